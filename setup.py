@@ -1,0 +1,47 @@
+"""Package metadata: version ranges here, exact versions in requirements.lock."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+INSTALL = [
+    "absl-py>=2.1",
+    "clu>=0.0.12",
+    "etils>=1.9",
+    "flax>=0.12,<0.13",
+    "importlib_resources>=6.4",  # tensorflow-datasets needs it and does not say so
+    "jax>=0.10,<0.13",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.5,<0.3",
+    "orbax-checkpoint>=0.12,<0.13",
+    "rich>=13.7",
+    "scikit-learn>=1.5",  # the handwritten digits
+    "tensorboard>=2.18",  # clu.metric_writers needs it and does not say so
+    "tensorflow-cpu>=2.20,<3",  # input pipelines and summaries only; never on the accelerator
+    "tensorflow-datasets>=4.9.7",
+]
+TEST = ["hypothesis>=6.100", "pytest>=8.2"]
+
+setup(
+    name="aggnets-jax",
+    version="0.1.0",
+    description="Aggregation networks in JAX: CNNs defined by how layers read earlier layers",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # A wheel carries the config files inside the package; a checkout has them beside it.
+    packages=[*find_packages(include=["aggnets_jax", "aggnets_jax.*"]), "aggnets_jax.configs"],
+    package_dir={"aggnets_jax.configs": "configs"},
+    install_requires=INSTALL,
+    extras_require={
+        "cuda13": ["jax[cuda13]>=0.10,<0.13"],
+        "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "test": TEST,
+        "dev": [*TEST, "ruff>=0.12"],
+    },
+)
