@@ -1,0 +1,98 @@
+"""The parts that networks are made of, with the conventions shared by all of them.
+
+* Convolutions pad symmetrically, (kernel - 1) / 2 * dilation on each side, also with stride 2,
+  where XLA's "SAME" would pad (0, 1) on even inputs.
+* Batch normalisation has eps 1e-5 and keeps 0.9 of its running averages at each step. The running
+  variance is the biased one.
+* Everything computes in `dtype`; parameters are float32, batch statistics and logits at least
+  float32. With float64 parameters and `dtype=float64` all of it is float64.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax.errors import UserError
+
+# He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# PyTorch's default for linear layers, U(-1 / sqrt(in), 1 / sqrt(in)).
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def conv(
+    features: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    dtype: DTypeLike,
+    kernel_init: nn.initializers.Initializer = he_fan_out,
+    name: str,
+) -> nn.Conv:
+    """A square convolution without bias.
+
+    Raises:
+      UserError: if `features` is not divisible by `groups`.
+    """
+    if features % groups:
+        raise UserError(f"{features} features are not divisible by {groups} groups")
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=stride,
+        padding=kernel_size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        name=name,
+    )
+
+
+def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., nn.BatchNorm]:
+    """Makes batch normalisations: by the batch in training, else by the running averages."""
+    return partial(
+        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
+    )
+
+
+def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
+    """Drops whole channels of [batch, height, width, channels] with probability `rate`."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> [batch, channels]."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def average_and_flatten(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> 2x2 average at stride 2, flattened channel first.
+
+    A 7x7 map gives nine values for each channel (the counts of SparseNet, Table 4). The order is
+    that of a channel-first network, so that its weights move without a permutation.
+    """
+    pooled = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return pooled.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "global": global_average,
+    "flatten": average_and_flatten,
+}
+
+
+def classifier(num_classes: int, *, dtype: DTypeLike, name: str) -> nn.Dense:
+    """The linear layer that ends a network; its logits are at least float32."""
+    return nn.Dense(
+        num_classes,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+        kernel_init=uniform_fan_in,
+        name=name,
+    )

@@ -1,0 +1,165 @@
+"""Pre-activation ResNet and SparseNet[+]: one network, two topologies.
+
+Paper: He et al., "Identity Mappings in Deep Residual Networks", ECCV 2016, arXiv 1603.05027, and
+Zhu et al., "Sparsely Aggregated Convolutional Networks", ECCV 2018, arXiv 1801.05895 (Table 3).
+
+    SparseNet[+], eq. 2:  y_l = F_l(y_{l-1} + y_{l-2} + y_{l-4} + y_{l-8} + ...)
+    ResNet,       eq. 3:  y_l = F_l(y_0 + y_1 + ... + y_{l-1}),  x_l = x_{l-1} + F_l(x_{l-1})
+
+y_0 is the 1x1 projection of the stage's input, by which it gets the width (and the stride) of the
+stage; the first layer reads the input itself, as the first block of a residual stage does. F_l is
+the bottleneck BN-ReLU-conv1x1(w)-BN-ReLU-conv3x3(w)-BN-ReLU-conv1x1(4w). No other path carries
+anything: with the dense topology the running sum IS the identity shortcut.
+
+Where the paper and the counts differ: Table 3's column is CIFAR-100, its parameters have heads of
+10 classes; they come out to the digit as bottleneck networks of depth 9n + 2 at every depth.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax.errors import UserError
+from aggnets_jax.models import layers
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
+
+EXPANSION = 4
+
+
+class PreActBottleneck(nn.Module):
+    """The unit F: BN-ReLU-conv1x1(w)-BN-ReLU-conv3x3(w, stride)-BN-ReLU-conv1x1(4w).
+
+    Attributes:
+      width: w.
+      stride: of the 3x3 convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4w]."""
+        x = self.conv(self.width, 1, name="conv1")(nn.relu(self.norm(name="norm1")(x)))
+        x = nn.relu(self.norm(name="norm2")(x))
+        x = self.conv(self.width, 3, stride=self.stride, name="conv2")(x)
+        x = nn.relu(self.norm(name="norm3")(x))
+        return self.conv(EXPANSION * self.width, 1, name="conv3")(x)
+
+
+class PreActResNet(nn.Module):
+    """Stem conv3x3(16), stages of widths 16, 32, 64 (the later ones at stride 2), head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: one for each stage.
+      aggregation: "sum", or "mean" or "concat".
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    aggregation: str = "sum"
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype)
+        endpoints = {}
+
+        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        endpoints["stem"] = x
+        for i, topology in enumerate(self.topologies):
+            width, stride = 16 * 2**i, 1 if i == 0 else 2
+            unit = partial(PreActBottleneck, width, norm=norm, conv=conv)
+            x = Stage(
+                topology,
+                unit=lambda layer, name, unit=unit, stride=stride: unit(
+                    stride=stride if layer == 1 else 1, name=name
+                ),
+                aggregation=self.aggregation,
+                projection=partial(conv, EXPANSION * width, 1, stride=stride),
+                name=f"stage{i + 1}",
+            )(x)
+            endpoints[f"stage{i + 1}"] = x
+
+        x = nn.relu(norm(name="head_norm")(x))
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+def preact_resnet(
+    *,
+    num_classes: int,
+    depth: int,
+    topology: str | Sequence[str],
+    topology_args: TopologyArgs = None,
+    aggregation: str = "sum",
+    dtype: DTypeLike = jnp.float32,
+) -> PreActResNet:
+    """Builds a network of this file.
+
+    Args:
+      num_classes: size of the logits.
+      depth: 9n + 2: three stages of n bottlenecks, the stem and the classifier.
+      topology: name of a pattern, or one for each stage.
+      topology_args: arguments of the pattern, or one mapping for each stage.
+      aggregation: see `PreActResNet`.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for a depth that is not 9n + 2.
+    """
+    n, rest = divmod(depth - 2, 9)
+    if n < 1 or rest:
+        nearest = 9 * max(1, round((depth - 2) / 9)) + 2
+        raise UserError(
+            f"depth {depth} fits no network of this family; allowed: 9n + 2, nearest {nearest}"
+        )
+    topologies = stage_topologies(topology, topology_args, (n, n, n))
+    return PreActResNet(num_classes, topologies, aggregation=aggregation, dtype=dtype)
+
+
+def _printed(name: str, errors: dict[int, float]) -> dict[str, Printed]:
+    params = {56: "0.59M", 110: "1.15M", 200: "2.07M", 1001: "10.33M", 2000: "20.62M"}
+    return {
+        f"{name}{depth}": Printed("Table 3", params[depth], {"cifar100": error})
+        for depth, error in errors.items()
+    }
+
+
+register_family(
+    "preact_resnet",
+    partial(preact_resnet, topology="dense"),
+    pattern=r"preact_resnet(?P<depth>\d+)",
+    paper="Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027",
+    printed=_printed(
+        "preact_resnet", {56: 27.00, 110: 24.70, 200: 23.10, 1001: 21.42, 2000: 22.76}
+    ),
+)
+register_family(
+    "sparsenet_sum",
+    partial(preact_resnet, topology="sparse"),
+    pattern=r"sparsenet_sum(?P<depth>\d+)",
+    paper="Sparsely Aggregated Convolutional Networks, ECCV 2018, arXiv 1801.05895",
+    printed=_printed(
+        "sparsenet_sum", {56: 27.70, 110: 26.10, 200: 25.77, 1001: 22.10, 2000: 21.01}
+    ),
+)

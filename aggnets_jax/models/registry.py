@@ -1,0 +1,235 @@
+"""Networks by name: `create_model`, `list_models`, `model_info`.
+
+A family is a function that builds a network from keyword arguments. Names such as
+`sparsenet_bc100_k24` are parsed by the family's pattern into some of them, so that every depth and
+growth rate that a family admits has a name; the networks of the papers' tables are the ones listed.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aggnets_jax import named
+from aggnets_jax.errors import UserError, unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Printed:
+    """What a paper prints about a network.
+
+    Attributes:
+      table: of the paper.
+      params: as printed, such as "1.5M", or None.
+      error: top-1 error in percent by data set, "cifar10" with standard augmentation and so on.
+      flops: as printed, in the paper's own convention, or None.
+      note: where the print and the network differ.
+    """
+
+    table: str
+    params: str | None = None
+    error: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    flops: str | None = None
+    note: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Networks that differ in numbers only.
+
+    Attributes:
+      name: such as "sparsenet_bc".
+      build: makes the module from `num_classes` and further keyword arguments.
+      pattern: of the names; its groups are keyword arguments of `build`, whole numbers or, joined
+        by "_", tuples of them.
+      paper: where the family comes from.
+      input_shape: (height, width, channels) that the counts are for.
+      num_classes: the default head.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    pattern: re.Pattern[str]
+    paper: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInfo:
+    """What is known of a network without running it.
+
+    Attributes:
+      name: as asked for.
+      family: that it belongs to.
+      input_shape: (height, width, channels) that the MACs are for.
+      num_classes: size of the logits.
+      params: trainable scalars.
+      macs: multiply-adds of convolutions and linear layers for one image.
+      links: of all stages, without those of the stages' outputs (SparseNet, eq. 4).
+      paper: where the network comes from.
+      table: of the paper, or None.
+      printed: what the paper prints, or None.
+    """
+
+    name: str
+    family: str
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    params: int
+    macs: int
+    links: int
+    paper: str
+    table: str | None
+    printed: Printed | None
+
+
+_FAMILIES: dict[str, Family] = {}
+_PRINTED: dict[str, Printed] = {}
+
+
+def register_family(
+    name: str,
+    build: Callable[..., nn.Module],
+    *,
+    pattern: str,
+    paper: str,
+    printed: Mapping[str, Printed],
+    input_shape: tuple[int, int, int] = (32, 32, 3),
+    num_classes: int = 10,
+) -> None:
+    """Registers a family and the networks of it that are listed, see `Family`.
+
+    Of two patterns that match a name the one registered first is taken.
+    """
+    family = Family(name, build, re.compile(pattern), paper, input_shape, num_classes)
+    _FAMILIES[name] = family
+    _PRINTED.update({row: p for row, p in printed.items() if family.pattern.fullmatch(row)})
+
+
+def _number_or_tuple(text: str) -> int | tuple[int, ...]:
+    numbers = tuple(map(int, text.split("_")))
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _find(name: str) -> tuple[Family, dict[str, Any]]:
+    """The family of a name and the arguments that the name contains."""
+    if name in _FAMILIES:
+        return _FAMILIES[name], {}
+    for family in _FAMILIES.values():
+        if match := family.pattern.fullmatch(name):
+            found = {k: v for k, v in match.groupdict().items() if v is not None}
+            return family, {k: _number_or_tuple(v) for k, v in found.items()}
+    raise unknown("model", name, [*_PRINTED, *_FAMILIES])
+
+
+def create_model(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+    """Makes a network.
+
+    Args:
+      name: a listed network, any other of a family's pattern (`densenet_bc160_k18`), or a family
+        with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
+      num_classes: size of the logits; default that of the family.
+      **overrides: keyword arguments of the family, such as `topology="windowed"`,
+        `topology_args={"window": 4}`, `aggregation`, `dropout`, `dtype`.
+
+    Returns:
+      A linen module, `module.apply(variables, images, train=...) -> (logits, endpoints)`.
+
+    Raises:
+      UserError: for an unknown name (the nearest are listed), an unknown override, or numbers
+        that fit no network.
+    """
+    family, arguments = _find(name)
+    arguments = {**arguments, **overrides}
+    named.check_arguments(
+        f"model {name!r}", family.build, {"num_classes": num_classes, **arguments}
+    )
+    if num_classes is None:
+        num_classes = family.num_classes
+    if num_classes < 1:
+        raise UserError(f"num_classes must be at least 1, got {num_classes}")
+    return family.build(num_classes=num_classes, **arguments)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the networks in the papers' tables, by a shell pattern: `"sparsenet*"`."""
+    return sorted(fnmatch.filter(_PRINTED, pattern))
+
+
+def list_families() -> list[str]:
+    """Names of the families, each a function of numbers such as depth and growth rate."""
+    return sorted(_FAMILIES)
+
+
+def model_info(name: str, num_classes: int | None = None, **overrides: Any) -> ModelInfo:
+    """What is known of a network without running it.
+
+    Args:
+      name: as for `create_model`.
+      num_classes: as for `create_model`.
+      **overrides: as for `create_model`, and `input_shape`, (height, width, channels) that the
+        MACs are to be counted for.
+
+    Raises:
+      UserError: as `create_model`.
+    """
+    family, _ = _find(name)
+    input_shape = tuple(overrides.pop("input_shape", family.input_shape))
+    model = create_model(name, num_classes, **overrides)
+    params, macs = count(model, input_shape)
+    printed = None if overrides else _PRINTED.get(name)
+    return ModelInfo(
+        name=name,
+        family=family.name,
+        input_shape=input_shape,
+        num_classes=model.num_classes,
+        params=params,
+        macs=macs,
+        links=sum(topology.num_links for topology in model.topologies),
+        paper=family.paper,
+        table=printed.table if printed else None,
+        printed=printed,
+    )
+
+
+def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
+    """Counts trainable scalars and multiply-adds, without computing anything.
+
+    Args:
+      model: a network.
+      input_shape: (height, width, channels) of one image.
+
+    Returns:
+      The number of parameters, and of multiply-adds of convolutions and linear layers per image.
+
+    Raises:
+      UserError: if the network does not fit images of that shape.
+    """
+    macs = 0
+
+    def count_macs(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        nonlocal macs
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
+            # Every output position and channel takes one product with each weight of a filter.
+            kernel = context.module.variables["params"]["kernel"]
+            macs += int(np.prod(output.shape[1:-1])) * int(np.prod(kernel.shape))
+        return output
+
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    with nn.intercept_methods(count_macs):
+        variables = jax.eval_shape(
+            functools.partial(model.init, train=False), jax.random.key(0), images
+        )
+    params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
+    return params, macs
