@@ -1,0 +1,106 @@
+"""Finds a prepared data set by its TFDS name, without ever downloading anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from etils import epath
+
+from aggnets_jax.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+DIGITS = "aggnets_digits"
+
+
+def one_line(error: BaseException) -> str:
+    """Returns what an error says, folded to one line of at most 300 characters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of a data set, prepared or not.
+
+    What lies on disk goes before the installed TFDS code, so that sets prepared by another TFDS
+    (other version, or a builder this installation lacks) are found.
+
+    Args:
+      name: TFDS name, "cifar10", or with a config, "imagenet_resized/32x32".
+      data_dir: where TFDS keeps its data sets; None is TFDS's default.
+
+    Raises:
+      UserError: no such data set or config.
+    """
+    import tensorflow_datasets as tfds
+
+    base, _, config = name.partition(":")[0].partition("/")
+    if base == DIGITS:
+        from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
+    # Asking for a version, any version, is what makes TFDS look at the files first.
+    versioned = name if ":" in name else f"{name}:*.*.*"
+    try:
+        return tfds.builder(versioned, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        known = {*tfds.list_builders(with_community_datasets=False), DIGITS}
+        if base not in known:
+            raise unknown("data set", base, known) from None
+        raise UserError(f"data set {name!r} cannot be found in {data_dir}") from None
+    except (AssertionError, ImportError, OSError, ValueError) as error:
+        configs = set(tfds.builder_cls(base).builder_configs) if config else set()
+        if configs and config not in configs:
+            raise unknown(f"config of {base}", config, configs) from None
+        raise UserError(f"data set {name!r} cannot be opened: {one_line(error)}") from error
+
+
+def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
+    """Returns the builder of a data set that is ready to be read.
+
+    The shipped digits need no network and are prepared on the spot; nothing else ever is.
+
+    Args:
+      name: TFDS name, with or without a config.
+      data_dir: an existing directory, local or in a bucket; None is TFDS's default.
+
+    Raises:
+      UserError: unknown or unprepared data set, a data_dir that is not there, or, for the digits,
+        one that cannot be written.
+    """
+    if data_dir is not None and not epath.Path(data_dir).is_dir():
+        raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
+    builder = find_builder(name, data_dir)
+    if builder.is_prepared():
+        return builder
+    if builder.name == DIGITS:
+        return _prepare_digits(builder, name, data_dir)
+    where = data_dir or builder.data_dir_root
+    raise UserError(
+        f"data set {name} is not prepared in {where}; prepare it once with: "
+        f"python -m aggnets_jax.prepare_data --name={name} --data_dir={where}"
+    )
+
+
+def _prepare_digits(
+    builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None
+) -> tfds.core.DatasetBuilder:
+    import tensorflow_datasets as tfds
+
+    from aggnets_jax.data.tf_runtime import import_tensorflow
+
+    import_tensorflow()
+    tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    except OSError as error:
+        # Several processes may start at once on one disk: another one may have been faster.
+        ready = find_builder(name, data_dir)
+        if not ready.is_prepared():
+            where = data_dir or builder.data_dir_root
+            raise UserError(
+                f"cannot write the {name} data set to {where}: {one_line(error)}"
+            ) from error
+        return ready
+    return builder

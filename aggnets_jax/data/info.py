@@ -1,0 +1,231 @@
+"""What the rest of the code must know of a data set, read from its metadata alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import ml_collections
+import numpy as np
+
+from aggnets_jax.data.catalog import one_line, open_prepared
+from aggnets_jax.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+RESIDENT_BYTES = 1 << 30
+RESIDENT = ("auto", "always", "never")
+
+# Mean and standard deviation per channel, on the 0..1 scale, of the sets whose names begin so;
+# the first that fits counts. Others get one half for both.
+NORMALISATION = {
+    "aggnets_digits": ((0.30543369,), (0.37595716,)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+# Their test splits hold images without labels.
+UNLABELLED_TEST = ("imagenet2012", "places365_small")
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """A data set as the network and the training loop see it.
+
+    Attributes:
+      name: TFDS name.
+      num_classes: number of classes.
+      class_names: one for each class.
+      image_shape: (height, width, channels) that the network receives.
+      num_train: examples in the training split.
+      num_eval: examples in the evaluation split.
+      train_split: as in the config.
+      eval_split: resolved.
+      mean: per channel, on the 0..1 scale.
+      std: per channel, on the 0..1 scale.
+      resident: whether the images live on the device.
+      resized: whether the host crops and resizes the images to `image_size`. Otherwise they reach
+        the device as they are stored, and are augmented there.
+    """
+
+    name: str
+    num_classes: int
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]
+    num_train: int
+    num_eval: int
+    train_split: str
+    eval_split: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resident: bool
+    resized: bool
+
+
+def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
+    """Returns the facts of a data set, from metadata only; never downloads.
+
+    Args:
+      data_config: the `data` part of a config; every field is read but `flip`.
+
+    Raises:
+      UserError: the config cannot be met; one line that says what is wrong and how to mend it.
+    """
+    name = data_config.name
+    builder = open_prepared(name, data_config.data_dir)
+    image_key, label_key = feature_keys(builder)
+    features = builder.info.features
+    label = features[label_key]
+
+    train_split = data_config.train_split
+    num_train = _num_examples(builder, train_split)
+    eval_split = data_config.eval_split or _default_eval_split(builder)
+    num_eval = _num_examples(builder, eval_split)
+
+    stored_shape = features[image_key].shape
+    resident = _is_resident(data_config, stored_shape, num_train)
+    image_shape, resized = _image_shape(data_config, stored_shape, resident)
+    _check_crop_padding(data_config.crop_padding, image_shape)
+    mean, std = _normalisation(data_config, builder.name, image_shape[-1])
+    return DatasetInfo(
+        name=name,
+        num_classes=label.num_classes,
+        class_names=tuple(label.names),
+        image_shape=image_shape,
+        num_train=num_train,
+        num_eval=num_eval,
+        train_split=train_split,
+        eval_split=eval_split,
+        mean=mean,
+        std=std,
+        resident=resident,
+        resized=resized,
+    )
+
+
+def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
+    """Returns the names of the image and of the label in a data set's examples.
+
+    Raises:
+      UserError: the data set is not for image classification.
+    """
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    if not isinstance(features, tfds.features.FeaturesDict):
+        features = {}
+    images = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.Image) and np.dtype(feature.np_dtype) == np.uint8
+    ]
+    labels = [
+        key
+        for key, feature in features.items()
+        if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes
+    ]
+    supervised = builder.info.supervised_keys or ()
+    if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
+        return supervised
+    if len(images) == 1 and len(labels) == 1:
+        return images[0], labels[0]
+    raise UserError(
+        f"data set {builder.name} is not for image classification: it needs one uint8 image and "
+        f"one class label, and has the features {', '.join(sorted(features)) or 'none'}"
+    )
+
+
+def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
+    splits = builder.info.splits
+    try:
+        count = splits[split].num_examples
+    except KeyError:
+        raise unknown(f"split of {builder.name}", split, splits) from None
+    except (AssertionError, ValueError) as error:
+        raise UserError(
+            f"split {split!r} of {builder.name} cannot be read ({one_line(error)}); "
+            f"its splits: {', '.join(sorted(splits))}"
+        ) from None
+    if not count:
+        raise UserError(f"split {split!r} of {builder.name} is empty")
+    return count
+
+
+def _default_eval_split(builder: tfds.core.DatasetBuilder) -> str:
+    splits = builder.info.splits
+    for split in ("test", "validation"):
+        if split in splits and not (split == "test" and builder.name in UNLABELLED_TEST):
+            return split
+    raise UserError(
+        f"data set {builder.name} has no split for evaluation; set eval_split to one of "
+        f"{', '.join(sorted(splits))} or a slice such as 'train[80%:]'"
+    )
+
+
+def _is_resident(
+    data_config: ml_collections.ConfigDict, stored_shape: Sequence[int | None], num_train: int
+) -> bool:
+    if data_config.resident not in RESIDENT:
+        raise unknown("value of resident", str(data_config.resident), RESIDENT)
+    if None in stored_shape:
+        if data_config.resident == "always":
+            raise UserError(
+                f"resident='always' needs images of one size, and those of {data_config.name} "
+                "vary; set resident='auto'"
+            )
+        return False
+    height, width, channels = stored_shape
+    fits = num_train * height * width * channels <= RESIDENT_BYTES
+    return data_config.resident == "always" or (data_config.resident == "auto" and fits)
+
+
+def _image_shape(
+    data_config: ml_collections.ConfigDict, stored_shape: Sequence[int | None], resident: bool
+) -> tuple[tuple[int, int, int], bool]:
+    """Returns the shape of the network's images, and whether the host resizes to get there."""
+    name, size = data_config.name, data_config.image_size
+    if size is not None and size < 1:
+        raise UserError(f"image_size must be at least 1, not {size}")
+    height, width, channels = stored_shape
+    if channels is None:
+        raise UserError(f"images of {name} vary in their number of channels")
+    if None in (height, width):
+        if size is None:
+            raise UserError(f"images of {name} vary in size: set image_size, for example 224")
+        return (size, size, channels), True
+    if size is None or (size, size) == (height, width):
+        return (height, width, channels), False
+    if resident:
+        raise UserError(
+            f"images of {name} are {height}x{width} and stay so on the device: leave image_size "
+            f"unset instead of {size}, or set resident='never' to have them resized"
+        )
+    return (size, size, channels), True
+
+
+def _check_crop_padding(crop_padding: int, image_shape: tuple[int, int, int]) -> None:
+    largest = min(image_shape[:2])
+    if not 0 <= crop_padding <= largest:
+        raise UserError(f"crop_padding must be between 0 and {largest}, not {crop_padding}")
+
+
+def _normalisation(
+    data_config: ml_collections.ConfigDict, builder_name: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    half = (0.5,) * channels
+    constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
+    default_mean, default_std = next(constants, (half, half))
+    mean = tuple(data_config.mean) or default_mean
+    std = tuple(data_config.std) or default_std
+    for field, values in (("mean", mean), ("std", std)):
+        if len(values) != channels:
+            raise UserError(
+                f"{field} needs {channels} value(s), one for each channel of {data_config.name}, "
+                f"not {len(values)}"
+            )
+    if not all(value > 0 for value in std):
+        raise UserError(f"std must be greater than 0 in every channel, not {std}")
+    return mean, std

@@ -1,0 +1,94 @@
+"""Stored examples, as TFDS reads them: images still encoded, in a known order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aggnets_jax.data.info import feature_keys
+from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+DECODE_BATCH = 512
+
+
+def read_encoded(
+    builder: tfds.core.DatasetBuilder,
+    split: str,
+    *,
+    shuffle_files: bool = False,
+    **read_options: Any,
+) -> tf.data.Dataset:
+    """Returns a split's examples: "image" (encoded, scalar string) and "label" (scalar int64).
+
+    Args:
+      builder: of a prepared image classification set.
+      split: TFDS split, slices included.
+      shuffle_files: whether the order of the files is shuffled.
+      **read_options: for `tfds.ReadConfig`.
+    """
+    import_tensorflow()
+    import tensorflow_datasets as tfds
+
+    image, label = feature_keys(builder)
+    examples = builder.as_dataset(
+        split=split,
+        shuffle_files=shuffle_files,
+        decoders=tfds.decode.PartialDecoding(
+            {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
+        ),
+        read_config=tfds.ReadConfig(
+            try_autocache=False,
+            skip_prefetch=True,
+            enable_ordering_guard=False,  # the few sets stored in an order are shuffled as well
+            **read_options,
+        ),
+    )
+
+    def rename(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        others = {key: example[key] for key in example if key not in (image, label)}
+        return {"image": example[image], "label": example[label], **others}
+
+    return examples.map(rename)
+
+
+def read_in_order(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """Returns a split's examples, see `read_encoded`, one file after the other."""
+    return read_encoded(builder, split, interleave_cycle_length=1)
+
+
+def load_split(
+    builder: tfds.core.DatasetBuilder, split: str, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], in reading order."""
+    tf = import_tensorflow()
+    feature = builder.info.features[feature_keys(builder)[0]]
+    count = builder.info.splits[split].num_examples
+    images = np.empty((count, *feature.shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    decoded = read_in_order(builder, split).map(
+        lambda example: (feature.decode_example(example["image"]), example["label"]),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    start = 0
+    for some_images, some_labels in decoded.batch(DECODE_BATCH).as_numpy_iterator():
+        end = start + len(some_images)
+        images[start:end], labels[start:end] = some_images, some_labels
+        start = end
+    check_labels(labels, num_classes, split)
+    return images, labels
+
+
+def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:
+    """Raises UserError if an example has no label, as in the test splits of competitions."""
+    if np.any((labels < 0) | (labels >= num_classes)):
+        raise UserError(
+            f"split {split!r} has examples without a label between 0 and {num_classes - 1}; "
+            "choose another split"
+        )
