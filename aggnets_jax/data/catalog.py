@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from typing import TYPE_CHECKING
 
 from etils import epath
 
+from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
     base, _, config = name.partition(":")[0].partition("/")
     if base == DIGITS:
+        import_tensorflow()  # which the definition of a builder imports, less quietly
         from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
     # Asking for a version, any version, is what makes TFDS look at the files first.
     versioned = name if ":" in name else f"{name}:*.*.*"
@@ -54,6 +58,11 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UserError(f"data set {name!r} cannot be opened: {one_line(error)}") from error
 
 
+def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+    """Returns whether the data set lies on disk, complete: TFDS renames it into place at last."""
+    return (builder.data_path / "dataset_info.json").exists()
+
+
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Returns the builder of a data set that is ready to be read.
 
@@ -67,10 +76,10 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       UserError: unknown or unprepared data set, a data_dir that is not there, or, for the digits,
         one that cannot be written.
     """
-    if data_dir is not None and not epath.Path(data_dir).is_dir():
+    if data_dir is not None and not epath.Path(data_dir).expanduser().is_dir():
         raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
     builder = find_builder(name, data_dir)
-    if builder.is_prepared():
+    if is_prepared(builder):
         return builder
     if builder.name == DIGITS:
         return _prepare_digits(builder, name, data_dir)
@@ -86,18 +95,16 @@ def _prepare_digits(
 ) -> tfds.core.DatasetBuilder:
     import tensorflow_datasets as tfds
 
-    from aggnets_jax.data.tf_runtime import import_tensorflow
-
-    import_tensorflow()
     tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints; this takes a second
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
     except OSError as error:
         # Several processes may start at once on one disk: another one may have been faster.
         ready = find_builder(name, data_dir)
-        if not ready.is_prepared():
+        if not is_prepared(ready):
             where = data_dir or builder.data_dir_root
             raise UserError(
                 f"cannot write the {name} data set to {where}: {one_line(error)}"

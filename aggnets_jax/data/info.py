@@ -123,9 +123,7 @@ def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
         if isinstance(feature, tfds.features.Image) and np.dtype(feature.np_dtype) == np.uint8
     ]
     labels = [
-        key
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.ClassLabel) and feature.num_classes
+        key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)
     ]
     supervised = builder.info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:

@@ -24,7 +24,9 @@ def read_encoded(
     shuffle_files: bool = False,
     **read_options: Any,
 ) -> tf.data.Dataset:
-    """Returns a split's examples: "image" (encoded, scalar string) and "label" (scalar int64).
+    """Returns a split's examples: "image" (scalar string, encoded) and "label" (scalar int64).
+
+    With `add_tfds_id` among the options also TFDS's own "tfds_id" (scalar string).
 
     Args:
       builder: of a prepared image classification set.
@@ -36,12 +38,17 @@ def read_encoded(
     import tensorflow_datasets as tfds
 
     image, label = feature_keys(builder)
+    # Images are the dear ones. Leaving out the other features altogether, with PartialDecoding,
+    # makes TFDS warn of its own use of a deprecated attribute at every call.
+    decoders = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
     examples = builder.as_dataset(
         split=split,
         shuffle_files=shuffle_files,
-        decoders=tfds.decode.PartialDecoding(
-            {image: True, label: True}, decoders={image: tfds.decode.SkipDecoding()}
-        ),
+        decoders=decoders,
         read_config=tfds.ReadConfig(
             try_autocache=False,
             skip_prefetch=True,
@@ -50,11 +57,11 @@ def read_encoded(
         ),
     )
 
-    def rename(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        others = {key: example[key] for key in example if key not in (image, label)}
-        return {"image": example[image], "label": example[label], **others}
+    def select(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        ids = {key: example[key] for key in ("tfds_id",) if key in example}
+        return {"image": example[image], "label": example[label], **ids}
 
-    return examples.map(rename)
+    return examples.map(select)
 
 
 def read_in_order(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:

@@ -54,6 +54,8 @@ def train_dataset(
     buffer_size = _shuffle_buffer(builder, info.train_split)
     example_index = _index_from_id(builder, info.train_split)
 
+    # TFDS's reader does not pass through AutoGraph, and has nothing for it to convert.
+    @tf.autograph.experimental.do_not_convert
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         file_seed, record_seed = tf.unstack(
             tf.random.stateless_uniform(

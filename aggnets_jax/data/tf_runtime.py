@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import logging
 import os
 from types import ModuleType
 
@@ -12,9 +13,13 @@ def import_tensorflow() -> ModuleType:
 
     TensorFlow only reads and decodes here; left alone it would take the memory that JAX needs.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # no start-up notes between our own lines
+    # No start-up notes between our own lines. oneDNN, which announces itself whatever the log
+    # level, speeds up nothing that input pipelines do.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
+    tf.get_logger().setLevel(logging.ERROR)  # TFDS calls functions that TensorFlow deprecated
     for kind in ("GPU", "TPU"):
         # RuntimeError: a caller has already used TensorFlow, so its devices are settled.
         with contextlib.suppress(RuntimeError):
