@@ -1,1 +1,76 @@
-"""The default recipe."""
+"""The default recipe: every field there is, and what it means.
+
+A config is a Python file with a function `get_config()` that says what differs, either as
+
+    config = ml_collections.ConfigDict({"lr": 0.05, "model": {"name": "sparsenet40_k24"}})
+
+or by changing `aggnets_jax.config.default_config()`. Any field can be set on the command line:
+`--config.lr=0.2 --config.model.topology=windowed --config.model.topology_args.window=3`. A field
+that is not in this file is an error.
+
+A field that is None by default has a meaning of its own when not set, which is told beside it.
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+
+    # Everything random (initialisation, data order, augmentation, dropout) follows from the seed.
+    config.seed = 0
+
+    # ---- length of the run, in updates of the parameters, and what happens on the way
+    config.total_steps = 10_000
+    config.log_every_steps = 50  # training metrics, averaged over these steps
+    config.eval_every_steps = 1_000  # the whole evaluation split; always at the end, too
+    config.checkpoint_every_steps = 1_000  # always at the end, too; the best evaluation is kept
+    config.keep_checkpoints = 2  # of the latest
+    config.profile_steps = ()  # (first, last): a profiler trace of these steps, for TensorBoard
+
+    # ---- batches
+    config.batch_size = 64  # over all devices, in one update
+    config.eval_batch_size = 256  # over all devices; changes no result
+    config.accumulation_steps = 1  # parts of a batch that are computed one after another
+
+    # ---- optimisation: SGD, as in all of the papers
+    config.lr = 0.1  # the highest learning rate of the schedule
+    config.schedule = "cosine"  # constant | step | cosine | sgdr, see aggnets_jax/schedules.py
+    config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
+    config.momentum = 0.9
+    config.nesterov = True
+    config.weight_decay = 1e-4  # added to the gradient, before momentum
+    config.weight_decay_on = "all"  # all parameters, or "kernels": no norms and biases
+    config.grad_clip_norm = 0.0  # largest global norm of the gradient; 0: any
+    config.label_smoothing = 0.0  # shared among all classes, the right one included
+    config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
+    config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
+
+    # ---- the network, see aggnets_jax.list_models() and docs/models.md
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "sparsenet_bc100_k24"
+    # Who reads whom; one name, or one for each stage. None: that of the named network.
+    # plain | dense | sparse | log_dense | windowed | fractal | harmonic | random | custom
+    config.model.topology = placeholder(object)
+    # Arguments of the topology, such as {"base": 3}; or one mapping for each stage.
+    config.model.topology_args = placeholder(object)
+    # concat | sum | mean. None: that of the named network.
+    config.model.aggregation = placeholder(str)
+    # Further arguments of the family: depth, growth_rate, dropout, pool, ...
+    config.model.args = ml_collections.ConfigDict()
+
+    # ---- data, see docs/data.md
+    config.data = ml_collections.ConfigDict()
+    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits"
+    config.data.data_dir = placeholder(str)  # local or bucket. None: that of TFDS
+    config.data.train_split = "train"
+    config.data.eval_split = placeholder(str)  # None: "test", or else "validation"
+    # Side of the square that the network sees, cut from larger images. None: images as they are.
+    config.data.image_size = placeholder(int)
+    config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop
+    config.data.flip = True  # left to right, one image in two
+    config.data.mean = ()  # of each channel, on the scale 0..1. (): that of the data set
+    config.data.std = ()
+    config.data.resident = "auto"  # images live on the devices: auto (if they fit), always, never
+    return config

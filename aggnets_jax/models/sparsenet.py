@@ -60,7 +60,9 @@ class DenseLayer(nn.Module):
         """[batch, height, width, channels] -> [batch, height, width, growth_rate]."""
         x = nn.relu(self.norm(name="norm1")(x))
         if not self.bottleneck:
-            return self.dropout()(self.conv(self.growth_rate, 3, groups=self.groups, name="conv1")(x))
+            return self.dropout()(
+                self.conv(self.growth_rate, 3, groups=self.groups, name="conv1")(x)
+            )
         x = self.dropout()(self.conv(4 * self.growth_rate, 1, name="conv1")(x))
         x = nn.relu(self.norm(name="norm2")(x))
         return self.dropout()(self.conv(self.growth_rate, 3, groups=self.groups, name="conv2")(x))
@@ -323,9 +325,7 @@ _BC = {"bottleneck": True, "compression": 0.5}
 # ImageNet first, because sparsenet121_k32 is a network of Table 4, though 121 fits CIFAR, too.
 register_family(
     "densenet_imagenet",
-    partial(
-        sparsenet, **_DENSENET, **_BC, imagenet_stem=True, growth_rate=32, stem_features=64
-    ),
+    partial(sparsenet, **_DENSENET, **_BC, imagenet_stem=True, growth_rate=32, stem_features=64),
     pattern=rf"densenet(?P<depth>121|169|201|264)(?:_k(?P<growth_rate>{_NUMBERS}))?",
     paper=_DENSENET_PAPER,
     printed=_IMAGENET_PRINTED,

@@ -1,0 +1,169 @@
+"""Everything Orbax: saving, keeping and restoring checkpoints.
+
+A workdir holds two series of checkpoints: `checkpoints/`, the latest of the run, from which it
+goes on; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
+
+    model      params, batch_stats and, where the config asks for them, their averages "ema"
+    training   the rest of the state: optimiser, step, running sums (not in `best/`)
+    config     the resolved config as JSON, so that evaluation needs nothing but the directory
+    progress   as JSON: which step was evaluated last, which evaluation was the best
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from aggnets_jax.errors import UserError
+from aggnets_jax.step import TrainState
+
+LATEST, BEST = "checkpoints", "best"
+
+
+def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    model = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
+    training = {"opt_state": state.opt_state, "step": state.step, "totals": state.totals}
+    return model, training
+
+
+class Checkpoints:
+    """The checkpoints of a workdir. Saves are asynchronous; leaving the context waits for them.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest checkpoints to keep.
+      config: as JSON data, to be saved in each checkpoint.
+      read_only: for evaluation: creates, cleans up and saves nothing.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int = 1,
+        config: Mapping[str, Any] | None = None,
+        read_only: bool = False,
+    ) -> None:
+        self._workdir = Path(workdir).absolute()
+        self._config = config
+        self._keep = {LATEST: keep, BEST: 1}
+        self._read_only = read_only
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for manager in self._managers.values():
+            manager.wait_until_finished()
+            manager.close()
+
+    def _manager(self, folder: str) -> ocp.CheckpointManager:
+        if folder not in self._managers:
+            self._managers[folder] = ocp.CheckpointManager(
+                self._workdir / folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=self._keep[folder],
+                    create=not self._read_only,
+                    read_only=self._read_only,
+                    cleanup_tmp_directories=not self._read_only,
+                ),
+                item_names=("model", "training", "config", "progress"),
+            )
+        return self._managers[folder]
+
+    def save(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+        """Begins to save the whole state; does nothing if that step is saved already."""
+        step = int(state.step)
+        if step in self._manager(LATEST).all_steps():
+            return
+        model, training = _split(state)
+        items = self._items(model, progress)
+        items["training"] = ocp.args.StandardSave(training)
+        self._manager(LATEST).save(step, args=ocp.args.Composite(**items))
+
+    def save_best(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+        """Begins to save the network as that of the best evaluation so far."""
+        manager, step = self._manager(BEST), int(state.step)
+        # Checkpoints after this step are of a run that was killed before it could save its state.
+        for later in [s for s in manager.all_steps() if s >= step]:
+            manager.delete(later)
+        manager.save(step, args=ocp.args.Composite(**self._items(_split(state)[0], progress)))
+
+    def _items(self, model: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "model": ocp.args.StandardSave(model),
+            "config": ocp.args.JsonSave(dict(self._config)),
+            "progress": ocp.args.JsonSave(dict(progress)),
+        }
+
+    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """Restores the newest checkpoint.
+
+        Args:
+          state: whose shapes, dtypes and shardings the restored state gets.
+
+        Returns:
+          The state and the progress that was saved with it; None if there is no checkpoint.
+        """
+        manager = self._manager(LATEST)
+        if manager.latest_step() is None:
+            return None
+        model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(state))
+        restored = manager.restore(
+            manager.latest_step(),
+            args=ocp.args.Composite(
+                model=ocp.args.StandardRestore(model),
+                training=ocp.args.StandardRestore(training),
+                progress=ocp.args.JsonRestore(),
+            ),
+        )
+        return TrainState(**restored["model"], **restored["training"]), restored["progress"]
+
+    def find(self, which: str) -> tuple[str, int]:
+        """The folder and step of the "latest" checkpoint, the "best", or that of a given step.
+
+        Raises:
+          UserError: if there is none.
+        """
+        folder = BEST if which == "best" else LATEST
+        steps = self._steps(folder)
+        if which in ("latest", "best"):
+            if not steps:
+                raise UserError(f"no checkpoint in {self._workdir / folder}")
+            return folder, steps[-1]
+        for folder in (LATEST, BEST):
+            if which in map(str, self._steps(folder)):
+                return folder, int(which)
+        raise UserError(f"no checkpoint {which!r}; allowed: latest, best, {steps}")
+
+    def _steps(self, folder: str) -> list[int]:
+        # A read-only manager of a folder that is not there would fail on its own terms.
+        if not (self._workdir / folder).is_dir():
+            return []
+        return sorted(self._manager(folder).all_steps())
+
+    def restore_config(self, folder: str, step: int) -> dict[str, Any]:
+        """The resolved config that a checkpoint was saved with, as JSON data."""
+        arguments = ocp.args.Composite(config=ocp.args.JsonRestore())
+        return self._manager(folder).restore(step, args=arguments)["config"]
+
+    def restore_model(
+        self, folder: str, step: int, model: Mapping[str, Any], sharding: Sharding
+    ) -> dict[str, Any]:
+        """Restores a network.
+
+        Args:
+          folder: from `find`.
+          step: from `find`.
+          model: shapes of "params", "batch_stats" and "ema".
+          sharding: that the arrays get.
+        """
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(model)
+        )
+        arguments = ocp.args.Composite(model=ocp.args.StandardRestore(target))
+        return self._manager(folder).restore(step, args=arguments)["model"]

@@ -1,0 +1,227 @@
+"""Configs: what a run is told, resolved against `configs/default.py` and checked."""
+
+import ast
+import difflib
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from aggnets_jax.errors import UserError, unknown
+
+# Fields whose values are arguments of functions, checked where these are called.
+FREE_FORM = ("model.topology_args", "model.args", "schedule_args")
+
+# Fields that may change when a run goes on: they say where, not what.
+CHANGEABLE = ("checkpoint_every_steps", "data.data_dir", "keep_checkpoints", "profile_steps")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The config in `configs/default.py`; unknown fields can't be added to it."""
+    # A wheel carries the configs inside the package; a checkout has them beside it.
+    inside, beside = (folder / "configs" for folder in Path(__file__).parents[:2])
+    file = (inside if inside.is_dir() else beside) / "default.py"
+    config = _import(file).get_config()
+    config.lock()
+    return config
+
+
+def load(file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
+    """Reads a config file and applies command-line overrides.
+
+    Args:
+      file: Python file with a `get_config()`.
+      overrides: texts such as "lr=0.2" or "model.topology_args.base=3".
+
+    Raises:
+      UserError: for a file without a config, and for a field that is unknown or ill-typed.
+    """
+    path = Path(file)
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
+        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
+        raise UserError(f"no config file {file}{hint}")
+    try:
+        given = _import(path).get_config()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{file}: {type(error).__name__}: {_one_line(error)}") from error
+    if not isinstance(given, ml_collections.ConfigDict):
+        raise UserError(
+            f"{file}: get_config() must return a ConfigDict, not {type(given).__name__}"
+        )
+    config = resolve(given)
+    for override in overrides:
+        name, equals, text = override.partition("=")
+        if not equals:
+            raise UserError(f"override {override!r} must have the form --config.field=value")
+        _set(config, name, _parse(config, name, text))
+    check(config)
+    return config
+
+
+def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The default config with what `given` says, checked.
+
+    Raises:
+      UserError: for a field that is unknown or ill-typed, or a value out of range.
+    """
+    config = default_config()
+    for path, value in _flatten(_plain(given)).items():
+        _set(config, path, value)
+    check(config)
+    return config
+
+
+def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON data, which `resolve` takes back."""
+    return json.loads(json.dumps(_plain(config)))
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields that differ between two configs (as of `to_json`) and may not, as texts."""
+    old, new = _flatten(old), _flatten(new)
+    return [
+        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name) and name not in CHANGEABLE
+    ]
+
+
+def check(config: ml_collections.ConfigDict) -> None:
+    """Raises `UserError` for values that fit no run, whatever the data and the devices."""
+    for name in (
+        "log_every_steps",
+        "eval_every_steps",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "total_steps",
+        "batch_size",
+        "eval_batch_size",
+        "accumulation_steps",
+    ):
+        if config[name] < 1:
+            raise UserError(f"config.{name} must be at least 1, got {config[name]}")
+    for name in ("lr", "weight_decay", "grad_clip_norm"):
+        if not 0 <= config[name] < float("inf"):
+            raise UserError(f"config.{name} must be at least 0 and finite, got {config[name]}")
+    for name in ("momentum", "label_smoothing", "ema_decay"):
+        if not 0 <= config[name] < 1:
+            raise UserError(f"config.{name} must be in [0, 1), got {config[name]}")
+    if not 0 <= config.seed < 2**31:
+        raise UserError(f"config.seed must be between 0 and 2**31 - 1, got {config.seed}")
+    if config.batch_size % config.accumulation_steps:
+        raise UserError(
+            f"config.batch_size {config.batch_size} is not divisible by"
+            f" config.accumulation_steps {config.accumulation_steps}"
+        )
+    for name, allowed in (
+        ("dtype", ("float32", "bfloat16")),
+        ("weight_decay_on", ("all", "kernels")),
+    ):
+        if config[name] not in allowed:
+            raise unknown(f"config.{name}", config[name], allowed)
+    first_and_last = config.profile_steps
+    if first_and_last and not (
+        len(first_and_last) == 2
+        and all(isinstance(step, int) for step in first_and_last)
+        and 0 < first_and_last[0] <= first_and_last[1]
+    ):
+        raise UserError(f"config.profile_steps must be (first, last), got {first_and_last}")
+
+
+def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Keyword arguments for `create_model` that `config.model` gives besides the name."""
+    fields = _plain(config.model)
+    named = {k: fields[k] for k in ("topology", "topology_args", "aggregation")}
+    return {**{k: v for k, v in named.items() if v is not None}, **fields["args"]}
+
+
+def _import(file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def _plain(value: Any) -> Any:
+    """Nested ConfigDicts as dicts."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Fields by dotted names; the arguments in a free-form field stay together."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and prefix + name not in FREE_FORM:
+            flat.update(_flatten(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _locate(config: ml_collections.ConfigDict, path: str) -> tuple[ml_collections.ConfigDict, str]:
+    """The group that holds a field, and the field's name in it."""
+    *groups, name = path.split(".")
+    group = config
+    for step in groups:
+        if step not in group or not isinstance(group[step], ml_collections.ConfigDict):
+            raise unknown("config field", path, _flatten(_plain(config)))
+        group = group[step]
+    if name not in group:
+        raise unknown("config field", path, _flatten(_plain(config)))
+    return group, name
+
+
+def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
+    for field in FREE_FORM:
+        if path.startswith(f"{field}."):
+            # --config.model.topology_args.base=3 adds one argument to those given already.
+            group, name = _locate(config, field)
+            value = {**(_plain(group[name]) or {}), path.removeprefix(f"{field}."): value}
+            path = field
+    group, name = _locate(config, path)
+    if path in FREE_FORM:
+        per_stage = isinstance(value, list | tuple) and all(isinstance(v, Mapping) for v in value)
+        if not (value is None or isinstance(value, Mapping) or per_stage):
+            raise UserError(f"config.{path} must be a mapping of arguments, got {value!r}")
+        with group.ignore_type():
+            group[name] = value
+        return
+    if isinstance(group[name], ml_collections.ConfigDict):
+        raise UserError(f"config.{path} is a group of fields, got {value!r}")
+    wanted = group.get_type(name)
+    if wanted is tuple and isinstance(value, list):
+        value = tuple(value)
+    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
+    if value is None:
+        fits = _flatten(_plain(default_config()))[path] is None
+    if not fits:
+        raise UserError(f"config.{path} must be of type {wanted.__name__}, got {value!r}")
+    group[name] = value
+
+
+def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
+    """The value that a text on the command line stands for."""
+    if not any(path.startswith(f"{field}.") for field in FREE_FORM):
+        group, name = _locate(config, path)
+        if isinstance(group[name], bool) and text.lower() in ("true", "false"):
+            return text.lower() == "true"
+        if group.get_type(name) is str and text != "None":
+            return text
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,83 @@
+"""Networks against the outputs of the papers' reference implementations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aggnets_jax import create_model
+from aggnets_jax.convert import from_torch
+from tests.models import golden
+
+
+@pytest.fixture(params=golden.FILES)
+def reference(request):
+    return golden.load(request.param)
+
+
+def _setup(reference, dtype):
+    model = create_model(reference["model"], reference["num_classes"], dtype=dtype)
+    images, labels = golden.images_and_labels(reference)
+    variables = from_torch(
+        model, golden.state_dict(reference["state_dict"]), tuple(reference["input"][1:])
+    )
+    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    return model, variables, jnp.asarray(images, dtype), labels
+
+
+def _relative_error(actual, expected):
+    return np.max(np.abs(np.asarray(actual) - expected)) / np.max(np.abs(expected))
+
+
+def test_float64_outputs_gradients_and_training(reference):
+    with jax.enable_x64(True):
+        model, variables, images, labels = _setup(reference, jnp.float64)
+        logits, _ = jax.jit(model.apply)(variables, images)
+        assert _relative_error(logits, reference["eval_logits"]) < 1e-6
+
+        optimiser = optax.chain(
+            optax.add_decayed_weights(1e-4), optax.sgd(0.01, momentum=0.9, nesterov=True)
+        )
+
+        def loss_fn(params, batch_stats):
+            (logits, _), updates = model.apply(
+                {"params": params, "batch_stats": batch_stats},
+                images,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            return losses.mean(), (logits, updates["batch_stats"])
+
+        @jax.jit
+        def step(params, batch_stats, optimiser_state):
+            (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+                params, batch_stats
+            )
+            updates, optimiser_state = optimiser.update(gradients, optimiser_state, params)
+            params = optax.apply_updates(params, updates)
+            norm = optax.global_norm(gradients)
+            return params, batch_stats, optimiser_state, loss, logits, norm
+
+        params, batch_stats = variables["params"], variables["batch_stats"]
+        optimiser_state = optimiser.init(params)
+        losses, norms, outputs = [], [], []
+        for _ in range(3):
+            params, batch_stats, optimiser_state, loss, logits, norm = step(
+                params, batch_stats, optimiser_state
+            )
+            losses.append(float(loss))
+            norms.append(float(norm))
+            outputs.append(np.asarray(logits))
+
+    assert _relative_error(outputs[0], reference["train_logits"]) < 1e-6
+    assert norms[0] == pytest.approx(reference["grad_norm"], rel=1e-5)
+    assert losses == pytest.approx(reference["sgd_losses"], rel=1e-6)
+
+
+def test_float32_logits(reference):
+    model, variables, images, _ = _setup(reference, jnp.float32)
+    logits, _ = jax.jit(model.apply)(variables, images)
+    assert logits.dtype == jnp.float32
+    assert _relative_error(logits, reference["eval_logits"]) < 1e-3
