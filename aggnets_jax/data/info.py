@@ -140,9 +140,7 @@ def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
     splits = builder.info.splits
     try:
         count = splits[split].num_examples
-    except KeyError:
-        raise unknown(f"split of {builder.name}", split, splits) from None
-    except (AssertionError, ValueError) as error:
+    except (AssertionError, KeyError, ValueError) as error:
         raise UserError(
             f"split {split!r} of {builder.name} cannot be read ({one_line(error)}); "
             f"its splits: {', '.join(sorted(splits))}"

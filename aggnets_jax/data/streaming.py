@@ -128,9 +128,10 @@ def _decode_rows(
 
 def _shuffle_buffer(builder: tfds.core.DatasetBuilder, split: str) -> int:
     """Returns how many encoded images of average size fit into SHUFFLE_BYTES, N at most."""
-    whole = builder.info.splits[split.partition("[")[0].partition("+")[0]]
-    bytes_each = max(1, whole.num_bytes // whole.num_examples)
-    return max(1, min(builder.info.splits[split].num_examples, SHUFFLE_BYTES // bytes_each))
+    stored = builder.info.splits.values()
+    total = sum(part.num_examples for part in stored)
+    bytes_each = max(1, sum(part.num_bytes for part in stored) // total)
+    return min(builder.info.splits[split].num_examples, SHUFFLE_BYTES // bytes_each)
 
 
 def _index_from_id(

@@ -1,0 +1,89 @@
+"""Data sets that the tests of this folder share, made once a session; and no network."""
+
+import socket
+
+import jax
+import ml_collections
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tests.data.official_formats import (
+    prepare_small_cifar10,
+    prepare_small_cifar100,
+    prepare_small_imagenet,
+)
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*arguments, **_):
+        pytest.fail(f"a test went to the network: {arguments[-1]}")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def make_config(name, data_dir, **changes):
+    fields = {
+        "name": name,
+        "data_dir": None if data_dir is None else str(data_dir),
+        "train_split": "train",
+        "eval_split": ml_collections.config_dict.placeholder(str),
+        "image_size": ml_collections.config_dict.placeholder(int),
+        "crop_padding": 4,
+        "flip": True,
+        "mean": (),
+        "std": (),
+        "resident": "auto",
+    }
+    config = ml_collections.ConfigDict(fields)
+    config.update(changes)
+    return config
+
+
+@pytest.fixture
+def sharding():
+    """One device."""
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """Holds nothing until a test asks for the digits."""
+    return tmp_path_factory.mktemp("digits")
+
+
+@pytest.fixture(scope="session")
+def cifar10(tmp_path_factory):
+    """(data_dir, official arrays): 103 training images in 3 files, 50 test images."""
+    data_dir = tmp_path_factory.mktemp("cifar10")
+    return data_dir, prepare_small_cifar10(data_dir, num_train=103, num_test=50, num_shards=3)
+
+
+@pytest.fixture(scope="session")
+def cifar100(tmp_path_factory):
+    data_dir = tmp_path_factory.mktemp("cifar100")
+    return data_dir, prepare_small_cifar100(data_dir)
+
+
+@pytest.fixture(scope="session")
+def imagenet(tmp_path_factory):
+    """(data_dir, official files): 25 training images in 2 files, 10 validation images."""
+    data_dir = tmp_path_factory.mktemp("imagenet")
+    return data_dir, prepare_small_imagenet(data_dir, num_train=25, num_shards=2)
+
+
+@pytest.fixture(scope="session")
+def odd_sets(tmp_path_factory):
+    """A data_dir with the sets of odd_sets.py."""
+    import tensorflow_datasets as tfds
+
+    from tests.data import odd_sets
+
+    data_dir = tmp_path_factory.mktemp("odd")
+    for builder in (odd_sets.AggnetsWords, odd_sets.AggnetsGreyShapes):
+        builder(data_dir=data_dir).download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
+    return data_dir
