@@ -151,19 +151,29 @@ class Checkpoints:
         arguments = ocp.args.Composite(config=ocp.args.JsonRestore())
         return self._manager(folder).restore(step, args=arguments)["config"]
 
-    def restore_model(
-        self, folder: str, step: int, model: Mapping[str, Any], sharding: Sharding
+    def restore_variables(
+        self,
+        folder: str,
+        step: int,
+        variables: Mapping[str, Any],
+        sharding: Sharding,
+        *,
+        averaged: bool,
     ) -> dict[str, Any]:
-        """Restores a network.
+        """Restores what `model.apply` takes.
 
         Args:
           folder: from `find`.
           step: from `find`.
-          model: shapes of "params", "batch_stats" and "ema".
+          variables: shapes of "params" and "batch_stats".
           sharding: that the arrays get.
+          averaged: whether the checkpoint has averages, which are then returned.
         """
+        like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
         target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), dict(model)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            {**like, "ema": like if averaged else None},
         )
         arguments = ocp.args.Composite(model=ocp.args.StandardRestore(target))
-        return self._manager(folder).restore(step, args=arguments)["model"]
+        model = self._manager(folder).restore(step, args=arguments)["model"]
+        return model["ema"] or {name: model[name] for name in like}

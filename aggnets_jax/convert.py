@@ -80,10 +80,9 @@ def from_torch(
 
 def _convert(rules: tuple[Rule, ...], name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     module, _, leaf = name.rpartition(".")
-    for pattern, path in rules:
-        if match := re.fullmatch(pattern, module):
-            break
-    else:
+    matches = ((re.fullmatch(pattern, module), path) for pattern, path in rules)
+    path = next((path(match) for match, path in matches if match), None)
+    if path is None:
         raise UserError(f"no rule for the weight {name!r}")
     collection, ours = {
         "weight": ("params", "scale" if array.ndim == 1 else "kernel"),
@@ -95,4 +94,4 @@ def _convert(rules: tuple[Rule, ...], name: str, array: np.ndarray) -> tuple[str
         raise UserError(f"weight {name!r} ends in {leaf!r}; allowed: weight, bias, running_*")
     if ours == "kernel":
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return f"{collection}/{path(match)}/{ours}", array
+    return f"{collection}/{path}/{ours}", array

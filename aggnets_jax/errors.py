@@ -1,4 +1,4 @@
-"""Mistakes in what the user gave: one clear line each, exit code 2."""
+"""Why a command ends early: one clear line each, and the exit code of the process."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,6 +6,20 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong and what is allowed."""
+
+    exit_code = 2
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient became NaN or infinite; says at which steps."""
+
+    exit_code = 3
+
+
+class Stopped(RuntimeError):
+    """A signal asked the run to stop; it has saved its state and goes on with the same command."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax import checkpoint as checkpoint_lib
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
+from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.models import create_model
 from aggnets_jax.step import Variables, cross_entropy
+from aggnets_jax.workdir import write_json
 
 EvalStep = Callable[[Variables, data.Batch], dict[str, jax.Array]]
 
@@ -69,10 +70,10 @@ def evaluate(
 def evaluate_checkpoint(
     workdir: str | Path, which: str = "latest", data_dir: str | None = None
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint, with nothing but its directory.
+    """Evaluates a checkpoint, with nothing but its directory, and prints the result.
 
     Args:
-      workdir: of the run.
+      workdir: of the run; gets `evaluation.json` if it can be written.
       which: "latest", "best" or the number of a step.
       data_dir: of the data set; default that of the run.
 
@@ -82,34 +83,44 @@ def evaluate_checkpoint(
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing.
     """
-    with checkpoint_lib.Checkpoints(workdir, read_only=True) as checkpoints:
+    mesh = sharding.make_mesh()
+    with Checkpoints(workdir, read_only=True) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         if data_dir is not None:
             config.data.data_dir = data_dir
-        info = data.describe(config.data)
-        mesh = sharding.make_mesh()
         sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+        info = data.describe(config.data)
         model = create_model(
             config.model.name,
             info.num_classes,
             dtype=jnp.dtype(config.dtype),
             **config_lib.model_arguments(config),
         )
-        variables = jax.eval_shape(
-            lambda: model.init(jax.random.key(0), jnp.zeros((1, *info.image_shape)))
-        )
-        variables = {"params": variables["params"], "batch_stats": variables["batch_stats"]}
-        restored = checkpoints.restore_model(
+        variables = checkpoints.restore_variables(
             folder,
             step,
-            {**variables, "ema": variables if config.ema_decay else None},
+            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *info.image_shape))),
             sharding.replicated(mesh),
+            averaged=config.ema_decay > 0,
         )
     batches = data.eval_batches(
         config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
     )
-    preprocess = data.make_preprocess(config.data, info, config.seed)
-    variables = restored["ema"] or {k: restored[k] for k in ("params", "batch_stats")}
-    metrics = evaluate(make_eval_step(model, preprocess), variables, batches)
-    return {"step": step, **metrics}
+    eval_step = make_eval_step(model, data.make_preprocess(config.data, info, config.seed))
+    metrics = {"step": step, **evaluate(eval_step, variables, batches)}
+    print_evaluation(metrics)
+    try:
+        write_json(Path(workdir) / "evaluation.json", metrics)
+    except OSError as error:
+        print(f"not written to {workdir}: {error.strerror}", flush=True)
+    return metrics
+
+
+def print_evaluation(metrics: dict[str, Any]) -> None:
+    """Prints the result of an evaluation and its step in a line."""
+    print(
+        f"step {metrics['step']}  evaluation: loss {metrics['loss']:.4f}"
+        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images",
+        flush=True,
+    )

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from clu import metric_writers, parameter_overview
+
+from aggnets_jax.data.tf_runtime import import_tensorflow
+
+import_tensorflow()  # quietly and without accelerators, before clu does it
+from clu import metric_writers, parameter_overview  # noqa: E402
 
 
 class JsonLinesWriter(metric_writers.LoggingWriter):

@@ -19,8 +19,9 @@ _MODEL_STREAM = 2**32 - 1
 
 
 class Totals(struct.PyTreeNode):
-    """Sums over the steps since metrics were last logged; part of the state, so that a resumed run
-    logs what an uninterrupted one does.
+    """Sums over the steps since metrics were last logged.
+
+    They are part of the state, so that a resumed run logs what an uninterrupted one does.
 
     Attributes:
       loss: sum of the batches' mean losses, float32.

@@ -19,21 +19,14 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.clock import Clock
-from aggnets_jax.evaluate import evaluate, make_eval_step
+from aggnets_jax.errors import Diverged, Stopped
+from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from aggnets_jax.metrics import MetricLog, parameter_table
 from aggnets_jax.models import count, create_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.preemption import StopRequest
-from aggnets_jax.step import Totals, TrainState, create_state, make_train_step
+from aggnets_jax.step import Totals, create_state, make_train_step
 from aggnets_jax.workdir import open_workdir, write_json
-
-
-class Diverged(RuntimeError):
-    """The loss or a gradient became NaN or infinite; says at which steps."""
-
-
-class Stopped(RuntimeError):
-    """The run was asked to stop, and has saved its state; the same command goes on with it."""
 
 
 def train_and_evaluate(
@@ -99,7 +92,7 @@ def train_and_evaluate(
         progress = _new_progress()
         if restored := checkpoints.restore(state):
             state, progress = restored
-            print(f"continuing from step {int(state.step)}", flush=True)
+            print(f"continuing after step {int(state.step)} of {config.total_steps}", flush=True)
         start = step = int(state.step)
         (workdir / "parameters.txt").write_text(parameter_table(state.params) + "\n")
 
@@ -137,7 +130,9 @@ def train_and_evaluate(
                             "step": step,
                             **evaluate(eval_step, state.variables, eval_batches),
                         }
-                        _log_evaluation(log, metrics)
+                        logged = ("loss", "accuracy", "accuracy_top5")
+                        log.write(step, {f"eval/{name}": metrics[name] for name in logged})
+                        print_evaluation(metrics)
                         progress |= {"evaluated": step, "final": metrics}
                         if metrics["accuracy"] > (progress["best"] or {"accuracy": -1})["accuracy"]:
                             progress["best"] = metrics
@@ -245,18 +240,6 @@ def _print_progress(
         f"step {step:>{len(str(config.total_steps))}}/{config.total_steps}"
         f"  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.2%}"
         f"  lr {metrics['train/learning_rate']:.4g}  {speed:,.0f} images/s  ETA {left}",
-        flush=True,
-    )
-
-
-def _log_evaluation(log: MetricLog, metrics: Mapping[str, Any]) -> None:
-    log.write(
-        metrics["step"],
-        {f"eval/{name}": metrics[name] for name in ("loss", "accuracy", "accuracy_top5")},
-    )
-    print(
-        f"step {metrics['step']}  evaluation: loss {metrics['loss']:.4f}"
-        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images",
         flush=True,
     )
 

@@ -1,0 +1,62 @@
+"""What became of a run: a table, and pictures of its connection pattern and of its training."""
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.drawing import save_curves, save_topologies
+from aggnets_jax.errors import UserError
+from aggnets_jax.metrics import read_json_lines
+from aggnets_jax.models import create_model
+from aggnets_jax.workdir import CONFIG, read_json
+
+
+def report(workdir: str | Path) -> None:
+    """Prints a table of a finished run, and draws `topology.png` and `curves.png`.
+
+    If the run was evaluated from its last checkpoint (`--mode=eval`), the table says whether that
+    gave the same accuracy.
+
+    Raises:
+      UserError: if the workdir holds no finished run, or the evaluations differ.
+    """
+    workdir = Path(workdir)
+    summary = read_json(workdir / "summary.json")
+    config = config_lib.resolve(read_json(workdir / CONFIG))
+    network, final = summary["network"], summary["final"]
+
+    table = Table(title=f"{workdir}: {config.data.name}, {summary['steps']} steps")
+    for column in ("network", "links", "parameters", "MACs", "accuracy", "images/s"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    table.add_row(
+        network["name"],
+        f"{network['links']:,}",
+        f"{network['params']:,}",
+        f"{network['macs']:,}",
+        f"{final['accuracy']:.2%}",
+        f"{summary['images_per_second']:,.0f}",
+    )
+    Console().print(table)
+
+    model = create_model(config.model.name, **config_lib.model_arguments(config))
+    pictures = {
+        "connection pattern": workdir / "topology.png",
+        "training curves": workdir / "curves.png",
+    }
+    topologies = tuple(dict.fromkeys(model.topologies))  # stages often are alike
+    save_topologies(topologies, pictures["connection pattern"])
+    save_curves(read_json_lines(workdir / "metrics.jsonl"), pictures["training curves"])
+    for what, file in pictures.items():
+        print(f"{what}: {file}")
+
+    if (workdir / "evaluation.json").exists():
+        restored = read_json(workdir / "evaluation.json")
+        if restored["step"] == final["step"]:
+            if restored["accuracy"] != final["accuracy"]:
+                raise UserError(
+                    f"the restored checkpoint has accuracy {restored['accuracy']},"
+                    f" in training it had {final['accuracy']}"
+                )
+            print(f"restored in a new process: the same accuracy, {restored['accuracy']}")
