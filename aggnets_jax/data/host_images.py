@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from aggnets_jax.data.info import DatasetInfo, feature_keys
+from aggnets_jax.data.info import DatasetInfo
+from aggnets_jax.data.reading import JPEG_TRANSFORM, image_decoder
 from aggnets_jax.data.tf_runtime import import_tensorflow
 
 if TYPE_CHECKING:
@@ -24,15 +25,15 @@ def train_image(
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Returns encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
     tf = import_tensorflow()
-    feature = builder.info.features[feature_keys(builder)[0]]
+    decode = image_decoder(builder)
     if not info.resized:
-        return lambda encoded, epoch, index: feature.decode_example(encoded)
+        return lambda encoded, epoch, index: decode(encoded)
     size = info.image_shape[:2]
 
     def augment(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         example_seed = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), index)
         crop_seed, flip_seed = tf.unstack(tf.random.split(example_seed, 2))
-        image = _random_crop(encoded, crop_seed, feature.decode_example, info.image_shape[-1])
+        image = _random_crop(encoded, crop_seed, decode, info.image_shape[-1])
         image = _resize(image, size)
         if flip:
             image = tf.image.stateless_random_flip_left_right(image, flip_seed)
@@ -63,7 +64,7 @@ def _random_crop(
     def from_jpeg() -> tf.Tensor:
         window = sample(tf.image.extract_jpeg_shape(encoded))
         return tf.image.decode_and_crop_jpeg(
-            encoded, window, channels=channels, dct_method="INTEGER_ACCURATE"
+            encoded, window, channels=channels, dct_method=JPEG_TRANSFORM
         )
 
     def from_other() -> tf.Tensor:
@@ -79,14 +80,14 @@ def eval_image(
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns encoded -> uint8 [H, W, C]: short side resized and centre cropped, or as stored."""
     tf = import_tensorflow()
-    feature = builder.info.features[feature_keys(builder)[0]]
+    decode = image_decoder(builder)
     if not info.resized:
-        return feature.decode_example
+        return decode
     size = info.image_shape[0]
     short_side = round(size * EVAL_RESIZE)
 
     def centre(encoded: tf.Tensor) -> tf.Tensor:
-        image = feature.decode_example(encoded)
+        image = decode(encoded)
         extent = tf.shape(image)[:2]
         extent = extent * short_side // tf.reduce_min(extent)
         top, left = tf.unstack((extent - size) // 2)

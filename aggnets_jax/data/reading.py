@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DECODE_BATCH = 512
+JPEG_TRANSFORM = "INTEGER_ACCURATE"
 
 
 def read_encoded(
@@ -69,17 +71,36 @@ def read_in_order(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
     return read_encoded(builder, split, interleave_cycle_length=1)
 
 
+def image_decoder(builder: tfds.core.DatasetBuilder) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an encoded image to uint8 [H, W, C], to be used inside tf.data."""
+    tf = import_tensorflow()
+    feature = builder.info.features[feature_keys(builder)[0]]
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        # TFDS would let TensorFlow choose, and it chooses the approximate transform for JPEGs;
+        # PIL, with which most published networks were trained, uses the accurate one.
+        image = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: tf.io.decode_jpeg(encoded, feature.shape[-1], dct_method=JPEG_TRANSFORM),
+            lambda: feature.decode_example(encoded),
+        )
+        return tf.ensure_shape(image, feature.shape)
+
+    return decode
+
+
 def load_split(
     builder: tfds.core.DatasetBuilder, split: str, num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], in reading order."""
     tf = import_tensorflow()
-    feature = builder.info.features[feature_keys(builder)[0]]
+    decode = image_decoder(builder)
+    shape = builder.info.features[feature_keys(builder)[0]].shape
     count = builder.info.splits[split].num_examples
-    images = np.empty((count, *feature.shape), np.uint8)
+    images = np.empty((count, *shape), np.uint8)
     labels = np.empty(count, np.int32)
     decoded = read_in_order(builder, split).map(
-        lambda example: (feature.decode_example(example["image"]), example["label"]),
+        lambda example: (decode(example["image"]), example["label"]),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )

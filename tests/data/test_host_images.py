@@ -1,0 +1,139 @@
+"""Crops and resizing on the host, against PIL and against what the crops show of themselves."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aggnets_jax.data import describe, eval_batches, train_batches
+from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.host_images import train_image
+from aggnets_jax.data.tf_runtime import import_tensorflow
+from tests.data.conftest import make_config
+from tests.data.test_pipeline import join, take
+
+WIDTH, HEIGHT = 240, 180
+COUNT = 400
+
+
+@pytest.mark.parametrize("size", [24, 56])
+def test_evaluation_is_pils_resize_and_centre_crop(imagenet, sharding, size):
+    data_dir, official = imagenet
+    config = make_config("imagenet2012", data_dir, image_size=size)
+    seen = join(take(eval_batches(config, batch_size=4, sharding=sharding), 10))
+    images, labels = seen["image"][seen["mask"]], seen["label"][seen["mask"]]
+    expected = [
+        (pil_centre_crop(data, size), label) for data, label in official["validation"].values()
+    ]
+    assert len(images) == len(expected) == 10
+    matched = set()
+    for image, label in zip(images, labels, strict=True):
+        distances = [np.abs(image.astype(int) - crop).max() for crop, _ in expected]
+        nearest = int(np.argmin(distances))
+        assert distances[nearest] <= 1  # rounding
+        assert expected[nearest][1] == label
+        matched.add(nearest)
+    assert len(matched) == 10
+
+
+def pil_centre_crop(data, size):
+    """Returns int [size, size, 3], as torchvision's Resize(256 / 224 of it) and CenterCrop do."""
+    image = Image.open(io.BytesIO(data))
+    short = round(size * 256 / 224)
+    scale = short / min(image.size)
+    width, height = (math.floor(side * scale + 1e-9) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BILINEAR)
+    left, top = (width - size) // 2, (height - size) // 2
+    return np.asarray(image.crop((left, top, left + size, top + size))).astype(int)
+
+
+def test_training_crops_are_uint8_of_the_size(imagenet, sharding):
+    config = make_config("imagenet2012", imagenet[0], image_size=40)
+    (batch,) = take(train_batches(config, batch_size=30, seed=0, sharding=sharding), 1)
+    assert batch["image"].shape == (30, 40, 40, 3)
+    assert batch["image"].dtype == np.uint8
+    assert batch["image"].std((1, 2, 3)).min() > 5  # pictures, none of them empty
+    assert set(batch["label"]) == {0, 1, 2}
+
+
+@pytest.fixture(scope="module")
+def crops(imagenet):
+    """{format, flip: uint8 [COUNT, 32, 32, 3]} of a picture that shows x in red and y in green."""
+    tf = import_tensorflow()
+    info = describe(make_config("imagenet2012", imagenet[0], image_size=32))
+    builder = open_prepared("imagenet2012", str(imagenet[0]))
+    x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    picture = Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
+    found = {}
+    for form in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        picture.save(file, form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
+        for flip in (False, True):
+            augment = train_image(builder, info, seed=0, flip=flip)
+            encoded = tf.data.Dataset.from_tensors(file.getvalue()).repeat(COUNT)
+            images = encoded.enumerate().map(
+                lambda k, data, augment=augment: augment(data, k // 50, k % 50)
+            )
+            found[form, flip] = np.stack(list(images.as_numpy_iterator()))
+    return found
+
+
+def window(images):
+    """Returns left, right, top, bottom edges in the picture, float [N] each.
+
+    A crop's outermost pixels lie half of a pixel inside its edges; one pixel of 32 from the middle
+    of the picture outwards is used, where smoothing has not bent the gradient.
+    """
+    red, green = images[..., 0].mean(1, dtype=float), images[..., 1].mean(2, dtype=float)
+
+    def edges(line):
+        slope = (line[:, 27] - line[:, 4]) / 23
+        first = line[:, 4] - 4.5 * slope
+        return first, first + 32 * slope
+
+    return *edges(red), *edges(green)
+
+
+def test_random_crops_have_the_stated_areas_and_shapes(crops):
+    left, right, top, bottom = window(crops["PNG", False])
+    area = (right - left) * (bottom - top) / (WIDTH * HEIGHT)
+    aspect = (right - left) / (bottom - top)
+    assert 0.07 < area.min() < 0.15
+    assert 0.8 < area.max() < 1.01
+    assert 0.72 < aspect.min() < 0.85
+    assert 1.2 < aspect.max() < 1.37
+    assert left.min() < 20
+    assert right.max() > WIDTH - 20
+    assert top.min() < 15
+    assert bottom.max() > HEIGHT - 15
+
+
+def test_cropping_while_decoding_a_jpeg_changes_nothing(crops):
+    """The same windows, pixel for pixel up to the JPEG's own error, as from the whole PNG."""
+    difference = crops["JPEG", False].astype(int) - crops["PNG", False]
+    assert np.abs(difference).max() <= 3
+
+
+def test_half_of_the_crops_are_mirrored(crops):
+    plain, flipped = crops["JPEG", False], crops["JPEG", True]
+    mirrored = (flipped == plain[:, :, ::-1]).all((1, 2, 3))
+    assert (mirrored | (flipped == plain).all((1, 2, 3))).all()
+    assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT / 4)
+
+
+def test_resized_grey_images_keep_one_channel(cifar10, odd_sets, sharding):
+    grey = make_config("aggnets_grey_shapes", odd_sets, image_size=12, eval_split="train")
+    seen = join(take(eval_batches(grey, batch_size=3, sharding=sharding), 3))
+    assert seen["image"].shape == (9, 12, 12, 1)
+    assert np.array_equal(seen["image"][seen["mask"]].mean((1, 2, 3)), 20 * np.arange(7))
+
+
+def test_sets_of_a_fixed_size_can_be_resized_too(cifar10, sharding):
+    config = make_config("cifar10", cifar10[0], resident="never", image_size=24)
+    (batch,) = take(train_batches(config, batch_size=5, seed=0, sharding=sharding), 1)
+    assert batch["image"].shape == (5, 24, 24, 3)
+    assert (
+        sum(len(b["image"]) for b in eval_batches(config, batch_size=25, sharding=sharding)) == 50
+    )
