@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 DIGITS = "aggnets_digits"
 
 
-def one_line(error: BaseException) -> str:
-    """Returns what an error says, folded to one line of at most 300 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
+def one_line(message: object) -> str:
+    """Returns a message or what an error says, folded to one line of at most 300 characters."""
+    text = " ".join(str(message).split()) or type(message).__name__
     return text if len(text) <= 300 else text[:297] + "..."
 
 
@@ -48,9 +48,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), DIGITS}
-        if base not in known:
-            raise unknown("data set", base, known) from None
-        raise UserError(f"data set {name!r} cannot be found in {data_dir}") from None
+        raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ValueError) as error:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()
         if configs and config not in configs:
