@@ -152,7 +152,7 @@ def pattern(function: Callable[..., Sources]) -> Callable[..., Sources]:
     return function
 
 
-def make_topology(name: str, depth: int, **arguments: Any) -> Topology:
+def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
     """Builds a pattern by name.
 
     Args:
@@ -165,7 +165,7 @@ def make_topology(name: str, depth: int, **arguments: Any) -> Topology:
     """
     if depth < 1:
         raise UserError(f"a stage needs at least one layer, got {depth}")
-    name = name.replace("-", "_")
+    name = str(name).replace("-", "_")
     function = named.choose("topology", PATTERNS, name)
     named.check_arguments(f"topology {name!r}", function, arguments)
     return Topology(name, tuple(tuple(map(int, s)) for s in function(depth, **arguments)))
@@ -200,6 +200,9 @@ def stage_topologies(
     """
     names = per_stage("topology", name, len(depths))
     mappings = per_stage("topology_args", arguments or {}, len(depths))
+    for mapping in mappings:
+        if not hasattr(mapping, "keys"):
+            raise UserError(f"topology_args are arguments by name, got {mapping!r}")
     return tuple(
         make_topology(n, depth, **args)
         for n, depth, args in zip(names, depths, mappings, strict=True)
@@ -207,7 +210,8 @@ def stage_topologies(
 
 
 def _at_least(what: str, value: float, least: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
+    # Not `value < least`, which is false of NaN.
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
         raise UserError(f"{what} must be a number of at least {least}, got {value!r}")
 
 
@@ -305,12 +309,15 @@ def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
 @pattern
 def custom(depth: int, *, edges: Sequence[Link]) -> Sources:
     """Any pattern, from its links `(layer, source)`; layer depth + 1 is the stage's output."""
+    if not isinstance(edges, Iterable):
+        raise UserError(f"edges must be a list of pairs (layer, source), got {edges!r}")
     sources = [[] for _ in range(depth + 1)]
     for edge in edges:
-        if len(edge) != 2 or not all(isinstance(end, int | np.integer) for end in edge):
+        pair = tuple(edge) if isinstance(edge, Iterable) else ()
+        if len(pair) != 2 or not all(isinstance(end, int | np.integer) for end in pair):
             raise UserError(f"an edge is a pair (layer, source) of whole numbers, got {edge!r}")
-        layer, source = edge
+        layer, source = pair
         if not 1 <= layer <= depth + 1:
-            raise UserError(f"edge {tuple(edge)}: no layer {layer}; allowed: 1..{depth + 1}")
+            raise UserError(f"edge {pair}: no layer {layer}; allowed: 1..{depth + 1}")
         sources[layer - 1].append(source)
     return sources
