@@ -110,6 +110,11 @@ def test_random_crops_have_the_stated_areas_and_shapes(crops):
     assert bottom.max() > HEIGHT - 15
 
 
+def test_crops_depend_on_epoch_and_index(crops):
+    """The fixture's images are 50 examples in 8 epochs."""
+    assert len({crop.tobytes() for crop in crops["PNG", False]}) == COUNT
+
+
 def test_cropping_while_decoding_a_jpeg_changes_nothing(crops):
     """The same windows, pixel for pixel up to the JPEG's own error, as from the whole PNG."""
     difference = crops["JPEG", False].astype(int) - crops["PNG", False]
