@@ -138,7 +138,8 @@ class Checkpoints:
         for folder in (LATEST, BEST):
             if which in map(str, self._steps(folder)):
                 return folder, int(which)
-        raise UserError(f"no checkpoint {which!r}; allowed: latest, best, {steps}")
+        allowed = ", ".join(["latest", "best", *map(str, steps)])
+        raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
 
     def _steps(self, folder: str) -> list[int]:
         # A read-only manager of a folder that is not there would fail on its own terms.

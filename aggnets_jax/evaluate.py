@@ -55,7 +55,7 @@ def evaluate(
     """
     # Fetched after the last batch is dispatched, and summed in float64.
     sums = jax.device_get([eval_step(variables, batch) for batch in batches])
-    total = {name: np.sum([s[name] for s in sums], dtype=np.float64) for name in sums[0]}
+    total = {n: float(np.sum([s[n] for s in sums], dtype=np.float64)) for n in sums[0]}
     examples = int(total["examples"])
     if examples != batches.num_examples:
         raise RuntimeError(f"evaluated {examples} of {batches.num_examples} examples")

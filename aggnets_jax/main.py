@@ -36,9 +36,7 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
     parser.add_argument("--config", help="config file; any of its fields: --config.lr=0.2")
     parser.add_argument("--workdir", required=True, help="local directory of the run")
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
-    parser.add_argument(
-        "--checkpoint", default="latest", help="to evaluate: latest, best or a step; default latest"
-    )
+    parser.add_argument("--checkpoint", help="to evaluate: latest, best or a step; default latest")
     flags, rest = parser.parse_known_args(arguments)
     overrides = []
     rest.reverse()
@@ -57,6 +55,8 @@ def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[st
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = _parse(arguments)
+    if flags.checkpoint is not None and flags.mode != "eval":
+        raise UserError("--checkpoint is for --mode=eval; a run goes on from its latest one")
     if flags.mode == "train":
         if flags.config is None:
             raise UserError("--config is missing: a config file such as configs/digits.py")
@@ -71,18 +71,18 @@ def run(arguments: Sequence[str] | None = None) -> None:
     elif flags.mode == "eval":
         from aggnets_jax.evaluate import evaluate_checkpoint
 
-        evaluate_checkpoint(flags.workdir, flags.checkpoint, flags.data_dir)
+        evaluate_checkpoint(flags.workdir, flags.checkpoint or "latest", flags.data_dir)
     else:
         from aggnets_jax.report import report
 
         report(flags.workdir)
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     logging.set_verbosity(logging.ERROR)  # Orbax tells about each of its options
     try:
-        run()
+        run(arguments)
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code

@@ -228,8 +228,12 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
 
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     with nn.intercept_methods(count_macs):
-        variables = jax.eval_shape(
-            functools.partial(model.init, train=False), jax.random.key(0), images
+        (_, endpoints), variables = jax.eval_shape(
+            functools.partial(model.init_with_output, train=False), jax.random.key(0), images
         )
+    empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
+    if empty:
+        size = "x".join(map(str, input_shape[:2]))
+        raise UserError(f"images of {size} are too small for this network: {empty[0]} is empty")
     params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
     return params, macs

@@ -20,9 +20,8 @@ Where the papers and the reference code differ, or the print is wrong:
 * "1001 layers" are 6 * 166 + 4 and the classifier once more.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp

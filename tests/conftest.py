@@ -1,0 +1,18 @@
+"""What all tests share: one compilation cache a session, and the digits."""
+
+import os
+import tempfile
+
+import pytest
+
+# Set before JAX is imported, here and in the processes that tests start: many of them compile the
+# same small programs.
+_CACHE = tempfile.TemporaryDirectory(prefix="aggnets_jax_compilation_cache_")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Where the digits get prepared, and whatever else a test puts there."""
+    return str(tmp_path_factory.mktemp("tfds"))

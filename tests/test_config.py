@@ -1,0 +1,149 @@
+"""Configs: merging, types, overrides, and what is refused."""
+
+import json
+
+import ml_collections
+import pytest
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.errors import UserError
+from tests import runs
+
+DEFAULT = runs.ROOT / "configs" / "default.py"
+
+
+def test_a_config_says_only_what_differs():
+    config = config_lib.resolve({"lr": 0.3, "model": {"name": "densenet40_k12"}})
+    assert (config.lr, config.model.name) == (0.3, "densenet40_k12")
+    assert config.batch_size == config_lib.default_config().batch_size
+
+
+def test_config_dicts_and_their_json_resolve_to_themselves():
+    given = ml_collections.ConfigDict(
+        {
+            "schedule": "step",
+            "schedule_args": {"boundaries": (0.3, 0.6)},
+            "model": {"topology": ("dense", "sparse", "plain"), "topology_args": {"base": 3}},
+            "data": {"mean": (0.1,), "image_size": 64},
+        }
+    )
+    once = config_lib.resolve(given)
+    data = json.loads(json.dumps(config_lib.to_json(once)))
+    assert config_lib.to_json(config_lib.resolve(data)) == data
+
+
+def test_every_field_of_the_default_is_documented():
+    lines = DEFAULT.read_text().splitlines()
+    fields = [n for n, line in enumerate(lines) if line.strip().startswith("config.")]
+    assert len(fields) > 30
+    # Beside it, or above the group that it stands in.
+    for n in fields:
+        above = next(line for line in reversed(lines[:n]) if "config." not in line)
+        assert "#" in lines[n] or "#" in above, lines[n]
+
+
+@pytest.mark.parametrize(
+    ("override", "read", "value"),
+    [
+        ("lr=0.2", lambda c: c.lr, 0.2),
+        ("lr=1", lambda c: c.lr, 1.0),
+        ("total_steps=7", lambda c: c.total_steps, 7),
+        ("nesterov=false", lambda c: c.nesterov, False),
+        ("dtype=bfloat16", lambda c: c.dtype, "bfloat16"),
+        ("profile_steps=(2,3)", lambda c: c.profile_steps, (2, 3)),
+        ("model.topology=windowed", lambda c: c.model.topology, "windowed"),
+        ("model.topology=('dense','plain')", lambda c: c.model.topology, ("dense", "plain")),
+        ("model.topology_args.base=3", lambda c: dict(c.model.topology_args), {"base": 3}),
+        ("model.topology_args={'base': 3}", lambda c: dict(c.model.topology_args), {"base": 3}),
+        ("model.args.depth=40", lambda c: c.model.args.to_dict(), {"depth": 40}),
+        ("data.image_size=64", lambda c: c.data.image_size, 64),
+        ("data.image_size=None", lambda c: c.data.image_size, None),
+        ("data.data_dir=gs://bucket/a=b", lambda c: c.data.data_dir, "gs://bucket/a=b"),
+        ("data.name=123", lambda c: c.data.name, "123"),
+    ],
+)
+def test_overrides(override, read, value):
+    assert read(config_lib.load(str(DEFAULT), [override])) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lrr=1", "unknown config field 'lrr'; nearest: lr"),
+        ("modle.name=x", "unknown config field 'modle.name'; nearest: model.name"),
+        ("model.nmae=x", "nearest: model.name"),
+        ("lr=fast", "config.lr must be of type float, got 'fast'"),
+        ("lr=nan", "config.lr must be"),
+        ("lr=-1", "config.lr must be at least 0"),
+        ("total_steps=1.5", "config.total_steps must be of type int"),
+        ("total_steps=True", "config.total_steps must be of type int"),
+        ("total_steps=0", "config.total_steps must be at least 1"),
+        ("seed=-1", "config.seed must be between"),
+        ("nesterov=maybe", "config.nesterov must be of type bool"),
+        ("model=densenet40_k12", "config.model is a group of fields"),
+        ("model.topology_args=3", "must be a mapping of arguments"),
+        ("model.args=(1,)", "must be a mapping of arguments"),
+        ("data.image_size=big", "config.data.image_size must be of type int"),
+        ("lr=None", "config.lr must be of type float"),
+        ("momentum=1", "config.momentum must be in"),
+        ("dtype=float16", "unknown config.dtype 'float16'"),
+        ("weight_decay_on=weights", "unknown config.weight_decay_on"),
+        ("accumulation_steps=3", "not divisible"),
+        ("profile_steps=(3,)", "profile_steps must be"),
+        ("profile_steps=(5,3)", "profile_steps must be"),
+        ("lr", "must have the form"),
+    ],
+)
+def test_overrides_that_are_refused(override, message):
+    with pytest.raises(UserError) as error:
+        config_lib.load(str(DEFAULT), [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "SyntaxError"),
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("x = 1", "get_config"),
+        ("def get_config():\n    return {'lr': 1.0}", "must return a ConfigDict"),
+        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+        (
+            "import ml_collections\ndef get_config():\n"
+            "    return ml_collections.ConfigDict({'lrr': 1.0})",
+            "nearest: lr",
+        ),
+        (
+            "from aggnets_jax.config import default_config\ndef get_config():\n"
+            "    config = default_config()\n    config.lrr = 1.0\n    return config",
+            "lrr",
+        ),
+    ],
+)
+def test_broken_config_files_are_told_in_one_line(text, message, tmp_path):
+    file = tmp_path / "broken.py"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        config_lib.load(str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_that_changes_the_default(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from aggnets_jax.config import default_config\n\n\ndef get_config():\n"
+        "    config = default_config()\n    config.lr = 0.3\n    return config\n"
+    )
+    assert config_lib.load(str(file), ["seed=4"]).lr == 0.3
+
+
+def test_differences_leave_out_what_changes_no_result():
+    old = config_lib.to_json(config_lib.default_config())
+    new = config_lib.to_json(
+        config_lib.resolve(
+            {"lr": 0.2, "keep_checkpoints": 5, "data": {"data_dir": "/data", "flip": False}}
+        )
+    )
+    assert config_lib.differences(old, new) == ["data.flip: True -> False", "lr: 0.1 -> 0.2"]

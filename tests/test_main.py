@@ -1,0 +1,114 @@
+"""The command line: what it does, what it refuses, and how it says so."""
+
+import json
+
+import pytest
+
+from aggnets_jax.main import main
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def finished(data_dir, tmp_path_factory):
+    """(config file, workdir) of a run, trained and evaluated by the commands a user types."""
+    folder = tmp_path_factory.mktemp("main")
+    file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir, total_steps=6))
+    code, out, err = runs.finish(runs.start(f"--config={file}", f"--workdir={folder / 'run'}"))
+    assert (code, err) == (0, "")
+    assert "4,714 parameters" in out and "ETA" in out and "images/s" in out
+    code, out, err = runs.finish(runs.start("--mode=eval", f"--workdir={folder / 'run'}"))
+    assert (code, err) == (0, "")
+    return file, folder / "run"
+
+
+def test_a_new_process_evaluates_to_the_last_digit(finished):
+    _, workdir = finished
+    assert json.loads((workdir / "evaluation.json").read_text()) == runs.summary(workdir)["final"]
+
+
+def test_the_report_has_a_table_and_two_pictures(finished, capsys):
+    _, workdir = finished
+    assert main(["--mode=report", f"--workdir={workdir}"]) == 0
+    out = capsys.readouterr().out
+    for text in ("network", "links", "parameters", "MACs", "accuracy", "images/s", "4,714"):
+        assert text in out
+    for picture in ("topology.png", "curves.png"):
+        assert str(workdir / picture) in out.replace("\n", "")
+        assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
+    assert "the same accuracy" in out
+
+
+def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
+    _, workdir = finished
+    file = workdir / "evaluation.json"
+    right = file.read_text()
+    file.write_text(json.dumps({**json.loads(right), "accuracy": 0.5}))
+    assert main(["--mode=report", f"--workdir={workdir}"]) == 2
+    assert "accuracy 0.5," in capsys.readouterr().err
+    file.write_text(right)
+
+
+def test_overrides_reach_the_run(finished, tmp_path):
+    file, _ = finished
+    arguments = [f"--config={file}", f"--workdir={tmp_path}", "--config.total_steps=1"]
+    arguments += ["--config.model.topology", "windowed", "--config.model.topology_args.window=2"]
+    assert main(arguments) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model"]["topology"] == "windowed"
+    assert config["model"]["topology_args"] == {"window": 2}
+    assert runs.summary(tmp_path)["steps"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--workdir"),
+        (["--workdir=W"], "--config is missing"),
+        (["--config=configs/digit.py", "--workdir=W"], "nearest in configs: digits.py"),
+        (["--config=configs/digits.py", "--workdir=W", "--config.lrr=1"], "nearest: lr"),
+        (["--config=configs/digits.py", "--workdir=W", "--config.lr", "high"], "type float"),
+        (["--config=configs/digits.py", "--workdir=W", "--config.lr"], "must have the form"),
+        (["--config=configs/digits.py", "--workdir=W", "--confg.lr=1"], "nearest: --config"),
+        (["--config=configs/digits.py", "--workdir=W", "now"], "unknown flag 'now'"),
+        (["--mode=evl", "--workdir=W"], "nearest: eval"),
+        (["--mode=eval", "--workdir=W"], "no checkpoint in"),
+        (["--mode=eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
+        (["--mode=report", "--workdir=W"], "summary.json can't be read"),
+        (["--config=configs/digits.py", "--workdir=W", "--data_dir=/nowhere"], "/nowhere"),
+        (["--config=configs/digits.py", "--workdir=W", "--checkpoint=best"], "--checkpoint"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(runs.ROOT)
+    arguments = [a.replace("=W", f"={tmp_path / 'run'}") for a in arguments]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):
+    process = runs.start("--config=configs/digits.py", f"--workdir={tmp_path}", "--config.lrr=1")
+    assert runs.finish(process) == (2, "", "error: unknown config field 'lrr'; nearest: lr\n")
+
+
+def test_a_batch_that_devices_cannot_share_is_told_in_one_line(finished, tmp_path):
+    file, _ = finished
+    arguments = (f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.batch_size=36")
+    code, _, err = runs.finish(runs.start(*arguments, devices=8))
+    assert code == 2
+    assert err == "error: config.batch_size 36 is not divisible by 8 devices; nearest: 32\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_divergence_has_its_own_exit_code(finished, tmp_path, capsys):
+    file, _ = finished
+    assert main([f"--config={file}", f"--workdir={tmp_path}", "--config.lr=1e30"]) == 3
+    assert "not finite at step" in capsys.readouterr().err
+
+
+def test_a_missing_checkpoint_names_those_there_are(finished, capsys):
+    _, workdir = finished
+    assert main(["--mode=eval", f"--workdir={workdir}", "--checkpoint=3"]) == 2
+    assert "allowed: latest, best, 5, 6" in capsys.readouterr().err
