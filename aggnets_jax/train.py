@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
 
 import aggnets_jax
 from aggnets_jax import config as config_lib
@@ -22,10 +24,11 @@ from aggnets_jax.clock import Clock
 from aggnets_jax.errors import Diverged, Stopped
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from aggnets_jax.metrics import MetricLog, parameter_table
-from aggnets_jax.models import count, create_model
+from aggnets_jax.models import Count, count, create_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.preemption import StopRequest
 from aggnets_jax.step import Totals, create_state, make_train_step
+from aggnets_jax.topology import Topology
 from aggnets_jax.workdir import open_workdir, write_json
 
 
@@ -65,14 +68,18 @@ def train_and_evaluate(
         dtype=jnp.dtype(config.dtype),
         **config_lib.model_arguments(config),
     )
-    params, macs = count(model, info.image_shape)
-    links = sum(topology.num_links for topology in model.topologies)
-    network = {"name": config.model.name, "links": links, "params": params, "macs": macs}
+    counts = count(model, info.image_shape)
+    network = {
+        "name": config.model.name,
+        "links": sum(topology.num_links for topology in model.topologies),
+        "params": sum(part.params for part in counts.values()),
+        "macs": sum(part.macs for part in counts.values()),
+    }
     optimizer, schedule = make_optimizer(config)
     workdir = open_workdir(workdir, config_json)
+    _print_overview(network, counts, model.topologies)
     print(
-        f"{config.model.name}: {params:,} parameters, {macs:,} MACs, {links} links;"
-        f" {info.name}: {info.num_train:,} + {info.num_eval:,} images of"
+        f"{info.name}: {info.num_train:,} + {info.num_eval:,} images of"
         f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
         f" {mesh.size} {jax.devices()[0].device_kind} device(s)",
         flush=True,
@@ -213,6 +220,19 @@ def _new_progress() -> dict[str, Any]:
         "compile_seconds": None,
         "peak_memory_bytes": None,
     }
+
+
+def _print_overview(
+    network: Mapping[str, Any], counts: Mapping[str, Count], topologies: Sequence[Topology]
+) -> None:
+    links = {f"stage{i}": str(t.num_links) for i, t in enumerate(topologies, start=1)}
+    table = Table("part", *(Column(c, justify="right") for c in ("links", "parameters", "MACs")))
+    for name, part in counts.items():
+        table.add_row(name, links.get(name, ""), f"{part.params:,}", f"{part.macs:,}")
+    table.add_section()
+    total = (f"{network[name]:,}" for name in ("links", "params", "macs"))
+    table.add_row(network["name"], *total)
+    Console().print(table)
 
 
 def _check_finite(totals: Totals) -> None:

@@ -41,9 +41,12 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file at once: whoever reads it sees the old content or the new."""
-    partial = file.with_name(f".{file.name}.tmp")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(partial, file)
+    _partial(file).write_text(json.dumps(value, indent=2) + "\n")
+    os.replace(_partial(file), file)
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.tmp")
 
 
 def read_json(file: Path) -> Any:
@@ -62,7 +65,8 @@ def read_json(file: Path) -> Any:
 
 def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
     try:
-        if not path.exists() or not any(path.iterdir()):
+        # What a process left that was killed while it wrote the config does not count.
+        if not path.exists() or not any(file != _partial(path / CONFIG) for file in path.iterdir()):
             return
     except OSError as error:
         raise UserError(f"workdir {path} can't be used: {error.strerror}") from error

@@ -15,7 +15,7 @@ def finished(data_dir, tmp_path_factory):
     file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir, total_steps=6))
     code, out, err = runs.finish(runs.start(f"--config={file}", f"--workdir={folder / 'run'}"))
     assert (code, err) == (0, "")
-    assert "4,714 parameters" in out and "ETA" in out and "images/s" in out
+    assert "4,714" in out and "ETA" in out and "images/s" in out
     code, out, err = runs.finish(runs.start("--mode=eval", f"--workdir={folder / 'run'}"))
     assert (code, err) == (0, "")
     return file, folder / "run"

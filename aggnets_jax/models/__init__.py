@@ -1,13 +1,21 @@
 """The networks. Importing this package registers all of them."""
 
 from aggnets_jax.models import preact_resnet, sparsenet  # noqa: F401
+from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
-    count,
     create_model,
     list_families,
     list_models,
     model_info,
 )
 
-__all__ = ["ModelInfo", "count", "create_model", "list_families", "list_models", "model_info"]
+__all__ = [
+    "Count",
+    "ModelInfo",
+    "count",
+    "create_model",
+    "list_families",
+    "list_models",
+    "model_info",
+]

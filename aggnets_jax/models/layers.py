@@ -79,6 +79,8 @@ def average_and_flatten(x: jax.Array) -> jax.Array:
     that of a channel-first network, so that its weights move without a permutation.
     """
     pooled = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    if 0 in pooled.shape:
+        raise UserError(f"images are too small: a map of {x.shape[1]}x{x.shape[2]} can't be pooled")
     return pooled.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 

@@ -7,18 +7,15 @@ growth rate that a family admits has a name; the networks of the papers' tables 
 
 import dataclasses
 import fnmatch
-import functools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models.counting import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,56 +181,17 @@ def model_info(name: str, num_classes: int | None = None, **overrides: Any) -> M
     family, _ = _find(name)
     input_shape = tuple(overrides.pop("input_shape", family.input_shape))
     model = create_model(name, num_classes, **overrides)
-    params, macs = count(model, input_shape)
+    counts = count(model, input_shape).values()
     printed = None if overrides else _PRINTED.get(name)
     return ModelInfo(
         name=name,
         family=family.name,
         input_shape=input_shape,
         num_classes=model.num_classes,
-        params=params,
-        macs=macs,
+        params=sum(part.params for part in counts),
+        macs=sum(part.macs for part in counts),
         links=sum(topology.num_links for topology in model.topologies),
         paper=family.paper,
         table=printed.table if printed else None,
         printed=printed,
     )
-
-
-def count(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, int]:
-    """Counts trainable scalars and multiply-adds, without computing anything.
-
-    Args:
-      model: a network.
-      input_shape: (height, width, channels) of one image.
-
-    Returns:
-      The number of parameters, and of multiply-adds of convolutions and linear layers per image.
-
-    Raises:
-      UserError: if the network does not fit images of that shape.
-    """
-    macs = 0
-
-    def count_macs(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        nonlocal macs
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            # Every output position and channel takes one product with each weight of a filter.
-            kernel = context.module.variables["params"]["kernel"]
-            macs += int(np.prod(output.shape[1:-1])) * int(np.prod(kernel.shape))
-        return output
-
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    with nn.intercept_methods(count_macs):
-        (_, endpoints), variables = jax.eval_shape(
-            functools.partial(model.init_with_output, train=False), jax.random.key(0), images
-        )
-    empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
-    if empty:
-        size = "x".join(map(str, input_shape[:2]))
-        raise UserError(f"images of {size} are too small for this network: {empty[0]} is empty")
-    params = sum(int(np.prod(x.shape)) for x in jax.tree.leaves(variables["params"]))
-    return params, macs
