@@ -23,11 +23,11 @@ class Clock:
         self._since: float | None = None
 
     def start(self) -> None:
-        """Begins to count; called when the first step is compiled."""
+        """Begins to count; called when the step is compiled."""
         self._since = time.perf_counter()
 
     def lap(self, images: int) -> float:
-        """Counts images trained since the last lap, and returns them per second.
+        """Counts the images trained since the last lap or the start, and returns them per second.
 
         Call it when the devices are done with them.
         """
@@ -40,7 +40,7 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within is not counted."""
+        """What happens within is not counted. The devices must be done with what came before."""
         began = time.perf_counter()
         yield
         if self._since is not None:

@@ -129,9 +129,12 @@ def check(config: ml_collections.ConfigDict) -> None:
     if first_and_last and not (
         len(first_and_last) == 2
         and all(isinstance(step, int) for step in first_and_last)
-        and 0 < first_and_last[0] <= first_and_last[1]
+        and 0 < first_and_last[0] <= first_and_last[1] <= config.total_steps
     ):
-        raise UserError(f"config.profile_steps must be (first, last), got {first_and_last}")
+        raise UserError(
+            f"config.profile_steps must be (first, last) in 1..{config.total_steps},"
+            f" got {first_and_last}"
+        )
 
 
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def train_and_evaluate(
             donate_argnums=0,
             out_shardings=everywhere,
         )
-        compiled = None
+        compiled, lap_began, profiling = None, start, False
+        first_profiled, last_profiled = config.profile_steps or (None, None)
         clock = Clock(progress["images"], progress["seconds"])
 
         with MetricLog(workdir, progress["lines"]) as log:
@@ -131,8 +132,8 @@ def train_and_evaluate(
                 # ---- Evaluate. A run that is asked to stop does so when it goes on.
                 due = last or (step > 0 and step % config.eval_every_steps == 0)
                 if due and progress["evaluated"] < step and not stop.signal:
+                    _check_finite(state.totals)
                     with clock.paused():
-                        _check_finite(state.totals)
                         metrics = {
                             "step": step,
                             **evaluate(eval_step, state.variables, eval_batches),
@@ -148,18 +149,19 @@ def train_and_evaluate(
                 # ---- Save. What was logged must be on the disk before.
                 due = last or stop.signal or step % config.checkpoint_every_steps == 0
                 if due and step > start:
+                    _check_finite(state.totals)
                     with clock.paused():
-                        _check_finite(state.totals)
                         progress |= {
                             "lines": log.flush(),
                             "images": clock.images,
                             "seconds": clock.seconds,
+                            "peak_memory_bytes": _peak_memory(compiled),
                         }
                         checkpoints.save(state, progress)
                 if stop.signal:
                     raise Stopped(
-                        f"{stop.signal}: stopped after step {step}, the state is saved;"
-                        " the same command goes on"
+                        f"{stop.signal}: stopped after step {step};"
+                        " the same command goes on from there"
                     )
                 if last:
                     break
@@ -170,23 +172,25 @@ def train_and_evaluate(
                     began = time.perf_counter()
                     compiled = train_step.lower(state, batch).compile()
                     progress["compile_seconds"] = time.perf_counter() - began
-                    progress["peak_memory_bytes"] = _peak_memory(compiled)
+                    lap_began = step
                     clock.start()
-                if config.profile_steps and step + 1 == config.profile_steps[0]:
+                if step + 1 == first_profiled:
                     jax.profiler.start_trace(str(workdir / "profile"))
+                    profiling = True
                 state = compiled(state, batch)
                 step += 1
-                if config.profile_steps and step == config.profile_steps[1]:
+                if profiling and step == last_profiled:
                     jax.block_until_ready(state)
                     jax.profiler.stop_trace()
+                    profiling = False
 
                 # ---- Log. This is where the host waits for the devices.
                 if step % config.log_every_steps == 0 or step == config.total_steps:
                     _check_finite(state.totals)
                     metrics = _training_metrics(state.totals, config.batch_size)
                     metrics["train/learning_rate"] = float(schedule(step - 1))
-                    steps = int(state.totals.steps)
-                    speed = clock.lap(steps * config.batch_size)
+                    speed = clock.lap((step - lap_began) * config.batch_size)
+                    lap_began = step
                     log.write(step, metrics)
                     log.write_timing(step, {"train/images_per_second": speed})
                     _print_progress(step, config, metrics, speed)

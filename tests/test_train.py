@@ -106,7 +106,7 @@ def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_pat
     config = runs.tiny_config(data_dir)
     with monkeypatch.context() as patch:
         _interrupt(patch, step, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(Stopped, match=f"SIGTERM: stopped after step {step},"):
+        with pytest.raises(Stopped, match=f"SIGTERM: stopped after step {step};"):
             train_and_evaluate(config, tmp_path)
     assert not (tmp_path / "summary.json").exists()
     resumed = train_and_evaluate(config, tmp_path)
@@ -180,7 +180,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(data_dir, tmp_path):
     code, out, err = runs.finish(process)
     assert code == 75, err
     assert err.startswith("SIGTERM: stopped after step ") and err.count("\n") == 1
-    step = int(err.split()[4].strip(","))
+    step = int(err.split()[4].strip(";"))
     assert (tmp_path / "run" / "checkpoints" / str(step)).is_dir()
     assert f"step {step:>6}/100000" in out
 
