@@ -17,7 +17,8 @@ def get_config() -> ml_collections.ConfigDict:
             "schedule": "cosine",
             "schedule_args": {"warmup_steps": 50},
             "weight_decay": 5e-4,
-            "model": {"name": "sparsenet_bc40_k12"},
+            "label_smoothing": 0.1,
+            "model": {"name": "sparsenet_bc40_k24"},
             "data": {"name": "aggnets_digits", "crop_padding": 1, "flip": False},
         }
     )
