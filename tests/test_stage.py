@@ -20,6 +20,9 @@ TOPOLOGIES = [
     make_topology("custom", 3, edges=[(1, 0), (2, 0), (3, 1), (3, 0), (4, 3), (4, 0), (4, 2)]),
 ]
 
+# Compiling takes most of the time here.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 
 def label(topology):
     return f"{topology.name}-{topology.num_links}"
@@ -72,7 +75,7 @@ def check(module, x, reference):
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
         random = np.random.default_rng(1)
         variables = jax.tree.map(lambda p: random.standard_normal(p.shape) / 2, variables)
-        output = jax.jit(module.apply)(variables, x)
+        output = jit(module.apply)(variables, x)
         expected = reference(variables["params"], np.asarray(x))
     assert output.dtype == jnp.float64
     np.testing.assert_allclose(output, expected, rtol=1e-12, atol=1e-12)
@@ -206,7 +209,7 @@ def test_gradient_reaches_exactly_what_a_path_leads_to(topology):
         return jnp.stack([*(jnp.sum(layers[n]["__call__"][0]) for n in names), jnp.sum(output)])
 
     biases = {n: params[n]["linear"]["bias"] for n in names}
-    by_bias, by_input = jax.jit(jax.jacrev(sums_of_outputs, argnums=(0, 1)))(biases, x)
+    by_bias, by_input = jit(jax.jacrev(sums_of_outputs, argnums=(0, 1)))(biases, x)
     reached = np.array([np.abs(by_bias[n]).max(axis=1) > 0 for n in names]).T
     by_input = np.abs(by_input).max(axis=(1, 2, 3, 4)) > 0
     reached = np.concatenate([by_input[:, None], reached], axis=1)
