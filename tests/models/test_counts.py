@@ -7,8 +7,10 @@ import functools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from flax import linen as nn
 
 from aggnets_jax import create_model, list_models, model_info
 
@@ -58,11 +60,19 @@ MISPRINTS = {
 }
 
 
+_param = nn.Module.param
+
+
+def _param_of_zeros(self, name, init, *arguments, **keywords):
+    # Only shapes matter, and tracing the random numbers takes a third of the time.
+    return _param(self, name, nn.initializers.zeros, *arguments, **keywords)
+
+
 @functools.cache
 def info(name, classes, **overrides):
     # In a thread, where the stack begins anew: below pytest's frames CPython 3.11 happens to get
     # and give back memory for frames at every other call, which takes half of the time.
-    with ThreadPoolExecutor(1) as thread:
+    with mock.patch.object(nn.Module, "param", _param_of_zeros), ThreadPoolExecutor(1) as thread:
         return thread.submit(model_info, name, classes, **overrides).result()
 
 
