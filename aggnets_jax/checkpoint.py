@@ -9,6 +9,7 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
     progress   as JSON: which step was evaluated last, which evaluation was the best
 """
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +22,31 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.step import TrainState
 
 LATEST, BEST = "checkpoints", "best"
+
+
+@dataclasses.dataclass
+class Progress:
+    """What a checkpoint holds besides arrays and the config.
+
+    Attributes:
+      evaluated: the step that was evaluated last; 0 if none was.
+      final: that evaluation, or None.
+      best: the one with the highest accuracy, or None.
+      lines: of each metrics file, how many were written.
+      images: trained on, and timed.
+      seconds: that they took.
+      compile_seconds: of the step, in the process that saved this.
+      peak_memory_bytes: of one device, in that process.
+    """
+
+    evaluated: int = 0
+    final: dict[str, Any] | None = None
+    best: dict[str, Any] | None = None
+    lines: dict[str, int] = dataclasses.field(default_factory=dict)
+    images: int = 0
+    seconds: float = 0.0
+    compile_seconds: float | None = None
+    peak_memory_bytes: int | None = None
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -47,7 +73,11 @@ class Checkpoints:
         config: Mapping[str, Any] | None = None,
         read_only: bool = False,
     ) -> None:
-        self._workdir = Path(workdir).absolute()
+        self._workdir = Path(workdir).expanduser().absolute()
+        for folder in (LATEST, BEST):
+            path = self._workdir / folder
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} must be a directory of checkpoints")
         self._config = config
         self._keep = {LATEST: keep, BEST: 1}
         self._read_only = read_only
@@ -75,7 +105,7 @@ class Checkpoints:
             )
         return self._managers[folder]
 
-    def save(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+    def save(self, state: TrainState, progress: Progress) -> None:
         """Begins to save the whole state; does nothing if that step is saved already."""
         step = int(state.step)
         if step in self._manager(LATEST).all_steps():
@@ -85,7 +115,7 @@ class Checkpoints:
         items["training"] = ocp.args.StandardSave(training)
         self._manager(LATEST).save(step, args=ocp.args.Composite(**items))
 
-    def save_best(self, state: TrainState, progress: Mapping[str, Any]) -> None:
+    def save_best(self, state: TrainState, progress: Progress) -> None:
         """Begins to save the network as that of the best evaluation so far."""
         manager, step = self._manager(BEST), int(state.step)
         # Checkpoints after this step are of a run that was killed before it could save its state.
@@ -93,14 +123,14 @@ class Checkpoints:
             manager.delete(later)
         manager.save(step, args=ocp.args.Composite(**self._items(_split(state)[0], progress)))
 
-    def _items(self, model: Any, progress: Mapping[str, Any]) -> dict[str, Any]:
+    def _items(self, model: Any, progress: Progress) -> dict[str, Any]:
         return {
             "model": ocp.args.StandardSave(model),
             "config": ocp.args.JsonSave(dict(self._config)),
-            "progress": ocp.args.JsonSave(dict(progress)),
+            "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
         }
 
-    def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+    def restore(self, state: TrainState) -> tuple[TrainState, Progress] | None:
         """Restores the newest checkpoint.
 
         Args:
@@ -109,19 +139,19 @@ class Checkpoints:
         Returns:
           The state and the progress that was saved with it; None if there is no checkpoint.
         """
-        manager = self._manager(LATEST)
-        if manager.latest_step() is None:
+        steps = self._steps(LATEST)
+        if not steps:
             return None
         model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(state))
-        restored = manager.restore(
-            manager.latest_step(),
-            args=ocp.args.Composite(
-                model=ocp.args.StandardRestore(model),
-                training=ocp.args.StandardRestore(training),
-                progress=ocp.args.JsonRestore(),
-            ),
+        restored = self._restore(
+            LATEST,
+            steps[-1],
+            model=ocp.args.StandardRestore(model),
+            training=ocp.args.StandardRestore(training),
+            progress=ocp.args.JsonRestore(),
         )
-        return TrainState(**restored["model"], **restored["training"]), restored["progress"]
+        state = TrainState(**restored["model"], **restored["training"])
+        return state, Progress(**restored["progress"])
 
     def find(self, which: str) -> tuple[str, int]:
         """The folder and step of the "latest" checkpoint, the "best", or that of a given step.
@@ -130,6 +160,8 @@ class Checkpoints:
           UserError: if there is none.
         """
         folder = BEST if which == "best" else LATEST
+        if not self._workdir.is_dir():
+            raise UserError(f"there is no workdir {self._workdir}")
         steps = self._steps(folder)
         if which in ("latest", "best"):
             if not steps:
@@ -142,15 +174,23 @@ class Checkpoints:
         raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
 
     def _steps(self, folder: str) -> list[int]:
-        # A read-only manager of a folder that is not there would fail on its own terms.
+        # A manager would make a folder that is not there, or fail on its own terms.
         if not (self._workdir / folder).is_dir():
             return []
         return sorted(self._manager(folder).all_steps())
 
+    def _restore(self, folder: str, step: int, **items: ocp.args.CheckpointArgs) -> Any:
+        try:
+            return self._manager(folder).restore(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # whatever Orbax and TensorStore make of a damaged file
+            raise UserError(
+                f"checkpoint {self._workdir / folder / str(step)} is damaged"
+                f" ({type(error).__name__}); move it away to go on from the one before it"
+            ) from error
+
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
         """The resolved config that a checkpoint was saved with, as JSON data."""
-        arguments = ocp.args.Composite(config=ocp.args.JsonRestore())
-        return self._manager(folder).restore(step, args=arguments)["config"]
+        return self._restore(folder, step, config=ocp.args.JsonRestore())["config"]
 
     def restore_variables(
         self,
@@ -175,6 +215,5 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             {**like, "ema": like if averaged else None},
         )
-        arguments = ocp.args.Composite(model=ocp.args.StandardRestore(target))
-        model = self._manager(folder).restore(step, args=arguments)["model"]
+        model = self._restore(folder, step, model=ocp.args.StandardRestore(target))["model"]
         return model["ema"] or {name: model[name] for name in like}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 
 class Clock:
-    """Counts images and the seconds that training them took.
+    """Counts images and the seconds that training them takes, from its construction on.
 
     Args:
       images: counted before, in earlier processes of the run.
@@ -20,14 +20,10 @@ class Clock:
     def __init__(self, images: int = 0, seconds: float = 0.0) -> None:
         self.images = images
         self.seconds = seconds
-        self._since: float | None = None
-
-    def start(self) -> None:
-        """Begins to count; called when the step is compiled."""
         self._since = time.perf_counter()
 
     def lap(self, images: int) -> float:
-        """Counts the images trained since the last lap or the start, and returns them per second.
+        """Counts the images trained since the last lap, and returns them per second.
 
         Call it when the devices are done with them.
         """
@@ -43,8 +39,7 @@ class Clock:
         """What happens within is not counted. The devices must be done with what came before."""
         began = time.perf_counter()
         yield
-        if self._since is not None:
-            self._since += time.perf_counter() - began
+        self._since += time.perf_counter() - began
 
     @property
     def images_per_second(self) -> float:

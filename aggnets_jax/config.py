@@ -4,13 +4,14 @@ import ast
 import difflib
 import importlib.util
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, one_line, unknown
 
 # Fields whose values are arguments of functions, checked where these are called.
 FREE_FORM = ("model.topology_args", "model.args", "schedule_args")
@@ -48,8 +49,8 @@ def load(file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
         given = _import(path).get_config()
     except UserError:
         raise
-    except Exception as error:
-        raise UserError(f"{file}: {type(error).__name__}: {_one_line(error)}") from error
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{file}: {type(error).__name__}: {one_line(error)}") from error
     if not isinstance(given, ml_collections.ConfigDict):
         raise UserError(
             f"{file}: get_config() must return a ConfigDict, not {type(given).__name__}"
@@ -104,8 +105,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         "eval_batch_size",
         "accumulation_steps",
     ):
-        if config[name] < 1:
-            raise UserError(f"config.{name} must be at least 1, got {config[name]}")
+        if not 1 <= config[name] < 2**31:
+            raise UserError(f"config.{name} must be at least 1 and below 2**31, got {config[name]}")
     for name in ("lr", "weight_decay", "grad_clip_norm"):
         if not 0 <= config[name] < float("inf"):
             raise UserError(f"config.{name} must be at least 0 and finite, got {config[name]}")
@@ -119,6 +120,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not divisible by"
             f" config.accumulation_steps {config.accumulation_steps}"
         )
+    for name in ("mean", "std"):
+        if not all(type(v) in (int, float) and math.isfinite(v) for v in config.data[name]):
+            raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
     for name, allowed in (
         ("dtype", ("float32", "bfloat16")),
         ("weight_decay_on", ("all", "kernels")),
@@ -128,7 +132,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     first_and_last = config.profile_steps
     if first_and_last and not (
         len(first_and_last) == 2
-        and all(isinstance(step, int) for step in first_and_last)
+        and all(type(step) is int for step in first_and_last)
         and 0 < first_and_last[0] <= first_and_last[1] <= config.total_steps
     ):
         raise UserError(
@@ -145,21 +149,21 @@ def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def _import(file: Path) -> Any:
+    if file.suffix != ".py":
+        raise UserError(f"config file {file} is not a Python file")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
-
-
 def _plain(value: Any) -> Any:
     """Nested ConfigDicts as dicts."""
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    return {str(k): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -191,13 +195,23 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
         if path.startswith(f"{field}."):
             # --config.model.topology_args.base=3 adds one argument to those given already.
             group, name = _locate(config, field)
-            value = {**(_plain(group[name]) or {}), path.removeprefix(f"{field}."): value}
+            given = _plain(group[name]) or {}
+            if not isinstance(given, Mapping):
+                raise UserError(f"config.{path} can't be set: config.{field} differs by stage")
+            value = {**given, path.removeprefix(f"{field}."): value}
             path = field
     group, name = _locate(config, path)
     if path in FREE_FORM:
-        per_stage = isinstance(value, list | tuple) and all(isinstance(v, Mapping) for v in value)
-        if not (value is None or isinstance(value, Mapping) or per_stage):
+        may_differ = path == "model.topology_args" and isinstance(value, list | tuple)
+        mappings = value if may_differ else [{} if value is None else value]
+        if not all(isinstance(mapping, Mapping) for mapping in mappings):
             raise UserError(f"config.{path} must be a mapping of arguments, got {value!r}")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"config.{path} must be plain data: {one_line(error)}") from error
+        if value is None and path != "model.topology_args":
+            value = {}
         with group.ignore_type():
             group[name] = value
         return
@@ -220,11 +234,11 @@ def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
     """The value that a text on the command line stands for."""
     if not any(path.startswith(f"{field}.") for field in FREE_FORM):
         group, name = _locate(config, path)
-        if isinstance(group[name], bool) and text.lower() in ("true", "false"):
-            return text.lower() == "true"
+        if group.get_type(name) is float and text.lower() in ("nan", "inf", "-inf"):
+            return float(text)
         if group.get_type(name) is str and text != "None":
             return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        return text
+        return {"true": True, "false": False}.get(text.lower(), text)

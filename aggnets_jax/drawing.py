@@ -20,7 +20,8 @@ _FLATNESS = 0.6  # height of an arc by its width
 def draw_topology(topology: Topology, axes: Axes) -> None:
     """Draws the outputs of a stage in a row and each link as an arc, longer ones redder.
 
-    The square at the left is the stage's input, that at the right its output.
+    The square at the left is the stage's input, that at the right its output; its links are counted
+    apart.
     """
     colours = LinearSegmentedColormap.from_list("links", [_SHORT, _LONG])
     end = topology.depth + 1
@@ -46,7 +47,8 @@ def draw_topology(topology: Topology, axes: Axes) -> None:
     axes.set(xlim=(-0.7, end + 0.7), ylim=(-0.7, _height(topology)), aspect="equal")
     axes.axis("off")
     axes.set_title(
-        f"{topology.name}: {topology.depth} layers, {topology.num_links} links",
+        f"{topology.name}: {topology.depth} layers,"
+        f" {topology.num_links} + {len(topology.output_sources)} links",
         fontsize=10,
         color=_INK,
     )

@@ -34,4 +34,12 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return UserError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
+    if len(allowed) > 12:
+        return UserError(f"unknown {kind} {name!r}; none of the {len(allowed)} there are is near")
     return UserError(f"unknown {kind} {name!r}; allowed: {', '.join(allowed) or 'none'}")
+
+
+def one_line(message: object) -> str:
+    """A message, or what an error says, folded to one line of at most 300 characters."""
+    text = " ".join(str(message).split()) or type(message).__name__
+    return text if len(text) <= 300 else text[:297] + "..."

@@ -1,18 +1,18 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
+import collections
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
-from aggnets_jax.models import create_model
+from aggnets_jax.models import create_configured_model
 from aggnets_jax.step import Variables, cross_entropy
 from aggnets_jax.workdir import write_json
 
@@ -27,13 +27,11 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess) -> EvalStep:
         logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
         labels, mask = batch["label"], batch["mask"]
         losses = cross_entropy(logits, labels, smoothing=0.0)
-        # A label is among the first five if fewer than five logits are larger.
-        right = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-        rank = jnp.sum(logits > right, axis=-1)
+        _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
         return {
             "loss": jnp.sum(jnp.where(mask, losses, 0)),
             "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels)),
-            "correct_top5": jnp.sum(mask & (rank < 5)),
+            "correct_top5": jnp.sum(mask & jnp.any(top5 == labels[:, None], axis=-1)),
             "examples": jnp.sum(mask),
         }
 
@@ -41,21 +39,32 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess) -> EvalStep:
 
 
 def evaluate(
-    eval_step: EvalStep, variables: Variables, batches: data.EvalBatches
-) -> dict[str, Any]:
+    eval_step: EvalStep,
+    variables: Variables,
+    batches: data.EvalBatches,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """Evaluates every example exactly once.
 
     Args:
       eval_step: from `make_eval_step`.
       variables: "params" and "batch_stats" of the network.
       batches: from `data.eval_batches`.
+      interrupted: asked before each batch whether to give up.
 
     Returns:
-      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`.
+      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`; None if it
+      was interrupted.
     """
-    # Fetched after the last batch is dispatched, and summed in float64.
-    sums = jax.device_get([eval_step(variables, batch) for batch in batches])
-    total = {n: float(np.sum([s[n] for s in sums], dtype=np.float64)) for n in sums[0]}
+    total = collections.Counter()  # of Python floats, that is in float64
+    ahead: dict[str, jax.Array] = {}
+    for batch in batches:
+        if interrupted():
+            return None
+        # The sums of a batch are fetched when the next one is dispatched.
+        behind, ahead = ahead, eval_step(variables, batch)
+        total.update({name: float(value) for name, value in behind.items()})
+    total.update({name: float(value) for name, value in ahead.items()})
     examples = int(total["examples"])
     if examples != batches.num_examples:
         raise RuntimeError(f"evaluated {examples} of {batches.num_examples} examples")
@@ -91,12 +100,7 @@ def evaluate_checkpoint(
             config.data.data_dir = data_dir
         sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         info = data.describe(config.data)
-        model = create_model(
-            config.model.name,
-            info.num_classes,
-            dtype=jnp.dtype(config.dtype),
-            **config_lib.model_arguments(config),
-        )
+        model = create_configured_model(config, info.num_classes)
         variables = checkpoints.restore_variables(
             folder,
             step,
@@ -111,7 +115,7 @@ def evaluate_checkpoint(
     metrics = {"step": step, **evaluate(eval_step, variables, batches)}
     print_evaluation(metrics)
     try:
-        write_json(Path(workdir) / "evaluation.json", metrics)
+        write_json(Path(workdir).expanduser() / "evaluation.json", metrics)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics

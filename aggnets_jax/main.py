@@ -12,32 +12,31 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from absl import logging
-
 from aggnets_jax import config as config_lib
-from aggnets_jax.errors import Diverged, Stopped, UserError, unknown
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.errors import UserError, unknown
 
 MODES = ("train", "eval", "report")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see --help")
-
-
 def _parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m aggnets_jax.main",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; default train")
-    parser.add_argument("--config", help="config file; any of its fields: --config.lr=0.2")
+    parser.add_argument(
+        "--config", action="append", help="config file; any of its fields: --config.lr=0.2"
+    )
     parser.add_argument("--workdir", required=True, help="local directory of the run")
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
     parser.add_argument("--checkpoint", help="to evaluate: latest, best or a step; default latest")
     flags, rest = parser.parse_known_args(arguments)
+    if flags.config and len(flags.config) > 1:
+        raise UserError(f"--config is given {len(flags.config)} times; a run has one")
+    flags.config = flags.config and flags.config[0]
     overrides = []
     rest.reverse()
     while rest:
@@ -71,7 +70,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
     elif flags.mode == "eval":
         from aggnets_jax.evaluate import evaluate_checkpoint
 
-        evaluate_checkpoint(flags.workdir, flags.checkpoint or "latest", flags.data_dir)
+        evaluate_checkpoint(
+            flags.workdir,
+            "latest" if flags.checkpoint is None else flags.checkpoint,
+            flags.data_dir,
+        )
     else:
         from aggnets_jax.report import report
 
@@ -80,16 +83,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    logging.set_verbosity(logging.ERROR)  # Orbax tells about each of its options
-    try:
-        run(arguments)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        return stop.exit_code
-    except (UserError, Diverged) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.errors import UserError, one_line
 
 import_tensorflow()  # quietly and without accelerators, before clu does it
 from clu import metric_writers, parameter_overview  # noqa: E402
@@ -32,6 +33,11 @@ class JsonLinesWriter(metric_writers.LoggingWriter):
     def __init__(self, file: Path, lines: int) -> None:
         super().__init__()
         kept = read_json_lines(file)[:lines]
+        if len(kept) < lines:
+            raise UserError(
+                f"{file} is damaged: it has {len(kept)} lines, and had {lines} when the newest"
+                " checkpoint was saved"
+            )
         partial = file.with_name(f".{file.name}.tmp")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
         os.replace(partial, file)
@@ -41,7 +47,7 @@ class JsonLinesWriter(metric_writers.LoggingWriter):
     def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Appends a line with the step and the scalars."""
         values = {name: np.asarray(value).item() for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
         self.lines += 1
 
     def flush(self) -> None:
@@ -56,11 +62,24 @@ class JsonLinesWriter(metric_writers.LoggingWriter):
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; without the last if a killed process left it unfinished."""
+    """The lines of a JSON-lines file; without the last if a killed process left it unfinished.
+
+    Raises:
+      UserError: if it can't be read, or a line is not a JSON object.
+    """
     if not file.exists():
         return []
-    *lines, _ = file.read_text().split("\n")
-    return [json.loads(line) for line in lines]
+    try:
+        *texts, _ = file.read_text().split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(dict(json.loads(text)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{file} is damaged: line {number} is not a JSON object") from error
+    return lines
 
 
 class MetricLog:

@@ -1,7 +1,11 @@
-"""Functions that a config chooses by name and gives arguments to."""
+"""Functions that a config chooses by name, and checks of the arguments that it gives them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from aggnets_jax.errors import UserError, unknown
@@ -9,25 +13,57 @@ from aggnets_jax.errors import UserError, unknown
 
 def choose(kind: str, functions: Mapping[str, Callable], name: str) -> Callable:
     """Returns `functions[name]`, or raises `UserError` with the nearest names."""
-    if name not in functions:
+    if not isinstance(name, str) or name not in functions:
         raise unknown(kind, str(name), functions)
     return functions[name]
 
 
 def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any]) -> None:
-    """Raises `UserError` for an argument that `function` has not, or needs and is not given.
+    """Raises `UserError` for an argument that is unknown, ill-typed, or needed and not given.
 
     Args:
       kind: what is being called, for the message: "topology 'sparse'".
-      function: the function whose keyword arguments are allowed.
+      function: the function whose annotated keyword arguments are allowed.
       arguments: the keyword arguments it is to be called with.
     """
-    parameters = inspect.signature(function).parameters.values()
-    allowed = [p for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    keyword_only = [p for p in allowed if p.kind is p.KEYWORD_ONLY]
-    for name in arguments:
-        if name not in {p.name for p in keyword_only}:
-            raise unknown(f"argument of {kind}", name, {p.name for p in keyword_only})
-    missing = [p.name for p in keyword_only if p.default is p.empty and p.name not in arguments]
-    if missing:
-        raise UserError(f"{kind} needs the argument {missing[0]!r}")
+    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    for name, value in arguments.items():
+        if name not in allowed:
+            raise unknown(f"argument of {kind}", str(name), allowed)
+        if not _fits(value, allowed[name].annotation):
+            wanted = inspect.formatannotation(allowed[name].annotation)
+            raise UserError(f"argument {name!r} of {kind} must be {wanted}, got {value!r}")
+    for name, parameter in allowed.items():
+        if parameter.default is parameter.empty and name not in arguments:
+            raise UserError(f"{kind} needs the argument {name!r}")
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of an annotated type; annotations of other kinds fit anything."""
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (types.UnionType, typing.Union):
+        return any(_fits(value, part) for part in parts)
+    if origin is Sequence:
+        sequence = isinstance(value, Sequence) and not isinstance(value, str)
+        return sequence and all(_fits(item, parts[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, Mapping) and all(_fits(key, parts[0]) for key in value)
+    if annotation in (int, float):
+        number = numbers.Integral if annotation is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, annotation) if annotation in (bool, str, type(None)) else True
+
+
+def check_number(what: str, value: float, least: float, most: float = math.inf) -> None:
+    """Raises `UserError` for a value that is not a number from `least` to `most`."""
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        raise UserError(f"{what} must be a number {allowed}, got {value!r}")
+
+
+def check_whole_number(what: str, value: int, least: int) -> None:
+    """Raises `UserError` for a value that is not a whole number of at least `least`."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        raise UserError(f"{what} must be a whole number of at least {least}, got {value!r}")

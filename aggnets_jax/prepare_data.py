@@ -13,26 +13,18 @@ import tarfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from absl import logging as absl_logging
-
-from aggnets_jax.data.catalog import find_builder, is_prepared, one_line
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.data.catalog import find_builder, is_prepared
 from aggnets_jax.data.info import feature_keys
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports mistakes on the command line as the program's other mistakes."""
-
-    def error(self, message: str) -> None:
-        raise UserError(f"{message}; see --help")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m aggnets_jax.prepare_data",
         description="Downloads and prepares a TFDS data set, once.",
         allow_abbrev=False,
@@ -105,19 +97,17 @@ def _report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) 
     print(f"use it with data.name={name}{where}")
 
 
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
+    given = _parse(arguments)
+    builder = prepare(given.name, given.data_dir, given.manual_dir)
+    _report(builder, given.name, given.data_dir)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    # TFDS warns of things that it then handles, and each retried download warns once more.
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    try:
-        given = _parse(arguments)
-        builder = prepare(given.name, given.data_dir, given.manual_dir)
-        _report(builder, given.name, given.data_dir)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: run(arguments))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """What became of a run: a table, and pictures of its connection pattern and of its training."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.drawing import save_curves, save_topologies
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.metrics import read_json_lines
-from aggnets_jax.models import create_model
+from aggnets_jax.models import create_configured_model
 from aggnets_jax.workdir import CONFIG, read_json
 
 
@@ -22,25 +25,17 @@ def report(workdir: str | Path) -> None:
     Raises:
       UserError: if the workdir holds no finished run, or the evaluations differ.
     """
-    workdir = Path(workdir)
+    workdir = Path(workdir).expanduser()
     summary = read_json(workdir / "summary.json")
     config = config_lib.resolve(read_json(workdir / CONFIG))
-    network, final = summary["network"], summary["final"]
-
-    table = Table(title=f"{workdir}: {config.data.name}, {summary['steps']} steps")
-    for column in ("network", "links", "parameters", "MACs", "accuracy", "images/s"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    table.add_row(
-        network["name"],
-        f"{network['links']:,}",
-        f"{network['params']:,}",
-        f"{network['macs']:,}",
-        f"{final['accuracy']:.2%}",
-        f"{summary['images_per_second']:,.0f}",
-    )
+    try:
+        table = _table(str(workdir), config.data.name, summary)
+        final = summary["final"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{workdir / 'summary.json'} is damaged: {one_line(error)}") from error
     Console().print(table)
 
-    model = create_model(config.model.name, **config_lib.model_arguments(config))
+    model = create_configured_model(config, num_classes=1)
     pictures = {
         "connection pattern": workdir / "topology.png",
         "training curves": workdir / "curves.png",
@@ -53,10 +48,26 @@ def report(workdir: str | Path) -> None:
 
     if (workdir / "evaluation.json").exists():
         restored = read_json(workdir / "evaluation.json")
-        if restored["step"] == final["step"]:
-            if restored["accuracy"] != final["accuracy"]:
+        if restored.get("step") == final["step"]:
+            if restored.get("accuracy") != final["accuracy"]:
                 raise UserError(
-                    f"the restored checkpoint has accuracy {restored['accuracy']},"
+                    f"the restored checkpoint has accuracy {restored.get('accuracy')},"
                     f" in training it had {final['accuracy']}"
                 )
             print(f"restored in a new process: the same accuracy, {restored['accuracy']}")
+
+
+def _table(workdir: str, data_name: str, summary: Mapping[str, Any]) -> Table:
+    network, final = summary["network"], summary["final"]
+    table = Table(title=escape(f"{workdir}: {data_name}, {summary['steps']} steps"))
+    for column in ("network", "links", "parameters", "MACs", "accuracy", "images/s"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    table.add_row(
+        network["name"],
+        f"{network['links']:,}",
+        f"{network['params']:,}",
+        f"{network['macs']:,}",
+        f"{final['accuracy']:.2%}",
+        f"{summary['images_per_second']:,.0f}",
+    )
+    return table

@@ -27,6 +27,7 @@ def step(
     """
     if not all(0 < b < 1 for b in boundaries) or sorted(set(boundaries)) != list(boundaries):
         raise UserError(f"boundaries must be rising fractions of the run, got {boundaries}")
+    named.check_number("factor", factor, 0, 1)
     return optax.piecewise_constant_schedule(
         lr, {round(b * total_steps): factor for b in boundaries}
     )
@@ -36,8 +37,8 @@ def cosine(
     lr: float, total_steps: int, *, warmup_steps: int = 0, end_factor: float = 0.0
 ) -> optax.Schedule:
     """Half a cosine down to `end_factor * lr`, after a linear rise from 0 over `warmup_steps`."""
-    if not 0 <= warmup_steps < total_steps:
-        raise UserError(f"warmup_steps must be in [0, {total_steps}), got {warmup_steps}")
+    named.check_number("warmup_steps", warmup_steps, 0, total_steps - 1)
+    named.check_number("end_factor", end_factor, 0, 1)
     if not warmup_steps:
         return optax.cosine_decay_schedule(lr, total_steps, alpha=end_factor)
     return optax.warmup_cosine_decay_schedule(
@@ -49,11 +50,8 @@ def sgdr(
     lr: float, total_steps: int, *, first_cycle_steps: int, cycle_multiplier: float = 2.0
 ) -> optax.Schedule:
     """Cosines to 0 with warm restarts, each `cycle_multiplier` times longer (arXiv 1608.03983)."""
-    if first_cycle_steps < 1 or cycle_multiplier < 1:
-        raise UserError(
-            "first_cycle_steps and cycle_multiplier must be at least 1,"
-            f" got {first_cycle_steps} and {cycle_multiplier}"
-        )
+    named.check_number("first_cycle_steps", first_cycle_steps, 1, total_steps)
+    named.check_number("cycle_multiplier", cycle_multiplier, 1, 100)
     cycles, ends = [], [0]
     while ends[-1] < total_steps:
         steps = round(first_cycle_steps * cycle_multiplier ** len(cycles))
@@ -67,7 +65,7 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 }
 
 
-def make_schedule(name: str, lr: float, total_steps: int, **arguments: Any) -> optax.Schedule:
+def make_schedule(name: str, lr: float, total_steps: int, /, **arguments: Any) -> optax.Schedule:
     """Makes a schedule.
 
     Args:

@@ -21,8 +21,8 @@ class Stage(nn.Module):
         [batch, height, width, channels].
       aggregation: "concat", "sum" or "mean".
       projection: `projection(name=...)` makes the module whose output stands for y_0 from layer 2
-        on. Layer 1, which can read nothing but the input, reads it as it is, as in the first block
-        of a residual stage, where only the shortcut is projected.
+        on, if one of them reads it. Layer 1, which can read nothing but the input, reads it as
+        it is, as in the first block of a residual stage, where only the shortcut is projected.
     """
 
     topology: Topology
@@ -34,10 +34,13 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps the input y_0 [batch, height, width, channels] to the output of the stage."""
         aggregate = make_aggregation(self.aggregation)
+        # Parameters that nothing reads would be counted, and decay.
+        read_later = any(0 in sources for sources in self.topology.sources[1:])
+        projects = self.projection is not None and read_later
         outputs = [x]
         for layer in range(1, self.topology.depth + 1):
             inputs = aggregate(outputs, self.topology.sources_of(layer))
             outputs.append(self.unit(layer, name=f"layer{layer}")(inputs))
-            if layer == 1 and self.projection is not None:
+            if layer == 1 and projects:
                 outputs[0] = self.projection(name="projection")(x)
         return aggregate(outputs, self.topology.output_sources)

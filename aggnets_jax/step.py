@@ -27,7 +27,7 @@ class Totals(struct.PyTreeNode):
       loss: sum of the batches' mean losses, float32.
       correct: examples classified correctly, int32.
       steps: how many, int32.
-      nonfinite_steps: how many had a loss or gradient that was NaN or infinite, int32.
+      nonfinite_steps: how many had a loss, gradient or result that was not finite, int32.
       first_nonfinite: the first of those (counted from 1), int32; 0 if there is none.
     """
 
@@ -176,7 +176,9 @@ def make_train_step(
             {"params": params, "batch_stats": batch_stats}, state.ema, 1 - config.ema_decay
         )
         step = state.step + 1
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(gradients))
+        finite = jnp.isfinite(loss) & jnp.isfinite(
+            optax.global_norm((gradients, params, batch_stats))
+        )
         totals = state.totals
         totals = Totals(
             loss=totals.loss + loss.astype(jnp.float32),

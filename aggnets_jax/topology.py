@@ -48,6 +48,7 @@ class Topology:
     sources: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
+        named.check_whole_number("the depth of a stage", self.depth, 1)
         for layer, sources in enumerate(self.sources, start=1):
             reader = f"layer {layer}" if layer <= self.depth else "the stage output"
             if not sources:
@@ -75,6 +76,12 @@ class Topology:
     def output_sources(self) -> tuple[int, ...]:
         """Outputs that make up the output of the stage, in order."""
         return self.sources[-1]
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """Layers whose output no layer and no output of the stage reads."""
+        read = {source for sources in self.sources for source in sources}
+        return tuple(layer for layer in range(1, self.depth + 1) if layer not in read)
 
     @property
     def links(self) -> tuple[Link, ...]:
@@ -163,8 +170,7 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
     Raises:
       UserError: for an unknown name or argument, or a value the pattern does not admit.
     """
-    if depth < 1:
-        raise UserError(f"a stage needs at least one layer, got {depth}")
+    named.check_whole_number("the depth of a stage", depth, 1)
     name = str(name).replace("-", "_")
     function = named.choose("topology", PATTERNS, name)
     named.check_arguments(f"topology {name!r}", function, arguments)
@@ -196,7 +202,7 @@ def stage_topologies(
       depths: layers of each stage.
 
     Raises:
-      UserError: as `make_topology` and `per_stage`.
+      UserError: as `make_topology` and `per_stage`, and for a layer that nothing reads.
     """
     names = per_stage("topology", name, len(depths))
     mappings = per_stage("topology_args", arguments or {}, len(depths))
@@ -204,21 +210,18 @@ def stage_topologies(
         if not hasattr(mapping, "keys"):
             raise UserError(f"topology_args are arguments by name, got {mapping!r}")
     return tuple(
-        make_topology(n, depth, **args)
+        _without_dead_layers(make_topology(n, depth, **args))
         for n, depth, args in zip(names, depths, mappings, strict=True)
     )
 
 
-def _at_least(what: str, value: float, least: float) -> None:
-    # Not `value < least`, which is false of NaN.
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= least:
-        raise UserError(f"{what} must be a number of at least {least}, got {value!r}")
-
-
-def _whole(what: str, value: int, least: int) -> None:
-    _at_least(what, value, least)
-    if not isinstance(value, int):
-        raise UserError(f"{what} must be a whole number, got {value!r}")
+def _without_dead_layers(topology: Topology) -> Topology:
+    if topology.unread:
+        raise UserError(
+            f"topology {topology.name!r}: nothing reads layer {topology.unread[0]} of"
+            f" {topology.depth}, whose parameters would do nothing"
+        )
+    return topology
 
 
 @pattern
@@ -236,7 +239,7 @@ def dense(depth: int) -> Sources:
 @pattern
 def sparse(depth: int, *, base: int = 2) -> Sources:
     """Offsets base^0, base^1, ... as far as they reach, newest first (SparseNet, eq. 2)."""
-    _whole("base", base, 2)
+    named.check_whole_number("base", base, 2)
     offsets = [base**i for i in range(depth.bit_length() + 1)]
     return [[layer - o for o in offsets if o <= layer] for layer in range(1, depth + 2)]
 
@@ -247,7 +250,7 @@ def log_dense(depth: int, *, base: float = 2.0) -> Sources:
 
     With base 2 it is "sparse"; a base below 2 fills in offsets between the powers of two.
     """
-    _at_least("base", base, 1.1)
+    named.check_number("base", base, 1.1, 1e6)
     powers = [base**i for i in range(math.ceil(math.log(depth + 1, base)) + 1)]
     return [
         sorted({layer - round(p) for p in powers if p <= layer}, reverse=True)
@@ -258,7 +261,7 @@ def log_dense(depth: int, *, base: float = 2.0) -> Sources:
 @pattern
 def windowed(depth: int, *, window: int = 4) -> Sources:
     """The last `window` outputs, oldest first."""
-    _whole("window", window, 1)
+    named.check_whole_number("window", window, 1)
     return [range(max(0, layer - window), layer) for layer in range(1, depth + 2)]
 
 
@@ -298,16 +301,14 @@ def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
 
     What layer l reads depends on (seed, l) alone, so a deeper stage begins like a shallower one.
     """
-    _at_least("density", density, 0)
-    _whole("seed", seed, 0)
-    if density > 1:
-        raise UserError(f"density must be between 0 and 1, got {density!r}")
+    named.check_number("density", density, 0, 1)
+    named.check_whole_number("seed", seed, 0)
     drawn = [np.random.default_rng([seed, n]).random(n - 1) < density for n in range(1, depth + 2)]
     return [[*np.flatnonzero(chosen), len(chosen)] for chosen in drawn]
 
 
 @pattern
-def custom(depth: int, *, edges: Sequence[Link]) -> Sources:
+def custom(depth: int, *, edges: Iterable[Link]) -> Sources:
     """Any pattern, from its links `(layer, source)`; layer depth + 1 is the stage's output."""
     if not isinstance(edges, Iterable):
         raise UserError(f"edges must be a list of pairs (layer, source), got {edges!r}")

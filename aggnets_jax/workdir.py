@@ -1,47 +1,65 @@
 """The directory of a run: whose it is, and whether it can be written."""
 
+import contextlib
+import fcntl
 import json
 import os
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 
 CONFIG = "config.json"
+LOCK = ".lock"
 
 
-def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Path:
+@contextlib.contextmanager
+def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
     """Makes the directory of a new run, or checks that it is that of the run to go on with.
 
+    Within the context no other process can have it. If the context ends before anything is written
+    to a new directory, it is gone again.
+
     Args:
-      workdir: of the run.
+      workdir: of the run; local, for files are appended to and locked.
       config: resolved, as JSON data.
 
     Raises:
-      UserError: if it can't be written, or holds something else than a run of this config; it is
-        then left as it was.
+      UserError: if it can't be written, is in use, or holds something else than a run of this
+        config; it is then left as it was.
     """
-    path = Path(workdir)
-    _check_same_run(path, config)
-    existed = path.exists()
+    if "://" in str(workdir):
+        raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
     try:
+        path = Path(workdir).expanduser()
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        _check_same_run(path, config)
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        lock = (path / LOCK).open("a")
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"workdir {workdir} can't be used: {one_line(error)}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"workdir {path} is in use by another process") from error
+        except OSError:  # some network file systems know no locks
             pass
-        write_json(path / CONFIG, config)
-    except OSError as error:
-        if not existed and path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        raise UserError(f"workdir {path} can't be written: {error.strerror}") from error
-    return path
+        try:
+            yield path
+        finally:
+            if not (path / CONFIG).exists():
+                (path / LOCK).unlink(missing_ok=True)
+                for folder in missing:
+                    if not any(folder.iterdir()):
+                        folder.rmdir()
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file at once: whoever reads it sees the old content or the new."""
-    _partial(file).write_text(json.dumps(value, indent=2) + "\n")
+    _partial(file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
     os.replace(_partial(file), file)
 
 
@@ -49,27 +67,28 @@ def _partial(file: Path) -> Path:
     return file.with_name(f".{file.name}.tmp")
 
 
-def read_json(file: Path) -> Any:
-    """Reads a JSON file of a workdir.
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file of a workdir.
 
     Raises:
       UserError: if it is missing or damaged.
     """
     try:
-        return json.loads(file.read_text())
+        value = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
     except ValueError as error:
-        raise UserError(f"{file} is damaged: {error}") from error
+        raise UserError(f"{file} is damaged: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged: it holds no JSON object")
+    return value
 
 
 def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
-    try:
-        # What a process left that was killed while it wrote the config does not count.
-        if not path.exists() or not any(file != _partial(path / CONFIG) for file in path.iterdir()):
-            return
-    except OSError as error:
-        raise UserError(f"workdir {path} can't be used: {error.strerror}") from error
+    # What a process left that was killed before it had written the config does not count.
+    own = {LOCK, _partial(path / CONFIG).name}
+    if not path.exists() or all(file.name in own for file in path.iterdir()):
+        return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
     changed = config_lib.differences(read_json(path / CONFIG), config)

@@ -71,7 +71,7 @@ def test_overrides_reach_the_run(finished, tmp_path):
         (["--config=configs/digits.py", "--workdir=W", "--confg.lr=1"], "nearest: --config"),
         (["--config=configs/digits.py", "--workdir=W", "now"], "unknown flag 'now'"),
         (["--mode=evl", "--workdir=W"], "nearest: eval"),
-        (["--mode=eval", "--workdir=W"], "no checkpoint in"),
+        (["--mode=eval", "--workdir=W"], "there is no workdir"),
         (["--mode=eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
         (["--mode=report", "--workdir=W"], "summary.json can't be read"),
         (["--config=configs/digits.py", "--workdir=W", "--data_dir=/nowhere"], "/nowhere"),

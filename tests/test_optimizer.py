@@ -95,12 +95,20 @@ def test_sgdr_restarts_with_cycles_of_double_length(step, start, length):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("cosine", {"warmup_steps": 100}, "warmup_steps must be in"),
+        ("cosine", {"warmup_steps": 100}, "from 0 to 99"),
         ("cosine", {"warmup": 1}, "nearest: warmup_steps"),
         ("step", {"boundaries": (0.5, 0.2)}, "rising fractions"),
         ("step", {"boundaries": (150,)}, "rising fractions"),
         ("sgdr", {}, "needs the argument 'first_cycle_steps'"),
-        ("sgdr", {"first_cycle_steps": 0}, "at least 1"),
+        ("sgdr", {"first_cycle_steps": 0}, "from 1 to 100"),
+        ("sgdr", {"first_cycle_steps": True}, "must be int"),
+        ("sgdr", {"first_cycle_steps": 10, "cycle_multiplier": float("inf")}, "from 1 to 100"),
+        ("cosine", {"warmup_steps": 1.5}, "must be int"),
+        ("cosine", {"end_factor": float("nan")}, "from 0 to 1"),
+        ("step", {"boundaries": 0.5}, "must be"),
+        ("step", {"boundaries": ("a",)}, "must be"),
+        ("step", {"factor": -3.0}, "from 0 to 1"),
+        ("step", {"lr": 1.0}, "unknown argument"),
         ("cos", {}, "unknown schedule 'cos'"),
     ],
 )

@@ -67,17 +67,17 @@ def test_custom_needs_its_edges():
     ("name", "arguments", "said"),
     [
         ("sparse", {"base": 1}, "at least 2"),
-        ("sparse", {"base": 2.5}, "whole number"),
-        ("sparse", {"base": "2"}, "must be a number"),
-        ("sparse", {"base": True}, "must be a number"),
+        ("sparse", {"base": 2.5}, "must be int"),
+        ("sparse", {"base": "2"}, "must be int"),
+        ("sparse", {"base": True}, "must be int"),
         ("log_dense", {"base": 1.0}, "at least 1.1"),
         ("windowed", {"window": 0}, "at least 1"),
-        ("windowed", {"window": 1.5}, "whole number"),
-        ("random", {"density": 1.5}, "between 0 and 1"),
-        ("random", {"density": -0.1}, "at least 0"),
+        ("windowed", {"window": 1.5}, "must be int"),
+        ("random", {"density": 1.5}, "from 0 to 1"),
+        ("random", {"density": -0.1}, "from 0 to 1"),
         ("random", {"density": math.nan}, "density"),
         ("random", {"seed": -1}, "at least 0"),
-        ("random", {"seed": 0.5}, "whole number"),
+        ("random", {"seed": 0.5}, "must be int"),
     ],
 )
 def test_value_that_a_pattern_does_not_admit(name, arguments, said):
@@ -174,6 +174,14 @@ def test_stage_topologies_take_names_and_arguments_for_each_stage():
 )
 def test_stage_topologies_refuse_what_does_not_fit(name, arguments):
     one_line_error(stage_topologies, name, arguments, (4, 4, 4))
+
+
+def test_a_network_has_no_layer_that_nothing_reads():
+    edges = [(1, 0), (2, 0), (3, 2)]
+    assert make_topology("custom", 2, edges=edges).unread == (1,)
+    assert "nothing reads layer 1 of 2" in one_line_error(
+        stage_topologies, "custom", {"edges": edges}, (2,)
+    )
 
 
 def imports(module):

@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DIGITS = "aggnets_digits"
-
-
-def one_line(message: object) -> str:
-    """Returns a message or what an error says, folded to one line of at most 300 characters."""
-    text = " ".join(str(message).split()) or type(message).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:

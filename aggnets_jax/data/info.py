@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import ml_collections
 import numpy as np
 
-from aggnets_jax.data.catalog import one_line, open_prepared
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -145,7 +145,7 @@ def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
             f"split {split!r} of {builder.name} cannot be read ({one_line(error)}); "
             f"its splits: {', '.join(sorted(splits))}"
         ) from None
-    if not count:
+    if count < 1:
         raise UserError(f"split {split!r} of {builder.name} is empty")
     return count
 

@@ -4,6 +4,7 @@ from aggnets_jax.models import preact_resnet, sparsenet  # noqa: F401
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
+    create_configured_model,
     create_model,
     list_families,
     list_models,
@@ -14,6 +15,7 @@ __all__ = [
     "Count",
     "ModelInfo",
     "count",
+    "create_configured_model",
     "create_model",
     "list_families",
     "list_models",

@@ -36,10 +36,12 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
       UserError: if images of that shape are too small for the network.
     """
     macs = collections.Counter()
+    order: dict[str, None] = {}
 
     def count_macs(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
     ) -> Any:
+        order.update(dict.fromkeys(context.module.path[:1]))
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
             # Every output position takes one product with each weight.
@@ -56,7 +58,8 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
     if empty:
         size = "x".join(map(str, input_shape[:2]))
         raise UserError(f"images of {size} are too small for this network: {empty[0]} is empty")
-    return {
-        name: Count(sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part)), macs[name])
+    params = {
+        name: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part))
         for name, part in variables["params"].items()
     }
+    return {name: Count(params[name], macs[name]) for name in order if name in params}

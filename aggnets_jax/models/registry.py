@@ -11,10 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
+import ml_collections
 from flax import linen as nn
 
+from aggnets_jax import config as config_lib
 from aggnets_jax import named
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import unknown
 from aggnets_jax.models.counting import count
 
 
@@ -106,7 +109,7 @@ def register_family(
 
     Of two patterns that match a name the one registered first is taken.
     """
-    family = Family(name, build, re.compile(pattern), paper, input_shape, num_classes)
+    family = Family(name, build, re.compile(pattern, re.ASCII), paper, input_shape, num_classes)
     _FAMILIES[name] = family
     _PRINTED.update({row: p for row, p in printed.items() if family.pattern.fullmatch(row)})
 
@@ -118,6 +121,7 @@ def _number_or_tuple(text: str) -> int | tuple[int, ...]:
 
 def _find(name: str) -> tuple[Family, dict[str, Any]]:
     """The family of a name and the arguments that the name contains."""
+    name = str(name)
     if name in _FAMILIES:
         return _FAMILIES[name], {}
     for family in _FAMILIES.values():
@@ -127,7 +131,7 @@ def _find(name: str) -> tuple[Family, dict[str, Any]]:
     raise unknown("model", name, [*_PRINTED, *_FAMILIES])
 
 
-def create_model(name: str, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+def create_model(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
     """Makes a network.
 
     Args:
@@ -145,15 +149,26 @@ def create_model(name: str, num_classes: int | None = None, **overrides: Any) ->
         that fit no network.
     """
     family, arguments = _find(name)
-    arguments = {**arguments, **overrides}
-    named.check_arguments(
-        f"model {name!r}", family.build, {"num_classes": num_classes, **arguments}
-    )
     if num_classes is None:
         num_classes = family.num_classes
-    if num_classes < 1:
-        raise UserError(f"num_classes must be at least 1, got {num_classes}")
-    return family.build(num_classes=num_classes, **arguments)
+    named.check_whole_number("num_classes", num_classes, 1)
+    arguments = {"num_classes": num_classes, **arguments, **overrides}
+    named.check_arguments(f"model {name!r}", family.build, arguments)
+    return family.build(**arguments)
+
+
+def create_configured_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    """Makes the network of a config.
+
+    Args:
+      config: whole; `model` and `dtype` are read.
+      num_classes: that of the data set.
+
+    Raises:
+      UserError: as `create_model`.
+    """
+    arguments = config_lib.model_arguments(config)
+    return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -166,7 +181,7 @@ def list_families() -> list[str]:
     return sorted(_FAMILIES)
 
 
-def model_info(name: str, num_classes: int | None = None, **overrides: Any) -> ModelInfo:
+def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -> ModelInfo:
     """What is known of a network without running it.
 
     Args:

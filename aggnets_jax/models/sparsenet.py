@@ -17,7 +17,7 @@ Where the papers and the reference code differ, or the print is wrong:
   channel to the classifier: only so do the parameters of Table 4 come out, to the digit.
   `pool="global"` gives the usual head.
 * The transition convolution stays where nothing is compressed (theta = 1).
-* "1001 layers" are 6 * 166 + 4 and the classifier once more.
+* "1001 layers" are 6 * 166 + 4, that is 1000.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +28,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from aggnets_jax import named
+from aggnets_jax.aggregation import AGGREGATIONS
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -171,7 +173,7 @@ class SparseNet(nn.Module):
 def sparsenet(
     *,
     num_classes: int,
-    depth: int,
+    depth: int | None = None,
     growth_rate: int | Sequence[int],
     topology: str | Sequence[str],
     topology_args: TopologyArgs = None,
@@ -190,7 +192,7 @@ def sparsenet(
 
     Args:
       num_classes: size of the logits.
-      depth: convolutions on the longest path, and the classifier.
+      depth: convolutions on the longest path, and the classifier; needed without `stage_depths`.
       growth_rate: k, or one for each stage.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
@@ -209,16 +211,27 @@ def sparsenet(
       UserError: for numbers that fit no network.
     """
     if stage_depths is None:
+        if depth is None:
+            raise UserError("a network needs the argument 'depth', or 'stage_depths'")
         stage_depths = _stage_depths(depth, bottleneck, imagenet_stem)
     growth_rates = per_stage("growth_rate", growth_rate, len(stage_depths))
+    named.check_whole_number("groups", groups, 1)
     for k in growth_rates:
-        if k < 1 or k % groups:
-            raise UserError(f"growth_rate {k} is not a positive multiple of groups, {groups}")
+        named.check_whole_number("growth_rate", k, 1)
+        if k % groups:
+            raise UserError(f"growth_rate {k} is not divisible by groups {groups}")
+    if stem_features is None:
+        stem_features = growth_rates[0] * (1 if imagenet_stem else 2)
+    named.check_whole_number("stem_features", stem_features, 1)
+    named.check_number("compression", compression, 0.01, 1)
+    named.check_number("dropout", dropout, 0, 0.99)
+    named.choose("aggregation", AGGREGATIONS, aggregation)
+    named.choose("pool", layers.POOLS, pool)
     return SparseNet(
         num_classes=num_classes,
         topologies=stage_topologies(topology, topology_args, stage_depths),
         growth_rates=growth_rates,
-        stem_features=stem_features or growth_rates[0] * (1 if imagenet_stem else 2),
+        stem_features=stem_features,
         bottleneck=bottleneck,
         compression=compression,
         aggregation=aggregation,
@@ -245,9 +258,10 @@ def _stage_depths(depth: int, bottleneck: bool, imagenet_stem: bool) -> tuple[in
             raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_DEPTHS]}")
         return IMAGENET_DEPTHS[depth]
     convolutions = 6 if bottleneck else 3
-    layers_per_stage, rest = divmod(depth - 4, convolutions)
-    # What the papers call 1001 layers are 6 * 166 + 4: there the classifier is counted twice.
-    if layers_per_stage < 1 or rest > 1:
+    # What the papers call 1001 layers are 6 * 166 + 4.
+    counted = 1000 if bottleneck and depth == 1001 else depth
+    layers_per_stage, rest = divmod(counted - 4, convolutions)
+    if layers_per_stage < 1 or rest:
         nearest = convolutions * max(1, round((depth - 4) / convolutions)) + 4
         raise UserError(
             f"depth {depth} fits no network of this family; allowed: {convolutions}n + 4,"
@@ -266,8 +280,11 @@ def _errors(cifar10: float | None, cifar100: float | None) -> dict[str, float]:
     return {name: error for name, error in errors.items() if error is not None}
 
 
+_TEN = "the size is that of 10 classes"
+_DIFFERS = "the size does not come out"
+
 # What the SparseNet paper prints: table, parameters, top-1 error on CIFAR-10 and CIFAR-100 with
-# standard augmentation. Heads have 100 classes where the counts tell (all but Table 3, left).
+# standard augmentation. Most sizes are those of networks with 100 classes.
 _CIFAR_PRINTED = {
     name: Printed(table, params, _errors(cifar10, cifar100), note=note)
     for name, table, params, cifar10, cifar100, note in [
@@ -276,29 +293,36 @@ _CIFAR_PRINTED = {
         ("densenet100_k24", "Table 2", "28.3M", 4.04, 19.61, None),
         ("densenet100_k16_32_64", "Table 2", "61.1M", 4.31, 20.6, "printed with a stem of 24"),
         ("densenet100_k32_64_128", "Table 2", "241.6M", None, None, "printed with a stem of 24"),
-        ("densenet400_k12", "Table 3", "117M", None, None, None),
+        ("densenet400_k12", "Table 3", "117M", None, None, _TEN),
         ("densenet_bc100_k12", "DenseNet, Table 2", "0.8M", 4.51, 22.27, None),
-        ("densenet_bc250_k24", "Table 2", "15.3M", 3.65, 17.6, "Table 3 prints 25.6M"),
-        ("densenet_bc190_k40", "Table 2", "25.6M", 3.75, 17.53, None),
+        (
+            "densenet_bc250_k24",
+            "Table 2",
+            "15.3M",
+            3.65,
+            17.6,
+            "10 classes; Table 3: 25.6M",
+        ),
+        ("densenet_bc190_k40", "Table 2", "25.6M", 3.75, 17.53, _TEN),
         ("densenet_bc100_k16_32_64", "Table 2", "7.9M", 4.02, 19.55, "printed with a stem of 48"),
         ("densenet_bc100_k32_64_128", "Table 2", "30.5M", 3.92, 18.71, "printed with a stem of 24"),
         ("densenet_bc400_k24", "Table 3", "216.3M", None, None, "the count is that of depth 1001"),
         ("densenet_bc1001_k24", "Table 3", "216.3M", None, None, "printed as depth 400"),
-        ("densenet_bc400_k4", "Table 3", "1.10M", None, 32.94, None),
+        ("densenet_bc400_k4", "Table 3", "1.10M", None, 32.94, _DIFFERS),
         ("densenet_bc1001_k4", "Table 3", "6.63M", None, 28.50, None),
         ("sparsenet40_k12", "Table 2", "0.8M", None, None, "the row is that of k = 24"),
         ("sparsenet40_k24", "Table 2", "0.8M", 5.13, 24.65, "printed as k = 12"),
         ("sparsenet100_k24", "Table 2", "2.5M", 4.64, 22.41, None),
-        ("sparsenet100_k36", "Table 2", "5.7M", 4.34, 20.50, None),
+        ("sparsenet100_k36", "Table 2", "5.7M", 4.34, 20.50, "5.65M, rounded up"),
         ("sparsenet100_k16_32_64", "Table 2", "7.2M", 4.11, 19.49, None),
-        ("sparsenet100_k32_64_128", "Table 2", "27.7M", 3.88, 18.80, "the count does not come out"),
-        ("sparsenet_bc100_k12", "Table 3", "0.40M", None, 27.99, None),
+        ("sparsenet100_k32_64_128", "Table 2", "27.7M", 3.88, 18.80, _DIFFERS),
+        ("sparsenet_bc100_k12", "Table 3", "0.40M", None, 27.99, _DIFFERS),
         ("sparsenet_bc400_k12", "Table 3", "1.70M", None, 24.41, None),
-        ("sparsenet_bc1001_k12", "Table 3", "4.62M", None, 22.10, None),
+        ("sparsenet_bc1001_k12", "Table 3", "4.62M", None, 22.10, _TEN),
         ("sparsenet_bc100_k24", "Table 2", "1.5M", 4.03, 22.12, None),
         ("sparsenet_bc100_k36", "Table 2", "3.3M", 3.91, 20.31, None),
         ("sparsenet_bc100_k16_32_64", "Table 2", "4.4M", 3.43, 19.71, None),
-        ("sparsenet_bc100_k32_64_128", "Table 2", "16.7M", 3.22, 17.71, "count does not come out"),
+        ("sparsenet_bc100_k32_64_128", "Table 2", "16.7M", 3.22, 17.71, _DIFFERS),
     ]
 }
 _IMAGENET_PRINTED = {

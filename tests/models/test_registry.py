@@ -223,8 +223,12 @@ def test_imagenet_depths_are_listed():
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [
-        ("densenet40_k12", {"groups": 5}, "growth_rate 12 is not a positive multiple of groups, 5"),
-        ("densenet40_k12", {"growth_rate": 0}, "growth_rate 0"),
+        ("densenet40_k12", {"groups": 5}, "growth_rate 12 is not divisible by groups 5"),
+        (
+            "densenet40_k12",
+            {"growth_rate": 0},
+            "at least 1, got 0",
+        ),
         ("densenet40_k12", {"growth_rate": (12, 24)}, "growth_rate has 2 values for 3 stages"),
         ("densenet40_k12_24", {}, "growth_rate has 2 values for 3 stages"),
         ("sparsenet121_k32_64_128", {}, "growth_rate has 3 values for 4 stages"),
@@ -233,11 +237,19 @@ def test_imagenet_depths_are_listed():
         ("sparsenet40_k12", {"topology_args": {"bas": 3}}, "nearest: base"),
         ("sparsenet40_k12", {"topology_args": {"depth": 3}}, "'depth'"),
         ("sparsenet40_k12", {"topology_args": {"base": 1}}, "at least 2"),
-        ("sparsenet40_k12", {"stage_depths": (1, 0, 1)}, "at least one layer"),
-        ("sparsenet40_k12", {"num_classes": 0}, "num_classes must be at least 1, got 0"),
-        ("preact_resnet56", {"num_classes": -1}, "num_classes must be at least 1"),
+        ("sparsenet40_k12", {"stage_depths": (1, 0, 1)}, "the depth of a stage must be"),
+        (
+            "sparsenet40_k12",
+            {"num_classes": 0},
+            "num_classes must be",
+        ),
+        (
+            "preact_resnet56",
+            {"num_classes": -1},
+            "num_classes must be",
+        ),
         ("sparsenet", {"depth": 40}, "needs the argument 'growth_rate'"),
-        ("sparsenet_bc", {}, "needs the argument 'depth'"),
+        ("sparsenet_bc", {"growth_rate": 4}, "needs the argument 'depth'"),
     ],
 )
 def test_numbers_that_fit_no_network(name, overrides, said):
@@ -251,15 +263,26 @@ def test_unknown_aggregation_is_told_with_the_nearest():
 @pytest.mark.parametrize(
     "overrides",
     [
-        pytest.param({"pool": "gobal"}, marks=pytest.mark.xfail(raises=KeyError, strict=True)),
-        pytest.param({"groups": 0}, marks=pytest.mark.xfail(raises=ZeroDivisionError, strict=True)),
-        pytest.param({"dropout": 1.5}, marks=pytest.mark.xfail(strict=True)),
-        pytest.param({"growth_rate": "12"}, marks=pytest.mark.xfail(raises=TypeError, strict=True)),
+        {"pool": "gobal"},
+        {"groups": 0},
+        {"groups": 5},
+        {"dropout": 1.5},
+        {"dropout": "much"},
+        {"growth_rate": "12"},
+        {"growth_rate": 0},
+        {"growth_rate": 2.5},
+        {"depth": 41},
+        {"depth": "deep"},
+        {"compression": 0.0},
+        {"stem_features": 0},
+        {"aggregation": "max"},
+        {"num_classes": 2.5},
+        {"num_classes": True},
     ],
     ids=str,
 )
 def test_bad_values_are_told(overrides):
-    one_line_error(model_info, "densenet40_k12", **overrides)
+    one_line_error(create_model, "densenet40_k12", **overrides)
 
 
 @pytest.mark.parametrize(

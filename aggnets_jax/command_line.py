@@ -1,0 +1,31 @@
+"""What the programs of the package share: mistakes are one line, and have an exit code."""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from absl import logging
+
+from aggnets_jax.errors import Diverged, Stopped, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports mistakes on the command line as the program's other mistakes."""
+
+    def error(self, message: str) -> None:
+        """Raises `UserError`."""
+        raise UserError(f"{message}; see --help")
+
+
+def exit_code(program: Callable[[], None]) -> int:
+    """Runs a program; returns 0, or the exit code of what ended it early, told on stderr."""
+    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS warn of what they then handle
+    try:
+        program()
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    except (UserError, Diverged) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0

@@ -1,0 +1,44 @@
+"""Profiler traces of some steps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import jax
+
+
+class Profile:
+    """Traces the steps from the first to the last, counted from 1; none if there are none.
+
+    Args:
+      steps: (first, last), or nothing.
+      folder: of the trace, which TensorBoard shows.
+    """
+
+    def __init__(self, steps: Sequence[int], folder: Path) -> None:
+        self._first, self._last = steps or (None, None)
+        self._folder = folder
+        self._running = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop()
+
+    def before(self, step: int) -> None:
+        """Starts the trace if this step is the first."""
+        if step == self._first:
+            jax.profiler.start_trace(str(self._folder))
+            self._running = True
+
+    def after(self, step: int, result: object) -> None:
+        """Stops the trace if this step is the last, when the devices have its result."""
+        if self._running and step == self._last:
+            jax.block_until_ready(result)
+            self._stop()
+
+    def _stop(self) -> None:
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running = False

@@ -1,0 +1,73 @@
+"""What a run says of itself at its start and at its end."""
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Column, Table
+
+import aggnets_jax
+from aggnets_jax.models import Count
+from aggnets_jax.topology import Topology
+
+
+def print_overview(
+    network: Mapping[str, Any], counts: Mapping[str, Count], topologies: Sequence[Topology]
+) -> None:
+    """Prints links, parameters and multiply-adds of a network and its parts."""
+    links = {f"stage{i}": str(t.num_links) for i, t in enumerate(topologies, start=1)}
+    table = Table("part", *(Column(c, justify="right") for c in ("links", "parameters", "MACs")))
+    for name, part in counts.items():
+        table.add_row(name, links.get(name, ""), f"{part.params:,}", f"{part.macs:,}")
+    table.add_section()
+    total = (f"{network[name]:,}" for name in ("links", "params", "macs"))
+    table.add_row(network["name"], *total)
+    Console().print(table)
+
+
+def peak_memory(compiled: jax.stages.Compiled) -> int | None:
+    """Bytes on one device: as the device counts them, else what XLA allocates for a step."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"]
+    memory = compiled.memory_analysis()
+    return memory and (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
+
+
+def fingerprint(params: Any) -> str:
+    """SHA-256 over the parameters, in the order of their paths: names, dtypes, shapes, bytes."""
+    digest = hashlib.sha256()
+    leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
+    for path in sorted(leaves):
+        array = np.asarray(leaves[path])
+        digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    packages = (
+        "jax",
+        "jaxlib",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "numpy",
+        "tensorflow-datasets",
+    )
+    return {
+        "python": platform.python_version(),
+        "aggnets_jax": aggnets_jax.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
