@@ -6,6 +6,10 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 
+# TensorFlow's smaller build exists for these alone; elsewhere the ordinary one has no GPU code.
+X86 = "platform_machine == 'x86_64' and sys_platform == 'linux' or platform_machine == 'AMD64'"
+OTHER = "platform_machine != 'x86_64' and platform_machine != 'AMD64' or sys_platform == 'darwin'"
+
 INSTALL = [
     "absl-py>=2.1",
     "clu>=0.0.12",
@@ -21,7 +25,9 @@ INSTALL = [
     "rich>=13.7",
     "scikit-learn>=1.5",  # the handwritten digits
     "tensorboard>=2.18",  # clu.metric_writers needs it and does not say so
-    "tensorflow-cpu>=2.20,<3",  # input pipelines and summaries only; never on the accelerator
+    # For input pipelines and summaries only, never on the accelerator.
+    f"tensorflow-cpu>=2.20,<3; {X86}",
+    f"tensorflow>=2.20,<3; {OTHER}",
     "tensorflow-datasets>=4.9.7",
 ]
 TEST = ["hypothesis>=6.100", "pytest>=8.2"]

@@ -7,7 +7,7 @@ from aggnets_jax.errors import UserError
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes along the axis "data"."""
+    """All devices along the axis "data"."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 

@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # ---- batches
     config.batch_size = 64  # over all devices, in one update
-    config.eval_batch_size = 256  # over all devices; changes no result
+    config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
 
     # ---- optimisation: SGD, as in all of the papers

@@ -102,7 +102,8 @@ def _interrupt(monkeypatch, step, action):
     monkeypatch.setattr(data, "train_batches", interrupted)
 
 
-# The first batch is asked for before the step is compiled. After step 4 an evaluation is due, after 5 a checkpoint, after 12 all is done.
+# The first batch is asked for before the step is compiled; after step 4 an evaluation is due,
+# after 5 a checkpoint, after 12 all is done.
 @pytest.mark.parametrize("step", [1, 4, 5, 11, 12])
 def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole
