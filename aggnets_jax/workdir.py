@@ -38,7 +38,9 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
         _check_same_run(path, config)
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
-    except (OSError, ValueError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # NUL in a path; a ~ that nobody has
         raise UserError(f"workdir {workdir} can't be used: {one_line(error)}") from error
     with lock:
         try:

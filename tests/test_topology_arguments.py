@@ -70,7 +70,7 @@ def test_custom_needs_its_edges():
         ("sparse", {"base": 2.5}, "must be int"),
         ("sparse", {"base": "2"}, "must be int"),
         ("sparse", {"base": True}, "must be int"),
-        ("log_dense", {"base": 1.0}, "at least 1.1"),
+        ("log_dense", {"base": 1.0}, "from 1.1 to"),
         ("windowed", {"window": 0}, "at least 1"),
         ("windowed", {"window": 1.5}, "must be int"),
         ("random", {"density": 1.5}, "from 0 to 1"),
@@ -89,7 +89,7 @@ def test_value_that_a_pattern_does_not_admit(name, arguments, said):
 @pytest.mark.parametrize("depth", [0, -1])
 def test_a_stage_has_a_layer(depth):
     for name in ARGUMENTS:
-        assert "at least one layer" in one_line_error(make_topology, name, depth)
+        assert "the depth of a stage must be" in one_line_error(make_topology, name, depth)
 
 
 @pytest.mark.parametrize(

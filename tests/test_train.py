@@ -293,7 +293,10 @@ def test_bad_input_is_told_in_one_line_and_writes_nothing(changes, message, data
 def test_the_workdir_of_another_run_is_refused_and_left_as_it_was(whole, data_dir):
     workdir, _ = whole
     before = {p: p.stat().st_mtime_ns for p in workdir.rglob("*")}
-    with pytest.raises(UserError, match=r"another config \(lr: 0.05 -> 0.1; seed: 0 -> 3\)"):
+    with pytest.raises(
+        UserError,
+        match=r"^workdir .* holds a run of another config \(lr: 0.05 -> 0.1; seed: 0 -> 3\)",
+    ):
         train_and_evaluate(runs.tiny_config(data_dir, lr=0.1, seed=3), workdir)
     assert {p: p.stat().st_mtime_ns for p in workdir.rglob("*")} == before
 
