@@ -14,5 +14,5 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory):
-    """Where the digits get prepared, and whatever else a test puts there."""
+    """Where the digits get prepared, and nothing else."""
     return str(tmp_path_factory.mktemp("tfds"))

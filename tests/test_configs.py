@@ -11,10 +11,11 @@ CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
-def all_data(data_dir):
+def all_data(tmp_path_factory):
     """The digits are prepared when they are needed; CIFAR-10 has its official format."""
-    prepare_small_cifar10(data_dir, num_train=40, num_test=20)
-    return data_dir
+    folder = tmp_path_factory.mktemp("all_data")
+    prepare_small_cifar10(folder, num_train=40, num_test=20)
+    return folder
 
 
 @pytest.mark.slow

@@ -276,7 +276,7 @@ def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
         ({"schedule": "cosin"}, "nearest: cosine"),
         ({"schedule": "cosine", "schedule_args": {"warmup": 1}}, "nearest: warmup_steps"),
         ({"data": {"name": "aggnets_digit"}}, "nearest: aggnets_digits"),
-        ({"data": {"name": "cifar10"}}, "prepare_data --name=cifar10"),
+        ({"data": {"name": "cifar100"}}, "prepare_data --name=cifar100"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_writes_nothing(changes, message, data_dir, tmp_path):
