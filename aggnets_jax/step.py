@@ -43,6 +43,19 @@ class Totals(struct.PyTreeNode):
         zero = jnp.zeros((), jnp.int32)
         return cls(jnp.zeros((), jnp.float32), zero, zero, zero, zero)
 
+    def add(
+        self, step: jax.Array, loss: jax.Array, correct: jax.Array, finite: jax.Array
+    ) -> "Totals":
+        """The sums with those of one more step, counted from 1."""
+        earlier = self.first_nonfinite
+        return Totals(
+            loss=self.loss + loss.astype(jnp.float32),
+            correct=self.correct + correct,
+            steps=self.steps + 1,
+            nonfinite_steps=self.nonfinite_steps + ~finite,
+            first_nonfinite=jnp.where(finite | (earlier > 0), earlier, step),
+        )
+
 
 class TrainState(struct.PyTreeNode):
     """All that a step changes.
@@ -139,36 +152,16 @@ def make_train_step(
 
     gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulate(state: TrainState, images: jax.Array, labels: jax.Array, key: jax.Array) -> Any:
-        parts = config.accumulation_steps
-        if parts == 1:
-            return gradient_fn(state.params, state.batch_stats, images, labels, key)
-
-        def part(carry: Any, inputs: Any) -> tuple[Any, None]:
-            batch_stats, sums = carry
-            (loss, (batch_stats, correct)), gradients = gradient_fn(
-                state.params, batch_stats, *inputs
-            )
-            return (batch_stats, jax.tree.map(jnp.add, sums, (loss, correct, gradients))), None
-
-        # Every parts-th example, so that each device keeps to the examples that it holds.
-        split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)]
-        zeros = (
-            jnp.zeros(()),
-            jnp.zeros((), jnp.int32),
-            jax.tree.map(jnp.zeros_like, state.params),
-        )
-        (batch_stats, (loss, correct, gradients)), _ = jax.lax.scan(
-            part, (state.batch_stats, zeros), (*split, jax.random.split(key, parts))
-        )
-        mean = jax.tree.map(lambda g: g / parts, gradients)
-        return (loss / parts, (batch_stats, correct)), mean
-
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         images = preprocess(batch, train=True)
         model_key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_STREAM)
-        (loss, (batch_stats, correct)), gradients = accumulate(
-            state, images, batch["label"], jax.random.fold_in(model_key, state.step)
+        (loss, (batch_stats, correct)), gradients = _accumulate(
+            gradient_fn,
+            config.accumulation_steps,
+            state,
+            images,
+            batch["label"],
+            jax.random.fold_in(model_key, state.step),
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -179,16 +172,34 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(
             optax.global_norm((gradients, params, batch_stats))
         )
-        totals = state.totals
-        totals = Totals(
-            loss=totals.loss + loss.astype(jnp.float32),
-            correct=totals.correct + correct,
-            steps=totals.steps + 1,
-            nonfinite_steps=totals.nonfinite_steps + ~finite,
-            first_nonfinite=jnp.where(
-                finite | (totals.first_nonfinite > 0), totals.first_nonfinite, step
-            ),
-        )
+        totals = state.totals.add(step, loss, correct, finite)
         return TrainState(step, params, batch_stats, opt_state, ema, totals)
 
     return train_step
+
+
+def _accumulate(
+    gradient_fn: Callable[..., Any],
+    parts: int,
+    state: TrainState,
+    images: jax.Array,
+    labels: jax.Array,
+    key: jax.Array,
+) -> Any:
+    """What `gradient_fn` returns for a batch, computed in as many parts one after another."""
+    if parts == 1:
+        return gradient_fn(state.params, state.batch_stats, images, labels, key)
+
+    def part(carry: Any, inputs: Any) -> tuple[Any, None]:
+        batch_stats, sums = carry
+        (loss, (batch_stats, correct)), gradients = gradient_fn(state.params, batch_stats, *inputs)
+        return (batch_stats, jax.tree.map(jnp.add, sums, (loss, correct, gradients))), None
+
+    # Every parts-th example, so that each device keeps to the examples that it holds.
+    split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)]
+    zeros = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, state.params))
+    (batch_stats, (loss, correct, gradients)), _ = jax.lax.scan(
+        part, (state.batch_stats, zeros), (*split, jax.random.split(key, parts))
+    )
+    mean = jax.tree.map(lambda g: g / parts, gradients)
+    return (loss / parts, (batch_stats, correct)), mean

@@ -51,27 +51,8 @@ def train_dataset(
       Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R].
     """
     tf = import_tensorflow()
-    buffer_size = _shuffle_buffer(builder, info.train_split)
+    one_epoch = _epochs(builder, info.train_split, seed)
     example_index = _index_from_id(builder, info.train_split)
-
-    # TFDS's reader does not pass through AutoGraph, and has nothing for it to convert.
-    @tf.autograph.experimental.do_not_convert
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        file_seed, record_seed = tf.unstack(
-            tf.random.stateless_uniform(
-                [2], seed=[seed, epoch], minval=0, maxval=tf.int64.max, dtype=tf.int64
-            )
-        )
-        records = read_encoded(
-            builder,
-            info.train_split,
-            shuffle_files=True,
-            shuffle_seed=file_seed,
-            shuffle_reshuffle_each_iteration=False,
-            add_tfds_id=True,
-        ).shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
-        return records.map(lambda record: record | {"epoch": epoch})
-
     augment = train_image(builder, info, seed, flip)
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -86,6 +67,34 @@ def train_dataset(
     first_epoch, done = divmod(start_step * batch_size, info.num_train)
     records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
     return _decode_rows(records, decode, batch_size, rows)
+
+
+def _epochs(
+    builder: tfds.core.DatasetBuilder, split: str, seed: int
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Returns a function from an epoch to its encoded records, in its order."""
+    tf = import_tensorflow()
+    buffer_size = _shuffle_buffer(builder, split)
+
+    # TFDS's reader does not pass through AutoGraph, and has nothing for it to convert.
+    @tf.autograph.experimental.do_not_convert
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        file_seed, record_seed = tf.unstack(
+            tf.random.stateless_uniform(
+                [2], seed=[seed, epoch], minval=0, maxval=tf.int64.max, dtype=tf.int64
+            )
+        )
+        records = read_encoded(
+            builder,
+            split,
+            shuffle_files=True,
+            shuffle_seed=file_seed,
+            shuffle_reshuffle_each_iteration=False,
+            add_tfds_id=True,
+        ).shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
+        return records.map(lambda record: record | {"epoch": epoch})
+
+    return one_epoch
 
 
 def eval_dataset(

@@ -197,36 +197,25 @@ def sparsenet(
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       stage_depths: layers of each stage; default from `depth`.
-      stem_features: channels of the stem; default 2k, and k with `imagenet_stem`.
+      stem_features: default 2k, and k with `imagenet_stem`.
       bottleneck: see `SparseNet`, as the rest.
       compression: theta.
       aggregation: "concat", "sum" or "mean".
       imagenet_stem: whether for large images.
       pool: "global" or "flatten".
       groups: of the 3x3 convolutions.
-      dropout: channel dropout.
+      dropout: of channels.
       dtype: in which to compute.
 
     Raises:
       UserError: for numbers that fit no network.
     """
     if stage_depths is None:
-        if depth is None:
-            raise UserError("a network needs the argument 'depth', or 'stage_depths'")
         stage_depths = _stage_depths(depth, bottleneck, imagenet_stem)
-    growth_rates = per_stage("growth_rate", growth_rate, len(stage_depths))
-    named.check_whole_number("groups", groups, 1)
-    for k in growth_rates:
-        named.check_whole_number("growth_rate", k, 1)
-        if k % groups:
-            raise UserError(f"growth_rate {k} is not divisible by groups {groups}")
+    growth_rates = _growth_rates(growth_rate, len(stage_depths), groups)
     if stem_features is None:
         stem_features = growth_rates[0] * (1 if imagenet_stem else 2)
-    named.check_whole_number("stem_features", stem_features, 1)
-    named.check_number("compression", compression, 0.01, 1)
-    named.check_number("dropout", dropout, 0, 0.99)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
-    named.choose("pool", layers.POOLS, pool)
+    _check_fields(stem_features, compression, dropout, aggregation, pool)
     return SparseNet(
         num_classes=num_classes,
         topologies=stage_topologies(topology, topology_args, stage_depths),
@@ -243,6 +232,26 @@ def sparsenet(
     )
 
 
+def _check_fields(
+    stem_features: int, compression: float, dropout: float, aggregation: str, pool: str
+) -> None:
+    named.check_whole_number("stem_features", stem_features, 1)
+    named.check_number("compression", compression, 0.01, 1)
+    named.check_number("dropout", dropout, 0, 0.99)
+    named.choose("aggregation", AGGREGATIONS, aggregation)
+    named.choose("pool", layers.POOLS, pool)
+
+
+def _growth_rates(growth_rate: int | Sequence[int], stages: int, groups: int) -> tuple[int, ...]:
+    named.check_whole_number("groups", groups, 1)
+    growth_rates = per_stage("growth_rate", growth_rate, stages)
+    for k in growth_rates:
+        named.check_whole_number("growth_rate", k, 1)
+        if k % groups:
+            raise UserError(f"growth_rate {k} is not divisible by groups {groups}")
+    return growth_rates
+
+
 IMAGENET_DEPTHS = {
     121: (6, 12, 24, 16),
     169: (6, 12, 32, 32),
@@ -251,8 +260,10 @@ IMAGENET_DEPTHS = {
 }
 
 
-def _stage_depths(depth: int, bottleneck: bool, imagenet_stem: bool) -> tuple[int, ...]:
+def _stage_depths(depth: int | None, bottleneck: bool, imagenet_stem: bool) -> tuple[int, ...]:
     """Layers of each stage; `depth` counts their convolutions and those outside the stages."""
+    if depth is None:
+        raise UserError("a network needs the argument 'depth', or 'stage_depths'")
     if imagenet_stem:
         if depth not in IMAGENET_DEPTHS:
             raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_DEPTHS]}")
