@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from aggnets_jax import create_model
-from tests.models.test_sparsenet import jit, random_variables
+from tests.models.test_sparsenet import jit
+from tests.models.variables import random_variables
 
 
 def abstract_endpoints(model, shape, dtype=jnp.float32):

@@ -11,6 +11,7 @@ from jax import lax
 
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
+from tests.models.variables import random_variables
 
 # Compiling takes most of the time here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -75,21 +76,6 @@ class ResidualNetwork(nn.Module):
         return nn.Dense(10, name="classifier")(x)
 
 
-def random_variables(model, dtype, size=8):
-    images = jax.ShapeDtypeStruct((1, size, size, 3), dtype)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-    random = np.random.default_rng(0)
-
-    def draw(path, leaf):
-        kind = path[-1].key
-        if kind in ("scale", "var"):
-            return random.uniform(0.5, 1.5, leaf.shape).astype(dtype)
-        spread = 1 / np.sqrt(np.prod(leaf.shape[:-1])) if kind == "kernel" else 0.1
-        return (spread * random.standard_normal(leaf.shape)).astype(dtype)
-
-    return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 def batch(dtype):
     random = np.random.default_rng(1)
     return random.standard_normal((4, 8, 8, 3)).astype(dtype), np.array([3, 1, 4, 1])
@@ -110,7 +96,7 @@ def outcome(apply, variables, images, labels):
 def both(blocks, dtype, train):
     model = create_model(f"preact_resnet{9 * blocks + 2}", dtype=dtype)
     residual = ResidualNetwork(blocks, train)
-    variables = random_variables(model, dtype)
+    variables = random_variables(model, 8, dtype)
     images, labels = batch(dtype)
     assert jax.tree.map(np.shape, variables) == jax.tree.map(
         np.shape, jax.eval_shape(residual.init, jax.random.key(0), images)
@@ -201,7 +187,7 @@ def test_sparsenet_sum_is_eq_2(blocks, aggregation, train):
         model = create_model(
             f"sparsenet_sum{9 * blocks + 2}", dtype=jnp.float64, aggregation=aggregation
         )
-        variables = random_variables(model, jnp.float64)
+        variables = random_variables(model, 8, jnp.float64)
         images, _ = batch(jnp.float64)
         (logits, _), updates = jit(
             lambda v, x: model.apply(v, x, train=train, mutable=["batch_stats"])

@@ -7,15 +7,7 @@ import pytest
 from flax import linen as nn
 
 from aggnets_jax import create_model, list_families, list_models, make_topology, model_info
-from aggnets_jax.errors import UserError
-
-
-def one_line_error(call, *arguments, **keywords):
-    with pytest.raises(UserError) as caught:
-        call(*arguments, **keywords)
-    message = str(caught.value)
-    assert message and "\n" not in message
-    return message
+from tests.patterns import one_line_error
 
 
 @pytest.mark.parametrize("name", list_models())
