@@ -1,26 +1,35 @@
-"""What a layer makes of the outputs it reads: concatenation, sum or mean.
+"""What a layer makes of the outputs it reads: concatenation, a sum of some kind, or between them.
 
-An aggregation is called with the outputs of a stage so far and the indices of those to combine.
-Make a new one for every pass through a stage (`make_aggregation`): sums remember what they have
-added.
+An aggregation is called with the outputs of a stage so far, the indices of those to combine, and
+the number of the layer that reads them. Make a new one for every pass through a stage
+(`make_aggregation`): sums remember what they have added. One that has parameters makes them in the
+stage that calls it, by the number of the layer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError
 
-Aggregation = Callable[[Sequence[jax.Array], Sequence[int]], jax.Array]
-"""`(outputs, sources) -> aggregate`: outputs [..., channels] each, sources index into them."""
+Outputs = Sequence[Any] | Mapping[int, Any]
+Aggregation = Callable[[Outputs, Sequence[int], int], Any]
+"""`(outputs, sources, layer) -> aggregate`: outputs [..., channels], sources index
+into them."""
 
 
-def _concat(outputs: Sequence[jax.Array], sources: Sequence[int]) -> jax.Array:
+def _concat(outputs: Outputs, sources: Sequence[int], layer: int) -> Any:
+    """[y_i || y_j || ...]; outputs that are pytrees are joined leaf by leaf."""
+    del layer
     if len(sources) == 1:
         return outputs[sources[0]]
-    return jnp.concatenate([outputs[source] for source in sources], axis=-1)
+    return jax.tree.map(
+        lambda *leaves: jnp.concatenate(leaves, axis=-1), *(outputs[source] for source in sources)
+    )
 
 
 class _Sum:
@@ -33,38 +42,140 @@ class _Sum:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, ...], jax.Array] = {}
 
-    def __call__(self, outputs: Sequence[jax.Array], sources: Sequence[int]) -> jax.Array:
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        del layer
         sources = tuple(sources)
         if sources in self._sums:
             return self._sums[sources]
         done = len(sources) - 1 if sources[:-1] in self._sums else 1
         total = self._sums[sources[:done]] if done > 1 else outputs[sources[0]]
         for end in range(done + 1, len(sources) + 1):
-            term = outputs[sources[end - 1]]
-            if term.shape != total.shape:
-                raise UserError(
-                    "aggregation by sum or mean needs outputs of one shape,"
-                    f" got {total.shape} and {term.shape}"
-                )
-            total = self._sums[sources[:end]] = total + term
+            total = self._sums[sources[:end]] = self._add(total, outputs[sources[end - 1]])
         return total
+
+    def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
+        if term.shape != total.shape:
+            raise UserError(
+                "aggregation by sum or mean needs outputs of one shape,"
+                f" got {total.shape} and {term.shape}"
+            )
+        return total + term
+
+
+class _PaddedSum(_Sum):
+    """A sum of outputs of several widths, the narrower padded with zeros (PyramidNet, Fig. 6)."""
+
+    def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
+        width = max(total.shape[-1], term.shape[-1])
+        return super()._add(pad_channels(total, width), pad_channels(term, width))
 
 
 class _Mean:
     def __init__(self) -> None:
         self._sum = _Sum()
 
-    def __call__(self, outputs: Sequence[jax.Array], sources: Sequence[int]) -> jax.Array:
-        return self._sum(outputs, sources) / len(sources)
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        return self._sum(outputs, sources, layer) / len(sources)
+
+
+class Mixed:
+    """Concatenation in which neighbours overlap by some channels, which are added (MixNet, eq. 4).
+
+    Without overlap it is a concatenation, with all channels in it a sum.
+    """
+
+    def __init__(self, overlap: int) -> None:
+        """Takes the channels that each output shares with the ones before it."""
+        self.overlap = overlap
+
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        """[..., channels] each -> [..., all channels - overlap * (outputs - 1)]."""
+        del layer
+        joined = outputs[sources[0]]
+        for source in sources[1:]:
+            term, kept = outputs[source], joined.shape[-1] - self.overlap
+            shared = joined[..., kept:] + term[..., : self.overlap]
+            joined = jnp.concatenate(
+                [joined[..., :kept], shared, term[..., self.overlap :]], axis=-1
+            )
+        return joined
+
+
+class DualPath:
+    """The first channels of all outputs added, the rest concatenated (DPN, eq. 7)."""
+
+    def __init__(self, residual: int) -> None:
+        """Takes the channels that are added."""
+        self.residual = residual
+        self._sum = _Sum()
+
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        """[..., residual + any] each -> [..., residual + sum of any]."""
+        added = self._sum({s: outputs[s][..., : self.residual] for s in sources}, sources, layer)
+        rest = _concat({s: outputs[s][..., self.residual :] for s in sources}, sources, layer)
+        return jnp.concatenate([added, rest], axis=-1)
+
+
+class NormalisedSum:
+    """sum_i W[layer, i] * N(y_i): weighted normalised shortcuts (DSNet, eq. 15).
+
+    N is computed once for each output and shared by all layers that read it. W is the parameter
+    `weights{layer}/weights` [sources, channels] of the stage, 1 at first.
+    """
+
+    def __init__(
+        self,
+        norm: Callable[..., Callable[[jax.Array], jax.Array]],
+        *,
+        weighted: bool = True,
+    ) -> None:
+        """Takes `norm(name=...)`, which makes N, and whether W is learnt rather than 1."""
+        self.norm = norm
+        self.weighted = weighted
+        self._normalised: dict[int, jax.Array] = {}
+
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        """[batch, height, width, channels] each -> the same shape."""
+        for source in sources:
+            if source not in self._normalised:
+                norm = self.norm(name=f"source{source}_norm")
+                self._normalised[source] = norm(outputs[source])
+        terms = [self._normalised[source] for source in sources]
+        return (
+            WeightedSum(name=f"weights{layer}")(terms)
+            if self.weighted
+            else sum(terms[1:], terms[0])
+        )
+
+
+class WeightedSum(nn.Module):
+    """sum_i weights[i] * x_i, by channel, in the dtype of x."""
+
+    @nn.compact
+    def __call__(self, terms: Sequence[jax.Array]) -> jax.Array:
+        """[..., channels] each -> the same shape."""
+        weights = self.param("weights", nn.initializers.ones, (len(terms), terms[0].shape[-1]))
+        weights = weights.astype(terms[0].dtype)
+        return sum(
+            (w * x for w, x in zip(weights[1:], terms[1:], strict=True)), weights[0] * terms[0]
+        )
+
+
+def pad_channels(x: jax.Array, features: int) -> jax.Array:
+    """[..., channels] -> [..., features], the new ones zero."""
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, features - x.shape[-1])])
 
 
 AGGREGATIONS: dict[str, Callable[[], Aggregation]] = {
     "concat": lambda: _concat,
     "sum": _Sum,
+    "padded_sum": _PaddedSum,
     "mean": _Mean,
 }
 
 
-def make_aggregation(name: str) -> Aggregation:
-    """Returns a fresh "concat", "sum" or "mean", or raises `UserError`."""
-    return named.choose("aggregation", AGGREGATIONS, name)()
+def make_aggregation(aggregation: str | Callable[[], Aggregation]) -> Aggregation:
+    """Makes a fresh one from a name or a function; raises `UserError` for an unknown name."""
+    if callable(aggregation):
+        return aggregation()
+    return named.choose("aggregation", AGGREGATIONS, aggregation)()

@@ -1,46 +1,62 @@
 """The one loop over layers in the package: a topology run over units with an aggregation."""
 
 from collections.abc import Callable
+from typing import Any
 
-import jax
 from flax import linen as nn
 
-from aggnets_jax.aggregation import make_aggregation
+from aggnets_jax.aggregation import Aggregation, make_aggregation
 from aggnets_jax.topology import Topology
 
 
 class Stage(nn.Module):
-    """Layers at one resolution: y_l = F_l(aggregate of y_s over the sources s of l).
+    """Layers at one resolution, in one of two forms.
 
-    The aggregate over the sources of the virtual layer N + 1 is the stage's output (SparseNet,
-    eq. 2). Layer l is the submodule `layer{l}`.
+        reading    y_l = F_l(aggregate of y_s over the sources s of l)
+        shortcuts  y_l = F_l(y_{l-1}, aggregate of y_s over the sources s of l)
+
+    In the first the stage's output is the aggregate over the sources of the virtual layer N + 1
+    (SparseNet, eq. 2), in the second the output of the last layer (ResNet, DSNet). Layer l is the
+    submodule `layer{l}`.
 
     Attributes:
       topology: who reads whom; its depth is the number of layers.
-      unit: `unit(layer, name=...)` makes the module of layer 1..N; called with one array
-        [batch, height, width, channels].
-      aggregation: "concat", "sum" or "mean".
+      unit: `unit(layer, name=...)` makes the module of layer 1..N, called with one array
+        [batch, height, width, channels], with `shortcuts` with two.
+      aggregation: a name such as "concat", or a function that makes a fresh aggregation.
       projection: `projection(name=...)` makes the module whose output stands for y_0 from layer 2
         on, if one of them reads it. Layer 1, which can read nothing but the input, reads it as
         it is, as in the first block of a residual stage, where only the shortcut is projected.
+      shortcuts: whether what is aggregated joins what a layer computes from the previous output.
     """
 
     topology: Topology
     unit: Callable[..., nn.Module]
-    aggregation: str = "concat"
+    aggregation: str | Callable[[], Aggregation] = "concat"
     projection: Callable[..., nn.Module] | None = None
+    shortcuts: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps the input y_0 [batch, height, width, channels] to the output of the stage."""
+    def __call__(self, *inputs: Any) -> Any:
+        """Maps the input y_0 to the output of the stage.
+
+        Args:
+          *inputs: y_0 [batch, height, width, channels]. If more are given they are y_0, ..., y_i of
+            the topology, whose layers i + 1, i + 2, ... are then the layers 1, 2, ... made here.
+            Outputs may be pytrees of arrays if the aggregation takes them.
+        """
         aggregate = make_aggregation(self.aggregation)
         # Parameters that nothing reads would be counted, and decay.
         read_later = any(0 in sources for sources in self.topology.sources[1:])
         projects = self.projection is not None and read_later
-        outputs = [x]
-        for layer in range(1, self.topology.depth + 1):
-            inputs = aggregate(outputs, self.topology.sources_of(layer))
-            outputs.append(self.unit(layer, name=f"layer{layer}")(inputs))
+        outputs = list(inputs)
+        for layer in range(1, self.topology.depth - len(inputs) + 2):
+            position = layer + len(inputs) - 1
+            read = aggregate(outputs, self.topology.sources_of(position), position)
+            unit = self.unit(layer, name=f"layer{layer}")
+            outputs.append(unit(outputs[-1], read) if self.shortcuts else unit(read))
             if layer == 1 and projects:
-                outputs[0] = self.projection(name="projection")(x)
-        return aggregate(outputs, self.topology.output_sources)
+                outputs[0] = self.projection(name="projection")(inputs[0])
+        if self.shortcuts:
+            return outputs[-1]
+        return aggregate(outputs, self.topology.output_sources, self.topology.depth + 1)

@@ -48,7 +48,7 @@ class Topology:
     sources: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        named.check_whole_number("the depth of a stage", self.depth, 1)
+        named.check_whole_number("the depth of a stage", self.depth, 0)
         for layer, sources in enumerate(self.sources, start=1):
             reader = f"layer {layer}" if layer <= self.depth else "the stage output"
             if not sources:
@@ -131,6 +131,10 @@ class Topology:
             matrix[layer - 1, source] = True
         return matrix
 
+    def reading_out(self, sources: Iterable[int]) -> "Topology":
+        """The same pattern with another output of the stage, made of `sources`."""
+        return Topology(self.name, (*self.sources[:-1], tuple(sources)))
+
     def remove(self, links: Iterable[Link]) -> "Topology":
         """The same pattern without some links.
 
@@ -192,7 +196,11 @@ def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
 
 
 def stage_topologies(
-    name: str | Sequence[str], arguments: TopologyArgs, depths: Sequence[int]
+    name: str | Sequence[str],
+    arguments: TopologyArgs,
+    depths: Sequence[int],
+    *,
+    shortcuts: bool = False,
 ) -> tuple[Topology, ...]:
     """Builds the topologies of all stages.
 
@@ -200,6 +208,9 @@ def stage_topologies(
       name: of a pattern, or one for each stage.
       arguments: of the pattern, or one mapping for each stage.
       depths: layers of each stage.
+      shortcuts: whether a layer reads the previous output, too, whatever the pattern, as in
+        residual stages. Then no layer is unread, and a stage may have no layers: it is what is
+        left behind the block that brings the input to the stage's width.
 
     Raises:
       UserError: as `make_topology` and `per_stage`, and for a layer that nothing reads.
@@ -209,10 +220,11 @@ def stage_topologies(
     for mapping in mappings:
         if not hasattr(mapping, "keys"):
             raise UserError(f"topology_args are arguments by name, got {mapping!r}")
-    return tuple(
-        _without_dead_layers(make_topology(n, depth, **args))
+    topologies = tuple(
+        Topology(n, ((0,),)) if shortcuts and depth == 0 else make_topology(n, depth, **args)
         for n, depth, args in zip(names, depths, mappings, strict=True)
     )
+    return topologies if shortcuts else tuple(map(_without_dead_layers, topologies))
 
 
 def _without_dead_layers(topology: Topology) -> Topology:

@@ -34,7 +34,7 @@ def one_line(caught):
 @pytest.mark.parametrize("sources", [(0,), (3,), (0, 1, 2, 3), (3, 2, 0), (1, 3)])
 def test_concat_keeps_the_order_of_the_sources(sources):
     outputs = arrays(5, 2, 3, 4)
-    aggregate = make_aggregation("concat")(outputs, sources)
+    aggregate = make_aggregation("concat")(outputs, sources, 1)
     expected = np.concatenate([outputs[source] for source in sources], axis=-1)
     np.testing.assert_array_equal(aggregate, expected)
 
@@ -42,14 +42,14 @@ def test_concat_keeps_the_order_of_the_sources(sources):
 @pytest.mark.parametrize("sources", [(0,), (3,), (0, 1, 2, 3), (3, 2, 0), (1, 3)])
 def test_sum_is_a_left_fold_bit_for_bit(sources):
     outputs = arrays(4, 4, 4, 4, scale=1e3)
-    aggregate = make_aggregation("sum")(outputs, sources)
+    aggregate = make_aggregation("sum")(outputs, sources, 1)
     np.testing.assert_array_equal(aggregate, left_fold(outputs, sources))
 
 
 @pytest.mark.parametrize("sources", [(0,), (0, 1, 2, 3), (3, 2, 0)])
 def test_mean_divides_the_sum_by_its_terms(sources):
     outputs = arrays(4, 4, 4, 4)
-    aggregate = make_aggregation("mean")(outputs, sources)
+    aggregate = make_aggregation("mean")(outputs, sources, 1)
     expected = left_fold(outputs, sources) / np.float32(len(sources))
     np.testing.assert_array_equal(aggregate, expected)
 
@@ -57,16 +57,16 @@ def test_mean_divides_the_sum_by_its_terms(sources):
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_dtype_stays(name):
     outputs = [jnp.asarray(x, jnp.bfloat16) for x in arrays(4, 4, 4)]
-    assert make_aggregation(name)(outputs, (0, 1, 2)).dtype == jnp.bfloat16
+    assert make_aggregation(name)(outputs, (0, 1, 2), 3).dtype == jnp.bfloat16
 
 
 def run(topology, aggregation, x):
     aggregate = make_aggregation(aggregation)
     outputs, aggregates = [x], []
     for layer in range(1, topology.depth + 1):
-        aggregates.append(aggregate(outputs, topology.sources_of(layer)))
+        aggregates.append(aggregate(outputs, topology.sources_of(layer), layer))
         outputs.append(3 * jnp.sin(aggregates[-1]))
-    aggregates.append(aggregate(outputs, topology.output_sources))
+    aggregates.append(aggregate(outputs, topology.output_sources, topology.depth + 1))
     return outputs, aggregates
 
 
@@ -108,8 +108,8 @@ def test_sums_within_a_stage_are_left_folds_bit_for_bit(name):
 def test_a_new_pass_remembers_nothing_of_the_last(name):
     first, second = arrays(4, 4, 4), arrays(4, 4, 4, scale=2.0)
     sources = (0, 1, 2)
-    before = np.asarray(make_aggregation(name)(first, sources))
-    after = np.asarray(make_aggregation(name)(second, sources))
+    before = np.asarray(make_aggregation(name)(first, sources, 1))
+    after = np.asarray(make_aggregation(name)(second, sources, 1))
     divisor = np.float32(3 if name == "mean" else 1)
     np.testing.assert_array_equal(before, left_fold(first, sources) / divisor)
     np.testing.assert_array_equal(after, left_fold(second, sources) / divisor)
@@ -120,7 +120,7 @@ def test_a_new_pass_remembers_nothing_of_the_last(name):
 def test_sum_of_unequal_shapes_is_refused_even_if_they_would_broadcast(name, channels):
     outputs = arrays(*channels)
     with pytest.raises(UserError) as caught:
-        make_aggregation(name)(outputs, range(len(channels)))
+        make_aggregation(name)(outputs, range(len(channels)), 1)
     assert f"(2, 3, 3, {channels[-1]})" in one_line(caught)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from aggnets_jax.convolution import convolve
 from aggnets_jax.errors import UserError
 
 # He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
@@ -51,6 +52,7 @@ def conv(
         use_bias=False,
         dtype=dtype,
         kernel_init=kernel_init,
+        conv_general_dilated=convolve,
         name=name,
     )
 

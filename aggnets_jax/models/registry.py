@@ -47,8 +47,9 @@ class Family:
     Attributes:
       name: such as "sparsenet_bc".
       build: makes the module from `num_classes` and further keyword arguments.
-      pattern: of the names; its groups are keyword arguments of `build`, whole numbers or, joined
-        by "_", tuples of them.
+      pattern: of the names; its groups are keyword arguments of `build`.
+      parse: what makes an argument of the text of a group; where it says nothing, a whole number,
+        a tuple of them if they are joined by "_", or the text itself.
       paper: where the family comes from.
       input_shape: (height, width, channels) that the counts are for.
       num_classes: the default head.
@@ -57,6 +58,7 @@ class Family:
     name: str
     build: Callable[..., nn.Module]
     pattern: re.Pattern[str]
+    parse: Mapping[str, Callable[[str], Any]]
     paper: str
     input_shape: tuple[int, int, int]
     num_classes: int
@@ -102,6 +104,7 @@ def register_family(
     pattern: str,
     paper: str,
     printed: Mapping[str, Printed],
+    parse: Mapping[str, Callable[[str], Any]] | None = None,
     input_shape: tuple[int, int, int] = (32, 32, 3),
     num_classes: int = 10,
 ) -> None:
@@ -109,12 +112,15 @@ def register_family(
 
     Of two patterns that match a name the one registered first is taken.
     """
-    family = Family(name, build, re.compile(pattern, re.ASCII), paper, input_shape, num_classes)
+    regex = re.compile(pattern, re.ASCII)
+    family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes)
     _FAMILIES[name] = family
     _PRINTED.update({row: p for row, p in printed.items() if family.pattern.fullmatch(row)})
 
 
-def _number_or_tuple(text: str) -> int | tuple[int, ...]:
+def _argument(text: str) -> int | tuple[int, ...] | str:
+    if not re.fullmatch(r"\d+(_\d+)*", text):
+        return text
     numbers = tuple(map(int, text.split("_")))
     return numbers[0] if len(numbers) == 1 else numbers
 
@@ -127,7 +133,7 @@ def _find(name: str) -> tuple[Family, dict[str, Any]]:
     for family in _FAMILIES.values():
         if match := family.pattern.fullmatch(name):
             found = {k: v for k, v in match.groupdict().items() if v is not None}
-            return family, {k: _number_or_tuple(v) for k, v in found.items()}
+            return family, {k: family.parse.get(k, _argument)(v) for k, v in found.items()}
     raise unknown("model", name, [*_PRINTED, *_FAMILIES])
 
 
@@ -169,6 +175,11 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     """
     arguments = config_lib.model_arguments(config)
     return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
+
+
+def input_shape(name: str, /) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that a network's paper gives it."""
+    return _find(name)[0].input_shape
 
 
 def list_models(pattern: str = "*") -> list[str]:

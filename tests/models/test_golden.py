@@ -17,12 +17,11 @@ def reference(request):
 
 
 def _setup(reference, dtype):
-    model = create_model(reference["model"], reference["num_classes"], dtype=dtype)
+    name, classes = reference["model"], reference["num_classes"]
+    model = create_model(name, classes, dtype=dtype)
     images, labels = golden.images_and_labels(reference)
-    variables = from_torch(
-        model, golden.state_dict(reference["state_dict"]), tuple(reference["input"][1:])
-    )
-    variables = jax.tree.map(lambda x: jnp.asarray(x, dtype), variables)
+    weights = golden.state_dict(reference["state_dict"])
+    variables = from_torch(name, weights, num_classes=classes, dtype=dtype)
     return model, variables, jnp.asarray(images, dtype), labels
 
 
