@@ -47,7 +47,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
-    # ---- the network, see aggnets_jax.list_models() and docs/models.md
+    # ---- the network, see aggnets_jax.list_models() and docs/networks.md
     config.model = ml_collections.ConfigDict()
     config.model.name = "sparsenet_bc100_k24"
     # Who reads whom; one name, or one for each stage. None: that of the named network.

@@ -10,6 +10,7 @@ from aggnets_jax.models.registry import (
     list_families,
     list_models,
     model_info,
+    paper_flops,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "list_families",
     "list_models",
     "model_info",
+    "paper_flops",
 ]

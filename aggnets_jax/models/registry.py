@@ -18,7 +18,8 @@ from flax import linen as nn
 from aggnets_jax import config as config_lib
 from aggnets_jax import named
 from aggnets_jax.errors import unknown
-from aggnets_jax.models.counting import count
+from aggnets_jax.models.counting import Count, count
+from aggnets_jax.models.flops import Convention, count_operations, multiply_adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Family:
       paper: where the family comes from.
       input_shape: (height, width, channels) that the counts are for.
       num_classes: the default head.
+      flops: how the paper counts them.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Family:
     paper: str
     input_shape: tuple[int, int, int]
     num_classes: int
+    flops: Convention
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,7 @@ class ModelInfo:
       num_classes: size of the logits.
       params: trainable scalars.
       macs: multiply-adds of convolutions and linear layers for one image.
+      parts: both by the part of the network, in the order of computation.
       links: of all stages, without those of the stages' outputs (SparseNet, eq. 4).
       paper: where the network comes from.
       table: of the paper, or None.
@@ -87,6 +91,7 @@ class ModelInfo:
     num_classes: int
     params: int
     macs: int
+    parts: Mapping[str, Count]
     links: int
     paper: str
     table: str | None
@@ -107,13 +112,14 @@ def register_family(
     parse: Mapping[str, Callable[[str], Any]] | None = None,
     input_shape: tuple[int, int, int] = (32, 32, 3),
     num_classes: int = 10,
+    flops: Convention = multiply_adds,
 ) -> None:
     """Registers a family and the networks of it that are listed, see `Family`.
 
     Of two patterns that match a name the one registered first is taken.
     """
     regex = re.compile(pattern, re.ASCII)
-    family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes)
+    family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes, flops)
     _FAMILIES[name] = family
     _PRINTED.update({row: p for row, p in printed.items() if family.pattern.fullmatch(row)})
 
@@ -177,6 +183,11 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
 
 
+def find_family(name: str, /) -> Family:
+    """The family that a network belongs to; raises `UserError` for an unknown name."""
+    return _find(name)[0]
+
+
 def input_shape(name: str, /) -> tuple[int, int, int]:
     """(height, width, channels) of the images that a network's paper gives it."""
     return _find(name)[0].input_shape
@@ -205,19 +216,36 @@ def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -
       UserError: as `create_model`.
     """
     family, _ = _find(name)
-    input_shape = tuple(overrides.pop("input_shape", family.input_shape))
+    shape = tuple(overrides.pop("input_shape", family.input_shape))
     model = create_model(name, num_classes, **overrides)
-    counts = count(model, input_shape).values()
+    parts = count(model, shape)
     printed = None if overrides else _PRINTED.get(name)
     return ModelInfo(
         name=name,
         family=family.name,
-        input_shape=input_shape,
+        input_shape=shape,
         num_classes=model.num_classes,
-        params=sum(part.params for part in counts),
-        macs=sum(part.macs for part in counts),
+        params=sum(part.params for part in parts.values()),
+        macs=sum(part.macs for part in parts.values()),
+        parts=parts,
         links=sum(topology.num_links for topology in model.topologies),
         paper=family.paper,
         table=printed.table if printed else None,
         printed=printed,
     )
+
+
+def paper_flops(name: str, /, num_classes: int | None = None, **overrides: Any) -> float:
+    """FLOPs of a network for one image in its paper's convention, see `aggnets_jax.models.flops`.
+
+    Args:
+      name: as for `create_model`.
+      num_classes: as for `create_model`.
+      **overrides: as for `model_info`.
+
+    Raises:
+      UserError: as `create_model`.
+    """
+    family, _ = _find(name)
+    shape = tuple(overrides.pop("input_shape", family.input_shape))
+    return family.flops(count_operations(create_model(name, num_classes, **overrides), shape))

@@ -32,6 +32,7 @@ from aggnets_jax import named
 from aggnets_jax.aggregation import AGGREGATIONS
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
+from aggnets_jax.models.flops import two_for_each_multiply_add
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
@@ -365,6 +366,7 @@ register_family(
     printed=_IMAGENET_PRINTED,
     input_shape=(224, 224, 3),
     num_classes=1000,
+    flops=two_for_each_multiply_add,
 )
 register_family(
     "sparsenet_imagenet",
@@ -374,6 +376,7 @@ register_family(
     printed=_IMAGENET_PRINTED,
     input_shape=(224, 224, 3),
     num_classes=1000,
+    flops=two_for_each_multiply_add,
 )
 for _name, _fields, _paper in [
     ("densenet", {**_DENSENET, **_PLAIN}, _DENSENET_PAPER),
@@ -387,4 +390,5 @@ for _name, _fields, _paper in [
         pattern=rf"{_name}(?P<depth>\d+)_k(?P<growth_rate>{_NUMBERS})",
         paper=_paper,
         printed=_CIFAR_PRINTED,
+        flops=two_for_each_multiply_add,
     )

@@ -1,0 +1,128 @@
+"""FLOPs as the papers count them, each in its own way.
+
+The elementwise operations that some of them add come from the traced program: a rectifier is an
+operation for each element, a pooling one for each value it reads.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend import core
+
+
+class Operations(NamedTuple):
+    """Operations for one image.
+
+    Attributes:
+      conv_macs: multiply-adds of the convolutions.
+      dilated_macs: those of them in convolutions with a dilated kernel.
+      linear_macs: multiply-adds of the linear layers.
+      linear_biases: additions of their biases.
+      norms: elements that batch normalisations of maps, not vectors, put out.
+      rectified: elements that ReLUs put out.
+      pooled: elements that poolings read.
+    """
+
+    conv_macs: int
+    dilated_macs: int
+    linear_macs: int
+    linear_biases: int
+    norms: int
+    rectified: int
+    pooled: int
+
+
+Convention = Callable[[Operations], float]
+"""FLOPs of a network in a paper's convention."""
+
+
+def multiply_adds(operations: Operations) -> float:
+    """Multiply-adds of convolutions and linear layers, as most papers print them."""
+    return operations.conv_macs + operations.linear_macs
+
+
+def two_for_each_multiply_add(operations: Operations) -> float:
+    """SparseNet, Table 4: multiplications and additions, norms, ReLUs and poolings."""
+    macs = operations.conv_macs + operations.linear_macs
+    elementwise = operations.norms + operations.rectified + operations.pooled
+    return 2 * macs + elementwise + operations.linear_biases
+
+
+def with_elementwise(operations: Operations) -> float:
+    """HCGNet, Tables 1 and 3: a 3x3 kernel of dilation 2 counts as the 5x5 that it spans."""
+    macs = operations.conv_macs + operations.dilated_macs * (25 - 9) / 9 + operations.linear_macs
+    return macs + 2 * operations.norms + operations.rectified + operations.pooled
+
+
+def in_binary_units(operations: Operations) -> float:
+    """SeqConv, Table 4: 4 for each element of a norm, and 2^30 to the G, truncated to .01 G."""
+    macs = operations.conv_macs + operations.linear_macs
+    total = macs + 4 * operations.norms + operations.rectified
+    return np.floor(100 * total / 2**30) / 100 * 1e9
+
+
+def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations:
+    """Counts the operations of a network in evaluation.
+
+    Args:
+      model: a network.
+      input_shape: (height, width, channels) of one image.
+    """
+    modules = dict.fromkeys(
+        ("conv_macs", "dilated_macs", "linear_macs", "linear_biases", "norms"), 0
+    )
+
+    def count_module(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        output, module = call(*args, **kwargs), context.module
+        if context.method_name != "__call__":
+            return output
+        if isinstance(module, nn.Conv | nn.Dense):
+            kernel = module.variables["params"]["kernel"]
+            macs = int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
+            linear = isinstance(module, nn.Dense)
+            modules["linear_macs" if linear else "conv_macs"] += macs
+            if linear and module.use_bias:
+                modules["linear_biases"] += output.shape[-1]
+            if not linear and np.max(module.kernel_dilation) > 1:
+                modules["dilated_macs"] += macs
+        elif isinstance(module, nn.BatchNorm) and np.prod(output.shape[1:-1]) > 1:
+            modules["norms"] += int(np.prod(output.shape[1:]))
+        return output
+
+    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    with nn.intercept_methods(count_module):
+        program = jax.make_jaxpr(model.apply)(variables, images)
+    rectified = pooled = 0
+    for equation in _equations(program.jaxpr):
+        if equation.params.get("name") == "relu":
+            rectified += equation.outvars[0].aval.size
+        elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
+            window = np.prod(equation.params["window_dimensions"])
+            pooled += int(equation.outvars[0].aval.size * window)
+        elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
+            pooled += equation.invars[0].aval.size
+    return Operations(**modules, rectified=rectified, pooled=pooled)
+
+
+def _equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """All equations of a program, those of a ReLU as the one that calls it."""
+    for equation in program.eqns:
+        inner = (
+            []
+            if equation.params.get("name") == "relu"
+            else jax.tree.leaves(
+                list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr)
+            )
+        )
+        programs = [x.jaxpr for x in inner if isinstance(x, core.ClosedJaxpr)]
+        if not programs:
+            yield equation
+        for each in programs:
+            yield from _equations(each)

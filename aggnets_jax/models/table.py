@@ -1,0 +1,63 @@
+"""The page of all networks: python -m aggnets_jax.models.table > docs/models.md."""
+
+import itertools
+import sys
+
+from aggnets_jax.models.flops import multiply_adds
+from aggnets_jax.models.registry import find_family, list_models, model_info, paper_flops
+
+_HEAD = """# All networks
+
+Made by `python -m aggnets_jax.models.table > docs/models.md`.
+
+Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
+and linear layers for one image, FLOPs what the network's paper counts (`aggnets_jax.models.flops`);
+links those inside the stages. Errors are the top-1 errors in percent that the paper prints. Every
+other network that fits a name's pattern can be made, too: [networks.md](networks.md).
+"""
+
+_COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "note")
+_DATA_SETS = {"cifar10": "C10", "cifar100": "C100", "imagenet2012": "ImageNet"}
+
+
+def row(name: str) -> str:
+    """A network's line of the table."""
+    info = model_info(name)
+    flops = info.macs if find_family(name).flops is multiply_adds else paper_flops(name)
+    heads = {info.num_classes: info.params}
+    if info.num_classes == 10:
+        # A classifier has as many weights and one bias for each class.
+        heads[100] = info.params + 9 * info.parts["classifier"].params
+    params = " / ".join(f"{number:,} ({classes})" for classes, number in heads.items())
+    printed = info.printed
+    figures = [printed.params, printed.flops and f"{printed.flops} FLOPs"]
+    figures += [f"{_DATA_SETS.get(k, k)} {error:g}" for k, error in printed.error.items()]
+    cells = [
+        f"`{name}`",
+        params,
+        f"{info.macs:,}",
+        f"{flops / 1e9:.3f}G",
+        f"{info.links:,}",
+        f"{printed.table}: {', '.join(filter(None, figures))}".removesuffix(": "),
+        printed.note or "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def page(rows: dict[str, str]) -> str:
+    """The whole page from the lines of all networks."""
+    parts = [_HEAD]
+    families = {name: find_family(name) for name in rows}
+    names = sorted(rows, key=lambda name: (families[name].name, name))
+    for family, group in itertools.groupby(names, key=families.get):
+        header = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+        parts.append(
+            "\n".join(
+                [f"## {family.name}\n", f"{family.paper}\n", *header, *map(rows.get, group), ""]
+            )
+        )
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page({name: row(name) for name in list_models()}))
