@@ -1,6 +1,6 @@
 """The networks. Importing this package registers all of them."""
 
-from aggnets_jax.models import preact_resnet, sparsenet  # noqa: F401
+from aggnets_jax.models import efficientnet, preact_resnet, sparsenet  # noqa: F401
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,

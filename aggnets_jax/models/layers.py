@@ -8,7 +8,7 @@
   float32. With float64 parameters and `dtype=float64` all of it is float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -26,17 +26,29 @@ he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
+def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for the biases of a layer with `fan_in` inputs, as `uniform_fan_in`."""
+    bound = fan_in**-0.5
+
+    def draw(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
+
+
 def conv(
     features: int,
     kernel_size: int,
     *,
     stride: int = 1,
     groups: int = 1,
+    dilation: int = 1,
     dtype: DTypeLike,
     kernel_init: nn.initializers.Initializer = he_fan_out,
+    bias_init: nn.initializers.Initializer | None = None,
     name: str,
 ) -> nn.Conv:
-    """A square convolution without bias.
+    """A square convolution, with a bias if `bias_init` is given.
 
     Raises:
       UserError: if `features` is not divisible by `groups`.
@@ -47,11 +59,13 @@ def conv(
         features,
         (kernel_size, kernel_size),
         strides=stride,
-        padding=kernel_size // 2,
+        padding=(kernel_size - 1) // 2 * dilation,
+        kernel_dilation=dilation,
         feature_group_count=groups,
-        use_bias=False,
+        use_bias=bias_init is not None,
         dtype=dtype,
         kernel_init=kernel_init,
+        bias_init=bias_init,
         conv_general_dilated=convolve,
         name=name,
     )
@@ -67,6 +81,11 @@ def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., nn.BatchNorm]:
 def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
     """Drops whole channels of [batch, height, width, channels] with probability `rate`."""
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
+
+
+def branch_dropout(rate: float, *, train: bool) -> nn.Dropout:
+    """Drops all of an image's residual branch with probability `rate` (stochastic depth)."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
 
 
 def global_average(x: jax.Array) -> jax.Array:
@@ -92,11 +111,18 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def classifier(num_classes: int, *, dtype: DTypeLike, name: str) -> nn.Dense:
+def classifier(
+    num_classes: int,
+    *,
+    dtype: DTypeLike,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+    name: str,
+) -> nn.Dense:
     """The linear layer that ends a network; its logits are at least float32."""
     return nn.Dense(
         num_classes,
         dtype=jnp.promote_types(dtype, jnp.float32),
         kernel_init=uniform_fan_in,
+        bias_init=bias_init,
         name=name,
     )
