@@ -9,7 +9,7 @@ ICML 2019, arXiv 1905.11946 (Table 1).
       \_______________________________________________________________/
 
 expand, depthwise and project are convolution-BN, the first two with swish behind. A stage's first
-MBConv, which changes width or resolution, has no shortcut; it is `entry{i}`, the others are the
+MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`, the others the
 layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
 expanded width.
 
@@ -126,7 +126,7 @@ class EfficientNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each stage, of the blocks behind its entry.
+      topologies: one for each stage, of the blocks behind its opening.
       aggregation: "sum" or "mean".
       dropout: probability of dropping a feature before the classifier.
       drop_connect: probability of dropping an image's branch in the last block, linear in the
@@ -167,7 +167,7 @@ class EfficientNet(nn.Module):
                 aggregation=self.aggregation,
                 shortcuts=True,
                 name=f"stage{i}",
-            )(unit(stride=stage.stride, name=f"entry{i}")(x))
+            )(unit(stride=stage.stride, name=f"stage{i}_opening")(x))
             endpoints[f"stage{i}"] = x
             number += stage.blocks
 
