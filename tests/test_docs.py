@@ -31,7 +31,7 @@ def test_links_lead_somewhere(file):
 
 def test_every_pattern_and_family_is_documented():
     topologies = (runs.ROOT / "docs" / "topologies.md").read_text()
-    models = (runs.ROOT / "docs" / "models.md").read_text()
+    models = (runs.ROOT / "docs" / "networks.md").read_text()
     assert [name for name in PATTERNS if f"`{name}`" not in topologies] == []
     assert [name for name in list_families() if f"`{name}`" not in models] == []
 

@@ -19,7 +19,6 @@ class Operations(NamedTuple):
 
     Attributes:
       conv_macs: multiply-adds of the convolutions.
-      dilated_macs: those of them in convolutions with a dilated kernel.
       linear_macs: multiply-adds of the linear layers.
       linear_biases: additions of their biases.
       norms: elements that batch normalisations of maps, not vectors, put out.
@@ -28,7 +27,6 @@ class Operations(NamedTuple):
     """
 
     conv_macs: int
-    dilated_macs: int
     linear_macs: int
     linear_biases: int
     norms: int
@@ -53,8 +51,8 @@ def two_for_each_multiply_add(operations: Operations) -> float:
 
 
 def with_elementwise(operations: Operations) -> float:
-    """HCGNet, Tables 1 and 3: a 3x3 kernel of dilation 2 counts as the 5x5 that it spans."""
-    macs = operations.conv_macs + operations.dilated_macs * (25 - 9) / 9 + operations.linear_macs
+    """HCGNet, Tables 2 and 3: 2 for each element of a norm."""
+    macs = operations.conv_macs + operations.linear_macs
     return macs + 2 * operations.norms + operations.rectified + operations.pooled
 
 
@@ -72,9 +70,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
       model: a network.
       input_shape: (height, width, channels) of one image.
     """
-    modules = dict.fromkeys(
-        ("conv_macs", "dilated_macs", "linear_macs", "linear_biases", "norms"), 0
-    )
+    modules = dict.fromkeys(("conv_macs", "linear_macs", "linear_biases", "norms"), 0)
 
     def count_module(
         call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
@@ -89,8 +85,6 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
             modules["linear_macs" if linear else "conv_macs"] += macs
             if linear and module.use_bias:
                 modules["linear_biases"] += output.shape[-1]
-            if not linear and np.max(module.kernel_dilation) > 1:
-                modules["dilated_macs"] += macs
         elif isinstance(module, nn.BatchNorm) and np.prod(output.shape[1:-1]) > 1:
             modules["norms"] += int(np.prod(output.shape[1:]))
         return output

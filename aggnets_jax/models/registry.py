@@ -183,6 +183,11 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
 
 
+def find_printed(name: str, /) -> Printed | None:
+    """What a paper prints about a network, if the network is a listed one."""
+    return _PRINTED.get(name)
+
+
 def find_family(name: str, /) -> Family:
     """The family that a network belongs to; raises `UserError` for an unknown name."""
     return _find(name)[0]
