@@ -1,0 +1,137 @@
+"""The blocks F of residual networks with the activation last, and how many a depth has.
+
+Papers: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, and
+Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017, arXiv
+1611.05431. What is added to F is the business of the network.
+"""
+
+from collections.abc import Callable
+
+import jax
+from flax import linen as nn
+
+from aggnets_jax import named
+from aggnets_jax.errors import UserError
+
+EXPANSION = 4
+
+
+class BasicBlock(nn.Module):
+    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
+
+    Attributes:
+      width: channels of both convolutions.
+      stride: of the first.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+      attention: makes what scales the output, if given.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, width]."""
+        x = self.conv(self.width, 3, stride=self.stride, name="conv1")(x)
+        x = nn.relu(self.norm(name="norm1")(x))
+        x = self.norm(name="norm2")(self.conv(self.width, 3, name="conv2")(x))
+        return x if self.attention is None else self.attention(name="attention")(x)
+
+
+class Bottleneck(nn.Module):
+    """F: conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
+
+    Attributes:
+      width: a quarter of the channels of the output.
+      stride: of the 3x3 convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+      attention: makes what scales the output, if given.
+      groups: of the 3x3 convolution.
+      base_width: inner is groups * floor(width * base_width / 64).
+      inner_shortcut: makes what is added to the 3x3's output of its input, at stride 1, if given.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+    groups: int = 1
+    base_width: int = 64
+    inner_shortcut: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4 width]."""
+        inner = self.groups * (self.width * self.base_width // 64)
+        x = z = nn.relu(self.norm(name="norm1")(self.conv(inner, 1, name="conv1")(x)))
+        x = self.conv(inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
+        x = self.norm(name="norm2")(x)
+        if self.inner_shortcut is not None and self.stride == 1:
+            x = x + self.inner_shortcut(name="inner_shortcut")(z)
+        x = self.norm(name="norm3")(self.conv(EXPANSION * self.width, 1, name="conv3")(nn.relu(x)))
+        return x if self.attention is None else self.attention(name="attention")(x)
+
+
+class Projection(nn.Module):
+    """The shortcut of a block that opens a stage: conv1x1(features, stride)-BN."""
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, any] -> [batch, height / stride, width / stride, features]."""
+        return self.norm(name="norm")(
+            self.conv(self.features, 1, stride=self.stride, name="conv")(x)
+        )
+
+
+# Where the blocks of the stages do not follow from the depth, and which networks have basic blocks.
+BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_OTHER_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+
+
+def block_numbers(depth: int, stages: int = 4) -> tuple[int, ...]:
+    """Blocks of each stage of a network of some depth.
+
+    Args:
+      depth: counts the convolutions of the blocks, the stem and the classifier.
+      stages: 4, or 3 of equal depth (ResNeXt-29).
+
+    Raises:
+      UserError: for a depth that no network has.
+    """
+    named.check_whole_number("depth", depth, 1)
+    if stages == 3:
+        n, rest = divmod(depth - 2, 9)
+        if n >= 1 and not rest:
+            return (n, n, n)
+        allowed, nearest = "9n + 2", 9 * max(1, round((depth - 2) / 9)) + 2
+    else:
+        found = _four_stages(depth)
+        if found:
+            return found
+        allowed = "14, 18, 26, 34, 38, and 3n + 2 from 41 on"
+        nearest = min(filter(_four_stages, range(14, depth + 15)), key=lambda d: abs(d - depth))
+    raise UserError(
+        f"depth {depth} fits no network of this family; allowed: {allowed}, nearest {nearest}"
+    )
+
+
+def _four_stages(depth: int) -> tuple[int, ...] | None:
+    if depth in BASIC_BLOCKS:
+        return BASIC_BLOCKS[depth]
+    if depth in _OTHER_BLOCKS:
+        return _OTHER_BLOCKS[depth]
+    if depth in (14, 26, 38):
+        return ((depth - 2) // 12,) * 4
+    blocks, rest = divmod(depth - 2, 3)
+    return None if depth < 41 or rest else (3, 4, blocks - 10, 3)

@@ -1,0 +1,222 @@
+"""Shortcuts of residual networks: who adds what to the output of a block.
+
+Paper: Zhang et al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arXiv
+2010.12496.
+
+    y_l = act(F_l(y_{l-1}) + shortcut_l)
+
+    ResNet                shortcut_l = y_{l-1}                      plain, "sum"
+    ResNet50-dense, eq.13 shortcut_l = sum_i y_i                    dense, "sum"
+    DSNet, eq. 12         shortcut_l = sum_i W[l, i] N(y_i)         dense, "normalised_sum"
+    variant (a), eq. 11   shortcut_l = sum_i W[l, i] N(F_i)         the same, sources "blocks"
+
+        y_0 --F_1--(+)-- y_1 --F_2--(+)-- y_2 --F_3--(+)-- y_3
+         |          |     |          |     |          |
+         N----------+-----|----------+-----|----------+
+                          N----------+-----|----------+
+                                           N----------+
+
+N is computed once for each output and shared by all that read it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.aggregation import Aggregation, NormalisedSum, Outputs, make_aggregation
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models import layers
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology
+
+Norm = Callable[..., Callable[[jax.Array], jax.Array]]
+"""`norm(name=...)` makes a normalisation."""
+
+
+def _groups(channels: int) -> int:
+    """At most 32 groups of at least 4 channels; fewer where so many do not divide them."""
+    most = min(32, max(1, channels // 4))
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation without scale and shift.
+
+    Attributes:
+      groups: their number for a number of channels.
+      dtype: of the result.
+    """
+
+    groups: Callable[[int], int]
+    dtype: DTypeLike
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same shape."""
+        return nn.GroupNorm(
+            self.groups(x.shape[-1]),
+            epsilon=1e-5,
+            dtype=self.dtype,
+            use_bias=False,
+            use_scale=False,
+        )(x)
+
+
+def _group_norm(groups: Callable[[int], int], *, train: bool, dtype: DTypeLike) -> Norm:
+    del train
+    return partial(GroupNorm, groups, dtype)
+
+
+def _batch_norm(*, train: bool, dtype: DTypeLike) -> Norm:
+    return partial(layers.batch_norm(train=train, dtype=dtype), use_bias=False, use_scale=False)
+
+
+def _no_norm(*, train: bool, dtype: DTypeLike) -> Norm:
+    del train, dtype
+    return lambda name: lambda x: x
+
+
+# The rows of Table 1; none of them has a scale and a shift, which W would make redundant.
+NORMS: dict[str, Callable[..., Norm]] = {
+    "group": partial(_group_norm, _groups),
+    "layer": partial(_group_norm, lambda channels: 1),
+    "instance": partial(_group_norm, lambda channels: channels),
+    "batch": _batch_norm,
+    "none": _no_norm,
+}
+
+AGGREGATIONS = ("sum", "mean", "normalised_sum")
+SOURCES = ("outputs", "blocks")
+
+
+class Joined(NamedTuple):
+    """What a layer leaves behind where shortcuts start at the blocks (variant a)."""
+
+    output: jax.Array
+    block: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Shortcuts:
+    """What is added to the output of a block.
+
+    Attributes:
+      aggregation: "sum", "mean", or "normalised_sum".
+      norm: N of the last, one of `NORMS`.
+      weighted: whether its W is learnt rather than 1.
+      sources: "outputs", from which shortcuts start, or "blocks" for what F computed (variant a).
+
+    Raises:
+      UserError: for an unknown name, and an aggregation that would widen what is added.
+    """
+
+    aggregation: str = "sum"
+    norm: str = "group"
+    weighted: bool = True
+    sources: str = "outputs"
+
+    def __post_init__(self) -> None:
+        if self.aggregation == "concat":
+            raise UserError(
+                "aggregation 'concat' would widen the shortcut, which is added to the output of a"
+                f" block of one width; allowed: {', '.join(AGGREGATIONS)}"
+            )
+        if self.aggregation not in AGGREGATIONS:
+            raise unknown("aggregation", str(self.aggregation), AGGREGATIONS)
+        named.choose("shortcut_norm", NORMS, self.norm)
+        if self.sources not in SOURCES:
+            raise unknown("shortcut_sources", str(self.sources), SOURCES)
+
+    def make_norm(self, *, train: bool, dtype: DTypeLike) -> Norm:
+        """What makes N."""
+        return NORMS[self.norm](train=train, dtype=dtype)
+
+    def make_aggregation(self, *, train: bool, dtype: DTypeLike) -> Aggregation:
+        """A fresh aggregation of outputs, or of pairs `Joined`."""
+        aggregate = (
+            NormalisedSum(self.make_norm(train=train, dtype=dtype), weighted=self.weighted)
+            if self.aggregation == "normalised_sum"
+            else make_aggregation(self.aggregation)
+        )
+        if self.sources == "outputs":
+            return aggregate
+
+        def aggregate_blocks(outputs: Outputs, sources: Any, layer: int) -> jax.Array:
+            blocks = {source: outputs[source].block for source in sources}
+            return aggregate(blocks, sources, layer)
+
+        return aggregate_blocks
+
+    def stage(
+        self,
+        x: jax.Array,
+        topology: Topology,
+        block: Callable[..., nn.Module],
+        *,
+        activation: Callable[[jax.Array], jax.Array],
+        train: bool,
+        dtype: DTypeLike,
+        name: str,
+    ) -> jax.Array:
+        """Runs blocks that keep the shape of x.
+
+        Args:
+          x: y_0 [batch, height, width, channels], the output of the block that opened the stage.
+          topology: who adds whose output.
+          block: `block(name=...)` makes the module F of a layer.
+          activation: of the sum.
+          train: whether N normalises by the batch, if it is batch normalisation.
+          dtype: in which to compute.
+          name: of the stage.
+
+        Returns:
+          The output of the last block, of the shape of x.
+        """
+        pairs = self.sources == "blocks"
+
+        def unit(layer: int, name: str) -> Callable[[Any, jax.Array], Any]:
+            del layer
+            compute = block(name=name)
+
+            def join(previous: Any, shortcut: jax.Array) -> Any:
+                residual = compute(previous.output if pairs else previous)
+                output = activation(residual + shortcut)
+                return Joined(output, residual) if pairs else output
+
+            return join
+
+        output = Stage(
+            topology,
+            unit,
+            aggregation=partial(self.make_aggregation, train=train, dtype=dtype),
+            shortcuts=True,
+            name=name,
+        )(Joined(x, x) if pairs else x)
+        return output.output if pairs else output
+
+
+class NormalisedShortcut(nn.Module):
+    """w * N(x), by channel: the shortcut within a block (DS2Net, Section 3.3).
+
+    Attributes:
+      norm: makes N.
+      weighted: whether w is learnt, 1 at first, rather than 1.
+    """
+
+    norm: Norm
+    weighted: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same shape."""
+        x = self.norm(name="norm")(x)
+        if not self.weighted:
+            return x
+        weights = self.param("weights", nn.initializers.ones, x.shape[-1:])
+        return weights.astype(x.dtype) * x

@@ -1,0 +1,194 @@
+r"""Wide ResNet on pre-activation blocks, and DSWRN, the same with dense shortcuts.
+
+Papers: Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146, and Zhang et
+al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arXiv 2010.12496.
+
+    WRN     y_l = F_l(y_{l-1}) + y_{l-1}
+    DSWRN   y_l = F_l(y_{l-1}) + sum_{i<l} W[l, i] N(y_i)
+
+    x --BN-ReLU-+-conv3x3-BN-ReLU-conv3x3-(+)-- y_0 --F_1--(+)-- y_1 --F_2--(+)-- y_2
+                 \-conv1x1----------------/       \---------/      \---------/
+
+Three stages of widths 16k, 32k, 64k with (depth - 4) / 6 blocks each. The block that opens a stage
+projects its pre-activated input, as in the authors' code; where the width stays, as in the first
+stage of WRN-d-1, the input itself is its shortcut. There is no DS2 variant: F has no bottleneck, so
+that no convolution of a stage's opening keeps the width for an inner shortcut.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.errors import UserError
+from aggnets_jax.models import layers
+from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.shortcuts import Shortcuts
+from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
+
+
+class WideBlock(nn.Module):
+    """F: BN-ReLU-conv3x3(width, stride)-BN-ReLU-dropout-conv3x3(width).
+
+    Attributes:
+      width: channels of both convolutions.
+      stride: of the first.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+      dropout: makes the dropout between the convolutions.
+      opening: whether the block adds its own shortcut, projected if the shape changes.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    dropout: Callable[[], nn.Module]
+    opening: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, width]."""
+        read = nn.relu(self.norm(name="norm1")(x))
+        residual = self.conv(self.width, 3, stride=self.stride, name="conv1")(read)
+        residual = self.dropout()(nn.relu(self.norm(name="norm2")(residual)))
+        residual = self.conv(self.width, 3, name="conv2")(residual)
+        if not self.opening:
+            return residual
+        if residual.shape != x.shape:
+            x = self.conv(self.width, 1, stride=self.stride, name="projection")(read)
+        return residual + x
+
+
+class WideResNet(nn.Module):
+    """Stem conv3x3(16), three stages of `WideBlock`, BN-ReLU, head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: of the blocks behind the first, one for each stage.
+      widening: k; the stages have 16k, 32k, 64k channels.
+      shortcuts: what is added to F.
+      dropout: probability of dropping a value between the convolutions of a block.
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    widening: int
+    shortcuts: Shortcuts = Shortcuts()
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype)
+        dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
+        block = partial(WideBlock, norm=norm, conv=conv, dropout=dropout)
+        endpoints = {}
+
+        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        endpoints["stem"] = x
+        for i, topology in enumerate(self.topologies, start=1):
+            width, stride = 16 * self.widening * 2 ** (i - 1), 1 if i == 1 else 2
+            x = block(width, stride, opening=True, name=f"stage{i}_opening")(x)
+            x = self.shortcuts.stage(
+                x,
+                topology,
+                partial(block, width, 1),
+                activation=lambda y: y,
+                train=train,
+                dtype=self.dtype,
+                name=f"stage{i}",
+            )
+            endpoints[f"stage{i}"] = x
+
+        x = nn.relu(norm(name="head_norm")(x))
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+def wide_resnet(
+    *,
+    num_classes: int,
+    depth: int,
+    widening: int,
+    topology: str | Sequence[str] = "plain",
+    topology_args: TopologyArgs = None,
+    aggregation: str = "sum",
+    shortcut_norm: str = "group",
+    shortcut_weights: bool = True,
+    shortcut_sources: str = "outputs",
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> WideResNet:
+    """Builds a network of this file.
+
+    Args:
+      num_classes: size of the logits.
+      depth: 6n + 4: three stages of n blocks.
+      widening: k.
+      topology: whose outputs are added to that of a block behind the first, or one for each stage.
+      topology_args: arguments of the pattern, or one mapping for each stage.
+      aggregation: of shortcuts: "sum", "mean" or "normalised_sum" (DSWRN).
+      shortcut_norm: N of the last, see `shortcuts.NORMS`.
+      shortcut_weights: whether its weights are learnt.
+      shortcut_sources: "outputs", or "blocks" for what F computed.
+      dropout: see `WideResNet`.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for a depth that is not 6n + 4, and other numbers that fit no network.
+    """
+    named.check_whole_number("depth", depth, 1)
+    named.check_whole_number("widening", widening, 1)
+    named.check_number("dropout", dropout, 0, 0.99)
+    n, rest = divmod(depth - 4, 6)
+    if n < 1 or rest:
+        nearest = 6 * max(1, round((depth - 4) / 6)) + 4
+        raise UserError(
+            f"depth {depth} fits no network of this family; allowed: 6n + 4, nearest {nearest}"
+        )
+    return WideResNet(
+        num_classes,
+        stage_topologies(topology, topology_args, (n - 1,) * 3, shortcuts=True),
+        widening,
+        Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources),
+        dropout,
+        dtype,
+    )
+
+
+# Sizes and errors of WRN-d-k are those of its paper with standard augmentation, of 10 classes.
+register_family(
+    "wrn",
+    wide_resnet,
+    pattern=r"wrn(?P<depth>\d+)_(?P<widening>\d+)",
+    paper="Wide Residual Networks, BMVC 2016, arXiv 1605.07146",
+    printed={
+        "wrn40_1": Printed("Table 4", "0.6M", {"cifar10": 6.85, "cifar100": 30.89}),
+        "wrn40_2": Printed("Table 4", "2.2M", {"cifar10": 5.33, "cifar100": 26.04}),
+        "wrn40_4": Printed("Table 5", "8.9M", {"cifar10": 4.53, "cifar100": 21.18}),
+        "wrn16_8": Printed("Table 5", "11.0M", {"cifar10": 4.27, "cifar100": 20.43}),
+        "wrn22_8": Printed("Table 4", "17.2M", {"cifar10": 4.38, "cifar100": 21.22}),
+        "wrn28_10": Printed("Table 5", "36.5M", {"cifar10": 4.00, "cifar100": 19.25}),
+    },
+)
+register_family(
+    "dswrn",
+    partial(wide_resnet, **DENSE_SHORTCUTS),
+    pattern=r"dswrn(?P<depth>\d+)_(?P<widening>\d+)",
+    paper=DSNET,
+    printed={"dswrn28_10": Printed("Table 6", "36.5M", {"cifar100": 18.33})},
+)
