@@ -16,6 +16,21 @@ from aggnets_jax.errors import UserError
 EXPANSION = 4
 
 
+def inner_features(width: int, base_width: int, groups: int) -> int:
+    """Channels of a grouped 3x3 convolution in a bottleneck: groups * floor(width base_width / 64).
+
+    Raises:
+      UserError: if there are none.
+    """
+    features = groups * (width * base_width // 64)
+    if not features:
+        raise UserError(
+            f"base_width {base_width} leaves no channels at a width of {width}; allowed: at least"
+            f" {-(-64 // width)}"
+        )
+    return features
+
+
 class BasicBlock(nn.Module):
     """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
 
@@ -68,7 +83,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4 width]."""
-        inner = self.groups * (self.width * self.base_width // 64)
+        inner = inner_features(self.width, self.base_width, self.groups)
         x = z = nn.relu(self.norm(name="norm1")(self.conv(inner, 1, name="conv1")(x)))
         x = self.conv(inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
         x = self.norm(name="norm2")(x)

@@ -367,9 +367,9 @@ _PRINTED = {
         ("resnext50_cifar_w25", "Table 5", None, {"cifar100": 23.86}, None),
         ("resnext50_cifar_w50", "Table 5", None, {"cifar100": 21.16}, None),
         ("resnext50_cifar_w100", "Table 5", None, {"cifar100": 20.17}, None),
-        ("resnext29_6x64d", "Table 6", None, {}, "only with dense shortcuts"),
+        ("resnext29_6x64d", "Table 6", None, {}, "printed with dense shortcuts only"),
         ("resnext29_8x64d", "Table 6", "34.4M", {"cifar100": 17.77}, "the size with 10 classes"),
-        ("resnext29_16x64d", "Table 6", "68.1M", {"cifar100": 17.31}, "the size with 10 classes"),
+        ("resnext29_16x64d", "Table 6", "68.1M", {"cifar100": 17.31}, "10 classes, cut off"),
     ]
 }
 register_backbones("res", _PRINTED)
