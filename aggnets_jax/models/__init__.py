@@ -1,6 +1,18 @@
 """The networks. Importing this package registers all of them."""
 
-from aggnets_jax.models import efficientnet, preact_resnet, sparsenet  # noqa: F401
+from aggnets_jax.models import (  # noqa: F401
+    dsnet,
+    efficientnet,
+    hcgnet,
+    micro_dense,
+    preact_resnet,
+    pyramidnet,
+    res2net,
+    resnet,
+    seqresnet,
+    sparsenet,
+    wide_resnet,
+)
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
