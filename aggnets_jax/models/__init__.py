@@ -5,6 +5,7 @@ from aggnets_jax.models import (  # noqa: F401
     efficientnet,
     hcgnet,
     micro_dense,
+    micro_dense_rivals,
     preact_resnet,
     pyramidnet,
     res2net,

@@ -226,7 +226,7 @@ def mdnet(
         topology_args=topology_args,
         aggregation=aggregation,
     )
-    blocks = _thirds(depth)
+    blocks = stage_blocks(depth)
     if (alpha is None) == (widths is None):
         raise UserError("a network needs one of the arguments 'alpha' and 'widths'")
     if widths is None:
@@ -269,7 +269,8 @@ def micro_dense_block(
     return MicroDense(within, compression, width_rule, growing, final_relu, aggregation)
 
 
-def _thirds(depth: int) -> tuple[int, int, int]:
+def stage_blocks(depth: int) -> tuple[int, int, int]:
+    """Blocks of each stage, a third of `depth`; raises `UserError` if it can't be divided."""
     named.check_whole_number("depth", depth, 1)
     if depth % 3:
         raise UserError(

@@ -258,7 +258,6 @@ def pyramidnet(
     """
     named.check_whole_number("depth", depth, 0)
     named.check_whole_number("alpha", alpha, 0)
-    check_shortcut_aggregation(aggregation)
     blocks = _blocks(depth, bottleneck, imagenet_stem)
     stem_features = 64 if imagenet_stem else 16
     expansion = 4 if bottleneck else 1
@@ -270,7 +269,7 @@ def pyramidnet(
         ),
         stem_features=stem_features,
         block=PyramidBlock(bottleneck),
-        aggregation=aggregation,
+        aggregation=checked_shortcut_aggregation(aggregation),
         imagenet_stem=imagenet_stem,
         dtype=dtype,
     )
@@ -307,14 +306,15 @@ def shortcut_topologies(
     return stage_topologies(topology, topology_args, depths, shortcuts=True)
 
 
-def check_shortcut_aggregation(aggregation: str) -> None:
-    """Raises `UserError` for an aggregation whose result can't be added to a block's output."""
+def checked_shortcut_aggregation(aggregation: str) -> str:
+    """Returns it, or raises `UserError` if its result can't be added to a block's output."""
     named.choose("aggregation", AGGREGATIONS, aggregation)
     if aggregation == "concat":
         raise UserError(
             "aggregation 'concat' makes a shortcut wider than the output of the block that it is"
             " added to; allowed: padded_sum, sum, mean"
         )
+    return aggregation
 
 
 _PAPER = "Deep Pyramidal Residual Networks, CVPR 2017, arXiv 1610.02915"
