@@ -78,31 +78,32 @@ class _Mean:
         return self._sum(outputs, sources, layer) / len(sources)
 
 
-class Mixed:
-    """Concatenation in which neighbours overlap by some channels, which are added (MixNet, eq. 4).
+class Mixed(_Sum):
+    """Concatenation in which neighbours overlap by some channels, which are added (MixNet).
 
-    Without overlap it is a concatenation, with all channels in it a sum.
+    Without overlap it is a concatenation, with all channels in it a sum. As the sum of a residual
+    network it is a running one: what begins with the same sources is joined only once.
     """
 
     def __init__(self, overlap: int) -> None:
         """Takes the channels that each output shares with the ones before it."""
+        super().__init__()
         self.overlap = overlap
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
-        """[..., channels] each -> [..., all channels - overlap * (outputs - 1)]."""
-        del layer
-        joined = outputs[sources[0]]
-        for source in sources[1:]:
-            term, kept = outputs[source], joined.shape[-1] - self.overlap
-            shared = joined[..., kept:] + term[..., : self.overlap]
-            joined = jnp.concatenate(
-                [joined[..., :kept], shared, term[..., self.overlap :]], axis=-1
+    def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
+        """[..., channels] each -> [..., all channels - overlap]."""
+        kept = total.shape[-1] - self.overlap
+        if kept < 0 or term.shape[-1] < self.overlap:
+            raise UserError(
+                f"outputs of {total.shape[-1]} and {term.shape[-1]} channels can't overlap by"
+                f" {self.overlap}"
             )
-        return joined
+        shared = super()._add(total[..., kept:], term[..., : self.overlap])
+        return jnp.concatenate([total[..., :kept], shared, term[..., self.overlap :]], axis=-1)
 
 
 class DualPath:
-    """The first channels of all outputs added, the rest concatenated (DPN, eq. 7)."""
+    """The first channels of all outputs added, the rest concatenated (DPN)."""
 
     def __init__(self, residual: int) -> None:
         """Takes the channels that are added."""

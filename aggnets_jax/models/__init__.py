@@ -1,11 +1,17 @@
 """The networks. Importing this package registers all of them."""
 
 from aggnets_jax.models import (  # noqa: F401
+    dpn,
     dsnet,
     efficientnet,
+    fractalnet,
+    hardnet,
     hcgnet,
+    highway,
+    log_densenet,
     micro_dense,
     micro_dense_rivals,
+    mixnet,
     preact_resnet,
     pyramidnet,
     res2net,

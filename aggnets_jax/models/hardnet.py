@@ -1,0 +1,326 @@
+r"""HarDNet: few links, on the powers of two that divide a layer's number, and wider layers there.
+
+Paper: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, arXiv 1909.00948.
+
+    y_l = F_l(concat of y_{l - 2^i} for all i such that 2^i divides l)
+    width of y_l: k * m^n, n the largest i, to the next even number
+    output of a block: concat of all y_l of odd l, and of the last
+
+    y_0 -- y_1 -- y_2 -- y_3 -- y_4        layer 2 reads 1, 0
+     |\____________/ \____________/|        layer 4 reads 3, 2, 0
+     \____________________________/
+
+F_l is conv3x3-BN-ReLU6, or with `depthwise` conv1x1-BN-ReLU6-depthwise3x3-BN. Behind each block
+comes conv1x1-BN-ReLU6, and behind some of them the resolution is halved, by max pooling or by a
+depthwise convolution at stride 2. A block's input is not in its output.
+
+Where the paper and the reference code (https://github.com/PingoLH/Pytorch-HarDNet) differ: numbers
+of layers and channels are those of the code, as is ReLU6 in the place of ReLU. Its dropouts,
+before the classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones) and in 85 before
+the last 1x1 convolution (0.1), are 0 unless asked for.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.errors import UserError
+from aggnets_jax.models import layers
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
+
+
+class ConvNorm(nn.Module):
+    """Convolution-BN-ReLU6.
+
+    Attributes:
+      features: channels of the output.
+      kernel_size: of the convolution.
+      stride: of the convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+
+    features: int
+    kernel_size: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, rows, columns, features]."""
+        x = self.conv(self.features, self.kernel_size, stride=self.stride, name="conv")(x)
+        return nn.relu6(self.norm(name="norm")(x))
+
+
+class DepthwiseNorm(nn.Module):
+    """Depthwise 3x3 convolution-BN, without an activation."""
+
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, rows, columns, channels]."""
+        channels = x.shape[-1]
+        x = self.conv(channels, 3, stride=self.stride, groups=channels, name="conv")(x)
+        return self.norm(name="norm")(x)
+
+
+class SeparableConvNorm(nn.Module):
+    """Conv1x1-BN-ReLU6 to the channels of the output, then depthwise 3x3-BN."""
+
+    features: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height, width, features]."""
+        x = ConvNorm(self.features, 1, 1, self.norm, self.conv, name="pointwise")(x)
+        return DepthwiseNorm(1, self.norm, self.conv, name="depthwise")(x)
+
+
+def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
+    """Channels of the output of `layer`, even, k * m^n where 2^n is what divides its number."""
+    powers = (layer & -layer).bit_length() - 1
+    return int(growth_rate * multiplier**powers + 1) // 2 * 2
+
+
+class HarDNet(nn.Module):
+    """Stem, blocks with a 1x1 convolution behind each, head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: one for each block.
+      growth_rates: k of each block.
+      features: channels behind each block.
+      downsampled: whether the resolution is halved behind each block.
+      stem_features: channels of the two convolutions of the stem.
+      multiplier: m.
+      depthwise: whether 3x3 convolutions in blocks are depthwise separable.
+      aggregation: "concat" or "padded_sum".
+      dropout: probability of dropping a feature before the classifier.
+      map_dropout: of dropping a value before the last 1x1 convolution.
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    growth_rates: tuple[int, ...]
+    features: tuple[int, ...]
+    downsampled: tuple[bool, ...]
+    stem_features: tuple[int, int]
+    multiplier: float
+    depthwise: bool = False
+    aggregation: str = "concat"
+    dropout: float = 0.0
+    map_dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype, kernel_init=layers.uniform_fan_in)
+        parts = {"norm": norm, "conv": conv}
+        unit = (
+            partial(SeparableConvNorm, **parts)
+            if self.depthwise
+            else partial(ConvNorm, kernel_size=3, stride=1, **parts)
+        )
+
+        def halve(x: jax.Array, window: int, name: str) -> jax.Array:
+            if self.depthwise:
+                return DepthwiseNorm(2, **parts, name=name)(x)
+            pad = (window - 1) // 2
+            return nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
+
+        x = jnp.asarray(images, self.dtype)
+        x = ConvNorm(self.stem_features[0], 3, 2, **parts, name="stem1")(x)
+        kernel_size = 1 if self.depthwise else 3
+        x = ConvNorm(self.stem_features[1], kernel_size, 1, **parts, name="stem2")(x)
+        x = halve(x, 3, "stem_down")
+        endpoints = {"stem": x}
+
+        last = len(self.topologies)
+        for i, (topology, growth_rate, features, downsampled) in enumerate(
+            zip(self.topologies, self.growth_rates, self.features, self.downsampled, strict=True),
+            start=1,
+        ):
+            x = Stage(
+                topology,
+                unit=lambda layer, name, k=growth_rate: unit(
+                    layer_width(layer, k, self.multiplier), name=name
+                ),
+                aggregation=self.aggregation,
+                name=f"stage{i}",
+            )(x)
+            endpoints[f"stage{i}"] = x
+            if i == last:
+                x = nn.Dropout(self.map_dropout, deterministic=not train)(x)
+            x = ConvNorm(features, 1, 1, **parts, name=f"transition{i}")(x)
+            if downsampled:
+                x = halve(x, 2, f"down{i}")
+
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        logits = layers.classifier(
+            self.num_classes,
+            dtype=self.dtype,
+            bias_init=layers.uniform_bias(x.shape[-1]),
+            name="classifier",
+        )(x)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+class Variant(NamedTuple):
+    """Numbers of a network, see `HarDNet`."""
+
+    stage_depths: tuple[int, ...]
+    growth_rate: tuple[int, ...]
+    features: tuple[int, ...]
+    downsampled: tuple[bool, ...]
+    stem_features: tuple[int, int]
+    multiplier: float
+
+
+VARIANTS: Mapping[int, Variant] = {
+    39: Variant(
+        (4, 16, 8, 4),
+        (16, 20, 64, 160),
+        (96, 320, 640, 1024),
+        (True, True, True, False),
+        (24, 48),
+        1.6,
+    ),
+    68: Variant(
+        (8, 16, 16, 16, 4),
+        (14, 16, 20, 40, 160),
+        (128, 256, 320, 640, 1024),
+        (True, False, True, True, False),
+        (32, 64),
+        1.7,
+    ),
+    85: Variant(
+        (8, 16, 16, 16, 16, 4),
+        (24, 24, 28, 36, 48, 256),
+        (192, 256, 320, 480, 720, 1280),
+        (True, False, True, False, True, False),
+        (48, 96),
+        1.7,
+    ),
+}
+
+
+def hardnet(
+    *,
+    num_classes: int,
+    depth: int,
+    depthwise: bool = False,
+    stage_depths: Sequence[int] | None = None,
+    growth_rate: int | Sequence[int] | None = None,
+    features: int | Sequence[int] | None = None,
+    downsampled: bool | Sequence[bool] | None = None,
+    stem_features: int | Sequence[int] | None = None,
+    multiplier: float | None = None,
+    topology: str | Sequence[str] = "harmonic",
+    topology_args: TopologyArgs = None,
+    aggregation: str = "concat",
+    dropout: float = 0.0,
+    map_dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> HarDNet:
+    """Builds a network of this file.
+
+    Args:
+      num_classes: size of the logits.
+      depth: one of `VARIANTS`, whose numbers stand for those below that are not given.
+      depthwise: whether 3x3 convolutions in blocks are depthwise separable.
+      stage_depths: layers of each block.
+      growth_rate: k, or one for each block.
+      features: channels behind each block.
+      downsampled: whether the resolution is halved behind each block.
+      stem_features: channels of the two convolutions of the stem.
+      multiplier: m.
+      topology: name of a pattern, or one for each block.
+      topology_args: arguments of the pattern, or one mapping for each block.
+      aggregation: "concat" or "padded_sum".
+      dropout: of features before the classifier.
+      map_dropout: of values before the last 1x1 convolution.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for numbers that fit no network.
+    """
+    if depth not in VARIANTS:
+        nearest = min(VARIANTS, key=lambda d: abs(d - depth))
+        raise UserError(f"no HarDNet of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
+    if aggregation not in ("concat", "padded_sum"):
+        raise UserError(
+            f"aggregation {aggregation!r} is not defined for HarDNet, whose layers have several"
+            " widths; allowed: concat, padded_sum"
+        )
+    given = {
+        "stage_depths": stage_depths,
+        "growth_rate": growth_rate,
+        "features": features,
+        "downsampled": downsampled,
+        "stem_features": stem_features,
+        "multiplier": multiplier,
+    }
+    numbers = VARIANTS[depth]._replace(**{k: v for k, v in given.items() if v is not None})
+    blocks = len(numbers.stage_depths)
+    growth_rates = per_stage("growth_rate", numbers.growth_rate, blocks)
+    widths = per_stage("features", numbers.features, blocks)
+    stem = per_stage("stem_features", numbers.stem_features, 2)
+    for name, values in (("growth_rate", growth_rates), ("features", widths), ("stem", stem)):
+        for value in values:
+            named.check_whole_number(name, value, 1)
+    named.check_number("multiplier", numbers.multiplier, 1, 4)
+    named.check_number("dropout", dropout, 0, 0.99)
+    named.check_number("map_dropout", map_dropout, 0, 0.99)
+    return HarDNet(
+        num_classes=num_classes,
+        topologies=stage_topologies(topology, topology_args, numbers.stage_depths),
+        growth_rates=growth_rates,
+        features=widths,
+        downsampled=per_stage("downsampled", numbers.downsampled, blocks),
+        stem_features=stem,
+        multiplier=numbers.multiplier,
+        depthwise=depthwise,
+        aggregation=aggregation,
+        dropout=dropout,
+        map_dropout=map_dropout,
+        dtype=dtype,
+    )
+
+
+register_family(
+    "hardnet",
+    hardnet,
+    pattern=r"hardnet(?P<depth>\d+)(?P<depthwise>ds)?",
+    paper="HarDNet: A Low Memory Traffic Network, ICCV 2019, arXiv 1909.00948",
+    printed={
+        "hardnet68": Printed("README", "17.6M", {"imagenet2012": 23.5}, "4.3G", "4.25G here"),
+        "hardnet85": Printed("README", "36.7M", {"imagenet2012": 22.0}, "9.1G"),
+        "hardnet39ds": Printed("README", "3.5M", {"imagenet2012": 27.9}, "0.44G", "0.43G here"),
+        "hardnet68ds": Printed("README", "4.2M", {"imagenet2012": 25.7}, "0.8G"),
+    },
+    parse={"depthwise": lambda text: text == "ds"},
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+)

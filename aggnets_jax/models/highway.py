@@ -1,0 +1,203 @@
+"""Highway networks: a gate decides, value by value, between what a layer computes and its input.
+
+Papers: Srivastava et al., "Highway Networks", arXiv 1505.00387, and "Training Very Deep Networks",
+NeurIPS 2015, arXiv 1507.06228.
+
+    y_l = T_l(y_{l-1}) H_l(y_{l-1}) + (1 - T_l(y_{l-1})) y_{l-1}        (eq. 3)
+    H = ReLU(conv3x3),  T = sigmoid(conv3x3), whose bias begins at -2
+
+    y_{l-1} --+-- H ----- * ---(+)-- y_l
+              +-- T --+---'     |
+              |     1 - T       |
+              '-------*---------'
+
+A highway layer keeps the width. Each of the three stages begins with an ordinary convolution, which
+brings its input to the width of the stage; max pooling is between the stages, and behind the last
+conv1x1(100)-ReLU, the mean over positions and the classifier. All convolutions have biases and
+there are no norms. Under another topology the gate carries the aggregate of what a layer reads in
+the place of y_{l-1}.
+
+Where the papers and their code (https://github.com/flukeskywalker/highway-networks) leave things
+open: the network of 19 layers is that of the code, whose stages have 32, 80 and 128 channels. The
+papers do not give the widths of their other networks on CIFAR (11 layers of 236K parameters, 32
+layers of 1.25M), so that these are not listed. The code's dropout of 0.2, of the images, between
+the stages and before the classifier, is 0 unless asked for.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models import layers
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
+
+AGGREGATIONS = ("sum", "mean")
+HEAD_FEATURES = 100
+
+# The "xavier" of Caffe, which looks at the fan-in only.
+_kernel_init = nn.initializers.lecun_uniform()
+
+
+class HighwayLayer(nn.Module):
+    """The unit: T H(x) + (1 - T) shortcut, eq. 3.
+
+    Attributes:
+      features: channels of input and output.
+      gate_bias: the bias of T at first; if negative, the layer begins near the identity.
+      conv: makes convolutions.
+    """
+
+    features: int
+    gate_bias: float
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, shortcut: jax.Array) -> jax.Array:
+        """[batch, height, width, features] each -> the same shape."""
+        transformed = nn.relu(
+            self.conv(self.features, 3, bias_init=nn.initializers.zeros, name="transform")(x)
+        )
+        gate_init = nn.initializers.constant(self.gate_bias)
+        gate = nn.sigmoid(self.conv(self.features, 3, bias_init=gate_init, name="gate")(x))
+        return gate * transformed + (1 - gate) * shortcut
+
+
+class HighwayNet(nn.Module):
+    """Stages of a convolution and highway layers with max pooling between them, head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: of the highway layers of each stage.
+      widths: channels of each stage.
+      gate_bias: bias of the gates at first.
+      aggregation: of what the gate carries, "sum" or "mean".
+      dropout: probability of dropping a value of the images, between stages and before the head.
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    widths: tuple[int, ...]
+    gate_bias: float = -2.0
+    aggregation: str = "sum"
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints.
+
+        The endpoint `stem` is the output of the first convolution.
+        """
+        conv = partial(layers.conv, dtype=self.dtype, kernel_init=_kernel_init)
+        plain = partial(conv, bias_init=nn.initializers.zeros)
+        dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
+        endpoints = {}
+
+        x = dropout()(jnp.asarray(images, self.dtype))
+        for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
+            if i > 1:
+                x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))
+            x = nn.relu(plain(width, 3, name=f"stage{i}_opening")(x))
+            endpoints.setdefault("stem", x)
+            unit = partial(HighwayLayer, width, self.gate_bias, conv)
+            x = Stage(
+                topology,
+                unit=lambda layer, name, unit=unit: unit(name=name),
+                aggregation=self.aggregation,
+                shortcuts=True,
+                name=f"stage{i}",
+            )(x)
+            endpoints[f"stage{i}"] = x
+
+        x = nn.relu(plain(HEAD_FEATURES, 1, name="head_conv")(x))
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        logits = layers.classifier(
+            self.num_classes,
+            dtype=self.dtype,
+            kernel_init=nn.initializers.normal(0.05),
+            name="classifier",
+        )(dropout()(x))
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+def highway(
+    *,
+    num_classes: int,
+    depth: int | None = None,
+    stage_depths: Sequence[int] | None = None,
+    widths: int | Sequence[int] = (32, 80, 128),
+    gate_bias: float = -2.0,
+    topology: str | Sequence[str] = "plain",
+    topology_args: TopologyArgs = None,
+    aggregation: str = "sum",
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> HighwayNet:
+    """Builds a network of this file.
+
+    Args:
+      num_classes: size of the logits.
+      depth: layers of the stages, the 1x1 convolution and the classifier; needed without
+        `stage_depths`. The stages get equally many, the later ones those that remain.
+      stage_depths: layers of each stage, the first of which is an ordinary convolution.
+      widths: channels of each stage.
+      gate_bias: bias of the gates at first.
+      topology: whose outputs the gates carry, or one for each stage.
+      topology_args: arguments of the pattern, or one mapping for each stage.
+      aggregation: of the outputs that the gates carry, "sum" or "mean".
+      dropout: see `HighwayNet`.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for numbers that fit no network.
+    """
+    if aggregation == "concat":
+        raise UserError(
+            "aggregation 'concat' would widen what a gate carries, which is added to what a layer"
+            f" of one width computes; allowed: {', '.join(AGGREGATIONS)}"
+        )
+    if aggregation not in AGGREGATIONS:
+        raise unknown("aggregation", aggregation, AGGREGATIONS)
+    if stage_depths is None:
+        if depth is None:
+            raise UserError("a network needs the argument 'depth', or 'stage_depths'")
+        named.check_whole_number("depth", depth, 5)
+        stage_depths = [(depth - 2 + i) // 3 for i in range(3)]
+    for n in stage_depths:
+        named.check_whole_number("the number of layers of a stage", n, 1)
+    features = per_stage("widths", widths, len(stage_depths))
+    for width in features:
+        named.check_whole_number("widths", width, 1)
+    named.check_number("gate_bias", gate_bias, -100, 100)
+    named.check_number("dropout", dropout, 0, 0.99)
+    return HighwayNet(
+        num_classes,
+        stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),
+        features,
+        gate_bias=gate_bias,
+        aggregation=aggregation,
+        dropout=dropout,
+        dtype=dtype,
+    )
+
+
+register_family(
+    "highway",
+    highway,
+    pattern=r"highway(?P<depth>\d+)",
+    paper="Training Very Deep Networks, NeurIPS 2015, arXiv 1507.06228",
+    printed={"highway19": Printed("Table 2", "2.3M", {"cifar10": 7.54})},
+)

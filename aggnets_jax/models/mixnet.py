@@ -1,0 +1,248 @@
+"""MixNet: links that add and links that concatenate, in one dense topology.
+
+Paper: Wang et al., "Mixed Link Networks", IJCAI 2018, arXiv 1802.01808.
+
+    x_l = x_{l-1} joined with y_l, where they overlap by k1 channels, which are added
+    y_l = [inner_l(x_{l-1}) || outer_l(x_{l-1})], k1 and k2 channels
+
+    x_{l-1}  [ . . . . . . . . . ]
+                         +  +  +
+    y_l                  [inner]-[outer]
+    x_l      [ . . . . . . . . . . . . .]
+
+inner and outer are bottlenecks BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k) of their own. k1 = 0 gives a
+DenseNet-BC, k2 = 0 a residual network.
+
+Where the inner link adds and how wide the stem is are those of the reference code
+(https://github.com/DeepInsight-PCALab/MixNet), whose README has the sizes and errors: the last k1
+channels, and max(2 k2, k1). Sizes on CIFAR are those of heads with 10 classes.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.aggregation import AGGREGATIONS, Mixed
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models import layers
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.sparsenet import DenseLayer, Transition
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
+
+
+class MixedLayer(nn.Module):
+    """The unit: what is added to the channels before it, and what is appended.
+
+    Attributes:
+      k1: channels of the inner link.
+      k2: channels of the outer link.
+      bottleneck: `bottleneck(features, name=...)` makes the module of a link.
+    """
+
+    k1: int
+    k2: int
+    bottleneck: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height, width, k1 + k2]."""
+        links = [("inner", self.k1), ("outer", self.k2)]
+        outputs = [self.bottleneck(features, name=name)(x) for name, features in links if features]
+        return jnp.concatenate(outputs, axis=-1)
+
+
+class MixNet(nn.Module):
+    """Stem, stages of `MixedLayer` with transitions between them, head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: one for each stage.
+      k1: channels of the inner links.
+      k2: channels of the outer links.
+      stem_features: channels of the stem.
+      compression: theta of the transitions.
+      aggregation: "mixed", or "concat"; with "sum" or "mean" a 1x1 convolution brings y_0 to
+        k1 + k2 channels.
+      imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
+      dropout: probability of dropping a channel after each convolution of a layer.
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    k1: int
+    k2: int
+    stem_features: int
+    compression: float = 0.5
+    aggregation: str = "mixed"
+    imagenet_stem: bool = False
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype)
+        dropout = partial(layers.channel_dropout, self.dropout, train=train)
+        bottleneck = partial(
+            DenseLayer, bottleneck=True, groups=1, norm=norm, conv=conv, dropout=dropout
+        )
+        mixed = self.aggregation == "mixed"
+        widens = mixed or self.aggregation == "concat"
+        endpoints = {}
+
+        x = jnp.asarray(images, self.dtype)
+        if self.imagenet_stem:
+            x = conv(self.stem_features, 7, stride=2, name="stem_conv")(x)
+            x = nn.relu(norm(name="stem_norm")(x))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = conv(self.stem_features, 3, name="stem_conv")(x)
+        endpoints["stem"] = x
+
+        for i, topology in enumerate(self.topologies, start=1):
+            if i > 1:
+                x = Transition(self.compression, norm, conv, name=f"transition{i - 1}")(x)
+            x = Stage(
+                topology,
+                unit=lambda layer, name: MixedLayer(self.k1, self.k2, bottleneck, name=name),
+                aggregation=partial(Mixed, self.k1) if mixed else self.aggregation,
+                projection=None if widens else partial(conv, self.k1 + self.k2, 1),
+                name=f"stage{i}",
+            )(x)
+            endpoints[f"stage{i}"] = x
+
+        x = nn.relu(norm(name="head_norm")(x))
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+
+# Layers of each stage, and k1 = k2.
+IMAGENET: dict[int, tuple[tuple[int, ...], int]] = {
+    105: ((6, 12, 20, 12), 32),
+    121: ((6, 12, 24, 16), 40),
+    141: ((6, 12, 30, 20), 48),
+}
+
+
+def mixnet(
+    *,
+    num_classes: int,
+    depth: int | None = None,
+    k1: int | None = None,
+    k2: int | None = None,
+    topology: str | Sequence[str] = "dense",
+    topology_args: TopologyArgs = None,
+    stage_depths: Sequence[int] | None = None,
+    stem_features: int | None = None,
+    compression: float = 0.5,
+    aggregation: str = "mixed",
+    imagenet_stem: bool = False,
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> MixNet:
+    """Builds a network of this file.
+
+    Args:
+      num_classes: size of the logits.
+      depth: convolutions on the longest path, and the classifier; needed without `stage_depths`.
+      k1: channels of the inner links; default with `imagenet_stem` from `depth`.
+      k2: channels of the outer links; likewise.
+      topology: name of a pattern, or one for each stage.
+      topology_args: arguments of the pattern, or one mapping for each stage.
+      stage_depths: layers of each stage; default from `depth`.
+      stem_features: default the larger of 2 k2 and k1.
+      compression: theta.
+      aggregation: "mixed", "concat", "sum" or "mean".
+      imagenet_stem: whether for large images.
+      dropout: of channels.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for numbers that fit no network.
+    """
+    if aggregation not in ("mixed", *AGGREGATIONS):
+        raise unknown("aggregation", aggregation, ("mixed", *AGGREGATIONS))
+    if stage_depths is None:
+        stage_depths = _stage_depths(depth, imagenet_stem)
+    if imagenet_stem and depth in IMAGENET:
+        k1, k2 = (IMAGENET[depth][1] if k is None else k for k in (k1, k2))
+    for name, k in (("k1", k1), ("k2", k2)):
+        if k is None:
+            raise UserError(f"a network needs the argument {name!r}")
+        named.check_whole_number(name, k, 0)
+    if k1 + k2 == 0:
+        raise UserError("k1 and k2 can't both be 0: layers would have no channels")
+    if stem_features is None:
+        stem_features = max(2 * k2, k1)
+    named.check_whole_number("stem_features", stem_features, 1)
+    named.check_number("compression", compression, 0.01, 1)
+    named.check_number("dropout", dropout, 0, 0.99)
+    return MixNet(
+        num_classes,
+        stage_topologies(topology, topology_args, stage_depths),
+        k1,
+        k2,
+        stem_features,
+        compression=compression,
+        aggregation=aggregation,
+        imagenet_stem=imagenet_stem,
+        dropout=dropout,
+        dtype=dtype,
+    )
+
+
+def _stage_depths(depth: int | None, imagenet_stem: bool) -> tuple[int, ...]:
+    if depth is None:
+        raise UserError("a network needs the argument 'depth', or 'stage_depths'")
+    if imagenet_stem:
+        if depth not in IMAGENET:
+            raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET]}")
+        return IMAGENET[depth][0]
+    n, rest = divmod(depth - 4, 6)
+    if n < 1 or rest:
+        nearest = 6 * max(1, round((depth - 4) / 6)) + 4
+        raise UserError(
+            f"depth {depth} fits no network of this family; allowed: 6n + 4, nearest {nearest}"
+        )
+    return (n, n, n)
+
+
+_PAPER = "Mixed Link Networks, IJCAI 2018, arXiv 1802.01808"
+
+register_family(
+    "mixnet_imagenet",
+    partial(mixnet, imagenet_stem=True),
+    pattern=r"mixnet(?P<depth>105|121|141)(?:_k(?P<k1>\d+)_(?P<k2>\d+))?",
+    paper=_PAPER,
+    printed={
+        "mixnet105": Printed("README, ImageNet", "11.16M", {"imagenet2012": 23.3}),
+        "mixnet121": Printed("README, ImageNet", "21.86M", {"imagenet2012": 21.9}),
+        "mixnet141": Printed("README, ImageNet", "41.07M", {"imagenet2012": 20.4}),
+    },
+    input_shape=(224, 224, 3),
+    num_classes=1000,
+)
+register_family(
+    "mixnet",
+    mixnet,
+    pattern=r"mixnet(?P<depth>\d+)_k(?P<k1>\d+)_(?P<k2>\d+)",
+    paper=_PAPER,
+    printed={
+        "mixnet100_k12_12": Printed("README, CIFAR", "1.5M", {"cifar10": 4.19, "cifar100": 21.12}),
+        "mixnet250_k24_24": Printed("README, CIFAR", "29.0M", {"cifar10": 3.32, "cifar100": 17.06}),
+        "mixnet190_k40_40": Printed("README, CIFAR", "48.5M", {"cifar10": 3.13, "cifar100": 16.96}),
+    },
+)
