@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
-from aggnets_jax.aggregation import AGGREGATIONS, make_aggregation
+from aggnets_jax.aggregation import AGGREGATIONS, NormalisedSum, make_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.topology import make_topology
 
@@ -129,3 +130,70 @@ def test_unknown_aggregation_names_the_nearest(name, nearest):
     with pytest.raises(UserError) as caught:
         make_aggregation(name)
     assert f"unknown aggregation {name!r}; nearest: {nearest}" in one_line(caught)
+
+
+class Centre(nn.Module):
+    """Subtracts the mean of each channel."""
+
+    @nn.compact
+    def __call__(self, x):
+        return x - jnp.mean(x, axis=(1, 2), keepdims=True)
+
+
+class Stages(nn.Module):
+    """What the layers of a stage read under the normalised sum."""
+
+    readers: tuple
+    weighted: bool = True
+
+    @nn.compact
+    def __call__(self, *outputs):
+        aggregate = NormalisedSum(Centre, weighted=self.weighted)
+        return [aggregate(outputs, sources, layer) for layer, sources in self.readers]
+
+
+READERS = ((1, (0,)), (2, (0, 1)), (3, (2, 0)))
+
+
+def centred(outputs):
+    return [x - x.mean(axis=(1, 2), keepdims=True) for x in outputs]
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_normalised_sum_against_numpy(weighted):
+    outputs, normalised = arrays(4, 4, 4), centred(arrays(4, 4, 4))
+    module, random = Stages(READERS, weighted), np.random.default_rng(1)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *outputs)
+    variables = jax.tree.map(lambda x: random.standard_normal(x.shape).astype("f"), shapes)
+    if not weighted:
+        assert not variables
+    for (layer, sources), read in zip(READERS, module.apply(variables, *outputs), strict=True):
+        weights = np.ones((len(sources), 4))
+        if weighted:
+            weights = variables["params"][f"weights{layer}"]["weights"]
+        expected = sum(w * normalised[s] for w, s in zip(weights, sources, strict=True))
+        np.testing.assert_allclose(read, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_normalised_sum_starts_as_the_sum_of_normalised_outputs():
+    outputs = arrays(4, 4, 4)
+    reads, variables = Stages(READERS).init_with_output(jax.random.key(0), *outputs)
+    assert {name: part["weights"].shape for name, part in variables["params"].items()} == {
+        "weights1": (1, 4),
+        "weights2": (2, 4),
+        "weights3": (2, 4),
+    }
+    np.testing.assert_allclose(reads[1], sum(centred(outputs)[:2]), rtol=1e-5, atol=1e-6)
+
+
+def test_an_output_is_normalised_once_for_all_that_read_it():
+    outputs = arrays(4, 4, 4)
+    variables = Stages(READERS).init(jax.random.key(0), *outputs)
+    jaxpr = jax.make_jaxpr(Stages(READERS).apply)(variables, *outputs)
+    assert str(jaxpr).count(" sub ") == len(outputs)
+
+
+def test_normalised_sum_keeps_the_dtype():
+    outputs = [jnp.asarray(x, jnp.bfloat16) for x in arrays(4, 4, 4)]
+    reads, _ = Stages(READERS).init_with_output(jax.random.key(0), *outputs)
+    assert {read.dtype for read in reads} == {jnp.dtype(jnp.bfloat16)}

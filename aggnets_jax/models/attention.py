@@ -17,13 +17,13 @@ everything at first, and 0.99 of its running averages are kept at each step.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
 from aggnets_jax.models import layers
 
 REDUCTION = 16
@@ -58,13 +58,9 @@ class SqueezeExcite(nn.Module):
     """Scales channels by a function of their averages.
 
     Attributes:
-      norm: makes batch normalisations; SE has none.
-      conv: makes convolutions; SE has none.
       dtype: in which to compute.
     """
 
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
     dtype: DTypeLike
 
     @nn.compact
@@ -97,9 +93,21 @@ class CBAM(nn.Module):
         return x * nn.sigmoid(norm(gate))
 
 
-ATTENTIONS: dict[str, Callable[..., nn.Module]] = {"se": SqueezeExcite, "cbam": CBAM}
+def _squeeze_excite(
+    norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], dtype: DTypeLike
+) -> Callable[..., nn.Module]:
+    del norm, conv
+    return partial(SqueezeExcite, dtype)
 
 
-def choose_attention(name: str | None) -> Callable[..., nn.Module] | None:
-    """The class of a name, nothing for None; raises `UserError` for an unknown name."""
-    return None if name is None else named.choose("attention", ATTENTIONS, name)
+def _cbam(
+    norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], dtype: DTypeLike
+) -> Callable[..., nn.Module]:
+    return partial(CBAM, norm, conv, dtype)
+
+
+# What makes modules, from what makes batch normalisations and convolutions, and the dtype.
+ATTENTIONS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
+    "se": _squeeze_excite,
+    "cbam": _cbam,
+}

@@ -125,6 +125,8 @@ def block_numbers(depth: int, stages: int = 4) -> tuple[int, ...]:
       UserError: for a depth that no network has.
     """
     named.check_whole_number("depth", depth, 1)
+    if stages not in (3, 4):
+        raise UserError(f"stages must be 3 or 4, got {stages!r}")
     if stages == 3:
         n, rest = divmod(depth - 2, 9)
         if n >= 1 and not rest:

@@ -34,7 +34,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
-from aggnets_jax.models.attention import choose_attention
+from aggnets_jax.models.attention import ATTENTIONS
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.residual_blocks import (
     BASIC_BLOCKS,
@@ -55,9 +55,8 @@ class ResNet(nn.Module):
       topologies: of the blocks behind the first, one for each stage.
       block: makes F of (width, stride, norm, conv, attention); see `BasicBlock`.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
-      shortcuts: what is added to F.
-      inner_shortcuts: whether F gets what makes a shortcut within (DS2Net).
-      attention: makes what scales F, of (norm, conv, dtype), if given.
+      shortcuts: what is added to F, and within F.
+      attention: "se" or "cbam", by which F scales what it computed, if given.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN-ReLU.
       dtype: in which to compute.
     """
@@ -67,8 +66,7 @@ class ResNet(nn.Module):
     block: Callable[..., nn.Module]
     width: int
     shortcuts: Shortcuts = Shortcuts()
-    inner_shortcuts: bool = False
-    attention: Callable[..., nn.Module] | None = None
+    attention: str | None = None
     imagenet_stem: bool = False
     dtype: DTypeLike = jnp.float32
 
@@ -119,10 +117,8 @@ class ResNet(nn.Module):
     ) -> Callable[..., nn.Module]:
         block = partial(self.block, norm=norm, conv=conv)
         if self.attention is not None:
-            block = partial(
-                block, attention=partial(self.attention, norm=norm, conv=conv, dtype=self.dtype)
-            )
-        if self.inner_shortcuts:
+            block = partial(block, attention=ATTENTIONS[self.attention](norm, conv, self.dtype))
+        if self.shortcuts.inner:
             made = self.shortcuts.make_norm(train=train, dtype=self.dtype)
             block = partial(
                 block,
@@ -140,7 +136,6 @@ def residual_network(
     topology: str | Sequence[str],
     topology_args: TopologyArgs,
     shortcuts: Shortcuts,
-    inner_shortcuts: bool = False,
     attention: str | None,
     imagenet_stem: bool,
     dtype: DTypeLike,
@@ -160,14 +155,15 @@ def residual_network(
             f"width {width} % of 64 channels is no whole number; allowed: multiples of 25,"
             f" nearest {nearest}"
         )
+    if attention is not None:
+        named.choose("attention", ATTENTIONS, attention)
     return ResNet(
         num_classes,
         stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),
         block,
         features,
         shortcuts,
-        inner_shortcuts,
-        choose_attention(attention),
+        attention,
         imagenet_stem,
         dtype,
     )
@@ -219,7 +215,6 @@ def resnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    shortcuts = Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources)
     if block is None:
         block = "basic" if stages == 4 and depth in BASIC_BLOCKS else "bottleneck"
     if stage_depths is None:
@@ -233,8 +228,9 @@ def resnet(
         width=width,
         topology=topology,
         topology_args=topology_args,
-        shortcuts=shortcuts,
-        inner_shortcuts=inner_shortcuts,
+        shortcuts=Shortcuts(
+            aggregation, shortcut_norm, shortcut_weights, shortcut_sources, inner_shortcuts
+        ),
         attention=attention,
         imagenet_stem=imagenet_stem,
         dtype=dtype,

@@ -111,15 +111,18 @@ class Shortcuts:
       norm: N of the last, one of `NORMS`.
       weighted: whether its W is learnt rather than 1.
       sources: "outputs", from which shortcuts start, or "blocks" for what F computed (variant a).
+      inner: whether there are shortcuts w N(z) within the blocks, too (DS2Net).
 
     Raises:
-      UserError: for an unknown name, and an aggregation that would widen what is added.
+      UserError: for an unknown name, an aggregation that would widen what is added, and a norm or
+        weights where none are used.
     """
 
     aggregation: str = "sum"
     norm: str = "group"
     weighted: bool = True
     sources: str = "outputs"
+    inner: bool = False
 
     def __post_init__(self) -> None:
         if self.aggregation == "concat":
@@ -132,6 +135,12 @@ class Shortcuts:
         named.choose("shortcut_norm", NORMS, self.norm)
         if self.sources not in SOURCES:
             raise unknown("shortcut_sources", str(self.sources), SOURCES)
+        normalised = self.aggregation == "normalised_sum" or self.inner
+        if not normalised and (self.norm, self.weighted) != ("group", True):
+            raise UserError(
+                "shortcut_norm and shortcut_weights are of the aggregation 'normalised_sum', got"
+                f" {self.aggregation!r}"
+            )
 
     def make_norm(self, *, train: bool, dtype: DTypeLike) -> Norm:
         """What makes N."""
