@@ -115,6 +115,7 @@ def classifier(
     num_classes: int,
     *,
     dtype: DTypeLike,
+    kernel_init: nn.initializers.Initializer = uniform_fan_in,
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
     name: str,
 ) -> nn.Dense:
@@ -122,7 +123,7 @@ def classifier(
     return nn.Dense(
         num_classes,
         dtype=jnp.promote_types(dtype, jnp.float32),
-        kernel_init=uniform_fan_in,
+        kernel_init=kernel_init,
         bias_init=bias_init,
         name=name,
     )

@@ -1,0 +1,394 @@
+"""SeqResNet, SeqResNet-B and SeqResNeXt: residual networks of SeqConv layers.
+
+Paper: Huang et al., "Sequentially Aggregated Convolutional Networks", arXiv 1811.10798,
+Tables 1 and 2. The layers, with the equations, are in `seqconv`.
+
+    stem              stage 1                stage 2                         head
+    conv .. SeqConv | [A B] .. [A B] | down | [A B] .. [A B] | down | ..  |  conv1x1 - pool - fc
+                        raw ---(+)->          raw ---(+)->
+
+A and B are the two WSeqConv layers of a residual block. Down is a WSeqConv layer that extends the
+features to the width of the next stage, and a grouped convolution of stride 2, whose raw features
+are the first of the next stage. The layer of the stem is a SeqConv, without window.
+
+* CIFAR: stem conv3x3(16) and a layer; widths 16r, 32r, 48r; N blocks in each stage; groups of k.
+* ImageNet: stem of two conv3x3(32), the first of stride 2, a layer at 112x112 and a grouped
+  convolution of stride 2; four stages of widths 128, 256, 512, 1024 (SeqResNeXt twice that) and
+  groups of 32, 64, 64, 128.
+
+Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense".
+
+FLOPs as the paper prints them are (MACs + 4 * normalised elements + ReLU elements) / 2^30, where a
+linear layer counts products and additions and the pooling counts, too, cut off after two decimals.
+"11.8M" parameters are 11.86M, cut off. The dropout of 0.1 with which the networks for CIFAR were
+trained is an argument here, not a default.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax import named
+from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.errors import UserError
+from aggnets_jax.models import layers
+from aggnets_jax.models.flops import in_binary_units
+from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.seqconv import (
+    ConvNormReLU,
+    Downsampling,
+    Features,
+    Group,
+    ResidualBlock,
+    SeqConv,
+    check_groups,
+    layer_topologies,
+)
+from aggnets_jax.stage import Stage
+from aggnets_jax.topology import Topology, TopologyArgs, make_topology, per_stage
+
+# He et al. by fan-out (groups are not looked at), U(+-sqrt(6 / (kh * kw * out))).
+he_fan_out_uniform = nn.initializers.variance_scaling(2.0, "fan_out", "uniform")
+
+# U(+-sqrt(3 / classes)).
+uniform_fan_out = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
+
+
+class SeqResNet(nn.Module):
+    """Stem, stages of `ResidualBlock` with `Downsampling` between them, head.
+
+    Attributes:
+      num_classes: size of the logits.
+      topologies: for each stage, that of its layers; y_0, ... are slices of a layer's input.
+      widths: channels of each stage.
+      group_widths: k of each stage.
+      cardinalities: c of each stage.
+      blocks: residual blocks of each stage.
+      bottleneck: whether groups have a 1x1 convolution before the 3x3.
+      imagenet_stem: whether the stem is that for large images.
+      aggregation: of what a group reads, but in the stem, where it is "concat".
+      dropout: probability of dropping a channel of what a group reads, drawn anew for each group
+        but those of the stem, and of what the head reads.
+      dtype: in which to compute.
+    """
+
+    num_classes: int
+    topologies: tuple[Topology, ...]
+    widths: tuple[int, ...]
+    group_widths: tuple[int, ...]
+    cardinalities: tuple[int, ...]
+    blocks: tuple[int, ...]
+    bottleneck: bool
+    imagenet_stem: bool = False
+    aggregation: str = "concat"
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Classifies images; see `SparseNet.__call__` for arguments and results.
+
+        The endpoints of the stages are activated features; that of the stem is what the first
+        stage reads.
+        """
+        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(layers.conv, dtype=self.dtype, kernel_init=he_fan_out_uniform)
+        dropout = partial(layers.channel_dropout, self.dropout, train=train)
+        plain = partial(ConvNormReLU, norm=norm, conv=conv)
+        group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
+        endpoints = {}
+
+        no_dropout = partial(layers.channel_dropout, 0.0, train=train)
+        x = self._stem(jnp.asarray(images, self.dtype), plain, partial(group, dropout=no_dropout))
+        endpoints["stem"] = x.activated
+        group = partial(group, dropout=dropout)
+        for i, blocks in enumerate(self.blocks):
+            if i > 0:
+                more = self.widths[i] - self.widths[i - 1]
+                x = Downsampling(
+                    extension=self._layer(i - 1, more, group),
+                    downsizing=self._downsizing(i, plain),
+                    name=f"downsample{i}",
+                )(x)
+            block = partial(ResidualBlock, self._layer(i, self.widths[i], group))
+            x = Stage(
+                make_topology("plain", blocks),
+                unit=lambda layer, name, block=block: block(name=name),
+                name=f"stage{i + 1}",
+            )(x)
+            endpoints[f"stage{i + 1}"] = x.activated
+
+        x = plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
+        endpoints["pre_logits_2d"] = x
+        x = endpoints["pre_logits"] = layers.global_average(x)
+        logits = layers.classifier(
+            self.num_classes, dtype=self.dtype, kernel_init=uniform_fan_out, name="classifier"
+        )(x)
+        endpoints["logits"] = logits
+        return logits, endpoints
+
+    def _stem(
+        self, x: jax.Array, plain: Callable[..., nn.Module], group: Callable[..., nn.Module]
+    ) -> Features:
+        """What is before the first stage, with a layer that has the whole input as y_0."""
+        k = self.group_widths[0]
+        groups = self.widths[0] // k
+        layer = partial(
+            SeqConv,
+            make_topology("dense", groups),
+            slices=1,
+            groups=groups,
+            group=partial(group, k, cardinality=self.cardinalities[0]),
+        )
+        if not self.imagenet_stem:
+            return layer(name="stem_seqconv")(plain(16, 3, name="stem_conv")(x).activated)
+        x = plain(32, 3, stride=2, name="stem1")(x).activated
+        x = plain(32, 3, name="stem2")(x).activated
+        x = layer(name="stem3")(x).activated
+        return self._downsizing(0, plain)(self.widths[0], name="stem4")(x)
+
+    def _layer(
+        self, stage: int, features: int, group: Callable[..., nn.Module]
+    ) -> Callable[..., SeqConv]:
+        """Makes layers that read the features of a stage."""
+        k = self.group_widths[stage]
+        return partial(
+            SeqConv,
+            self.topologies[stage],
+            slices=self.widths[stage] // k,
+            groups=features // k,
+            group=partial(group, k, cardinality=self.cardinalities[stage]),
+            aggregation=self.aggregation,
+        )
+
+    def _downsizing(
+        self, stage: int, plain: Callable[..., nn.Module]
+    ) -> Callable[..., ConvNormReLU]:
+        """Makes the grouped convolution into a stage, which keeps (sub)groups apart."""
+        groups = self.widths[stage] // self.group_widths[stage] * self.cardinalities[stage]
+        return partial(plain, kernel_size=3, stride=2, groups=groups)
+
+
+class SeqResNeXt(SeqResNet):
+    """A SeqResNet-B whose 3x3 convolutions have subgroups."""
+
+
+def seqresnet(
+    *,
+    num_classes: int,
+    group_width: int | Sequence[int],
+    widening: int,
+    blocks: int | Sequence[int],
+    bottleneck: bool,
+    cardinality: int | Sequence[int] = 1,
+    topology: str | Sequence[str] = "windowed",
+    topology_args: TopologyArgs = None,
+    aggregation: str = "concat",
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> SeqResNet:
+    """Builds a network for CIFAR from the numbers in its name (Table 1).
+
+    Args:
+      num_classes: size of the logits.
+      group_width: k, or one for each stage.
+      widening: r; the stages have 16r, 32r and 48r channels.
+      blocks: N, or one for each stage.
+      bottleneck: see `SeqResNet`, as what isn't said here.
+      cardinality: c, or one for each stage.
+      topology: name of a pattern, or one for each stage: who reads whom among the slices of a
+        layer's input and its groups. What the pattern makes its output is not used.
+      topology_args: see `layer_topologies`.
+      aggregation: "concat", or "sum" or "mean" of slices and groups.
+      dropout: of channels.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for numbers that fit no network.
+    """
+    named.check_whole_number("widening", widening, 1)
+    return _network(
+        num_classes=num_classes,
+        widths=(16 * widening, 32 * widening, 48 * widening),
+        group_width=group_width,
+        cardinality=cardinality,
+        blocks=blocks,
+        bottleneck=bottleneck,
+        topology=topology,
+        topology_args=topology_args,
+        aggregation=aggregation,
+        dropout=dropout,
+        dtype=dtype,
+    )
+
+
+# 2 * blocks + 12 layers, with a bottleneck counted as one.
+IMAGENET_BLOCKS = {22: (1, 1, 2, 1), 24: (1, 1, 3, 1), 42: (3, 4, 5, 3)}
+
+
+def seqresnet_imagenet(
+    *,
+    num_classes: int,
+    depth: int | None = None,
+    blocks: int | Sequence[int] | None = None,
+    width: int,
+    group_width: int | Sequence[int] = (32, 64, 64, 128),
+    cardinality: int | Sequence[int] = 1,
+    topology: str | Sequence[str] = "windowed",
+    topology_args: TopologyArgs = None,
+    aggregation: str = "concat",
+    dropout: float = 0.0,
+    dtype: DTypeLike = jnp.float32,
+) -> SeqResNet:
+    """Builds a network for ImageNet (Table 2).
+
+    Args:
+      num_classes: size of the logits.
+      depth: 22, 24 or 42; needed without `blocks`.
+      blocks: residual blocks of each stage; default from `depth`.
+      width: channels of the first stage; each other has twice those of the one before.
+      group_width: see `seqresnet`, as the rest.
+      cardinality: c.
+      topology: of the slices and groups.
+      topology_args: of the pattern.
+      aggregation: of what groups read.
+      dropout: of channels.
+      dtype: in which to compute.
+
+    Raises:
+      UserError: for numbers that fit no network.
+    """
+    named.check_whole_number("width", width, 1)
+    if blocks is None:
+        if depth not in IMAGENET_BLOCKS:
+            raise UserError(
+                f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_BLOCKS]}, or the"
+                " argument 'blocks'"
+            )
+        blocks = IMAGENET_BLOCKS[depth]
+    return _network(
+        num_classes=num_classes,
+        widths=(width, 2 * width, 4 * width, 8 * width),
+        group_width=group_width,
+        cardinality=cardinality,
+        blocks=blocks,
+        bottleneck=True,
+        topology=topology,
+        topology_args=topology_args,
+        imagenet_stem=True,
+        aggregation=aggregation,
+        dropout=dropout,
+        dtype=dtype,
+    )
+
+
+def _network(
+    *,
+    widths: tuple[int, ...],
+    group_width: int | Sequence[int],
+    cardinality: int | Sequence[int],
+    blocks: int | Sequence[int],
+    bottleneck: bool,
+    topology: str | Sequence[str],
+    topology_args: TopologyArgs,
+    aggregation: str,
+    dropout: float,
+    **fields: object,
+) -> SeqResNet:
+    named.check_number("dropout", dropout, 0, 0.99)
+    named.choose("aggregation", AGGREGATIONS, aggregation)
+    group_widths = per_stage("group_width", group_width, len(widths))
+    cardinalities = per_stage("cardinality", cardinality, len(widths))
+    blocks = per_stage("blocks", blocks, len(widths))
+    for number in blocks:
+        named.check_whole_number("blocks", number, 1)
+    check_groups(widths, group_widths, cardinalities, bottleneck)
+    network = SeqResNeXt if max(cardinalities) > 1 else SeqResNet
+    slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
+    return network(
+        topologies=layer_topologies(topology, topology_args, slices),
+        widths=widths,
+        group_widths=group_widths,
+        cardinalities=cardinalities,
+        blocks=blocks,
+        bottleneck=bottleneck,
+        aggregation=aggregation,
+        dropout=dropout,
+        **fields,
+    )
+
+
+_PAPER = "Sequentially Aggregated Convolutional Networks, arXiv 1811.10798"
+_NUMBERS = r"\d+(?:_\d+)*"
+
+
+def _blocks(text: str) -> int | tuple[int, ...]:
+    """One for each stage if they are joined by "_", or three digits; else one number for all."""
+    parts = text.split("_") if "_" in text or len(text) != 3 else text
+    return int(text) if len(parts) == 1 else tuple(map(int, parts))
+
+
+# What the paper prints: table, parameters, top-1 error on CIFAR-10 and CIFAR-100 with standard
+# augmentation, and on ImageNet after 90 epochs.
+_PRINTED = {
+    "seqresnet_k8_r4_n1": Printed("Table 3", "1.2M", {"cifar10": 4.78, "cifar100": 22.65}),
+    "seqresnet_k16_r10_n1": Printed("Table 3", "7.6M", {"cifar10": 3.97, "cifar100": 19.72}),
+    "seqresnet_b_k16_r7_n1": Printed("Table 3", "0.8M", {"cifar10": 4.3, "cifar100": 20.76}),
+    "seqresnet_b_k32_r12_n3": Printed("Table 3", "6.0M", {"cifar10": 3.72, "cifar100": 18.51}),
+    "seqresnet_k8_r3_n121_full": Printed("Table 5", "1.2M", {"cifar10": 4.90}),
+    "seqresnet_k16_r4_n1": Printed("Table 5", "1.3M", {"cifar10": 4.99}),
+    "seqresnet_k16_r3_n122": Printed("Table 5", "1.3M", {"cifar10": 5.15}),
+    "seqresnet_b22": Printed(
+        "Table 4",
+        "11.8M",
+        {"imagenet2012": 23.67},
+        "2.73G",
+        "11.86M, cut off; error after 100 epochs: 23.35",
+    ),
+    "seqresnet_b42": Printed(
+        "Table 4", "25.6M", {"imagenet2012": 22.06}, "5.33G", "error after 100 epochs: 21.75"
+    ),
+    "seqresnext24": Printed(
+        "Table 4", "26.2M", {"imagenet2012": 21.92}, "4.32G", "error after 100 epochs: 21.50"
+    ),
+}
+
+_K = rf"_k(?P<group_width>{_NUMBERS})"
+_C = rf"_c(?P<cardinality>{_NUMBERS})"
+_R_N = rf"_r(?P<widening>\d+)_n(?P<blocks>{_NUMBERS})"
+_WIDE = {"width": 256, "cardinality": (8, 8, 4, 4)}
+_LARGE = {"input_shape": (224, 224, 3), "num_classes": 1000}
+
+for _name, _build, _pattern, _task in [
+    ("seqresnet", partial(seqresnet, bottleneck=False), rf"seqresnet{_K}{_R_N}", {}),
+    ("seqresnet_b", partial(seqresnet, bottleneck=True), rf"seqresnet_b{_K}{_R_N}", {}),
+    ("seqresnext", partial(seqresnet, bottleneck=True), rf"seqresnext{_K}{_C}{_R_N}", {}),
+    (
+        "seqresnet_b_imagenet",
+        partial(seqresnet_imagenet, width=128),
+        r"seqresnet_b(?P<depth>\d+)",
+        _LARGE,
+    ),
+    (
+        "seqresnext_imagenet",
+        partial(seqresnet_imagenet, **_WIDE),
+        r"seqresnext(?P<depth>\d+)",
+        _LARGE,
+    ),
+]:
+    register_family(
+        _name,
+        _build,
+        pattern=rf"{_pattern}(?P<topology>_full)?",
+        paper=_PAPER,
+        printed=_PRINTED,
+        parse={"topology": lambda _: "dense", "blocks": _blocks},
+        flops=in_binary_units,
+        **_task,
+    )
