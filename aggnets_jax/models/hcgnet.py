@@ -20,14 +20,14 @@ transition between blocks is one such module at stride 2 whose input is not pass
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
 * Eq. 7 has the bias outside the normalisation, and eq. 8 one bias for both heads. In the code, and
   by the counts, the bias is inside (and thus without effect in training) and each head has its own.
-* A transition is wider in the middle than alpha = 1.5 times its output if it reads an odd number of
-  channels: C_in - floor((C_in - C_out) / 2), where the code cuts off.
+* The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, which is alpha = 1.5
+  times C_out but for the rounding; C_out and the hidden layers of the gates are rounded down.
 * The code for ImageNet applies dropout to a tensor that it then leaves aside: 0.1 before the
   classifier is the paper's. DropBlock behind the transitions of CIFAR is only in the code.
 * FLOPs are printed as multiply-adds of convolutions and of the classifier, two operations for each
   element that a normalisation of maps puts out, one for each that a ReLU puts out or a pooling
-  reads. The code forgets the dilation, by which the padding of 2 makes maps larger by 2 on each
-  side than they are.
+  reads. The code that counts forgets the dilation, and so takes the maps of B for two rows and
+  columns larger than they are.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -42,6 +42,7 @@ from aggnets_jax import named
 from aggnets_jax.aggregation import AGGREGATIONS
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
+from aggnets_jax.models.flops import with_elementwise
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
@@ -341,6 +342,7 @@ _FAMILY = {
         ),
         "hcgnet_c": Printed("Table 3", "42.2M", {"imagenet2012": 19.5}, "7.1G"),
     },
+    "flops": with_elementwise,
     "parse": {"modules": lambda text: tuple(map(int, text.split("_")))},
 }
 

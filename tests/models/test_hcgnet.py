@@ -1,0 +1,324 @@
+"""HCGNet against straight-line code, and its gradients, dropout and first weights."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from aggnets_jax import create_model
+from aggnets_jax.models import layers
+from aggnets_jax.models.hcgnet import SMG
+from tests.models.variables import random_variables
+
+# Compiling takes most of the time here.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class Reference:
+    """The paper's equations, reading the parameters of ours by name."""
+
+    def __init__(self, variables, train):
+        self.params, self.stats = variables["params"], variables["batch_stats"]
+        self.train = train
+        self.updated = {}
+
+    def _at(self, tree, path):
+        return functools.reduce(lambda node, key: node[key], path.split("/"), tree)
+
+    def norm(self, x, path):
+        weights, running = self._at(self.params, path), self._at(self.stats, path)
+        mean, var = running["mean"], running["var"]
+        if self.train:
+            axes = tuple(range(x.ndim - 1))
+            mean = jnp.mean(x, axes)
+            var = jnp.mean((x - mean) ** 2, axes)
+            self.updated[f"{path}/mean"] = 0.9 * running["mean"] + 0.1 * mean
+            self.updated[f"{path}/var"] = 0.9 * running["var"] + 0.1 * var
+        return (x - mean) / jnp.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
+
+    def conv(self, x, path, *, stride=1, groups=1, dilation=1):
+        kernel = self._at(self.params, path)["kernel"]
+        pad = dilation * (kernel.shape[0] // 2)
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            [(pad, pad), (pad, pad)],
+            rhs_dilation=(dilation, dilation),
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=groups,
+        )
+
+    def relu_conv(self, x, norm, conv, **keywords):
+        return self.conv(jnp.maximum(self.norm(x, norm), 0), conv, **keywords)
+
+    def linear(self, z, path):
+        weights = self._at(self.params, path)
+        return z @ weights["kernel"][0, 0] + weights["bias"]
+
+    def pool(self, x, path):
+        score = jnp.exp(self.linear(x, f"{path}/scores")[..., 0])
+        total = jnp.einsum("bhw,bhwc->bc", score, x)
+        return total / jnp.sum(score, (1, 2))[:, None]
+
+    def smg(self, x, path, *, stride=1, groups=1):
+        p = functools.partial("{}/{}".format, path)
+        x = self.relu_conv(x, p("norm1"), p("conv1"))
+        x = self.relu_conv(x, p("norm2"), p("conv2"), stride=stride, groups=groups)
+        channels = x.shape[-1]
+        a = self.relu_conv(x, p("norm_3x3"), p("conv_3x3"), groups=channels)
+        b = self.relu_conv(x, p("norm_5x5"), p("conv_5x5"), groups=channels, dilation=2)
+
+        z = self.linear(self.pool(x, p("forget_gate/pool")), p("forget_gate/linear1"))
+        z = jnp.tanh(self.norm(z, p("forget_gate/norm")))
+        f = 1 / (1 + jnp.exp(-self.linear(z, p("forget_gate/linear2"))))
+
+        a, b = self.pool(a, p("update_gate/pool_3x3")), self.pool(b, p("update_gate/pool_5x5"))
+        h = self.linear(jnp.concatenate([a, b], 1), p("update_gate/linear"))
+        h = jnp.tanh(self.norm(h, p("update_gate/norm")))
+        heads = [jnp.exp(self.linear(h, p(f"update_gate/head_{k}"))) for k in ("3x3", "5x5")]
+        v = (heads[0] * a + heads[1] * b) / (heads[0] + heads[1])
+        return x * f[:, None, None] + v[:, None, None]
+
+    def combine(self, y, sources, aggregation):
+        if aggregation == "concat":
+            return jnp.concatenate([y[s] for s in sources], axis=-1)
+        return sum(y[s] for s in sources) / (len(sources) if aggregation == "mean" else 1)
+
+    def stem(self, x, imagenet):
+        if not imagenet:
+            return self.conv(x, "stem_conv")
+        for i in (1, 2, 3):
+            x = self.conv(x, f"stem_conv{i}", stride=2 if i == 1 else 1)
+            x = jnp.maximum(self.norm(x, f"stem_norm{i}"), 0)
+        # No value is negative, so that zeros around them change no maximum.
+        size = (x.shape[1] - 1) // 2 + 1
+        x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)])
+        ends = [slice(i, i + 2 * size - 1, 2) for i in range(3)]
+        return functools.reduce(jnp.maximum, [x[:, i, j] for i in ends for j in ends])
+
+    def __call__(self, x, rules, depths, *, groups=4, aggregation="concat", imagenet=False):
+        x = self.stem(x, imagenet)
+        for i, (rule, depth) in enumerate(zip(rules, depths, strict=True), start=1):
+            if i > 1:
+                x = self.smg(x, f"transition{i - 1}", stride=2)
+            y = [x]
+            for layer in range(1, depth + 1):
+                h = self.combine(y, rule(layer), aggregation) if layer > 1 else x
+                y.append(self.smg(h, f"stage{i}/layer{layer}", groups=groups))
+                if layer == 1 and aggregation != "concat":
+                    y[0] = self.conv(x, f"stage{i}/projection")
+            x = self.combine(y, rule(depth + 1), aggregation)
+        x = jnp.maximum(self.norm(x, "head_norm"), 0).mean((1, 2))
+        return x @ self.params["classifier"]["kernel"] + self.params["classifier"]["bias"]
+
+
+def flat(tree):
+    return {
+        "/".join(str(key.key) for key in path): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def check_updates(updates, updated, variables, train):
+    if not train:
+        assert updated == {}
+        updated = flat(variables["batch_stats"])
+    updates = flat(updates["batch_stats"])
+    assert set(updates) == set(updated)
+    for path, value in updated.items():
+        np.testing.assert_allclose(updates[path], value, rtol=1e-10, atol=1e-10, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("stride", "groups", "reduction", "train"), [(1, 4, 2, True), (2, 1, 4, True), (1, 2, 3, False)]
+)
+def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train):
+    with jax.enable_x64(True):
+        module = SMG(
+            features=8,
+            width=20,
+            groups=groups,
+            stride=stride,
+            reduction=reduction,
+            norm=layers.batch_norm(train=train, dtype=jnp.float64),
+            conv=functools.partial(layers.conv, dtype=jnp.float64),
+            name="smg",
+        )
+        x = np.random.default_rng(1).standard_normal((5, 6, 7, 10))
+        shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+        random = np.random.default_rng(2)
+        variables = jax.tree.map(lambda leaf: random.uniform(0.1, 1, leaf.shape) - 0.3, shapes)
+        variables["batch_stats"] = jax.tree.map(jnp.abs, variables["batch_stats"])
+        output, updates = jit(functools.partial(module.apply, mutable=["batch_stats"]))(
+            variables, x
+        )
+
+        @jit
+        def expected(variables, x):
+            nested = {key: {"smg": value} for key, value in variables.items()}
+            reference = Reference(nested, train)
+            return reference.smg(x, "smg", stride=stride, groups=groups), reference.updated
+
+        expected_output, updated = expected(variables, x)
+    assert output.dtype == jnp.float64
+    assert output.shape == (5, 6 // stride, 7 // stride + 7 % stride, 8)
+    np.testing.assert_allclose(output, expected_output, rtol=1e-10, atol=1e-10)
+    updated = {path.removeprefix("smg/"): value for path, value in updated.items()}
+    check_updates(updates, updated, variables, train)
+
+
+def sparse(layer):
+    return [layer - offset for offset in (1, 2, 4) if offset <= layer]
+
+
+def dense(layer):
+    return list(range(layer))
+
+
+def last_two(layer):
+    return list(range(max(0, layer - 2), layer))
+
+
+NETWORKS = {
+    # name: arguments of create_model, size of images, arguments of Reference
+    "dense": (
+        ("hcgnet_n2_1_1_k4_8_4", {"compression": 0.4}),
+        8,
+        ([dense] * 3, (2, 1, 1)),
+    ),
+    "sparse": (
+        ("hcgnet_n4_1_k4_6", {"topology": "sparse", "groups": 2}),
+        7,
+        ([sparse] * 2, (4, 1), {"groups": 2}),
+    ),
+    "window_summed": (
+        (
+            "hcgnet_n3_2_k8",
+            {"topology": "windowed", "topology_args": {"window": 2}, "aggregation": "sum"},
+        ),
+        8,
+        ([last_two] * 2, (3, 2), {"aggregation": "sum"}),
+    ),
+    "topology_per_block_mean": (
+        ("hcgnet_n3_2_k8", {"topology": ("sparse", "dense"), "aggregation": "mean"}),
+        8,
+        ([sparse, dense], (3, 2), {"aggregation": "mean"}),
+    ),
+    "imagenet": (
+        ("hcgnet_imagenet_n1_2_k4_8", {"stem_features": 6}),
+        28,
+        ([dense] * 2, (1, 2), {"imagenet": True}),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("network", "train"),
+    [
+        ("dense", True),
+        ("sparse", False),
+        ("window_summed", True),
+        ("imagenet", True),
+        pytest.param("topology_per_block_mean", True, marks=pytest.mark.slow),
+    ],
+)
+def test_network_is_the_straight_line_code(network, train):
+    (name, overrides), size, (rules, depths, *options) = NETWORKS[network]
+    with jax.enable_x64(True):
+        model = create_model(name, 7, dtype=jnp.float64, **overrides)
+        variables = random_variables(model, size)
+        images = np.random.default_rng(1).standard_normal((3, size, size, 3))
+
+        @jit
+        def ours(variables, images):
+            (logits, _), updates = model.apply(
+                variables, images, train=train, mutable=["batch_stats"]
+            )
+            return logits, updates
+
+        @jit
+        def expected(variables, images):
+            reference = Reference(variables, train)
+            return reference(images, rules, depths, **(options or [{}])[0]), reference.updated
+
+        logits, updates = ours(variables, images)
+        expected_logits, updated = expected(variables, images)
+    assert logits.dtype == jnp.float64
+    np.testing.assert_allclose(logits, expected_logits, rtol=1e-9, atol=1e-9)
+    check_updates(updates, updated, variables, train)
+
+
+def test_gradients_reach_all_but_the_biases_that_cancel():
+    # A softmax is blind to a bias of all scores, a normalisation to a bias before it.
+    with jax.enable_x64(True):
+        model = create_model("hcgnet_n2_1_k4", dtype=jnp.float64)
+        variables = random_variables(model, 8)
+        images = np.random.default_rng(1).standard_normal((4, 8, 8, 3))
+
+        def loss(params):
+            (logits, _), _ = model.apply(
+                {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+            )
+            return jnp.sum(jax.nn.log_softmax(logits)[:, 0])
+
+        gradients = flat(jit(jax.grad(loss))(variables["params"]))
+    blind = ("scores/bias", "forget_gate/linear1/bias", "update_gate/linear/bias")
+    for path, gradient in gradients.items():
+        assert (np.abs(gradient).max() < 1e-12) == path.endswith(blind), path
+
+
+def test_bfloat16_logits_are_near_those_of_float32():
+    images = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
+    models = [create_model("hcgnet_n2_k8", dtype=dtype) for dtype in (jnp.float32, jnp.bfloat16)]
+    variables = random_variables(models[0], 8, np.float32)
+    logits = [jit(model.apply)(variables, images)[0] for model in models]
+    difference = np.abs(logits[0] - logits[1]).max() / np.abs(logits[0]).max()
+    assert 0 < difference < 0.05
+
+
+def test_dropout_before_the_classifier_in_training_only():
+    features = 8 + 4
+    model = create_model("hcgnet_n1_k4", features, dropout=0.5)
+    variables = random_variables(model, 8, np.float32)
+    variables["params"]["classifier"] = {"kernel": np.eye(features), "bias": np.zeros(features)}
+    images = np.random.default_rng(0).standard_normal((16, 8, 8, 3)).astype(np.float32)
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    (logits, endpoints), _ = jit(train)(variables, images, rngs={"dropout": jax.random.key(1)})
+    kept = np.asarray(logits != 0)
+    expected = np.where(kept, 2 * endpoints["pre_logits"], 0)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5)
+    assert abs(kept.mean() - 0.5) < 5 * 0.5 / np.sqrt(kept.size)
+    logits, endpoints = jit(model.apply)(variables, images)
+    np.testing.assert_allclose(logits, endpoints["pre_logits"], rtol=1e-5)
+
+
+def test_initialisation():
+    # Uniform within 1 / sqrt(fan-in), the biases of linear layers, too.
+    model = create_model("hcgnet_n1_1_k64", 300, aggregation="sum")
+    variables = flat(jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    biases, kernels = [], 0
+    for path, value in variables.items():
+        module, _, kind = path.rpartition("/")
+        value = np.asarray(value, np.float64)
+        if kind in ("scale", "var"):
+            assert (value == 1).all(), path
+        elif kind == "mean" or "norm" in module.rpartition("/")[2]:
+            assert (value == 0).all(), path
+        elif kind == "bias":
+            biases.append(value * np.sqrt(np.prod(variables[f"{module}/kernel"].shape[:-1])))
+            assert biases[-1].all(), path
+        else:
+            scaled = value * np.sqrt(np.prod(value.shape[:-1]))
+            assert np.abs(scaled).max() <= 1 + 1e-6, path
+            assert abs(scaled.mean()) < 5 / np.sqrt(3 * value.size), path
+            assert abs(3 * np.mean(scaled**2) - 1) < 5 * np.sqrt(0.8 / value.size), path
+            kernels += 1
+    # Stem, classifier, a projection where a later layer reads y_0, and twelve of each module.
+    assert kernels == 1 + 1 + 2 + 3 * 12
+    biases = np.concatenate(biases)
+    assert 0.99 < np.abs(biases).max() <= 1 + 1e-6
+    assert abs(3 * np.mean(biases**2) - 1) < 5 * np.sqrt(0.8 / biases.size)
