@@ -23,6 +23,7 @@ INSTALL = [
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "rich>=13.7",
+    "safetensors>=0.5",
     "scikit-learn>=1.5",  # the handwritten digits
     "tensorboard>=2.18",  # clu.metric_writers needs it and does not say so
     # For input pipelines and summaries only, never on the accelerator.
@@ -47,6 +48,7 @@ setup(
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "torch": ["torch>=2.6"],  # for nothing but files of weights that are pickles
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

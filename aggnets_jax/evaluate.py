@@ -3,11 +3,13 @@
 import collections
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 from flax import linen as nn
+from jax.sharding import Sharding
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
@@ -76,6 +78,55 @@ def evaluate(
     }
 
 
+class Restored(NamedTuple):
+    """A network as a checkpoint has it.
+
+    Attributes:
+      step: after which it was saved.
+      config: of its run.
+      info: of the data set of its run.
+      model: the network.
+      variables: "params" and "batch_stats"; their averages, if the run has any.
+    """
+
+    step: int
+    config: ml_collections.ConfigDict
+    info: data.DatasetInfo
+    model: nn.Module
+    variables: Variables
+
+
+def restore_network(
+    workdir: str | Path, which: str, data_dir: str | None, devices: Sharding
+) -> Restored:
+    """Restores a network with nothing but the directory of its run.
+
+    Args:
+      workdir: of the run.
+      which: "latest", "best" or the number of a step.
+      data_dir: of the data set; default that of the run.
+      devices: the sharding of the variables.
+
+    Raises:
+      UserError: if there is no such checkpoint, or the data set is missing.
+    """
+    with Checkpoints(workdir, read_only=True) as checkpoints:
+        folder, step = checkpoints.find(which)
+        config = config_lib.resolve(checkpoints.restore_config(folder, step))
+        if data_dir is not None:
+            config.data.data_dir = data_dir
+        info = data.describe(config.data)
+        model = create_configured_model(config, info.num_classes)
+        variables = checkpoints.restore_variables(
+            folder,
+            step,
+            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *info.image_shape))),
+            devices,
+            averaged=config.ema_decay > 0,
+        )
+    return Restored(step, config, info, model, variables)
+
+
 def evaluate_checkpoint(
     workdir: str | Path, which: str = "latest", data_dir: str | None = None
 ) -> dict[str, Any]:
@@ -83,8 +134,8 @@ def evaluate_checkpoint(
 
     Args:
       workdir: of the run; gets `evaluation.json` if it can be written.
-      which: "latest", "best" or the number of a step.
-      data_dir: of the data set; default that of the run.
+      which: as for `restore_network`.
+      data_dir: as for `restore_network`.
 
     Returns:
       As `evaluate`, and the `step`.
@@ -93,21 +144,10 @@ def evaluate_checkpoint(
       UserError: if there is no such checkpoint, or the data set is missing.
     """
     mesh = sharding.make_mesh()
-    with Checkpoints(workdir, read_only=True) as checkpoints:
-        folder, step = checkpoints.find(which)
-        config = config_lib.resolve(checkpoints.restore_config(folder, step))
-        if data_dir is not None:
-            config.data.data_dir = data_dir
-        sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
-        info = data.describe(config.data)
-        model = create_configured_model(config, info.num_classes)
-        variables = checkpoints.restore_variables(
-            folder,
-            step,
-            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *info.image_shape))),
-            sharding.replicated(mesh),
-            averaged=config.ema_decay > 0,
-        )
+    step, config, info, model, variables = restore_network(
+        workdir, which, data_dir, sharding.replicated(mesh)
+    )
+    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     batches = data.eval_batches(
         config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
     )

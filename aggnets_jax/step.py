@@ -94,6 +94,13 @@ def create_state(
     """The state before the first step; the initialisation follows from `config.seed`."""
     key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_STREAM)
     variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
+    return state_before(variables, optimizer, config)
+
+
+def state_before(
+    variables: Variables, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+) -> TrainState:
+    """The state before the first step from given variables, "params" and maybe "batch_stats"."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else None
     return TrainState(

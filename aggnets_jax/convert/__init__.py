@@ -1,23 +1,32 @@
 """Weights to and from PyTorch: the papers' reference implementations, torchvision and timm.
 
+    variables = from_torch("densenet121", read_state_dict("densenet121-a639ec97.pth"))
+    write_state_dict("densenet121.safetensors", to_torch("densenet121", variables))
+
 A `state_dict` is a mapping of names to NumPy arrays here, convolutions [out, in, height, width],
-linear layers [out, in].
+linear layers [out, in]. Nothing of it is left out silently: entries that are missing, unknown or of
+another shape are errors. The counters `num_batches_tracked` of PyTorch's normalisations, which
+nothing here uses, are checked to belong to one, dropped, and written as 0.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 from jax.typing import DTypeLike
 
-from aggnets_jax.convert.names import DIALECTS, torch_name
+from aggnets_jax import models
+from aggnets_jax.convert.files import read_state_dict, write_state_dict
+from aggnets_jax.convert.names import DIALECTS, torch_names
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models import create_model, input_shape
 
-_COUNTER = "num_batches_tracked"
+__all__ = ["from_torch", "read_state_dict", "to_torch", "write_state_dict"]
+
+_VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 
 
 def from_torch(
@@ -25,6 +34,7 @@ def from_torch(
     state_dict: Mapping[str, np.ndarray],
     *,
     num_classes: int | None = None,
+    input_shape: Sequence[int] | None = None,
     dtype: DTypeLike = np.float32,
     **overrides: Any,
 ) -> dict[str, Any]:
@@ -34,6 +44,7 @@ def from_torch(
       name: of the network here, see `create_model`.
       state_dict: arrays by the names of the reference implementation, torchvision or timm.
       num_classes: see `create_model`.
+      input_shape: (height, width, channels) of the images; default that of the network's paper.
       dtype: of the variables.
       **overrides: see `create_model`.
 
@@ -41,29 +52,31 @@ def from_torch(
       Variables for `model.apply`: "params" and "batch_stats", NumPy arrays.
 
     Raises:
-      UserError: for a network without known names, a name that is missing or unknown, or an array
-        of another shape.
+      UserError: for a network without known names, and for an entry that is missing, unknown, of
+        another shape, or not floating point.
     """
-    model = create_model(name, num_classes, **overrides)
-    expected = _shapes(model, name)
-    names = _closest(_names(model, name, expected), state_dict)
-    given = {key: value for key, value in state_dict.items() if not key.endswith(_COUNTER)}
-    extra = sorted(set(given) - set(names))
-    if extra:
-        raise unknown(f"weight for {name!r}", extra[0], names)
-    missing = sorted(set(names) - set(given))
+    model, expected = _network(name, num_classes, input_shape, overrides)
+    # Whose names they are is not said anywhere: those that fit best.
+    names = max(
+        _names(model, name, expected).values(),
+        key=lambda names: len(names.keys() & state_dict.keys()),
+    )
+    counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
+    for key in state_dict:
+        if key not in names and key not in counters:
+            raise unknown(f"weight of {name!r}", str(key), names)
+    missing = [key for key in names if key not in state_dict]
     if missing:
-        raise UserError(
-            f"{len(missing)} weights of {name!r} are missing, the first is {missing[0]!r}"
-        )
+        raise UserError(f"{len(missing)} weights of {name!r} are missing: {_some(missing)}")
     converted = {}
-    for key, value in given.items():
-        value, path = np.asarray(value), names[key]
-        array = _from_torch_layout(value)
-        if array.shape != expected[path]:
-            there = _to_torch_layout(np.empty(expected[path])).shape
-            raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {there}")
-        converted[path] = array.astype(dtype)
+    for key, path in names.items():
+        value = np.asarray(state_dict[key])
+        wanted = _to_torch_layout(np.empty(expected[path])).shape
+        if value.shape != wanted:
+            raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise UserError(f"{key!r} must hold floating-point numbers, not {value.dtype}")
+        converted[path] = _from_torch_layout(value).astype(dtype)
     return traverse_util.unflatten_dict(converted, sep="/")
 
 
@@ -72,7 +85,8 @@ def to_torch(
     variables: Mapping[str, Any],
     *,
     num_classes: int | None = None,
-    dialect: str = "reference",
+    input_shape: Sequence[int] | None = None,
+    dialect: str | None = None,
     **overrides: Any,
 ) -> dict[str, np.ndarray]:
     """The inverse of `from_torch`.
@@ -81,53 +95,69 @@ def to_torch(
       name: of the network here, see `create_model`.
       variables: "params" and "batch_stats" of it.
       num_classes: see `create_model`.
-      dialect: whose names to give: "reference", "torchvision" or "timm".
+      input_shape: see `from_torch`.
+      dialect: whose names to give: "reference" for the authors of the paper, "torchvision" or
+        "timm"; default the first of these that the network has.
       **overrides: see `create_model`.
 
     Returns:
-      Arrays by name, with the counters of batches that PyTorch's normalisations keep (0).
+      Arrays by name, as `from_torch` takes them.
 
     Raises:
       UserError: for a network or a dialect without known names, or variables of another network.
     """
-    model = create_model(name, num_classes, **overrides)
-    expected = _shapes(model, name)
+    model, expected = _network(name, num_classes, input_shape, overrides)
     dialects = _names(model, name, expected)
+    if dialect is None:
+        dialect = next(iter(dialects))
     if dialect not in dialects:
-        raise unknown(f"dialect of {name!r}", dialect, dialects)
-    given = traverse_util.flatten_dict(
-        {key: variables[key] for key in ("params", "batch_stats") if key in variables}, sep="/"
-    )
-    if {path: np.shape(value) for path, value in given.items()} != expected:
-        raise UserError(f"the variables are not those of {name!r} with {model.num_classes} classes")
+        raise unknown(f"dialect of {name!r}", str(dialect), dialects)
+    given = {
+        path: np.asarray(value)
+        for path, value in traverse_util.flatten_dict(dict(variables), sep="/").items()
+    }
+    for path in given.keys() | expected.keys():
+        here = given[path].shape if path in given else "missing"
+        if here != expected.get(path):
+            raise UserError(
+                f"the variables are not those of {name!r} with {model.num_classes} classes:"
+                f" {path!r} is {here} and must be {expected.get(path, 'left out')}"
+            )
     state_dict = {}
     for key, path in dialects[dialect].items():
-        state_dict[key] = _to_torch_layout(np.asarray(given[path]))
-        if key.endswith(".running_var"):
-            state_dict[key.removesuffix("running_var") + _COUNTER] = np.zeros((), np.int64)
+        state_dict[key] = _to_torch_layout(given[path])
+        if key.endswith(_VARIANCE):
+            state_dict[key.removesuffix(_VARIANCE) + _COUNTER] = np.zeros((), np.int64)
     return state_dict
 
 
-def _shapes(model: nn.Module, name: str) -> dict[str, tuple[int, ...]]:
-    images = np.zeros((1, *input_shape(name)), np.float32)
+def _network(
+    name: str,
+    num_classes: int | None,
+    input_shape: Sequence[int] | None,
+    overrides: Mapping[str, Any],
+) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
+    """The network, and the shapes of its variables by their paths, in the order of computation."""
+    model = models.create_model(name, num_classes, **overrides)
+    images = jax.ShapeDtypeStruct((1, *(input_shape or models.input_shape(name))), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    return {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
+    return model, {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By dialect, our paths by the names there."""
-    if type(model) not in DIALECTS:
-        raise UserError(f"no other implementation's names are known for {name!r}")
-    return {
-        dialect: {torch_name(rules, path): path for path in paths}
-        for dialect, rules in DIALECTS[type(model)].items()
+    """By dialect, our paths by the names there; of the dialects that have a name for each."""
+    dialects = {
+        dialect: names
+        for dialect, rules in DIALECTS.get(type(model), {}).items()
+        if (names := torch_names(rules(model) if callable(rules) else rules, paths))
     }
+    if not dialects:
+        raise UserError(f"no other implementation's names are known for {name!r} as configured")
+    return dialects
 
 
-def _closest(
-    dialects: Mapping[str, dict[str, str]], state_dict: Mapping[str, Any]
-) -> dict[str, str]:
-    return max(dialects.values(), key=lambda names: len(names.keys() & state_dict.keys()))
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _from_torch_layout(array: np.ndarray) -> np.ndarray:

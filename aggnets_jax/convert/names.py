@@ -1,21 +1,28 @@
-"""What other implementations call the parts of the networks here, and in which order of letters.
+"""What other implementations call the parts of the networks here.
 
 A dialect is a list of rules; a rule is a pattern of our module paths and a function from its groups
 to the module's name there. Parameters follow from their modules: a kernel or scale is a `weight`
 there, running averages are `running_mean` and `running_var`. To add one, list it in `DIALECTS`
-under the class of the network.
+under the class of the network. The first dialect of a class is the one that is written by default.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from flax import linen as nn
 
-from aggnets_jax.errors import UserError
+from aggnets_jax.models.efficientnet import EfficientNet
+from aggnets_jax.models.hcgnet import HCGNet
+from aggnets_jax.models.resnet import ResNet
+from aggnets_jax.models.seqresnet import SeqResNet, SeqResNeXt
 from aggnets_jax.models.sparsenet import SparseNet
 
 Rule = tuple[str, Callable[..., str]]
 """A pattern of module paths here, and a function from its groups to the name there."""
+
+Rules = tuple[Rule, ...] | Callable[[Any], tuple[Rule, ...]]
+"""Those of a dialect, or a function that makes them for a network."""
 
 _LEAVES = {
     "kernel": "weight",
@@ -26,18 +33,26 @@ _LEAVES = {
 }
 
 
-def torch_name(rules: tuple[Rule, ...], path: str) -> str:
-    """The name there of a variable here, such as "params/stage1/layer3/conv1/kernel"."""
-    module, _, leaf = path.partition("/")[2].rpartition("/")
-    for pattern, name in rules:
-        if match := re.fullmatch(pattern, module):
-            return f"{name(*match.groups())}.{_LEAVES[leaf]}"
-    raise UserError(f"no name is known for the weight {path}")
+def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] | None:
+    """By the names there, variables here such as "params/stage1/layer3/conv1/kernel".
+
+    Returns None if the rules have no name for one of them.
+    """
+    names = {}
+    for path in paths:
+        module, _, leaf = path.partition("/")[2].rpartition("/")
+        for pattern, name in rules:
+            if (match := re.fullmatch(pattern, module)) and leaf in _LEAVES:
+                names[f"{name(*match.groups())}.{_LEAVES[leaf]}"] = path
+                break
+        else:
+            return None
+    return names
 
 
-def _after(prefix: str, number: str) -> str:
+def _before(number: str) -> int:
     """Numbers start at 1 here and at 0 there."""
-    return f"{prefix}{int(number) - 1}"
+    return int(number) - 1
 
 
 # https://github.com/Lyken17/SparseNet
@@ -46,18 +61,218 @@ _SPARSENET: tuple[Rule, ...] = (
     (r"stem_norm", lambda: "features.norm0"),
     (
         r"stage(\d+)/layer(\d+)/norm(\d)",
-        lambda s, n, i: f"features.{_after('dense-stage-', s)}.block-{n}.bn{i}",
+        lambda s, n, i: f"features.dense-stage-{_before(s)}.block-{n}.bn{i}",
     ),
     (
         r"stage(\d+)/layer(\d+)/conv(\d)",
-        lambda s, n, i: f"features.{_after('dense-stage-', s)}.block-{n}.conv{i}",
+        lambda s, n, i: f"features.dense-stage-{_before(s)}.block-{n}.conv{i}",
     ),
-    (r"transition(\d+)/norm", lambda s: f"features.{_after('transition-', s)}.bn1"),
-    (r"transition(\d+)/conv", lambda s: f"features.{_after('transition-', s)}.conv1"),
+    (r"transition(\d+)/norm", lambda s: f"features.transition-{_before(s)}.bn1"),
+    (r"transition(\d+)/conv", lambda s: f"features.transition-{_before(s)}.conv1"),
     (r"head_norm", lambda: "features.norm_last"),
     (r"classifier", lambda: "classifier.linear"),
 )
+# torchvision.models.densenet and timm.models.densenet
+_DENSENET: tuple[Rule, ...] = (
+    (r"stem_conv", lambda: "features.conv0"),
+    (r"stem_norm", lambda: "features.norm0"),
+    (
+        r"stage(\d+)/layer(\d+)/((?:norm|conv)\d)",
+        lambda s, n, part: f"features.denseblock{s}.denselayer{n}.{part}",
+    ),
+    (r"transition(\d+)/(norm|conv)", lambda s, part: f"features.transition{s}.{part}"),
+    (r"head_norm", lambda: "features.norm5"),
+    (r"classifier", lambda: "classifier"),
+)
+# The files that torchvision offered before 0.3, and still does: "norm.1" for "norm1".
+_DENSENET_DOTTED: tuple[Rule, ...] = (
+    (
+        r"stage(\d+)/layer(\d+)/(norm|conv)(\d)",
+        lambda s, n, part, i: f"features.denseblock{s}.denselayer{n}.{part}.{i}",
+    ),
+    *_DENSENET,
+)
 
-DIALECTS: dict[type[nn.Module], dict[str, tuple[Rule, ...]]] = {
-    SparseNet: {"reference": _SPARSENET},
+
+# torchvision.models.resnet and timm.models.resnet
+_RESNET: tuple[Rule, ...] = (
+    (r"stem_conv", lambda: "conv1"),
+    (r"stem_norm", lambda: "bn1"),
+    (
+        r"stage(\d+)(?:_opening|/layer(\d+))/conv(\d)",
+        lambda s, n, i: f"layer{s}.{n or 0}.conv{i}",
+    ),
+    (
+        r"stage(\d+)(?:_opening|/layer(\d+))/norm(\d)",
+        lambda s, n, i: f"layer{s}.{n or 0}.bn{i}",
+    ),
+    (r"stage(\d+)_projection/conv", lambda s: f"layer{s}.0.downsample.0"),
+    (r"stage(\d+)_projection/norm", lambda s: f"layer{s}.0.downsample.1"),
+    (r"classifier", lambda: "fc"),
+)
+# timm.models.res2net, which has the names of the authors' code
+_RES2NET: tuple[Rule, ...] = (
+    *_RESNET,
+    (
+        r"stage(\d+)(?:_opening|/layer(\d+))/scales/layer(\d+)/conv",
+        lambda s, n, i: f"layer{s}.{n or 0}.convs.{_before(i)}",
+    ),
+    (
+        r"stage(\d+)(?:_opening|/layer(\d+))/scales/layer(\d+)/norm",
+        lambda s, n, i: f"layer{s}.{n or 0}.bns.{_before(i)}",
+    ),
+)
+
+
+def _torchvision_mbconv(stage: str, layer: str | None, part: str) -> str:
+    # Stage 1 does not expand, so that its blocks have one convolution less.
+    first = 0 if stage == "1" else 1
+    parts = {
+        "expand_conv": "0.0",
+        "expand_norm": "0.1",
+        "depthwise_conv": f"{first}.0",
+        "depthwise_norm": f"{first}.1",
+        "squeeze_excite/reduce": f"{first + 1}.fc1",
+        "squeeze_excite/expand": f"{first + 1}.fc2",
+        "project_conv": f"{first + 2}.0",
+        "project_norm": f"{first + 2}.1",
+    }
+    return f"features.{stage}.{layer or 0}.block.{parts[part]}"
+
+
+def _timm_mbconv(stage: str, layer: str | None, part: str) -> str:
+    first = 0 if stage == "1" else 1
+    parts = {
+        "expand_conv": "conv_pw",
+        "expand_norm": "bn1",
+        "depthwise_conv": "conv_dw",
+        "depthwise_norm": f"bn{first + 1}",
+        "squeeze_excite/reduce": "se.conv_reduce",
+        "squeeze_excite/expand": "se.conv_expand",
+        "project_conv": "conv_pwl" if first else "conv_pw",
+        "project_norm": f"bn{first + 2}",
+    }
+    return f"blocks.{_before(stage)}.{layer or 0}.{parts[part]}"
+
+
+_MBCONV_PARTS = r"((?:expand|depthwise|project)_(?:conv|norm)|squeeze_excite/(?:reduce|expand))"
+_MBCONV = rf"stage(\d+)(?:_opening|/layer(\d+))/{_MBCONV_PARTS}"
+_EFFICIENTNET_TORCHVISION: tuple[Rule, ...] = (
+    (r"stem_conv", lambda: "features.0.0"),
+    (r"stem_norm", lambda: "features.0.1"),
+    (_MBCONV, _torchvision_mbconv),
+    (r"head_conv", lambda: "features.8.0"),
+    (r"head_norm", lambda: "features.8.1"),
+    (r"classifier", lambda: "classifier.1"),
+)
+_EFFICIENTNET_TIMM: tuple[Rule, ...] = (
+    (r"stem_conv", lambda: "conv_stem"),
+    (r"stem_norm", lambda: "bn1"),
+    (_MBCONV, _timm_mbconv),
+    (r"head_conv", lambda: "conv_head"),
+    (r"head_norm", lambda: "bn2"),
+    (r"classifier", lambda: "classifier"),
+)
+
+# https://github.com/GroupOfAlchemists/SeqConv
+_SEQCONV_LAYERS: tuple[Rule, ...] = (
+    (r"stem_conv", lambda: "Init"),
+    (r"stem_seqconv", lambda: "Head"),
+    (r"stem([123])", lambda i: f"Head{_before(i)}"),
+    (r"stem4", lambda: "ShrinkingLayer"),
+    (
+        r"stage(\d+)/layer(\d+)/seqconv_([ab])",
+        lambda s, n, layer: f"Stage{s}.{_before(n)}.Layer{layer.upper()}",
+    ),
+    (r"downsample(\d+)/extension", lambda i: f"Downsample{i}.ExtensionLayer"),
+    (r"downsample(\d+)/downsizing", lambda i: f"Downsample{i}.ShrinkingLayer"),
+    (r"head", lambda: "Blender"),
+)
+
+
+_HALVES = {"": "whole", "1": "bottleneck", "2": "transformation"}
+
+
+def _seqconv(**groups: str) -> tuple[Rule, ...]:
+    """Takes what the halves of a group, or the whole of it, are called by the group's number."""
+
+    def name(layer: str, group: str | None, part: str, half: str) -> str:
+        matches = ((re.fullmatch(pattern, layer), name) for pattern, name in _SEQCONV_LAYERS)
+        path = next(name(*match.groups()) for match, name in matches if match)
+        if group:
+            path += "." + groups[_HALVES[half]].format(_before(group))
+        return f"{path}.{'LinearLayer' if part == 'conv' else 'BatchNormalizationLayer'}"
+
+    return (
+        (r"(.+?)(?:/groups/layer(\d+))?/(conv|norm)([12]?)", name),
+        (r"classifier", lambda: "Classifier"),
+    )
+
+
+_SMG_PARTS = {
+    "norm1": "conv1_1x1.norm",
+    "conv1": "conv1_1x1.conv",
+    "norm2": "conv2_3x3.norm",
+    "conv2": "conv2_3x3.conv",
+    "norm_3x3": "conv_3x3.norm",
+    "conv_3x3": "conv_3x3.conv",
+    "norm_5x5": "conv_5x5.norm",
+    "conv_5x5": "conv_5x5.conv",
+    "forget_gate/pool/scores": "global_forget_context",
+    "forget_gate/linear1": "fc1",
+    "forget_gate/norm": "bn_forget",
+    "forget_gate/linear2": "fc2",
+    "update_gate/pool_3x3/scores": "global_context3x3",
+    "update_gate/pool_5x5/scores": "global_context5x5",
+    "update_gate/linear": "fcall",
+    "update_gate/norm": "bn_attention",
+    "update_gate/head_3x3": "fc3x3",
+    "update_gate/head_5x5": "fc5x5",
+}
+
+
+# https://github.com/winycg/HCGNet, where the networks for CIFAR and for ImageNet are written apart.
+def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
+    block, transition = "HybridBlock", "Transition"
+    if network.imagenet_stem:
+        block, transition = "hybridblock", "transition"
+    part = f"({'|'.join(_SMG_PARTS)})"
+    return (
+        (r"stem_conv", lambda: "features.conv0"),
+        (r"stem_(conv|norm)([123])", lambda kind, i: f"features.{kind}{_before(i)}"),
+        (
+            rf"stage(\d+)/layer(\d+)/{part}",
+            lambda s, n, part: f"features.{block}{s}.SMG{n}.{_SMG_PARTS[part]}",
+        ),
+        (
+            rf"transition(\d+)/{part}",
+            lambda s, part: f"features.{transition}{s}.{_SMG_PARTS[part]}",
+        ),
+        (r"head_norm", lambda: "features.norm5"),
+        (r"classifier", lambda: "classifier"),
+    )
+
+
+DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
+    EfficientNet: {"torchvision": _EFFICIENTNET_TORCHVISION, "timm": _EFFICIENTNET_TIMM},
+    HCGNet: {"reference": _hcgnet},
+    ResNet: {"torchvision": _RESNET, "timm": _RES2NET},
+    SeqResNet: {
+        "reference": _seqconv(
+            whole="Filters.{}",
+            bottleneck="Filters.{}.BottleneckLayer",
+            transformation="Filters.{}.TransformationLayer",
+        )
+    },
+    SeqResNeXt: {
+        "reference": _seqconv(
+            bottleneck="BottleneckLayers.{}", transformation="TransformationLayers.{}"
+        )
+    },
+    SparseNet: {
+        "reference": _SPARSENET,
+        "torchvision": _DENSENET,
+        "timm": _DENSENET,
+        "torchvision_dotted": _DENSENET_DOTTED,
+    },
 }

@@ -1,0 +1,87 @@
+"""`--mode=convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import data, sharding
+from aggnets_jax.checkpoint import Checkpoints, Progress
+from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
+from aggnets_jax.convert.files import check_new_file
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import restore_network
+from aggnets_jax.optimizer import make_optimizer
+from aggnets_jax.step import state_before
+from aggnets_jax.workdir import CONFIG, open_workdir, write_json
+
+
+def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
+    """Makes the workdir of a run that has weights from a file and has not made a step.
+
+    It can be evaluated, and the run can be gone on with, which is training from these weights.
+
+    Args:
+      config: of the run; whole.
+      workdir: a new one.
+      file: see `read_state_dict`.
+
+    Raises:
+      UserError: if the file's weights are not those of the config's network; nothing is written.
+    """
+    info = data.describe(config.data)
+    optimizer, _ = make_optimizer(config)
+    variables = from_torch(
+        config.model.name,
+        read_state_dict(file),
+        num_classes=info.num_classes,
+        input_shape=info.image_shape,
+        **config_lib.model_arguments(config),
+    )
+    state = state_before(jax.tree.map(jnp.asarray, variables), optimizer, config)
+    config_json = config_lib.to_json(config)
+    with open_workdir(workdir, config_json) as path:
+        if (path / CONFIG).exists():
+            raise UserError(f"workdir {workdir} holds a run already; give a new one")
+        with Checkpoints(path, config=config_json) as checkpoints:
+            checkpoints.save(state, Progress())
+        # Last, so that a workdir that is left half made is not taken for that of a run.
+        write_json(path / CONFIG, config_json)
+    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+
+
+def export_weights(
+    workdir: str | Path,
+    file: str,
+    *,
+    which: str = "latest",
+    dialect: str | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Writes the weights of a checkpoint, those that are evaluated, to a new file.
+
+    Args:
+      workdir: of the run.
+      file: see `write_state_dict`.
+      which: "latest", "best" or the number of a step.
+      dialect: see `to_torch`.
+      data_dir: of the data set; default that of the run.
+
+    Raises:
+      UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
+    """
+    check_new_file(file)
+    everywhere = sharding.replicated(sharding.make_mesh())
+    step, config, info, _, variables = restore_network(workdir, which, data_dir, everywhere)
+    state_dict = to_torch(
+        config.model.name,
+        variables,
+        num_classes=info.num_classes,
+        input_shape=info.image_shape,
+        dialect=dialect,
+        **config_lib.model_arguments(config),
+    )
+    write_state_dict(file, state_dict)
+    print(f"{file} has the weights of {workdir} after step {step}", flush=True)

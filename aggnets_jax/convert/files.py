@@ -1,0 +1,170 @@
+"""Files of PyTorch weights: `.safetensors`, and `.pth` where PyTorch is installed.
+
+A `.pth` file is a pickle, which can run code when it is read; `torch.load(weights_only=True)` reads
+no others than those that hold nothing but data.
+"""
+
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from aggnets_jax.errors import UserError, one_line
+
+_PICKLES = (".pth", ".pt", ".bin", ".tar")
+_PREFIX = "module."
+
+
+def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
+    """Reads weights by their names.
+
+    What surrounds the weights is taken off, and that is printed: a file of a training run, with
+    epochs and the optimiser beside them, and the prefix that `torch.nn.DataParallel` gives.
+
+    Args:
+      file: `.safetensors`, or `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
+
+    Raises:
+      UserError: if it can't be read, or it is not clear what in it the weights are.
+    """
+    path = _path(file)
+    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+    try:
+        with path.open("rb"):
+            pass
+        state_dict = read(path)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
+    if not state_dict:
+        raise UserError(f"{path} holds no weights")
+    prefixed = [key.startswith(_PREFIX) for key in state_dict]
+    if all(prefixed):
+        print(f"{path}: the names' prefix {_PREFIX!r} is taken off", flush=True)
+        return {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
+    return state_dict
+
+
+def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
+    """Writes weights by their names to a new file.
+
+    Args:
+      file: `.safetensors`, or `.pth` (`.pt`, `.bin`, `.tar`) for `torch.load`.
+      state_dict: from `to_torch`.
+
+    Raises:
+      UserError: if there is such a file already, or it can't be written.
+    """
+    path = check_new_file(file)
+    # The writers take memory as it lies, so that a transposed view would come out wrong.
+    arrays = {key: np.array(value, order="C") for key, value in state_dict.items()}
+    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            if path.suffix == ".safetensors":
+                # PyTorch's readers ask for this entry.
+                safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
+            else:
+                torch = _torch(path)
+                torch.save({key: torch.from_numpy(a) for key, a in arrays.items()}, partial)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} can't be written: {one_line(error)}") from error
+
+
+def check_new_file(file: str | Path) -> Path:
+    """The path of a file that `write_state_dict` can write, or `UserError`."""
+    path = _path(file)
+    if path.exists():
+        raise UserError(f"{path} exists already; give the name of a new file")
+    if path.suffix in _PICKLES:
+        _torch(path)
+    return path
+
+
+def _path(file: str | Path) -> Path:
+    try:
+        path = Path(file).expanduser()
+    except RuntimeError as error:  # a ~ that nobody has
+        raise UserError(f"{file} is no file: {one_line(error)}") from error
+    if path.suffix not in (".safetensors", *_PICKLES):
+        raise UserError(
+            f"{path} has no ending of a file of weights;"
+            f" allowed: .safetensors, {', '.join(_PICKLES)}"
+        )
+    return path
+
+
+def _torch(path: Path) -> ModuleType:
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(
+            f"{path} needs PyTorch: pip install 'aggnets-jax[torch]', or use a .safetensors file"
+        ) from error
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} can't be read: {one_line(error)}") from error
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    torch = _torch(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # UnpicklingError, and whatever a damaged file leads to
+        raise UserError(
+            f"{path} can't be read by torch.load(weights_only=True): {one_line(error)}"
+        ) from error
+    return {
+        key: _to_numpy(path, key, value, torch)
+        for key, value in _weights_in(path, content, torch).items()
+    }
+
+
+def _weights_in(path: Path, content: Any, torch: ModuleType) -> Mapping[str, Any]:
+    """The one mapping of names to tensors in what `torch.save` wrote."""
+
+    def others(mapping: Mapping[Any, Any]) -> list[Any]:
+        return [
+            key
+            for key, value in mapping.items()
+            if not (isinstance(key, str) and isinstance(value, torch.Tensor))
+        ]
+
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict")
+    if not (beside := others(content)):
+        return content
+    inner = [k for k, v in content.items() if isinstance(v, Mapping) and v and not others(v)]
+    if not inner:
+        kind = type(content[beside[0]]).__name__
+        raise UserError(f"{path} is no state_dict: {beside[0]!r} is a {kind}, not a tensor")
+    if len(inner) > 1:
+        entries = ", ".join(map(repr, inner))
+        raise UserError(f"{path} has weights in more than one entry ({entries}); save one alone")
+    print(f"{path}: the weights are its entry {inner[0]!r}, the others are not read", flush=True)
+    return content[inner[0]]
+
+
+def _to_numpy(path: Path, key: str, tensor: Any, torch: ModuleType) -> np.ndarray:
+    tensor = tensor.detach()
+    try:
+        # NumPy has no bfloat16 of its own.
+        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    except (RuntimeError, TypeError) as error:  # sparse, quantised
+        raise UserError(f"{path}: {key!r} can't be read: {one_line(error)}") from error

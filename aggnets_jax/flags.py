@@ -1,0 +1,80 @@
+"""The flags of the command line, and which of them a mode takes."""
+
+import argparse
+from collections.abc import Sequence
+
+from aggnets_jax.command_line import Parser
+from aggnets_jax.errors import UserError, unknown
+
+MODES = ("train", "eval", "report", "convert")
+
+
+def parse(
+    arguments: Sequence[str] | None, description: str
+) -> tuple[argparse.Namespace, list[str]]:
+    """Parses and checks a command line.
+
+    Args:
+      arguments: default those of the process.
+      description: of the program, for --help.
+
+    Returns:
+      The flags, and the overrides of the config such as "lr=0.2".
+
+    Raises:
+      UserError: for a flag that is unknown, missing, or not looked at in the mode.
+    """
+    parser = Parser(
+        prog="python -m aggnets_jax.main",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--mode", default="train", help=f"{', '.join(MODES)}; default train")
+    parser.add_argument(
+        "--config", action="append", help="config file; any of its fields: --config.lr=0.2"
+    )
+    parser.add_argument("--workdir", required=True, help="local directory of the run")
+    parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
+    parser.add_argument("--checkpoint", help="to read: latest, best or a step; default latest")
+    parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
+    parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
+    parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
+    flags, rest = parser.parse_known_args(arguments)
+    if flags.config and len(flags.config) > 1:
+        raise UserError(f"--config is given {len(flags.config)} times; a run has one")
+    flags.config = flags.config and flags.config[0]
+    overrides = []
+    rest.reverse()
+    while rest:
+        text = rest.pop()
+        if not text.startswith("--config."):
+            options = [o for a in parser._actions for o in a.option_strings]
+            raise unknown("flag", text.partition("=")[0], options)
+        # Both --config.lr=0.2 and --config.lr 0.2, as with any flag.
+        overrides.append(text if "=" in text or not rest else f"{text}={rest.pop()}")
+    if flags.mode not in MODES:
+        raise unknown("mode", flags.mode, MODES)
+    _check(flags, overrides)
+    return flags, [override.removeprefix("--config.") for override in overrides]
+
+
+def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
+    """Refuses flags that are missing, or that the mode would not look at."""
+    converts, makes_run = flags.mode == "convert", flags.mode == "train"
+    if converts:
+        makes_run = flags.from_torch is not None
+        if makes_run == (flags.to_torch is not None):
+            raise UserError("--mode=convert needs one of --from_torch=FILE and --to_torch=FILE")
+    for flag, wanted, mode in [
+        ("from_torch", converts, "--mode=convert"),
+        ("to_torch", converts, "--mode=convert"),
+        ("dialect", converts and not makes_run, "--mode=convert --to_torch"),
+        ("checkpoint", not makes_run and flags.mode != "report", "--mode=eval and --to_torch"),
+    ]:
+        if getattr(flags, flag) is not None and not wanted:
+            raise UserError(f"--{flag} is for {mode}")
+    if makes_run and flags.config is None:
+        raise UserError("--config is missing: a config file such as configs/digits.py")
+    if not makes_run and (flags.config is not None or overrides):
+        raise UserError(f"--mode={flags.mode} takes the config of the workdir, not --config")
