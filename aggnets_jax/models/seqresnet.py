@@ -3,7 +3,7 @@
 Paper: Huang et al., "Sequentially Aggregated Convolutional Networks", arXiv 1811.10798,
 Tables 1 and 2. The layers, with the equations, are in `seqconv`.
 
-    stem              stage 1                stage 2                         head
+    stem              stage 1                 stage 2                   head
     conv .. SeqConv | [A B] .. [A B] | down | [A B] .. [A B] | down | ..  |  conv1x1 - pool - fc
                         raw ---(+)->          raw ---(+)->
 
