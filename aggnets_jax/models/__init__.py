@@ -16,6 +16,8 @@ from aggnets_jax.models import (  # noqa: F401
     pyramidnet,
     res2net,
     resnet,
+    resnet_attention,
+    resnet_small,
     seqresnet,
     sparsenet,
     wide_resnet,

@@ -114,12 +114,13 @@ BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 _OTHER_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 
 
-def block_numbers(depth: int, stages: int = 4) -> tuple[int, ...]:
+def block_numbers(depth: int, stages: int = 4, *, convolutions: int = 3) -> tuple[int, ...]:
     """Blocks of each stage of a network of some depth.
 
     Args:
       depth: counts the convolutions of the blocks, the stem and the classifier.
       stages: 4, or 3 of equal depth (ResNeXt-29).
+      convolutions: of a block, where there are 3 stages: 2 of basic ones, 3 of bottlenecks.
 
     Raises:
       UserError: for a depth that no network has.
@@ -128,10 +129,11 @@ def block_numbers(depth: int, stages: int = 4) -> tuple[int, ...]:
     if stages not in (3, 4):
         raise UserError(f"stages must be 3 or 4, got {stages!r}")
     if stages == 3:
-        n, rest = divmod(depth - 2, 9)
+        group = 3 * convolutions
+        n, rest = divmod(depth - 2, group)
         if n >= 1 and not rest:
             return (n, n, n)
-        allowed, nearest = "9n + 2", 9 * max(1, round((depth - 2) / 9)) + 2
+        allowed, nearest = f"{group}n + 2", group * max(1, round((depth - 2) / group)) + 2
     else:
         found = _four_stages(depth)
         if found:

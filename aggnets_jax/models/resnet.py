@@ -32,6 +32,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
+from aggnets_jax.aggregation import pad_channels
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.attention import ATTENTIONS
@@ -58,6 +59,8 @@ class ResNet(nn.Module):
       shortcuts: what is added to F, and within F.
       attention: "se" or "cbam", by which F scales what it computed, if given.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN-ReLU.
+      padded: whether the shortcut of a block that opens a stage takes every stride-th position and
+        is padded with zeros, rather than projected (option A of the paper, not B).
       dtype: in which to compute.
     """
 
@@ -68,6 +71,7 @@ class ResNet(nn.Module):
     shortcuts: Shortcuts = Shortcuts()
     attention: str | None = None
     imagenet_stem: bool = False
+    padded: bool = False
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -92,8 +96,10 @@ class ResNet(nn.Module):
         for i, topology in enumerate(self.topologies, start=1):
             width, stride = self.width * 2 ** (i - 1), 1 if i == 1 else 2
             residual = block(width, stride, name=f"stage{i}_opening")(x)
-            if residual.shape != x.shape:
-                features = residual.shape[-1]
+            features = residual.shape[-1]
+            if self.padded:
+                x = pad_channels(x[:, ::stride, ::stride], features)
+            elif residual.shape != x.shape:
                 x = Projection(features, stride, norm, conv, name=f"stage{i}_projection")(x)
             x = self.shortcuts.stage(
                 nn.relu(residual + x),
@@ -138,6 +144,7 @@ def residual_network(
     shortcuts: Shortcuts,
     attention: str | None,
     imagenet_stem: bool,
+    padded: bool = False,
     dtype: DTypeLike,
 ) -> ResNet:
     """Builds a network of any block; see `resnet`.
@@ -165,6 +172,7 @@ def residual_network(
         shortcuts,
         attention,
         imagenet_stem,
+        padded,
         dtype,
     )
 
@@ -188,6 +196,7 @@ def resnet(
     shortcut_sources: str = "outputs",
     inner_shortcuts: bool = False,
     attention: str | None = None,
+    padded: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> ResNet:
     """Builds a network of this file.
@@ -210,6 +219,7 @@ def resnet(
       shortcut_sources: "outputs", or "blocks" for what F computed.
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       attention: "se" or "cbam", by which blocks scale what they computed.
+      padded: see `ResNet`.
       dtype: in which to compute.
 
     Raises:
@@ -220,7 +230,8 @@ def resnet(
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
-        stage_depths = block_numbers(depth, stages)
+        convolutions = 2 if block == "basic" else 3
+        stage_depths = block_numbers(depth, stages, convolutions=convolutions)
     return residual_network(
         _make_block(block, groups, base_width, inner_shortcuts),
         num_classes=num_classes,
@@ -233,6 +244,7 @@ def resnet(
         ),
         attention=attention,
         imagenet_stem=imagenet_stem,
+        padded=padded,
         dtype=dtype,
     )
 
@@ -344,8 +356,6 @@ _PRINTED = {
         ("resnext101_32x8d", "ResNeXt, Table 1", None, {}, None),
         ("wide_resnet50_2", "Table 7", "69.8M", {"imagenet2012": 21.9}, "68.9M, its paper says"),
         ("wide_resnet101_2", "WRN, Section 3.3", None, {}, None),
-        ("seresnet50", "Table 7", "28.1M", {"imagenet2012": 23.29}, None),
-        ("cbam_resnet50", "Table 7", "28.1M", {"imagenet2012": 22.66}, None),
         ("resnet26_cifar_w25", "Table 3", None, {"cifar100": 27.74}, None),
         ("resnet38_cifar_w25", "Table 3", None, {"cifar100": 27.26}, None),
         ("resnet50_cifar_w25", "Table 2", None, {"cifar10": 6.65, "cifar100": 26.13}, None),
@@ -369,25 +379,3 @@ _PRINTED = {
     ]
 }
 register_backbones("res", _PRINTED)
-for _name, _pattern, _attention, _paper in [
-    (
-        "seresnet",
-        r"seresnet(?P<depth>\d+)",
-        "se",
-        "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507",
-    ),
-    (
-        "cbam_resnet",
-        r"cbam_resnet(?P<depth>\d+)",
-        "cbam",
-        "CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521",
-    ),
-]:
-    register_family(
-        _name,
-        partial(resnet, attention=_attention, **_LARGE),
-        pattern=_pattern,
-        paper=_paper,
-        printed=_PRINTED,
-        **_IMAGENET,
-    )

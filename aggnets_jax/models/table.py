@@ -1,10 +1,17 @@
 """The page of all networks: python -m aggnets_jax.models.table > docs/models.md."""
 
 import itertools
+import re
 import sys
 
 from aggnets_jax.models.flops import multiply_adds
-from aggnets_jax.models.registry import find_family, list_models, model_info, paper_flops
+from aggnets_jax.models.registry import (
+    find_family,
+    list_families,
+    list_models,
+    model_info,
+    paper_flops,
+)
 
 _HEAD = """# All networks
 
@@ -12,8 +19,16 @@ Made by `python -m aggnets_jax.models.table > docs/models.md`.
 
 Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
 and linear layers for one image, FLOPs what the network's paper counts (`aggnets_jax.models.flops`);
-links those inside the stages. Errors are the top-1 errors in percent that the paper prints. Every
-other network that fits a name's pattern can be made, too: [networks.md](networks.md).
+links those inside the stages. Errors are the top-1 errors in percent that the paper prints.
+
+## Families
+
+Every network that fits a name can be made, `create_model("densenet_bc160_k18")`, and by its
+numbers, `create_model("densenet_bc", depth=160, growth_rate=18)`. `[...]` may be missing, `(a|b)`
+is a choice.
+
+| family | names | paper |
+|---|---|---|
 """
 
 _COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "note")
@@ -44,9 +59,27 @@ def row(name: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def family_row(name: str) -> str:
+    """A family's line: its name, the pattern of its networks' names, and where it comes from."""
+    family = find_family(name)
+    return f"| `{name}` | `{_readable(family.pattern.pattern)}` | {family.paper} |"
+
+
+def _readable(pattern: str) -> str:
+    """A regular expression of names as `densenet{depth}[_k{growth_rate}]`."""
+    for found, written in [
+        (r"\(\?P<(\w+)>\\d[^()]*(\([^()]*\)[^()]*)*\)", r"{\1}"),  # numbers
+        (r"\(\?(?:P<\w+>|:)", "("),  # other groups
+        (r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)\?", r"[\1]"),  # optional ones
+        (r"\|", r"\|"),  # a table's cells end at bars
+    ]:
+        pattern = re.sub(found, written, pattern)
+    return pattern
+
+
 def page(rows: dict[str, str]) -> str:
     """The whole page from the lines of all networks."""
-    parts = [_HEAD]
+    parts = [_HEAD + "\n".join([*map(family_row, list_families()), ""])]
     families = {name: find_family(name) for name in rows}
     names = sorted(rows, key=lambda name: (families[name].name, name))
     for family, group in itertools.groupby(names, key=families.get):

@@ -1,0 +1,172 @@
+"""Any family with any topology and aggregation: it trains, or one line says why it can't."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aggnets_jax import create_model, list_families
+from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.errors import UserError
+from aggnets_jax.models.registry import find_family
+from tests.models.tiny import TINY
+from tests.models.variables import random_variables
+
+TOPOLOGIES = {
+    "plain": {},
+    "dense": {},
+    "sparse": {},
+    "log_dense": {"base": 1.5},
+    "windowed": {"window": 2},
+    "fractal": {},
+    "harmonic": {},
+    "random": {"density": 0.6, "seed": 3},
+}
+# Networks of one size only take long to compile.
+LARGE = {"efficientnet_b0", "micro_dense_efficientnet_b0", "pyramidnet_imagenet"}
+
+
+def one_step(model, size):
+    """The loss before and after a step of gradient descent on two images."""
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.standard_normal((2, size, size, 3)), jnp.float32)
+    labels = jnp.asarray([0, 1])
+    variables = random_variables(model, size, np.float32)
+
+    def loss_fn(params):
+        (logits, endpoints), _ = model.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": jax.random.key(1)},
+        )
+        assert logits.shape == (2, model.num_classes)
+        assert endpoints["logits"] is logits
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    # Small programs: compiling them takes all the time.
+    step = jax.jit(
+        jax.value_and_grad(loss_fn), compiler_options={"xla_backend_optimization_level": 0}
+    )
+    loss, gradients = step(variables["params"])
+    rate = 1e-3 / optax.global_norm(gradients)
+    params = jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients)
+    return loss, step(params)[0], gradients
+
+
+def check_one_step(model, size):
+    before, after, gradients = one_step(model, size)
+    assert np.isfinite(before) and np.isfinite(after)
+    assert after < before
+    norms = jax.tree.map(optax.global_norm, gradients)
+    assert all(np.isfinite(norm) for norm in jax.tree.leaves(norms))
+
+
+def swapped(family, topology, aggregation):
+    arguments, size = TINY[family]
+    model = create_model(
+        family,
+        2,
+        **arguments,
+        topology=topology,
+        topology_args=TOPOLOGIES[topology],
+        aggregation=aggregation,
+    )
+    return model, size
+
+
+def test_there_is_a_tiny_network_of_every_family():
+    assert sorted(TINY) == list_families()
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_every_family_takes_a_topology_and_an_aggregation(family):
+    parameters = inspect.signature(find_family(family).build).parameters
+    assert {"topology", "topology_args", "aggregation", "dtype"} <= set(parameters)
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_endpoints_and_dtypes_of_every_family(family):
+    arguments, size = TINY[family]
+    for dtype in (jnp.float32, jnp.bfloat16):
+        model = create_model(family, 7, **arguments, dtype=dtype)
+        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        (logits, endpoints), variables = jax.eval_shape(
+            model.init_with_output, jax.random.key(0), images
+        )
+        stages = sum(name.startswith("stage") for name in endpoints)
+        names = [f"stage{i}" for i in range(1, stages + 1)]
+        assert {*endpoints} == {"stem", *names, "pre_logits_2d", "pre_logits", "logits"}
+        assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+        assert endpoints["pre_logits_2d"].ndim == 4 and endpoints["pre_logits"].ndim == 2
+        assert endpoints["stage1"].dtype == endpoints["pre_logits_2d"].dtype == dtype
+        assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+        assert set(variables) <= {"params", "batch_stats"}
+        assert len(model.topologies) >= 1
+
+
+def small(families):
+    marks = {family: pytest.mark.slow for family in LARGE}
+    return [pytest.param(family, marks=marks.get(family, ())) for family in families]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_every_family_trains(family):
+    arguments, size = TINY[family]
+    check_one_step(create_model(family, 2, **arguments), size)
+
+
+# What the papers' parts are meant for, each in another's place.
+@pytest.mark.parametrize(
+    ("family", "topology", "aggregation"),
+    [
+        ("sparsenet", "windowed", "concat"),
+        ("sparsenet_bc", "dense", "mean"),
+        ("hcgnet", "sparse", "concat"),
+        ("dsnet_cifar", "sparse", "normalised_sum"),
+        ("seqresnet", "log_dense", "concat"),
+        ("mdnet", "sparse", "concat"),
+        ("sparsenet_sum", "windowed", "concat"),
+    ],
+)
+def test_parts_in_the_place_of_others(family, topology, aggregation):
+    check_one_step(*swapped(family, topology, aggregation))
+
+
+combinations = given(
+    family=st.sampled_from(sorted(set(TINY) - LARGE)),
+    topology=st.sampled_from(sorted(TOPOLOGIES)),
+    aggregation=st.sampled_from([*AGGREGATIONS, "normalised_sum"]),
+)
+
+
+def trains_or_says_why(family, topology, aggregation):
+    try:
+        model, size = swapped(family, topology, aggregation)
+        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    except UserError as error:
+        assert str(error) and "\n" not in str(error)
+        return False
+    return model, size
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@combinations
+def test_any_combination_builds_or_says_why(family, topology, aggregation):
+    trains_or_says_why(family, topology, aggregation)
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@combinations
+def test_any_combination_that_builds_trains(family, topology, aggregation):
+    if built := trains_or_says_why(family, topology, aggregation):
+        check_one_step(*built)
