@@ -194,7 +194,7 @@ def mdnet(
     Args:
       num_classes: size of the logits.
       depth: blocks, a third of them in each stage.
-      alpha: channels that the last block puts out beyond the 16 of the stem.
+      alpha: channels of the last block beyond the 16 of the stem.
       widths: in the place of `alpha`, channels of each stage; the stem has those of the first.
       num_layers: n, dense layers in a block.
       compression: see `MicroDense`, as the next three; default from `EQUAL_SIZE_COMPRESSIONS` and
@@ -213,9 +213,10 @@ def mdnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    if compression is None:
-        of_layers = EQUAL_SIZE_COMPRESSIONS.get((num_layers, growing), 0.275)
-        compression = of_layers if widths is None else STEPPED_COMPRESSION
+    if compression is None and widths is not None:
+        compression = STEPPED_COMPRESSION
+    elif compression is None:
+        compression = EQUAL_SIZE_COMPRESSIONS.get((num_layers, growing), 0.275)
     block = micro_dense_block(
         num_layers=num_layers,
         compression=compression,
@@ -227,13 +228,7 @@ def mdnet(
         aggregation=aggregation,
     )
     blocks = stage_blocks(depth)
-    if (alpha is None) == (widths is None):
-        raise UserError("a network needs one of the arguments 'alpha' and 'widths'")
-    if widths is None:
-        named.check_whole_number("alpha", alpha, 0)
-        stem_features, all_widths = 16, linear_widths(16, alpha, depth)
-    else:
-        stem_features, all_widths = stepped_widths(widths, blocks)
+    stem_features, all_widths = _widths(alpha, widths, blocks)
     return PyramidNet(
         num_classes=num_classes,
         shortcuts=shortcut_topologies(shortcut_topology, shortcut_topology_args, blocks),
@@ -278,6 +273,18 @@ def stage_blocks(depth: int) -> tuple[int, int, int]:
             f" {3 * max(1, round(depth / 3))}"
         )
     return (depth // 3,) * 3
+
+
+def _widths(
+    alpha: int | None, widths: Sequence[int] | None, blocks: Sequence[int]
+) -> tuple[int, tuple[int, ...]]:
+    """Channels of the stem and of all blocks."""
+    if (alpha is None) == (widths is None):
+        raise UserError("a network needs one of the arguments 'alpha' and 'widths'")
+    if widths is not None:
+        return stepped_widths(widths, blocks)
+    named.check_whole_number("alpha", alpha, 0)
+    return 16, linear_widths(16, alpha, sum(blocks))
 
 
 def stepped_widths(widths: Sequence[int], blocks: Sequence[int]) -> tuple[int, tuple[int, ...]]:
