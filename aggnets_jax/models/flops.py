@@ -57,9 +57,18 @@ def with_elementwise(operations: Operations) -> float:
 
 
 def in_binary_units(operations: Operations) -> float:
-    """SeqConv, Table 4: 4 for each element of a norm, and 2^30 to the G, truncated to .01 G."""
-    macs = operations.conv_macs + operations.linear_macs
-    total = macs + 4 * operations.norms + operations.rectified
+    """SeqConv, Table 4: 2^30 to the G, cut off after two decimals.
+
+    Convolutions count as multiply-adds, linear layers as multiplications and additions, each
+    element of a norm as four.
+    """
+    total = (
+        operations.conv_macs
+        + 2 * operations.linear_macs
+        + 4 * operations.norms
+        + operations.rectified
+        + operations.pooled
+    )
     return np.floor(100 * total / 2**30) / 100 * 1e9
 
 

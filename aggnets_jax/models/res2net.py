@@ -207,15 +207,15 @@ def res2net(
                 else f"depth {depth} has basic blocks, of which there is no Res2Net; nearest: 38"
             )
         stage_depths = block_numbers(depth, stages)
-    block = partial(
-        Res2Block,
-        topology=make_topology(scale_topology, scale - 1),
-        groups=groups,
-        base_width=base_width,
-        opening_pool=opening_pool,
-    )
+    options = {
+        "topology": make_topology(scale_topology, scale - 1),
+        "groups": groups,
+        "base_width": base_width,
+        "opening_pool": opening_pool,
+    }
     return residual_network(
-        block,
+        Res2Block,
+        options,
         num_classes=num_classes,
         stage_depths=stage_depths,
         width=width,

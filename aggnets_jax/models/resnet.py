@@ -54,7 +54,8 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: size of the logits.
       topologies: of the blocks behind the first, one for each stage.
-      block: makes F of (width, stride, norm, conv, attention); see `BasicBlock`.
+      block: the class of F, such as `BasicBlock`.
+      block_options: what blocks are given beyond width, stride, norm, conv and attention.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
       shortcuts: what is added to F, and within F.
       attention: "se" or "cbam", by which F scales what it computed, if given.
@@ -66,7 +67,8 @@ class ResNet(nn.Module):
 
     num_classes: int
     topologies: tuple[Topology, ...]
-    block: Callable[..., nn.Module]
+    block: type[nn.Module]
+    block_options: Mapping[str, Any]
     width: int
     shortcuts: Shortcuts = Shortcuts()
     attention: str | None = None
@@ -121,7 +123,7 @@ class ResNet(nn.Module):
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
     ) -> Callable[..., nn.Module]:
-        block = partial(self.block, norm=norm, conv=conv)
+        block = partial(self.block, norm=norm, conv=conv, **self.block_options)
         if self.attention is not None:
             block = partial(block, attention=ATTENTIONS[self.attention](norm, conv, self.dtype))
         if self.shortcuts.inner:
@@ -134,7 +136,8 @@ class ResNet(nn.Module):
 
 
 def residual_network(
-    block: Callable[..., nn.Module],
+    block: type[nn.Module],
+    block_options: Mapping[str, Any],
     *,
     num_classes: int,
     stage_depths: Sequence[int],
@@ -168,6 +171,7 @@ def residual_network(
         num_classes,
         stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),
         block,
+        block_options,
         features,
         shortcuts,
         attention,
@@ -233,7 +237,7 @@ def resnet(
         convolutions = 2 if block == "basic" else 3
         stage_depths = block_numbers(depth, stages, convolutions=convolutions)
     return residual_network(
-        _make_block(block, groups, base_width, inner_shortcuts),
+        *_choose_block(block, groups, base_width, inner_shortcuts),
         num_classes=num_classes,
         stage_depths=stage_depths,
         width=width,
@@ -249,20 +253,20 @@ def resnet(
     )
 
 
-def _make_block(
+def _choose_block(
     name: str, groups: int, base_width: int, inner_shortcuts: bool
-) -> Callable[..., nn.Module]:
+) -> tuple[type[nn.Module], dict[str, int]]:
     named.check_whole_number("groups", groups, 1)
     named.check_whole_number("base_width", base_width, 1)
     block = named.choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
     if block is Bottleneck:
-        return partial(Bottleneck, groups=groups, base_width=base_width)
+        return Bottleneck, {"groups": groups, "base_width": base_width}
     if groups != 1 or base_width != 64 or inner_shortcuts:
         raise UserError(
             "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
             " that is another depth than 18 and 34"
         )
-    return block
+    return block, {}
 
 
 _RESNET = "Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385"

@@ -198,9 +198,9 @@ def test_elementwise_operations_follow_from_the_topologies(name):
 
 
 def test_a_binary_giga_is_truncated():
-    operations = Operations(2**31, 2**29, 1000, 2**20, 2**20, 2**20)
+    operations = Operations(2**31, 2**28, 1000, 2**20, 2**20, 2**20)
     assert in_binary_units(operations) == pytest.approx(2.5e9)
-    more = operations._replace(norms=4 * operations.norms)
+    more = operations._replace(norms=3 * operations.norms)
     assert in_binary_units(more) == pytest.approx(2.51e9)
 
 
