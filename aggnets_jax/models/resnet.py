@@ -29,6 +29,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
@@ -171,7 +172,7 @@ def residual_network(
         num_classes,
         stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),
         block,
-        block_options,
+        FrozenDict(block_options),  # which has a hash
         features,
         shortcuts,
         attention,

@@ -2,15 +2,26 @@
 
 from aggnets_jax import list_models
 
-# Of networks for CIFAR the size with 100 classes is printed, of these that with 10. Table 3, left,
-# does so, too, though its errors are those on CIFAR-100.
+# Of networks for CIFAR the size with 100 classes is printed, of these that with 10. SparseNet's
+# Table 3, left, does so, too, though its errors are those on CIFAR-100.
 PRINTED_WITH_10 = {
     "densenet400_k12",
     "densenet_bc190_k40",
     "densenet_bc250_k24",
     "sparsenet_bc1001_k12",
+    "resnext29_16x64d",
+    "resnext29_8x64d",
+    "wrn40_2",
+    "wrn40_4",
     *list_models("preact_resnet*"),
     *list_models("sparsenet_sum*"),
+    *list_models("mixnet*_k*"),
+    *list_models("pyramidnet1*"),
+    *list_models("pyramidnet_bottleneck*"),
+    *list_models("res2next29_*"),
+    *list_models("seres2next29_*"),
+    *list_models("resnet*_cifar"),
+    *list_models("seqresnet_*k*"),
 }
 
 # Printed sizes that are not those of the network: what the network has, and why.
@@ -27,10 +38,41 @@ MISPRINTS = {
     "sparsenet100_k36": (5_645_908, "5.65M rounded once more"),
     "sparsenet_bc100_k12": (373_348, "0.4M written with two decimals"),
     "sparsenet_bc100_k32_64_128": (17_339_780, "unresolved"),
+    "ds2next29_6x64d": (26_097_956, "the size of ResNeXt-29 8x64d"),
+    "dsnext29_6x64d": (26_092_196, "the size of ResNeXt-29 8x64d"),
+    "dsres2net50": (25_724_464, "that of ResNet-50; Res2Net-50 alone has 25.7M"),
+    "fractalnet20": (33_770_788, "unresolved"),
+    "fractalnet40": (76_152_804, "of narrower columns that are not specified"),
+    "hcgnet_b": (12_845_501, "12.85M rounded once more"),
+    "pyramidnet110_a84": (3_855_054, "rounded down"),
+    "pyramidnet110_a270": (28_485_477, "unresolved"),
+    "pyramidnet_bottleneck164_a270": (27_216_021, "unresolved"),
+    "pyramidnet_imagenet200_a300": (62_152_030, "rounded down"),
+    "resnet101": (44_549_160, "rounded up"),
+    "resnext29_16x64d": (68_155_210, "rounded down"),
+    "seqresnet_b22": (11_859_656, "rounded down"),
+    "seres2next29_6x24d_4s": (24_790_490, "unresolved"),
+    "seres2next29_6x24d_6s": (37_230_938, "unresolved"),
+    "seres2next29_8x25d_4s": (34_334_794, "unresolved"),
+    "wide_resnet50_2": (68_883_240, "68.9M in its own paper"),
+}
+
+# Networks whose size no paper prints: those of torchvision and timm.
+ELSEWHERE = {
+    "resnet18": 11_689_512,
+    "resnet34": 21_797_672,
+    "resnext101_32x8d": 88_791_336,
+    "seres2net50_26w_4s": 25_699_120 + 28_088_024 - 25_557_032,  # SE adds what it adds to ResNet-50
+    "wide_resnet101_2": 126_886_696,
 }
 
 # The same for printed FLOPs.
-FLOPS_MISPRINTS = {"densenet264": "stages (6, 12, 64, 32)"}
+FLOPS_MISPRINTS = {
+    "densenet264": "stages (6, 12, 64, 32)",
+    "dpn68": "2.33G",
+    "hardnet39ds": "0.43G",
+    "hardnet68": "4.25G, rounded to 4.2G here",
+}
 
 
 def rounds_to(number: float, text: str) -> bool:

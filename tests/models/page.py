@@ -33,5 +33,7 @@ def _row(line: str) -> tuple[str, Row]:
 
 
 ROWS: dict[str, Row] = dict(
-    _row(line) for line in _FILE.read_text().splitlines() if line.startswith("| `")
+    _row(line)
+    for line in _FILE.read_text().splitlines()
+    if line.startswith("| `") and line.count(" | ") > 3  # families have fewer columns
 )

@@ -6,6 +6,7 @@ with counts.json, which holds figures measured on reference implementations, and
 
 import contextlib
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
@@ -22,7 +23,13 @@ from aggnets_jax.models.flops import (
     with_elementwise,
 )
 from aggnets_jax.models.registry import find_printed
-from tests.models.misprints import FLOPS_MISPRINTS, MISPRINTS, PRINTED_WITH_10, rounds_to
+from tests.models.misprints import (
+    ELSEWHERE,
+    FLOPS_MISPRINTS,
+    MISPRINTS,
+    PRINTED_WITH_10,
+    rounds_to,
+)
 from tests.models.page import ROWS
 
 COUNTS = json.loads(Path(__file__).with_name("counts.json").read_text())
@@ -106,8 +113,36 @@ def test_printed_sizes(name):
         assert find_printed(name).note
     elif text:
         assert rounds_to(row.params[classes], text)
+    elif name in ELSEWHERE:
+        assert row.params[classes] == ELSEWHERE[name]
     else:
-        assert name in COUNTS
+        assert name in COUNTS or row.params[classes] == bottlenecks_on_cifar(name, classes)
+
+
+def bottlenecks_on_cifar(name, classes):
+    """The size of a network of Zhang et al. (DSNet, Tables 1 to 5), from the widths alone."""
+    wide, kind, depth, _, width, variant = re.fullmatch(
+        r"(wide_)?(ds2|ds|res)n(?:e|ex)t(\d+)(?:_2)?(_dense)?_cifar_w(\d+)_?(\w*)", name
+    ).groups()
+    blocks = {26: (2,) * 4, 38: (3,) * 4, 50: (3, 4, 6, 3), 77: (3, 4, 15, 3), 101: (3, 4, 23, 3)}
+    channels = int(width) * 64 // 100
+    total, groups = 9 * 3 * channels + 2 * channels, 32 if "next" in name else 1
+    for i, n in enumerate(blocks[int(depth)]):
+        outer = 4 * (inner := 2**i * int(width) * 64 // 100)
+        inner *= 2 if wide or groups > 1 else 1
+        fixed = 9 * inner * inner // groups + inner * outer + 4 * inner + 2 * outer
+        total += n * fixed + inner * (channels + (n - 1) * outer) + outer * (channels + 2)
+        if kind != "res" and variant != "noweight":
+            total += outer * n * (n - 1) // 2
+        if kind == "ds2":
+            total += inner * (n if i == 0 else n - 1)
+        channels = outer
+    return total + (channels + 1) * classes
+
+
+@pytest.mark.parametrize("name", [n for n in list_models("*_cifar_w*") if n in COUNTS])
+def test_the_formula_of_bottleneck_networks(name):
+    assert bottlenecks_on_cifar(name, 100) == COUNTS[name]["classes"]["100"]["params"]
 
 
 @pytest.mark.parametrize("name", [n for n in list_models() if find_printed(n).flops])
@@ -117,7 +152,9 @@ def test_printed_flops(name):
 
 
 def test_tables_here_are_of_listed_models():
-    assert {*MISPRINTS, *FLOPS_MISPRINTS, *DEEP, *COUNTS, *PRINTED_WITH_10} <= set(list_models())
+    assert {*MISPRINTS, *FLOPS_MISPRINTS, *ELSEWHERE, *DEEP, *COUNTS, *PRINTED_WITH_10} <= set(
+        list_models()
+    )
     assert list_models() == sorted(ROWS)
 
 
