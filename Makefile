@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 DEMO := runs/demo
 
-.PHONY: setup demo test test-fast lint lock clean
+.PHONY: setup demo test test-slow lint lock clean
 
 setup: $(VENV)/.ready
 
@@ -23,10 +23,11 @@ demo: setup
 	$(RUN) -m aggnets_jax.main --mode=report --workdir=$(DEMO)
 
 test: setup
-	$(RUN) -m pytest
-
-test-fast: setup
 	$(RUN) -m pytest -m "not slow"
+
+# Deep networks, and those with many parts, against their references.
+test-slow: setup
+	$(RUN) -m pytest -m slow
 
 lint: setup
 	$(RUN) -m ruff check .
