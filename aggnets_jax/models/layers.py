@@ -22,6 +22,12 @@ from aggnets_jax.errors import UserError
 # He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
+# The same from a uniform distribution, U(+-sqrt(6 / (kh * kw * out))).
+he_fan_out_uniform = nn.initializers.variance_scaling(2.0, "fan_out", "uniform")
+
+# U(+-sqrt(3 / out)).
+uniform_fan_out = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
+
 # PyTorch's default for linear layers, U(-1 / sqrt(in), 1 / sqrt(in)).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 

@@ -286,6 +286,19 @@ def layer_topologies(
     return topologies
 
 
+def group_topology(topology: Topology, slices: int, groups: int) -> Topology:
+    """Who reads whom among the groups of a layer, y_0 being the whole of its input.
+
+    Args:
+      topology: of the layer, y_0, ..., y_{slices-1} being slices of its input.
+      slices: of its input.
+      groups: g.
+    """
+    read = topology.sources[slices - 1 : slices - 1 + groups]
+    sources = (tuple(sorted({max(0, source - slices + 1) for source in each})) for each in read)
+    return Topology(topology.name, (*sources, tuple(range(1, groups + 1))))
+
+
 def _check_first_layer(topology: Topology, slices: int) -> None:
     """Of a residual block's first layer only what the second reads goes on."""
     read = {s for sources in topology.sources[slices - 1 : -1] for s in sources}

@@ -20,10 +20,10 @@ Names ending in "_full" are without window everywhere (Table 5, S2): the pattern
 
 FLOPs as the paper prints them are (MACs + 4 * normalised elements + ReLU elements) / 2^30, where a
 linear layer counts products and additions and the pooling counts, too, cut off after two decimals.
-"11.8M" parameters are 11.86M, cut off. The dropout of 0.1 with which the networks for CIFAR were
-trained is an argument here, not a default.
+The dropout of 0.1 with which those for CIFAR were trained is an argument here, not a default.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -46,16 +46,11 @@ from aggnets_jax.models.seqconv import (
     ResidualBlock,
     SeqConv,
     check_groups,
+    group_topology,
     layer_topologies,
 )
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, make_topology, per_stage
-
-# He et al. by fan-out (groups are not looked at), U(+-sqrt(6 / (kh * kw * out))).
-he_fan_out_uniform = nn.initializers.variance_scaling(2.0, "fan_out", "uniform")
-
-# U(+-sqrt(3 / classes)).
-uniform_fan_out = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
 
 
 class SeqResNet(nn.Module):
@@ -63,7 +58,7 @@ class SeqResNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: for each stage, that of its layers; y_0, ... are slices of a layer's input.
+      layer_topologies: for each stage, that of its layers; y_0, ... are slices of a layer's input.
       widths: channels of each stage.
       group_widths: k of each stage.
       cardinalities: c of each stage.
@@ -77,7 +72,7 @@ class SeqResNet(nn.Module):
     """
 
     num_classes: int
-    topologies: tuple[Topology, ...]
+    layer_topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     group_widths: tuple[int, ...]
     cardinalities: tuple[int, ...]
@@ -98,7 +93,7 @@ class SeqResNet(nn.Module):
         stage reads.
         """
         norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=he_fan_out_uniform)
+        conv = partial(layers.conv, dtype=self.dtype, kernel_init=layers.he_fan_out_uniform)
         dropout = partial(layers.channel_dropout, self.dropout, train=train)
         plain = partial(ConvNormReLU, norm=norm, conv=conv)
         group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
@@ -128,10 +123,25 @@ class SeqResNet(nn.Module):
         endpoints["pre_logits_2d"] = x
         x = endpoints["pre_logits"] = layers.global_average(x)
         logits = layers.classifier(
-            self.num_classes, dtype=self.dtype, kernel_init=uniform_fan_out, name="classifier"
+            self.num_classes,
+            dtype=self.dtype,
+            kernel_init=layers.uniform_fan_out,
+            name="classifier",
         )(x)
         endpoints["logits"] = logits
         return logits, endpoints
+
+    @property
+    def topologies(self) -> tuple[Topology, ...]:
+        """Who reads whom among the groups of all layers, those of each stage first."""
+        slices = [width // k for width, k in zip(self.widths, self.group_widths, strict=True)]
+        layers = list(zip(self.layer_topologies, slices, strict=True))
+        stages = [group_topology(topology, n, n) for topology, n in layers]
+        blocks = [[topology] * (2 * n - 1) for topology, n in zip(stages, self.blocks, strict=True)]
+        grown = [w // k for w, k in zip(self.widths[1:], self.group_widths, strict=False)]
+        extensions = [group_topology(t, n, m - n) for (t, n), m in zip(layers, grown, strict=False)]
+        stem = group_topology(make_topology("dense", slices[0]), 1, slices[0])
+        return (*stages, stem, *itertools.chain(*blocks), *extensions)
 
     def _stem(
         self, x: jax.Array, plain: Callable[..., nn.Module], group: Callable[..., nn.Module]
@@ -160,7 +170,7 @@ class SeqResNet(nn.Module):
         k = self.group_widths[stage]
         return partial(
             SeqConv,
-            self.topologies[stage],
+            self.layer_topologies[stage],
             slices=self.widths[stage] // k,
             groups=features // k,
             group=partial(group, k, cardinality=self.cardinalities[stage]),
@@ -267,10 +277,8 @@ def seqresnet_imagenet(
     named.check_whole_number("width", width, 1)
     if blocks is None:
         if depth not in IMAGENET_BLOCKS:
-            raise UserError(
-                f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_BLOCKS]}, or the"
-                " argument 'blocks'"
-            )
+            allowed = f"{[*IMAGENET_BLOCKS]}, or the argument 'blocks'"
+            raise UserError(f"no ImageNet network of depth {depth}; allowed: {allowed}")
         blocks = IMAGENET_BLOCKS[depth]
     return _network(
         num_classes=num_classes,
@@ -312,7 +320,7 @@ def _network(
     network = SeqResNeXt if max(cardinalities) > 1 else SeqResNet
     slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
     return network(
-        topologies=layer_topologies(topology, topology_args, slices),
+        layer_topologies=layer_topologies(topology, topology_args, slices),
         widths=widths,
         group_widths=group_widths,
         cardinalities=cardinalities,
@@ -324,7 +332,6 @@ def _network(
     )
 
 
-_PAPER = "Sequentially Aggregated Convolutional Networks, arXiv 1811.10798"
 _NUMBERS = r"\d+(?:_\d+)*"
 
 
@@ -334,8 +341,7 @@ def _blocks(text: str) -> int | tuple[int, ...]:
     return int(text) if len(parts) == 1 else tuple(map(int, parts))
 
 
-# What the paper prints: table, parameters, top-1 error on CIFAR-10 and CIFAR-100 with standard
-# augmentation, and on ImageNet after 90 epochs.
+# Errors on CIFAR are with standard augmentation, on ImageNet after 90 epochs.
 _PRINTED = {
     "seqresnet_k8_r4_n1": Printed("Table 3", "1.2M", {"cifar10": 4.78, "cifar100": 22.65}),
     "seqresnet_k16_r10_n1": Printed("Table 3", "7.6M", {"cifar10": 3.97, "cifar100": 19.72}),
@@ -345,30 +351,29 @@ _PRINTED = {
     "seqresnet_k16_r4_n1": Printed("Table 5", "1.3M", {"cifar10": 4.99}),
     "seqresnet_k16_r3_n122": Printed("Table 5", "1.3M", {"cifar10": 5.15}),
     "seqresnet_b22": Printed(
-        "Table 4",
-        "11.8M",
-        {"imagenet2012": 23.67},
-        "2.73G",
-        "11.86M, cut off; error after 100 epochs: 23.35",
+        "Table 4", "11.8M", {"imagenet2012": 23.67}, "2.73G", "11.86M, cut off; 100 epochs: 23.35"
     ),
     "seqresnet_b42": Printed(
-        "Table 4", "25.6M", {"imagenet2012": 22.06}, "5.33G", "error after 100 epochs: 21.75"
+        "Table 4", "25.6M", {"imagenet2012": 22.06}, "5.33G", "100 epochs: 21.75"
     ),
     "seqresnext24": Printed(
-        "Table 4", "26.2M", {"imagenet2012": 21.92}, "4.32G", "error after 100 epochs: 21.50"
+        "Table 4", "26.2M", {"imagenet2012": 21.92}, "4.32G", "100 epochs: 21.50"
     ),
 }
 
 _K = rf"_k(?P<group_width>{_NUMBERS})"
-_C = rf"_c(?P<cardinality>{_NUMBERS})"
 _R_N = rf"_r(?P<widening>\d+)_n(?P<blocks>{_NUMBERS})"
-_WIDE = {"width": 256, "cardinality": (8, 8, 4, 4)}
 _LARGE = {"input_shape": (224, 224, 3), "num_classes": 1000}
 
 for _name, _build, _pattern, _task in [
     ("seqresnet", partial(seqresnet, bottleneck=False), rf"seqresnet{_K}{_R_N}", {}),
     ("seqresnet_b", partial(seqresnet, bottleneck=True), rf"seqresnet_b{_K}{_R_N}", {}),
-    ("seqresnext", partial(seqresnet, bottleneck=True), rf"seqresnext{_K}{_C}{_R_N}", {}),
+    (
+        "seqresnext",
+        partial(seqresnet, bottleneck=True),
+        rf"seqresnext{_K}_c(?P<cardinality>{_NUMBERS}){_R_N}",
+        {},
+    ),
     (
         "seqresnet_b_imagenet",
         partial(seqresnet_imagenet, width=128),
@@ -377,7 +382,7 @@ for _name, _build, _pattern, _task in [
     ),
     (
         "seqresnext_imagenet",
-        partial(seqresnet_imagenet, **_WIDE),
+        partial(seqresnet_imagenet, width=256, cardinality=(8, 8, 4, 4)),
         r"seqresnext(?P<depth>\d+)",
         _LARGE,
     ),
@@ -386,7 +391,7 @@ for _name, _build, _pattern, _task in [
         _name,
         _build,
         pattern=rf"{_pattern}(?P<topology>_full)?",
-        paper=_PAPER,
+        paper="Sequentially Aggregated Convolutional Networks, arXiv 1811.10798",
         printed=_PRINTED,
         parse={"topology": lambda _: "dense", "blocks": _blocks},
         flops=in_binary_units,

@@ -142,15 +142,29 @@ def test_ways_that_families_differ():
 
 def test_group_patterns_of_the_stages():
     model = create_model("seqresnet_k8_r2_n1", topology=["windowed", "sparse", "windowed"])
-    assert [t.sources for t in model.topologies] == [
+    assert [t.sources for t in model.layer_topologies] == [
         make_topology("windowed", 7, window=4).sources,
         make_topology("sparse", 15).sources,
         make_topology("windowed", 23, window=12).sources,
     ]
     model = create_model("seqresnet_k8_r2_n1", topology_args={"window": 2})
-    assert [t.sources for t in model.topologies] == [
+    assert [t.sources for t in model.layer_topologies] == [
         make_topology("windowed", depth, window=2).sources for depth in (7, 15, 23)
     ]
+
+
+def test_topologies_are_those_of_all_layers():
+    model = create_model("seqresnet_k8_r1_n2")
+    stage1, stage2, stage3, stem, *others = model.topologies
+    # Two groups: the first reads both slices of the input, the second one of them and the first.
+    assert stage1.sources == ((0,), (0, 1), (1, 2))
+    assert stage2.sources[-2:] == ((0, 1, 2, 3), (1, 2, 3, 4))
+    assert stem.sources == ((0,), (0, 1), (1, 2))
+    assert len(others) == 3 * 3 + 2
+    assert [t.depth for t in others[-2:]] == [2, 2]
+    windowed, full = create_model("seqresnet_k8_r1_n2"), create_model("seqresnet_k8_r1_n2_full")
+    assert stage3.num_links == full.topologies[2].num_links == 6 * 7 // 2
+    assert len(windowed.topologies) == len(full.topologies)
 
 
 @pytest.mark.parametrize(
