@@ -78,6 +78,7 @@ _PRINTED = {
         ("dsnext29_8x64d", "Table 6", None, {}, "its size is printed for 6x64d"),
         ("ds2next29_6x64d", "Table 6", "34.4M", {"cifar100": 16.39}, _EIGHT),
         ("ds2next29_8x64d", "Table 6", None, {}, "its size is printed for 6x64d"),
+        ("resnet50_dense", "Table 1", None, {}, "printed on CIFAR, at a quarter of the width"),
         ("resnet50_dense_cifar_w25", "Table 1", None, {"cifar100": 26.33}, None),
         ("dsnet50_cifar_w25_a", "Table 1", None, {"cifar100": 25.23}, None),
         ("dsnet50_cifar_w25_ln", "Table 1", None, {"cifar100": 24.43}, "printed as width 0.2"),
@@ -97,7 +98,7 @@ register_family(
     partial(resnet, imagenet_stem=True, topology="dense"),
     pattern=r"resnet(?P<depth>\d+)_dense",
     paper=DSNET,
-    printed={},
+    printed=_PRINTED,
     input_shape=(224, 224, 3),
     num_classes=1000,
 )

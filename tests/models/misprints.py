@@ -61,6 +61,7 @@ MISPRINTS = {
 ELSEWHERE = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
+    "resnet50_dense": 25_557_032,  # that of ResNet-50
     "resnext101_32x8d": 88_791_336,
     "seres2net50_26w_4s": 25_699_120 + 28_088_024 - 25_557_032,  # SE adds what it adds to ResNet-50
     "wide_resnet101_2": 126_886_696,
