@@ -118,7 +118,7 @@ class DualPath:
 
 
 class NormalisedSum:
-    """sum_i W[layer, i] * N(y_i): weighted normalised shortcuts (DSNet, eq. 15).
+    """sum_i W[layer, i] * N(y_i): weighted normalised shortcuts (DSNet, eq. 12).
 
     N is computed once for each output and shared by all layers that read it. W is the parameter
     `weights{layer}/weights` [sources, channels] of the stage, 1 at first.

@@ -30,7 +30,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
       name: the name that was given.
       allowed: every name that would have been accepted.
     """
-    allowed = sorted(allowed)
+    allowed = sorted(set(allowed))
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return UserError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")

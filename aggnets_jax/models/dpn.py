@@ -123,9 +123,9 @@ class DPN(nn.Module):
         endpoints = {}
 
         x = jnp.asarray(images, self.dtype)
-        x = conv(self.stem_features, self.stem_kernel, stride=2, name="stem_conv")(x)
-        x = nn.relu(norm(name="stem_norm")(x))
-        x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        x = layers.imagenet_stem(
+            x, self.stem_features, kernel_size=self.stem_kernel, norm=norm, conv=conv
+        )
         endpoints["stem"] = x
 
         for i, (topology, k) in enumerate(

@@ -131,8 +131,7 @@ class EfficientNet(nn.Module):
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
       dropout: probability of dropping a feature before the classifier.
-      drop_connect: probability of dropping an image's branch in the last block, linear in the
-        number of the block from 0 in the first.
+      drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n.
       dtype: in which to compute.
     """
 

@@ -94,6 +94,28 @@ def branch_dropout(rate: float, *, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
 
 
+def imagenet_stem(
+    x: jax.Array,
+    features: int,
+    *,
+    kernel_size: int = 7,
+    norm: Callable[..., nn.Module],
+    conv: Callable[..., nn.Module],
+) -> jax.Array:
+    """Convolution-BN-ReLU-maxpool3x3, both at stride 2: `stem_conv` and `stem_norm` of a network.
+
+    Args:
+      x: [batch, height, width, channels].
+      features: channels of the result [batch, height / 4, width / 4, features].
+      kernel_size: of the convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+    x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
+    x = nn.relu(norm(name="stem_norm")(x))
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
 def global_average(x: jax.Array) -> jax.Array:
     """[batch, height, width, channels] -> [batch, channels]."""
     return jnp.mean(x, axis=(1, 2))

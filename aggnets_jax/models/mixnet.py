@@ -125,9 +125,7 @@ class MixNet(nn.Module):
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
-            x = conv(self.stem_features, 7, stride=2, name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = layers.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
             x = conv(self.stem_features, 3, name="stem_conv")(x)
         endpoints["stem"] = x

@@ -193,9 +193,7 @@ class PyramidNet(nn.Module):
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
     ) -> jax.Array:
         if self.imagenet_stem:
-            x = conv(self.stem_features, 7, stride=2, name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
-            return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            return layers.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         x = norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
         return nn.relu(x) if self.block.rectifies_sum else x
 

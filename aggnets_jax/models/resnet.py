@@ -54,7 +54,7 @@ class ResNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: of the blocks behind the first, one for each stage.
+      shortcut_topologies: of the blocks behind the first, one for each stage.
       block: the class of F, such as `BasicBlock`.
       block_options: what blocks are given beyond width, stride, norm, conv and attention.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
@@ -67,7 +67,7 @@ class ResNet(nn.Module):
     """
 
     num_classes: int
-    topologies: tuple[Topology, ...]
+    shortcut_topologies: tuple[Topology, ...]
     block: type[nn.Module]
     block_options: Mapping[str, Any]
     width: int
@@ -76,6 +76,13 @@ class ResNet(nn.Module):
     imagenet_stem: bool = False
     padded: bool = False
     dtype: DTypeLike = jnp.float32
+
+    @property
+    def topologies(self) -> tuple[Topology, ...]:
+        """Those of the stages, then those inside of their blocks behind the first, if any."""
+        within = self.block_options.get("topology")
+        blocks = 0 if within is None else sum(t.depth for t in self.shortcut_topologies)
+        return (*self.shortcut_topologies, *[within] * blocks)
 
     @nn.compact
     def __call__(
@@ -89,14 +96,12 @@ class ResNet(nn.Module):
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
-            x = conv(self.width, 7, stride=2, name="stem_conv")(x)
-            x = nn.relu(norm(name="stem_norm")(x))
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = layers.imagenet_stem(x, self.width, norm=norm, conv=conv)
         else:
             x = nn.relu(norm(name="stem_norm")(conv(self.width, 3, name="stem_conv")(x)))
         endpoints["stem"] = x
 
-        for i, topology in enumerate(self.topologies, start=1):
+        for i, topology in enumerate(self.shortcut_topologies, start=1):
             width, stride = self.width * 2 ** (i - 1), 1 if i == 1 else 2
             residual = block(width, stride, name=f"stage{i}_opening")(x)
             features = residual.shape[-1]

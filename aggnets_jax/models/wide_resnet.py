@@ -11,8 +11,8 @@ al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arX
 
 Three stages of widths 16k, 32k, 64k with (depth - 4) / 6 blocks each. The block that opens a stage
 projects its pre-activated input, as in the authors' code; where the width stays, as in the first
-stage of WRN-d-1, the input itself is its shortcut. There is no DS2 variant: F has no bottleneck, so
-that no convolution of a stage's opening keeps the width for an inner shortcut.
+stage of WRN-d-1, the input itself is its shortcut. There is no DS2 variant: inner shortcuts go
+around the 3x3 convolution of a bottleneck, which F does not have.
 """
 
 from collections.abc import Callable, Sequence
