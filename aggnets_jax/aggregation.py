@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aggnets_jax import named
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, unknown
 
 Outputs = Sequence[Any] | Mapping[int, Any]
 Aggregation = Callable[[Outputs, Sequence[int], int], Any]
@@ -173,6 +173,26 @@ AGGREGATIONS: dict[str, Callable[[], Aggregation]] = {
     "padded_sum": _PaddedSum,
     "mean": _Mean,
 }
+
+
+def check_aggregation(
+    name: str,
+    allowed: Sequence[str] = ("concat", "sum", "mean"),
+    because: str = "the layers have one width",
+) -> None:
+    """Raises `UserError` for an aggregation that is not among those a network is defined for.
+
+    Args:
+      name: of the aggregation.
+      allowed: for the network.
+      because: why others that there are would make no sense.
+    """
+    if name in allowed:
+        return
+    if name in AGGREGATIONS:
+        listed = ", ".join(allowed)
+        raise UserError(f"aggregation {name!r} does not fit here: {because}; allowed: {listed}")
+    raise unknown("aggregation", str(name), allowed)
 
 
 def make_aggregation(aggregation: str | Callable[[], Aggregation]) -> Aggregation:

@@ -116,8 +116,13 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
 def _depthwise(
     x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, dilations: _Pair
 ) -> jax.Array:
-    """The sum over the kernel's positions of shifted inputs times a weight for each feature."""
-    x = jnp.repeat(x, kernel.shape[3] // x.shape[3], axis=-1)
+    """The sum over the kernel's positions of shifted inputs times a weight for each feature.
+
+    Sums are of at least float32, as in XLA's convolutions.
+    """
+    dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
+    x = jnp.repeat(x, kernel.shape[3] // x.shape[3], axis=-1).astype(sum_dtype)
+    kernel = kernel.astype(sum_dtype)
     x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
     height, width = (
         (n - (k - 1) * d - 1) // s + 1
@@ -129,8 +134,9 @@ def _depthwise(
         bottom, right = top + height * strides[0], left + width * strides[1]
         return x[:, top : bottom : strides[0], left : right : strides[1]]
 
-    return sum(
+    total = sum(
         shifted(i, j) * kernel[i, j, 0]
         for i in range(kernel.shape[0])
         for j in range(kernel.shape[1])
     )
+    return total.astype(dtype)

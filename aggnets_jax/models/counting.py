@@ -20,6 +20,12 @@ class Count(NamedTuple):
     macs: int
 
 
+def multiply_adds(module: nn.Conv | nn.Dense, output: jax.Array) -> int:
+    """Those of a bound module for one image: each output position takes all weights once."""
+    kernel = module.variables["params"]["kernel"]
+    return int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
+
+
 def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
     """Counts the parts of a network.
 
@@ -44,9 +50,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         order.update(dict.fromkeys(context.module.path[:1]))
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            # Every output position takes one product with each weight.
-            kernel = context.module.variables["params"]["kernel"]
-            macs[context.module.path[0]] += int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
+            macs[context.module.path[0]] += multiply_adds(context.module, output)
         return output
 
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)

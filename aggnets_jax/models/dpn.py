@@ -30,8 +30,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS, DualPath
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.aggregation import DualPath, check_aggregation
+from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -219,8 +219,7 @@ def dpn(
     if depth not in VARIANTS:
         nearest = min(VARIANTS, key=lambda d: abs(d - depth))
         raise UserError(f"no DPN of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
-    if aggregation not in ("dual_path", *AGGREGATIONS):
-        raise unknown("aggregation", aggregation, ("dual_path", *AGGREGATIONS))
+    check_aggregation(aggregation, ("dual_path", "concat", "sum", "mean"))
     named.choose("head_activation", HEAD_ACTIVATIONS, head_activation)
     given = {
         "stage_depths": stage_depths,

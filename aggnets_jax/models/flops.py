@@ -13,6 +13,8 @@ import numpy as np
 from flax import linen as nn
 from jax.extend import core
 
+from aggnets_jax.models import counting
+
 
 class Operations(NamedTuple):
     """Operations for one image.
@@ -88,9 +90,8 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
         if context.method_name != "__call__":
             return output
         if isinstance(module, nn.Conv | nn.Dense):
-            kernel = module.variables["params"]["kernel"]
-            macs = int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
             linear = isinstance(module, nn.Dense)
+            macs = counting.multiply_adds(module, output)
             modules["linear_macs" if linear else "conv_macs"] += macs
             if linear and module.use_bias:
                 modules["linear_biases"] += output.shape[-1]

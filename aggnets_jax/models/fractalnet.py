@@ -35,7 +35,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -159,7 +159,7 @@ def fractalnet(
       UserError: for numbers that fit no network.
     """
     named.check_whole_number("width", width, 1)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
+    check_aggregation(aggregation)
     blocks = 5 if widths is None else len(widths)
     if stage_depths is None:
         stage_depths = (_convolutions(depth, blocks),) * blocks

@@ -39,7 +39,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import with_elementwise
@@ -315,7 +315,7 @@ def hcgnet(
     named.check_whole_number("stem_features", stem_features, 2)
     named.check_number("compression", compression, 0.01, 1)
     named.check_number("dropout", dropout, 0, 0.99)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
+    check_aggregation(aggregation)
     return HCGNet(
         num_classes,
         topologies,

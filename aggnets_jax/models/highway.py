@@ -33,13 +33,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
-AGGREGATIONS = ("sum", "mean")
 HEAD_FEATURES = 100
 
 # The "xavier" of Caffe, which looks at the fan-in only.
@@ -164,13 +164,8 @@ def highway(
     Raises:
       UserError: for numbers that fit no network.
     """
-    if aggregation == "concat":
-        raise UserError(
-            "aggregation 'concat' would widen what a gate carries, which is added to what a layer"
-            f" of one width computes; allowed: {', '.join(AGGREGATIONS)}"
-        )
-    if aggregation not in AGGREGATIONS:
-        raise unknown("aggregation", aggregation, AGGREGATIONS)
+    because = "it would widen what a gate carries, which is added to what a layer computes"
+    check_aggregation(aggregation, ("sum", "mean"), because)
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")

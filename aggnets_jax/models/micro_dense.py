@@ -34,7 +34,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.pyramidnet import (
     Block,
@@ -254,12 +254,11 @@ def micro_dense_block(
     named.check_whole_number("num_layers", num_layers, 1)
     named.check_number("compression", compression, 0.01, 4)
     named.choose("width_rule", WIDTH_RULES, width_rule)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
-    if aggregation not in ("concat", "padded_sum"):
-        raise UserError(
-            f"aggregation {aggregation!r} needs outputs of one width, and the layers of a"
-            " micro-dense block widen; allowed: concat, padded_sum"
-        )
+    check_aggregation(
+        aggregation,
+        ("concat", "padded_sum"),
+        "the layers of a block widen",
+    )
     (within,) = stage_topologies(topology, topology_args, (num_layers,))
     return MicroDense(within, compression, width_rule, growing, final_relu, aggregation)
 

@@ -27,8 +27,8 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS, Mixed
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.aggregation import Mixed, check_aggregation
+from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.sparsenet import DenseLayer
@@ -195,8 +195,7 @@ def mixnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    if aggregation not in ("mixed", *AGGREGATIONS):
-        raise unknown("aggregation", aggregation, ("mixed", *AGGREGATIONS))
+    check_aggregation(aggregation, ("mixed", "concat", "sum", "mean"))
     if stage_depths is None:
         stage_depths = _stage_depths(depth, imagenet_stem)
     if imagenet_stem and depth in IMAGENET:

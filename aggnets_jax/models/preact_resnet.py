@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -130,7 +130,7 @@ def preact_resnet(
       UserError: for a depth that is not 9n + 2.
     """
     named.check_whole_number("depth", depth, 0)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
+    check_aggregation(aggregation)
     n, rest = divmod(depth - 2, 9)
     if n < 1 or rest:
         nearest = 9 * max(1, round((depth - 2) / 9)) + 2

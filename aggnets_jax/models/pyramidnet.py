@@ -29,7 +29,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS, pad_channels
+from aggnets_jax.aggregation import check_aggregation, pad_channels
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -306,12 +306,8 @@ def shortcut_topologies(
 
 def checked_shortcut_aggregation(aggregation: str) -> str:
     """Returns it, or raises `UserError` if its result can't be added to a block's output."""
-    named.choose("aggregation", AGGREGATIONS, aggregation)
-    if aggregation == "concat":
-        raise UserError(
-            "aggregation 'concat' makes a shortcut wider than the output of the block that it is"
-            " added to; allowed: padded_sum, sum, mean"
-        )
+    because = "a shortcut is added to the output of a block, which must not be narrower"
+    check_aggregation(aggregation, ("padded_sum", "sum", "mean"), because)
     return aggregation
 
 

@@ -33,7 +33,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import in_binary_units
@@ -310,7 +310,7 @@ def _network(
     **fields: object,
 ) -> SeqResNet:
     named.check_number("dropout", dropout, 0, 0.99)
-    named.choose("aggregation", AGGREGATIONS, aggregation)
+    check_aggregation(aggregation)
     group_widths = per_stage("group_width", group_width, len(widths))
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))

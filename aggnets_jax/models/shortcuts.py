@@ -29,7 +29,13 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import Aggregation, NormalisedSum, Outputs, make_aggregation
+from aggnets_jax.aggregation import (
+    Aggregation,
+    NormalisedSum,
+    Outputs,
+    check_aggregation,
+    make_aggregation,
+)
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import layers
 from aggnets_jax.stage import Stage
@@ -125,13 +131,11 @@ class Shortcuts:
     inner: bool = False
 
     def __post_init__(self) -> None:
-        if self.aggregation == "concat":
-            raise UserError(
-                "aggregation 'concat' would widen the shortcut, which is added to the output of a"
-                f" block of one width; allowed: {', '.join(AGGREGATIONS)}"
-            )
-        if self.aggregation not in AGGREGATIONS:
-            raise unknown("aggregation", str(self.aggregation), AGGREGATIONS)
+        check_aggregation(
+            self.aggregation,
+            AGGREGATIONS,
+            "it would widen the shortcut, which is added to what a block computes",
+        )
         named.choose("shortcut_norm", NORMS, self.norm)
         if self.sources not in SOURCES:
             raise unknown("shortcut_sources", str(self.sources), SOURCES)
