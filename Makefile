@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# A process for each core; tests of one file share what they train.
+PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
 .PHONY: setup demo test test-slow lint lock clean
@@ -23,11 +25,11 @@ demo: setup
 	$(RUN) -m aggnets_jax.main --mode=report --workdir=$(DEMO)
 
 test: setup
-	$(RUN) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Deep networks, and those with many parts, against their references.
 test-slow: setup
-	$(RUN) -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: setup
 	$(RUN) -m ruff check .

@@ -31,7 +31,7 @@ INSTALL = [
     f"tensorflow>=2.20,<3; {OTHER}",
     "tensorflow-datasets>=4.9.7",
 ]
-TEST = ["hypothesis>=6.100", "pytest>=8.2"]
+TEST = ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6"]
 
 setup(
     name="aggnets-jax",
