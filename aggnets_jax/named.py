@@ -63,7 +63,10 @@ def check_number(what: str, value: float, least: float, most: float = math.inf) 
         raise UserError(f"{what} must be a number {allowed}, got {value!r}")
 
 
-def check_whole_number(what: str, value: int, least: int) -> None:
-    """Raises `UserError` for a value that is not a whole number of at least `least`."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+def check_whole_number(what: str, value: int, least: int, most: float = math.inf) -> None:
+    """Raises `UserError` for a value that is not a whole number from `least` to `most`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least:
         raise UserError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    if value > most:
+        raise UserError(f"{what} must be a whole number of at most {most}, got {value!r}")

@@ -30,6 +30,9 @@ TopologyArgs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 PATTERNS: dict[str, Callable[..., Sources]] = {}
 
+# Layers of a stage. A dense one of this depth still builds in a second, and has 8 million links.
+MAX_DEPTH = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
@@ -172,9 +175,10 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
       **arguments: the pattern's own, such as `base` of "sparse".
 
     Raises:
-      UserError: for an unknown name or argument, or a value the pattern does not admit.
+      UserError: for an unknown name or argument, a value the pattern does not admit, or more than
+        `MAX_DEPTH` layers.
     """
-    named.check_whole_number("the depth of a stage", depth, 1)
+    named.check_whole_number("the depth of a stage", depth, 1, MAX_DEPTH)
     name = str(name).replace("-", "_")
     function = named.choose("topology", PATTERNS, name)
     named.check_arguments(f"topology {name!r}", function, arguments)
@@ -185,8 +189,10 @@ def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
     """One value for each stage: a list or tuple has them (or one for all), anything else is one.
 
     Raises:
-      UserError: if there are neither one nor `stages` of them.
+      UserError: if there are neither one nor `stages` of them, or no stages.
     """
+    if not stages:
+        raise UserError("a network has at least one stage, got none")
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     if len(values) == 1:
         values *= stages

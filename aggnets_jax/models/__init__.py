@@ -25,6 +25,7 @@ from aggnets_jax.models import (  # noqa: F401
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
+    check_image_shape,
     create_configured_model,
     create_model,
     input_shape,
@@ -37,6 +38,7 @@ from aggnets_jax.models.registry import (
 __all__ = [
     "Count",
     "ModelInfo",
+    "check_image_shape",
     "count",
     "create_configured_model",
     "create_model",

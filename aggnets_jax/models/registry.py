@@ -7,8 +7,9 @@ growth rate that a family admits has a name; the networks of the papers' tables 
 
 import dataclasses
 import fnmatch
+import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import named
-from aggnets_jax.errors import unknown
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.flops import Convention, count_operations, multiply_adds
 
@@ -98,6 +99,10 @@ class ModelInfo:
     printed: Printed | None
 
 
+# Of a whole number that a network is built from, such as its depth, a width or its classes.
+MAX_NUMBER = 999_999
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
 _FAMILIES: dict[str, Family] = {}
 _PRINTED: dict[str, Printed] = {}
 
@@ -114,14 +119,15 @@ def register_family(
     num_classes: int = 10,
     flops: Convention = multiply_adds,
 ) -> None:
-    """Registers a family and the networks of it that are listed, see `Family`.
+    """Registers a family and networks that are listed, see `Family`.
 
-    Of two patterns that match a name the one registered first is taken.
+    Of two patterns that match a name the one registered first is taken. Families may share what is
+    printed: a row is a network of the family whose pattern it matches.
     """
     regex = re.compile(pattern, re.ASCII)
     family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes, flops)
     _FAMILIES[name] = family
-    _PRINTED.update({row: p for row, p in printed.items() if family.pattern.fullmatch(row)})
+    _PRINTED.update(printed)
 
 
 def _argument(text: str) -> int | tuple[int, ...] | str:
@@ -139,8 +145,49 @@ def _find(name: str) -> tuple[Family, dict[str, Any]]:
     for family in _FAMILIES.values():
         if match := family.pattern.fullmatch(name):
             found = {k: v for k, v in match.groupdict().items() if v is not None}
+            for argument, text in found.items():
+                _check_digits(argument, text)
             return family, {k: family.parse.get(k, _argument)(v) for k, v in found.items()}
     raise unknown("model", name, [*_PRINTED, *_FAMILIES])
+
+
+def _check_digits(argument: str, text: str) -> None:
+    """Before they are parsed, which Python refuses for thousands of digits."""
+    digits = max(map(len, re.findall(r"\d+", text)), default=0)
+    if digits > len(str(MAX_NUMBER)):
+        raise UserError(f"{argument!r} has {digits} digits; allowed: at most {MAX_NUMBER}")
+
+
+def _check_size(argument: str, value: Any) -> None:
+    values = value if isinstance(value, list | tuple) else [value]
+    if any(isinstance(number, numbers.Integral) and number > MAX_NUMBER for number in values):
+        raise UserError(f"{argument!r} is too large a number; allowed: at most {MAX_NUMBER}")
+
+
+def _check_dtype(dtype: Any) -> None:
+    try:
+        known = dtype is not None and jnp.dtype(dtype).name in DTYPES
+    except TypeError:
+        known = False
+    if not known:
+        raise UserError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns (height, width, channels) of images.
+
+    Raises:
+      UserError: unless they are three whole numbers, not too large and at least 1.
+    """
+    sides = tuple(shape) if isinstance(shape, list | tuple) else ()
+    whole = all(isinstance(n, numbers.Integral) and not isinstance(n, bool) for n in sides)
+    if len(sides) != 3 or not whole or not all(1 <= n <= MAX_NUMBER for n in sides):
+        raise UserError(
+            "input_shape must be height, width and channels, three whole numbers from 1 to"
+            f" {MAX_NUMBER}, got {shape!r}"
+        )
+    height, width, channels = map(int, sides)
+    return height, width, channels
 
 
 def create_model(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
@@ -157,8 +204,8 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
       A linen module, `module.apply(variables, images, train=...) -> (logits, endpoints)`.
 
     Raises:
-      UserError: for an unknown name (the nearest are listed), an unknown override, or numbers
-        that fit no network.
+      UserError: for an unknown name (the nearest are listed), an unknown override, numbers that
+        fit no network, or a dtype that is not floating point.
     """
     family, arguments = _find(name)
     if num_classes is None:
@@ -166,6 +213,10 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     named.check_whole_number("num_classes", num_classes, 1)
     arguments = {"num_classes": num_classes, **arguments, **overrides}
     named.check_arguments(f"model {name!r}", family.build, arguments)
+    for argument, value in arguments.items():
+        _check_size(argument, value)
+    if "dtype" in arguments:
+        _check_dtype(arguments["dtype"])
     return family.build(**arguments)
 
 
@@ -218,10 +269,10 @@ def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -
         MACs are to be counted for.
 
     Raises:
-      UserError: as `create_model`.
+      UserError: as `create_model`, and for images that fit no network or are too small for it.
     """
     family, _ = _find(name)
-    shape = tuple(overrides.pop("input_shape", family.input_shape))
+    shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
     model = create_model(name, num_classes, **overrides)
     parts = count(model, shape)
     printed = None if overrides else _PRINTED.get(name)
@@ -249,8 +300,10 @@ def paper_flops(name: str, /, num_classes: int | None = None, **overrides: Any) 
       **overrides: as for `model_info`.
 
     Raises:
-      UserError: as `create_model`.
+      UserError: as `model_info`.
     """
     family, _ = _find(name)
-    shape = tuple(overrides.pop("input_shape", family.input_shape))
-    return family.flops(count_operations(create_model(name, num_classes, **overrides), shape))
+    shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
+    model = create_model(name, num_classes, **overrides)
+    count(model, shape)  # refuses images that are too small
+    return family.flops(count_operations(model, shape))
