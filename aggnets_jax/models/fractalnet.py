@@ -161,6 +161,7 @@ def fractalnet(
     named.check_whole_number("width", width, 1)
     check_aggregation(aggregation)
     blocks = 5 if widths is None else len(widths)
+    named.check_whole_number("the number of blocks", blocks, 1)
     if stage_depths is None:
         stage_depths = (_convolutions(depth, blocks),) * blocks
     blocks = len(stage_depths)

@@ -214,7 +214,7 @@ class HCGNet(nn.Module):
         ):
             if i > 1:
                 channels = x.shape[-1]
-                features = int(self.compression * channels)
+                features = layers.compressed(channels, self.compression)
                 width = channels - (channels - features) // 2
                 x = SMG(features, width, 1, 2, 4, norm, conv, name=f"transition{i - 1}")(x)
             unit = partial(

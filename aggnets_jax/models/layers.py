@@ -8,7 +8,9 @@
   float32. With float64 parameters and `dtype=float64` all of it is float64.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from functools import partial
 
 import jax
@@ -114,6 +116,23 @@ def imagenet_stem(
     x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x))
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def compressed(channels: int, compression: float, *, least: int = 0) -> int:
+    """floor(compression * channels), but at least `least`.
+
+    Raises:
+      UserError: if no channels are left.
+    """
+    # In decimals, as 0.29 * 100 is 28.999999999999996 in floating point.
+    features = max(math.floor(Fraction(str(compression)) * channels), least)
+    if not features:
+        allowed = math.ceil(1000 / channels) / 1000
+        raise UserError(
+            f"compression {compression} leaves none of {channels} channels; allowed: at least"
+            f" {allowed}"
+        )
+    return features
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -25,7 +25,6 @@ Table 6 is not given either: here it has 18 blocks in each stage, of one width i
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from fractions import Fraction
 from typing import Any
 
 import jax
@@ -36,6 +35,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.models import layers
 from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
@@ -44,7 +44,7 @@ from aggnets_jax.models.pyramidnet import (
 )
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.topology import MAX_DEPTH, Topology, TopologyArgs, per_stage, stage_topologies
 
 # Channels and groups of the 3x3 convolution of layer l, from c_0.
 WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
@@ -107,8 +107,7 @@ class MicroDense(Block):
 
     def compressed(self, channels: int) -> int:
         """c_0 of c_i."""
-        # Not by floats: 0.35 * 80 / 4 must not be 6.9999.
-        return 4 * max(1, int(Fraction(str(self.compression)) * channels / 4))
+        return layers.compressed(channels, self.compression, least=4) // 4 * 4
 
     def width_and_groups(self, compressed: int, layer: int) -> tuple[int, int]:
         """c_l and k_l."""
@@ -265,7 +264,7 @@ def micro_dense_block(
 
 def stage_blocks(depth: int) -> tuple[int, int, int]:
     """Blocks of each stage, a third of `depth`; raises `UserError` if it can't be divided."""
-    named.check_whole_number("depth", depth, 1)
+    named.check_whole_number("depth", depth, 1, 3 * MAX_DEPTH)
     if depth % 3:
         raise UserError(
             f"depth {depth} fits no network of this family; allowed: 3n blocks, nearest"

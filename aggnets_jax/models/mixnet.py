@@ -76,7 +76,7 @@ class Transition(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, features]."""
         x = nn.relu(self.norm(name="norm")(x))
-        features = max(int(self.compression * x.shape[-1]), self.least)
+        features = layers.compressed(x.shape[-1], self.compression, least=self.least)
         return nn.avg_pool(self.conv(features, 1, name="conv")(x), (2, 2), strides=(2, 2))
 
 

@@ -217,7 +217,10 @@ def joined(
 def average_halves(x: jax.Array) -> jax.Array:
     """[batch, height, width, channels] -> half of both, by 2x2 averages."""
     if x.shape[1] % 2 or x.shape[2] % 2:
-        raise UserError(f"a map of {x.shape[1]}x{x.shape[2]} can't be halved: use other images")
+        raise UserError(
+            f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
+            " which images have all along whose own are multiples of 32"
+        )
     return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 

@@ -35,7 +35,6 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.residual_blocks import (
-    BASIC_BLOCKS,
     EXPANSION,
     block_numbers,
     inner_features,
@@ -200,13 +199,9 @@ def res2net(
     named.check_whole_number("base_width", base_width, 1)
     named.check_whole_number("scale", scale, 2)
     if stage_depths is None:
-        if depth is None or (stages == 4 and depth in BASIC_BLOCKS):
-            raise UserError(
-                "a network needs the argument 'depth', or 'stage_depths'"
-                if depth is None
-                else f"depth {depth} has basic blocks, of which there is no Res2Net; nearest: 38"
-            )
-        stage_depths = block_numbers(depth, stages)
+        if depth is None:
+            raise UserError("a network needs the argument 'depth', or 'stage_depths'")
+        stage_depths = block_numbers(depth, stages, blocks=("bottleneck",))
     options = {
         "topology": make_topology(scale_topology, scale - 1),
         "groups": groups,

@@ -5,7 +5,7 @@ Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR
 1611.05431. What is added to F is the business of the network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 from flax import linen as nn
@@ -112,15 +112,19 @@ class Projection(nn.Module):
 # Where the blocks of the stages do not follow from the depth, and which networks have basic blocks.
 BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 _OTHER_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+_SMALL_DEPTHS = {"basic": tuple(BASIC_BLOCKS), "bottleneck": (14, 26, 38)}
 
 
-def block_numbers(depth: int, stages: int = 4, *, convolutions: int = 3) -> tuple[int, ...]:
+def block_numbers(
+    depth: int, stages: int = 4, *, blocks: Sequence[str] = ("basic", "bottleneck")
+) -> tuple[int, ...]:
     """Blocks of each stage of a network of some depth.
 
     Args:
       depth: counts the convolutions of the blocks, the stem and the classifier.
       stages: 4, or 3 of equal depth (ResNeXt-29).
-      convolutions: of a block, where there are 3 stages: 2 of basic ones, 3 of bottlenecks.
+      blocks: "basic" and "bottleneck", or the one kind that the network can have. Of both, the
+        depth says which it has; three stages have bottlenecks.
 
     Raises:
       UserError: for a depth that no network has.
@@ -129,20 +133,32 @@ def block_numbers(depth: int, stages: int = 4, *, convolutions: int = 3) -> tupl
     if stages not in (3, 4):
         raise UserError(f"stages must be 3 or 4, got {stages!r}")
     if stages == 3:
-        group = 3 * convolutions
+        group = 3 * (3 if "bottleneck" in blocks else 2)
         n, rest = divmod(depth - 2, group)
         if n >= 1 and not rest:
             return (n, n, n)
         allowed, nearest = f"{group}n + 2", group * max(1, round((depth - 2) / group)) + 2
+        wrong = "fits no network of this family"
     else:
+        kind = "basic" if depth in BASIC_BLOCKS else "bottleneck"
         found = _four_stages(depth)
-        if found:
+        if found and kind in blocks:
             return found
-        allowed = "14, 18, 26, 34, 38, and 3n + 2 from 41 on"
-        nearest = min(filter(_four_stages, range(14, depth + 15)), key=lambda d: abs(d - depth))
-    raise UserError(
-        f"depth {depth} fits no network of this family; allowed: {allowed}, nearest {nearest}"
-    )
+        allowed, nearest = _allowed_of_four_stages(depth, blocks)
+        wrong = (
+            f"has {kind} blocks, this network others" if found else "fits no network of this family"
+        )
+    raise UserError(f"depth {depth} {wrong}; allowed: {allowed}, nearest {nearest}")
+
+
+def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int]:
+    """Depths of networks with such blocks in words, and the one nearest to `depth`."""
+    depths = sorted(small for kind in blocks for small in _SMALL_DEPTHS[kind])
+    words = ", ".join(map(str, depths))
+    if "bottleneck" in blocks:
+        words += ", and 3n + 2 from 41 on"
+        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
+    return words, min(depths, key=lambda allowed: abs(allowed - depth))
 
 
 def _four_stages(depth: int) -> tuple[int, ...] | None:
@@ -150,7 +166,7 @@ def _four_stages(depth: int) -> tuple[int, ...] | None:
         return BASIC_BLOCKS[depth]
     if depth in _OTHER_BLOCKS:
         return _OTHER_BLOCKS[depth]
-    if depth in (14, 26, 38):
+    if depth in _SMALL_DEPTHS["bottleneck"]:
         return ((depth - 2) // 12,) * 4
     blocks, rest = divmod(depth - 2, 3)
     return None if depth < 41 or rest else (3, 4, blocks - 10, 3)

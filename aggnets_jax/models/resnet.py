@@ -216,7 +216,7 @@ def resnet(
       depth: see the top of this file; needed without `stage_depths`.
       stages: 4, or 3 of equal depth.
       stage_depths: blocks of each stage, the first of which opens it; default from `depth`.
-      block: "basic" or "bottleneck"; default from `depth`.
+      block: "basic" or "bottleneck"; default from `depth`, which it must not contradict.
       width: of all blocks and the stem, in percent of the paper's.
       groups: of the 3x3 convolutions of bottlenecks (ResNeXt).
       base_width: width of each group in the first stage.
@@ -235,15 +235,19 @@ def resnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    if block is None:
+    if block is not None:
+        possible = (block,)
+    else:
         block = "basic" if stages == 4 and depth in BASIC_BLOCKS else "bottleneck"
+        options = _has_bottleneck_options(groups, base_width, inner_shortcuts)
+        possible = ("bottleneck",) if options else ("basic", "bottleneck")
+    chosen = _choose_block(block, groups, base_width, inner_shortcuts)
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
-        convolutions = 2 if block == "basic" else 3
-        stage_depths = block_numbers(depth, stages, convolutions=convolutions)
+        stage_depths = block_numbers(depth, stages, blocks=possible)
     return residual_network(
-        *_choose_block(block, groups, base_width, inner_shortcuts),
+        *chosen,
         num_classes=num_classes,
         stage_depths=stage_depths,
         width=width,
@@ -267,12 +271,16 @@ def _choose_block(
     block = named.choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
     if block is Bottleneck:
         return Bottleneck, {"groups": groups, "base_width": base_width}
-    if groups != 1 or base_width != 64 or inner_shortcuts:
+    if _has_bottleneck_options(groups, base_width, inner_shortcuts):
         raise UserError(
             "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
             " that is another depth than 18 and 34"
         )
     return block, {}
+
+
+def _has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
+    return groups != 1 or base_width != 64 or inner_shortcuts
 
 
 _RESNET = "Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385"

@@ -245,8 +245,9 @@ def check_groups(
         # The layer that extends this stage to the width of the next has groups of this width, too.
         channels = math.gcd(width, *(w - width for w in widths[i + 1 : i + 2]))
         if channels % k:
-            fitting = [n for n in range(1, channels + 1) if channels % n == 0]
-            nearest = min(fitting, key=lambda n, k=k: abs(n - k))
+            small = [n for n in range(1, math.isqrt(channels) + 1) if channels % n == 0]
+            fitting = [*small, *(channels // n for n in small)]
+            nearest = min(fitting, key=lambda n, k=k: (abs(n - k), n))
             raise UserError(
                 f"stage {i + 1}: {channels} channels are not divisible into groups of group_width"
                 f" {k}; nearest {nearest}"

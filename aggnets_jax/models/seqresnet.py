@@ -50,7 +50,7 @@ from aggnets_jax.models.seqconv import (
     layer_topologies,
 )
 from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, make_topology, per_stage
+from aggnets_jax.topology import MAX_DEPTH, Topology, TopologyArgs, make_topology, per_stage
 
 
 class SeqResNet(nn.Module):
@@ -315,7 +315,7 @@ def _network(
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))
     for number in blocks:
-        named.check_whole_number("blocks", number, 1)
+        named.check_whole_number("blocks", number, 1, MAX_DEPTH)
     check_groups(widths, group_widths, cardinalities, bottleneck)
     network = SeqResNeXt if max(cardinalities) > 1 else SeqResNet
     slices = [width // k for width, k in zip(widths, group_widths, strict=True)]

@@ -81,7 +81,8 @@ class Transition(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
         x = nn.relu(self.norm(name="norm")(x))
-        x = self.conv(int(self.compression * x.shape[-1]), 1, name="conv")(x)
+        features = layers.compressed(x.shape[-1], self.compression)
+        x = self.conv(features, 1, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
