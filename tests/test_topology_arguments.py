@@ -92,6 +92,18 @@ def test_a_stage_has_a_layer(depth):
         assert "the depth of a stage must be" in one_line_error(make_topology, name, depth)
 
 
+@pytest.mark.parametrize("depth", [topology.MAX_DEPTH + 1, 10**12])
+def test_a_stage_is_not_deeper_than_can_be_built(depth):
+    said = f"the depth of a stage must be a whole number of at most {topology.MAX_DEPTH}, got"
+    for name in ARGUMENTS:
+        assert said in one_line_error(make_topology, name, depth)
+    assert said in one_line_error(stage_topologies, "plain", None, (1, depth), shortcuts=True)
+
+
+def test_the_deepest_stage():
+    assert make_topology("sparse", topology.MAX_DEPTH).depth == topology.MAX_DEPTH
+
+
 @pytest.mark.parametrize(
     ("edges", "said"),
     [
@@ -142,6 +154,13 @@ def test_per_stage_repeats_one_value_or_takes_them_all():
     for values in [(1, 2), (1, 2, 3, 4), ()]:
         message = one_line_error(per_stage, "growth_rate", values, 3)
         assert message == f"growth_rate has {len(values)} values for 3 stages"
+
+
+@pytest.mark.parametrize("shortcuts", [False, True])
+def test_a_network_has_a_stage(shortcuts):
+    said = "at least one stage"
+    assert said in one_line_error(stage_topologies, "dense", None, (), shortcuts=shortcuts)
+    assert said in one_line_error(per_stage, "growth_rate", 12, 0)
 
 
 def test_stage_topologies_take_names_and_arguments_for_each_stage():

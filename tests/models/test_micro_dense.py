@@ -338,4 +338,6 @@ def test_numbers_that_fit_no_network(name, overrides, said):
 
 
 def test_images_that_cannot_be_halved_are_told():
-    assert "5x5 can't be halved" in one_line_error(model_info, "mdnet3_a5", input_shape=(10, 10, 3))
+    message = one_line_error(model_info, "mdnet3_a5", input_shape=(10, 10, 3))
+    assert "5x5 can't be halved; allowed: even heights and widths" in message
+    assert "multiples of 32" in message

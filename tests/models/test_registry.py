@@ -7,6 +7,7 @@ import pytest
 from flax import linen as nn
 
 from aggnets_jax import create_model, list_families, list_models, make_topology, model_info
+from aggnets_jax.models import registry
 from tests.patterns import one_line_error
 
 
@@ -282,3 +283,20 @@ def test_bad_values_are_told(overrides):
 )
 def test_images_too_small_for_the_network_are_told(name, size):
     assert "too small" in one_line_error(model_info, name, input_shape=(size, size, 3))
+
+
+def test_every_listed_network_is_of_a_family():
+    for name in list_models():
+        assert registry.find_family(name).name in list_families()
+
+
+def test_a_row_that_fits_no_family_does_not_get_lost(monkeypatch):
+    for table in ("_FAMILIES", "_PRINTED"):
+        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
+    rows = {name: registry.Printed("Table 1") for name in ("tiny_net4", "tiny_nett8")}
+    registry.register_family(
+        "tiny_net", lambda **_: None, pattern=r"tiny_net(?P<depth>\d+)", paper="", printed=rows
+    )
+    assert list_models("tiny*") == ["tiny_net4", "tiny_nett8"]
+    assert registry.find_family("tiny_net4").name == "tiny_net"
+    assert "unknown model 'tiny_nett8'" in one_line_error(registry.find_family, "tiny_nett8")

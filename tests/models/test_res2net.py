@@ -141,6 +141,9 @@ def test_names_and_prints():
     [
         ("res2net50_26w_1s", {}, "scale must be a whole number of at least 2"),
         ("res2net34_26w_4s", {}, "depth 34 has basic blocks"),
+        ("res2net34_26w_4s", {}, "nearest 38"),
+        ("res2net18_26w_4s", {}, "nearest 14"),
+        ("res2net19_26w_4s", {}, "allowed: 14, 26, 38, and 3n + 2 from 41 on, nearest 14"),
         ("res2net51_26w_4s", {}, "nearest 50"),
         ("res2net50_26w_4s", {"scale_topology": "densed"}, "nearest: dense"),
         ("res2net50_26w_4s", {"inner_shortcuts": True}, "argument of model"),

@@ -122,11 +122,47 @@ def test_the_nearest_depth_is_named(depth, nearest):
         create_model(f"resnet{depth}_cifar_w25")
 
 
+@pytest.mark.parametrize(
+    ("name", "depth", "nearest"),
+    [("ds2net{}", 19, 14), ("ds2net{}", 33, 38), ("resnext{}_cifar_w25", 19, 14)],
+)
+def test_the_nearest_depth_has_blocks_that_the_network_can_have(name, depth, nearest):
+    with pytest.raises(UserError, match=f"allowed: 14, 26, 38, and 3n.* nearest {nearest}$"):
+        create_model(name.format(depth))
+    create_model(name.format(nearest))
+
+
+def test_the_nearest_of_a_huge_depth_is_found_at_once():
+    with pytest.raises(UserError, match=f"nearest {10**15 + 1}$"):
+        block_numbers(10**15)
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "said"),
+    [
+        ("resnet50", "basic", "depth 50 has bottleneck blocks, .*: 18, 34, nearest 34$"),
+        ("resnet26_cifar_w25", "basic", "depth 26 has bottleneck blocks, .* nearest (18|34)$"),
+        ("resnet20", "basic", "depth 20 fits no network .*: 18, 34, nearest 18$"),
+        ("resnet18", "bottleneck", "depth 18 has basic blocks, .*: 14, 26, 38, .* nearest 14$"),
+        ("resnet34_cifar_w25", "bottleneck", "depth 34 has basic blocks, .* nearest 38$"),
+    ],
+)
+def test_a_block_does_not_contradict_the_depth(name, block, said):
+    with pytest.raises(UserError, match=said):
+        create_model(name, block=block)
+
+
+def test_a_block_may_be_said_again():
+    assert create_model("resnet34", block="basic") == create_model("resnet34")
+    assert create_model("resnet50", block="bottleneck") == create_model("resnet50")
+    by_depths = create_model("resnet50", block="basic", stage_depths=(3, 4, 6, 3))
+    assert by_depths == create_model("resnet34")
+
+
 def test_names_and_arguments_make_the_same_network():
     by_name = create_model("resnext29_6x64d")
     by_arguments = create_model("resnext_three_stages", depth=29, groups=6, base_width=64)
-    assert by_name.topologies == by_arguments.topologies
-    assert by_name.block.keywords == by_arguments.block.keywords
+    assert by_name == by_arguments
     assert find_family("resnext101_32x8d").name == "resnext"
     assert create_model("dsnet41_cifar_w75").width == 48
 
