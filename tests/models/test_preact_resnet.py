@@ -10,11 +10,16 @@ from flax import linen as nn
 from jax import lax
 
 from aggnets_jax import create_model
+from aggnets_jax.convolution import convolve
 from aggnets_jax.errors import UserError
 from tests.models.variables import random_variables
 
 # Compiling takes most of the time here.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+# Adding in another order would show in the last bit, so that both have one convolution.
+Conv = functools.partial(nn.Conv, padding=0, use_bias=False, conv_general_dilated=convolve)
 
 
 class Bottleneck(nn.Module):
@@ -30,11 +35,11 @@ class Bottleneck(nn.Module):
 
         pad = [(1, 1), (1, 1)]
         x = norm_relu("norm1", x)
-        x = nn.Conv(self.width, (1, 1), use_bias=False, name="conv1")(x)
+        x = Conv(self.width, (1, 1), name="conv1")(x)
         x = norm_relu("norm2", x)
-        x = nn.Conv(self.width, (3, 3), self.stride, pad, use_bias=False, name="conv2")(x)
+        x = Conv(self.width, (3, 3), self.stride, padding=pad, name="conv2")(x)
         x = norm_relu("norm3", x)
-        return nn.Conv(4 * self.width, (1, 1), use_bias=False, name="conv3")(x)
+        return Conv(4 * self.width, (1, 1), name="conv3")(x)
 
 
 class ResidualStage(nn.Module):
@@ -52,9 +57,7 @@ class ResidualStage(nn.Module):
             )(x)
             shortcut = x
             if first:
-                shortcut = nn.Conv(
-                    4 * self.width, (1, 1), self.stride, use_bias=False, name="projection"
-                )(x)
+                shortcut = Conv(4 * self.width, (1, 1), self.stride, name="projection")(x)
             x = shortcut + residual
         return x
 
@@ -67,7 +70,7 @@ class ResidualNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        x = nn.Conv(16, (3, 3), padding=[(1, 1), (1, 1)], use_bias=False, name="stem_conv")(x)
+        x = Conv(16, (3, 3), padding=[(1, 1), (1, 1)], name="stem_conv")(x)
         x = ResidualStage(16, 1, self.blocks, self.train, name="stage1")(x)
         x = ResidualStage(32, 2, self.blocks, self.train, name="stage2")(x)
         x = ResidualStage(64, 2, self.blocks, self.train, name="stage3")(x)

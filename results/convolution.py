@@ -1,0 +1,96 @@
+"""Times the CPU's convolution against XLA's: python results/convolution.py.
+
+Forward and backward, the best of a few repeats, both alternating in one process. Writes
+results/convolution.csv.
+"""
+
+import csv
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from aggnets_jax.convolution import convolve
+
+# Batch, size, channels, features, kernel size, stride, groups, dilation.
+SHAPES = [
+    (64, 32, 96, 24, 1, 1, 1, 1),
+    (64, 32, 64, 256, 1, 1, 1, 1),
+    (64, 32, 64, 128, 1, 2, 1, 1),
+    (64, 32, 24, 24, 3, 1, 1, 1),
+    (64, 16, 64, 64, 3, 1, 4, 1),
+    (64, 32, 96, 24, 3, 1, 4, 1),
+    (64, 32, 32, 32, 3, 1, 8, 1),
+    (64, 16, 128, 128, 3, 1, 32, 1),
+    (64, 32, 64, 64, 3, 2, 4, 1),
+    (64, 32, 24, 24, 3, 1, 24, 1),
+    (64, 32, 24, 24, 3, 1, 24, 2),
+    (64, 16, 64, 64, 5, 1, 64, 1),
+]
+COLUMNS = ("batch", "size", "channels", "features", "kernel", "stride", "groups", "dilation")
+
+
+def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
+    """Of ours and of XLA's."""
+    batch, size, channels, features, kernel, stride, groups, dilation = shape
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((batch, size, size, channels)), jnp.float32)
+    kernel_shape = (kernel, kernel, channels // groups, features)
+    weights = jnp.asarray(random.standard_normal(kernel_shape), jnp.float32)
+    pads = [((kernel - 1) // 2 * dilation,) * 2] * 2
+
+    def gradients(convolution: Callable[..., jax.Array]) -> Callable[..., Any]:
+        def run(x: jax.Array, weights: jax.Array) -> Any:
+            output, backward = jax.vjp(
+                lambda x, weights: convolution(
+                    x,
+                    weights,
+                    (stride, stride),
+                    pads,
+                    rhs_dilation=(dilation, dilation),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                    feature_group_count=groups,
+                ),
+                x,
+                weights,
+            )
+            return backward(output)
+
+        return jax.jit(run)
+
+    best = []
+    functions = [gradients(convolve), gradients(lax.conv_general_dilated)]
+    for function in functions:
+        jax.block_until_ready(function(x, weights))
+    for _ in range(repeats):
+        times = []
+        for function in functions:
+            start = time.perf_counter()
+            jax.block_until_ready(function(x, weights))
+            times.append(1000 * (time.perf_counter() - start))
+        best.append(times)
+    ours, native = np.min(best, axis=0)
+    return float(ours), float(native)
+
+
+def main() -> None:
+    """Measures all shapes and writes the table."""
+    hardware = f"{platform.machine()}, {jax.local_device_count()} x {jax.default_backend()}"
+    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*COLUMNS, "ours_ms", "native_ms", "ratio", "jax", "hardware"])
+        for shape in SHAPES:
+            ours, native = milliseconds(shape, repeats=3)
+            row = [*shape, f"{ours:.1f}", f"{native:.1f}", f"{native / ours:.1f}"]
+            writer.writerow([*row, jax.__version__, hardware])
+            print(*row)
+
+
+if __name__ == "__main__":
+    main()
