@@ -159,18 +159,20 @@ class Checkpoints:
         Raises:
           UserError: if there is none.
         """
-        folder = BEST if which == "best" else LATEST
         if not self._workdir.is_dir():
             raise UserError(f"there is no workdir {self._workdir}")
-        steps = self._steps(folder)
-        if which in ("latest", "best"):
-            if not steps:
-                raise UserError(f"no checkpoint in {self._workdir / folder}")
-            return folder, steps[-1]
-        for folder in (LATEST, BEST):
-            if which in map(str, self._steps(folder)):
+        folders = {"latest": LATEST, "best": BEST}
+        steps = {name: self._steps(folder) for name, folder in folders.items()}
+        if which in folders:
+            if not steps[which]:
+                raise UserError(f"no checkpoint in {self._workdir / folders[which]}")
+            return folders[which], steps[which][-1]
+        for name, folder in folders.items():
+            if which in map(str, steps[name]):
                 return folder, int(which)
-        allowed = ", ".join(["latest", "best", *map(str, steps)])
+        there = [name for name in folders if steps[name]]
+        there += map(str, sorted({*steps["latest"], *steps["best"]}))
+        allowed = ", ".join(there) or "none"
         raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
 
     def _steps(self, folder: str) -> list[int]:

@@ -1,6 +1,7 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
 import collections
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
+from aggnets_jax.errors import Diverged
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.step import Variables, cross_entropy
 from aggnets_jax.workdir import write_json
@@ -142,6 +144,7 @@ def evaluate_checkpoint(
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing.
+      Diverged: if the loss is NaN or infinite; it is printed, and `evaluation.json` left as it was.
     """
     mesh = sharding.make_mesh()
     step, config, info, model, variables = restore_network(
@@ -154,6 +157,8 @@ def evaluate_checkpoint(
     eval_step = make_eval_step(model, data.make_preprocess(config.data, info, config.seed))
     metrics = {"step": step, **evaluate(eval_step, variables, batches)}
     print_evaluation(metrics)
+    if not math.isfinite(metrics["loss"]):
+        raise Diverged(f"the loss of the evaluation is not finite at step {step}")
     try:
         write_json(Path(workdir).expanduser() / "evaluation.json", metrics)
     except OSError as error:

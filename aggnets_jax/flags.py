@@ -60,7 +60,10 @@ def parse(
 
 
 def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
-    """Refuses flags that are missing, or that the mode would not look at."""
+    """Refuses flags that are missing or empty, or that the mode would not look at."""
+    for flag, value in vars(flags).items():
+        if value == "":  # as a variable of the shell that is not set leaves it
+            raise UserError(f"--{flag} is empty")
     converts, makes_run = flags.mode == "convert", flags.mode == "train"
     if converts:
         makes_run = flags.from_torch is not None

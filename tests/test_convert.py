@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from aggnets_jax import create_model
+from aggnets_jax import create_model, models
 from aggnets_jax.convert import from_torch, to_torch
+from aggnets_jax.errors import UserError
 from tests.models import golden
 from tests.patterns import one_line_error
 
@@ -27,7 +28,7 @@ def any_variables(model, images):
     """Values that differ, of the shapes that the network has for such images."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *images)))
     random = np.random.default_rng(0)
-    return jax.tree.map(lambda x: random.standard_normal(x.shape).astype(np.float32), shapes)
+    return jax.tree.map(lambda x: random.uniform(0.1, 1, x.shape).astype(np.float32), shapes)
 
 
 def refusal(state_dict, name=PLAIN, **keywords):
@@ -147,6 +148,62 @@ def test_an_entry_of_another_shape_is_named_with_both(weights, name, shape, want
     assert wanted in message
 
 
+@pytest.mark.parametrize(
+    ("key", "numbers", "said"),
+    [
+        ("classifier.linear.bias", {3: np.nan}, "finite as float32"),
+        ("classifier.linear.bias", {3: np.inf}, "finite as float32"),
+        ("classifier.linear.bias", {3: 1e300}, "finite as float32"),
+        ("features.norm_last.running_mean", {0: -np.inf}, "finite as float32"),
+        ("features.norm_last.running_var", {0: -1e-3}, "variances, which are at least 0"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_no_network_can_have_are_named(weights, key, numbers, said):
+    value = weights[key].astype(np.float64)
+    value[[*numbers]] = [*numbers.values()]
+    message = refusal({**weights, key: value})
+    assert repr(key) in message and said in message
+
+
+def test_numbers_are_finite_in_the_dtype_that_is_asked_for(weights):
+    key = "classifier.linear.bias"
+    large = {**weights, key: np.full(10, 1e300)}
+    assert from_torch(PLAIN, large, dtype=np.float64)["params"]["classifier"]["bias"][0] == 1e300
+    assert "finite as bfloat16" in refusal(large, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("dtype", ["zzz", np.int32, "bool", complex, 3])
+def test_a_dtype_that_is_not_floating(weights, dtype):
+    assert "dtype must be a floating-point one" in refusal(weights, dtype=dtype)
+
+
+@pytest.mark.parametrize("given", [None, 3, "weights.pth", [1]])
+def test_what_is_no_mapping(given):
+    assert "state_dict must be arrays by name" in refusal(given)
+    assert "variables must be arrays by name" in one_line_error(to_torch, PLAIN, given)
+
+
+def test_what_is_no_array_is_named(weights):
+    ragged = [[1.0], [1.0, 2.0]]
+    key = "classifier.linear.weight"
+    assert f"{key!r} is no array" in refusal({**weights, key: ragged})
+    variables = from_torch(PLAIN, weights)
+    variables["params"]["classifier"]["kernel"] = ragged
+    message = one_line_error(to_torch, PLAIN, variables)
+    assert "'params/classifier/kernel' is no array" in message
+
+
+def test_variables_may_have_any_keys(weights):
+    variables = {**from_torch(PLAIN, weights), 3: {4: np.zeros(1)}}
+    assert "'3/4'" in one_line_error(to_torch, PLAIN, variables)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (32, 32, 0), 32])
+def test_a_shape_that_no_images_have(weights, shape):
+    assert "input_shape" in refusal(weights, input_shape=shape)
+
+
 @pytest.mark.parametrize("value", [np.zeros(10, np.int8), np.full(10, "0.1"), [None] * 10])
 def test_an_entry_that_holds_no_real_numbers_is_named(weights, value):
     message = refusal({**weights, "classifier.linear.bias": value})
@@ -164,6 +221,85 @@ def test_a_network_that_nobody_else_has(weights):
     assert "'preact_resnet20'" in refusal(weights, "preact_resnet20")
     # Of y_0 the reference has no projection, for it has no sums.
     assert "'densenet40_k12'" in refusal(weights, aggregation="sum")
+
+
+def found(name, **overrides):
+    """The dialects in which a network's weights can be written; None if there is no one."""
+    shape = models.input_shape(name)
+    variables = any_variables(create_model(name, **overrides), shape)
+    try:
+        to_torch(name, variables, dialect="", **overrides)
+    except UserError as error:
+        message = str(error)
+    if "no other implementation's names are known" in message:
+        return None
+    return message.partition("; allowed: ")[2].split(", ")
+
+
+DEEPER = {"stage_depths": (3, 3), "base_width": 8}
+RES2NET_LIKE = {**DEEPER, "imagenet_stem": False}
+DENSENET, HCGNET, SEQRESNET = "densenet_bc16_k4", "hcgnet_n2_2_2_k4", "seqresnet_k8_r1_n1"
+WINDOW = {"topology": "windowed", "topology_args": {"window": 1}}
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [
+        ("resnet_dense_cifar", DEEPER),
+        ("dsnet_cifar_noweight", {"stage_depths": (2, 2)}),
+        ("resnet_cifar", {**DEEPER, "topology": "dense", "aggregation": "mean"}),
+        ("resnet_cifar", {**DEEPER, "shortcut_sources": "blocks"}),
+        ("resnet_cifar", {**DEEPER, "inner_shortcuts": True, "shortcut_weights": False}),
+        ("resnet20_cifar", {}),
+        ("res2net", {**RES2NET_LIKE, "scale": 4, "scale_topology": "dense"}),
+        ("res2net", {**RES2NET_LIKE, "scale": 4, "opening_pool": False}),
+        ("res2net", {**RES2NET_LIKE, "scale": 4, "topology": "dense"}),
+        (DENSENET, WINDOW),
+        (DENSENET, {"topology": ["dense", "sparse", "dense"]}),
+        (DENSENET, {"aggregation": "mean", **WINDOW}),
+        (DENSENET, {"pool": "flatten"}),
+        ("sparsenet_bc28_k4", {"topology_args": {"base": 3}}),
+        ("efficientnet_b0", {"topology": "dense"}),
+        ("micro_dense_efficientnet_b0", {}),
+        (HCGNET, {"topology": "sparse"}),
+        (SEQRESNET, {"aggregation": "mean"}),
+        (SEQRESNET, {"topology": "plain"}),
+        (SEQRESNET, {"topology": ["dense", "windowed", "windowed"]}),
+    ],
+)
+def test_a_network_that_is_another_function_elsewhere_has_no_names(name, overrides):
+    assert found(name, **overrides) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "dialects"),
+    [
+        ("resnet_cifar", DEEPER, ["timm", "torchvision"]),
+        ("resnet_cifar", {**DEEPER, "aggregation": "mean"}, ["timm", "torchvision"]),
+        ("resnet20_cifar", {"padded": False}, ["timm", "torchvision"]),
+        ("resnet_dense_cifar", {"stage_depths": (2, 1)}, ["timm", "torchvision"]),
+        ("res2net", {**RES2NET_LIKE, "scale": 4}, ["timm"]),
+        ("res2net", {**RES2NET_LIKE, "scale": 3, "scale_topology": "dense"}, ["timm"]),
+        (
+            DENSENET,
+            {"topology": "windowed", "topology_args": {"window": 3}},
+            ["reference", "timm", "torchvision", "torchvision_dotted"],
+        ),
+        (DENSENET, {"topology": "sparse"}, ["reference"]),
+        (SEQRESNET, {"topology": "dense"}, ["reference"]),
+        (HCGNET, {}, ["reference"]),
+    ],
+)
+def test_a_network_that_is_the_same_function_elsewhere_has_names(name, overrides, dialects):
+    assert found(name, **overrides) == dialects
+
+
+def test_weights_of_plain_shortcuts_are_not_those_of_dense_ones():
+    plain = create_model("resnet_cifar", **DEEPER)
+    state_dict = to_torch("resnet_cifar", any_variables(plain, (32, 32, 3)), **DEEPER)
+    assert "no other implementation's names are known for 'resnet_dense_cifar'" in refusal(
+        state_dict, "resnet_dense_cifar", **DEEPER
+    )
 
 
 def test_an_unknown_dialect_names_those_there_are(weights):

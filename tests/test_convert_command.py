@@ -8,6 +8,7 @@ import pytest
 import safetensors.numpy
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import create_model
 from aggnets_jax.convert import to_torch, write_state_dict
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
@@ -48,16 +49,54 @@ def test_what_is_written_and_read_has_the_same_accuracy(trained, tmp_path, capsy
     assert again.read_bytes() == weights.read_bytes()
 
 
+def import_densenet(config, workdir):
+    """Makes a workdir of a DenseNet's weights, and returns them by the names of its authors."""
+    name = "densenet_bc16_k4"
+    shapes = jax.eval_shape(
+        create_model(name).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 1), np.float32)
+    )
+    random = np.random.default_rng(0)
+    variables = jax.tree.map(lambda x: random.uniform(0.1, 1, x.shape).astype(np.float32), shapes)
+    ours = to_torch(name, variables, input_shape=(8, 8, 1))
+    file = workdir.with_suffix(".safetensors")
+    write_state_dict(file, ours)
+    arguments = ["--mode=convert", f"--config={config}", f"--workdir={workdir}"]
+    assert main([*arguments, f"--from_torch={file}", f"--config.model.name={name}"]) == 0
+    return ours
+
+
 def test_names_are_those_of_the_dialect(trained, tmp_path):
-    _, workdir, _, weights = trained
+    ours = import_densenet(trained[0], tmp_path / "dense")
     other = tmp_path / "timm.safetensors"
-    arguments = ["--mode=convert", f"--workdir={workdir}", f"--to_torch={other}"]
+    arguments = ["--mode=convert", f"--workdir={tmp_path / 'dense'}", f"--to_torch={other}"]
     assert main([*arguments, "--dialect=timm"]) == 0
-    ours, theirs = (safetensors.numpy.load_file(f) for f in (weights, other))
     np.testing.assert_array_equal(
-        theirs["features.denseblock2.denselayer1.conv2.weight"],
+        safetensors.numpy.load_file(other)["features.denseblock2.denselayer1.conv2.weight"],
         ours["features.dense-stage-1.block-1.conv2.weight"],
     )
+
+
+def test_of_a_workdir_without_best_checkpoint_none_is_offered(trained, tmp_path, capsys):
+    import_densenet(trained[0], tmp_path / "dense")
+    capsys.readouterr()
+    arguments = ["--mode=convert", f"--workdir={tmp_path / 'dense'}", "--checkpoint=99"]
+    assert main([*arguments, f"--to_torch={tmp_path / 'new.safetensors'}"]) == 2
+    assert capsys.readouterr().err.endswith("; allowed: latest, 0\n")
+
+
+def test_a_loss_that_is_not_finite_ends_an_evaluation_in_one_line(trained, tmp_path, capsys):
+    """Weights that are finite can overflow."""
+    file, _, _, weights = trained
+    large = dict(safetensors.numpy.load_file(weights))
+    large["classifier.linear.bias"] = np.float32([3e38, -3e38] * 5)
+    safetensors.numpy.save_file(large, tmp_path / "large.safetensors")
+    workdir = tmp_path / "run"
+    arguments = ["--mode=convert", f"--config={file}", f"--workdir={workdir}"]
+    assert main([*arguments, f"--from_torch={tmp_path / 'large.safetensors'}"]) == 0
+    assert main(["--mode=eval", f"--workdir={workdir}"]) == 3
+    err = capsys.readouterr().err
+    assert err == "error: the loss of the evaluation is not finite at step 0\n"
+    assert not (workdir / "evaluation.json").exists()
 
 
 def test_the_best_checkpoint_can_be_written(trained, tmp_path, capsys):
@@ -102,9 +141,11 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
         ("--mode=convert --workdir=NEW --from_torch=WEIGHTS", "--config is missing"),
         ("--mode=convert --workdir=RUN --config=CONFIG --to_torch=OUT", "config of the workdir"),
         ("--mode=convert --workdir=NEW --to_torch=OUT", "there is no workdir"),
-        ("--mode=convert --workdir=RUN --to_torch=OUT --checkpoint=9", "allowed: latest, best, 5"),
-        ("--mode=convert --workdir=RUN --to_torch=OUT --dialect=tim", "nearest: timm"),
+        ("--mode=convert --workdir=RUN --to_torch=OUT --checkpoint=9", "latest, best, 4, 5"),
+        ("--mode=convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: reference"),
         ("--mode=convert --workdir=RUN --to_torch=WEIGHTS", "exists already"),
+        ("--mode=convert --workdir=RUN --to_torch=", "--to_torch is empty"),
+        ("IMPORT --from_torch=", "--from_torch is empty"),
         ("--mode=convert --workdir=RUN --to_torch=OUT.npz", "allowed: .safetensors"),
         (
             "--config=CONFIG --workdir=NEW --from_torch=WEIGHTS",

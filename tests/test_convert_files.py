@@ -91,6 +91,37 @@ def test_a_place_that_cannot_be_written(tmp_path):
     assert "can't be written" in message
 
 
+@pytest.mark.parametrize("name", ["a\0b.safetensors", "\ud800.safetensors"])
+def test_a_name_that_no_file_can_have(tmp_path, name):
+    file = tmp_path / name
+    for message in [
+        one_line_error(read_state_dict, file),
+        one_line_error(write_state_dict, file, WEIGHTS),
+    ]:
+        assert "is no file" in message and "\0" not in message
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    for length in (300, 253):  # the second only while it is being written
+        file = tmp_path / ("w" * (length - 12) + ".safetensors")
+        assert "too long" in one_line_error(write_state_dict, file, WEIGHTS)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("value", [[[1.0], [1.0, 2.0]], [None], ["0.1"]])
+def test_what_is_no_array_of_numbers_is_not_written(tmp_path, value):
+    message = one_line_error(write_state_dict, tmp_path / "w.safetensors", {"a": value})
+    assert "'a' is no array" in message or "can't be written" in message
+    assert not [*tmp_path.iterdir()]
+
+
+def test_weights_without_names_are_not_written(tmp_path):
+    file = tmp_path / "w.safetensors"
+    assert "3 is a int" in one_line_error(write_state_dict, file, {3: np.zeros(1)})
+    assert "arrays by name" in one_line_error(write_state_dict, file, None)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_prefix_that_all_names_have_is_taken_off_and_told(tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
     safetensors.numpy.save_file({f"module.{k}": v for k, v in WEIGHTS.items()}, file)

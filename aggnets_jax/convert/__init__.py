@@ -22,7 +22,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import models
 from aggnets_jax.convert.files import read_state_dict, write_state_dict
 from aggnets_jax.convert.names import DIALECTS, torch_names
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, one_line, unknown
 
 __all__ = ["from_torch", "read_state_dict", "to_torch", "write_state_dict"]
 
@@ -53,8 +53,10 @@ def from_torch(
 
     Raises:
       UserError: for a network without known names, and for an entry that is missing, unknown, of
-        another shape, or not floating point.
+        another shape, not floating point, not finite in `dtype`, or a variance below 0.
     """
+    dtype = _floating(dtype)
+    _check_mapping("state_dict", state_dict)
     model, expected = _network(name, num_classes, input_shape, overrides)
     # Whose names they are is not said anywhere: those that fit best.
     names = max(
@@ -70,13 +72,11 @@ def from_torch(
         raise UserError(f"{len(missing)} weights of {name!r} are missing: {_some(missing)}")
     converted = {}
     for key, path in names.items():
-        value = np.asarray(state_dict[key])
+        value = _array(key, state_dict[key])
         wanted = _to_torch_layout(np.empty(expected[path])).shape
         if value.shape != wanted:
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
-        if not jnp.issubdtype(value.dtype, jnp.floating):
-            raise UserError(f"{key!r} must hold floating-point numbers, not {value.dtype}")
-        converted[path] = _from_torch_layout(value).astype(dtype)
+        converted[path] = _from_torch_layout(_cast(key, value, dtype))
     return traverse_util.unflatten_dict(converted, sep="/")
 
 
@@ -106,16 +106,17 @@ def to_torch(
     Raises:
       UserError: for a network or a dialect without known names, or variables of another network.
     """
+    _check_mapping("variables", variables)
     model, expected = _network(name, num_classes, input_shape, overrides)
     dialects = _names(model, name, expected)
     if dialect is None:
         dialect = next(iter(dialects))
     if dialect not in dialects:
         raise unknown(f"dialect of {name!r}", str(dialect), dialects)
-    given = {
-        path: np.asarray(value)
-        for path, value in traverse_util.flatten_dict(dict(variables), sep="/").items()
-    }
+    given = {}
+    for keys, value in traverse_util.flatten_dict(dict(variables)).items():
+        path = "/".join(map(str, keys))
+        given[path] = _array(path, value)
     for path in given.keys() | expected.keys():
         here = given[path].shape if path in given else "missing"
         if here != expected.get(path):
@@ -139,7 +140,8 @@ def _network(
 ) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
     """The network, and the shapes of its variables by their paths, in the order of computation."""
     model = models.create_model(name, num_classes, **overrides)
-    images = jax.ShapeDtypeStruct((1, *(input_shape or models.input_shape(name))), jnp.float32)
+    shape = models.input_shape(name) if input_shape is None else input_shape
+    images = jax.ShapeDtypeStruct((1, *models.check_image_shape(shape)), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     return model, {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
@@ -149,11 +151,46 @@ def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, d
     dialects = {
         dialect: names
         for dialect, rules in DIALECTS.get(type(model), {}).items()
-        if (names := torch_names(rules(model) if callable(rules) else rules, paths))
+        if (names := torch_names(rules(model), paths))
     }
     if not dialects:
         raise UserError(f"no other implementation's names are known for {name!r} as configured")
     return dialects
+
+
+def _check_mapping(what: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{what} must be arrays by name, got {type(value).__name__}")
+
+
+def _floating(dtype: DTypeLike) -> np.dtype:
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:  # no dtype at all
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise UserError(f"dtype must be a floating-point one such as float32, got {dtype!r}")
+    return found
+
+
+def _array(key: str, value: Any) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors with gradients
+        raise UserError(f"{key!r} is no array: {one_line(error)}") from error
+
+
+def _cast(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """The weights in another dtype, in which they must be numbers that a network can have."""
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+        raise UserError(f"{key!r} must hold floating-point numbers, not {value.dtype}")
+    with np.errstate(over="ignore"):
+        cast = value.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise UserError(f"{key!r} must hold numbers that are finite as {dtype}")
+    if key.endswith(_VARIANCE) and (cast < 0).any():
+        raise UserError(f"{key!r} must hold variances, which are at least 0, got {cast.min()}")
+    return cast
 
 
 def _some(names: Sequence[str]) -> str:

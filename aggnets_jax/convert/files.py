@@ -62,8 +62,7 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
       UserError: if there is such a file already, or it can't be written.
     """
     path = check_new_file(file)
-    # The writers take memory as it lies, so that a transposed view would come out wrong.
-    arrays = {key: np.array(value, order="C") for key, value in state_dict.items()}
+    arrays = _to_arrays(state_dict)
     partial = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,14 +76,19 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    except (OSError, safetensors.SafetensorError) as error:
+    except (OSError, safetensors.SafetensorError, TypeError, KeyError) as error:
+        # The last two are of dtypes that the format does not have.
         raise UserError(f"{path} can't be written: {one_line(error)}") from error
 
 
 def check_new_file(file: str | Path) -> Path:
     """The path of a file that `write_state_dict` can write, or `UserError`."""
     path = _path(file)
-    if path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # a name that is too long
+        raise UserError(f"{path} can't be written: {one_line(error)}") from error
+    if exists:
         raise UserError(f"{path} exists already; give the name of a new file")
     if path.suffix in _PICKLES:
         _torch(path)
@@ -94,14 +98,32 @@ def check_new_file(file: str | Path) -> Path:
 def _path(file: str | Path) -> Path:
     try:
         path = Path(file).expanduser()
-    except RuntimeError as error:  # a ~ that nobody has
-        raise UserError(f"{file} is no file: {one_line(error)}") from error
+        if b"\0" in os.fsencode(path):
+            raise ValueError("its name has a NUL character")
+    except (RuntimeError, TypeError, ValueError) as error:  # a ~ that nobody has; None
+        raise UserError(f"{str(file)!r} is no file: {one_line(error)}") from error
     if path.suffix not in (".safetensors", *_PICKLES):
         raise UserError(
             f"{path} has no ending of a file of weights;"
             f" allowed: .safetensors, {', '.join(_PICKLES)}"
         )
     return path
+
+
+def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Arrays by their names, as they lie in memory to be written, or `UserError`."""
+    if not isinstance(state_dict, Mapping):
+        raise UserError(f"state_dict must be arrays by name, got {type(state_dict).__name__}")
+    arrays = {}
+    for key, value in state_dict.items():
+        if not isinstance(key, str):
+            raise UserError(f"weights are written by names, {key!r} is a {type(key).__name__}")
+        try:
+            # The writers take memory as it lies: a transposed view would come out wrong.
+            arrays[key] = np.array(value, order="C")
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise UserError(f"{key!r} is no array: {one_line(error)}") from error
+    return arrays
 
 
 def _torch(path: Path) -> ModuleType:

@@ -4,25 +4,31 @@ A dialect is a list of rules; a rule is a pattern of our module paths and a func
 to the module's name there. Parameters follow from their modules: a kernel or scale is a `weight`
 there, running averages are `running_mean` and `running_var`. To add one, list it in `DIALECTS`
 under the class of the network. The first dialect of a class is the one that is written by default.
+
+Networks that differ in their shortcuts, or in who reads whom, may have weights of the same shapes.
+Therefore a dialect is, too, a condition: the other implementation computes the same function.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flax import linen as nn
 
 from aggnets_jax.models.efficientnet import EfficientNet
 from aggnets_jax.models.hcgnet import HCGNet
+from aggnets_jax.models.res2net import Res2Block, scale_wiring
+from aggnets_jax.models.residual_blocks import BasicBlock, Bottleneck
 from aggnets_jax.models.resnet import ResNet
 from aggnets_jax.models.seqresnet import SeqResNet, SeqResNeXt
 from aggnets_jax.models.sparsenet import SparseNet
+from aggnets_jax.topology import Topology, make_topology
 
 Rule = tuple[str, Callable[..., str]]
 """A pattern of module paths here, and a function from its groups to the name there."""
 
-Rules = tuple[Rule, ...] | Callable[[Any], tuple[Rule, ...]]
-"""Those of a dialect, or a function that makes them for a network."""
+Rules = Callable[[Any], tuple[Rule, ...]]
+"""Makes those of a dialect for a network, none if it is another function there."""
 
 _LEAVES = {
     "kernel": "weight",
@@ -53,6 +59,37 @@ def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] |
 def _before(number: str) -> int:
     """Numbers start at 1 here and at 0 there."""
     return int(number) - 1
+
+
+def _if(same: Callable[[Any], bool], rules: tuple[Rule, ...]) -> Rules:
+    """Takes whether a network is the same function there, and the rules for those that are."""
+    return lambda network: rules if same(network) else ()
+
+
+def _read_as(pattern: str, topologies: Sequence[Topology]) -> bool:
+    """Whether all stages are wired as by a pattern, which others are, too, if they are short."""
+    return all(t.sources == make_topology(pattern, t.depth).sources for t in topologies)
+
+
+def _identities(topologies: Sequence[Topology]) -> bool:
+    """Whether each layer of stages with shortcuts has the output before it as its shortcut."""
+    return all(
+        sources == (layer - 1,)
+        for topology in topologies
+        for layer, sources in enumerate(topology.sources[:-1], start=1)
+    )
+
+
+def _is_densenet(network: SparseNet, patterns: Sequence[str] = ("dense",)) -> bool:
+    return (
+        network.aggregation == "concat"
+        and network.pool == "global"
+        and any(_read_as(pattern, network.topologies) for pattern in patterns)
+    )
+
+
+def _is_sparsenet(network: SparseNet) -> bool:
+    return _is_densenet(network, ("dense", "sparse"))
 
 
 # https://github.com/Lyken17/SparseNet
@@ -94,6 +131,30 @@ _DENSENET_DOTTED: tuple[Rule, ...] = (
 )
 
 
+def _has_identities(network: ResNet) -> bool:
+    shortcuts = network.shortcuts
+    return (
+        not network.padded
+        and not shortcuts.inner
+        and shortcuts.sources == "outputs"
+        and shortcuts.aggregation in ("sum", "mean")  # of one
+        and _identities(network.shortcut_topologies)
+    )
+
+
+def _is_resnet(network: ResNet) -> bool:
+    return network.block in (BasicBlock, Bottleneck) and _has_identities(network)
+
+
+def _is_res2net(network: ResNet) -> bool:
+    if network.block is not Res2Block or not network.block_options["opening_pool"]:
+        return False
+    scales = network.block_options["topology"]
+    plain = make_topology("plain", scales.depth)
+    wirings = [scale_wiring(topology, scales.depth + 1).sources for topology in (scales, plain)]
+    return wirings[0] == wirings[1] and _has_identities(network)
+
+
 # torchvision.models.resnet and timm.models.resnet
 _RESNET: tuple[Rule, ...] = (
     (r"stem_conv", lambda: "conv1"),
@@ -122,6 +183,14 @@ _RES2NET: tuple[Rule, ...] = (
         lambda s, n, i: f"layer{s}.{n or 0}.bns.{_before(i)}",
     ),
 )
+
+
+def _resnet_timm(network: ResNet) -> tuple[Rule, ...]:
+    return _RES2NET if _is_resnet(network) or _is_res2net(network) else ()
+
+
+def _is_efficientnet(network: EfficientNet) -> bool:
+    return not network.replaced and _identities(network.shortcuts)
 
 
 def _torchvision_mbconv(stage: str, layer: str | None, part: str) -> str:
@@ -174,7 +243,24 @@ _EFFICIENTNET_TIMM: tuple[Rule, ...] = (
     (r"classifier", lambda: "classifier"),
 )
 
-# https://github.com/GroupOfAlchemists/SeqConv
+
+def _is_seqconv(network: SeqResNet) -> bool:
+    slices = [w // k for w, k in zip(network.widths, network.group_widths, strict=True)]
+
+    def read_as(pattern: str, arguments: Sequence[dict[str, int]]) -> bool:
+        # What slices of the input are said to read is of no account, nor is the output.
+        return all(
+            t.sources[n - 1 : -1] == make_topology(pattern, t.depth, **each).sources[n - 1 : -1]
+            for t, n, each in zip(network.layer_topologies, slices, arguments, strict=True)
+        )
+
+    return network.aggregation == "concat" and (
+        read_as("windowed", [{"window": n} for n in slices]) or read_as("dense", [{}] * len(slices))
+    )
+
+
+# https://github.com/GroupOfAlchemists/SeqConv, its SeqResNeXt corrected as `seqconv` says: what the
+# released code had trained would compute something else here.
 _SEQCONV_LAYERS: tuple[Rule, ...] = (
     (r"stem_conv", lambda: "Init"),
     (r"stem_seqconv", lambda: "Head"),
@@ -193,7 +279,7 @@ _SEQCONV_LAYERS: tuple[Rule, ...] = (
 _HALVES = {"": "whole", "1": "bottleneck", "2": "transformation"}
 
 
-def _seqconv(**groups: str) -> tuple[Rule, ...]:
+def _seqconv(**groups: str) -> Rules:
     """Takes what the halves of a group, or the whole of it, are called by the group's number."""
 
     def name(layer: str, group: str | None, part: str, half: str) -> str:
@@ -203,10 +289,11 @@ def _seqconv(**groups: str) -> tuple[Rule, ...]:
             path += "." + groups[_HALVES[half]].format(_before(group))
         return f"{path}.{'LinearLayer' if part == 'conv' else 'BatchNormalizationLayer'}"
 
-    return (
+    rules = (
         (r"(.+?)(?:/groups/layer(\d+))?/(conv|norm)([12]?)", name),
         (r"classifier", lambda: "Classifier"),
     )
+    return _if(_is_seqconv, rules)
 
 
 _SMG_PARTS = {
@@ -233,6 +320,8 @@ _SMG_PARTS = {
 
 # https://github.com/winycg/HCGNet, where the networks for CIFAR and for ImageNet are written apart.
 def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
+    if network.aggregation != "concat" or not _read_as("dense", network.topologies):
+        return ()
     block, transition = "HybridBlock", "Transition"
     if network.imagenet_stem:
         block, transition = "hybridblock", "transition"
@@ -254,9 +343,12 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
 
 
 DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
-    EfficientNet: {"torchvision": _EFFICIENTNET_TORCHVISION, "timm": _EFFICIENTNET_TIMM},
+    EfficientNet: {
+        "torchvision": _if(_is_efficientnet, _EFFICIENTNET_TORCHVISION),
+        "timm": _if(_is_efficientnet, _EFFICIENTNET_TIMM),
+    },
     HCGNet: {"reference": _hcgnet},
-    ResNet: {"torchvision": _RESNET, "timm": _RES2NET},
+    ResNet: {"torchvision": _if(_is_resnet, _RESNET), "timm": _resnet_timm},
     SeqResNet: {
         "reference": _seqconv(
             whole="Filters.{}",
@@ -270,9 +362,9 @@ DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
         )
     },
     SparseNet: {
-        "reference": _SPARSENET,
-        "torchvision": _DENSENET,
-        "timm": _DENSENET,
-        "torchvision_dotted": _DENSENET_DOTTED,
+        "reference": _if(_is_sparsenet, _SPARSENET),
+        "torchvision": _if(_is_densenet, _DENSENET),
+        "timm": _if(_is_densenet, _DENSENET),
+        "torchvision_dotted": _if(_is_densenet, _DENSENET_DOTTED),
     },
 }
