@@ -70,3 +70,16 @@ def check_whole_number(what: str, value: int, least: int, most: float = math.inf
         raise UserError(f"{what} must be a whole number of at least {least}, got {value!r}")
     if value > most:
         raise UserError(f"{what} must be a whole number of at most {most}, got {value!r}")
+
+
+def layers_in_depth(depth: int, step: int, offset: int) -> int:
+    """Returns n of a depth = step * n + offset, or raises `UserError` with the nearest depth."""
+    check_whole_number("depth", depth, 0)
+    n, rest = divmod(depth - offset, step)
+    if n < 1 or rest:
+        nearest = step * max(1, round((depth - offset) / step)) + offset
+        raise UserError(
+            f"depth {depth} fits no network of this family; allowed: {step}n + {offset},"
+            f" nearest {nearest}"
+        )
+    return n

@@ -232,12 +232,7 @@ def _stage_depths(depth: int | None, imagenet_stem: bool) -> tuple[int, ...]:
         if depth not in IMAGENET:
             raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET]}")
         return IMAGENET[depth][0]
-    n, rest = divmod(depth - 4, 6)
-    if n < 1 or rest:
-        nearest = 6 * max(1, round((depth - 4) / 6)) + 4
-        raise UserError(
-            f"depth {depth} fits no network of this family; allowed: 6n + 4, nearest {nearest}"
-        )
+    n = named.layers_in_depth(depth, 6, 4)
     return (n, n, n)
 
 

@@ -25,7 +25,6 @@ from jax.typing import DTypeLike
 
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation
-from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -129,14 +128,8 @@ def preact_resnet(
     Raises:
       UserError: for a depth that is not 9n + 2.
     """
-    named.check_whole_number("depth", depth, 0)
     check_aggregation(aggregation)
-    n, rest = divmod(depth - 2, 9)
-    if n < 1 or rest:
-        nearest = 9 * max(1, round((depth - 2) / 9)) + 2
-        raise UserError(
-            f"depth {depth} fits no network of this family; allowed: 9n + 2, nearest {nearest}"
-        )
+    n = named.layers_in_depth(depth, 9, 2)
     topologies = stage_topologies(topology, topology_args, (n, n, n))
     return PreActResNet(num_classes, topologies, aggregation=aggregation, dtype=dtype)
 

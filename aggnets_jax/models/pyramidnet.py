@@ -284,13 +284,7 @@ def _blocks(depth: int, bottleneck: bool, imagenet_stem: bool) -> tuple[int, ...
                 f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_DEPTHS]}, bottlenecks"
             )
         return IMAGENET_DEPTHS[depth]
-    step = 9 if bottleneck else 6
-    n, rest = divmod(depth - 2, step)
-    if n < 1 or rest:
-        nearest = step * max(1, round((depth - 2) / step)) + 2
-        raise UserError(
-            f"depth {depth} fits no network of this family; allowed: {step}n + 2, nearest {nearest}"
-        )
+    n = named.layers_in_depth(depth, 9 if bottleneck else 6, 2)
     return (n, n, n)
 
 

@@ -133,21 +133,13 @@ def block_numbers(
     if stages not in (3, 4):
         raise UserError(f"stages must be 3 or 4, got {stages!r}")
     if stages == 3:
-        group = 3 * (3 if "bottleneck" in blocks else 2)
-        n, rest = divmod(depth - 2, group)
-        if n >= 1 and not rest:
-            return (n, n, n)
-        allowed, nearest = f"{group}n + 2", group * max(1, round((depth - 2) / group)) + 2
-        wrong = "fits no network of this family"
-    else:
-        kind = "basic" if depth in BASIC_BLOCKS else "bottleneck"
-        found = _four_stages(depth)
-        if found and kind in blocks:
-            return found
-        allowed, nearest = _allowed_of_four_stages(depth, blocks)
-        wrong = (
-            f"has {kind} blocks, this network others" if found else "fits no network of this family"
-        )
+        return (named.layers_in_depth(depth, 3 * (3 if "bottleneck" in blocks else 2), 2),) * 3
+    kind = "basic" if depth in BASIC_BLOCKS else "bottleneck"
+    found = _four_stages(depth)
+    if found and kind in blocks:
+        return found
+    allowed, nearest = _allowed_of_four_stages(depth, blocks)
+    wrong = f"has {kind} blocks, this network others" if found else "fits no network of this family"
     raise UserError(f"depth {depth} {wrong}; allowed: {allowed}, nearest {nearest}")
 
 

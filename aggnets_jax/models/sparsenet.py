@@ -268,16 +268,9 @@ def _stage_depths(depth: int | None, bottleneck: bool, imagenet_stem: bool) -> t
         if depth not in IMAGENET_DEPTHS:
             raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_DEPTHS]}")
         return IMAGENET_DEPTHS[depth]
-    convolutions = 6 if bottleneck else 3
     # What the papers call 1001 layers are 6 * 166 + 4.
     counted = 1000 if bottleneck and depth == 1001 else depth
-    layers_per_stage, rest = divmod(counted - 4, convolutions)
-    if layers_per_stage < 1 or rest:
-        nearest = convolutions * max(1, round((depth - 4) / convolutions)) + 4
-        raise UserError(
-            f"depth {depth} fits no network of this family; allowed: {convolutions}n + 4,"
-            f" nearest {nearest}"
-        )
+    layers_per_stage = named.layers_in_depth(counted, 6 if bottleneck else 3, 4)
     return (layers_per_stage,) * 3
 
 

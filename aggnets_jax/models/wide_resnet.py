@@ -24,7 +24,6 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import Printed, register_family
@@ -154,12 +153,7 @@ def wide_resnet(
     named.check_whole_number("depth", depth, 1)
     named.check_whole_number("widening", widening, 1)
     named.check_number("dropout", dropout, 0, 0.99)
-    n, rest = divmod(depth - 4, 6)
-    if n < 1 or rest:
-        nearest = 6 * max(1, round((depth - 4) / 6)) + 4
-        raise UserError(
-            f"depth {depth} fits no network of this family; allowed: 6n + 4, nearest {nearest}"
-        )
+    n = named.layers_in_depth(depth, 6, 4)
     return WideResNet(
         num_classes,
         stage_topologies(topology, topology_args, (n - 1,) * 3, shortcuts=True),
