@@ -1,7 +1,7 @@
 """The convolution of all networks: XLA's own, in a form that is fast on the backend.
 
-On GPU and TPU this is `lax.conv_general_dilated`. On the CPU, where XLA takes 10 to 200 times longer
-than need be for grouped convolutions with their gradients, and twice as long for 1x1 ones
+On GPU and TPU this is `lax.conv_general_dilated`. On the CPU, where XLA takes 10 to 200 times as
+long as need be for grouped convolutions with their gradients, and twice as long for 1x1 ones
 (results/convolution.csv), the same function is written with what it does fast:
 
 * A 1x1 convolution is a matrix product.

@@ -275,6 +275,7 @@ def test_a_network_that_is_another_function_elsewhere_has_no_names(name, overrid
     ("name", "overrides", "dialects"),
     [
         ("resnet_cifar", DEEPER, ["timm", "torchvision"]),
+        ("sparsenet121_k32", {}, ["reference"]),
         ("resnet_cifar", {**DEEPER, "aggregation": "mean"}, ["timm", "torchvision"]),
         ("resnet20_cifar", {"padded": False}, ["timm", "torchvision"]),
         ("resnet_dense_cifar", {"stage_depths": (2, 1)}, ["timm", "torchvision"]),

@@ -80,16 +80,17 @@ def _identities(topologies: Sequence[Topology]) -> bool:
     )
 
 
-def _is_densenet(network: SparseNet, patterns: Sequence[str] = ("dense",)) -> bool:
+def _is_densenet(network: SparseNet) -> bool:
+    return _is_sparsenet(network, ("dense",)) and network.pool == "global"
+
+
+def _is_sparsenet(network: SparseNet, patterns: Sequence[str] = ("dense", "sparse")) -> bool:
+    # The flattening head of Table 4's networks has the names of the other.
     return (
         network.aggregation == "concat"
-        and network.pool == "global"
+        and (network.pool == "global" or network.imagenet_stem)
         and any(_read_as(pattern, network.topologies) for pattern in patterns)
     )
-
-
-def _is_sparsenet(network: SparseNet) -> bool:
-    return _is_densenet(network, ("dense", "sparse"))
 
 
 # https://github.com/Lyken17/SparseNet
