@@ -191,7 +191,7 @@ def _resnet_timm(network: ResNet) -> tuple[Rule, ...]:
 
 
 def _is_efficientnet(network: EfficientNet) -> bool:
-    return not network.replaced and _identities(network.shortcuts)
+    return not network.replaced and _identities(network.shortcut_topologies)
 
 
 def _torchvision_mbconv(stage: str, layer: str | None, part: str) -> str:

@@ -126,7 +126,7 @@ class EfficientNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      shortcuts: topology of each stage, of the blocks behind its opening.
+      shortcut_topologies: of each stage, of the blocks behind its opening.
       aggregation: of what a shortcut reads, "sum" or "mean".
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
@@ -136,7 +136,7 @@ class EfficientNet(nn.Module):
     """
 
     num_classes: int
-    shortcuts: tuple[Topology, ...]
+    shortcut_topologies: tuple[Topology, ...]
     aggregation: str = "sum"
     replaced: tuple[int, ...] = ()
     replacement: MicroDense | None = None
@@ -148,7 +148,7 @@ class EfficientNet(nn.Module):
     def topologies(self) -> tuple[Topology, ...]:
         """Those of the stages, then those within the micro-dense blocks."""
         within = self.replacement.topologies if self.replacement else ()
-        return self.shortcuts + within * len(self.replaced)
+        return self.shortcut_topologies + within * len(self.replaced)
 
     @nn.compact
     def __call__(
@@ -174,7 +174,9 @@ class EfficientNet(nn.Module):
             return joined(lambda x: drop(branch(x)))
 
         first = 1
-        for i, (row, topology) in enumerate(zip(B0_STAGES, self.shortcuts, strict=True), 1):
+        for i, (row, topology) in enumerate(
+            zip(B0_STAGES, self.shortcut_topologies, strict=True), 1
+        ):
             branch = partial(block, row)
             opening = branch(first, stride=row.stride, name=f"stage{i}_opening")
             if first in self.replaced:
@@ -230,7 +232,7 @@ def efficientnet_b0(
     """
     return EfficientNet(
         num_classes=num_classes,
-        shortcuts=_shortcuts(topology, topology_args),
+        shortcut_topologies=_shortcuts(topology, topology_args),
         aggregation=checked_shortcut_aggregation(aggregation),
         **_checked_rates(dropout, drop_connect),
         dtype=dtype,
@@ -283,7 +285,7 @@ def micro_dense_efficientnet_b0(
         raise UserError(f"replaced must be different numbers from 2 to {BLOCKS}, got {replaced}")
     return EfficientNet(
         num_classes=num_classes,
-        shortcuts=_shortcuts(shortcut_topology, shortcut_topology_args),
+        shortcut_topologies=_shortcuts(shortcut_topology, shortcut_topology_args),
         replaced=tuple(replaced),
         replacement=micro_dense_block(
             num_layers=num_layers,

@@ -30,6 +30,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
+from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -269,11 +270,7 @@ def hardnet(
     if depth not in VARIANTS:
         nearest = min(VARIANTS, key=lambda d: abs(d - depth))
         raise UserError(f"no HarDNet of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
-    if aggregation not in ("concat", "padded_sum"):
-        raise UserError(
-            f"aggregation {aggregation!r} is not defined for HarDNet, whose layers have several"
-            " widths; allowed: concat, padded_sum"
-        )
+    check_aggregation(aggregation, ("concat", "padded_sum"), "the layers have several widths")
     given = {
         "stage_depths": stage_depths,
         "growth_rate": growth_rate,

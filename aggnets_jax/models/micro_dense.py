@@ -40,7 +40,7 @@ from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
     linear_widths,
-    shortcut_topologies,
+    make_shortcut_topologies,
 )
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -230,7 +230,9 @@ def mdnet(
     stem_features, all_widths = _widths(alpha, widths, blocks)
     return PyramidNet(
         num_classes=num_classes,
-        shortcuts=shortcut_topologies(shortcut_topology, shortcut_topology_args, blocks),
+        shortcut_topologies=make_shortcut_topologies(
+            shortcut_topology, shortcut_topology_args, blocks
+        ),
         widths=all_widths,
         stem_features=stem_features,
         block=block,

@@ -29,7 +29,7 @@ from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
     checked_shortcut_aggregation,
-    shortcut_topologies,
+    make_shortcut_topologies,
 )
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.res2net import Res2Block
@@ -133,7 +133,7 @@ def stepped_network(
         raise UserError(f"widths must be multiples of {EXPANSION}, got {tuple(widths)}")
     return PyramidNet(
         num_classes=num_classes,
-        shortcuts=shortcut_topologies(topology, topology_args, blocks),
+        shortcut_topologies=make_shortcut_topologies(topology, topology_args, blocks),
         widths=all_widths,
         stem_features=stem_features,
         block=block,

@@ -128,7 +128,7 @@ class PyramidNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      shortcuts: topology of each stage, without the opening block of the second and later ones.
+      shortcut_topologies: of each stage, without the opening block of the second and later ones.
       widths: channels that each block puts out.
       stem_features: channels of the stem.
       block: makes the units.
@@ -138,7 +138,7 @@ class PyramidNet(nn.Module):
     """
 
     num_classes: int
-    shortcuts: tuple[Topology, ...]
+    shortcut_topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     stem_features: int
     block: Block
@@ -149,7 +149,7 @@ class PyramidNet(nn.Module):
     @property
     def topologies(self) -> tuple[Topology, ...]:
         """Those of the stages, then those within the blocks."""
-        return self.shortcuts + self.block.topologies * len(self.widths)
+        return self.shortcut_topologies + self.block.topologies * len(self.widths)
 
     @nn.compact
     def __call__(
@@ -163,7 +163,7 @@ class PyramidNet(nn.Module):
         before, endpoints = 0, {}
 
         x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
-        for i, topology in enumerate(self.shortcuts, start=1):
+        for i, topology in enumerate(self.shortcut_topologies, start=1):
             if i > 1:
                 unit = block(self.widths[before], stride=2, name=f"stage{i}_opening")
                 x = joined(unit, activation)(x, average_halves(x))
@@ -264,7 +264,7 @@ def pyramidnet(
     expansion = 4 if bottleneck else 1
     return PyramidNet(
         num_classes=num_classes,
-        shortcuts=shortcut_topologies(topology, topology_args, blocks),
+        shortcut_topologies=make_shortcut_topologies(topology, topology_args, blocks),
         widths=tuple(
             expansion * width for width in linear_widths(stem_features, alpha, sum(blocks))
         ),
@@ -293,7 +293,7 @@ def linear_widths(first: int, alpha: int, blocks: int) -> tuple[int, ...]:
     return tuple((first * blocks + k * alpha) // blocks for k in range(1, blocks + 1))
 
 
-def shortcut_topologies(
+def make_shortcut_topologies(
     topology: str | Sequence[str], topology_args: TopologyArgs, blocks: Sequence[int]
 ) -> tuple[Topology, ...]:
     """Topologies of the stages of a `PyramidNet`, which all but the first begin by an opening."""
