@@ -150,11 +150,7 @@ class DPN(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = HEAD_ACTIVATIONS[self.head_activation](norm(name="head_norm")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 class Variant(NamedTuple):

@@ -197,12 +197,8 @@ class EfficientNet(nn.Module):
             first += row.blocks
 
         x = nn.swish(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype, dropout=dropout)
 
 
 def efficientnet_b0(

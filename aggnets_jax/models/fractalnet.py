@@ -110,16 +110,13 @@ class FractalNet(nn.Module):
             endpoints[f"stage{i}"] = x
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
 
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(
+        return layers.classify(
+            x,
+            endpoints,
             self.num_classes,
             dtype=self.dtype,
             kernel_init=nn.initializers.lecun_uniform(),
-            name="classifier",
-        )(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        )
 
     def _adds_input(self, topology: Topology) -> bool:
         """Whether y_0 is to get the width of the others, because it is added to some of them."""

@@ -175,17 +175,14 @@ class HarDNet(nn.Module):
             if downsampled:
                 x = halve(x, 2, f"down{i}")
 
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        logits = layers.classifier(
+        return layers.classify(
+            x,
+            endpoints,
             self.num_classes,
             dtype=self.dtype,
+            dropout=nn.Dropout(self.dropout, deterministic=not train),
             bias_init=layers.uniform_bias(x.shape[-1]),
-            name="classifier",
-        )(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        )
 
 
 class Variant(NamedTuple):

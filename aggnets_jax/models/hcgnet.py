@@ -229,15 +229,15 @@ class HCGNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
 
-        x = endpoints["pre_logits_2d"] = nn.relu(norm(name="head_norm")(x))
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        bias_init = layers.uniform_bias(x.shape[-1])
-        logits = layers.classifier(
-            self.num_classes, dtype=self.dtype, bias_init=bias_init, name="classifier"
-        )(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        x = nn.relu(norm(name="head_norm")(x))
+        return layers.classify(
+            x,
+            endpoints,
+            self.num_classes,
+            dtype=self.dtype,
+            dropout=nn.Dropout(self.dropout, deterministic=not train),
+            bias_init=layers.uniform_bias(x.shape[-1]),
+        )
 
     def _stem(
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]

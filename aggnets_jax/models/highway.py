@@ -121,16 +121,14 @@ class HighwayNet(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = nn.relu(plain(HEAD_FEATURES, 1, name="head_conv")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(
+        return layers.classify(
+            x,
+            endpoints,
             self.num_classes,
             dtype=self.dtype,
+            dropout=dropout(),
             kernel_init=nn.initializers.normal(0.05),
-            name="classifier",
-        )(dropout()(x))
-        endpoints["logits"] = logits
-        return logits, endpoints
+        )
 
 
 def highway(

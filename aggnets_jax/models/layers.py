@@ -158,19 +158,41 @@ POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def classifier(
+def classify(
+    x: jax.Array,
+    endpoints: dict[str, jax.Array],
     num_classes: int,
     *,
     dtype: DTypeLike,
+    pool: Callable[[jax.Array], jax.Array] = global_average,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
     kernel_init: nn.initializers.Initializer = uniform_fan_in,
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
-    name: str,
-) -> nn.Dense:
-    """The linear layer that ends a network; its logits are at least float32."""
-    return nn.Dense(
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Ends a network: pooling, dropout, and the linear layer `classifier`.
+
+    Args:
+      x: [batch, height, width, channels].
+      endpoints: of the network so far.
+      num_classes: size of the logits.
+      dtype: of x; logits are at least float32.
+      pool: makes [batch, features] of x.
+      dropout: of these features, if given.
+      kernel_init: of the classifier.
+      bias_init: of the classifier.
+
+    Returns:
+      Logits [batch, num_classes], and the endpoints with `pre_logits_2d`, `pre_logits`, `logits`.
+    """
+    endpoints["pre_logits_2d"] = x
+    x = endpoints["pre_logits"] = pool(x)
+    if dropout is not None:
+        x = dropout(x)
+    logits = endpoints["logits"] = nn.Dense(
         num_classes,
         dtype=jnp.promote_types(dtype, jnp.float32),
         kernel_init=kernel_init,
         bias_init=bias_init,
-        name=name,
-    )
+        name="classifier",
+    )(x)
+    return logits, endpoints

@@ -31,7 +31,7 @@ from aggnets_jax.aggregation import Mixed, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.sparsenet import DenseLayer
+from aggnets_jax.models.sparsenet import DenseLayer, Transition
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
@@ -55,29 +55,6 @@ class MixedLayer(nn.Module):
         links = [("inner", self.k1), ("outer", self.k2)]
         outputs = [self.bottleneck(features, name=name)(x) for name, features in links if features]
         return jnp.concatenate(outputs, axis=-1)
-
-
-class Transition(nn.Module):
-    """BN-ReLU-conv1x1(max(floor(theta * channels), k1))-average pool 2x2.
-
-    Attributes:
-      compression: theta.
-      least: k1, without which the next inner link would have nowhere to add all of its channels.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    compression: float
-    least: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / 2, width / 2, features]."""
-        x = nn.relu(self.norm(name="norm")(x))
-        features = layers.compressed(x.shape[-1], self.compression, least=self.least)
-        return nn.avg_pool(self.conv(features, 1, name="conv")(x), (2, 2), strides=(2, 2))
 
 
 class MixNet(nn.Module):
@@ -133,7 +110,8 @@ class MixNet(nn.Module):
         for i, topology in enumerate(self.topologies, start=1):
             if i > 1:
                 name = f"transition{i - 1}"
-                x = Transition(self.compression, self.k1, norm, conv, name=name)(x)
+                # With less than k1 the next inner link could not add all of its channels.
+                x = Transition(self.compression, norm, conv, self.k1, name=name)(x)
             x = Stage(
                 topology,
                 unit=lambda layer, name: MixedLayer(self.k1, self.k2, bottleneck, name=name),
@@ -144,11 +122,7 @@ class MixNet(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = nn.relu(norm(name="head_norm")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 # Layers of each stage, and k1 = k2.

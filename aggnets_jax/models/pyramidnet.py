@@ -183,11 +183,7 @@ class PyramidNet(nn.Module):
 
         if not self.block.rectifies_sum:
             x = nn.relu(norm(name="head_norm")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _stem(
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]

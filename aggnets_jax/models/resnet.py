@@ -120,11 +120,7 @@ class ResNet(nn.Module):
             )
             endpoints[f"stage{i}"] = x
 
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool

@@ -120,16 +120,13 @@ class SeqResNet(nn.Module):
             endpoints[f"stage{i + 1}"] = x.activated
 
         x = plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(
+        return layers.classify(
+            x,
+            endpoints,
             self.num_classes,
             dtype=self.dtype,
             kernel_init=layers.uniform_fan_out,
-            name="classifier",
-        )(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        )
 
     @property
     def topologies(self) -> tuple[Topology, ...]:

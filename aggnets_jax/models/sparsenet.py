@@ -71,17 +71,18 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """BN-ReLU-conv1x1(floor(theta * channels))-average pool 2x2."""
+    """BN-ReLU-conv1x1(floor(theta * channels), at least `least`)-average pool 2x2."""
 
     compression: float
     norm: Callable[..., nn.Module]
     conv: Callable[..., nn.Module]
+    least: int = 0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
         x = nn.relu(self.norm(name="norm")(x))
-        features = layers.compressed(x.shape[-1], self.compression)
+        features = layers.compressed(x.shape[-1], self.compression, least=self.least)
         x = self.conv(features, 1, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
@@ -163,11 +164,8 @@ class SparseNet(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = nn.relu(norm(name="head_norm")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.POOLS[self.pool](x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        pool = layers.POOLS[self.pool]
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype, pool=pool)
 
 
 def sparsenet(

@@ -111,11 +111,7 @@ class WideResNet(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = nn.relu(norm(name="head_norm")(x))
-        endpoints["pre_logits_2d"] = x
-        x = endpoints["pre_logits"] = layers.global_average(x)
-        logits = layers.classifier(self.num_classes, dtype=self.dtype, name="classifier")(x)
-        endpoints["logits"] = logits
-        return logits, endpoints
+        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 def wide_resnet(
