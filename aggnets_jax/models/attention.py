@@ -69,6 +69,15 @@ class SqueezeExcite(nn.Module):
         return x * ChannelGate(self.dtype, name="channels")(layers.global_average(x))
 
 
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    """`jnp.max(x, axis, keepdims=True)`, from where the maximum is.
+
+    The gradient of `jnp.max` looks for values equal to the maximum. Where XLA computes them again,
+    rounded in another way, it finds none and divides by 0.
+    """
+    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
+
+
 class CBAM(nn.Module):
     """Scales channels by their averages and maxima, then positions by those over the channels.
 
@@ -85,9 +94,12 @@ class CBAM(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> the same shape."""
-        pooled = (layers.global_average(x), jnp.max(x, axis=(1, 2)))
+        pooled = (
+            layers.global_average(x),
+            _largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)[:, 0],
+        )
         x = x * ChannelGate(self.dtype, name="channels")(*pooled)
-        pooled = (jnp.max(x, axis=-1, keepdims=True), jnp.mean(x, axis=-1, keepdims=True))
+        pooled = (_largest(x, -1), jnp.mean(x, axis=-1, keepdims=True))
         gate = self.conv(1, 7, name="conv")(jnp.concatenate(pooled, axis=-1))
         norm = self.norm(momentum=0.99, scale_init=nn.initializers.zeros, name="norm")
         return x * nn.sigmoid(norm(gate))
