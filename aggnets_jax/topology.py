@@ -134,10 +134,6 @@ class Topology:
             matrix[layer - 1, source] = True
         return matrix
 
-    def reading_out(self, sources: Iterable[int]) -> "Topology":
-        """The same pattern with another output of the stage, made of `sources`."""
-        return Topology(self.name, (*self.sources[:-1], tuple(sources)))
-
     def remove(self, links: Iterable[Link]) -> "Topology":
         """The same pattern without some links.
 

@@ -18,6 +18,7 @@ to the nearest whole number. Rounded down as in eq. 3 all printed sizes come out
 rounded down, too, except those of alpha = 270, where there is nothing to round.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -87,7 +88,7 @@ class Bottleneck(nn.Module):
         return self.norm(name="norm4")(self.conv(self.features, 1, name="conv3")(x))
 
 
-class Block:
+class Block(abc.ABC):
     """Makes the units F of a `PyramidNet`; blocks that make the same units are equal.
 
     Attributes:
@@ -99,6 +100,7 @@ class Block:
     rectifies_sum: ClassVar[bool] = False
     topologies: tuple[Topology, ...] = ()
 
+    @abc.abstractmethod
     def __call__(
         self,
         features: int,
@@ -109,7 +111,6 @@ class Block:
         name: str,
     ) -> nn.Module:
         """Makes F: [batch, height, width, channels] -> the same / stride, `features` wide."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
