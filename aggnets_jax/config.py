@@ -5,7 +5,7 @@ import difflib
 import importlib.util
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +14,99 @@ import ml_collections
 from aggnets_jax.errors import UserError, one_line, unknown
 
 # Fields whose values are arguments of functions, checked where these are called.
-FREE_FORM = ("model.topology_args", "model.args", "schedule_args")
+FREE_FORM = (
+    "model.topology_args",
+    "model.args",
+    "schedule_args",
+    "lr_factors",
+    "strength_args",
+    "data.policy_args",
+)
 
 # Fields that may change when a run goes on: they say where, not what.
-CHANGEABLE = ("checkpoint_every_steps", "data.data_dir", "keep_checkpoints", "profile_steps")
+CHANGEABLE = (
+    "checkpoint_every_steps",
+    "data.data_dir",
+    "file",
+    "keep_checkpoints",
+    "paper.error",
+    "paper.error_top5",
+    "paper.remark",
+    "paper.source",
+    "profile_steps",
+)
+
+# The length of a run: setting one unsets the other.
+LENGTHS = ("total_steps", "total_epochs")
 
 
 def default_config() -> ml_collections.ConfigDict:
     """The config in `configs/default.py`; unknown fields can't be added to it."""
-    # A wheel carries the configs inside the package; a checkout has them beside it.
-    inside, beside = (folder / "configs" for folder in Path(__file__).parents[:2])
-    file = (inside if inside.is_dir() else beside) / "default.py"
-    config = _import(file).get_config()
+    config = _import(configs_folder() / "default.py").get_config()
     config.lock()
     return config
 
 
+def configs_folder() -> Path:
+    """The folder of the config files that come with the package."""
+    # A wheel carries the configs inside the package; a checkout has them beside it.
+    inside, beside = (folder / "configs" for folder in Path(__file__).parents[:2])
+    return inside if inside.is_dir() else beside
+
+
+def recipe(name: str) -> ml_collections.ConfigDict:
+    """What `configs/recipes/NAME.py` says differs from the defaults, for others to differ from.
+
+    Raises:
+      UserError: if there is no such recipe.
+    """
+    files = {file.stem: file for file in (configs_folder() / "recipes").glob("*.py")}
+    if name not in files:
+        raise unknown("recipe", name, files)
+    return _given(files[name])
+
+
+def rows(file: str | Path) -> dict[str, dict[str, Any]]:
+    """The rows of a config file's sweep: by name, what each sets, by dotted names of fields.
+
+    They come from the file's `sweep()`, which yields pairs of a name and such a mapping; a file
+    without one has no rows.
+
+    Raises:
+      UserError: if the file can't be read, or a name comes twice.
+    """
+    path = _existing(Path(file))
+    sweep = getattr(_import(path), "sweep", None)
+    if sweep is None:
+        return {}
+    pairs = _call(path, lambda: [(str(name), dict(changes)) for name, changes in sweep()])
+    named = dict(pairs)
+    if len(named) < len(pairs):
+        raise UserError(f"{file}: sweep() yields a name twice")
+    return named
+
+
 def load(file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
-    """Reads a config file and applies command-line overrides.
+    """Reads a config file, or a row of its sweep, and applies command-line overrides.
 
     Args:
-      file: Python file with a `get_config()`.
+      file: Python file with a `get_config()`; with a row, "FILE:ROW".
       overrides: texts such as "lr=0.2" or "model.topology_args.base=3".
 
     Raises:
-      UserError: for a file without a config, and for a field that is unknown or ill-typed.
+      UserError: for a file without a config or without that row, and for a field that is unknown
+        or ill-typed.
     """
-    path = Path(file)
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
-        raise UserError(f"no config file {file}{hint}")
-    try:
-        given = _import(path).get_config()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{file}: {type(error).__name__}: {one_line(error)}") from error
-    if not isinstance(given, ml_collections.ConfigDict):
-        raise UserError(
-            f"{file}: get_config() must return a ConfigDict, not {type(given).__name__}"
-        )
-    config = resolve(given)
+    name, _, row = file.partition(".py:")
+    path = _existing(Path(f"{name}.py" if row else file))
+    config = resolve(_given(path))
+    allowed = rows(path)
+    if row or allowed:
+        if row not in allowed:
+            raise unknown(f"row of {path} (give {path}:ROW)", row, allowed)
+        for field, value in allowed[row].items():
+            _set(config, field, value)
+    config.file = file
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
@@ -100,20 +151,24 @@ def check(config: ml_collections.ConfigDict) -> None:
         "eval_every_steps",
         "checkpoint_every_steps",
         "keep_checkpoints",
-        "total_steps",
+        "num_seeds",
         "batch_size",
         "eval_batch_size",
         "accumulation_steps",
     ):
         if not 1 <= config[name] < 2**31:
             raise UserError(f"config.{name} must be at least 1 and below 2**31, got {config[name]}")
-    for name in ("lr", "weight_decay", "grad_clip_norm"):
+    _check_length(config)
+    for name in ("lr", "weight_decay", "grad_clip_norm", "strength"):
         if not 0 <= config[name] < float("inf"):
             raise UserError(f"config.{name} must be at least 0 and finite, got {config[name]}")
     for name in ("momentum", "label_smoothing", "ema_decay"):
         if not 0 <= config[name] < 1:
             raise UserError(f"config.{name} must be in [0, 1), got {config[name]}")
-    if not 0 <= config.seed < 2**31:
+    for name in ("lr_batch_size", "steps_per_dispatch"):
+        if not 0 <= config[name] < 2**31:
+            raise UserError(f"config.{name} must be at least 0 and below 2**31, got {config[name]}")
+    if not 0 <= config.seed <= 2**31 - config.num_seeds:
         raise UserError(f"config.seed must be between 0 and 2**31 - 1, got {config.seed}")
     if config.batch_size % config.accumulation_steps:
         raise UserError(
@@ -126,19 +181,38 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, allowed in (
         ("dtype", ("float32", "bfloat16")),
         ("weight_decay_on", ("all", "kernels")),
+        ("batch_norm", ("global", "device")),
+        ("label_smoothing_over", ("all", "others")),
     ):
         if config[name] not in allowed:
             raise unknown(f"config.{name}", config[name], allowed)
+
+
+def _check_length(config: ml_collections.ConfigDict) -> None:
+    steps, epochs = config.total_steps, config.total_epochs
+    if (steps is None) == (epochs is None):
+        raise UserError("set one of config.total_steps and config.total_epochs")
+    if steps is not None and not 1 <= steps < 2**31:
+        raise UserError(f"config.total_steps must be at least 1 and below 2**31, got {steps}")
+    if epochs is not None and not 0 < epochs < 2**31:
+        raise UserError(f"config.total_epochs must be above 0 and below 2**31, got {epochs}")
     first_and_last = config.profile_steps
     if first_and_last and not (
         len(first_and_last) == 2
         and all(type(step) is int for step in first_and_last)
-        and 0 < first_and_last[0] <= first_and_last[1] <= config.total_steps
+        and 0 < first_and_last[0] <= first_and_last[1] <= (steps or 2**31)
     ):
         raise UserError(
-            f"config.profile_steps must be (first, last) in 1..{config.total_steps},"
+            f"config.profile_steps must be (first, last), from step 1 to the last,"
             f" got {first_and_last}"
         )
+
+
+def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
+    """Updates in a run on `num_train` training examples, at least 1."""
+    if config.total_steps is not None:
+        return config.total_steps
+    return max(1, round(config.total_epochs * num_train / config.batch_size))
 
 
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -148,12 +222,40 @@ def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return {**{k: v for k, v in named.items() if v is not None}, **fields["args"]}
 
 
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
+        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
+        raise UserError(f"no config file {path}{hint}")
+    return path
+
+
+def _given(path: Path) -> ml_collections.ConfigDict:
+    """What a config file's `get_config()` returns."""
+    given = _call(path, lambda: _import(path).get_config())
+    if not isinstance(given, ml_collections.ConfigDict):
+        raise UserError(
+            f"{path}: get_config() must return a ConfigDict, not {type(given).__name__}"
+        )
+    return given
+
+
+def _call(path: Path, function: Callable[[], Any]) -> Any:
+    """Runs what a config file defines, which may fail in any way."""
+    try:
+        return function()
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
+
+
 def _import(file: Path) -> Any:
     if file.suffix != ".py":
         raise UserError(f"config file {file} is not a Python file")
     spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    _call(file, lambda: spec.loader.exec_module(module))
     return module
 
 
@@ -224,10 +326,14 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
         value = float(value)
     fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
     if value is None:
-        fits = _flatten(_plain(default_config()))[path] is None
+        fits = path in LENGTHS or _flatten(_plain(default_config()))[path] is None
     if not fits:
         raise UserError(f"config.{path} must be of type {wanted.__name__}, got {value!r}")
     group[name] = value
+    if path in LENGTHS and value is not None:
+        for other in LENGTHS:
+            if other != path:
+                config[other] = None
 
 
 def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:

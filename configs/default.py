@@ -20,8 +20,12 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Everything random (initialisation, data order, augmentation, dropout) follows from the seed.
     config.seed = 0
+    config.num_seeds = 1  # of networks that train at once, of seeds seed, seed + 1, ...
 
     # ---- length of the run, in updates of the parameters, and what happens on the way
+    # One of the two; setting one unsets the other. An epoch is a pass over the training split.
+    config.total_steps = placeholder(int)
+    config.total_epochs = placeholder(float)
     config.total_steps = 10_000
     config.log_every_steps = 50  # training metrics, averaged over these steps
     config.eval_every_steps = 1_000  # the whole evaluation split; always at the end, too
@@ -33,19 +37,37 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 64  # over all devices, in one update
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
+    config.steps_per_dispatch = 0  # of resident data, in one program; 0: 1 on CPU, else 50
+    # Statistics of batch normalisation: of the "global" batch, or of each "device"'s part of it.
+    config.batch_norm = "global"
 
     # ---- optimisation: SGD, as in all of the papers
     config.lr = 0.1  # the highest learning rate of the schedule
+    config.lr_batch_size = 0  # lr is for batches of this size, and grows with them; 0: of any size
     config.schedule = "cosine"  # constant | step | cosine | sgdr, see aggnets_jax/schedules.py
     config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
+    # Factors of the learning rate, by regular expression of a parameter's path; 0 freezes it:
+    # {"stem.*": 0.0, "classifier/.*": 10.0}. The first that matches counts.
+    config.lr_factors = ml_collections.ConfigDict()
     config.momentum = 0.9
     config.nesterov = True
     config.weight_decay = 1e-4  # added to the gradient, before momentum
     config.weight_decay_on = "all"  # all parameters, or "kernels": no norms and biases
     config.grad_clip_norm = 0.0  # largest global norm of the gradient; 0: any
-    config.label_smoothing = 0.0  # shared among all classes, the right one included
+    config.label_smoothing = 0.0  # probability that is taken from the right class and shared
+    config.label_smoothing_over = "all"  # classes, the right one included, or the "others"
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
+
+    # Strength of a regularisation inside the network that changes in training (DropBlock, dynamic
+    # regularisation), see aggnets_jax/strength.py. The network says what is regularised.
+    config.strength = 0.0  # the highest
+    config.strength_schedule = "constant"  # constant | sawtooth | dynamic
+    config.strength_args = ml_collections.ConfigDict()  # arguments of that schedule
+
+    # ---- where to start from; None: from the initialisation
+    config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
+    config.init_checkpoint = "latest"  # of that workdir: latest | best | the number of a step
 
     # ---- the network, see aggnets_jax.list_models() and docs/networks.md
     config.model = ml_collections.ConfigDict()
@@ -70,7 +92,25 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = placeholder(int)
     config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop
     config.data.flip = True  # left to right, one image in two
+    # Of learnt or random policies: none | autoaugment_cifar | autoaugment_imagenet | randaugment
+    config.data.policy = "none"
+    config.data.policy_args = ml_collections.ConfigDict()  # such as {"num_ops": 2, "magnitude": 9}
+    config.data.color_jitter = 0.0  # brightness, contrast, saturation by a factor of 1 +- this
+    config.data.lighting = 0.0  # standard deviation of noise along the colours' principal axes
+    config.data.cutout = 0  # side of a square that is blanked; 0: none
+    config.data.erasing = 0.0  # probability that a random rectangle is filled with noise
+    config.data.mixup = 0.0  # alpha of the Beta distribution of the mixing ratio; 0: no mixup
+    config.data.cutmix = 0.0  # the same for pasted rectangles; with mixup, one or the other a batch
+    config.data.mix_ratio_per = "batch"  # one ratio for a "batch", or one for each "sample"
     config.data.mean = ()  # of each channel, on the scale 0..1. (): that of the data set
     config.data.std = ()
     config.data.resident = "auto"  # images live on the devices: auto (if they fit), always, never
+
+    # ---- what a config reproduces; changes no result
+    config.file = ""  # config file, and row of its sweep, filled in when it is read
+    config.paper = ml_collections.ConfigDict()
+    config.paper.source = ""  # paper, table and row; "": none
+    config.paper.error = placeholder(float)  # printed top-1 error, in %
+    config.paper.error_top5 = placeholder(float)
+    config.paper.remark = ""
     return config
