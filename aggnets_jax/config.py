@@ -18,7 +18,6 @@ FREE_FORM = (
     "model.topology_args",
     "model.args",
     "schedule_args",
-    "lr_factors",
     "strength_args",
     "data.policy_args",
 )
@@ -314,8 +313,11 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
             raise UserError(f"config.{path} must be plain data: {one_line(error)}") from error
         if value is None and path != "model.topology_args":
             value = {}
-        with group.ignore_type():
-            group[name] = value
+        try:
+            with group.ignore_type():
+                group[name] = value
+        except ValueError as error:  # a dot in an argument's name
+            raise UserError(f"config.{path}: {one_line(error)}") from error
         return
     if isinstance(group[name], ml_collections.ConfigDict):
         raise UserError(f"config.{path} is a group of fields, got {value!r}")

@@ -47,8 +47,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule = "cosine"  # constant | step | cosine | sgdr, see aggnets_jax/schedules.py
     config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
     # Factors of the learning rate, by regular expression of a parameter's path; 0 freezes it:
-    # {"stem.*": 0.0, "classifier/.*": 10.0}. The first that matches counts.
-    config.lr_factors = ml_collections.ConfigDict()
+    # (("stem.*", 0.0), ("classifier/.*", 10.0)). The first that matches counts.
+    config.lr_factors = ()
     config.momentum = 0.9
     config.nesterov = True
     config.weight_decay = 1e-4  # added to the gradient, before momentum
