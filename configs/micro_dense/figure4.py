@@ -1,0 +1,35 @@
+"""Micro-Dense Nets (arXiv 2004.08796), Figure 4: layers in a block, and whether they widen.
+
+python -m aggnets_jax.main --config=configs/micro_dense/figure4.py:n2 --workdir=runs/micro_dense_n2
+
+Drawn: errors on CIFAR-10 at 0.7M parameters, of 1 to 5 layers (left), and of 3 layers that are all
+as wide as the first ("fixed") or not (middle); no numbers. Three widening layers, the row "n3", are
+also the network of Table 3. The curves on the right are those of the runs of table6.py.
+
+Cost: 5.9e15 to 7.2e15 MACs.
+
+Not in the paper: how the size is kept, see aggnets_jax/models/micro_dense.py, and which numbers of
+layers there are.
+"""
+
+from aggnets_jax.config import recipe
+
+NETWORKS = {
+    "n1": "mdnet30_a64_n1",
+    "n2": "mdnet30_a64_n2",
+    "n3": "mdnet30_a64",
+    "n4": "mdnet30_a64_n4",
+    "n5": "mdnet30_a64_n5",
+    "fixed": "mdnet30_a64_fixed",
+}
+
+
+def get_config():
+    config = recipe("micro_dense_cifar")
+    config.update({"paper": {"source": "Micro-Dense, Figure 4", "remark": "drawn, no numbers"}})
+    return config
+
+
+def sweep():
+    for row, network in NETWORKS.items():
+        yield row, {"model.name": network}
