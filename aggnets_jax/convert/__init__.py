@@ -24,7 +24,7 @@ from aggnets_jax.convert.files import read_state_dict, write_state_dict
 from aggnets_jax.convert.names import DIALECTS, torch_names
 from aggnets_jax.errors import UserError, one_line, unknown
 
-__all__ = ["from_torch", "read_state_dict", "to_torch", "write_state_dict"]
+__all__ = ["count_classes", "from_torch", "read_state_dict", "to_torch", "write_state_dict"]
 
 _VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 
@@ -58,11 +58,7 @@ def from_torch(
     dtype = _floating(dtype)
     _check_mapping("state_dict", state_dict)
     model, expected = _network(name, num_classes, input_shape, overrides)
-    # Whose names they are is not said anywhere: those that fit best.
-    names = max(
-        _names(model, name, expected).values(),
-        key=lambda names: len(names.keys() & state_dict.keys()),
-    )
+    names = _best_names(model, name, expected, state_dict)
     counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
     for key in state_dict:
         if key not in names and key not in counters:
@@ -78,6 +74,34 @@ def from_torch(
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
         converted[path] = _from_torch_layout(_cast(key, value, dtype))
     return traverse_util.unflatten_dict(converted, sep="/")
+
+
+def count_classes(
+    name: str,
+    state_dict: Mapping[str, np.ndarray],
+    *,
+    input_shape: Sequence[int] | None = None,
+    **overrides: Any,
+) -> int:
+    """How many classes weights are for, which are those of a network but for the last layer.
+
+    Args:
+      name: see `from_torch`.
+      state_dict: see `from_torch`.
+      input_shape: see `from_torch`.
+      **overrides: see `create_model`.
+
+    Raises:
+      UserError: for a network without known names, or no biases of classes.
+    """
+    _check_mapping("state_dict", state_dict)
+    model, expected = _network(name, None, input_shape, overrides)
+    names = _best_names(model, name, expected, state_dict)
+    key = next(key for key, path in names.items() if path == "params/classifier/bias")
+    shape = np.shape(state_dict.get(key, ()))
+    if len(shape) != 1:
+        raise UserError(f"the weights have no {key!r} with a number for each class of {name!r}")
+    return shape[0]
 
 
 def to_torch(
@@ -156,6 +180,16 @@ def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, d
     if not dialects:
         raise UserError(f"no other implementation's names are known for {name!r} as configured")
     return dialects
+
+
+def _best_names(
+    model: nn.Module, name: str, paths: Mapping[str, Any], state_dict: Mapping[str, Any]
+) -> dict[str, str]:
+    """Our paths by the names there: whose names they are is not said anywhere."""
+    return max(
+        _names(model, name, paths).values(),
+        key=lambda names: len(names.keys() & state_dict.keys()),
+    )
 
 
 def _check_mapping(what: str, value: Any) -> None:

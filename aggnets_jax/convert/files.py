@@ -17,6 +17,7 @@ import safetensors.numpy
 from aggnets_jax.errors import UserError, one_line
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
+ENDINGS = (".safetensors", *_PICKLES)
 _PREFIX = "module."
 
 
@@ -102,11 +103,8 @@ def _path(file: str | Path) -> Path:
             raise ValueError("its name has a NUL character")
     except (RuntimeError, TypeError, ValueError) as error:  # a ~ that nobody has; None
         raise UserError(f"{str(file)!r} is no file: {one_line(error)}") from error
-    if path.suffix not in (".safetensors", *_PICKLES):
-        raise UserError(
-            f"{path} has no ending of a file of weights;"
-            f" allowed: .safetensors, {', '.join(_PICKLES)}"
-        )
+    if path.suffix not in ENDINGS:
+        raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(ENDINGS)}")
     return path
 
 

@@ -1,0 +1,125 @@
+"""Where a run starts that does not start from its initialisation: at the weights of another."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import sharding
+from aggnets_jax.convert import count_classes, from_torch, read_state_dict
+from aggnets_jax.convert.files import ENDINGS
+from aggnets_jax.data import DatasetInfo
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.evaluate import restore_network
+from aggnets_jax.step import Variables
+
+_CLASSIFIER = "params/classifier/"
+
+
+def initial_variables(
+    config: ml_collections.ConfigDict,
+    info: DatasetInfo,
+    variables: Variables,
+    workdir: str | Path,
+) -> Variables:
+    """Replaces the variables of a new network by those that `config.init_from` has.
+
+    All parameters and batch statistics are replaced; those of a run are the ones that are
+    evaluated, its averages if it has any. Only the classifier stays new where its shape is another,
+    and that is printed. One network is where all of several seeds start.
+
+    Args:
+      config: of the run that starts; whole.
+      info: of its data set.
+      variables: "params" and "batch_stats" as initialised; with several seeds, these are the first
+        axis of each array.
+      workdir: of the run that starts.
+
+    Returns:
+      Variables like the given ones, which are returned if `config.init_from` is None.
+
+    Raises:
+      UserError: if there are no such weights, or they are not those of the network.
+    """
+    if config.init_from is None:
+        return variables
+    if Path(config.init_from).suffix in ENDINGS:
+        source, given, num_seeds = config.init_from, _from_file(config, info), 1
+    else:
+        source, given, num_seeds = _from_run(config, workdir)
+    if num_seeds not in (1, config.num_seeds):
+        raise UserError(
+            f"{source} has networks of {num_seeds} seeds, and config.num_seeds is"
+            f" {config.num_seeds}; allowed: {num_seeds}"
+        )
+    new, old = _by_path(variables), _by_path(given)
+    if num_seeds < config.num_seeds:
+        old = {path: jnp.broadcast_to(x, (config.num_seeds, *x.shape)) for path, x in old.items()}
+    _check_paths(source, config.model.name, new, old)
+    other = [path for path in new if new[path].shape != old[path].shape]
+    for path in other:
+        if not path.startswith(_CLASSIFIER):
+            raise UserError(
+                f"{source} does not fit {config.model.name!r}: {path} has the shape"
+                f" {old[path].shape} there, and must have {new[path].shape}"
+            )
+    print(
+        f"starting from {source}"
+        + (f"; the classifier is new, for {info.num_classes} classes" if other else ""),
+        flush=True,
+    )
+    replaced = [
+        x if other and path.startswith(_CLASSIFIER) else jnp.asarray(old[path], x.dtype)
+        for path, x in new.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(variables), replaced)
+
+
+def _by_path(variables: Variables) -> dict[str, jax.Array]:
+    leaves = jax.tree.leaves_with_path(variables)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
+
+
+def _from_run(
+    config: ml_collections.ConfigDict, workdir: str | Path
+) -> tuple[str, dict[str, Any], int]:
+    """What it is, its variables, and of how many seeds."""
+    folder = Path(config.init_from).expanduser()
+    if folder.resolve() == Path(workdir).expanduser().resolve():
+        raise UserError(f"config.init_from {config.init_from} is the workdir itself")
+    devices = sharding.replicated(sharding.make_mesh())
+    restored = restore_network(folder, config.init_checkpoint, None, devices)
+    source = f"{config.init_from} after step {restored.step}"
+    return source, restored.variables, restored.config.num_seeds
+
+
+def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
+    if config.init_checkpoint != "latest":
+        raise UserError(
+            f"config.init_checkpoint={config.init_checkpoint} is for the workdir of a run, and"
+            f" config.init_from is the file {config.init_from}"
+        )
+    state_dict = read_state_dict(config.init_from)
+    network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
+    num_classes = count_classes(config.model.name, state_dict, **network)
+    return from_torch(config.model.name, state_dict, num_classes=num_classes, **network)
+
+
+def _check_paths(
+    source: str, network: str, new: dict[str, jax.Array], old: dict[str, jax.Array]
+) -> None:
+    for path in old:
+        if path not in new:
+            raise UserError(
+                f"{source} does not fit: " + str(unknown(f"variable of {network!r}", path, new))
+            )
+    missing = [path for path in new if path not in old]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        raise UserError(
+            f"{source} does not fit: {len(missing)} variables of {network!r} are missing:"
+            f" {', '.join(missing[:3])}{more}"
+        )
