@@ -3,8 +3,8 @@ r"""Micro-Dense Nets (arXiv 2004.08796), Table 3: errors on CIFAR-10 and CIFAR-1
 python -m aggnets_jax.main --config=configs/micro_dense/table3.py:mdnet30_a64_c10 \
     --workdir=runs/mdnet30_a64_c10
 
-Printed: 3.41 and 20.85 % for a Micro-Dense Net of 0.7M parameters. With a "+", dynamic regularisation,
-it is in table3_plus.py; the other rows are quoted from other papers.
+Printed: 3.41 and 20.85 % for a Micro-Dense Net of 0.7M parameters. The row with a "+",
+dynamic regularisation, is in table3_plus.py; the others are quoted from other papers.
 
 Cost: 6.0e15 MACs.
 
