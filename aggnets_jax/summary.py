@@ -2,8 +2,12 @@
 
 import hashlib
 import importlib.metadata
+import os
 import platform
+import re
+import subprocess
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -71,3 +75,32 @@ def versions() -> dict[str, str]:
         "aggnets_jax": aggnets_jax.__version__,
         **{name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def commit() -> str | None:
+    """The git revision of the checkout that the package lies in; None if it lies in none.
+
+    "+" behind it says that files under version control differ from it.
+    """
+    folder = Path(__file__).parent
+    git = ["git", "--no-optional-locks", "-C", str(folder)]
+    try:
+        # An installed package may lie in an environment inside of another project's checkout.
+        for command in (
+            ["ls-files", "--error-unmatch", "__init__.py"],
+            ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"],
+        ):
+            run = subprocess.run([*git, *command], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+def hardware() -> str:
+    """Number and kind of the devices, model and cores of the host: "4 x TPU v4; EPYC, 96 cores"."""
+    try:
+        cpus = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
+    except OSError:  # not Linux
+        cpus = []
+    cpu = cpus[0].strip() if cpus else platform.processor() or platform.machine()
+    return f"{jax.device_count()} x {jax.devices()[0].device_kind}; {cpu}, {os.cpu_count()} cores"
