@@ -23,7 +23,8 @@ Where the paper and the reference code (https://github.com/winycg/HCGNet) differ
 * The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, which is alpha = 1.5
   times C_out but for the rounding; C_out and the hidden layers of the gates are rounded down.
 * The code for ImageNet applies dropout to a tensor that it then leaves aside: 0.1 before the
-  classifier is the paper's. DropBlock behind the transitions of CIFAR is only in the code.
+  classifier is the paper's. DropBlock behind the transitions of CIFAR is only in the code; there
+  its squares may begin anywhere, and are cut off at the border of the map.
 * FLOPs are printed as multiply-adds of convolutions and of the classifier, two operations for each
   element that a normalisation of maps puts out, one for each that a ReLU puts out or a pooling
   reads. The code that counts forgets the dilation, and so takes the maps of B for two rows and
@@ -44,6 +45,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import with_elementwise
 from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.regularisation import DropBlock
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
@@ -185,6 +187,7 @@ class HCGNet(nn.Module):
       imagenet_stem: [conv3x3-BN-ReLU] x 3 and maxpool3x3/2, the first at stride 2, in the place of
         a 3x3 convolution.
       dropout: probability of dropping a feature before the classifier.
+      dropblock: side of the squares that DropBlock drops of what a transition puts out; 0: none.
       dtype: in which to compute.
     """
 
@@ -197,6 +200,7 @@ class HCGNet(nn.Module):
     aggregation: str = "concat"
     imagenet_stem: bool = False
     dropout: float = 0.0
+    dropblock: int = 0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -217,6 +221,8 @@ class HCGNet(nn.Module):
                 features = layers.compressed(channels, self.compression)
                 width = channels - (channels - features) // 2
                 x = SMG(features, width, 1, 2, 4, norm, conv, name=f"transition{i - 1}")(x)
+                if self.dropblock:
+                    x = DropBlock(self.dropblock, train, name=f"dropblock{i - 1}")(x)
             unit = partial(
                 SMG, growth_rate, MULTIPLIER * growth_rate, self.groups, 1, 2, norm, conv
             )
@@ -275,6 +281,7 @@ def hcgnet(
     aggregation: str = "concat",
     imagenet_stem: bool = False,
     dropout: float = 0.0,
+    dropblock: int = 0,
     dtype: DTypeLike = jnp.float32,
 ) -> HCGNet:
     """Builds a network of this file.
@@ -291,7 +298,9 @@ def hcgnet(
       compression: theta.
       aggregation: "concat", "sum" or "mean".
       imagenet_stem: whether for large images.
-      dropout: of features before the classifier.
+      dropout: of features before the classifier, 0.1 for ImageNet.
+      dropblock: see `HCGNet`, 2 for CIFAR in the reference code; drops nothing unless
+        `config.strength` is set.
       dtype: in which to compute.
 
     Raises:
@@ -315,6 +324,7 @@ def hcgnet(
     named.check_whole_number("stem_features", stem_features, 2)
     named.check_number("compression", compression, 0.01, 1)
     named.check_number("dropout", dropout, 0, 0.99)
+    named.check_whole_number("dropblock", dropblock, 0)
     check_aggregation(aggregation)
     return HCGNet(
         num_classes,
@@ -326,6 +336,7 @@ def hcgnet(
         aggregation=aggregation,
         imagenet_stem=imagenet_stem,
         dropout=dropout,
+        dropblock=dropblock,
         dtype=dtype,
     )
 

@@ -1,0 +1,57 @@
+"""Regularisations whose strength changes in training.
+
+Each has the variable `value`, float32, in the collection "strength". Who trains fills it with the
+strength of the step (see `aggnets_jax/strength.py`); without it the strength is 0. In evaluation it
+is not read, and images are treated as if there were no regularisation.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+def _strength(module: nn.Module) -> jax.Array | float:
+    if module.is_initializing():
+        module.variable("strength", "value", jnp.zeros, (), jnp.float32)
+    return module.get_variable("strength", "value", 0.0)
+
+
+class DropBlock(nn.Module):
+    """Drops squares of an image's maps, the same in all channels, and scales up what is left.
+
+    Ghiasi et al., "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
+    arXiv 1810.12890, Algorithm 1. Strength is the probability of dropping a position, if squares
+    did not overlap: each of those that lie within the map is dropped with the probability
+
+        gamma = strength / block_size^2 * (height * width) / ((height - block_size + 1) * (...))
+
+    Attributes:
+      block_size: side of the squares, at most that of the map; 1 is dropout of positions.
+      train: whether to drop.
+    """
+
+    block_size: int
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same shape (rng "dropout")."""
+        strength = _strength(self)
+        if not self.train:
+            return x
+        batch, *sides, _ = x.shape
+        blocks = [min(self.block_size, side) for side in sides]
+        corners = [side - block + 1 for side, block in zip(sides, blocks, strict=True)]
+        gamma = strength * (sides[0] * sides[1] / blocks[0] / blocks[1] / corners[0] / corners[1])
+        shape = (batch, *corners, 1)
+        begins = jax.random.bernoulli(self.make_rng("dropout"), jnp.minimum(gamma, 1.0), shape)
+        # A position is dropped if one of the squares that hold it is.
+        dropped = nn.max_pool(
+            begins.astype(jnp.float32),
+            tuple(blocks),
+            strides=(1, 1),
+            padding=[(block - 1, block - 1) for block in blocks],
+        )
+        kept = 1 - dropped
+        scale = kept.size / jnp.maximum(kept.sum(), 1)
+        return x * (kept * scale).astype(x.dtype)
