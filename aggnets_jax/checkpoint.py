@@ -51,7 +51,13 @@ class Progress:
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
-    training = {"opt_state": state.opt_state, "step": state.step, "totals": state.totals}
+    training = {
+        "seed": state.seed,
+        "opt_state": state.opt_state,
+        "step": state.step,
+        "strength": state.strength,
+        "totals": state.totals,
+    }
     return model, training
 
 
@@ -107,7 +113,7 @@ class Checkpoints:
 
     def save(self, state: TrainState, progress: Progress) -> None:
         """Begins to save the whole state; does nothing if that step is saved already."""
-        step = int(state.step)
+        step = state.updates
         if step in self._manager(LATEST).all_steps():
             return
         model, training = _split(state)
@@ -117,7 +123,7 @@ class Checkpoints:
 
     def save_best(self, state: TrainState, progress: Progress) -> None:
         """Begins to save the network as that of the best evaluation so far."""
-        manager, step = self._manager(BEST), int(state.step)
+        manager, step = self._manager(BEST), state.updates
         # Checkpoints after this step are of a run that was killed before it could save its state.
         for later in [s for s in manager.all_steps() if s >= step]:
             manager.delete(later)

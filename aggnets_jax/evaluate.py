@@ -1,14 +1,14 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
-import collections
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from flax import linen as nn
 from jax.sharding import Sharding
 
@@ -16,21 +16,24 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.errors import Diverged
+from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.step import Variables, cross_entropy
+from aggnets_jax.step import Variables, over_seeds, seeds
 from aggnets_jax.workdir import write_json
 
 EvalStep = Callable[[Variables, data.Batch], dict[str, jax.Array]]
 
 
-def make_eval_step(model: nn.Module, preprocess: data.Preprocess) -> EvalStep:
-    """Makes the compiled function that sums loss and hits over the examples of a batch."""
+def make_eval_step(model: nn.Module, preprocess: data.Preprocess, num_seeds: int = 1) -> EvalStep:
+    """Makes the compiled function that sums loss and hits over the examples of a batch.
 
-    @jax.jit
+    With several seeds the variables have an axis of seeds in front, and the sums, too.
+    """
+
     def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
         logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
         labels, mask = batch["label"], batch["mask"]
-        losses = cross_entropy(logits, labels, smoothing=0.0)
+        losses = cross_entropy(logits, labels)
         _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
         return {
             "loss": jnp.sum(jnp.where(mask, losses, 0)),
@@ -39,7 +42,7 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess) -> EvalStep:
             "examples": jnp.sum(mask),
         }
 
-    return eval_step
+    return jax.jit(over_seeds(eval_step, num_seeds, in_axes=(0, None)))
 
 
 def evaluate(
@@ -57,27 +60,38 @@ def evaluate(
       interrupted: asked before each batch whether to give up.
 
     Returns:
-      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`; None if it
-      was interrupted.
+      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`; with
+      several seeds, means over them, and the same of each in the list `seeds`. None if it was
+      interrupted.
     """
-    total = collections.Counter()  # of Python floats, that is in float64
+    total: dict[str, np.ndarray] = {}
     ahead: dict[str, jax.Array] = {}
     for batch in batches:
         if interrupted():
             return None
         # The sums of a batch are fetched when the next one is dispatched.
         behind, ahead = ahead, eval_step(variables, batch)
-        total.update({name: float(value) for name, value in behind.items()})
-    total.update({name: float(value) for name, value in ahead.items()})
-    examples = int(total["examples"])
+        _add(total, behind)
+    _add(total, ahead)
+    examples = int(np.ravel(total["examples"])[0])
     if examples != batches.num_examples:
         raise RuntimeError(f"evaluated {examples} of {batches.num_examples} examples")
-    return {
+    means = {
         "accuracy": total["correct"] / examples,
         "accuracy_top5": total["correct_top5"] / examples,
         "loss": total["loss"] / examples,
-        "examples": examples,
     }
+    metrics: dict[str, Any] = {name: float(np.mean(value)) for name, value in means.items()}
+    metrics["examples"] = examples
+    if total["loss"].ndim:
+        columns = zip(*(map(float, value) for value in means.values()), strict=True)
+        metrics["seeds"] = [dict(zip(means, column, strict=True)) for column in columns]
+    return metrics
+
+
+def _add(total: dict[str, np.ndarray], sums: Mapping[str, jax.Array]) -> None:
+    for name, value in sums.items():
+        total[name] = total.get(name, 0) + np.asarray(value, np.float64)
 
 
 class Restored(NamedTuple):
@@ -88,7 +102,8 @@ class Restored(NamedTuple):
       config: of its run.
       info: of the data set of its run.
       model: the network.
-      variables: "params" and "batch_stats"; their averages, if the run has any.
+      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
+        these are the first axis of each array.
     """
 
     step: int
@@ -119,10 +134,14 @@ def restore_network(
             config.data.data_dir = data_dir
         info = data.describe(config.data)
         model = create_configured_model(config, info.num_classes)
+
+        def init(seed: jax.Array) -> Variables:
+            return model.init(jax.random.key(seed), jnp.zeros((1, *info.image_shape)))
+
         variables = checkpoints.restore_variables(
             folder,
             step,
-            jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *info.image_shape))),
+            jax.eval_shape(over_seeds(init, config.num_seeds), seeds(config)),
             devices,
             averaged=config.ema_decay > 0,
         )
@@ -154,7 +173,7 @@ def evaluate_checkpoint(
     batches = data.eval_batches(
         config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
     )
-    eval_step = make_eval_step(model, data.make_preprocess(config.data, info, config.seed))
+    eval_step = make_eval_step(model, data.make_preprocess(config.data, info), config.num_seeds)
     metrics = {"step": step, **evaluate(eval_step, variables, batches)}
     print_evaluation(metrics)
     if not math.isfinite(metrics["loss"]):

@@ -1,5 +1,6 @@
 """Profiler traces of some steps."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
@@ -31,6 +32,11 @@ class Profile:
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
+
+    def next_boundary(self, step: int) -> float:
+        """The next step after `step` between which and the one after it a trace starts or stops."""
+        boundaries = [self._first - 1, self._last] if self._first else []
+        return min((b for b in boundaries if b > step), default=math.inf)
 
     def after(self, step: int, result: object) -> None:
         """Stops the trace if this step is the last, when the devices have its result."""

@@ -1,21 +1,43 @@
 """The state of a run and the function that takes it from one step to the next."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.sharding import Mesh, PartitionSpec
 
-from aggnets_jax.data import Batch, Preprocess
+from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData, make_mix
+from aggnets_jax.errors import UserError
+from aggnets_jax.losses import cross_entropy, smooth_targets
+from aggnets_jax.strength import Strength, StrengthState
 
 Variables = dict[str, Any]
 
 # Key of the model's randomness, apart from the epochs, which augmentation folds into the seed.
 _MODEL_STREAM = 2**32 - 1
+
+
+class Examples(NamedTuple):
+    """What a network is trained with.
+
+    Attributes:
+      images: float32 [batch, height, width, channels].
+      targets: labels int32 [batch], or probabilities float32 [batch, classes].
+      labels: int32 [batch].
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+
+
+GradientFn = Callable[[Any, Any, Examples, Variables, jax.Array], Any]
 
 
 class Totals(struct.PyTreeNode):
@@ -60,21 +82,33 @@ class Totals(struct.PyTreeNode):
 class TrainState(struct.PyTreeNode):
     """All that a step changes.
 
+    With several seeds every array has an axis of seeds in front.
+
     Attributes:
+      seed: of everything random, int32; a part of the state, so that the compiled step is the same
+        for every seed.
       step: updates done so far, int32.
       params: trainable parameters, float32.
       batch_stats: running averages of batch normalisations, float32.
       opt_state: of the optimiser.
       ema: averages of the parameters and batch statistics ("params", "batch_stats"), or None.
+      strength: from which that of a changing regularisation follows, or None.
       totals: metrics since they were last logged.
     """
 
+    seed: jax.Array
     step: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
     ema: Variables | None
+    strength: StrengthState | None
     totals: Totals
+
+    @property
+    def updates(self) -> int:
+        """`step` as a number; that of several seeds is the same."""
+        return int(np.ravel(self.step)[0])
 
     @property
     def variables(self) -> Variables:
@@ -90,45 +124,54 @@ def create_state(
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
+    strength: Strength | None = None,
 ) -> TrainState:
-    """The state before the first step; the initialisation follows from `config.seed`."""
-    key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_STREAM)
-    variables = model.init(key, jnp.zeros((1, *image_shape)), train=False)
-    return state_before(variables, optimizer, config)
+    """The state before the first step; the initialisation follows from the seeds of `config`."""
+
+    def create(seed: jax.Array) -> TrainState:
+        variables = model.init(_model_key(seed), jnp.zeros((1, *image_shape)), train=False)
+        return state_before(variables, optimizer, config, seed, strength)
+
+    return over_seeds(create, config.num_seeds)(seeds(config))
 
 
 def state_before(
-    variables: Variables, optimizer: optax.GradientTransformation, config: ml_collections.ConfigDict
+    variables: Variables,
+    optimizer: optax.GradientTransformation,
+    config: ml_collections.ConfigDict,
+    seed: int | jax.Array,
+    strength: Strength | None = None,
 ) -> TrainState:
     """The state before the first step from given variables, "params" and maybe "batch_stats"."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else None
     return TrainState(
+        seed=jnp.asarray(seed, jnp.int32),
         step=jnp.zeros((), jnp.int32),
         params=params,
         batch_stats=batch_stats,
         opt_state=optimizer.init(params),
         # A copy: two names for one buffer could not both be donated.
         ema=jax.tree.map(jnp.copy, ema),
+        strength=strength and strength.init(),
         totals=Totals.zeros(),
     )
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float) -> jax.Array:
-    """Cross entropy of each example.
+def seeds(config: ml_collections.ConfigDict) -> np.ndarray:
+    """The seed of a run, int32 [], or its seeds [num_seeds]."""
+    first = np.int32(config.seed)
+    return first if config.num_seeds == 1 else first + np.arange(config.num_seeds, dtype=np.int32)
 
-    Args:
-      logits: [batch, classes].
-      labels: int32 [batch].
-      smoothing: probability that is shared among all classes, the right one included.
 
-    Returns:
-      Losses [batch], of the logits' dtype.
-    """
-    if not smoothing:
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), smoothing)
-    return optax.softmax_cross_entropy(logits, targets)
+def of_seed(tree: Any, number: int, num_seeds: int) -> Any:
+    """What belongs to one of a run's seeds, by its number from 0."""
+    return tree if num_seeds == 1 else jax.tree.map(lambda x: x[number], tree)
+
+
+def over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: Any = 0) -> Callable:
+    """The function, or with several seeds the function of all of them at once."""
+    return function if num_seeds == 1 else jax.vmap(function, in_axes)
 
 
 def make_train_step(
@@ -136,39 +179,58 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
     config: ml_collections.ConfigDict,
+    *,
+    strength: Strength | None = None,
+    mesh: Mesh | None = None,
 ) -> TrainStep:
-    """Makes the pure function `(state, batch) -> state` of one update.
+    """Makes the pure function `(state, batch) -> state` of one update of one seed.
 
-    The batch is that of `data.train_batches`. With `config.accumulation_steps` it is computed in
-    as many parts, each normalised by its own statistics, and their gradients are averaged.
+    The batch is that of `data.train_data`. With `config.accumulation_steps` it is computed in
+    as many parts, each normalised by its own statistics, and their gradients are averaged. With
+    `config.batch_norm` "device" so is the part of the batch on each device of the mesh, and the
+    running averages become the mean of theirs.
+
+    Raises (when it is traced):
+      UserError: if `config.strength` is set and the network regularises nothing by it.
     """
+    mix = make_mix(config.data)
 
     def loss_fn(
-        params: Any, batch_stats: Any, images: jax.Array, labels: jax.Array, key: jax.Array
+        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
     ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
         (logits, _), updated = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            images,
+            {"params": params, "batch_stats": batch_stats, **fixed},
+            examples.images,
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
         )
-        losses = cross_entropy(logits, labels, config.label_smoothing)
-        correct = jnp.sum(jnp.argmax(logits, axis=-1) == labels, dtype=jnp.int32)
+        losses = cross_entropy(logits, examples.targets)
+        correct = jnp.sum(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.int32)
         return losses.mean(), (updated.get("batch_stats", {}), correct)
 
-    gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient_fn = _accumulated(jax.value_and_grad(loss_fn, has_aux=True), config.accumulation_steps)
+    if config.batch_norm == "device" and mesh is not None:
+        gradient_fn = _each_device(gradient_fn, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        images = preprocess(batch, train=True)
-        model_key = jax.random.fold_in(jax.random.key(config.seed), _MODEL_STREAM)
-        (loss, (batch_stats, correct)), gradients = _accumulate(
-            gradient_fn,
-            config.accumulation_steps,
-            state,
-            images,
-            batch["label"],
-            jax.random.fold_in(model_key, state.step),
+        images = preprocess(batch, train=True, seed=state.seed)
+        targets = labels = batch["label"]
+        if mix or config.label_smoothing:
+            targets = smooth_targets(
+                labels, model.num_classes, config.label_smoothing, config.label_smoothing_over
+            )
+        if mix:
+            images, targets = mix(images, targets, batch, state.seed)
+        fixed = {}
+        if strength:
+            fixed = _filled(model, images, strength.value(state.strength, state.step))
+        (loss, (batch_stats, correct)), gradients = gradient_fn(
+            state.params,
+            state.batch_stats,
+            Examples(images, targets, labels),
+            fixed,
+            jax.random.fold_in(_model_key(state.seed), state.step),
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -179,34 +241,104 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(
             optax.global_norm((gradients, params, batch_stats))
         )
-        totals = state.totals.add(step, loss, correct, finite)
-        return TrainState(step, params, batch_stats, opt_state, ema, totals)
+        return state.replace(
+            step=step,
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            ema=ema,
+            strength=strength and strength.update(state.strength, loss),
+            totals=state.totals.add(step, loss, correct, finite),
+        )
 
     return train_step
 
 
-def _accumulate(
-    gradient_fn: Callable[..., Any],
-    parts: int,
-    state: TrainState,
-    images: jax.Array,
-    labels: jax.Array,
-    key: jax.Array,
-) -> Any:
+def make_train_steps(
+    train_step: TrainStep, training: ResidentData | StreamedData, num_seeds: int
+) -> Callable[[TrainState, Any, jax.Array], TrainState]:
+    """Makes the function `(state, feed, count) -> state` of several updates, of all seeds.
+
+    Args:
+      train_step: from `make_train_step`.
+      training: whose feeds it gets.
+      num_seeds: with more than one, the state has an axis of seeds in front.
+    """
+
+    def one(state: TrainState, feed: Any, step: int | jax.Array) -> TrainState:
+        return train_step(state, training.batch(feed, step))
+
+    if num_seeds > 1:
+        one = jax.vmap(one, in_axes=(0, training.seed_axes, None))
+    if training.most_steps == 1:
+        return lambda state, feed, count: one(state, feed, 0)
+    return lambda state, feed, count: jax.lax.fori_loop(
+        0, count, lambda i, state: one(state, feed, i), state
+    )
+
+
+def _model_key(seed: jax.Array) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), _MODEL_STREAM)
+
+
+def _filled(model: nn.Module, images: jax.Array, value: jax.Array) -> Variables:
+    """The network's collection "strength", with the given value everywhere."""
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    if "strength" not in variables:
+        raise UserError(
+            "config.strength is set, and the network has nothing that it regularises: see"
+            " model.args of its family (docs/networks.md), or set config.strength=0"
+        )
+    return {"strength": jax.tree.map(lambda _: value, variables["strength"])}
+
+
+def _each_device(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+    """What `gradient_fn` returns for the part of a batch on each device, averaged."""
+
+    def on_device(
+        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
+    ) -> Any:
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+        (loss, (batch_stats, correct)), gradients = gradient_fn(
+            params, batch_stats, examples, fixed, key
+        )
+        loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), "data")
+        return (loss, (batch_stats, jax.lax.psum(correct, "data"))), gradients
+
+    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, by_example, everywhere, everywhere),
+        out_specs=everywhere,
+        # Else the gradient of what all devices share would be summed over them already.
+        check_vma=False,
+    )
+
+
+def _accumulated(gradient_fn: GradientFn, parts: int) -> GradientFn:
     """What `gradient_fn` returns for a batch, computed in as many parts one after another."""
     if parts == 1:
-        return gradient_fn(state.params, state.batch_stats, images, labels, key)
+        return gradient_fn
 
-    def part(carry: Any, inputs: Any) -> tuple[Any, None]:
-        batch_stats, sums = carry
-        (loss, (batch_stats, correct)), gradients = gradient_fn(state.params, batch_stats, *inputs)
-        return (batch_stats, jax.tree.map(jnp.add, sums, (loss, correct, gradients))), None
+    def accumulate(
+        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
+    ) -> Any:
+        def part(carry: Any, inputs: Any) -> tuple[Any, None]:
+            batch_stats, sums = carry
+            examples, key = inputs
+            (loss, (batch_stats, correct)), gradients = gradient_fn(
+                params, batch_stats, examples, fixed, key
+            )
+            return (batch_stats, jax.tree.map(jnp.add, sums, (loss, correct, gradients))), None
 
-    # Every parts-th example, so that each device keeps to the examples that it holds.
-    split = [x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1) for x in (images, labels)]
-    zeros = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, state.params))
-    (batch_stats, (loss, correct, gradients)), _ = jax.lax.scan(
-        part, (state.batch_stats, zeros), (*split, jax.random.split(key, parts))
-    )
-    mean = jax.tree.map(lambda g: g / parts, gradients)
-    return (loss / parts, (batch_stats, correct)), mean
+        # Every parts-th example, so that each device keeps to the examples that it holds.
+        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
+        zeros = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
+        (batch_stats, (loss, correct, gradients)), _ = jax.lax.scan(
+            part, (batch_stats, zeros), (split, jax.random.split(key, parts))
+        )
+        mean = jax.tree.map(lambda g: g / parts, gradients)
+        return (loss / parts, (batch_stats, correct)), mean
+
+    return accumulate

@@ -1,7 +1,6 @@
 """`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
 
 import datetime
-import itertools
 import math
 import time
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
@@ -18,14 +18,36 @@ from aggnets_jax.checkpoint import Checkpoints, Progress
 from aggnets_jax.clock import Clock
 from aggnets_jax.errors import Diverged, Stopped
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
+from aggnets_jax.initial import initial_variables
 from aggnets_jax.metrics import MetricLog, parameter_table
 from aggnets_jax.models import count, create_configured_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.preemption import StopRequest
 from aggnets_jax.profile import Profile
-from aggnets_jax.step import Totals, create_state, make_train_step
-from aggnets_jax.summary import fingerprint, peak_memory, print_overview, versions
+from aggnets_jax.step import (
+    Totals,
+    TrainState,
+    create_state,
+    make_train_step,
+    make_train_steps,
+    of_seed,
+    over_seeds,
+    seeds,
+    state_before,
+)
+from aggnets_jax.strength import make_strength
+from aggnets_jax.summary import (
+    commit,
+    fingerprint,
+    hardware,
+    peak_memory,
+    print_overview,
+    versions,
+)
 from aggnets_jax.workdir import CONFIG, open_workdir, write_json
+
+# On accelerators, where a dispatch costs about as much as a small step.
+STEPS_PER_DISPATCH = 50
 
 
 def train_and_evaluate(
@@ -68,66 +90,87 @@ def train_and_evaluate(
             "params": sum(part.params for part in counts.values()),
             "macs": sum(part.macs for part in counts.values()),
         }
-        optimizer, schedule = make_optimizer(config)
+        total_steps = config_lib.total_steps(config, info.num_train)
+        steps_per_epoch = info.num_train / config.batch_size
+        optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch)
+        strength = make_strength(config, total_steps, steps_per_epoch)
 
         with (
             open_workdir(workdir, config_json) as workdir,
             Checkpoints(workdir, keep=config.keep_checkpoints, config=config_json) as checkpoints,
             Profile(config.profile_steps, workdir / "profile") as profile,
         ):
-            # ---- The state: that of the newest checkpoint, or a new one.
+            # ---- The state: that of the newest checkpoint, or a new one, with given weights.
             everywhere = sharding.replicated(mesh)
             state = jax.jit(
-                lambda: create_state(model, optimizer, config, info.image_shape),
+                lambda: create_state(model, optimizer, config, info.image_shape, strength),
                 out_shardings=everywhere,
             )()
-            zero_totals = jax.device_put(Totals.zeros(), everywhere)
+            zero_totals = jax.tree.map(jnp.copy, state.totals)
             progress = Progress()
             if restored := checkpoints.restore(state):
                 state, progress = restored
-            start = step = lap_began = int(state.step)
+            elif config.init_from is not None:
+                variables = {"params": state.params, "batch_stats": state.batch_stats}
+                variables = initial_variables(config, info, variables, workdir)
+                start_from = over_seeds(
+                    lambda variables, seed: state_before(
+                        variables, optimizer, config, seed, strength
+                    ),
+                    config.num_seeds,
+                )
+                state = jax.device_put(start_from(variables, seeds(config)), everywhere)
+            start = step = lap_began = state.updates
 
             print_overview(network, counts, model.topologies)
             print(
                 f"{info.name}: {info.num_train:,} + {info.num_eval:,} images of"
                 f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
                 f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
-                + (f"; continuing after step {start} of {config.total_steps}" if start else ""),
+                + (f"; continuing after step {start} of {total_steps}" if start else ""),
                 flush=True,
             )
 
-            # ---- What runs: batches, the evaluation, the compiled step.
-            preprocess = data.make_preprocess(config.data, info, config.seed)
-            batches = data.train_batches(
+            # ---- What runs: batches, the evaluation, the compiled steps.
+            preprocess = data.make_preprocess(config.data, info)
+            training = data.train_data(
                 config.data,
                 batch_size=config.batch_size,
-                seed=config.seed,
+                seeds=seeds(config),
                 start_step=start,
+                most_steps=_steps_per_dispatch(config),
                 sharding=sharding.by_example(mesh),
             )
             eval_batches = data.eval_batches(
                 config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
             )
-            eval_step = make_eval_step(model, preprocess)
-            if start < config.total_steps:
-                first = next(batches)
-                batches = itertools.chain([first], batches)
+            eval_step = make_eval_step(model, preprocess, config.num_seeds)
+            if start < total_steps:
                 began = time.perf_counter()
-                train_step = jax.jit(
-                    make_train_step(model, optimizer, preprocess, config),
+                train_step = make_train_step(
+                    model, optimizer, preprocess, config, strength=strength, mesh=mesh
+                )
+                first = training.feed(start)
+                train_steps = jax.jit(
+                    make_train_steps(train_step, training, config.num_seeds),
                     donate_argnums=0,
                     out_shardings=everywhere,
                 )
-                train_step = train_step.lower(state, first).compile()
+                train_steps = train_steps.lower(state, first, np.int32(1)).compile()
                 progress.compile_seconds = time.perf_counter() - began
 
             # ---- Nothing was written so far; now the workdir is that of this config.
             write_json(workdir / CONFIG, config_json)
-            (workdir / "parameters.txt").write_text(parameter_table(state.params) + "\n")
+            (workdir / "parameters.txt").write_text(
+                parameter_table(of_seed(state.params, 0, config.num_seeds)) + "\n"
+            )
             with MetricLog(workdir, progress.lines) as log:
                 clock = Clock(progress.images, progress.seconds)
+                intervals = [
+                    config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")
+                ]
                 while True:
-                    last = step == config.total_steps
+                    last = step == total_steps
 
                     # ---- Evaluate. A run that is asked to stop does so when it goes on.
                     due = last or (step > 0 and step % config.eval_every_steps == 0)
@@ -140,7 +183,7 @@ def train_and_evaluate(
                         if metrics is not None:
                             progress.evaluated = step
                             progress.final = metrics = {"step": step, **metrics}
-                            _log_evaluation(log, metrics)
+                            _log_evaluation(log, metrics, config)
                             if not progress.best or (
                                 metrics["accuracy"] > progress.best["accuracy"]
                             ):
@@ -155,7 +198,7 @@ def train_and_evaluate(
                         with clock.paused():
                             progress.lines = log.flush()
                             progress.images, progress.seconds = clock.images, clock.seconds
-                            progress.peak_memory_bytes = peak_memory(train_step)
+                            progress.peak_memory_bytes = peak_memory(train_steps)
                             checkpoints.save(state, progress)
                     if stop.signal:
                         raise Stopped(
@@ -165,23 +208,30 @@ def train_and_evaluate(
                     if last:
                         break
 
-                    # ---- Train one step.
-                    batch = next(batches)
+                    # ---- Train, up to the next step after which something is due.
                     profile.before(step + 1)
-                    state = train_step(state, batch)
-                    step += 1
+                    next_due = min(
+                        total_steps,
+                        profile.next_boundary(step),
+                        *(n * (step // n + 1) for n in intervals),
+                    )
+                    steps = min(next_due - step, training.most_steps)
+                    feed = first if step == start else training.feed(step)
+                    state = train_steps(state, feed, np.int32(steps))
+                    step += steps
                     profile.after(step, state)
 
                     # ---- Log. This is where the host waits for the devices.
-                    if step % config.log_every_steps == 0 or step == config.total_steps:
+                    if step % config.log_every_steps == 0 or step == total_steps:
                         _check_finite(state.totals)
-                        metrics = _training_metrics(state.totals, config.batch_size)
+                        metrics = _training_metrics(state.totals, config)
                         metrics["train/learning_rate"] = float(schedule(step - 1))
-                        speed = clock.lap((step - lap_began) * config.batch_size)
+                        images = (step - lap_began) * config.batch_size * config.num_seeds
+                        speed = clock.lap(images)
                         lap_began = step
                         log.write(step, metrics)
                         log.write_timing(step, {"train/images_per_second": speed})
-                        _print_progress(step, config, metrics, speed)
+                        _print_progress(step, total_steps, metrics, speed, config)
                         state = state.replace(totals=jax.tree.map(jnp.copy, zero_totals))
 
         # ---- All checkpoints are saved.
@@ -196,42 +246,91 @@ def train_and_evaluate(
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
             "versions": versions(),
             "fingerprint": fingerprint(state.params),
+            "seeds": _by_seed(config, state, progress),
+            "commit": commit(),
+            "hardware": hardware(),
         }
         write_json(workdir / "summary.json", summary)
         return summary
 
 
+def _steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
+    # XLA:CPU computes convolutions inside of loops many times more slowly.
+    default = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
+    return config.steps_per_dispatch or default
+
+
 def _check_finite(totals: Totals) -> None:
-    first, bad = int(totals.first_nonfinite), int(totals.nonfinite_steps)
-    if bad:
-        more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
-        raise Diverged(f"loss or gradient is not finite at step {first}{more}")
+    for first, bad in zip(
+        np.ravel(totals.first_nonfinite), np.ravel(totals.nonfinite_steps), strict=True
+    ):
+        if bad:
+            more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
+            raise Diverged(f"loss or gradient is not finite at step {first}{more}")
 
 
-def _training_metrics(totals: Totals, batch_size: int) -> dict[str, float]:
+def _training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Means over the steps; with several seeds also over these, and then those of each."""
     totals = jax.device_get(totals)
-    return {
-        "train/loss": float(totals.loss / totals.steps),
-        "train/accuracy": int(totals.correct) / (int(totals.steps) * batch_size),
+    means = {
+        "train/loss": np.float64(totals.loss) / totals.steps,
+        "train/accuracy": totals.correct / (totals.steps * np.float64(config.batch_size)),
     }
+    return _with_seeds(means, config)
 
 
-def _log_evaluation(log: MetricLog, metrics: Mapping[str, Any]) -> None:
+def _log_evaluation(
+    log: MetricLog, metrics: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> None:
     print_evaluation(metrics)
     if not math.isfinite(metrics["loss"]):
         raise Diverged(f"the loss of the evaluation is not finite at step {metrics['step']}")
-    logged = ("loss", "accuracy", "accuracy_top5")
-    log.write(metrics["step"], {f"eval/{name}": metrics[name] for name in logged})
+    each = metrics.get("seeds", [metrics])
+    values = {
+        f"eval/{name}": np.array([metrics_of_seed[name] for metrics_of_seed in each])
+        for name in ("loss", "accuracy", "accuracy_top5")
+    }
+    log.write(metrics["step"], _with_seeds(values, config))
+
+
+def _with_seeds(
+    values: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
+) -> dict[str, float]:
+    """Means over the seeds, and with several seeds the value of each as "NAME/seedN"."""
+    scalars = {name: float(np.mean(value)) for name, value in values.items()}
+    if config.num_seeds > 1:
+        for name, value in values.items():
+            for seed, of_one in zip(seeds(config), value, strict=True):
+                scalars[f"{name}/seed{seed}"] = float(of_one)
+    return scalars
+
+
+def _by_seed(
+    config: ml_collections.ConfigDict, state: TrainState, progress: Progress
+) -> list[dict[str, Any]]:
+    """For each seed its number, final and best evaluation, and fingerprint."""
+    return [
+        {
+            "seed": int(seed),
+            "final": progress.final.get("seeds", [progress.final])[i],
+            "best": progress.best.get("seeds", [progress.best])[i],
+            "fingerprint": fingerprint(of_seed(state.params, i, config.num_seeds)),
+        }
+        for i, seed in enumerate(np.ravel(seeds(config)))
+    ]
 
 
 def _print_progress(
-    step: int, config: ml_collections.ConfigDict, metrics: Mapping[str, float], speed: float
+    step: int,
+    total_steps: int,
+    metrics: Mapping[str, float],
+    speed: float,
+    config: ml_collections.ConfigDict,
 ) -> None:
-    left = datetime.timedelta(
-        seconds=round((config.total_steps - step) * config.batch_size / speed)
-    )
+    images = (total_steps - step) * config.batch_size * config.num_seeds
+    left = datetime.timedelta(seconds=round(images / speed))
     print(
-        f"step {step:>{len(str(config.total_steps))}}/{config.total_steps}"
+        f"step {step:>{len(str(total_steps))}}/{total_steps}"
         f"  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.2%}"
         f"  lr {metrics['train/learning_rate']:.4g}  {speed:,.0f} images/s  ETA {left}",
         flush=True,

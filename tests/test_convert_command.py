@@ -111,7 +111,7 @@ def test_a_run_goes_on_from_the_weights(trained, tmp_path):
     file, run, _, _ = trained
     config = config_lib.load(str(file))
     model = create_configured_model(config, 10)
-    optimizer, _ = make_optimizer(config)
+    optimizer, _ = make_optimizer(config, 10, 1.0)
     state = jax.jit(lambda: create_state(model, optimizer, config, (8, 8, 1)))()
     first = tmp_path / "first.safetensors"
     write_state_dict(

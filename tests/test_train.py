@@ -89,17 +89,14 @@ def _restore(workdir, step=12):
 
 def _interrupt(monkeypatch, step, action):
     """Does something when the batch of a step (counted from 1) is asked for."""
-    train_batches = data.train_batches
+    feed = data.ResidentData.feed
 
-    def interrupted(*args, start_step, **kwargs):
-        for s, batch in enumerate(
-            train_batches(*args, start_step=start_step, **kwargs), start_step
-        ):
-            if s + 1 == step:
-                action()
-            yield batch
+    def interrupted(self, s):
+        if s + 1 == step:
+            action()
+        return feed(self, s)
 
-    monkeypatch.setattr(data, "train_batches", interrupted)
+    monkeypatch.setattr(data.ResidentData, "feed", interrupted)
 
 
 # The first batch is asked for before the step is compiled; after step 4 an evaluation is due,
@@ -312,7 +309,7 @@ def test_bad_input_found_late_leaves_no_workdir(data_dir, tmp_path, monkeypatch)
     def fail(*args, **kwargs):
         raise UserError("label 11 is out of range")
 
-    monkeypatch.setattr(data, "train_batches", fail)
+    monkeypatch.setattr(data, "train_data", fail)
     with pytest.raises(UserError, match="label 11"):
         train_and_evaluate(runs.tiny_config(data_dir), tmp_path / "a" / "run")
     assert list(tmp_path.iterdir()) == []

@@ -15,6 +15,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.step import state_before
+from aggnets_jax.strength import make_strength
 from aggnets_jax.workdir import CONFIG, open_workdir, write_json
 
 
@@ -32,7 +33,12 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
       UserError: if the file's weights are not those of the config's network; nothing is written.
     """
     info = data.describe(config.data)
-    optimizer, _ = make_optimizer(config)
+    if config.num_seeds > 1:
+        raise UserError("a file has the weights of one network: set config.num_seeds=1")
+    total_steps = config_lib.total_steps(config, info.num_train)
+    steps_per_epoch = info.num_train / config.batch_size
+    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
+    strength = make_strength(config, total_steps, steps_per_epoch)
     variables = from_torch(
         config.model.name,
         read_state_dict(file),
@@ -40,7 +46,8 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
         input_shape=info.image_shape,
         **config_lib.model_arguments(config),
     )
-    state = state_before(jax.tree.map(jnp.asarray, variables), optimizer, config)
+    variables = jax.tree.map(jnp.asarray, variables)
+    state = state_before(variables, optimizer, config, config.seed, strength)
     config_json = config_lib.to_json(config)
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():

@@ -2,24 +2,37 @@
 
     info = describe(config.data)
     for batch in train_batches(config.data, batch_size=64, seed=0, start_step=0, sharding=sharding):
-        images = preprocess(batch, train=True)  # inside jit
+        images = preprocess(batch, train=True, seed=0)  # inside jit
 
 Importing this package imports no TensorFlow; the first data set that is opened does.
 """
 
+from aggnets_jax.data.augment.mix import Mix, make_mix
 from aggnets_jax.data.info import DatasetInfo, describe
-from aggnets_jax.data.pipeline import Batch, EvalBatches, eval_batches, train_batches
+from aggnets_jax.data.pipeline import (
+    EvalBatches,
+    StreamedData,
+    eval_batches,
+    file_batches,
+    train_batches,
+    train_data,
+)
 from aggnets_jax.data.preprocess import Preprocess, make_preprocess
-from aggnets_jax.data.sampler import EpochSampler
+from aggnets_jax.data.resident import Batch, ResidentData
 
 __all__ = [
     "Batch",
     "DatasetInfo",
-    "EpochSampler",
     "EvalBatches",
+    "Mix",
     "Preprocess",
+    "ResidentData",
+    "StreamedData",
     "describe",
     "eval_batches",
+    "file_batches",
+    "make_mix",
     "make_preprocess",
     "train_batches",
+    "train_data",
 ]

@@ -7,6 +7,7 @@ from sklearn.model_selection import train_test_split
 
 SPLIT_SEED = 0
 TEST_FRACTION = 0.2
+FEW = 10
 LARGEST_VALUE = 16
 
 
@@ -19,11 +20,22 @@ def digits_split() -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
+def first_of_each_class(numbers: np.ndarray, count: int) -> np.ndarray:
+    """Of numbers into `load_digits`, the first `count` of each class, in their order."""
+    labels = load_digits().target[numbers]
+    return numbers[
+        np.sort(np.concatenate([np.flatnonzero(labels == k)[:count] for k in range(10)]))
+    ]
+
+
 class AggnetsDigits(tfds.core.GeneratorBasedBuilder):
     """The 1,797 grey 8x8 digits of `sklearn.datasets.load_digits`."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS reads a plain class attribute)
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {  # noqa: RUF012 (TFDS reads a plain class attribute)
+        "1.0.0": "First release.",
+        "1.1.0": "A split with ten training images of each class.",
+    }
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
@@ -56,7 +68,12 @@ class AggnetsDigits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # the images come with scikit-learn
         train, test = digits_split()
-        return {"train": self._generate_examples(train), "test": self._generate_examples(test)}
+        few = first_of_each_class(train, FEW)
+        return {
+            "train": self._generate_examples(train),
+            f"train_{FEW}_per_class": self._generate_examples(few),
+            "test": self._generate_examples(test),
+        }
 
     def _generate_examples(self, numbers: np.ndarray):  # noqa: ANN202 (TFDS's own signature)
         digits = load_digits()

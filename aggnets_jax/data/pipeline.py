@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
@@ -12,17 +13,113 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.info import DatasetInfo, describe
-from aggnets_jax.data.placement import local_rows, place_rows, replicate
+from aggnets_jax.data.placement import local_rows, place_rows
 from aggnets_jax.data.reading import check_labels, load_split
-from aggnets_jax.data.sampler import EpochSampler
-from aggnets_jax.data.streaming import eval_dataset, train_dataset
+from aggnets_jax.data.resident import Batch, ResidentData
+from aggnets_jax.data.streaming import HostBatch, eval_dataset, file_dataset, train_dataset
 from aggnets_jax.errors import UserError
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
-Batch = dict[str, jax.Array]
-HostBatch = dict[str, np.ndarray]
+class StreamedData:
+    """Batches of a training split that the host reads and decodes, in the order of their steps.
+
+    Each is moved to the devices while the step before it is computed.
+
+    Attributes:
+      most_steps: 1, whose batch a feed is.
+    """
+
+    most_steps = 1
+
+    def __init__(
+        self,
+        batches: Iterator[HostBatch],
+        info: DatasetInfo,
+        batch_size: int,
+        sharding: NamedSharding,
+    ) -> None:
+        """Begins to read.
+
+        Args:
+          batches: rows of this process, from the first step on.
+          info: from `describe`.
+          batch_size: of the whole batch, over all devices and processes.
+          sharding: over the batch axis.
+        """
+        self._batches = batches
+        self._info = info
+        self._batch_size = batch_size
+        self._sharding = sharding
+        self._ahead = self._next()
+
+    def _next(self) -> Batch:
+        rows = next(self._batches)
+        check_labels(rows["label"], self._info.num_classes, self._info.train_split)
+        return place_rows(rows, self._sharding, self._batch_size)
+
+    def feed(self, step: int) -> Batch:
+        """The batch of the next step."""
+        del step  # which follows from the calls before
+        now, self._ahead = self._ahead, self._next()
+        return now
+
+    def batch(self, feed: Batch, step: int | jax.Array) -> Batch:
+        """The batch itself."""
+        del step
+        return feed
+
+
+def train_data(
+    data_config: ml_collections.ConfigDict,
+    *,
+    batch_size: int,
+    seeds: int | np.ndarray,
+    start_step: int = 0,
+    most_steps: int = 1,
+    sharding: NamedSharding,
+) -> ResidentData | StreamedData:
+    """Returns the batches of the training split.
+
+    A batch is a function of (config, seed, step): neither where the run began nor the number of
+    devices or processes changes it. Every example comes exactly once an epoch, and batches run on
+    across the end of an epoch.
+
+        feed = training.feed(step)  # for each dispatch
+        batch = training.batch(feed, i)  # inside jit: that of step + i, for i < most_steps
+
+    Args:
+      data_config: the `data` part of a config.
+      batch_size: of the whole batch, over all devices and processes.
+      seeds: of order and host augmentation, at least 0; several only for resident data.
+      start_step: the first step of which a feed will be asked.
+      most_steps: whose batches a feed of resident data makes.
+      sharding: over the batch axis.
+
+    Raises:
+      UserError: the config cannot be met, or the batch not be divided over the devices.
+    """
+    rows = local_rows(sharding, batch_size)
+    if np.min(seeds) < 0:
+        raise UserError(f"seed must be at least 0, not {np.min(seeds)}")
+    info = describe(data_config)
+    builder = open_prepared(data_config.name, data_config.data_dir)
+    if info.resident:
+        return ResidentData(
+            *load_split(builder, info.train_split, info.num_classes),
+            batch_size=batch_size,
+            seeds=seeds,
+            most_steps=most_steps,
+            sharding=sharding,
+        )
+    if np.ndim(seeds):
+        raise UserError(
+            f"several seeds train at once on images that live on the devices, and those of"
+            f" {data_config.name} do not: set num_seeds=1"
+        )
+    dataset = train_dataset(
+        builder, info, batch_size=batch_size, rows=rows, seed=int(seeds), start_step=start_step
+    )
+    return StreamedData(iter(dataset), info, batch_size, sharding)
 
 
 def train_batches(
@@ -35,81 +132,17 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Returns the endless training batches of steps start_step, start_step + 1, ...
 
-    A batch is a function of (config, seed, step): neither where the run began nor the number of
-    devices or processes changes it. Every example comes exactly once an epoch, and batches run on
-    across the end of an epoch.
-
-    Args:
-      data_config: the `data` part of a config.
-      batch_size: of the whole batch, over all devices and processes.
-      seed: of order and host augmentation, at least 0.
-      start_step: the first step to yield.
-      sharding: over the batch axis.
+    For a loop of one's own; arguments and errors are those of `train_data`.
 
     Returns:
       An iterator of dicts: "image" uint8 [B, H, W, C]; "label", "epoch", "index" int32 [B].
       "index" is the example's number in the split's reading order.
-
-    Raises:
-      UserError: the config cannot be met, or the batch not be divided over the devices.
     """
-    rows = local_rows(sharding, batch_size)
-    if seed < 0:
-        raise UserError(f"seed must be at least 0, not {seed}")
-    info = describe(data_config)
-    builder = open_prepared(data_config.name, data_config.data_dir)
-    if info.resident:
-        return _resident_batches(builder, info, batch_size, seed, start_step, sharding)
-    dataset = train_dataset(
-        builder,
-        info,
-        batch_size=batch_size,
-        rows=rows,
-        seed=seed,
-        start_step=start_step,
-        flip=data_config.flip,
+    training = train_data(
+        data_config, batch_size=batch_size, seeds=seed, start_step=start_step, sharding=sharding
     )
-    return _streamed_batches(dataset.as_numpy_iterator(), info, batch_size, sharding)
-
-
-def _resident_batches(
-    builder: tfds.core.DatasetBuilder,
-    info: DatasetInfo,
-    batch_size: int,
-    seed: int,
-    start_step: int,
-    sharding: NamedSharding,
-) -> Iterator[Batch]:
-    """Yields batches gathered from images that lie on every device."""
-    images, labels = (
-        replicate(array, sharding)
-        for array in load_split(builder, info.train_split, info.num_classes)
-    )
-    rows = local_rows(sharding, batch_size)
-    sampler = EpochSampler(info.num_train, seed)
-    gather = jax.jit(_gather, out_shardings=sharding)
-    step = start_step
-    while True:
-        epoch, index = sampler.batch(step, batch_size)
-        chosen = place_rows({"epoch": epoch[rows], "index": index[rows]}, sharding, batch_size)
-        yield gather(images, labels, **chosen)
-        step += 1
-
-
-def _gather(images: jax.Array, labels: jax.Array, epoch: jax.Array, index: jax.Array) -> Batch:
-    return {"image": images[index], "label": labels[index], "epoch": epoch, "index": index}
-
-
-def _streamed_batches(
-    host: Iterator[HostBatch], info: DatasetInfo, batch_size: int, sharding: NamedSharding
-) -> Iterator[Batch]:
-    """Yields batches decoded by the host, each moved while the step before it is computed."""
-    ahead = None
-    for rows in host:
-        check_labels(rows["label"], info.num_classes, info.train_split)
-        behind, ahead = ahead, place_rows(rows, sharding, batch_size)
-        if behind is not None:
-            yield behind
+    batch = jax.jit(training.batch, static_argnums=1)
+    return (batch(training.feed(step), 0) for step in itertools.count(start_step))
 
 
 class EvalBatches:
@@ -190,4 +223,24 @@ def eval_batches(
     info = describe(data_config)
     builder = open_prepared(data_config.name, data_config.data_dir)
     dataset = eval_dataset(builder, info, batch_size=batch_size, rows=rows)
-    return EvalBatches(dataset.as_numpy_iterator, info, batch_size, sharding)
+    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding)
+
+
+def file_batches(
+    files: Sequence[str], info: DatasetInfo, *, batch_size: int, sharding: NamedSharding
+) -> EvalBatches:
+    """Returns batches of files of images as those of an evaluation split, with labels of zero.
+
+    Args:
+      files: JPEG, PNG, GIF or BMP, of any size.
+      info: of the data set whose images they are like; no data set is read.
+      batch_size: of the whole batch, over all devices and processes.
+      sharding: over the batch axis.
+
+    Raises:
+      UserError: the batch cannot be divided over the devices; in a pass, a file is no image.
+    """
+    rows = local_rows(sharding, batch_size)
+    dataset = file_dataset(files, info, batch_size=batch_size, rows=rows)
+    info = dataclasses.replace(info, num_eval=len(files), resident=False)
+    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding)

@@ -66,4 +66,12 @@ def test_they_are_prepared_on_the_spot(tmp_path):
     assert info.eval_split == "test"
     assert info.resident
     assert not info.resized
-    assert (tmp_path / "aggnets_digits" / "1.0.0" / "dataset_info.json").exists()
+    assert (tmp_path / "aggnets_digits" / "1.1.0" / "dataset_info.json").exists()
+
+
+def test_few_images_are_the_first_of_each_class(digits_dir, splits):
+    builder = open_prepared("aggnets_digits", str(digits_dir))
+    images, labels = load_split(builder, "train_10_per_class", 10)
+    assert np.array_equal(np.bincount(labels), [10] * 10)
+    train = {image.tobytes() for image in splits["train"][0]}
+    assert all(image.tobytes() in train for image in images)

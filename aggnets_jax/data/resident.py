@@ -1,0 +1,121 @@
+"""A training split that lives on the devices: shuffled, and batched inside the compiled step."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+
+from aggnets_jax.data.placement import replicate
+
+Batch = dict[str, jax.Array]
+
+# Keys of the orders of epochs, apart from those of the augmentation of example 0, 1, ...
+_ORDER_STREAM = 2**32 - 1
+
+
+class Feed(NamedTuple):
+    """All that the batches of some steps are made of, on every device.
+
+    Attributes:
+      images: of the split, uint8 [N, height, width, channels].
+      labels: int32 [N].
+      orders: of a few epochs, int32 [epochs, N]; with several seeds [seeds, epochs, N].
+      epoch: the first of them, int32.
+      place: where in it the batch of the first step begins, int32.
+    """
+
+    images: jax.Array
+    labels: jax.Array
+    orders: jax.Array
+    epoch: jax.Array
+    place: jax.Array
+
+
+class ResidentData:
+    """Batches of a training split that lives on every device.
+
+    Every example comes exactly once an epoch, in an order that follows from (seed, epoch). Batches
+    run on across the end of an epoch: place i of step s is at p = s * batch_size + i, that is in
+    epoch p // N at place p % N. So N need not be divisible by the batch size.
+
+    Args:
+      images: uint8 [N, height, width, channels].
+      labels: int32 [N].
+      batch_size: over all devices and processes.
+      seeds: of the order; one, or several whose batches are made at once.
+      most_steps: whose batches a feed makes.
+      sharding: of batches, over their first axis.
+
+    Attributes:
+      most_steps: as given.
+      seed_axes: where a feed has an axis of seeds, as `in_axes` of `jax.vmap`.
+    """
+
+    seed_axes = Feed(images=None, labels=None, orders=0, epoch=None, place=None)
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        *,
+        batch_size: int,
+        seeds: int | np.ndarray,
+        most_steps: int,
+        sharding: NamedSharding,
+    ) -> None:
+        self.most_steps = most_steps
+        self._images, self._labels = (replicate(array, sharding) for array in (images, labels))
+        self._num_examples = len(labels)
+        self._batch_size = batch_size
+        self._seeds = np.asarray(seeds, np.int32)
+        self._sharding = sharding
+        # Epochs that the places of most_steps batches may touch, wherever they begin.
+        self._epochs = (most_steps * batch_size + self._num_examples - 2) // self._num_examples + 1
+        self._shuffled = jax.jit(self._shuffle, out_shardings=self._images.sharding)
+        self._orders = functools.lru_cache(maxsize=1)(
+            lambda epoch: self._shuffled(self._seeds, np.int32(epoch))
+        )
+
+    def _shuffle(self, seeds: jax.Array, first_epoch: jax.Array) -> jax.Array:
+        def order(seed: jax.Array, epoch: jax.Array) -> jax.Array:
+            # The generator is named, so that jax_default_prng_impl can't change the order.
+            key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), epoch)
+            return jax.random.permutation(
+                jax.random.fold_in(key, _ORDER_STREAM), self._num_examples
+            ).astype(jnp.int32)
+
+        orders = jax.vmap(order, in_axes=(None, 0))
+        if seeds.ndim:
+            orders = jax.vmap(orders, in_axes=(0, None))
+        return orders(seeds, first_epoch + jnp.arange(self._epochs))
+
+    def feed(self, step: int) -> Feed:
+        """What the batches of steps `step`, ..., `step + most_steps - 1` are made of."""
+        epoch, place = divmod(step * self._batch_size, self._num_examples)
+        where = (np.int32(epoch), np.int32(place))
+        return Feed(self._images, self._labels, self._orders(epoch), *where)
+
+    def batch(self, feed: Feed, step: int | jax.Array) -> Batch:
+        """The batch of a step, counted from the feed's first; to be traced.
+
+        Args:
+          feed: of one seed.
+          step: below `most_steps`, int32.
+
+        Returns:
+          "image" uint8 [B, height, width, channels]; "label", "epoch", "index" int32 [B], where
+          "index" is the example's number in the split's reading order.
+        """
+        places = feed.place + step * self._batch_size + jnp.arange(self._batch_size)
+        epochs, places = jnp.divmod(places, self._num_examples)
+        index = jax.lax.with_sharding_constraint(feed.orders[epochs, places], self._sharding)
+        batch = {
+            "image": feed.images[index],
+            "label": feed.labels[index],
+            "epoch": (feed.epoch + epochs).astype(jnp.int32),
+            "index": index,
+        }
+        return jax.lax.with_sharding_constraint(batch, self._sharding)

@@ -1,0 +1,83 @@
+"""Times eight seeds that train in one program against eight runs: python results/seeds.py.
+
+A step of eight seeds under `jax.vmap` (`config.num_seeds`) and a step of one, alternating in one
+process; the best of a few repeats. Writes results/seeds.csv, with images/s of all eight seeds, when
+they train together and when they train one after another.
+"""
+
+import csv
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from aggnets_jax import __version__, data, sharding
+from aggnets_jax import config as config_lib
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.optimizer import make_optimizer
+from aggnets_jax.step import create_state, make_train_step, make_train_steps, seeds
+
+SEEDS = 8
+ROWS = ("sparsenet", "densenet", "resnet", "dsnet", "hcgnet", "seqresnet", "micro_dense")
+REPEATS = 5
+
+
+def stepper(row: str, num_seeds: int) -> Callable[[], None]:
+    """A function that makes a step of so many seeds, and waits for it."""
+    config = config_lib.load(f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}"])
+    mesh = sharding.make_mesh()
+    info = data.describe(config.data)
+    model = create_configured_model(config, info.num_classes)
+    optimizer, _ = make_optimizer(config, 100, info.num_train / config.batch_size)
+    training = data.train_data(
+        config.data,
+        batch_size=config.batch_size,
+        seeds=seeds(config),
+        sharding=sharding.by_example(mesh),
+    )
+    step = make_train_step(model, optimizer, data.make_preprocess(config.data, info), config)
+    steps = jax.jit(make_train_steps(step, training, num_seeds))
+    state = jax.jit(lambda: create_state(model, optimizer, config, info.image_shape))()
+    feed = training.feed(0)
+
+    def run() -> None:
+        jax.block_until_ready(steps(state, feed, np.int32(1)))
+
+    run()  # compiles
+    return run
+
+
+def seconds(run: Callable[[], None]) -> float:
+    """That one call takes."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measures all networks and writes the table."""
+    hardware = f"{platform.machine()}, {jax.local_device_count()} x {jax.devices()[0].device_kind}"
+    columns = ("network", "together_images_per_second", "in_turn_images_per_second", "ratio")
+    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*columns, "seeds", "batch", "jax", "aggnets_jax", "hardware"])
+        for row in ROWS:
+            runs = [stepper(row, num_seeds) for num_seeds in (SEEDS, 1)]
+            together, alone = np.min(
+                [[seconds(run) for run in runs] for _ in range(REPEATS)], axis=0
+            )
+            images = SEEDS * 64
+            in_turn = SEEDS * alone
+            measured = [f"{images / together:.0f}", f"{images / in_turn:.0f}"]
+            ratio = f"{in_turn / together:.2f}"
+            writer.writerow(
+                [row, *measured, ratio, SEEDS, 64, jax.__version__, __version__, hardware]
+            )
+            print(row, *measured, ratio, flush=True)
+
+
+if __name__ == "__main__":
+    main()
