@@ -21,7 +21,7 @@ EVAL_RESIZE = 256 / 224
 
 
 def train_image(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, seed: int, flip: bool
+    builder: tfds.core.DatasetBuilder, info: DatasetInfo, seed: int
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Returns encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
     tf = import_tensorflow()
@@ -30,16 +30,12 @@ def train_image(
         return lambda encoded, epoch, index: decode(encoded)
     size = info.image_shape[:2]
 
-    def augment(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+    def crop(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         example_seed = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), index)
-        crop_seed, flip_seed = tf.unstack(tf.random.split(example_seed, 2))
-        image = _random_crop(encoded, crop_seed, decode, info.image_shape[-1])
-        image = _resize(image, size)
-        if flip:
-            image = tf.image.stateless_random_flip_left_right(image, flip_seed)
-        return _to_uint8(image, info.image_shape)
+        image = _random_crop(encoded, example_seed, decode, info.image_shape[-1])
+        return _to_uint8(_resize(image, size), info.image_shape)
 
-    return augment
+    return crop
 
 
 def _random_crop(

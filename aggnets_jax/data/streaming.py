@@ -31,7 +31,6 @@ def train_dataset(
     rows: np.ndarray,
     seed: int,
     start_step: int,
-    flip: bool,
 ) -> tf.data.Dataset:
     """Returns the endless batches from `start_step` on, reduced to some of their rows.
 
@@ -45,7 +44,6 @@ def train_dataset(
       rows: the rows to decode, ascending, int64 [R].
       seed: of order and crops.
       start_step: the first step; what lies before is skipped without decoding.
-      flip: whether resized images are mirrored half of the time.
 
     Returns:
       Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R].
@@ -53,7 +51,7 @@ def train_dataset(
     tf = import_tensorflow()
     one_epoch = _epochs(builder, info.train_split, seed)
     example_index = _index_from_id(builder, info.train_split)
-    augment = train_image(builder, info, seed, flip)
+    augment = train_image(builder, info, seed)
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         index = example_index(record["tfds_id"])

@@ -32,14 +32,12 @@ def collect(cifar10_dir, imagenet_dir, devices):
     found = {}
     for way, config in configs(cifar10_dir, imagenet_dir).items():
         settings = {"batch_size": BATCH_SIZE, "sharding": sharding}
-        preprocess = jax.jit(
-            make_preprocess(config, describe(config), SEED), static_argnames="train"
-        )
+        preprocess = jax.jit(make_preprocess(config, describe(config)), static_argnames="train")
         train = train_batches(config, seed=SEED, start_step=3, **settings)
         for step, batch in enumerate(itertools.islice(train, 3)):
-            program = preprocess.lower(batch, train=True).compile().as_text()
+            program = preprocess.lower(batch, train=True, seed=SEED).compile().as_text()
             assert "all-gather" not in program, "preprocessing moves images between devices"
-            batch = batch | {"input": preprocess(batch, train=True)}
+            batch = batch | {"input": preprocess(batch, train=True, seed=SEED)}
             found |= {f"{way}/train/{step}/{k}": held_rows(v) for k, v in batch.items()}
         for step, batch in enumerate(eval_batches(config, **settings)):
             found |= {f"{way}/eval/{step}/{k}": held_rows(v) for k, v in batch.items()}

@@ -3,10 +3,10 @@
 import socket
 
 import jax
-import ml_collections
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+from aggnets_jax.config import default_config
 from tests.data.official_formats import (
     prepare_small_cifar10,
     prepare_small_cifar100,
@@ -24,19 +24,8 @@ def no_network(monkeypatch):
 
 
 def make_config(name, data_dir, **changes):
-    fields = {
-        "name": name,
-        "data_dir": None if data_dir is None else str(data_dir),
-        "train_split": "train",
-        "eval_split": ml_collections.config_dict.placeholder(str),
-        "image_size": ml_collections.config_dict.placeholder(int),
-        "crop_padding": 4,
-        "flip": True,
-        "mean": (),
-        "std": (),
-        "resident": "auto",
-    }
-    config = ml_collections.ConfigDict(fields)
+    config = default_config().data
+    config.update({"name": name, "data_dir": None if data_dir is None else str(data_dir)})
     config.update(changes)
     return config
 

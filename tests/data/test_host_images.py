@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from aggnets_jax.data import describe, eval_batches, train_batches
-from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.host_images import train_image
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
@@ -60,23 +59,19 @@ def test_training_crops_are_uint8_of_the_size(imagenet, sharding):
 
 @pytest.fixture(scope="module")
 def crops(imagenet):
-    """{format, flip: uint8 [COUNT, 32, 32, 3]} of a picture that shows x in red and y in green."""
+    """{format: uint8 [COUNT, 32, 32, 3]} of a picture that shows x in red and y in green."""
     tf = import_tensorflow()
     info = describe(make_config("imagenet2012", imagenet[0], image_size=32))
-    builder = open_prepared("imagenet2012", str(imagenet[0]))
     x, y = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
     picture = Image.fromarray(np.stack([x, y, 0 * x], axis=-1).astype(np.uint8))
     found = {}
     for form in ("JPEG", "PNG"):
         file = io.BytesIO()
         picture.save(file, form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
-        for flip in (False, True):
-            augment = train_image(builder, info, seed=0, flip=flip)
-            encoded = tf.data.Dataset.from_tensors(file.getvalue()).repeat(COUNT)
-            images = encoded.enumerate().map(
-                lambda k, data, augment=augment: augment(data, k // 50, k % 50)
-            )
-            found[form, flip] = np.stack(list(images.as_numpy_iterator()))
+        crop = train_image(info, seed=0)
+        encoded = tf.data.Dataset.from_tensors(file.getvalue()).repeat(COUNT)
+        images = encoded.enumerate().map(lambda k, data, crop=crop: crop(data, k // 50, k % 50))
+        found[form] = np.stack(list(images.as_numpy_iterator()))
     return found
 
 
@@ -97,7 +92,7 @@ def window(images):
 
 
 def test_random_crops_have_the_stated_areas_and_shapes(crops):
-    left, right, top, bottom = window(crops["PNG", False])
+    left, right, top, bottom = window(crops["PNG"])
     area = (right - left) * (bottom - top) / (WIDTH * HEIGHT)
     aspect = (right - left) / (bottom - top)
     assert 0.07 < area.min() < 0.15
@@ -112,20 +107,13 @@ def test_random_crops_have_the_stated_areas_and_shapes(crops):
 
 def test_crops_depend_on_epoch_and_index(crops):
     """The fixture's images are 50 examples in 8 epochs."""
-    assert len({crop.tobytes() for crop in crops["PNG", False]}) == COUNT
+    assert len({crop.tobytes() for crop in crops["PNG"]}) == COUNT
 
 
 def test_cropping_while_decoding_a_jpeg_changes_nothing(crops):
     """The same windows, pixel for pixel up to the JPEG's own error, as from the whole PNG."""
-    difference = crops["JPEG", False].astype(int) - crops["PNG", False]
+    difference = crops["JPEG"].astype(int) - crops["PNG"]
     assert np.abs(difference).max() <= 3
-
-
-def test_half_of_the_crops_are_mirrored(crops):
-    plain, flipped = crops["JPEG", False], crops["JPEG", True]
-    mirrored = (flipped == plain[:, :, ::-1]).all((1, 2, 3))
-    assert (mirrored | (flipped == plain).all((1, 2, 3))).all()
-    assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT / 4)
 
 
 def test_resized_grey_images_keep_one_channel(cifar10, odd_sets, sharding):

@@ -107,12 +107,10 @@ def test_resident_and_streamed_images_are_augmented_alike(cifar10, sharding):
     augmented = {}
     for resident in ("always", "never"):
         config = make_config("cifar10", cifar10[0], resident=resident)
-        preprocess = jax.jit(
-            make_preprocess(config, describe(config), seed=7), static_argnames="train"
-        )
+        preprocess = jax.jit(make_preprocess(config, describe(config)), static_argnames="train")
         batches = take(train_batches(config, batch_size=103, seed=7, sharding=sharding), 2)
         for batch in batches:
-            images = np.asarray(preprocess(batch, train=True))
+            images = np.asarray(preprocess(batch, train=True, seed=7))
             for k, (epoch, index) in enumerate(zip(batch["epoch"], batch["index"], strict=True)):
                 augmented[resident, int(epoch), int(index)] = images[k]
     assert len(augmented) == 2 * 2 * 103

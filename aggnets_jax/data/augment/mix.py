@@ -1,0 +1,87 @@
+"""Mixup and CutMix: images of a batch are mixed in pairs, and so are their targets."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from aggnets_jax.data.augment.randomness import Stream, example_key
+from aggnets_jax.errors import UserError, unknown
+
+Mix = Callable[..., tuple[jax.Array, jax.Array]]
+
+RATIO_PER = ("batch", "sample")
+
+
+def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
+    """Returns `mix(images, targets, batch, seed) -> (images, targets)`, or None for none.
+
+    Each example keeps a share of its own image and target, and takes the rest from a partner; the
+    partners are a random permutation of the batch. The ratio is distributed as Beta(alpha, alpha).
+    Mixup (Zhang et al., arXiv 1710.09412) averages the pixels with it. CutMix (Yun et al., arXiv
+    1905.04899) pastes a rectangle, centred anywhere and clipped, of area 1 - ratio before the
+    clipping; targets are mixed by its true area. With both, one or the other, with probability
+    1/2, mixes a whole batch. What is drawn for a batch follows from (seed, epoch, index) of its
+    first example, and a ratio and rectangle of each sample from its own.
+
+    Args:
+      data_config: `mixup` and `cutmix`, the alphas, and `mix_ratio_per` are read.
+
+    Returns:
+      A function of images float32 [B, H, W, C], targets float32 [B, classes], the batch with
+      "epoch" and "index" int32 [B], and the seed, which may be traced. Pure and traceable.
+
+    Raises:
+      UserError: for a negative alpha or an unknown `mix_ratio_per`.
+    """
+    mixup, cutmix = data_config.mixup, data_config.cutmix
+    for field, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+        if not 0 <= alpha < float("inf"):
+            raise UserError(f"{field} must be at least 0, not {alpha}")
+    if data_config.mix_ratio_per not in RATIO_PER:
+        raise unknown("value of mix_ratio_per", str(data_config.mix_ratio_per), RATIO_PER)
+    if not (mixup or cutmix):
+        return None
+    per_sample = data_config.mix_ratio_per == "sample"
+
+    def own_weight(key: jax.Array, cuts: jax.Array, size: tuple[int, int]) -> jax.Array:
+        """What an example keeps of each pixel: float32 [H, W, 1]."""
+        ratio_key, box_key = jax.random.split(key)
+        alpha = jnp.where(cuts, cutmix, mixup)
+        ratio = jax.random.beta(ratio_key, alpha, alpha)
+        weight = jnp.where(cuts, _outside_box(box_key, ratio, size), ratio)
+        return jnp.broadcast_to(weight, size)[..., None]
+
+    def mix(
+        images: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], seed: int | jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        keys = jax.vmap(example_key, in_axes=(None, 0, 0))(seed, batch["epoch"], batch["index"])
+        partner_key, choice_key = jax.random.split(jax.random.fold_in(keys[0], Stream.MIX_BATCH))
+        partner = jax.random.permutation(partner_key, len(images))
+        cuts = jax.random.bernoulli(choice_key) if mixup and cutmix else jnp.asarray(cutmix > 0)
+        ratio_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
+            keys if per_sample else keys[:1], Stream.MIX_RATIO
+        )
+        weight = jax.vmap(lambda key: own_weight(key, cuts, images.shape[1:3]))(ratio_keys)
+        share = weight.mean((1, 2))
+        return (
+            weight * images + (1 - weight) * images[partner],
+            share * targets + (1 - share) * targets[partner],
+        )
+
+    return mix
+
+
+def _outside_box(key: jax.Array, ratio: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Returns 0 in a box of area 1 - ratio and 1 outside, float32 [H, W]."""
+
+    def outside(key: jax.Array, length: int) -> jax.Array:
+        half = (length * jnp.sqrt(1 - ratio)).astype(jnp.int32) // 2
+        centre = jax.random.randint(key, (), 0, length)
+        places = jnp.arange(length)
+        return (places < centre - half) | (places >= centre + half)
+
+    row_key, column_key = jax.random.split(key)
+    rows, columns = outside(row_key, size[0]), outside(column_key, size[1])
+    return (rows[:, None] | columns[None, :]).astype(jnp.float32)
