@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
+from aggnets_jax.data.image_folder import IMAGE_FOLDER, open_folder
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line, unknown
 
@@ -28,11 +29,13 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       data_dir: where TFDS keeps its data sets; None is TFDS's default.
 
     Raises:
-      UserError: no such data set or config.
+      UserError: no such data set or config, or a folder of images, which is never prepared.
     """
     import tensorflow_datasets as tfds
 
     base, _, config = name.partition(":")[0].partition("/")
+    if base == IMAGE_FOLDER:
+        raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
     if base == DIGITS:
         import_tensorflow()  # which the definition of a builder imports, less quietly
         from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
@@ -41,7 +44,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     try:
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        known = {*tfds.list_builders(with_community_datasets=False), DIGITS}
+        known = {*tfds.list_builders(with_community_datasets=False), DIGITS, IMAGE_FOLDER}
         raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ValueError) as error:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()
@@ -61,7 +64,7 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     The shipped digits need no network and are prepared on the spot; nothing else ever is.
 
     Args:
-      name: TFDS name, with or without a config.
+      name: TFDS name, with or without a config; or "image_folder", see `open_folder`.
       data_dir: an existing directory, local or in a bucket; None is TFDS's default.
 
     Raises:
@@ -70,6 +73,8 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """
     if data_dir is not None and not epath.Path(data_dir).expanduser().is_dir():
         raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
+    if name == IMAGE_FOLDER:
+        return open_folder(data_dir)
     builder = find_builder(name, data_dir)
     if is_prepared(builder):
         return builder

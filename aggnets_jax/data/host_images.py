@@ -11,7 +11,6 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
 # Random crops: part of the image's area, and width over height.
 CROP_AREA = (0.08, 1.0)
@@ -21,13 +20,13 @@ EVAL_RESIZE = 256 / 224
 
 
 def train_image(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, seed: int
+    info: DatasetInfo, seed: int
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Returns encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
     tf = import_tensorflow()
-    decode = image_decoder(builder)
+    decode = image_decoder(info.image_shape[-1])
     if not info.resized:
-        return lambda encoded, epoch, index: decode(encoded)
+        return lambda encoded, epoch, index: tf.ensure_shape(decode(encoded), info.image_shape)
     size = info.image_shape[:2]
 
     def crop(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
@@ -71,14 +70,12 @@ def _random_crop(
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
 
 
-def eval_image(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo
-) -> Callable[[tf.Tensor], tf.Tensor]:
+def eval_image(info: DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns encoded -> uint8 [H, W, C]: short side resized and centre cropped, or as stored."""
     tf = import_tensorflow()
-    decode = image_decoder(builder)
+    decode = image_decoder(info.image_shape[-1])
     if not info.resized:
-        return decode
+        return lambda encoded: tf.ensure_shape(decode(encoded), info.image_shape)
     size = info.image_shape[0]
     short_side = round(size * EVAL_RESIZE)
 
@@ -91,6 +88,19 @@ def eval_image(
         return _to_uint8(image, info.image_shape)
 
     return centre
+
+
+def any_image(info: DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns encoded -> uint8 [H, W, C], as `eval_image` for images of the data set.
+
+    Others, where all of the data set's have one size, are resized to it as a whole.
+    """
+    if info.resized:
+        return eval_image(info)
+    decode = image_decoder(info.image_shape[-1])
+    return lambda encoded: _to_uint8(
+        _resize(decode(encoded), info.image_shape[:2]), info.image_shape
+    )
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes
 from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -19,12 +20,13 @@ RESIDENT_BYTES = 1 << 30
 RESIDENT = ("auto", "always", "never")
 
 # Mean and standard deviation per channel, on the 0..1 scale, of the sets whose names begin so;
-# the first that fits counts. Others get one half for both.
+# the first that fits counts. Others get one half for both. Folders hold photographs, as ImageNet.
 NORMALISATION = {
     "aggnets_digits": ((0.30543369,), (0.37595716,)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    IMAGE_FOLDER: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 # Their test splits hold images without labels.
@@ -77,23 +79,25 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     name = data_config.name
     builder = open_prepared(name, data_config.data_dir)
     image_key, label_key = feature_keys(builder)
-    features = builder.info.features
-    label = features[label_key]
 
     train_split = data_config.train_split
     num_train = _num_examples(builder, train_split)
     eval_split = data_config.eval_split or _default_eval_split(builder)
     num_eval = _num_examples(builder, eval_split)
 
-    stored_shape = features[image_key].shape
+    class_names = tuple(builder.info.features[label_key].names)
+    if name == IMAGE_FOLDER:
+        class_names = list_classes(builder, train_split, eval_split)
+
+    stored_shape = builder.info.features[image_key].shape
     resident = _is_resident(data_config, stored_shape, num_train)
     image_shape, resized = _image_shape(data_config, stored_shape, resident)
     _check_crop_padding(data_config.crop_padding, image_shape)
     mean, std = _normalisation(data_config, builder.name, image_shape[-1])
     return DatasetInfo(
         name=name,
-        num_classes=label.num_classes,
-        class_names=tuple(label.names),
+        num_classes=len(class_names),
+        class_names=class_names,
         image_shape=image_shape,
         num_train=num_train,
         num_eval=num_eval,
@@ -152,7 +156,7 @@ def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
 
 def _default_eval_split(builder: tfds.core.DatasetBuilder) -> str:
     splits = builder.info.splits
-    for split in ("test", "validation"):
+    for split in ("test", "validation", "val"):
         if split in splits and not (split == "test" and builder.name in UNLABELLED_TEST):
             return split
     raise UserError(

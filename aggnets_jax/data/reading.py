@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,22 +71,45 @@ def read_in_order(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Data
     return read_encoded(builder, split, interleave_cycle_length=1)
 
 
-def image_decoder(builder: tfds.core.DatasetBuilder) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from an encoded image to uint8 [H, W, C], to be used inside tf.data."""
+def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from an encoded image to uint8 [H, W, C], to be used inside tf.data.
+
+    JPEG, PNG, GIF (the first picture) and BMP, whatever the channels of the file: colours become
+    grey, grey and palettes become colours, and transparency is dropped.
+
+    Args:
+      channels: C, 1 for grey and 3 for red, green, blue.
+    """
     tf = import_tensorflow()
-    feature = builder.info.features[feature_keys(builder)[0]]
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        # TFDS would let TensorFlow choose, and it chooses the approximate transform for JPEGs;
-        # PIL, with which most published networks were trained, uses the accurate one.
+        # TensorFlow itself would choose the approximate transform for JPEGs; PIL, with which most
+        # published networks were trained, uses the accurate one.
         image = tf.cond(
             tf.io.is_jpeg(encoded),
-            lambda: tf.io.decode_jpeg(encoded, feature.shape[-1], dct_method=JPEG_TRANSFORM),
-            lambda: feature.decode_example(encoded),
+            lambda: tf.io.decode_jpeg(encoded, channels, dct_method=JPEG_TRANSFORM),
+            lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
         )
-        return tf.ensure_shape(image, feature.shape)
+        return tf.ensure_shape(image, (None, None, channels))
 
     return decode
+
+
+def check_files(files: Sequence[str], channels: int) -> None:
+    """Raises UserError, naming the file, if one cannot be read or is no image."""
+    tf = import_tensorflow()
+    decode = image_decoder(channels)
+    sizes = tf.data.Dataset.from_tensor_slices(files).map(
+        lambda file: tf.size(decode(tf.io.read_file(file))), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    sizes = sizes.as_numpy_iterator()
+    for file in files:
+        try:
+            next(sizes)
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"{file} is damaged, or no JPEG, PNG, GIF or BMP") from error
+        except tf.errors.OpError as error:
+            raise UserError(f"{file} can't be read ({type(error).__name__})") from error
 
 
 def load_split(
@@ -94,8 +117,8 @@ def load_split(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], in reading order."""
     tf = import_tensorflow()
-    decode = image_decoder(builder)
     shape = builder.info.features[feature_keys(builder)[0]].shape
+    decode = image_decoder(shape[-1])
     count = builder.info.splits[split].num_examples
     images = np.empty((count, *shape), np.uint8)
     labels = np.empty(count, np.int32)

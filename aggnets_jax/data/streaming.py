@@ -1,19 +1,21 @@
 """The host's pipelines: stored examples, decoded, cropped and resized by tf.data.
 
-The order of an epoch is a function of (seed, epoch): the files are shuffled, then the encoded
-images in a buffer of at most SHUFFLE_BYTES. The crops are a function of (seed, epoch, index).
+The order of an epoch is a function of (seed, epoch): the files are shuffled, then, where they hold
+many, the encoded images in a buffer of at most SHUFFLE_BYTES. The crops are a function of (seed,
+epoch, index).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.host_images import eval_image, train_image
+from aggnets_jax.data.host_images import any_image, eval_image, train_image
+from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.info import DatasetInfo
-from aggnets_jax.data.reading import read_encoded, read_in_order
+from aggnets_jax.data.reading import check_files, read_encoded, read_in_order
 from aggnets_jax.data.tf_runtime import import_tensorflow
 
 if TYPE_CHECKING:
@@ -21,6 +23,34 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 SHUFFLE_BYTES = 1 << 30
+
+HostBatch = dict[str, np.ndarray]
+
+
+class HostBatches:
+    """Batches in the memory of this process, reduced to its rows; each pass reads them anew."""
+
+    def __init__(self, dataset: tf.data.Dataset, files: Sequence[str], channels: int) -> None:
+        """Reads nothing before the first pass.
+
+        Args:
+          dataset: of the batches.
+          files: of single images from which they come, if they do.
+          channels: of the images.
+        """
+        self._dataset = dataset
+        self._files = files
+        self._channels = channels
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        tf = import_tensorflow()
+        try:
+            yield from self._dataset.as_numpy_iterator()
+        except tf.errors.OpError:
+            # It does not say which file; they are gone through once more to find it.
+            if len(self._files):
+                check_files(self._files, self._channels)
+            raise
 
 
 def train_dataset(
@@ -31,11 +61,11 @@ def train_dataset(
     rows: np.ndarray,
     seed: int,
     start_step: int,
-) -> tf.data.Dataset:
+) -> HostBatches:
     """Returns the endless batches from `start_step` on, reduced to some of their rows.
 
-    Every process reads all records in the same order and decodes its own rows, so that batches do
-    not depend on the number of processes.
+    Every process goes through all records in the same order and decodes its own rows, so that
+    batches do not depend on the number of processes.
 
     Args:
       builder: of the prepared data set.
@@ -46,25 +76,26 @@ def train_dataset(
       start_step: the first step; what lies before is skipped without decoding.
 
     Returns:
-      Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R].
+      Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R]. They raise
+      UserError at a file of a folder that is no image.
     """
     tf = import_tensorflow()
-    one_epoch = _epochs(builder, info.train_split, seed)
-    example_index = _index_from_id(builder, info.train_split)
-    augment = train_image(builder, info, seed)
+    files, labels = _files(builder, info, info.train_split)
+    if len(files):
+        one_epoch = _epochs_of_files(files, labels, seed)
+    else:
+        one_epoch = _epochs(builder, info.train_split, seed)
+    augment = train_image(info, seed)
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        index = example_index(record["tfds_id"])
-        return {
-            "image": augment(record["image"], record["epoch"], index),
-            "label": tf.cast(record["label"], tf.int32),
-            "epoch": tf.cast(record["epoch"], tf.int32),
-            "index": tf.cast(index, tf.int32),
-        }
+        numbers = {k: tf.cast(record[k], tf.int32) for k in ("label", "epoch", "index")}
+        image = augment(_encoded(record), record["epoch"], record["index"])
+        return {"image": image, **numbers}
 
     first_epoch, done = divmod(start_step * batch_size, info.num_train)
     records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
-    return _decode_rows(records, decode, batch_size, rows)
+    dataset = _decode_rows(records, decode, batch_size, rows)
+    return HostBatches(dataset, files, info.image_shape[-1])
 
 
 def _epochs(
@@ -73,6 +104,7 @@ def _epochs(
     """Returns a function from an epoch to its encoded records, in its order."""
     tf = import_tensorflow()
     buffer_size = _shuffle_buffer(builder, split)
+    example_index = _index_from_id(builder, split)
 
     # TFDS's reader does not pass through AutoGraph, and has nothing for it to convert.
     @tf.autograph.experimental.do_not_convert
@@ -90,14 +122,44 @@ def _epochs(
             shuffle_reshuffle_each_iteration=False,
             add_tfds_id=True,
         ).shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
-        return records.map(lambda record: record | {"epoch": epoch})
+        return records.map(
+            lambda record: {
+                "image": record["image"],
+                "label": record["label"],
+                "epoch": epoch,
+                "index": example_index(record["tfds_id"]),
+            }
+        )
+
+    return one_epoch
+
+
+def _epochs_of_files(
+    files: np.ndarray, labels: np.ndarray, seed: int
+) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Returns a function from an epoch to its records, with files instead of encoded images."""
+    tf = import_tensorflow()
+    files, labels = tf.constant(files), tf.constant(labels)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(labels), dtype=tf.int64), seed=[seed, epoch]
+        )
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: {
+                "file": files[index],
+                "label": labels[index],
+                "epoch": epoch,
+                "index": index,
+            }
+        )
 
     return one_epoch
 
 
 def eval_dataset(
     builder: tfds.core.DatasetBuilder, info: DatasetInfo, *, batch_size: int, rows: np.ndarray
-) -> tf.data.Dataset:
+) -> HostBatches:
     """Returns the batches of the evaluation split in order, reduced to some of their rows.
 
     Args:
@@ -107,18 +169,62 @@ def eval_dataset(
       rows: the rows to decode, ascending, int64 [R].
 
     Returns:
-      Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller.
+      Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller. They
+      raise UserError at a file of a folder that is no image.
     """
     tf = import_tensorflow()
-    decode_image = eval_image(builder, info)
+    files, labels = _files(builder, info, info.eval_split)
+    if len(files):
+        records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
+    else:
+        records = read_in_order(builder, info.eval_split)
+    dataset = _decode_rows(records, _decoder(eval_image(info)), batch_size, rows)
+    return HostBatches(dataset, files, info.image_shape[-1])
+
+
+def file_dataset(
+    files: Sequence[str], info: DatasetInfo, *, batch_size: int, rows: np.ndarray
+) -> HostBatches:
+    """Returns batches of files of images as those of an evaluation split, with labels of zero.
+
+    Args:
+      files: of images, of any size.
+      info: of the data set whose images they are like.
+      batch_size: of the whole batch.
+      rows: the rows to decode, ascending, int64 [R].
+    """
+    tf = import_tensorflow()
+    records = tf.data.Dataset.from_tensor_slices(
+        {"file": list(files), "label": np.zeros(len(files), np.int64)}
+    )
+    dataset = _decode_rows(records, _decoder(any_image(info)), batch_size, rows)
+    return HostBatches(dataset, files, info.image_shape[-1])
+
+
+def _decoder(decode_image: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+    tf = import_tensorflow()
 
     def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {
-            "image": decode_image(record["image"]),
+            "image": decode_image(_encoded(record)),
             "label": tf.cast(record["label"], tf.int32),
         }
 
-    return _decode_rows(read_in_order(builder, info.eval_split), decode, batch_size, rows)
+    return decode
+
+
+def _encoded(record: dict[str, tf.Tensor]) -> tf.Tensor:
+    """Returns a record's encoded image, read now if it is in a file of its own."""
+    return import_tensorflow().io.read_file(record["file"]) if "file" in record else record["image"]
+
+
+def _files(
+    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns files and labels of a folder of images, and none of other data sets."""
+    if info.name != IMAGE_FOLDER:
+        return np.array([], str), np.array([], np.int64)
+    return list_examples(builder, split, info.class_names)
 
 
 def _decode_rows(
