@@ -97,7 +97,9 @@ def train_and_evaluate(
 
         with (
             open_workdir(workdir, config_json) as workdir,
-            Checkpoints(workdir, keep=config.keep_checkpoints, config=config_json) as checkpoints,
+            Checkpoints(
+                workdir, keep=config.keep_checkpoints, config=config_json, dataset=info
+            ) as checkpoints,
             Profile(config.profile_steps, workdir / "profile") as profile,
         ):
             # ---- The state: that of the newest checkpoint, or a new one, with given weights.
@@ -119,7 +121,9 @@ def train_and_evaluate(
                     ),
                     config.num_seeds,
                 )
-                state = jax.device_put(start_from(variables, seeds(config)), everywhere)
+                # Compiled, so that no two arrays of the state share a buffer: they are donated.
+                start_from = jax.jit(start_from, out_shardings=everywhere)
+                state = start_from(variables, seeds(config))
             start = step = lap_began = state.updates
 
             print_overview(network, counts, model.topologies)
