@@ -3,10 +3,10 @@
 python -m aggnets_jax.main --config=configs/recipes/micro_dense_plus_cifar.py --workdir=runs/plus
 
 All else is as in micro_dense_cifar.py. Residual branches are scaled by random numbers, which spread
-the more the further the training loss falls (arXiv 1909.11862).
+further after each step by which the training loss fell (arXiv 1909.11862).
 
-Not in the paper: the constants. Here those of aggnets_jax/strength.py, and branches are scaled by
-0.5 +- 1 at most.
+Not in the paper: the constants. Here branches are scaled by 1 +- 1 at most, in the last block, and
+the rest is as in aggnets_jax/strength.py.
 """
 
 from aggnets_jax.config import recipe
