@@ -3,6 +3,8 @@
 import itertools
 import re
 import sys
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.registry import (
@@ -90,6 +92,45 @@ def page(rows: dict[str, str]) -> str:
             )
         )
     return "\n".join(parts)
+
+
+class Row(NamedTuple):
+    """A network's line of the table, read back.
+
+    Attributes:
+      line: whole.
+      params: trainable scalars, by the number of classes.
+      macs: for one image, with the fewest classes of these.
+      flops: as the network's paper counts them.
+    """
+
+    line: str
+    params: Mapping[int, int]
+    macs: int
+    flops: float
+
+    def macs_with(self, classes: int) -> int:
+        """Those with another head, from what the heads differ in."""
+        if classes not in self.params:
+            raise KeyError(classes)
+        features = (self.params[100] - self.params[10]) // 90 - 1 if 10 in self.params else 0
+        return self.macs + features * (classes - min(self.params))
+
+
+def read(text: str) -> dict[str, Row]:
+    """The rows of a page, by network."""
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `") and line.count(" | ") > 3:  # families have fewer columns
+            _, name, params, macs, flops, *_ = (cell.strip() for cell in line.split("|"))
+            heads = re.findall(r"([\d,]+) \((\d+)\)", params)
+            rows[name.strip("`")] = Row(
+                line,
+                {int(classes): int(number.replace(",", "")) for number, classes in heads},
+                int(macs.replace(",", "")),
+                float(flops.removesuffix("G")) * 1e9,
+            )
+    return rows
 
 
 if __name__ == "__main__":
