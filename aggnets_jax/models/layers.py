@@ -96,6 +96,16 @@ def branch_dropout(rate: float, *, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
 
 
+def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int], nn.Dropout]:
+    """Makes what drops the branch of block 1, ..., blocks with probability rate * block / blocks.
+
+    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382, Section 3,
+    with images dropped one by one, and branches that are kept scaled up in training rather than
+    all of them down in evaluation.
+    """
+    return lambda block: branch_dropout(rate * block / blocks, train=train)
+
+
 def imagenet_stem(
     x: jax.Array,
     features: int,

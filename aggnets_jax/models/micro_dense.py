@@ -39,6 +39,7 @@ from aggnets_jax.models import layers
 from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
+    checked_regularisation,
     linear_widths,
     make_shortcut_topologies,
 )
@@ -186,6 +187,9 @@ def mdnet(
     aggregation: str = "concat",
     shortcut_topology: str | Sequence[str] = "plain",
     shortcut_topology_args: TopologyArgs = None,
+    stochastic_depth: float = 0.0,
+    dynamic_regularisation: bool = False,
+    branch_scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> PyramidNet:
     """Builds a Micro-Dense Net from the numbers in its name.
@@ -207,6 +211,10 @@ def mdnet(
       shortcut_topology: which outputs a block adds to what it computes, one pattern or one for each
         stage; "plain" is the identity shortcut.
       shortcut_topology_args: arguments of the pattern, or one mapping for each stage.
+      stochastic_depth: see `PyramidNet`, as the next two.
+      dynamic_regularisation: that of the rows with a "+"; changes nothing unless `config.strength`
+        is set.
+      branch_scale: A.
       dtype: in which to compute.
 
     Raises:
@@ -236,6 +244,7 @@ def mdnet(
         widths=all_widths,
         stem_features=stem_features,
         block=block,
+        **checked_regularisation(stochastic_depth, dynamic_regularisation, branch_scale),
         dtype=dtype,
     )
 

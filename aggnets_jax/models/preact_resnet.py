@@ -65,12 +65,15 @@ class PreActResNet(nn.Module):
       num_classes: size of the logits.
       topologies: one for each stage.
       aggregation: "sum", or "mean" or "concat".
+      stochastic_depth: probability of dropping an image's F in the last block, see
+        `layers.stochastic_depth`.
       dtype: in which to compute.
     """
 
     num_classes: int
     topologies: tuple[Topology, ...]
     aggregation: str = "sum"
+    stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -80,23 +83,30 @@ class PreActResNet(nn.Module):
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = layers.batch_norm(train=train, dtype=self.dtype)
         conv = partial(layers.conv, dtype=self.dtype)
-        endpoints = {}
+        blocks = sum(topology.depth for topology in self.topologies)
+        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        before, endpoints = 0, {}
+
+        def block(number: int, *arguments: int, name: str) -> Callable[[jax.Array], jax.Array]:
+            unit = PreActBottleneck(*arguments, norm, conv, name=name)
+            dropout = drop(number)
+            return lambda x: dropout(unit(x))
 
         x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies):
             width, stride = 16 * 2**i, 1 if i == 0 else 2
-            unit = partial(PreActBottleneck, width, norm=norm, conv=conv)
             x = Stage(
                 topology,
-                unit=lambda layer, name, unit=unit, stride=stride: unit(
-                    stride=stride if layer == 1 else 1, name=name
+                unit=lambda layer, name, before=before, width=width, stride=stride: block(
+                    before + layer, width, stride if layer == 1 else 1, name=name
                 ),
                 aggregation=self.aggregation,
                 projection=partial(conv, EXPANSION * width, 1, stride=stride),
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = x
+            before += topology.depth
 
         x = nn.relu(norm(name="head_norm")(x))
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
@@ -109,6 +119,7 @@ def preact_resnet(
     topology: str | Sequence[str],
     topology_args: TopologyArgs = None,
     aggregation: str = "sum",
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> PreActResNet:
     """Builds a network of this file.
@@ -118,16 +129,18 @@ def preact_resnet(
       depth: 9n + 2: three stages of n bottlenecks, the stem and the classifier.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: see `PreActResNet`.
+      aggregation: see `PreActResNet`, as the next.
+      stochastic_depth: of blocks.
       dtype: in which to compute.
 
     Raises:
       UserError: for a depth that is not 9n + 2.
     """
     check_aggregation(aggregation)
+    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
     n = named.layers_in_depth(depth, 9, 2)
     topologies = stage_topologies(topology, topology_args, (n, n, n))
-    return PreActResNet(num_classes, topologies, aggregation=aggregation, dtype=dtype)
+    return PreActResNet(num_classes, topologies, aggregation, stochastic_depth, dtype)
 
 
 def _printed(name: str, errors: dict[int, float]) -> dict[str, Printed]:

@@ -34,6 +34,7 @@ from aggnets_jax.aggregation import check_aggregation, pad_channels
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.regularisation import DynamicScale
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
@@ -135,6 +136,11 @@ class PyramidNet(nn.Module):
       block: makes the units.
       aggregation: of what a shortcut reads, see `pyramidnet`.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN.
+      stochastic_depth: probability of dropping an image's F in the last block, see
+        `layers.stochastic_depth`.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`.
+      branch_scale: by which it is scaled in evaluation, and on average in training, if so.
       dtype: in which to compute.
     """
 
@@ -145,6 +151,9 @@ class PyramidNet(nn.Module):
     block: Block
     aggregation: str = "padded_sum"
     imagenet_stem: bool = False
+    stochastic_depth: float = 0.0
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -161,20 +170,25 @@ class PyramidNet(nn.Module):
         conv = partial(layers.conv, dtype=self.dtype)
         block = partial(self.block, norm=norm, conv=conv)
         activation = nn.relu if self.block.rectifies_sum else _identity
+        drop = layers.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
         before, endpoints = 0, {}
+
+        def layer(number: int, stride: int, name: str) -> Callable[..., jax.Array]:
+            unit, dropout = block(self.widths[number - 1], stride=stride, name=name), drop(number)
+            if not self.dynamic_regularisation:
+                return joined(lambda x: dropout(unit(x)), activation)
+            reach = number / len(self.widths)
+            scale = DynamicScale(self.branch_scale, reach, train, name=f"{name}_scale")
+            return joined(lambda x: scale(dropout(unit(x))), activation)
 
         x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
         for i, topology in enumerate(self.shortcut_topologies, start=1):
             if i > 1:
-                unit = block(self.widths[before], stride=2, name=f"stage{i}_opening")
-                x = joined(unit, activation)(x, average_halves(x))
                 before += 1
-            widths = self.widths[before : before + topology.depth]
+                x = layer(before, 2, f"stage{i}_opening")(x, average_halves(x))
             x = Stage(
                 topology,
-                unit=lambda layer, name, widths=widths: joined(
-                    block(widths[layer - 1], stride=1, name=name), activation
-                ),
+                unit=lambda number, name, before=before: layer(before + number, 1, name),
                 aggregation=self.aggregation,
                 shortcuts=True,
                 name=f"stage{i}",
@@ -234,6 +248,9 @@ def pyramidnet(
     topology: str | Sequence[str] = "plain",
     topology_args: TopologyArgs = None,
     aggregation: str = "padded_sum",
+    stochastic_depth: float = 0.0,
+    dynamic_regularisation: bool = False,
+    branch_scale: float = 1.0,
     dtype: DTypeLike = jnp.float32,
 ) -> PyramidNet:
     """Builds a network of this file from the numbers in its name.
@@ -249,6 +266,9 @@ def pyramidnet(
         "plain" is the identity shortcut.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: of those outputs: "padded_sum"; "sum" and "mean" fit stages of one width only.
+      stochastic_depth: see `PyramidNet`, as the next two.
+      dynamic_regularisation: changes nothing unless `config.strength` is set.
+      branch_scale: A.
       dtype: in which to compute.
 
     Raises:
@@ -269,6 +289,7 @@ def pyramidnet(
         block=PyramidBlock(bottleneck),
         aggregation=checked_shortcut_aggregation(aggregation),
         imagenet_stem=imagenet_stem,
+        **checked_regularisation(stochastic_depth, dynamic_regularisation, branch_scale),
         dtype=dtype,
     )
 
@@ -296,6 +317,21 @@ def make_shortcut_topologies(
     """Topologies of the stages of a `PyramidNet`, which all but the first begin by an opening."""
     depths = [n if i == 0 else n - 1 for i, n in enumerate(blocks)]
     return stage_topologies(topology, topology_args, depths, shortcuts=True)
+
+
+def checked_regularisation(
+    stochastic_depth: float, dynamic_regularisation: bool, branch_scale: float
+) -> dict[str, Any]:
+    """Returns them as fields of a `PyramidNet`, or raises `UserError` if they can't be."""
+    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
+    named.check_number("branch_scale", branch_scale, 0.01, 100)
+    if branch_scale != 1 and not dynamic_regularisation:
+        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
+    return {
+        "stochastic_depth": stochastic_depth,
+        "dynamic_regularisation": dynamic_regularisation,
+        "branch_scale": branch_scale,
+    }
 
 
 def checked_shortcut_aggregation(aggregation: str) -> str:

@@ -55,3 +55,46 @@ class DropBlock(nn.Module):
         kept = 1 - dropped
         scale = kept.size / jnp.maximum(kept.sum(), 1)
         return x * (kept * scale).astype(x.dtype)
+
+
+class DynamicScale(nn.Module):
+    """Scales what a residual branch computes, by A + d u in training and by A in evaluation.
+
+    d is the strength; u is drawn from U(-reach, reach) for each image, once for the forward and
+    once more for the backward pass. Wang et al., "Convolutional Neural Networks with Dynamic
+    Regularization", arXiv 1909.11862.
+
+    Attributes:
+      scale: A.
+      reach: l / L for block l of L.
+      train: whether scales are random.
+    """
+
+    scale: float
+    reach: float
+    train: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, ...] -> the same shape (rng "dropout")."""
+        strength = _strength(self)
+        if not self.train:
+            return x if self.scale == 1 else self.scale * x
+        shape = (2, x.shape[0], *[1] * (x.ndim - 1))
+        u = jax.random.uniform(
+            self.make_rng("dropout"), shape, minval=-self.reach, maxval=self.reach
+        )
+        return _scaled(x, *(self.scale + strength * u).astype(x.dtype))
+
+
+@jax.custom_vjp
+def _scaled(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
+    """Multiplies x by `forward`, and its gradient by `backward`."""
+    del backward
+    return forward * x
+
+
+_scaled.defvjp(
+    lambda x, forward, backward: (forward * x, backward),
+    lambda backward, gradient: (backward * gradient, None, None),
+)

@@ -167,6 +167,7 @@ def res2net(
     shortcut_weights: bool = True,
     shortcut_sources: str = "outputs",
     attention: str | None = None,
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> ResNet:
     """Builds a network of this file.
@@ -190,6 +191,7 @@ def res2net(
       shortcut_weights: whether their weights are learnt.
       shortcut_sources: where they start.
       attention: "se" or "cbam".
+      stochastic_depth: of blocks.
       dtype: in which to compute.
 
     Raises:
@@ -219,6 +221,7 @@ def res2net(
         shortcuts=Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources),
         attention=attention,
         imagenet_stem=imagenet_stem,
+        stochastic_depth=stochastic_depth,
         dtype=dtype,
     )
 

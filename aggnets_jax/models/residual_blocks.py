@@ -93,6 +93,32 @@ class Bottleneck(nn.Module):
         return x if self.attention is None else self.attention(name="attention")(x)
 
 
+def has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
+    """Whether one of them is not that of a block without."""
+    return groups != 1 or base_width != 64 or inner_shortcuts
+
+
+def choose_block(
+    name: str, groups: int, base_width: int, inner_shortcuts: bool
+) -> tuple[type[nn.Module], dict[str, int]]:
+    """Returns "basic" or "bottleneck" blocks, and the options that they are made with.
+
+    Raises:
+      UserError: for an unknown name, or options that basic blocks do not have.
+    """
+    named.check_whole_number("groups", groups, 1)
+    named.check_whole_number("base_width", base_width, 1)
+    block = named.choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
+    if block is Bottleneck:
+        return Bottleneck, {"groups": groups, "base_width": base_width}
+    if has_bottleneck_options(groups, base_width, inner_shortcuts):
+        raise UserError(
+            "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
+            " that is another depth than 18 and 34"
+        )
+    return block, {}
+
+
 class Projection(nn.Module):
     """The shortcut of a block that opens a stage: conv1x1(features, stride)-BN."""
 

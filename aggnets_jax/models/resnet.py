@@ -40,10 +40,10 @@ from aggnets_jax.models.attention import ATTENTIONS
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.residual_blocks import (
     BASIC_BLOCKS,
-    BasicBlock,
-    Bottleneck,
     Projection,
     block_numbers,
+    choose_block,
+    has_bottleneck_options,
 )
 from aggnets_jax.models.shortcuts import NormalisedShortcut, Shortcuts
 from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
@@ -63,6 +63,8 @@ class ResNet(nn.Module):
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN-ReLU.
       padded: whether the shortcut of a block that opens a stage takes every stride-th position and
         is padded with zeros, rather than projected (option A of the paper, not B).
+      stochastic_depth: probability of dropping an image's F in the last block, see
+        `layers.stochastic_depth`.
       dtype: in which to compute.
     """
 
@@ -75,6 +77,7 @@ class ResNet(nn.Module):
     attention: str | None = None
     imagenet_stem: bool = False
     padded: bool = False
+    stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @property
@@ -92,7 +95,7 @@ class ResNet(nn.Module):
         norm = layers.batch_norm(train=train, dtype=self.dtype)
         conv = partial(layers.conv, dtype=self.dtype)
         block = self._block(norm, conv, train)
-        endpoints = {}
+        before, endpoints = 0, {}
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
@@ -103,7 +106,7 @@ class ResNet(nn.Module):
 
         for i, topology in enumerate(self.shortcut_topologies, start=1):
             width, stride = self.width * 2 ** (i - 1), 1 if i == 1 else 2
-            residual = block(width, stride, name=f"stage{i}_opening")(x)
+            residual = block(before + 1, width, stride, name=f"stage{i}_opening")(x)
             features = residual.shape[-1]
             if self.padded:
                 x = pad_channels(x[:, ::stride, ::stride], features)
@@ -112,19 +115,23 @@ class ResNet(nn.Module):
             x = self.shortcuts.stage(
                 nn.relu(residual + x),
                 topology,
-                partial(block, width, 1),
+                lambda layer, name, first=before + 1, width=width: block(
+                    first + layer, width, 1, name=name
+                ),
                 activation=nn.relu,
                 train=train,
                 dtype=self.dtype,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
+            before += 1 + topology.depth
 
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
-    ) -> Callable[..., nn.Module]:
+    ) -> Callable[..., Callable[[jax.Array], jax.Array]]:
+        """Makes F of block 1, 2, ... of the network, of some width and stride."""
         block = partial(self.block, norm=norm, conv=conv, **self.block_options)
         if self.attention is not None:
             block = partial(block, attention=ATTENTIONS[self.attention](norm, conv, self.dtype))
@@ -134,7 +141,14 @@ class ResNet(nn.Module):
                 block,
                 inner_shortcut=partial(NormalisedShortcut, made, self.shortcuts.weighted),
             )
-        return block
+        blocks = sum(1 + topology.depth for topology in self.shortcut_topologies)
+        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+
+        def regularised(number: int, width: int, stride: int, name: str) -> Callable:
+            unit, dropout = block(width, stride, name=name), drop(number)
+            return lambda x: dropout(unit(x))
+
+        return regularised
 
 
 def residual_network(
@@ -150,6 +164,7 @@ def residual_network(
     attention: str | None,
     imagenet_stem: bool,
     padded: bool = False,
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike,
 ) -> ResNet:
     """Builds a network of any block; see `resnet`.
@@ -167,6 +182,7 @@ def residual_network(
             f"width {width} % of 64 channels is no whole number; allowed: multiples of 25,"
             f" nearest {nearest}"
         )
+    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
     if attention is not None:
         named.choose("attention", ATTENTIONS, attention)
     return ResNet(
@@ -179,6 +195,7 @@ def residual_network(
         attention,
         imagenet_stem,
         padded,
+        stochastic_depth,
         dtype,
     )
 
@@ -203,6 +220,7 @@ def resnet(
     inner_shortcuts: bool = False,
     attention: str | None = None,
     padded: bool = False,
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> ResNet:
     """Builds a network of this file.
@@ -226,6 +244,7 @@ def resnet(
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       attention: "se" or "cbam", by which blocks scale what they computed.
       padded: see `ResNet`.
+      stochastic_depth: see `ResNet`.
       dtype: in which to compute.
 
     Raises:
@@ -235,9 +254,9 @@ def resnet(
         possible = (block,)
     else:
         block = "basic" if stages == 4 and depth in BASIC_BLOCKS else "bottleneck"
-        options = _has_bottleneck_options(groups, base_width, inner_shortcuts)
+        options = has_bottleneck_options(groups, base_width, inner_shortcuts)
         possible = ("bottleneck",) if options else ("basic", "bottleneck")
-    chosen = _choose_block(block, groups, base_width, inner_shortcuts)
+    chosen = choose_block(block, groups, base_width, inner_shortcuts)
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
@@ -255,28 +274,9 @@ def resnet(
         attention=attention,
         imagenet_stem=imagenet_stem,
         padded=padded,
+        stochastic_depth=stochastic_depth,
         dtype=dtype,
     )
-
-
-def _choose_block(
-    name: str, groups: int, base_width: int, inner_shortcuts: bool
-) -> tuple[type[nn.Module], dict[str, int]]:
-    named.check_whole_number("groups", groups, 1)
-    named.check_whole_number("base_width", base_width, 1)
-    block = named.choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
-    if block is Bottleneck:
-        return Bottleneck, {"groups": groups, "base_width": base_width}
-    if _has_bottleneck_options(groups, base_width, inner_shortcuts):
-        raise UserError(
-            "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
-            " that is another depth than 18 and 34"
-        )
-    return block, {}
-
-
-def _has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
-    return groups != 1 or base_width != 64 or inner_shortcuts
 
 
 _RESNET = "Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385"

@@ -170,7 +170,7 @@ class Shortcuts:
         self,
         x: jax.Array,
         topology: Topology,
-        block: Callable[..., nn.Module],
+        block: Callable[..., Callable[[jax.Array], jax.Array]],
         *,
         activation: Callable[[jax.Array], jax.Array],
         train: bool,
@@ -182,7 +182,7 @@ class Shortcuts:
         Args:
           x: y_0 [batch, height, width, channels], the output of the block that opened the stage.
           topology: who adds whose output.
-          block: `block(name=...)` makes the module F of a layer.
+          block: `block(layer, name=...)` makes F of layer 1, 2, ...
           activation: of the sum.
           train: whether N normalises by the batch, if it is batch normalisation.
           dtype: in which to compute.
@@ -194,8 +194,7 @@ class Shortcuts:
         pairs = self.sources == "blocks"
 
         def unit(layer: int, name: str) -> Callable[[Any, jax.Array], Any]:
-            del layer
-            compute = block(name=name)
+            compute = block(layer, name=name)
 
             def join(previous: Any, shortcut: jax.Array) -> Any:
                 residual = compute(previous.output if pairs else previous)

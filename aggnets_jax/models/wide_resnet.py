@@ -17,6 +17,7 @@ around the 3x3 convolution of a bottleneck, which F does not have.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ class WideBlock(nn.Module):
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout between the convolutions.
+      drop: drops what the block computes, its own shortcut left out.
       opening: whether the block adds its own shortcut, projected if the shape changes.
     """
 
@@ -48,6 +50,7 @@ class WideBlock(nn.Module):
     norm: Callable[..., nn.Module]
     conv: Callable[..., nn.Module]
     dropout: Callable[[], nn.Module]
+    drop: Callable[[], nn.Module]
     opening: bool = False
 
     @nn.compact
@@ -56,7 +59,7 @@ class WideBlock(nn.Module):
         read = nn.relu(self.norm(name="norm1")(x))
         residual = self.conv(self.width, 3, stride=self.stride, name="conv1")(read)
         residual = self.dropout()(nn.relu(self.norm(name="norm2")(residual)))
-        residual = self.conv(self.width, 3, name="conv2")(residual)
+        residual = self.drop()(self.conv(self.width, 3, name="conv2")(residual))
         if not self.opening:
             return residual
         if residual.shape != x.shape:
@@ -73,6 +76,7 @@ class WideResNet(nn.Module):
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: what is added to F.
       dropout: probability of dropping a value between the convolutions of a block.
+      stochastic_depth: of dropping an image's F in the last block, see `layers.stochastic_depth`.
       dtype: in which to compute.
     """
 
@@ -81,6 +85,7 @@ class WideResNet(nn.Module):
     widening: int
     shortcuts: Shortcuts = Shortcuts()
     dropout: float = 0.0
+    stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -91,24 +96,32 @@ class WideResNet(nn.Module):
         norm = layers.batch_norm(train=train, dtype=self.dtype)
         conv = partial(layers.conv, dtype=self.dtype)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
-        block = partial(WideBlock, norm=norm, conv=conv, dropout=dropout)
-        endpoints = {}
+        blocks = sum(1 + topology.depth for topology in self.topologies)
+        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        before, endpoints = 0, {}
+
+        def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
+            dropouts = {"dropout": dropout, "drop": partial(drop, number)}
+            return WideBlock(*arguments, norm, conv, **dropouts, **keywords)
 
         x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             width, stride = 16 * self.widening * 2 ** (i - 1), 1 if i == 1 else 2
-            x = block(width, stride, opening=True, name=f"stage{i}_opening")(x)
+            x = block(before + 1, width, stride, opening=True, name=f"stage{i}_opening")(x)
             x = self.shortcuts.stage(
                 x,
                 topology,
-                partial(block, width, 1),
+                lambda layer, name, first=before + 1, width=width: block(
+                    first + layer, width, 1, name=name
+                ),
                 activation=lambda y: y,
                 train=train,
                 dtype=self.dtype,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
+            before += 1 + topology.depth
 
         x = nn.relu(norm(name="head_norm")(x))
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
@@ -126,6 +139,7 @@ def wide_resnet(
     shortcut_weights: bool = True,
     shortcut_sources: str = "outputs",
     dropout: float = 0.0,
+    stochastic_depth: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> WideResNet:
     """Builds a network of this file.
@@ -140,7 +154,8 @@ def wide_resnet(
       shortcut_norm: N of the last, see `shortcuts.NORMS`.
       shortcut_weights: whether its weights are learnt.
       shortcut_sources: "outputs", or "blocks" for what F computed.
-      dropout: see `WideResNet`.
+      dropout: see `WideResNet`, as the next.
+      stochastic_depth: of blocks.
       dtype: in which to compute.
 
     Raises:
@@ -149,6 +164,7 @@ def wide_resnet(
     named.check_whole_number("depth", depth, 1)
     named.check_whole_number("widening", widening, 1)
     named.check_number("dropout", dropout, 0, 0.99)
+    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
     n = named.layers_in_depth(depth, 6, 4)
     return WideResNet(
         num_classes,
@@ -156,6 +172,7 @@ def wide_resnet(
         widening,
         Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources),
         dropout,
+        stochastic_depth,
         dtype,
     )
 
