@@ -6,12 +6,16 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from aggnets_jax import named
 from aggnets_jax.data.augment.randomness import Stream, example_key
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.data.augment.rectangles import rectangle
+from aggnets_jax.errors import unknown
 
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
 
 RATIO_PER = ("batch", "sample")
+# Of the Beta distribution: at this one, half and half up to a few percent.
+_LARGEST_ALPHA = 1000
 
 
 def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
@@ -37,8 +41,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     """
     mixup, cutmix = data_config.mixup, data_config.cutmix
     for field, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        if not 0 <= alpha < float("inf"):
-            raise UserError(f"{field} must be at least 0, not {alpha}")
+        named.check_number(field, alpha, 0, _LARGEST_ALPHA)
     if data_config.mix_ratio_per not in RATIO_PER:
         raise unknown("value of mix_ratio_per", str(data_config.mix_ratio_per), RATIO_PER)
     if not (mixup or cutmix):
@@ -50,8 +53,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
         ratio_key, box_key = jax.random.split(key)
         alpha = jnp.where(cuts, cutmix, mixup)
         ratio = jax.random.beta(ratio_key, alpha, alpha)
-        weight = jnp.where(cuts, _outside_box(box_key, ratio, size), ratio)
-        return jnp.broadcast_to(weight, size)[..., None]
+        return jnp.where(cuts, _outside_box(box_key, ratio, size), ratio)
 
     def mix(
         images: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], seed: int | jax.Array
@@ -74,14 +76,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
 
 
 def _outside_box(key: jax.Array, ratio: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns 0 in a box of area 1 - ratio and 1 outside, float32 [H, W]."""
-
-    def outside(key: jax.Array, length: int) -> jax.Array:
-        half = (length * jnp.sqrt(1 - ratio)).astype(jnp.int32) // 2
-        centre = jax.random.randint(key, (), 0, length)
-        places = jnp.arange(length)
-        return (places < centre - half) | (places >= centre + half)
-
-    row_key, column_key = jax.random.split(key)
-    rows, columns = outside(row_key, size[0]), outside(column_key, size[1])
-    return (rows[:, None] | columns[None, :]).astype(jnp.float32)
+    """Returns 0 in a box of area 1 - ratio and 1 outside, float32 [H, W, 1]."""
+    extent = (jnp.array(size) * jnp.sqrt(1 - ratio)).astype(jnp.int32)
+    top, left = jax.random.randint(key, (2,), 0, jnp.array(size)) - extent // 2
+    return 1 - rectangle(top, left, *extent, size).astype(jnp.float32)

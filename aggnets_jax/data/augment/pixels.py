@@ -1,0 +1,124 @@
+"""Operations on the pixels of one image, as PIL defines them: all uint8 [H, W, C], C 1 or 3.
+
+Each covers a family of PIL's functions, whose members differ in arrays only, so that a batch in
+which every image undergoes another of them is one program without branches.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# ---- what the images of ImageEnhance lie on a line with
+
+UNCHANGED, BRIGHTNESS, CONTRAST, COLOR, SHARPNESS = range(5)
+
+# ---- where the table of levels comes from
+
+GIVEN, AUTOCONTRAST, EQUALIZE = range(3)
+
+
+def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
+    """Returns the matrix of `affine` from that of `Image.transform`: int32 [6].
+
+    (a, b, c, d, e, f) says that the pixel at (x, y), measured at its centre, is that at
+    (a x + b y + c, d x + e y + f). PIL, too, computes in units of 2^-16 pixels.
+    """
+    a, b, c, d, e, f = matrix
+    from_corner = (a, b, c + a / 2 + b / 2, d, e, f + d / 2 + e / 2)
+    return np.floor(np.multiply(from_corner, 1 << 16) + 0.5).astype(np.int32)
+
+
+def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    """`Image.transform` with `Transform.AFFINE`, nearest pixels, and black outside.
+
+    Args:
+      image: uint8 [H, W, C].
+      matrix: from `fixed_point`, int32 [6].
+    """
+    height, width, _ = image.shape
+    y, x = jnp.indices((height, width), dtype=jnp.int32, sparse=True)
+    a, b, c, d, e, f = matrix
+    columns = (a * x + b * y + c) >> 16
+    rows = (d * x + e * y + f) >> 16
+    # Places before the first would count from the end.
+    inside = (rows >= 0) & (columns >= 0)
+    rows, columns = jnp.where(inside, rows, height), jnp.where(inside, columns, width)
+    return image.at[rows, columns].get(mode="fill", fill_value=0)
+
+
+def remap(image: jax.Array, table: jax.Array, source: jax.Array) -> jax.Array:
+    """Replaces the levels of every channel by a table.
+
+    Args:
+      image: uint8 [H, W, C].
+      table: uint8 [256].
+      source: int32; GIVEN, to use the table, or AUTOCONTRAST or EQUALIZE for the function of that
+        name of `ImageOps`, whose tables follow from the histogram of each channel.
+    """
+    channels = image.shape[-1]
+    counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
+    last = 255 - jnp.argmax(counts[:, ::-1] > 0, axis=1, keepdims=True)
+    tables = jax.lax.select_n(
+        source,
+        jnp.broadcast_to(table.astype(jnp.int32), (channels, 256)),
+        _autocontrast(counts, last),
+        _equalize(counts, last),
+    )
+    return tables[jnp.arange(channels), image].astype(jnp.uint8)
+
+
+def _autocontrast(counts: jax.Array, last: jax.Array) -> jax.Array:
+    """Stretches the levels that occur over all: int32 [C, 256]."""
+    first = jnp.argmax(counts > 0, axis=1, keepdims=True)
+    levels = jnp.arange(256)
+    stretched = (levels - first) * 255 // jnp.maximum(last - first, 1)
+    return jnp.where(last > first, jnp.clip(stretched, 0, 255), levels)
+
+
+def _equalize(counts: jax.Array, last: jax.Array) -> jax.Array:
+    """Makes all levels about equally frequent: int32 [C, 256]."""
+    below = jnp.cumsum(counts, axis=1) - counts
+    step = jnp.take_along_axis(below, last, axis=1) // 255
+    equalized = (step // 2 + below) // jnp.maximum(step, 1)
+    return jnp.where(step > 0, jnp.minimum(equalized, 255), jnp.arange(256))
+
+
+def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Array:
+    """`ImageEnhance`: goes from an image without some quality to the image, and beyond.
+
+    Args:
+      image: uint8 [H, W, C].
+      quality: int32; UNCHANGED, BRIGHTNESS, CONTRAST, COLOR or SHARPNESS.
+      factor: float32; 0 takes all of the quality away, 1 changes nothing.
+    """
+    pixels = image.astype(jnp.int32)
+    grey = _grey(pixels)
+    mean = (2 * grey.sum() + grey.size) // (2 * grey.size)
+    without = jax.lax.select_n(
+        quality,
+        pixels,
+        jnp.zeros_like(pixels),
+        jnp.broadcast_to(mean, pixels.shape),
+        jnp.broadcast_to(grey, pixels.shape),
+        _smooth(pixels),
+    )
+    blended = without + factor * (pixels - without).astype(jnp.float32)
+    return jnp.clip(blended, 0, 255).astype(jnp.uint8)
+
+
+def _grey(pixels: jax.Array) -> jax.Array:
+    """`Image.convert("L")`: int32 [H, W, 1]."""
+    if pixels.shape[-1] == 1:
+        return pixels
+    weights = np.array([19595, 38470, 7471], np.int32)  # of ITU-R 601, of 2^16
+    return (pixels * weights).sum(axis=-1, keepdims=True) + (1 << 15) >> 16
+
+
+def _smooth(pixels: jax.Array) -> jax.Array:
+    """`ImageFilter.SMOOTH`, which leaves the border as it is: int32 [H, W, C]."""
+    height, width, _ = pixels.shape
+    if min(height, width) < 3:
+        return pixels
+    rows = pixels[:-2] + pixels[1:-1] + pixels[2:]
+    total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * pixels[1:-1, 1:-1]
+    return pixels.at[1:-1, 1:-1].set((2 * total + 13) // 26)
