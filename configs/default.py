@@ -44,7 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     # ---- optimisation: SGD, as in all of the papers
     config.lr = 0.1  # the highest learning rate of the schedule
     config.lr_batch_size = 0  # lr is for batches of this size, and grows with them; 0: of any size
-    config.schedule = "cosine"  # constant | step | cosine | warmup_cosine | sgdr, see docs/training.md
+    config.schedule = "cosine"  # constant | step | cosine | warmup_cosine | sgdr: docs/training.md
     config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
     # Factors of the learning rate, by regular expression of a parameter's path; 0 freezes it:
     # (("stem.*", 0.0), ("classifier/.*", 10.0)). The first that matches counts.
