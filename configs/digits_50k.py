@@ -35,4 +35,5 @@ def sweep() -> Iterator[tuple[str, dict[str, Any]]]:
     for row, (name, arguments) in NETWORKS.items():
         network = {"model.name": name, "model.args": arguments}
         yield row, network
-        yield f"{row}_10", {**network, "data.train_split": "train_10_per_class"}
+        few = {"data.train_split": "train_10_per_class", "total_steps": 200}
+        yield f"{row}_10", {**network, **few}

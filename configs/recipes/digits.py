@@ -10,14 +10,14 @@ import ml_collections
 def get_config() -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         {
-            "total_steps": 600,
+            "total_steps": 400,
             "log_every_steps": 100,
-            "eval_every_steps": 300,
-            "checkpoint_every_steps": 300,
+            "eval_every_steps": 400,
+            "checkpoint_every_steps": 400,
             "batch_size": 64,
             "lr": 0.1,
             "schedule": "cosine",
-            "schedule_args": {"warmup_steps": 50},
+            "schedule_args": {"warmup_steps": 40},
             "weight_decay": 5e-4,
             "label_smoothing": 0.1,
             "model": {"name": "sparsenet_bc28_k8"},
