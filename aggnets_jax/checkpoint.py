@@ -5,7 +5,9 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
 
     model      params, batch_stats and, where the config asks for them, their averages "ema"
     training   the rest of the state: optimiser, step, running sums (not in `best/`)
-    config     the resolved config as JSON, so that evaluation needs nothing but the directory
+    config     the resolved config as JSON
+    dataset    what the network knows of its data, names of the classes included, as JSON: so that
+               nothing but the directory is needed to have the network
     progress   as JSON: which step was evaluated last, which evaluation was the best
 """
 
@@ -18,6 +20,7 @@ import jax
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError
 from aggnets_jax.step import TrainState
 
@@ -26,7 +29,7 @@ LATEST, BEST = "checkpoints", "best"
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint holds besides arrays and the config.
+    """What a checkpoint says of the run so far.
 
     Attributes:
       evaluated: the step that was evaluated last; 0 if none was.
@@ -68,6 +71,7 @@ class Checkpoints:
       workdir: of the run.
       keep: how many of the latest checkpoints to keep.
       config: as JSON data, to be saved in each checkpoint.
+      dataset: likewise.
       read_only: for evaluation: creates, cleans up and saves nothing.
     """
 
@@ -77,6 +81,7 @@ class Checkpoints:
         *,
         keep: int = 1,
         config: Mapping[str, Any] | None = None,
+        dataset: DatasetInfo | None = None,
         read_only: bool = False,
     ) -> None:
         self._workdir = Path(workdir).expanduser().absolute()
@@ -85,6 +90,7 @@ class Checkpoints:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._config = config
+        self._dataset = dataset
         self._keep = {LATEST: keep, BEST: 1}
         self._read_only = read_only
         self._managers: dict[str, ocp.CheckpointManager] = {}
@@ -107,7 +113,7 @@ class Checkpoints:
                     read_only=self._read_only,
                     cleanup_tmp_directories=not self._read_only,
                 ),
-                item_names=("model", "training", "config", "progress"),
+                item_names=("model", "training", "config", "dataset", "progress"),
             )
         return self._managers[folder]
 
@@ -133,6 +139,7 @@ class Checkpoints:
         return {
             "model": ocp.args.StandardSave(model),
             "config": ocp.args.JsonSave(dict(self._config)),
+            "dataset": ocp.args.JsonSave(dataclasses.asdict(self._dataset)),
             "progress": ocp.args.JsonSave(dataclasses.asdict(progress)),
         }
 
@@ -144,10 +151,14 @@ class Checkpoints:
 
         Returns:
           The state and the progress that was saved with it; None if there is no checkpoint.
+
+        Raises:
+          UserError: if it is damaged, or the data set is not what it was.
         """
         steps = self._steps(LATEST)
         if not steps:
             return None
+        self._check_same_dataset(self.restore_dataset(LATEST, steps[-1]))
         model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(state))
         restored = self._restore(
             LATEST,
@@ -158,6 +169,15 @@ class Checkpoints:
         )
         state = TrainState(**restored["model"], **restored["training"])
         return state, Progress(**restored["progress"])
+
+    def _check_same_dataset(self, saved: DatasetInfo) -> None:
+        now, before = dataclasses.asdict(self._dataset), dataclasses.asdict(saved)
+        changed = ", ".join(name for name in now if now[name] != before[name])
+        if changed:
+            raise UserError(
+                f"data set {saved.name} has changed since the run in {self._workdir} was saved"
+                f" ({changed}); give it another workdir"
+            )
 
     def find(self, which: str) -> tuple[str, int]:
         """The folder and step of the "latest" checkpoint, the "best", or that of a given step.
@@ -199,6 +219,12 @@ class Checkpoints:
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
         """The resolved config that a checkpoint was saved with, as JSON data."""
         return self._restore(folder, step, config=ocp.args.JsonRestore())["config"]
+
+    def restore_dataset(self, folder: str, step: int) -> DatasetInfo:
+        """What is known of the data set that a checkpoint was trained on."""
+        saved = self._restore(folder, step, dataset=ocp.args.JsonRestore())["dataset"]
+        # JSON has no tuples.
+        return DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
 
     def restore_variables(
         self,

@@ -15,7 +15,7 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
-from aggnets_jax.errors import Diverged
+from aggnets_jax.errors import Diverged, UserError, one_line
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.step import Variables, over_seeds, seeds
@@ -113,26 +113,21 @@ class Restored(NamedTuple):
     variables: Variables
 
 
-def restore_network(
-    workdir: str | Path, which: str, data_dir: str | None, devices: Sharding
-) -> Restored:
-    """Restores a network with nothing but the directory of its run.
+def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Restored:
+    """Restores a network with nothing but the directory of its run; no data set is opened.
 
     Args:
       workdir: of the run.
       which: "latest", "best" or the number of a step.
-      data_dir: of the data set; default that of the run.
       devices: the sharding of the variables.
 
     Raises:
-      UserError: if there is no such checkpoint, or the data set is missing.
+      UserError: if there is no such checkpoint.
     """
     with Checkpoints(workdir, read_only=True) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
-        if data_dir is not None:
-            config.data.data_dir = data_dir
-        info = data.describe(config.data)
+        info = checkpoints.restore_dataset(folder, step)
         model = create_configured_model(config, info.num_classes)
 
         def init(seed: jax.Array) -> Variables:
@@ -151,24 +146,27 @@ def restore_network(
 def evaluate_checkpoint(
     workdir: str | Path, which: str = "latest", data_dir: str | None = None
 ) -> dict[str, Any]:
-    """Evaluates a checkpoint, with nothing but its directory, and prints the result.
+    """Evaluates a checkpoint, and prints the result.
 
     Args:
       workdir: of the run; gets `evaluation.json` if it can be written.
       which: as for `restore_network`.
-      data_dir: as for `restore_network`.
+      data_dir: of the data set; default that of the run.
 
     Returns:
       As `evaluate`, and the `step`.
 
     Raises:
-      UserError: if there is no such checkpoint, or the data set is missing.
+      UserError: if there is no such checkpoint, or the data set is missing or has other classes.
       Diverged: if the loss is NaN or infinite; it is printed, and `evaluation.json` left as it was.
     """
     mesh = sharding.make_mesh()
     step, config, info, model, variables = restore_network(
-        workdir, which, data_dir, sharding.replicated(mesh)
+        workdir, which, sharding.replicated(mesh)
     )
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    _check_same_classes(info, data.describe(config.data))
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     batches = data.eval_batches(
         config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
@@ -183,6 +181,18 @@ def evaluate_checkpoint(
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics
+
+
+def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:
+    if trained.class_names != evaluated.class_names:
+        before, now = {*trained.class_names}, {*evaluated.class_names}
+        new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
+        raise UserError(
+            one_line(
+                f"data set {evaluated.name} has other classes than the checkpoint's:"
+                f" new are {new or 'none'}; missing are {missing or 'none'}"
+            )
+        )
 
 
 def print_evaluation(metrics: dict[str, Any]) -> None:

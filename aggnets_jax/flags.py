@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from aggnets_jax.command_line import Parser
 from aggnets_jax.errors import UserError, unknown
 
-MODES = ("train", "eval", "report", "convert")
+MODES = ("train", "eval", "predict", "report", "convert")
 
 
 def parse(
@@ -37,6 +37,12 @@ def parse(
     parser.add_argument("--workdir", required=True, help="local directory of the run")
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
     parser.add_argument("--checkpoint", help="to read: latest, best or a step; default latest")
+    parser.add_argument(
+        "--images", action="append", help="predict: file, or folder of files; may be repeated"
+    )
+    parser.add_argument("--top", type=int, help="predict: how many classes to name; default 5")
+    parser.add_argument("--format", help="predict: table, csv or json; default table")
+    parser.add_argument("--output", help="predict: file to write to instead of printing")
     parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
     parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
     parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
@@ -62,21 +68,32 @@ def parse(
 def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Refuses flags that are missing or empty, or that the mode would not look at."""
     for flag, value in vars(flags).items():
-        if value == "":  # as a variable of the shell that is not set leaves it
+        if "" in (
+            value if isinstance(value, list) else [value]
+        ):  # as a variable of the shell that is not set leaves it
             raise UserError(f"--{flag} is empty")
     converts, makes_run = flags.mode == "convert", flags.mode == "train"
+    predicts = flags.mode == "predict"
     if converts:
         makes_run = flags.from_torch is not None
         if makes_run == (flags.to_torch is not None):
             raise UserError("--mode=convert needs one of --from_torch=FILE and --to_torch=FILE")
     for flag, wanted, mode in [
+        ("data_dir", makes_run or flags.mode == "eval", "training and --mode=eval"),
+        *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
         ("from_torch", converts, "--mode=convert"),
         ("to_torch", converts, "--mode=convert"),
         ("dialect", converts and not makes_run, "--mode=convert --to_torch"),
-        ("checkpoint", not makes_run and flags.mode != "report", "--mode=eval and --to_torch"),
+        (
+            "checkpoint",
+            not makes_run and flags.mode != "report",
+            "--mode=eval, --mode=predict and --to_torch",
+        ),
     ]:
         if getattr(flags, flag) is not None and not wanted:
             raise UserError(f"--{flag} is for {mode}")
+    if predicts and flags.images is None:
+        raise UserError("--images is missing: a file, or a folder of files")
     if makes_run and flags.config is None:
         raise UserError("--config is missing: a config file such as configs/digits.py")
     if not makes_run and (flags.config is not None or overrides):

@@ -91,7 +91,7 @@ def _from_run(
     if folder.resolve() == Path(workdir).expanduser().resolve():
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
     devices = sharding.replicated(sharding.make_mesh())
-    restored = restore_network(folder, config.init_checkpoint, None, devices)
+    restored = restore_network(folder, config.init_checkpoint, devices)
     source = f"{config.init_from} after step {restored.step}"
     return source, restored.variables, restored.config.num_seeds
 

@@ -1,7 +1,8 @@
-"""The command line: train a network, evaluate a checkpoint, report on a run, move weights.
+"""The command line: train a network, evaluate it, predict with it, report on it, move weights.
 
     python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m aggnets_jax.main --mode=eval --workdir=runs/digits
+    python -m aggnets_jax.main --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
     python -m aggnets_jax.main --mode=report --workdir=runs/digits
     python -m aggnets_jax.main --mode=convert --workdir=runs/digits --to_torch=digits.safetensors
     python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
@@ -34,6 +35,14 @@ def run(arguments: Sequence[str] | None = None) -> None:
         from aggnets_jax.evaluate import evaluate_checkpoint
 
         evaluate_checkpoint(flags.workdir, which, flags.data_dir)
+    elif flags.mode == "predict":
+        from aggnets_jax.predict import check_report, predict, report_predictions
+
+        form = "table" if flags.format is None else flags.format
+        top = 5 if flags.top is None else flags.top
+        check_report(form, flags.output)
+        predictions = predict(flags.workdir, flags.images, which=which, top=top)
+        report_predictions(predictions, form, flags.output)
     elif flags.mode == "report":
         from aggnets_jax.report import report
 
@@ -50,7 +59,6 @@ def run(arguments: Sequence[str] | None = None) -> None:
             flags.to_torch,
             which=which,
             dialect=flags.dialect,
-            data_dir=flags.data_dir,
         )
 
 

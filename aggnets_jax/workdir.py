@@ -60,8 +60,13 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file at once: whoever reads it sees the old content or the new."""
-    _partial(file).write_text(json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Writes a JSON file as `write_text` does."""
+    write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file at once: whoever reads it sees the old content or the new."""
+    _partial(file).write_text(text)
     os.replace(_partial(file), file)
 
 

@@ -52,7 +52,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():
             raise UserError(f"workdir {workdir} holds a run already; give a new one")
-        with Checkpoints(path, config=config_json) as checkpoints:
+        with Checkpoints(path, config=config_json, dataset=info) as checkpoints:
             checkpoints.save(state, Progress())
         # Last, so that a workdir that is left half made is not taken for that of a run.
         write_json(path / CONFIG, config_json)
@@ -65,7 +65,6 @@ def export_weights(
     *,
     which: str = "latest",
     dialect: str | None = None,
-    data_dir: str | None = None,
 ) -> None:
     """Writes the weights of a checkpoint, those that are evaluated, to a new file.
 
@@ -74,14 +73,13 @@ def export_weights(
       file: see `write_state_dict`.
       which: "latest", "best" or the number of a step.
       dialect: see `to_torch`.
-      data_dir: of the data set; default that of the run.
 
     Raises:
       UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
     """
     check_new_file(file)
     everywhere = sharding.replicated(sharding.make_mesh())
-    step, config, info, _, variables = restore_network(workdir, which, data_dir, everywhere)
+    step, config, info, _, variables = restore_network(workdir, which, everywhere)
     state_dict = to_torch(
         config.model.name,
         variables,

@@ -1,0 +1,198 @@
+"""`--mode=predict`: which classes a network sees in files of images, and how surely."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from aggnets_jax import data, sharding
+from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.evaluate import restore_network
+from aggnets_jax.step import Variables
+from aggnets_jax.workdir import write_text
+
+PredictStep = Callable[[Variables, data.Batch], tuple[jax.Array, jax.Array]]
+
+
+class Prediction(NamedTuple):
+    """What a network sees in an image.
+
+    Attributes:
+      image: file.
+      classes: names, the most probable first.
+      probabilities: of each, in 0..1; over all classes they sum to 1.
+    """
+
+    image: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+
+def predict(
+    workdir: str | Path, images: Sequence[str | Path], *, which: str = "latest", top: int = 5
+) -> list[Prediction]:
+    """Classifies images with nothing but them and the directory of a run.
+
+    Images are read, resized and cropped as those of the evaluation split. Where the data set has
+    images of one size, those of another are resized to it.
+
+    Args:
+      workdir: of the run.
+      images: files; and folders, for all JPEGs and PNGs in them and below, sorted.
+      which: checkpoint, "latest", "best" or the number of a step.
+      top: how many of the most probable classes are wanted; all, if there are fewer.
+
+    Returns:
+      One prediction for each file.
+
+    Raises:
+      UserError: no such checkpoint, no such files, or one that is no image.
+    """
+    if top < 1:
+        raise UserError(f"top must be at least 1, not {top}")
+    files = _find_images(images)
+    mesh = sharding.make_mesh()
+    restored = restore_network(workdir, which, sharding.replicated(mesh))
+    config, info = restored.config, restored.info
+    if config.num_seeds > 1:
+        raise UserError(
+            f"{workdir} holds networks of {config.num_seeds} seeds; predictions are of one network"
+        )
+    # As in the evaluation, but no larger than the files need, and for any number of devices.
+    each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
+    batches = data.file_batches(
+        files, info, batch_size=each * mesh.size, sharding=sharding.by_example(mesh)
+    )
+    preprocess = data.make_preprocess(config.data, info)
+    step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))
+    outputs, ahead = [], ()
+    for batch in batches:
+        # The outputs of a batch are fetched when the next one is dispatched.
+        behind, ahead = ahead, step(restored.variables, batch)
+        outputs += [jax.device_get(behind)] if behind else []
+    outputs.append(jax.device_get(ahead))
+    classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+    return [
+        Prediction(file, tuple(info.class_names[k] for k in numbers), tuple(map(float, values)))
+        for file, numbers, values in zip(files, classes, probabilities, strict=False)  # padding
+    ]
+
+
+def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) -> PredictStep:
+    """Makes the compiled function from a batch to classes, int32 [B, top], and probabilities."""
+
+    def predict_step(variables: Variables, batch: data.Batch) -> tuple[jax.Array, jax.Array]:
+        logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
+        # By the logits, of which large ones may have equal probabilities.
+        _, classes = jax.lax.top_k(logits, top)
+        return classes, jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
+
+    return jax.jit(predict_step)
+
+
+def _find_images(paths: Sequence[str | Path]) -> list[str]:
+    files: list[Path] = []
+    for path in (Path(path).expanduser() for path in paths):
+        if path.is_dir():
+            found = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
+            )
+            if not found:
+                raise UserError(f"no images ({', '.join(ENDINGS)}) in {path}")
+            files += found
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UserError(f"no file or folder {path}")
+    return [str(file) for file in dict.fromkeys(files)]
+
+
+def report_predictions(
+    predictions: Sequence[Prediction], form: str = "table", output: str | Path | None = None
+) -> None:
+    """Prints predictions, or writes them to a file at once.
+
+    Args:
+      predictions: of all images.
+      form: "table", for people; "csv", a row for each class of each image; or "json", a list with
+        an object for each image.
+      output: file; None prints.
+
+    Raises:
+      UserError: no such form, or the file cannot be written.
+    """
+    check_report(form, output)
+    if output is None and form == "table":
+        Console().print(_table(predictions))
+    elif output is None:
+        print(FORMS[form](predictions), end="")
+    else:
+        try:
+            write_text(Path(output).expanduser(), FORMS[form](predictions))
+        except OSError as error:
+            raise UserError(f"{output} can't be written: {one_line(error)}") from error
+
+
+def check_report(form: str, output: str | Path | None) -> None:
+    """Raises UserError if predictions cannot be reported so."""
+    if form not in FORMS:
+        raise unknown("format", form, FORMS)
+    if output is not None:
+        path = Path(output).expanduser()
+        if path.is_dir() or not path.parent.is_dir():
+            raise UserError(f"{output} must be a file in a folder that there is")
+
+
+def _table(predictions: Sequence[Prediction]) -> Table:
+    table = Table(show_lines=True)
+    table.add_column("image", overflow="fold")
+    table.add_column("class", overflow="fold")
+    table.add_column("probability", justify="right")
+    for image, classes, probabilities in predictions:
+        percents = "\n".join(f"{p:.2%}" for p in probabilities)
+        table.add_row(Text(image), Text("\n".join(classes)), percents)
+    return table
+
+
+def _table_text(predictions: Sequence[Prediction]) -> str:
+    file = io.StringIO()
+    Console(file=file).print(_table(predictions))
+    return file.getvalue()
+
+
+def _csv(predictions: Sequence[Prediction]) -> str:
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "rank", "class", "probability"])
+    for image, classes, probabilities in predictions:
+        pairs = zip(classes, probabilities, strict=True)
+        writer.writerows((image, rank, *pair) for rank, pair in enumerate(pairs, start=1))
+    return file.getvalue()
+
+
+def _json(predictions: Sequence[Prediction]) -> str:
+    value = [
+        {
+            "image": image,
+            "predictions": [
+                {"class": name, "probability": probability}
+                for name, probability in zip(classes, probabilities, strict=True)
+            ],
+        }
+        for image, classes, probabilities in predictions
+    ]
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+FORMS = {"table": _table_text, "csv": _csv, "json": _json}
