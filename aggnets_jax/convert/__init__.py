@@ -167,6 +167,7 @@ def _network(
     shape = models.input_shape(name) if input_shape is None else input_shape
     images = jax.ShapeDtypeStruct((1, *models.check_image_shape(shape)), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables.pop("strength", None)  # of a regularisation, no weight
     return model, {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
