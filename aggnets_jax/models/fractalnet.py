@@ -23,7 +23,7 @@ Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or
   and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
   join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
-* Drop-path, a regularisation that drops inputs of joins in training, is not part of this network.
+* Where drop-path would drop all inputs of a join, the paper keeps one; here all are as likely.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.aggregation import Outputs, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -65,6 +65,45 @@ class FractalConv(nn.Module):
         return nn.relu(self.norm(name="norm")(x))
 
 
+class DropPath:
+    """In training a join is the mean of those of its inputs that are not dropped (Section 3.1).
+
+    One subnetwork is drawn for a batch: with equal chances either of a single column, the same in
+    all of the network, or of inputs dropped one by one, of which each join keeps at least one.
+    """
+
+    def __init__(self, rate: float, columns: int, key: jax.Array, block: int) -> None:
+        """Takes the drop probability, C, the key of the network's draw and the block's number."""
+        of_kind, of_column, of_inputs = jax.random.split(key, 3)
+        self._rate = rate
+        self._single = jax.random.bernoulli(of_kind)
+        self._column = jax.random.randint(of_column, (), 0, columns)
+        self._key = jax.random.fold_in(of_inputs, block)
+        self._joins: dict[tuple[int, ...], jax.Array] = {}
+
+    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+        """[batch, height, width, channels] each -> the same shape."""
+        sources = tuple(sources)
+        if len(sources) == 1:
+            return outputs[sources[0]]
+        if sources not in self._joins:
+            weights = self._weights(len(sources), jax.random.fold_in(self._key, layer))
+            weights = weights.astype(outputs[sources[0]].dtype)
+            terms = [weights[i] * outputs[source] for i, source in enumerate(sources)]
+            self._joins[sources] = sum(terms[1:], terms[0])
+        return self._joins[sources]
+
+    def _weights(self, inputs: int, key: jax.Array) -> jax.Array:
+        """Of the inputs of a join, from columns 0, 1, ...; float32 [inputs]."""
+        of_each, of_one = jax.random.split(key)
+        kept = jax.random.bernoulli(of_each, 1 - self._rate, (inputs,))
+        one = jax.nn.one_hot(jax.random.randint(of_one, (), 0, inputs), inputs)
+        kept = jnp.where(kept.any(), kept, one)
+        # What is joined where the column does not end leads nowhere.
+        column = jax.nn.one_hot(jnp.minimum(self._column, inputs - 1), inputs)
+        return jnp.where(self._single, column, kept / kept.sum())
+
+
 class FractalNet(nn.Module):
     """Blocks with a max pooling behind each, head.
 
@@ -74,6 +113,7 @@ class FractalNet(nn.Module):
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
       dropout: of each block, the probability of dropping a channel behind a convolution.
+      drop_path: probability of dropping an input of a join, see `DropPath`.
       dtype: in which to compute.
     """
 
@@ -82,6 +122,7 @@ class FractalNet(nn.Module):
     widths: tuple[int, ...]
     aggregation: str = "mean"
     dropout: tuple[float, ...] = (0.0,) * 5
+    drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
@@ -94,6 +135,8 @@ class FractalNet(nn.Module):
         conv = partial(layers.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
         x = jnp.asarray(images, self.dtype)
         endpoints = {"stem": x}
+        key = self.make_rng("dropout") if train and self.drop_path else None
+        columns = max(len(topology.output_sources) for topology in self.topologies)
 
         for i, (topology, width, rate) in enumerate(
             zip(self.topologies, self.widths, self.dropout, strict=True), start=1
@@ -103,7 +146,9 @@ class FractalNet(nn.Module):
             x = Stage(
                 topology,
                 unit=lambda layer, name, unit=unit: unit(name=name),
-                aggregation=self.aggregation,
+                aggregation=self.aggregation
+                if key is None
+                else partial(DropPath, self.drop_path, columns, key, i),
                 projection=partial(conv, width, 1) if self._adds_input(topology) else None,
                 name=f"stage{i}",
             )(x)
@@ -135,6 +180,7 @@ def fractalnet(
     topology_args: TopologyArgs = None,
     aggregation: str = "mean",
     dropout: float | Sequence[float] = 0.0,
+    drop_path: float = 0.0,
     dtype: DTypeLike = jnp.float32,
 ) -> FractalNet:
     """Builds a network of this file.
@@ -150,6 +196,7 @@ def fractalnet(
       topology_args: arguments of the pattern, or one mapping for each block.
       aggregation: "mean", "sum" or "concat".
       dropout: of channels, or one for each block; (0, 0.1, 0.2, 0.3, 0.4) in the paper.
+      drop_path: see `FractalNet`; 0.15 in the paper. For the topology "fractal" and means only.
       dtype: in which to compute.
 
     Raises:
@@ -170,12 +217,19 @@ def fractalnet(
     rates = per_stage("dropout", dropout, blocks)
     for rate in rates:
         named.check_number("dropout", rate, 0, 0.99)
+    topologies = stage_topologies(topology, topology_args, stage_depths)
+    named.check_number("drop_path", drop_path, 0, 0.99)
+    if drop_path and ({t.name for t in topologies}, aggregation) != ({"fractal"}, "mean"):
+        raise UserError(
+            "drop_path needs columns: the topology 'fractal' and the aggregation 'mean'"
+        )
     return FractalNet(
         num_classes,
-        stage_topologies(topology, topology_args, stage_depths),
+        topologies,
         widths,
         aggregation=aggregation,
         dropout=rates,
+        drop_path=drop_path,
         dtype=dtype,
     )
 

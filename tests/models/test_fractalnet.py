@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model, model_info
-from tests.models.straight_line import assert_straight_line, halves, jit
+from aggnets_jax.models.fractalnet import DropPath
+from tests.models.straight_line import Layers, assert_straight_line, halves, jit
+from tests.models.variables import random_variables
 from tests.patterns import one_line_error
 
 # Table 3, with 100 classes.
@@ -131,3 +133,109 @@ def test_initialisation_looks_at_the_fan_in():
         bound = np.sqrt(3 / fan_in)
         assert 0.98 * bound < np.abs(kernel).max() <= bound
         assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.05)
+
+
+# Sources of the joins in a block of three columns, the shortest spans first.
+INNER, LAST = (2, 3), (5, 6, 7)
+
+
+def drawn_weights(rate, draws):
+    """Weights of the inputs of joins in blocks 1 and 2, [draws, inputs] each."""
+    # Output n is the n-th unit vector.
+    outputs = list(jnp.eye(8)[:, None, None, None])
+
+    def draw(key):
+        first, second = (DropPath(rate, 3, key, block) for block in (1, 2))
+        inner = first(outputs, INNER, 4)
+        np.testing.assert_array_equal(first(outputs, (6,), 5), outputs[6])
+        return (
+            inner[0, 0, 0, INNER[0] :][:2],
+            first(outputs, INNER, 6)[0, 0, 0, INNER[0] :][:2],
+            first(outputs, LAST, 8)[0, 0, 0, LAST[0] :],
+            second(outputs, LAST, 8)[0, 0, 0, LAST[0] :],
+        )
+
+    keys = jax.random.split(jax.random.key(0), draws)
+    return [np.asarray(weights) for weights in jax.jit(jax.vmap(draw))(keys)]
+
+
+def test_half_of_the_batches_have_one_column_in_all_of_the_network():
+    # Without drops the others have all inputs.
+    inner, again, last, elsewhere = drawn_weights(0.0, 6_000)
+    np.testing.assert_array_equal(inner, again)
+    np.testing.assert_array_equal(last, elsewhere)
+    single = last.max(1) == 1
+    assert single.mean() == pytest.approx(0.5, abs=0.03)
+    np.testing.assert_allclose(last[~single], 1 / 3, rtol=1e-6)
+    np.testing.assert_allclose(inner[~single], 1 / 2, rtol=1e-6)
+    columns = last[single].argmax(1)
+    np.testing.assert_allclose(np.bincount(columns) / len(columns), 1 / 3, atol=0.04)
+    # The inner join is on the way of the two columns that end there.
+    assert (inner[single].argmax(1) == np.minimum(columns, 1)).all()
+
+
+def test_inputs_of_joins_are_dropped_but_for_one():
+    draws, rate = 40_000, 0.4
+    inner, again, last, elsewhere = drawn_weights(rate, draws)
+    np.testing.assert_array_equal(inner, again)  # all who read a join read the same
+    assert (last != elsewhere).any()
+    for weights in (last, elsewhere):
+        np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-6)
+        kept = weights > 0
+        np.testing.assert_allclose(weights, kept / kept.sum(1, keepdims=True), rtol=1e-6)
+        counts = np.bincount(kept @ [1, 2, 4], minlength=8) / draws
+        expected = np.zeros(8)
+        for subset in range(1, 8):
+            size = subset.bit_count()
+            expected[subset] = 0.5 * (1 - rate) ** size * rate ** (3 - size)
+            if size == 1:
+                expected[subset] += 0.5 / 3 + 0.5 * rate**3 / 3
+        np.testing.assert_allclose(counts, expected, atol=0.012)
+
+
+def test_network_trains_as_one_of_its_columns_or_all_of_them():
+    # A drop that never happens.
+    arguments = {"widths": (4, 5), "depth": 8, "num_classes": 5}
+    model = create_model("fractalnet", drop_path=1e-9, **arguments)
+    variables = random_variables(model, 8, np.float32)
+    images = np.random.default_rng(0).standard_normal((6, 8, 8, 3)).astype(np.float32)
+
+    @jit
+    def train(variables, images, seeds):
+        def logits(seed):
+            rngs = {"dropout": jax.random.key(seed)}
+            apply = model.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs)
+            return apply[0][0]
+
+        return jax.vmap(logits)(seeds)
+
+    @jit
+    def expected(variables, images):
+        layers = Layers(variables, train=True)
+        results = [recursive(3, 2)(layers, images)]
+        for column in ((1, 2, 4, 5), (3, 6), (7,)):
+            x = images
+            for block in (1, 2):
+                for number in column:
+                    path = f"stage{block}/layer{number}"
+                    x = layers.norm_relu(layers.conv(x, f"{path}/conv"), f"{path}/norm")
+                x = halves(x).max(-1)
+            results.append(layers.linear(x.mean((1, 2)), "classifier"))
+        return jnp.stack(results)
+
+    # [seeds, networks]
+    got, wanted = train(variables, images, jnp.arange(24)), expected(variables, images)
+    distances = np.abs(got[:, None] - wanted[None]).max((2, 3))
+    assert distances.min(1).max() < 1e-4
+    assert {*distances.argmin(1)} == {0, 1, 2, 3}
+    # In evaluation all are joined.
+    plain = create_model("fractalnet", **arguments)
+    expected = jit(plain.apply)(variables, images)[0]
+    np.testing.assert_array_equal(jit(model.apply)(variables, images)[0], expected)
+
+
+def test_paths_are_dropped_between_columns_only():
+    for arguments in ({"topology": "dense"}, {"aggregation": "sum"}):
+        message = one_line_error(create_model, "fractalnet20", drop_path=0.15, **arguments)
+        assert "drop_path needs columns" in message
+    assert "drop_path must be" in one_line_error(create_model, "fractalnet20", drop_path=1)
