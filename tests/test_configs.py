@@ -1,34 +1,141 @@
-"""Every file in configs/ runs, two steps long."""
+"""Every file in configs/ is what it says, and trains."""
+
+import ast
+import functools
+import json
+import re
 
 import pytest
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import experiments
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.models.registry import find_family
+from aggnets_jax.optimizer import make_optimizer
+from aggnets_jax.strength import make_strength
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
-from tests.data.official_formats import prepare_small_cifar10
+from tests.data.official_formats import (
+    prepare_small_cifar10,
+    prepare_small_cifar100,
+    prepare_small_imagenet,
+)
+from tests.models.tiny import TINY
 
-CONFIGS = sorted((runs.ROOT / "configs").rglob("*.py"))
+FILES = sorted(str(file.relative_to(runs.ROOT)) for file in (runs.ROOT / "configs").rglob("*.py"))
+CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000, "aggnets_digits": 10}
+
+
+@functools.cache
+def configs(file):
+    """The configs of a file, or of each of its rows, by what --config takes."""
+    rows = config_lib.rows(runs.ROOT / file)
+    names = [f"{file}:{row}" for row in rows] or [file]
+    return {name: config_lib.load(str(runs.ROOT / name)) for name in names}
+
+
+def docstring(file):
+    return ast.get_docstring(ast.parse((runs.ROOT / file).read_text()))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_row_has_a_network_a_schedule_and_data(file):
+    for name, config in configs(file).items():
+        classes = CLASSES[config.data.name]
+        assert create_configured_model(config, classes).num_classes == classes, name
+        images = experiments.num_train(config)
+        steps, steps_per_epoch = config_lib.total_steps(config, images), images / config.batch_size
+        _, schedule = make_optimizer(config, steps, steps_per_epoch)
+        rates = [float(schedule(step)) for step in (0, steps // 3, steps - 1)]
+        highest = config.lr * (config.batch_size / (config.lr_batch_size or config.batch_size))
+        assert all(0 <= rate <= highest * (1 + 1e-6) for rate in rates), name
+        assert max(rates) > highest / 10, name
+        make_strength(config, steps, steps_per_epoch)
+
+
+@pytest.mark.parametrize("file", sorted(set(FILES) - {"configs/default.py"}))
+def test_docstring_has_a_command_that_runs_it(file):
+    commands = re.findall(r"python -m aggnets_jax\.main --config=(\S+)", docstring(file))
+    assert commands or file.startswith("configs/recipes/")
+    assert set(commands) <= set(configs(file))
+
+
+def is_experiment(file):
+    return any(config.paper.source for config in configs(file).values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", [f for f in FILES if is_experiment(f) or "Cost:" in docstring(f)])
+def test_docstring_says_what_it_costs(file):
+    costs = [experiments.training_cost(config) for config in configs(file).values()]
+    ends = dict.fromkeys(f"{cost:.1e}".replace("e+", "e") for cost in (min(costs), max(costs)))
+    assert f"Cost: {' to '.join(ends)} MACs." in docstring(file).splitlines()
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.count("/") == 2])
+def test_experiments_say_what_they_reproduce_and_recipes_do_not(file):
+    recipe = file.startswith("configs/recipes/")
+    for name, config in configs(file).items():
+        assert bool(config.paper.source) != recipe, name
+        # A number, or a word on why there is none.
+        assert recipe or config.paper.error is not None or config.paper.remark, name
 
 
 @pytest.fixture(scope="module")
 def all_data(tmp_path_factory):
-    """The digits are prepared when they are needed; CIFAR-10 has its official format."""
+    """All in the official formats, but for the digits, which are prepared when needed."""
     folder = tmp_path_factory.mktemp("all_data")
     prepare_small_cifar10(folder, num_train=40, num_test=20)
+    prepare_small_cifar100(folder, num_train=40, num_test=20)
+    prepare_small_imagenet(folder, num_train=24, num_validation=10)
     return folder
 
 
+def tiny(config, data_dir):
+    """The config with a network of the same family that trains in seconds, for two steps."""
+    family = find_family(config.model.name).name
+    numbers, side = TINY[family]
+    changes = {
+        "total_steps": 2,
+        "total_epochs": None,
+        "batch_size": 4,
+        "eval_batch_size": 20,
+        "accumulation_steps": min(config.accumulation_steps, 2),
+        "model": {
+            **config.model.to_dict(),
+            "name": family,
+            "args": {**config.model.args, **numbers},
+        },
+        "data": {**config.data.to_dict(), "data_dir": str(data_dir)},
+    }
+    if config.data.image_size is not None:
+        changes["data"]["image_size"] = max(32, side)
+    # What is so many epochs long is longer than the run.
+    for name, arguments in (("schedule", "schedule_args"), ("strength_schedule", "strength_args")):
+        if any(argument.endswith(("_epochs", "_steps")) for argument in config[arguments]):
+            changes |= {name: "constant", arguments: {}}
+    return config_lib.resolve({**config.to_dict(), **changes})
+
+
+def what_differs(config):
+    """What tells trainings of a file apart, besides the network."""
+    fields = config_lib.to_json(config)
+    numbers, _ = TINY[fields["model"].pop("name")]
+    del fields["paper"], fields["file"]
+    fields["model"]["args"] = sorted(fields["model"]["args"].keys() - numbers.keys())
+    return json.dumps(fields, sort_keys=True)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
-def test_config_runs(file, all_data, tmp_path):
-    overrides = [
-        "total_steps=2",
-        "batch_size=4",
-        "eval_batch_size=20",
-        "schedule=constant",
-        "schedule_args={}",
-        f"data.data_dir={all_data}",
-    ]
-    summary = train_and_evaluate(config_lib.load(str(file), overrides), tmp_path)
-    assert summary["steps"] == 2
-    assert 0 <= summary["final"]["accuracy"] <= 1
+@pytest.mark.parametrize("file", FILES)
+def test_config_trains(file, all_data, tmp_path):
+    trainings = {}
+    for name, config in configs(file).items():
+        config = tiny(config, all_data)
+        trainings.setdefault(what_differs(config), (name, config))
+    for i, (name, config) in enumerate(trainings.values()):
+        summary = train_and_evaluate(config, tmp_path / str(i))
+        assert summary["steps"] == 2, name
+        examples = {"imagenet2012": 10, "aggnets_digits": 360}.get(config.data.name, 20)
+        assert summary["final"]["examples"] == examples, name
+        assert 0 <= summary["final"]["accuracy"] <= 1, name
