@@ -66,8 +66,8 @@ def _posterized(strength: float) -> np.ndarray:
 
 
 def _solarized(strength: float) -> np.ndarray:
-    inverted = _ALL_LEVELS >= 256 - 256 * strength
-    return np.where(inverted, 255 - _ALL_LEVELS, _ALL_LEVELS)
+    threshold = 256 - 256 * strength
+    return np.where(threshold > _ALL_LEVELS, _ALL_LEVELS, 255 - _ALL_LEVELS)
 
 
 def _enhancement(quality: int) -> Callable[..., Operation]:

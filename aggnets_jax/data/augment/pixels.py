@@ -63,8 +63,9 @@ def remap(image: jax.Array, table: jax.Array, source: jax.Array) -> jax.Array:
         jnp.broadcast_to(table.astype(jnp.int32), (channels, 256)),
         _autocontrast(counts, last),
         _equalize(counts, last),
-    )
-    return tables[jnp.arange(channels), image].astype(jnp.uint8)
+    ).astype(jnp.uint8)
+    # XLA would compute the entries anew at every pixel that looks them up.
+    return jax.lax.optimization_barrier(tables)[jnp.arange(channels), image]
 
 
 def _autocontrast(counts: jax.Array, last: jax.Array) -> jax.Array:

@@ -39,19 +39,19 @@ def erase(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
     on the scale 0..255, before normalisation.
     """
     height, width, _ = image.shape
-    use_key, area_key, aspect_key, place_key, noise_key = jax.random.split(key, 5)
-    low, high = ERASED_AREA
-    area = jax.random.uniform(area_key, (_TRIES,), minval=low, maxval=high) * height * width
-    low, high = ERASED_ASPECT
-    aspect = jax.random.uniform(aspect_key, (_TRIES,), minval=low, maxval=high)
-    heights, widths = jnp.round(jnp.sqrt(area * aspect)), jnp.round(jnp.sqrt(area / aspect))
-    fits = (heights < height) & (widths < width)
-    used = jax.random.bernoulli(use_key, probability) & fits.any()
-    first = jnp.argmax(fits)
-    extent = jnp.stack([heights[first], widths[first]]).astype(jnp.int32)
-    top, left = jax.random.randint(
-        place_key, (2,), 0, jnp.maximum(jnp.array([height, width]) - extent, 0) + 1
+    size_key, place_key, noise_key = jax.random.split(key, 3)
+    area, aspect = (
+        low + (high - low) * draws
+        for (low, high), draws in zip(
+            (ERASED_AREA, ERASED_ASPECT), jax.random.uniform(size_key, (2, _TRIES)), strict=True
+        )
     )
+    extents = jnp.sqrt(height * width * area * jnp.stack([aspect, 1 / aspect])).round()
+    fits = (extents < jnp.array([[height], [width]])).all(axis=0)
+    extent = extents[:, jnp.argmax(fits)].astype(jnp.int32)
+    chance, *place = jax.random.uniform(place_key, (3,))
+    top, left = (jnp.stack(place) * (jnp.array([height, width]) - extent + 1)).astype(jnp.int32)
+    used = (chance < probability) & fits.any()
     noise = jax.random.bits(noise_key, image.shape, jnp.uint8).astype(image.dtype)
     erased = used & rectangle(top, left, *extent, (height, width))
     return jnp.where(erased, noise, image)
