@@ -105,9 +105,8 @@ def _find_images(paths: Sequence[str | Path]) -> list[str]:
     files: list[Path] = []
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir():
-            found = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file()
-            )
+            below = sorted(path.rglob("*"))
+            found = [f for f in below if f.suffix.lower() in ENDINGS and f.is_file()]
             if not found:
                 raise UserError(f"no images ({', '.join(ENDINGS)}) in {path}")
             files += found

@@ -84,10 +84,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     # ---- data, see docs/data.md
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits"
+    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits", "image_folder"
     config.data.data_dir = placeholder(str)  # local or bucket. None: that of TFDS
     config.data.train_split = "train"
-    config.data.eval_split = placeholder(str)  # None: "test", or else "validation"
+    config.data.eval_split = placeholder(str)  # None: "test", "validation" or "val"
     # Side of the square that the network sees, cut from larger images. None: images as they are.
     config.data.image_size = placeholder(int)
     config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop

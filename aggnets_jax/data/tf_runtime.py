@@ -13,9 +13,11 @@ def import_tensorflow() -> ModuleType:
 
     TensorFlow only reads and decodes here; left alone it would take the memory that JAX needs.
     """
-    # No start-up notes between our own lines. oneDNN, which announces itself whatever the log
-    # level, speeds up nothing that input pipelines do.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # No notes between our own lines: what TensorFlow says of a damaged image, it raises as well.
+    # JAX, imported before, has set the level to 1, unless a user has chosen another. oneDNN, which
+    # announces itself whatever the level, speeds up nothing that input pipelines do.
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     import tensorflow as tf
 
