@@ -25,6 +25,7 @@ INSTALL = [
     "rich>=13.7",
     "safetensors>=0.5",
     "scikit-learn>=1.5",  # the handwritten digits
+    "scipy>=1.12",
     "tensorboard>=2.18",  # clu.metric_writers needs it and does not say so
     # For input pipelines and summaries only, never on the accelerator.
     f"tensorflow-cpu>=2.20,<3; {X86}",

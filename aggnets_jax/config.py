@@ -133,14 +133,22 @@ def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(_plain(config)))
 
 
-def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Fields that differ between two configs (as of `to_json`) and may not, as texts."""
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Old and new values of the fields in which two configs (as of `to_json`) differ.
+
+    Fields that change no result are left out.
+    """
     old, new = _flatten(old), _flatten(new)
-    return [
-        f"{name}: {old.get(name)!r} -> {new.get(name)!r}"
+    return {
+        name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name) and name not in CHANGEABLE
-    ]
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Fields that differ between two configs (as of `to_json`) and may not, as texts."""
+    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changes(old, new).items()]
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -217,7 +217,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
         "network": record["network"],
         "data": record["data"],
         "epochs": f"{record['epochs']:.0f}",
-        "printed error, %": " / ".join(f"{error:.2f}" for error in printed if error is not None),
+        "printed error, %": " / ".join(f"{error:g}" for error in printed if error is not None),
         "ours, %": ours,
         "parameters": f"{record['params'] / 1e6:.2f}M",
         "cost of training": in_units(record["training_macs"]),
