@@ -15,10 +15,10 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
-from aggnets_jax.errors import Diverged, UserError, one_line
+from aggnets_jax.errors import Diverged, UserError, one_line, unknown
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.step import Variables, over_seeds, seeds
+from aggnets_jax.step import Variables, of_seed, over_seeds, seeds
 from aggnets_jax.workdir import write_json
 
 EvalStep = Callable[[Variables, data.Batch], dict[str, jax.Array]]
@@ -111,6 +111,20 @@ class Restored(NamedTuple):
     info: data.DatasetInfo
     model: nn.Module
     variables: Variables
+
+    def of_one(self, seed: int | None) -> Variables:
+        """The variables of the network of a seed, which may be None if there is only one.
+
+        Raises:
+          UserError: if the run has no such seed, or several and none is chosen.
+        """
+        there = np.ravel(seeds(self.config)).tolist()
+        if seed is None and len(there) > 1:
+            raise UserError(f"the run has networks of {len(there)} seeds; choose one by --seed")
+        if seed is not None and seed not in there:
+            raise unknown("seed", str(seed), map(str, there))
+        number = 0 if seed is None else there.index(seed)
+        return of_seed(self.variables, number, len(there))
 
 
 def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Restored:

@@ -37,6 +37,7 @@ def parse(
     parser.add_argument("--workdir", required=True, help="local directory of the run")
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
     parser.add_argument("--checkpoint", help="to read: latest, best or a step; default latest")
+    parser.add_argument("--seed", type=int, help="to read, of a run that trains several at once")
     parser.add_argument(
         "--images", action="append", help="predict: file, or folder of files; may be repeated"
     )
@@ -68,9 +69,8 @@ def parse(
 def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Refuses flags that are missing or empty, or that the mode would not look at."""
     for flag, value in vars(flags).items():
-        if "" in (
-            value if isinstance(value, list) else [value]
-        ):  # as a variable of the shell that is not set leaves it
+        # As a variable of the shell that is not set leaves it.
+        if "" in (value if isinstance(value, list) else [value]):
             raise UserError(f"--{flag} is empty")
     converts, makes_run = flags.mode == "convert", flags.mode == "train"
     predicts = flags.mode == "predict"
@@ -83,6 +83,11 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
         ("from_torch", converts, "--mode=convert"),
         ("to_torch", converts, "--mode=convert"),
+        (
+            "seed",
+            predicts or (converts and not makes_run),
+            "--mode=predict and --to_torch",
+        ),
         ("dialect", converts and not makes_run, "--mode=convert --to_torch"),
         (
             "checkpoint",

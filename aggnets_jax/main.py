@@ -41,7 +41,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         form = "table" if flags.format is None else flags.format
         top = 5 if flags.top is None else flags.top
         check_report(form, flags.output)
-        predictions = predict(flags.workdir, flags.images, which=which, top=top)
+        predictions = predict(flags.workdir, flags.images, which=which, seed=flags.seed, top=top)
         report_predictions(predictions, form, flags.output)
     elif flags.mode == "report":
         from aggnets_jax.report import report
@@ -58,6 +58,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             flags.workdir,
             flags.to_torch,
             which=which,
+            seed=flags.seed,
             dialect=flags.dialect,
         )
 

@@ -40,7 +40,12 @@ class Prediction(NamedTuple):
 
 
 def predict(
-    workdir: str | Path, images: Sequence[str | Path], *, which: str = "latest", top: int = 5
+    workdir: str | Path,
+    images: Sequence[str | Path],
+    *,
+    which: str = "latest",
+    seed: int | None = None,
+    top: int = 5,
 ) -> list[Prediction]:
     """Classifies images with nothing but them and the directory of a run.
 
@@ -51,6 +56,7 @@ def predict(
       workdir: of the run.
       images: files; and folders, for all JPEGs and PNGs in them and below, sorted.
       which: checkpoint, "latest", "best" or the number of a step.
+      seed: of a run with several.
       top: how many of the most probable classes are wanted; all, if there are fewer.
 
     Returns:
@@ -65,10 +71,7 @@ def predict(
     mesh = sharding.make_mesh()
     restored = restore_network(workdir, which, sharding.replicated(mesh))
     config, info = restored.config, restored.info
-    if config.num_seeds > 1:
-        raise UserError(
-            f"{workdir} holds networks of {config.num_seeds} seeds; predictions are of one network"
-        )
+    variables = restored.of_one(seed)
     # As in the evaluation, but no larger than the files need, and for any number of devices.
     each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
     batches = data.file_batches(
@@ -79,7 +82,7 @@ def predict(
     outputs, ahead = [], ()
     for batch in batches:
         # The outputs of a batch are fetched when the next one is dispatched.
-        behind, ahead = ahead, step(restored.variables, batch)
+        behind, ahead = ahead, step(variables, batch)
         outputs += [jax.device_get(behind)] if behind else []
     outputs.append(jax.device_get(ahead))
     classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))

@@ -6,7 +6,7 @@ A network of each of the five papers' families beside a ResNet and a DenseNet, w
 
 Rows that end in `_10` train on 10 images of each class. Results: results/digits_50k.md.
 
-Cost: 2.4e10 to 1.6e11 MACs.
+Cost: 2.1e10 to 1.5e11 MACs.
 """
 
 from collections.abc import Iterator

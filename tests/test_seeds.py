@@ -5,6 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from aggnets_jax.convert import read_state_dict
+from aggnets_jax.convert.command import export_weights
+from aggnets_jax.data import ResidentData
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.train import train_and_evaluate
@@ -61,20 +64,31 @@ def test_all_seeds_are_restored_and_evaluated(together):
     assert restored["seeds"] == summary["final"]["seeds"]
 
 
+def test_one_of_the_seeds_predicts_and_is_exported(together, data_dir, tmp_path):
+    _, workdir = together
+    with pytest.raises(UserError, match="2 seeds; choose one by --seed"):
+        export_weights(workdir, str(tmp_path / "none.safetensors"))
+    with pytest.raises(UserError, match="unknown seed '5'; allowed: 3, 4"):
+        export_weights(workdir, str(tmp_path / "none.safetensors"), seed=5)
+    files = [str(tmp_path / f"{seed}.safetensors") for seed in (3, 4)]
+    for file, seed in zip(files, (3, 4), strict=True):
+        export_weights(workdir, file, seed=seed)
+    first, second = (read_state_dict(file) for file in files)
+    assert {name: x.shape for name, x in first.items()} == {n: x.shape for n, x in second.items()}
+    assert any(np.any(first[name] != second[name]) for name in first)
+
+
 def test_seeds_resume(together, data_dir, tmp_path):
     half = runs.tiny_config(data_dir, seed=3, num_seeds=2, **SHORT)
-    from aggnets_jax import train
-
-    stop_at = 2
     with pytest.MonkeyPatch.context() as patch:
-        feed = train.data.ResidentData.feed
+        feed = ResidentData.feed
 
         def crash(self, step):
-            if step == stop_at:
+            if step == 2:
                 raise OSError("crash")
             return feed(self, step)
 
-        patch.setattr(train.data.ResidentData, "feed", crash)
+        patch.setattr(ResidentData, "feed", crash)
         with pytest.raises(OSError, match="crash"):
             train_and_evaluate(half, tmp_path)
     resumed = train_and_evaluate(half, tmp_path)

@@ -64,6 +64,7 @@ def export_weights(
     file: str,
     *,
     which: str = "latest",
+    seed: int | None = None,
     dialect: str | None = None,
 ) -> None:
     """Writes the weights of a checkpoint, those that are evaluated, to a new file.
@@ -72,6 +73,7 @@ def export_weights(
       workdir: of the run.
       file: see `write_state_dict`.
       which: "latest", "best" or the number of a step.
+      seed: of a run with several.
       dialect: see `to_torch`.
 
     Raises:
@@ -79,14 +81,14 @@ def export_weights(
     """
     check_new_file(file)
     everywhere = sharding.replicated(sharding.make_mesh())
-    step, config, info, _, variables = restore_network(workdir, which, everywhere)
+    restored = restore_network(workdir, which, everywhere)
     state_dict = to_torch(
-        config.model.name,
-        variables,
-        num_classes=info.num_classes,
-        input_shape=info.image_shape,
+        restored.config.model.name,
+        restored.of_one(seed),
+        num_classes=restored.info.num_classes,
+        input_shape=restored.info.image_shape,
         dialect=dialect,
-        **config_lib.model_arguments(config),
+        **config_lib.model_arguments(restored.config),
     )
     write_state_dict(file, state_dict)
-    print(f"{file} has the weights of {workdir} after step {step}", flush=True)
+    print(f"{file} has the weights of {workdir} after step {restored.step}", flush=True)
