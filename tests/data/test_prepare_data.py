@@ -25,7 +25,7 @@ def test_as_a_program(tmp_path):
     answer = run("--name=aggnets_digits", f"--data_dir={tmp_path / 'new'}")
     assert (answer.returncode, answer.stderr) == (0, "")
     for fact in (
-        f"is prepared in {tmp_path}/new/aggnets_digits/1.0.0\n",
+        f"is prepared in {tmp_path}/new/aggnets_digits/1.1.0\n",
         "train: 1437 examples\n",
         "test: 360 examples\n",
         "classes: 10\n",
