@@ -167,3 +167,16 @@ def test_units():
         "1.9 exaMACs",
         "3100 exaMACs",
     ]
+
+
+def test_the_config_in_the_documentation_is_one(tmp_path):
+    page = (runs.ROOT / "docs" / "experiments.md").read_text()
+    file = tmp_path / "table3.py"
+    file.write_text(page.split("```python\n")[1].split("```")[0])
+    rows = config_lib.rows(file)
+    assert len(rows) == 2
+    for row in rows:
+        ours = config_lib.to_json(config_lib.load(f"{file}:{row}"))
+        theirs = config_lib.to_json(load(f"configs/sparsenet/table3.py:{row}"))
+        assert config_lib.differences(ours, theirs) == []
+        assert ours["paper"]["error"] == theirs["paper"]["error"]
