@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.data import DatasetInfo, make_preprocess
+from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 
 SIZE = 8
@@ -129,3 +130,130 @@ def test_takes_uint8_only():
     preprocess = make_preprocess(make_config("made up", None), make_info())
     with pytest.raises(TypeError, match="uint8 images, not float32"):
         preprocess({"image": jnp.zeros((1, SIZE, SIZE, 1))}, train=False)
+
+
+EVERYTHING = {
+    "crop_padding": 2,
+    "flip": True,
+    "policy": "randaugment",
+    "color_jitter": 0.4,
+    "lighting": 0.1,
+    "erasing": 0.5,
+    "cutout": 3,
+}
+NOTHING = {
+    "crop_padding": 0,
+    "flip": False,
+    "policy": "none",
+    "color_jitter": 0.0,
+    "lighting": 0.0,
+    "erasing": 0.0,
+    "cutout": 0,
+}
+
+
+def changed(images, only):
+    """Returns images with some of the augmentations."""
+    fields = {name: EVERYTHING[name] for name in only}
+    config = make_config("made up", None, **NOTHING | fields)
+    return np.asarray(compiled(config, make_info(3))(make_batch(images), train=True))
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (256, SIZE, SIZE, 3)).astype(np.uint8)
+
+
+def test_every_augmentation_is_a_function_of_seed_epoch_and_index(pictures):
+    preprocess = compiled(make_config("made up", None, **EVERYTHING), make_info(3))
+    batch = make_batch(pictures[:64])
+    whole = np.asarray(preprocess(batch, train=True, seed=2))
+    rows = np.random.default_rng(1).permutation(64)[:40]
+    part = {name: array[rows] for name, array in batch.items()}
+    # Only the last roundings, of lighting and normalisation, may differ between programs.
+    np.testing.assert_allclose(preprocess(part, train=True, seed=2), whole[rows], atol=1e-6)
+    assert np.mean(np.asarray(preprocess(batch, train=True, seed=3)) != whole) > 0.5
+
+
+def test_what_comes_first_does_not_change_what_comes_later(pictures):
+    """Black images are the same after crops and flips."""
+    black = np.zeros_like(pictures)
+    later = {"policy", "lighting", "erasing", "cutout"}
+    ours, with_earlier = (
+        changed(black, only=names) for names in (later, {*later, "crop_padding", "flip"})
+    )
+    np.testing.assert_allclose(ours, with_earlier, atol=1e-6)
+
+
+def test_what_comes_later_does_not_change_what_came_first(pictures):
+    """Where a square or a rectangle does not cover the image, it is that without them."""
+    earlier = {"flip", "color_jitter"}
+    uncovered = changed(pictures, only=earlier)
+    whole = changed(pictures, only={*earlier, "erasing", "cutout"})
+    plain = changed(pictures, only=set())
+    covered = np.zeros(plain.shape[:3], bool)
+    for name in ("erasing", "cutout"):
+        covered |= (np.abs(changed(pictures, only={name}) - plain) > 1e-5).any(-1)
+    assert 0.1 < covered.mean() < 0.3
+    np.testing.assert_allclose(whole[~covered], uncovered[~covered], atol=1e-6)
+    lit = changed(pictures, only={*earlier, "lighting"})
+    assert np.ptp(lit - uncovered, axis=(1, 2)).max() < 1e-3
+    assert np.std(lit - uncovered) > 0.01
+
+
+def test_cutouts_are_zero_after_normalisation(pictures):
+    out = changed(pictures, only={"cutout"})
+    zeros = (out == 0).all(-1).sum((1, 2))
+    assert zeros.max() == 9 and zeros.min() == 4  # in a corner
+
+
+def test_seeds_may_be_traced(pictures):
+    preprocess = make_preprocess(make_config("made up", None), make_info(3))
+    batch = make_batch(pictures[:16])
+    several = jax.jit(jax.vmap(lambda seed: preprocess(batch, train=True, seed=seed)))(
+        jnp.arange(3, 6)
+    )
+    for seed, images in zip(range(3, 6), several, strict=True):
+        ours = preprocess(batch, train=True, seed=seed)
+        np.testing.assert_allclose(images, ours, atol=1e-6)
+
+
+def test_images_that_the_host_has_cropped_are_flipped_and_all_that_follows(pictures):
+    fields = NOTHING | {"crop_padding": 2, "flip": True, "lighting": 0.1}
+    preprocess = compiled(make_config("made up", None, **fields), make_info(3, resized=True))
+    ours = preprocess(make_batch(pictures), train=True)
+    np.testing.assert_allclose(ours, changed(pictures, only={"flip", "lighting"}), atol=1e-6)
+
+
+def test_evaluation_augments_nothing(pictures):
+    config = make_config("made up", None, **EVERYTHING)
+    out = make_preprocess(config, make_info(3))({"image": jnp.asarray(pictures)}, train=False)
+    np.testing.assert_allclose(out, changed(pictures, only=set()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "channels", "message"),
+    [
+        ({"policy": "random"}, 3, "unknown policy 'random'; nearest: randaugment"),
+        ({"policy": "randaugment"}, 2, "policy='randaugment' needs images of 1 or 3 channel"),
+        ({"color_jitter": 0.4}, 2, "color_jitter=0.4 needs images of 1 or 3 channel"),
+        ({"color_jitter": 1.5}, 3, "color_jitter must be a number from 0 to 1, got 1.5"),
+        ({"lighting": 0.1}, 1, "lighting=0.1 needs images of 3 channel(s), and those of made up"),
+        ({"lighting": -0.1}, 3, "lighting must be a number at least 0, got -0.1"),
+        ({"erasing": 1.5}, 3, "erasing must be a number from 0 to 1, got 1.5"),
+        ({"cutout": -2}, 3, "cutout must be a whole number of at least 0, got -2"),
+        ({"cutout": 9}, 3, "cutout must be a whole number of at most 8, got 9"),
+    ],
+)
+def test_wrong_values_are_told(changes, channels, message):
+    with pytest.raises(UserError) as error:
+        make_preprocess(make_config("made up", None, **changes), make_info(channels))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_grey_images_can_be_augmented(pictures):
+    config = make_config("made up", None, policy="randaugment", color_jitter=0.4)
+    out = compiled(config, make_info(1))(make_batch(pictures[..., :1]), train=True)
+    assert out.shape == (256, SIZE, SIZE, 1)
+    assert np.isfinite(out).all()

@@ -24,6 +24,7 @@ def jitter(key: jax.Array, image: jax.Array, *, strength: float) -> jax.Array:
     qualities = np.array([pixels.BRIGHTNESS, pixels.CONTRAST, pixels.COLOR], np.int32)
     order = jax.random.permutation(order_key, qualities)
     factors = jax.random.uniform(factor_key, (3,), minval=1 - strength, maxval=1 + strength)
+    factors = (pixels.UNIT * factors).astype(jnp.int32)
     return jax.lax.scan(
         lambda image, change: (pixels.enhance(image, *change), None), image, (order, factors)
     )[0]

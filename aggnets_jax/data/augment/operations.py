@@ -21,7 +21,7 @@ class Operation(NamedTuple):
       table: of `pixels.remap`, uint8 [..., 256].
       source: of the table, int32 [...].
       quality: of `pixels.enhance`, int32 [...].
-      factor: of the quality, float32 [...].
+      factor: of the quality, times UNIT, int32 [...].
     """
 
     matrix: np.ndarray | jax.Array
@@ -49,7 +49,7 @@ def _operation(
         table.astype(np.uint8),
         np.int32(source),
         np.int32(quality),
-        np.float32(factor),
+        np.int32(round(factor * pixels.UNIT)),
     )
 
 

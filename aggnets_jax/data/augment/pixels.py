@@ -17,15 +17,20 @@ UNCHANGED, BRIGHTNESS, CONTRAST, COLOR, SHARPNESS = range(5)
 GIVEN, AUTOCONTRAST, EQUALIZE = range(3)
 
 
+# Fractions are whole numbers of 1 / UNIT, so that no program rounds otherwise than another. PIL's
+# coordinates are, too.
+UNIT = 1 << 16
+
+
 def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
     """Returns the matrix of `affine` from that of `Image.transform`: int32 [6].
 
     (a, b, c, d, e, f) says that the pixel at (x, y), measured at its centre, is that at
-    (a x + b y + c, d x + e y + f). PIL, too, computes in units of 2^-16 pixels.
+    (a x + b y + c, d x + e y + f).
     """
     a, b, c, d, e, f = matrix
     from_corner = (a, b, c + a / 2 + b / 2, d, e, f + d / 2 + e / 2)
-    return np.floor(np.multiply(from_corner, 1 << 16) + 0.5).astype(np.int32)
+    return np.floor(np.multiply(from_corner, UNIT) + 0.5).astype(np.int32)
 
 
 def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
@@ -90,7 +95,7 @@ def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Arra
     Args:
       image: uint8 [H, W, C].
       quality: int32; UNCHANGED, BRIGHTNESS, CONTRAST, COLOR or SHARPNESS.
-      factor: float32; 0 takes all of the quality away, 1 changes nothing.
+      factor: int32, times UNIT; 0 takes all of the quality away, UNIT changes nothing.
     """
     pixels = image.astype(jnp.int32)
     grey = _grey(pixels)
@@ -103,7 +108,8 @@ def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Arra
         jnp.broadcast_to(grey, pixels.shape),
         _smooth(pixels),
     )
-    blended = without + factor * (pixels - without).astype(jnp.float32)
+    # Truncated, as in PIL; the summand lets rounded factors reach the whole numbers that they mean.
+    blended = without + ((factor * (pixels - without) + 256) >> 16)
     return jnp.clip(blended, 0, 255).astype(jnp.uint8)
 
 

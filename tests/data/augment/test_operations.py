@@ -16,7 +16,7 @@ IMAGES = {
     "two levels": np.where(PHOTO > 100, 60, 61).astype(np.uint8),
     "tiny": PHOTO[:2, :3],
 }
-# Blends are truncated, and so is a stretch: a rounding error below a whole number costs a level.
+# PIL truncates what it stretches: a rounding error below a whole number costs it a level.
 ROUNDED = ("autocontrast", *pil.ENHANCEMENTS)
 
 apply = jax.jit(lambda operation, image: operation(image))
@@ -32,7 +32,7 @@ def test_operations_are_pils(image):
             assert ours.dtype == np.uint8
             wrong = np.asarray(ours).astype(int) - pil.operate(name, magnitude / 9, image)
             assert np.abs(wrong).max() <= (name in ROUNDED), (name, magnitude)
-            assert (wrong != 0).mean() < 0.05, (name, magnitude)
+            assert (wrong != 0).mean() < 0.06, (name, magnitude)
 
 
 def test_the_identity_and_the_middle_of_a_range_change_nothing():
