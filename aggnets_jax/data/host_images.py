@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from aggnets_jax.data.info import DatasetInfo
 from aggnets_jax.data.reading import JPEG_TRANSFORM, image_decoder
 from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 # Random crops: part of the image's area, and width over height.
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_TRIES = 10
 # Evaluation resizes the short side to this multiple of the crop's: 256 for 224.
 EVAL_RESIZE = 256 / 224
 
@@ -37,34 +40,46 @@ def train_image(
     return crop
 
 
+def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Returns top, left, height and width of a random part of an image: int32 [4].
+
+    Its area is uniform in CROP_AREA and the logarithm of its aspect in that of CROP_ASPECT, both
+    drawn again while it does not fit; if it never does, it is the largest that has an aspect in the
+    range. So it is in PyTorch, where the recipes come from. `tf.image`'s own sampler makes the
+    height uniform instead, and so the parts smaller.
+    """
+    tf = import_tensorflow()
+    size_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
+    whole = tf.cast(shape[:2], tf.float32)
+    draws = tf.random.stateless_uniform([2, CROP_TRIES], size_seed)
+    low, high = CROP_AREA
+    area = (low + (high - low) * draws[0]) * tf.reduce_prod(whole)
+    low, high = np.log(CROP_ASPECT).astype(np.float32)
+    aspect = tf.exp(low + (high - low) * draws[1])
+    extents = tf.round(tf.sqrt(area * tf.stack([1 / aspect, aspect])))
+    fits = tf.reduce_all(extents <= whole[:, tf.newaxis], axis=0)
+    widest = tf.stack([1 / CROP_ASPECT[0], CROP_ASPECT[1]])  # of the other side
+    largest = tf.round(tf.minimum(whole, whole[::-1] * widest))
+    extent = tf.where(tf.reduce_any(fits), extents[:, tf.argmax(tf.cast(fits, tf.int32))], largest)
+    begin = tf.floor(tf.random.stateless_uniform([2], place_seed) * (whole - extent + 1))
+    return tf.cast(tf.concat([begin, extent], axis=0), tf.int32)
+
+
 def _random_crop(
     encoded: tf.Tensor, seed: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], channels: int
 ) -> tf.Tensor:
     """Returns a random part of an image; of a JPEG only that part is decoded."""
     tf = import_tensorflow()
 
-    def sample(shape: tf.Tensor) -> tf.Tensor:
-        begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-            shape,
-            bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-            seed=seed,
-            min_object_covered=0.0,
-            aspect_ratio_range=CROP_ASPECT,
-            area_range=CROP_AREA,
-            max_attempts=10,
-            use_image_if_no_bounding_boxes=True,
-        )
-        return tf.concat([begin[:2], extent[:2]], axis=0)
-
     def from_jpeg() -> tf.Tensor:
-        window = sample(tf.image.extract_jpeg_shape(encoded))
+        window = _random_window(tf.image.extract_jpeg_shape(encoded), seed)
         return tf.image.decode_and_crop_jpeg(
             encoded, window, channels=channels, dct_method=JPEG_TRANSFORM
         )
 
     def from_other() -> tf.Tensor:
         image = decode(encoded)
-        top, left, height, width = tf.unstack(sample(tf.shape(image)))
+        top, left, height, width = tf.unstack(_random_window(tf.shape(image), seed))
         return image[top : top + height, left : left + width]
 
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)

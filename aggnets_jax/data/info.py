@@ -71,7 +71,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     """Returns the facts of a data set, from metadata only; never downloads.
 
     Args:
-      data_config: the `data` part of a config; every field is read but `flip`.
+      data_config: the `data` part of a config; of the augmentation, `crop_padding` alone is read.
 
     Raises:
       UserError: the config cannot be met; one line that says what is wrong and how to mend it.

@@ -21,7 +21,9 @@ def configs(cifar10_dir, imagenet_dir):
     return {
         "resident": make_config("cifar10", cifar10_dir, resident="always"),
         "streamed": make_config("cifar10", cifar10_dir, resident="never"),
-        "imagenet": make_config("imagenet2012", imagenet_dir, image_size=16),
+        "imagenet": make_config(
+            "imagenet2012", imagenet_dir, image_size=16, policy="randaugment", erasing=0.5, cutout=4
+        ),
     }
 
 

@@ -5,10 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 from PIL import Image
 
 from aggnets_jax.data import describe, eval_batches, train_batches
-from aggnets_jax.data.host_images import train_image
+from aggnets_jax.data.host_images import _random_window, train_image
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
 from tests.data.test_pipeline import join, take
@@ -91,18 +92,35 @@ def window(images):
     return *edges(red), *edges(green)
 
 
-def test_random_crops_have_the_stated_areas_and_shapes(crops):
+def test_random_crops_have_the_stated_areas_aspects_and_places(crops):
+    """Area and log aspect are uniform, of those that fit into the picture; places, too."""
     left, right, top, bottom = window(crops["PNG"])
-    area = (right - left) * (bottom - top) / (WIDTH * HEIGHT)
-    aspect = (right - left) / (bottom - top)
-    assert 0.07 < area.min() < 0.15
-    assert 0.8 < area.max() < 1.01
-    assert 0.72 < aspect.min() < 0.85
-    assert 1.2 < aspect.max() < 1.37
-    assert left.min() < 20
-    assert right.max() > WIDTH - 20
-    assert top.min() < 15
-    assert bottom.max() > HEIGHT - 15
+    width, height = right - left, bottom - top
+    rng = np.random.default_rng(0)
+    area = rng.uniform(0.08, 1, 50_000) * WIDTH * HEIGHT
+    aspect = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), 50_000))
+    fits = (np.sqrt(area * aspect) <= WIDTH) & (np.sqrt(area / aspect) <= HEIGHT)
+    assert scipy.stats.ks_2samp(width * height, area[fits]).pvalue > 1e-3
+    assert scipy.stats.ks_2samp(width / height, aspect[fits]).pvalue > 1e-3
+    for first, room in ((left, WIDTH - width), (top, HEIGHT - height)):
+        place = (first / room)[room > 20]
+        assert scipy.stats.kstest(place, "uniform").pvalue > 1e-3
+    assert 0.07 < (width * height).min() / (WIDTH * HEIGHT) < 0.11
+    # Edges are whole pixels, and found up to about one.
+    assert 0.71 < (width / height).min() < (width / height).max() < 1.4
+
+
+def test_crops_of_a_panorama_are_the_largest_of_an_allowed_aspect():
+    """No window of at least 8 % of the area fits into the narrow side."""
+    tf = import_tensorflow()
+    for height, width in ((10, 1000), (1000, 10)):
+        windows = np.stack(
+            [_random_window(tf.constant([height, width, 3]), tf.constant([0, k])) for k in range(9)]
+        )
+        top, left, tall, wide = windows.T
+        assert set(zip(tall, wide, strict=True)) == {(min(13, height), min(13, width))}
+        assert ((top >= 0) & (left >= 0) & (top + tall <= height) & (left + wide <= width)).all()
+        assert len(set(top + left)) > 5
 
 
 def test_crops_depend_on_epoch_and_index(crops):
