@@ -5,6 +5,7 @@ import functools
 import json
 import re
 
+import jax
 import pytest
 
 from aggnets_jax import config as config_lib
@@ -98,15 +99,20 @@ def tiny(config, data_dir):
     changes = {
         "total_steps": 2,
         "total_epochs": None,
+        "eval_every_steps": 2,
+        "checkpoint_every_steps": 2,
         "batch_size": 4,
         "eval_batch_size": 20,
         "accumulation_steps": min(config.accumulation_steps, 2),
+        "lr": 1e-3,  # such small batches lead astray
         "model": {
             **config.model.to_dict(),
             "name": family,
             "args": {**config.model.args, **numbers},
         },
         "data": {**config.data.to_dict(), "data_dir": str(data_dir)},
+        "file": "",
+        "paper": {},
     }
     if config.data.image_size is not None:
         changes["data"]["image_size"] = max(32, side)
@@ -114,28 +120,41 @@ def tiny(config, data_dir):
     for name, arguments in (("schedule", "schedule_args"), ("strength_schedule", "strength_args")):
         if any(argument.endswith(("_epochs", "_steps")) for argument in config[arguments]):
             changes |= {name: "constant", arguments: {}}
-    return config_lib.resolve({**config.to_dict(), **changes})
+    return config_lib.to_json(config_lib.resolve({**config.to_dict(), **changes}))
 
 
-def what_differs(config):
-    """What tells trainings of a file apart, besides the network."""
-    fields = config_lib.to_json(config)
-    numbers, _ = TINY[fields["model"].pop("name")]
-    del fields["paper"], fields["file"]
-    fields["model"]["args"] = sorted(fields["model"]["args"].keys() - numbers.keys())
-    return json.dumps(fields, sort_keys=True)
+def besides_the_network(config):
+    """What tells the trainings of a file apart."""
+    model = config["model"]
+    numbers, _ = TINY[model["name"]]
+    arguments = sorted(model["args"].keys() - numbers.keys())
+    return json.dumps({**config, "model": {**model, "name": "", "args": arguments}})
+
+
+def trainings(file, data_dir):
+    """Small configs of a file's rows, without those that differ in the network alone."""
+    small = (tiny(config, data_dir) for config in configs(file).values())
+    return {besides_the_network(config): json.dumps(config) for config in small}.values()
+
+
+@pytest.fixture(scope="module")
+def train(tmp_path_factory):
+    """Trains a config, given as JSON, and returns its summary: once, if files have it in common."""
+    # Programs that run twice need not be fast.
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield functools.cache(
+        lambda config: train_and_evaluate(json.loads(config), tmp_path_factory.mktemp("run"))
+    )
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
-def test_config_trains(file, all_data, tmp_path):
-    trainings = {}
-    for name, config in configs(file).items():
-        config = tiny(config, all_data)
-        trainings.setdefault(what_differs(config), (name, config))
-    for i, (name, config) in enumerate(trainings.values()):
-        summary = train_and_evaluate(config, tmp_path / str(i))
-        assert summary["steps"] == 2, name
-        examples = {"imagenet2012": 10, "aggnets_digits": 360}.get(config.data.name, 20)
-        assert summary["final"]["examples"] == examples, name
-        assert 0 <= summary["final"]["accuracy"] <= 1, name
+def test_config_trains(file, all_data, train):
+    for config in trainings(file, all_data):
+        summary = train(config)
+        assert summary["steps"] == 2
+        name = json.loads(config)["data"]["name"]
+        examples = {"imagenet2012": 10, "aggnets_digits": 360}.get(name, 20)
+        assert summary["final"]["examples"] == examples
+        assert 0 <= summary["final"]["accuracy"] <= 1
