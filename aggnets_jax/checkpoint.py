@@ -4,7 +4,7 @@ A workdir holds two series of checkpoints: `checkpoints/`, the latest of the run
 goes on; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
 
     model      params, batch_stats and, where the config asks for them, their averages "ema"
-    training   the rest of the state: optimiser, step, running sums (not in `best/`)
+    training   the rest of the state: optimiser, step, seed, ... (not in `best/`)
     config     the resolved config as JSON
     dataset    what the network knows of its data, names of the classes included, as JSON: so that
                nothing but the directory is needed to have the network
@@ -35,21 +35,25 @@ class Progress:
       evaluated: the step that was evaluated last; 0 if none was.
       final: that evaluation, or None.
       best: the one with the highest accuracy, or None.
+      best_of_seeds: with several seeds, the best of each.
       lines: of each metrics file, how many were written.
       images: trained on, and timed.
       seconds: that they took.
       compile_seconds: of the step, in the process that saved this.
       peak_memory_bytes: of one device, in that process.
+      commits: of the code that the run's processes had, as far as is known.
     """
 
     evaluated: int = 0
     final: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
+    best_of_seeds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
     compile_seconds: float | None = None
     peak_memory_bytes: int | None = None
+    commits: list[str] = dataclasses.field(default_factory=list)
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

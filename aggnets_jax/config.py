@@ -122,7 +122,13 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
       UserError: for a field that is unknown or ill-typed, or a value out of range.
     """
     config = default_config()
-    for path, value in _flatten(_plain(given)).items():
+    given = _flatten(_plain(given))
+    if all(given.get(length) is not None for length in LENGTHS):
+        # A changed copy of the default config still has the default's length.
+        if given["total_steps"] != config.total_steps:
+            raise UserError("set one of config.total_steps and config.total_epochs, the other None")
+        del given["total_steps"]
+    for path, value in given.items():
         _set(config, path, value)
     check(config)
     return config
@@ -175,8 +181,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("lr_batch_size", "steps_per_dispatch"):
         if not 0 <= config[name] < 2**31:
             raise UserError(f"config.{name} must be at least 0 and below 2**31, got {config[name]}")
-    if not 0 <= config.seed <= 2**31 - config.num_seeds:
-        raise UserError(f"config.seed must be between 0 and 2**31 - 1, got {config.seed}")
+    last = 2**31 - config.num_seeds
+    if not 0 <= config.seed <= last:
+        raise UserError(f"config.seed must be between 0 and {last}, got {config.seed}")
     if config.batch_size % config.accumulation_steps:
         raise UserError(
             f"config.batch_size {config.batch_size} is not divisible by"

@@ -13,7 +13,7 @@ from aggnets_jax.convert import count_classes, from_torch, read_state_dict
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.evaluate import restore_network
+from aggnets_jax.evaluate import Restored, restore_network
 from aggnets_jax.step import Variables
 
 _CLASSIFIER = "params/classifier/"
@@ -28,28 +28,30 @@ def initial_variables(
     """Replaces the variables of a new network by those that `config.init_from` has.
 
     All parameters and batch statistics are replaced; those of a run are the ones that are
-    evaluated, its averages if it has any. Only the classifier stays new where its shape is another,
-    and that is printed. One network is where all of several seeds start.
+    evaluated, its averages if it has any. Only the classifier stays new where its shape or the
+    names of a run's classes are others, and that is printed. One network is where all of several
+    seeds start.
 
     Args:
-      config: of the run that starts; whole.
+      config: of the run that starts; whole, with `init_from`.
       info: of its data set.
       variables: "params" and "batch_stats" as initialised; with several seeds, these are the first
         axis of each array.
       workdir: of the run that starts.
 
     Returns:
-      Variables like the given ones, which are returned if `config.init_from` is None.
+      Variables like the given ones.
 
     Raises:
       UserError: if there are no such weights, or they are not those of the network.
     """
-    if config.init_from is None:
-        return variables
     if Path(config.init_from).suffix in ENDINGS:
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
+        same_classes = True  # as far as a file of weights tells
     else:
-        source, given, num_seeds = _from_run(config, workdir)
+        source, given, restored = _from_run(config, workdir)
+        num_seeds = restored.config.num_seeds
+        same_classes = restored.info.class_names == info.class_names
     if num_seeds not in (1, config.num_seeds):
         raise UserError(
             f"{source} has networks of {num_seeds} seeds, and config.num_seeds is"
@@ -60,6 +62,7 @@ def initial_variables(
         old = {path: jnp.broadcast_to(x, (config.num_seeds, *x.shape)) for path, x in old.items()}
     _check_paths(source, config.model.name, new, old)
     other = [path for path in new if new[path].shape != old[path].shape]
+    new_head = bool(other) or not same_classes
     for path in other:
         if not path.startswith(_CLASSIFIER):
             raise UserError(
@@ -68,11 +71,11 @@ def initial_variables(
             )
     print(
         f"starting from {source}"
-        + (f"; the classifier is new, for {info.num_classes} classes" if other else ""),
+        + (f"; the classifier is new, for {info.num_classes} classes" if new_head else ""),
         flush=True,
     )
     replaced = [
-        x if other and path.startswith(_CLASSIFIER) else jnp.asarray(old[path], x.dtype)
+        x if new_head and path.startswith(_CLASSIFIER) else jnp.asarray(old[path], x.dtype)
         for path, x in new.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(variables), replaced)
@@ -85,15 +88,15 @@ def _by_path(variables: Variables) -> dict[str, jax.Array]:
 
 def _from_run(
     config: ml_collections.ConfigDict, workdir: str | Path
-) -> tuple[str, dict[str, Any], int]:
-    """What it is, its variables, and of how many seeds."""
+) -> tuple[str, Variables, Restored]:
+    """What it is, its variables, and the rest of it."""
     folder = Path(config.init_from).expanduser()
     if folder.resolve() == Path(workdir).expanduser().resolve():
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
     devices = sharding.replicated(sharding.make_mesh())
     restored = restore_network(folder, config.init_checkpoint, devices)
     source = f"{config.init_from} after step {restored.step}"
-    return source, restored.variables, restored.config.num_seeds
+    return source, restored.variables, restored
 
 
 def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:

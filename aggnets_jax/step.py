@@ -278,7 +278,8 @@ def make_train_steps(
 
 
 def _model_key(seed: jax.Array) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(seed), _MODEL_STREAM)
+    # The generator is named because under vmap others draw something else for a seed.
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _MODEL_STREAM)
 
 
 def _filled(model: nn.Module, images: jax.Array, value: jax.Array) -> Variables:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import aggnets_jax
+from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.models import Count
 from aggnets_jax.topology import Topology
 
@@ -73,6 +74,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "aggnets_jax": aggnets_jax.__version__,
+        "tensorflow": import_tensorflow().__version__,
         **{name: importlib.metadata.version(name) for name in packages},
     }
 

@@ -66,7 +66,8 @@ def train_and_evaluate(
     Returns:
       The content of `workdir/summary.json`: `steps`, `final` and `best` metrics,
       `images_per_second`, `compile_seconds`, `peak_memory_bytes`, `network` (`name`, `links`,
-      `params`, `macs`), `versions`, `devices` and `fingerprint`, the SHA-256 of the parameters.
+      `params`, `macs`), `versions`, `devices`, `hardware`, `commit`, `fingerprint`, the SHA-256 of
+      the parameters, and `seeds`, for each its `final`, `best` and `fingerprint`.
 
     Raises:
       UserError: for a config that fits no run; the workdir is then left as it was.
@@ -125,6 +126,8 @@ def train_and_evaluate(
                 start_from = jax.jit(start_from, out_shardings=everywhere)
                 state = start_from(variables, seeds(config))
             start = step = lap_began = state.updates
+            if start < total_steps and (revision := commit()) not in (None, *progress.commits):
+                progress.commits.append(revision)
 
             print_overview(network, counts, model.topologies)
             print(
@@ -136,20 +139,21 @@ def train_and_evaluate(
             )
 
             # ---- What runs: batches, the evaluation, the compiled steps.
+            intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
             preprocess = data.make_preprocess(config.data, info)
-            training = data.train_data(
-                config.data,
-                batch_size=config.batch_size,
-                seeds=seeds(config),
-                start_step=start,
-                most_steps=_steps_per_dispatch(config),
-                sharding=sharding.by_example(mesh),
-            )
             eval_batches = data.eval_batches(
                 config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
             )
             eval_step = make_eval_step(model, preprocess, config.num_seeds)
             if start < total_steps:
+                training = data.train_data(
+                    config.data,
+                    batch_size=config.batch_size,
+                    seeds=seeds(config),
+                    start_step=start,
+                    most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
+                    sharding=sharding.by_example(mesh),
+                )
                 began = time.perf_counter()
                 train_step = make_train_step(
                     model, optimizer, preprocess, config, strength=strength, mesh=mesh
@@ -170,9 +174,6 @@ def train_and_evaluate(
             )
             with MetricLog(workdir, progress.lines) as log:
                 clock = Clock(progress.images, progress.seconds)
-                intervals = [
-                    config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")
-                ]
                 while True:
                     last = step == total_steps
 
@@ -187,6 +188,7 @@ def train_and_evaluate(
                         if metrics is not None:
                             progress.evaluated = step
                             progress.final = metrics = {"step": step, **metrics}
+                            progress.best_of_seeds = _better(progress.best_of_seeds, metrics)
                             _log_evaluation(log, metrics, config)
                             if not progress.best or (
                                 metrics["accuracy"] > progress.best["accuracy"]
@@ -251,7 +253,7 @@ def train_and_evaluate(
             "versions": versions(),
             "fingerprint": fingerprint(state.params),
             "seeds": _by_seed(config, state, progress),
-            "commit": commit(),
+            "commit": ", ".join(progress.commits) or None,
             "hardware": hardware(),
         }
         write_json(workdir / "summary.json", summary)
@@ -265,12 +267,12 @@ def _steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
 
 
 def _check_finite(totals: Totals) -> None:
-    for first, bad in zip(
-        np.ravel(totals.first_nonfinite), np.ravel(totals.nonfinite_steps), strict=True
-    ):
+    firsts, bads = np.ravel(totals.first_nonfinite), np.ravel(totals.nonfinite_steps)
+    for number, (first, bad) in enumerate(zip(firsts, bads, strict=True)):
         if bad:
             more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
-            raise Diverged(f"loss or gradient is not finite at step {first}{more}")
+            of_seed = f" of seed number {number + 1} of {len(bads)}" if len(bads) > 1 else ""
+            raise Diverged(f"loss or gradient{of_seed} is not finite at step {first}{more}")
 
 
 def _training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
@@ -309,6 +311,13 @@ def _with_seeds(
     return scalars
 
 
+def _better(best: list[dict[str, Any]], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The best evaluation of each of several seeds, those in `metrics` included."""
+    now = [{"step": metrics["step"], **of_one} for of_one in metrics.get("seeds", ())]
+    pairs = zip(best or now, now, strict=True)
+    return [new if new["accuracy"] > old["accuracy"] else old for old, new in pairs]
+
+
 def _by_seed(
     config: ml_collections.ConfigDict, state: TrainState, progress: Progress
 ) -> list[dict[str, Any]]:
@@ -317,7 +326,7 @@ def _by_seed(
         {
             "seed": int(seed),
             "final": progress.final.get("seeds", [progress.final])[i],
-            "best": progress.best.get("seeds", [progress.best])[i],
+            "best": (progress.best_of_seeds or [progress.best])[i],
             "fingerprint": fingerprint(of_seed(state.params, i, config.num_seeds)),
         }
         for i, seed in enumerate(np.ravel(seeds(config)))

@@ -6,7 +6,6 @@ they train together and when they train one after another.
 """
 
 import csv
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,15 +18,19 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.step import create_state, make_train_step, make_train_steps, seeds
+from aggnets_jax.summary import hardware
 
 SEEDS = 8
+BATCH_SIZE = 64
 ROWS = ("sparsenet", "densenet", "resnet", "dsnet", "hcgnet", "seqresnet", "micro_dense")
 REPEATS = 5
 
 
 def stepper(row: str, num_seeds: int) -> Callable[[], None]:
     """A function that makes a step of so many seeds, and waits for it."""
-    config = config_lib.load(f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}"])
+    config = config_lib.load(
+        f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}", f"batch_size={BATCH_SIZE}"]
+    )
     mesh = sharding.make_mesh()
     info = data.describe(config.data)
     model = create_configured_model(config, info.num_classes)
@@ -59,7 +62,6 @@ def seconds(run: Callable[[], None]) -> float:
 
 def main() -> None:
     """Measures all networks and writes the table."""
-    hardware = f"{platform.machine()}, {jax.local_device_count()} x {jax.devices()[0].device_kind}"
     columns = ("network", "together_images_per_second", "in_turn_images_per_second", "ratio")
     with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -69,12 +71,12 @@ def main() -> None:
             together, alone = np.min(
                 [[seconds(run) for run in runs] for _ in range(REPEATS)], axis=0
             )
-            images = SEEDS * 64
+            images = SEEDS * BATCH_SIZE
             in_turn = SEEDS * alone
             measured = [f"{images / together:.0f}", f"{images / in_turn:.0f}"]
             ratio = f"{in_turn / together:.2f}"
             writer.writerow(
-                [row, *measured, ratio, SEEDS, 64, jax.__version__, __version__, hardware]
+                [row, *measured, ratio, SEEDS, BATCH_SIZE, jax.__version__, __version__, hardware()]
             )
             print(row, *measured, ratio, flush=True)
 

@@ -152,3 +152,21 @@ def test_differences_leave_out_what_changes_no_result():
         )
     )
     assert config_lib.differences(old, new) == ["data.flip: True -> False", "lr: 0.1 -> 0.2"]
+
+
+def test_either_length_unsets_the_other():
+    assert config_lib.resolve({"total_epochs": 3}).total_steps is None
+    assert config_lib.resolve({"total_steps": 3}).total_epochs is None
+    config = config_lib.default_config()
+    config.total_epochs = 300.0
+    config = config_lib.resolve(config)
+    assert (config.total_steps, config.total_epochs) == (None, 300.0)
+    assert config_lib.resolve(config_lib.to_json(config)) == config
+    assert config_lib.total_steps(config, num_train=50_000) == 300 * 50_000 // 64
+
+
+def test_two_lengths_are_refused():
+    with pytest.raises(UserError, match="set one of"):
+        config_lib.resolve({"total_epochs": 3, "total_steps": 64_000})
+    with pytest.raises(UserError, match="set one of"):
+        config_lib.resolve({"total_steps": None})

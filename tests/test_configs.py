@@ -116,10 +116,6 @@ def tiny(config, data_dir):
     }
     if config.data.image_size is not None:
         changes["data"]["image_size"] = max(32, side)
-    # What is so many epochs long is longer than the run.
-    for name, arguments in (("schedule", "schedule_args"), ("strength_schedule", "strength_args")):
-        if any(argument.endswith(("_epochs", "_steps")) for argument in config[arguments]):
-            changes |= {name: "constant", arguments: {}}
     return config_lib.to_json(config_lib.resolve({**config.to_dict(), **changes}))
 
 

@@ -1,5 +1,6 @@
 """Runs that start from the weights of another, or of a file."""
 
+import dataclasses
 import shutil
 
 import jax
@@ -60,9 +61,9 @@ def file(folder):
     return path
 
 
-def started(config, folder):
+def started(config, folder, **changes):
     """The variables as they are initialised, and those that a run starts from."""
-    info = data.describe(config.data)
+    info = dataclasses.replace(data.describe(config.data), **changes)
     model = create_configured_model(config, info.num_classes)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *info.image_shape)))
     seeds = () if config.num_seeds == 1 else (config.num_seeds,)
@@ -72,11 +73,6 @@ def started(config, folder):
 
 def equal(one, other):
     return jax.tree.all(jax.tree.map(np.array_equal, one, other))
-
-
-def test_without_a_source_nothing_changes(folder):
-    new, start = started(config_of(folder), folder)
-    assert start is new
 
 
 @pytest.mark.parametrize("which", ["latest", "best", "2"])
@@ -105,6 +101,14 @@ def test_another_head_is_new(folder, file, source, capsys):
     assert equal(params, old)
     assert equal(start["batch_stats"], stored(folder)["batch_stats"])
     assert "; the classifier is new, for 100 classes\n" in capsys.readouterr().out
+
+
+def test_a_head_of_as_many_other_classes_is_new(folder, capsys):
+    config = config_of(folder, init_from=str(folder / "source"))
+    new, start = started(config, folder, class_names=tuple("abcdefghij"))
+    assert equal(start["params"]["classifier"], new["params"]["classifier"])
+    assert equal(start["params"]["stem_conv"], stored(folder)["params"]["stem_conv"])
+    assert "; the classifier is new, for 10 classes\n" in capsys.readouterr().out
 
 
 def test_all_seeds_start_from_one_network(folder):

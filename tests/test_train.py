@@ -114,6 +114,26 @@ def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_pat
     _assert_same_run(resumed, tmp_path, summary, workdir)
 
 
+def test_streamed_run_stopped_and_started_again(data_dir, tmp_path, monkeypatch):
+    config = runs.tiny_config(data_dir, total_steps=6, checkpoint_every_steps=4)
+    config["model"] = {"name": "sparsenet10_k4"}
+    config["data"]["resident"] = "never"
+    summary = train_and_evaluate(config, tmp_path / "whole")
+    feed = data.StreamedData.feed
+
+    def interrupted(self, step):
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return feed(self, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(data.StreamedData, "feed", interrupted)
+        with pytest.raises(Stopped, match="stopped after step 3;"):
+            train_and_evaluate(config, tmp_path / "run")
+    resumed = train_and_evaluate(config, tmp_path / "run")
+    _assert_same_run(resumed, tmp_path / "run", summary, tmp_path / "whole")
+
+
 @pytest.mark.parametrize("step", [2, 9])
 def test_crashed_at_a_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole

@@ -44,9 +44,9 @@ def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     """Returns top, left, height and width of a random part of an image: int32 [4].
 
     Its area is uniform in CROP_AREA and the logarithm of its aspect in that of CROP_ASPECT, both
-    drawn again while it does not fit; if it never does, it is the largest that has an aspect in the
-    range. So it is in PyTorch, where the recipes come from. `tf.image`'s own sampler makes the
-    height uniform instead, and so the parts smaller.
+    drawn again while it does not fit; if it never does, it is the largest in the centre that has an
+    aspect in the range. So it is in PyTorch, where the recipes come from. `tf.image`'s own sampler
+    makes the height uniform instead, and so the parts smaller.
     """
     tf = import_tensorflow()
     size_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
@@ -57,11 +57,13 @@ def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     low, high = np.log(CROP_ASPECT).astype(np.float32)
     aspect = tf.exp(low + (high - low) * draws[1])
     extents = tf.round(tf.sqrt(area * tf.stack([1 / aspect, aspect])))
-    fits = tf.reduce_all(extents <= whole[:, tf.newaxis], axis=0)
+    fits = tf.reduce_all((extents >= 1) & (extents <= whole[:, tf.newaxis]), axis=0)
     widest = tf.stack([1 / CROP_ASPECT[0], CROP_ASPECT[1]])  # of the other side
     largest = tf.round(tf.minimum(whole, whole[::-1] * widest))
-    extent = tf.where(tf.reduce_any(fits), extents[:, tf.argmax(tf.cast(fits, tf.int32))], largest)
-    begin = tf.floor(tf.random.stateless_uniform([2], place_seed) * (whole - extent + 1))
+    one_fits = tf.reduce_any(fits)
+    extent = tf.where(one_fits, extents[:, tf.argmax(tf.cast(fits, tf.int32))], largest)
+    anywhere = tf.random.stateless_uniform([2], place_seed) * (whole - extent + 1)
+    begin = tf.floor(tf.where(one_fits, anywhere, (whole - extent) / 2))
     return tf.cast(tf.concat([begin, extent], axis=0), tf.int32)
 
 
