@@ -100,11 +100,14 @@ def load(file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     path = _existing(Path(f"{name}.py" if row else file))
     config = resolve(_given(path))
     allowed = rows(path)
-    if row or allowed:
-        if row not in allowed:
-            raise unknown(f"row of {path} (give {path}:ROW)", row, allowed)
-        for field, value in allowed[row].items():
-            _set(config, field, value)
+    if row and not allowed:
+        raise UserError(f"{path} has no rows; give --config={path}")
+    if allowed and not row:
+        raise UserError(f"{path} has several rows; give {path}:ROW, ROW being {', '.join(allowed)}")
+    if row and row not in allowed:
+        raise unknown(f"row of {path}", row, allowed)
+    for field, value in allowed.get(row, {}).items():
+        _set(config, field, value)
     config.file = file
     for override in overrides:
         name, equals, text = override.partition("=")

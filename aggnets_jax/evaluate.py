@@ -120,7 +120,8 @@ class Restored(NamedTuple):
         """
         there = np.ravel(seeds(self.config)).tolist()
         if seed is None and len(there) > 1:
-            raise UserError(f"the run has networks of {len(there)} seeds; choose one by --seed")
+            seeds_there = ", ".join(map(str, there))
+            raise UserError(f"the run has several networks; choose one by --seed: {seeds_there}")
         if seed is not None and seed not in there:
             raise unknown("seed", str(seed), map(str, there))
         number = 0 if seed is None else there.index(seed)
@@ -211,8 +212,9 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
 
 def print_evaluation(metrics: dict[str, Any]) -> None:
     """Prints the result of an evaluation and its step in a line."""
+    mean = f", means of {len(metrics['seeds'])} seeds" if "seeds" in metrics else ""
     print(
         f"step {metrics['step']}  evaluation: loss {metrics['loss']:.4f}"
-        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images",
+        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images{mean}",
         flush=True,
     )

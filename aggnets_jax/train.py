@@ -83,6 +83,7 @@ def train_and_evaluate(
         sharding.check_divisible("batch_size", config.batch_size, parts)
         sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         info = data.describe(config.data)
+        preprocess = data.make_preprocess(config.data, info)
         model = create_configured_model(config, info.num_classes)
         counts = count(model, info.image_shape)
         network = {
@@ -140,7 +141,6 @@ def train_and_evaluate(
 
             # ---- What runs: batches, the evaluation, the compiled steps.
             intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
-            preprocess = data.make_preprocess(config.data, info)
             eval_batches = data.eval_batches(
                 config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
             )

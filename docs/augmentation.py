@@ -19,7 +19,7 @@ ROWS = {
     "policy: autoaugment_imagenet": {"policy": "autoaugment_imagenet"},
     "policy: randaugment": {"policy": "randaugment"},
     "color_jitter: 0.4": {"color_jitter": 0.4},
-    "lighting: 0.1": {"lighting": 0.1},
+    "lighting: 1.0 (the recipes have 0.1)": {"lighting": 1.0},
     "erasing: 1.0": {"erasing": 1.0},
     "cutout: half of the side": {"cutout": 1 / 2},
     'mixup: 1.0, mix_ratio_per: "sample"': {"mixup": 1.0, "mix_ratio_per": "sample"},

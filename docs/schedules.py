@@ -51,7 +51,7 @@ def figure() -> Figure:
         steps = np.linspace(0, total_steps - 1, 3000).astype(np.int32)
         axes.plot(steps * (batch_size / images), jax.vmap(schedule)(steps), linewidth=1)
         axes.set(title=title, xlabel="epochs", ylim=(0, None))
-    figure.supylabel("learning rate")
+        axes.set_ylabel("learning rate")
     figure.tight_layout()
     return figure
 

@@ -170,3 +170,43 @@ def test_two_lengths_are_refused():
         config_lib.resolve({"total_epochs": 3, "total_steps": 64_000})
     with pytest.raises(UserError, match="set one of"):
         config_lib.resolve({"total_steps": None})
+
+
+SWEEP = """
+import ml_collections
+
+
+def get_config():
+    return ml_collections.ConfigDict({"lr": 0.2})
+
+
+def sweep():
+    for k in (12, 24):
+        yield f"k{k}", {"model.name": f"densenet40_k{k}", "paper.error": 5.0}
+"""
+
+
+def test_a_row_of_a_sweep_differs_from_its_file(tmp_path):
+    file = tmp_path / "sweep.py"
+    file.write_text(SWEEP)
+    config = config_lib.load(f"{file}:k24", ["lr=0.3"])
+    assert (config.model.name, config.paper.error, config.lr) == ("densenet40_k24", 5.0, 0.3)
+    assert config.file == f"{file}:k24"
+    assert list(config_lib.rows(file)) == ["k12", "k24"]
+
+
+def test_rows_that_are_missing_or_not_there(tmp_path):
+    file = tmp_path / "sweep.py"
+    file.write_text(SWEEP)
+    with pytest.raises(UserError, match=r"has several rows; give .*:ROW, ROW being k12, k24"):
+        config_lib.load(str(file))
+    with pytest.raises(UserError, match=r"unknown row of .* 'k25'; nearest: k24"):
+        config_lib.load(f"{file}:k25")
+    with pytest.raises(UserError, match="has no rows"):
+        config_lib.load(f"{runs.ROOT}/configs/digits.py:k24")
+
+
+def test_recipes_by_name():
+    assert config_lib.recipe("digits").data.name == "aggnets_digits"
+    with pytest.raises(UserError, match="unknown recipe 'digit'; nearest: digits"):
+        config_lib.recipe("digit")

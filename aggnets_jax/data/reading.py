@@ -81,18 +81,23 @@ def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
       channels: C, 1 for grey and 3 for red, green, blue.
     """
     tf = import_tensorflow()
+    # Grey is made of colours, for TensorFlow decodes no GIF, BMP or CMYK JPEG to one channel.
+    stored = 3 if channels == 1 else channels
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         # TensorFlow itself would choose the approximate transform for JPEGs; PIL, with which most
         # published networks were trained, uses the accurate one.
         image = tf.cond(
             tf.io.is_jpeg(encoded),
-            lambda: tf.io.decode_jpeg(encoded, channels, dct_method=JPEG_TRANSFORM),
-            lambda: tf.io.decode_image(encoded, channels, expand_animations=False),
+            lambda: tf.io.decode_jpeg(encoded, stored, dct_method=JPEG_TRANSFORM),
+            lambda: tf.io.decode_image(encoded, stored, expand_animations=False),
         )
-        return tf.ensure_shape(image, (None, None, channels))
+        return tf.ensure_shape(image, (None, None, stored))
 
-    return decode
+    def decode_grey(encoded: tf.Tensor) -> tf.Tensor:
+        return tf.image.rgb_to_grayscale(decode(encoded))
+
+    return decode_grey if channels == 1 else decode
 
 
 def check_files(files: Sequence[str], channels: int) -> None:

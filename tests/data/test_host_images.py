@@ -119,8 +119,18 @@ def test_crops_of_a_panorama_are_the_largest_of_an_allowed_aspect():
         )
         top, left, tall, wide = windows.T
         assert set(zip(tall, wide, strict=True)) == {(min(13, height), min(13, width))}
-        assert ((top >= 0) & (left >= 0) & (top + tall <= height) & (left + wide <= width)).all()
-        assert len(set(top + left)) > 5
+        assert set(zip(top, left, strict=True)) == {
+            ((height - min(13, height)) // 2, (width - min(13, width)) // 2)
+        }
+
+
+def test_crops_of_tiny_images_hold_a_pixel():
+    tf = import_tensorflow()
+    for side in (1, 2, 3):
+        for k in range(60):
+            window = _random_window(tf.constant([side, side, 1]), tf.constant([0, k])).numpy()
+            assert (window[2:] >= 1).all()
+            assert (window[:2] + window[2:] <= side).all()
 
 
 def test_crops_depend_on_epoch_and_index(crops):
