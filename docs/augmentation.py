@@ -1,5 +1,7 @@
 """Draws docs/augmentation.png, what each augmentation does: python docs/augmentation.py."""
 
+import dataclasses
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from aggnets_jax.config import default_config
 from aggnets_jax.data import DatasetInfo, make_mix, make_preprocess
+from aggnets_jax.data.host_images import train_image
 
 # Of `config.data`, beside no crops and no flips; lengths as parts of the side.
 ROWS = {
@@ -36,16 +39,9 @@ def photograph(name: str, side: int) -> np.ndarray:
     return np.asarray(image.resize((side, side), Image.Resampling.BILINEAR))
 
 
-def augmented(fields: Mapping[str, float | str], side: int) -> np.ndarray:
-    """COLUMNS augmentations of one image, on the scale 0..1: float32 [COLUMNS, side, side, 3].
-
-    If images are mixed, they are mixed with another.
-    """
-    config = default_config().data
-    config.update({"crop_padding": 0, "flip": False})
-    for name, value in fields.items():
-        setattr(config, name, round(value * side) if name in ("crop_padding", "cutout") else value)
-    info = DatasetInfo(
+def photographs(side: int) -> DatasetInfo:
+    """A data set of two photographs."""
+    return DatasetInfo(
         name="photographs",
         num_classes=2,
         class_names=("china", "flower"),
@@ -59,6 +55,26 @@ def augmented(fields: Mapping[str, float | str], side: int) -> np.ndarray:
         resident=True,
         resized=False,
     )
+
+
+def cropped(side: int) -> np.ndarray:
+    """COLUMNS parts of one image, as the host cuts and resizes them: as `augmented`."""
+    file = io.BytesIO()
+    Image.fromarray(photograph("china.jpg", 4 * side)).save(file, "JPEG")
+    crop = train_image(dataclasses.replace(photographs(side), resized=True), seed=0)
+    return np.stack([crop(file.getvalue(), np.int64(0), np.int64(i)) for i in range(COLUMNS)]) / 255
+
+
+def augmented(fields: Mapping[str, float | str], side: int) -> np.ndarray:
+    """COLUMNS augmentations of one image, on the scale 0..1: float32 [COLUMNS, side, side, 3].
+
+    If images are mixed, they are mixed with another.
+    """
+    config = default_config().data
+    config.update({"crop_padding": 0, "flip": False})
+    for name, value in fields.items():
+        setattr(config, name, round(value * side) if name in ("crop_padding", "cutout") else value)
+    info = photographs(side)
     images = np.stack([photograph(name, side) for name in ("china.jpg", "flower.jpg")])
     chosen = np.arange(2 * COLUMNS) // COLUMNS  # half of the batch is each
     batch = {
@@ -74,13 +90,15 @@ def augmented(fields: Mapping[str, float | str], side: int) -> np.ndarray:
 
 def draw(file: Path, side: int = 64) -> None:
     """Draws a row of examples for each augmentation."""
-    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * len(ROWS)), dpi=60)
-    parts = figure.subfigures(len(ROWS))
-    for part, (title, fields) in zip(parts, ROWS.items(), strict=True):
+    rows = {"random crop of images that vary in size": cropped(side)}
+    rows |= {title: augmented(fields, side) for title, fields in ROWS.items()}
+    figure = Figure(figsize=(1.5 * COLUMNS, 1.75 * len(rows)), dpi=60)
+    parts = figure.subfigures(len(rows))
+    for part, (title, images) in zip(parts, rows.items(), strict=True):
         part.suptitle(title, x=0.01, ha="left", fontsize=11)
         axes = part.subplots(1, COLUMNS, gridspec_kw={"wspace": 0.03})
         part.subplots_adjust(left=0.005, right=0.995, bottom=0.01, top=0.86)
-        for place, image in zip(axes, augmented(fields, side), strict=True):
+        for place, image in zip(axes, images, strict=True):
             place.imshow(image)
             place.set_axis_off()
     figure.savefig(file)
