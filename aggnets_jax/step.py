@@ -194,22 +194,9 @@ def make_train_step(
       UserError: if `config.strength` is set and the network regularises nothing by it.
     """
     mix = make_mix(config.data)
-
-    def loss_fn(
-        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        (logits, _), updated = model.apply(
-            {"params": params, "batch_stats": batch_stats, **fixed},
-            examples.images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
-        losses = cross_entropy(logits, examples.targets)
-        correct = jnp.sum(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.int32)
-        return losses.mean(), (updated.get("batch_stats", {}), correct)
-
-    gradient_fn = _accumulated(jax.value_and_grad(loss_fn, has_aux=True), config.accumulation_steps)
+    gradient_fn = _accumulated(
+        jax.value_and_grad(_make_loss(model), has_aux=True), config.accumulation_steps
+    )
     if config.batch_norm == "device" and mesh is not None:
         gradient_fn = _each_device(gradient_fn, mesh)
 
@@ -252,6 +239,26 @@ def make_train_step(
         )
 
     return train_step
+
+
+def _make_loss(model: nn.Module) -> Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]:
+    """Makes the function from parameters and examples to (loss, (batch statistics, hits))."""
+
+    def loss_fn(
+        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
+        (logits, _), updated = model.apply(
+            {"params": params, "batch_stats": batch_stats, **fixed},
+            examples.images,
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        losses = cross_entropy(logits, examples.targets)
+        correct = jnp.sum(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.int32)
+        return losses.mean(), (updated.get("batch_stats", {}), correct)
+
+    return loss_fn
 
 
 def make_train_steps(
