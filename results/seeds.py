@@ -22,7 +22,7 @@ from aggnets_jax.summary import hardware
 
 SEEDS = 8
 BATCH_SIZE = 64
-ROWS = ("sparsenet", "densenet", "resnet", "dsnet", "hcgnet", "seqresnet", "micro_dense")
+ROWS = ("sparsenet", "densenet", "resnet", "hcgnet")
 REPEATS = 5
 
 
