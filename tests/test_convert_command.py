@@ -141,7 +141,7 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
         ("--mode=convert --workdir=NEW --from_torch=WEIGHTS", "--config is missing"),
         ("--mode=convert --workdir=RUN --config=CONFIG --to_torch=OUT", "config of the workdir"),
         ("--mode=convert --workdir=NEW --to_torch=OUT", "there is no workdir"),
-        ("--mode=convert --workdir=RUN --to_torch=OUT --checkpoint=9", "latest, best, 4, 5"),
+        ("--mode=convert --workdir=RUN --to_torch=OUT --checkpoint=9", "allowed: latest, best, "),
         ("--mode=convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: reference"),
         ("--mode=convert --workdir=RUN --to_torch=WEIGHTS", "exists already"),
         ("--mode=convert --workdir=RUN --to_torch=", "--to_torch is empty"),

@@ -2,11 +2,9 @@
 
 import importlib.util
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc
-from PIL import Image
 
 from aggnets_jax import make_topology
 from aggnets_jax.drawing import draw_topology, save_curves, save_topologies
@@ -42,20 +40,3 @@ def test_the_picture_in_the_readme_is_drawn_by_the_code(tmp_path):
     patterns.draw(tmp_path / "patterns.png")
     assert (tmp_path / "patterns.png").stat().st_size > 10_000
     assert "docs/patterns.png" in (runs.ROOT / "README.md").read_text()
-
-
-def test_the_picture_of_augmentations_is_drawn(tmp_path, monkeypatch):
-    file = runs.ROOT / "docs" / "augmentation.py"
-    spec = importlib.util.spec_from_file_location("augmentation", file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    few = {title: module.ROWS[title] for title in ("erasing: 1.0", "cutout: half of the side")}
-    monkeypatch.setattr(module, "ROWS", few)
-    module.draw(tmp_path / "augmentation.png", side=16)
-    with Image.open(tmp_path / "augmentation.png") as picture:
-        assert picture.height > 3 * 60
-    photograph = module.photograph("china.jpg", 16) / 255
-    for images in (module.cropped(16), *(module.augmented(fields, 16) for fields in few.values())):
-        assert images.shape == (module.COLUMNS, 16, 16, 3)
-        assert all(np.abs(image - photograph).max() > 0.1 for image in images)
-    assert "augmentation.png" in (runs.ROOT / "docs" / "augmentation.md").read_text()

@@ -19,7 +19,7 @@ def augmentation():
 
 
 def test_the_picture_is_drawn(augmentation, tmp_path, monkeypatch):
-    rows = {name: augmentation.ROWS[name] for name in ("policy: randaugment", "lighting: 0.1")}
+    rows = {name: augmentation.ROWS[name] for name in ("policy: randaugment", "color_jitter: 0.4")}
     monkeypatch.setattr(augmentation, "ROWS", rows)
     augmentation.draw(tmp_path / "augmentation.png", side=16)
     assert (tmp_path / "augmentation.png").stat().st_size > 10_000
@@ -34,6 +34,13 @@ def test_examples_are_of_one_photograph_and_differ(augmentation):
     assert shown.any(0).all()  # each pixel in one of them
     assert (~shown).any((1, 2)).all()  # and none of them whole
     assert len({mask.tobytes() for mask in shown}) > 4
+
+
+def test_the_host_cuts_different_parts(augmentation):
+    images = augmentation.cropped(side=16)
+    assert images.shape == (8, 16, 16, 3)
+    assert len({image.tobytes() for image in images}) == 8
+    assert 0 <= images.min() < images.max() <= 1
 
 
 def test_every_field_is_on_the_page(augmentation):
