@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests import runs
 
 PROGRAM = """
@@ -53,6 +55,7 @@ assert distance(accumulated, by_device) > 1e-4
 """
 
 
+@pytest.mark.slow
 def test_each_device_normalises_as_if_alone():
     flags = "--xla_force_host_platform_device_count=4"
     run = subprocess.run(

@@ -191,6 +191,7 @@ def test_what_no_run_starts_from(folder, file, changes, message):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_networks_of_several_seeds_start_as_many(folder, tmp_path):
     config = config_of(folder, num_seeds=2, total_steps=1)
     train_and_evaluate(config, tmp_path / "two")

@@ -175,6 +175,7 @@ def test_every_augmentation_is_a_function_of_seed_epoch_and_index(pictures):
     assert np.mean(np.asarray(preprocess(batch, train=True, seed=3)) != whole) > 0.5
 
 
+@pytest.mark.slow
 def test_what_comes_first_does_not_change_what_comes_later(pictures):
     """Black images are the same after crops and flips."""
     black = np.zeros_like(pictures)
@@ -185,6 +186,7 @@ def test_what_comes_first_does_not_change_what_comes_later(pictures):
     np.testing.assert_allclose(ours, with_earlier, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_comes_later_does_not_change_what_came_first(pictures):
     """Where a square or a rectangle does not cover the image, it is that without them."""
     earlier = {"flip", "color_jitter"}
