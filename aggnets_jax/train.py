@@ -154,11 +154,11 @@ def train_and_evaluate(
                     most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
                     sharding=sharding.by_example(mesh),
                 )
+                first = training.feed(start)
                 began = time.perf_counter()
                 train_step = make_train_step(
                     model, optimizer, preprocess, config, strength=strength, mesh=mesh
                 )
-                first = training.feed(start)
                 train_steps = jax.jit(
                     make_train_steps(train_step, training, config.num_seeds),
                     donate_argnums=0,
@@ -271,8 +271,8 @@ def _check_finite(totals: Totals) -> None:
     for number, (first, bad) in enumerate(zip(firsts, bads, strict=True)):
         if bad:
             more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
-            of_seed = f" of seed number {number + 1} of {len(bads)}" if len(bads) > 1 else ""
-            raise Diverged(f"loss or gradient{of_seed} is not finite at step {first}{more}")
+            whose = f" of seed number {number + 1} of {len(bads)}" if len(bads) > 1 else ""
+            raise Diverged(f"loss or gradient{whose} is not finite at step {first}{more}")
 
 
 def _training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
