@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import find_namespace_packages, find_packages, setup
 
 HERE = Path(__file__).parent
 
@@ -43,7 +43,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     # A wheel carries the config files inside the package; a checkout has them beside it.
-    packages=[*find_packages(include=["aggnets_jax", "aggnets_jax.*"]), "aggnets_jax.configs"],
+    packages=[
+        *find_packages(include=["aggnets_jax", "aggnets_jax.*"]),
+        "aggnets_jax.configs",
+        *(f"aggnets_jax.configs.{folder}" for folder in find_namespace_packages("configs")),
+    ],
     package_dir={"aggnets_jax.configs": "configs"},
     install_requires=INSTALL,
     extras_require={
