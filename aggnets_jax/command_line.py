@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from aggnets_jax.errors import Diverged, Stopped, UserError
+from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError
 
 
 class Parser(argparse.ArgumentParser):
@@ -25,7 +25,7 @@ def exit_code(program: Callable[[], None]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
-    except (UserError, Diverged) as error:
+    except (UserError, Diverged, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     return 0

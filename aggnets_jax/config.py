@@ -181,7 +181,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("momentum", "label_smoothing", "ema_decay"):
         if not 0 <= config[name] < 1:
             raise UserError(f"config.{name} must be in [0, 1), got {config[name]}")
-    for name in ("lr_batch_size", "steps_per_dispatch"):
+    for name in ("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps"):
         if not 0 <= config[name] < 2**31:
             raise UserError(f"config.{name} must be at least 0 and below 2**31, got {config[name]}")
     last = 2**31 - config.num_seeds
@@ -203,6 +203,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     ):
         if config[name] not in allowed:
             raise unknown(f"config.{name}", config[name], allowed)
+    if config.data.damaged not in ("stop", "skip"):
+        raise unknown("config.data.damaged", config.data.damaged, ("stop", "skip"))
 
 
 def _check_length(config: ml_collections.ConfigDict) -> None:

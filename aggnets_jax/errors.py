@@ -16,6 +16,12 @@ class Diverged(RuntimeError):
     exit_code = 3
 
 
+class Unsaved(RuntimeError):
+    """What the run ends with could not be saved; says why, and from which step it can go on."""
+
+    exit_code = 74  # EX_IOERR
+
+
 class Stopped(RuntimeError):
     """A signal asked the run to stop; it has saved its state and goes on with the same command."""
 

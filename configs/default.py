@@ -31,6 +31,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_steps = 1_000  # the whole evaluation split; always at the end, too
     config.checkpoint_every_steps = 1_000  # always at the end, too; the best evaluation is kept
     config.keep_checkpoints = 2  # of the latest
+    # Steps between two lines of the log that may be undone because a loss, a gradient or a parameter
+    # is NaN or infinite; at one more the run stops.
+    config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): a profiler trace of these steps, for TensorBoard
 
     # ---- batches
@@ -104,6 +107,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.mix_ratio_per = "batch"  # one ratio for a "batch", or one for each "sample"
     config.data.mean = ()  # of each channel, on the scale 0..1. (): that of the data set
     config.data.std = ()
+    # Images and records that can't be read: "stop" and name them, or "skip" and count them.
+    config.data.damaged = "stop"
     config.data.resident = "auto"  # images live on the devices: auto (if they fit), always, never
 
     # ---- what a config reproduces; changes no result
