@@ -31,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_steps = 1_000  # the whole evaluation split; always at the end, too
     config.checkpoint_every_steps = 1_000  # always at the end, too; the best evaluation is kept
     config.keep_checkpoints = 2  # of the latest
-    # Steps between two lines of the log that may be undone because a loss, a gradient or a parameter
+    # Steps between two lines of the log that may be undone because a loss, gradient or parameter
     # is NaN or infinite; at one more the run stops.
     config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): a profiler trace of these steps, for TensorBoard
