@@ -14,6 +14,7 @@ from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import Restored, restore_network
+from aggnets_jax.paths import by_path
 from aggnets_jax.step import Variables
 
 _CLASSIFIER = "params/classifier/"
@@ -57,7 +58,7 @@ def initial_variables(
             f"{source} has networks of {num_seeds} seeds, and config.num_seeds is"
             f" {config.num_seeds}; allowed: {num_seeds}"
         )
-    new, old = _by_path(variables), _by_path(given)
+    new, old = by_path(variables), by_path(given)
     if num_seeds < config.num_seeds:
         old = {path: jnp.broadcast_to(x, (config.num_seeds, *x.shape)) for path, x in old.items()}
     _check_paths(source, config.model.name, new, old)
@@ -79,11 +80,6 @@ def initial_variables(
         for path, x in new.items()
     ]
     return jax.tree.unflatten(jax.tree.structure(variables), replaced)
-
-
-def _by_path(variables: Variables) -> dict[str, jax.Array]:
-    leaves = jax.tree.leaves_with_path(variables)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): x for path, x in leaves}
 
 
 def _from_run(
