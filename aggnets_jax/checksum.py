@@ -7,12 +7,15 @@ many devices and processes an array is spread.
 
 import hashlib
 import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aggnets_jax.errors import OtherArrays
 from aggnets_jax.paths import by_path
 
 
@@ -33,6 +36,23 @@ def of_arrays(tree: Any) -> dict[str, list[Any]]:
 def kind(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     """[dtype, shape], with which an array's checksum begins."""
     return [array.dtype.name, list(array.shape)]
+
+
+def check_kinds(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
+    """Compares the arrays that an item of a checkpoint has, by its checksums, with a target.
+
+    Raises:
+      OtherArrays: if names, dtypes or shapes differ.
+    """
+    there = {name: kind_and_sum[:2] for name, kind_and_sum in saved.items()}
+    wanted = {name: kind(array) for name, array in by_path(target).items()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            was, now = (
+                f"{kinds[name][0]} {kinds[name][1]}" if name in kinds else "nothing"
+                for kinds in (there, wanted)
+            )
+            raise OtherArrays(path, f"{item}/{name} is {was} there, and must be {now}")
 
 
 def of_json(value: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from absl import logging
 
-from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError
+from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(program: Callable[[], None]) -> int:
     """Runs a program; returns 0, or the exit code of what ended it early, told on stderr."""
-    logging.set_verbosity(logging.ERROR)  # Orbax and TFDS warn of what they then handle
+    logging.set_verbosity(logging.FATAL)  # Orbax and TFDS print what they then raise, or handle
     try:
         program()
     except Stopped as stop:
@@ -28,4 +28,7 @@ def exit_code(program: Callable[[], None]) -> int:
     except (UserError, Diverged, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a disk that is full, read-only or gone
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return Unsaved.exit_code
     return 0

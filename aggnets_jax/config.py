@@ -156,8 +156,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Fields that differ between two configs (as of `to_json`) and may not, as texts."""
-    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changes(old, new).items()]
+    """Fields that differ between two configs (as of `to_json`) and may not, as texts.
+
+    A field that the old one lacks had its default: it is from before there was that field.
+
+    Raises:
+      UserError: if the old one is no config.
+    """
+    both = changes(to_json(resolve(old)), new)
+    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in both.items()]
 
 
 def check(config: ml_collections.ConfigDict) -> None:

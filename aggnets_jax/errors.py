@@ -2,12 +2,31 @@
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(ValueError):
     """Bad input, told in one line: what was wrong and what is allowed."""
 
     exit_code = 2
+
+
+class Damaged(UserError):
+    """A checkpoint does not hold what was saved; says which one, and how that was found.
+
+    Attributes:
+      path: of the checkpoint.
+      reason: how it was found.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"checkpoint {path} is damaged: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class OtherArrays(Damaged):
+    """A checkpoint's arrays have other names, dtypes or shapes than they must have."""
 
 
 class Diverged(RuntimeError):

@@ -35,6 +35,12 @@ def parse(
         "--config", action="append", help="config file; any of its fields: --config.lr=0.2"
     )
     parser.add_argument("--workdir", required=True, help="local directory of the run")
+    parser.add_argument(
+        "--allow_config_change",
+        action="store_const",
+        const=True,
+        help="go on with a run whose config was another so far",
+    )
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
     parser.add_argument("--checkpoint", help="to read: latest, best or a step; default latest")
     parser.add_argument("--seed", type=int, help="to read, of a run that trains several at once")
@@ -79,6 +85,7 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         if makes_run == (flags.to_torch is not None):
             raise UserError("--mode=convert needs one of --from_torch=FILE and --to_torch=FILE")
     for flag, wanted, mode in [
+        ("allow_config_change", makes_run and not converts, "training"),
         ("data_dir", makes_run or flags.mode == "eval", "training and --mode=eval"),
         *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
         ("from_torch", converts, "--mode=convert"),

@@ -7,8 +7,8 @@
     python -m aggnets_jax.main --mode=convert --workdir=runs/digits --to_torch=digits.safetensors
     python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
 
-Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 75 it was stopped by a
-signal, saved its state, and goes on with the same command.
+Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
+written; 75 it was stopped by a signal, saved its state, and goes on with the same command.
 """
 
 import sys
@@ -30,7 +30,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if flags.mode == "train":
         from aggnets_jax.train import train_and_evaluate
 
-        train_and_evaluate(config, flags.workdir)
+        train_and_evaluate(
+            config, flags.workdir, allow_config_change=bool(flags.allow_config_change)
+        )
     elif flags.mode == "eval":
         from aggnets_jax.evaluate import evaluate_checkpoint
 

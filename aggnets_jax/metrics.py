@@ -4,61 +4,78 @@ A workdir gets `metrics.jsonl`, one line for each step at which metrics were log
 follows from config and step alone; `timing.jsonl`, with what does not; and both for TensorBoard.
 """
 
+import contextlib
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+import jax
+import ml_collections
 import numpy as np
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import Diverged, UserError, one_line
+from aggnets_jax.step import Totals, seeds
+from aggnets_jax.workdir import write_text
 
 import_tensorflow()  # quietly and without accelerators, before clu does it
 from clu import metric_writers, parameter_overview  # noqa: E402
 
 
-class JsonLinesWriter(metric_writers.LoggingWriter):
-    """Appends scalars to a file, one JSON object a line; the rest goes to the log.
+class JsonLines:
+    """A file of one JSON object a line, which grows; none is lost while the disk is full.
 
     Args:
       file: to append to.
-      lines: how many of its lines to keep; those after them are of a run that was killed.
+      keep: how many of its lines to keep; those after them are of a run that was killed.
 
     Attributes:
-      lines: how many there are.
+      kept: these lines.
+      number: of lines so far.
     """
 
-    def __init__(self, file: Path, lines: int) -> None:
-        super().__init__()
-        kept = read_json_lines(file)[:lines]
-        if len(kept) < lines:
+    def __init__(self, file: Path, keep: int) -> None:
+        self.kept = read_json_lines(file)[:keep]
+        if len(self.kept) < keep:
             raise UserError(
-                f"{file} is damaged: it has {len(kept)} lines, and had {lines} when the newest"
-                " checkpoint was saved"
+                f"{file} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
+                " checkpoint was saved from which the run goes on"
             )
-        partial = file.with_name(f".{file.name}.tmp")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, file)
-        self.lines = len(kept)
-        self._file = file.open("a")
+        write_text(file, "".join(map(_line, self.kept)))
+        self.number = keep
+        self._unwritten = b""
+        self._file = os.open(file, os.O_WRONLY)
+        self._end = os.fstat(self._file).st_size
 
-    def write_scalars(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Appends a line with the step and the scalars."""
-        values = {name: np.asarray(value).item() for name, value in scalars.items()}
-        self._file.write(json.dumps({"step": step, **values}, allow_nan=False) + "\n")
-        self.lines += 1
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Appends a line; one that can't be written now is kept for later."""
+        self._unwritten += _line(values).encode()
+        self.number += 1
+        with contextlib.suppress(OSError):
+            self._write()
+
+    def _write(self) -> None:
+        # At a place of our own choice, so that half a line is overwritten by the whole one.
+        while self._unwritten:
+            written = os.pwrite(self._file, self._unwritten, self._end)
+            self._unwritten = self._unwritten[written:]
+            self._end += written
 
     def flush(self) -> None:
-        """Makes sure that what was written is on the disk."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Makes sure that all lines are on the disk; raises `OSError` if that can't be."""
+        self._write()
+        os.fsync(self._file)
 
     def close(self) -> None:
-        """Flushes and closes the file."""
-        self.flush()
-        self._file.close()
+        """Closes the file."""
+        os.close(self._file)
+
+
+def _line(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
@@ -88,22 +105,33 @@ class MetricLog:
     Args:
       workdir: of the run.
       lines: of each file, how many to keep, as `flush` returned them at the checkpoint from which
-        the run goes on; so a killed run leaves no line twice.
+        the run goes on; so a killed run leaves no line twice. TensorBoard's files are written anew.
+      writes: whether this process is the one that does; in another, nothing happens.
     """
 
-    def __init__(self, workdir: Path, lines: Mapping[str, int]) -> None:
-        self._files = {
-            name: JsonLinesWriter(workdir / f"{name}.jsonl", lines.get(name, 0))
-            for name in ("metrics", "timing")
-        }
+    def __init__(self, workdir: Path, lines: Mapping[str, int], *, writes: bool = True) -> None:
+        self._files: dict[str, JsonLines] = {}
+        self._tensorboard = None
+        if not writes:
+            return
+        for name in ("metrics", "timing"):
+            self._files[name] = JsonLines(workdir / f"{name}.jsonl", lines.get(name, 0))
+        for events in (workdir / "tensorboard").glob("events.out.tfevents.*"):
+            events.unlink()
         self._tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        for file in self._files.values():
+            for line in file.kept:
+                self._show(line)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for writer in (*self._files.values(), self._tensorboard):
-            writer.close()
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                file.flush()
+            file.close()
+        self._to_tensorboard("close")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes what follows from config and step."""
@@ -114,14 +142,78 @@ class MetricLog:
         self._write("timing", step, timing)
 
     def _write(self, name: str, step: int, scalars: Mapping[str, float]) -> None:
-        for writer in (self._files[name], self._tensorboard):
-            writer.write_scalars(step, scalars)
+        if name in self._files:
+            line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
+            self._files[name].append(line)
+            self._show(line)
+
+    def _show(self, line: Mapping[str, Any]) -> None:
+        scalars = {name: value for name, value in line.items() if name != "step"}
+        self._to_tensorboard("write_scalars", line.get("step"), scalars)
+
+    def _to_tensorboard(self, method: str, *arguments: Any) -> None:
+        # It shows what is in the other files, so nothing is lost when it can't be written.
+        try:
+            if self._tensorboard is not None:
+                getattr(self._tensorboard, method)(*arguments)
+        except Exception as error:
+            self._tensorboard = None
+            reason = one_line(error)
+            print(f"warning: nothing more goes to TensorBoard: {reason}", file=sys.stderr)
 
     def flush(self) -> dict[str, int]:
-        """Makes sure that all is on the disk, and returns the number of lines of each file."""
-        for writer in (*self._files.values(), self._tensorboard):
-            writer.flush()
-        return {name: writer.lines for name, writer in self._files.items()}
+        """Makes sure that all is on the disk, and returns the number of lines of each file.
+
+        Raises:
+          OSError: if it can't be; the lines are kept, to be written later.
+        """
+        for file in self._files.values():
+            file.flush()
+        self._to_tensorboard("flush")
+        return {name: file.number for name, file in self._files.items()}
+
+
+def training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
+    """Means over the finite steps; with several seeds also over these, and then those of each.
+
+    Raises:
+      Diverged: if there are none.
+    """
+    totals = jax.device_get(totals)
+    steps = totals.steps - totals.nonfinite_steps
+    if not np.all(steps):
+        raise Diverged("none of the steps since the last line of the log is finite")
+    means = {
+        "train/loss": np.float64(totals.loss) / steps,
+        "train/accuracy": totals.correct / (steps * np.float64(config.batch_size)),
+    }
+    if config.skip_nonfinite_steps:
+        means["train/skipped_steps"] = totals.nonfinite_steps
+    return _with_seeds(means, config)
+
+
+def evaluation_metrics(
+    metrics: Mapping[str, Any], config: ml_collections.ConfigDict
+) -> dict[str, float]:
+    """The scalars of an evaluation, from what `evaluate` returns."""
+    each = metrics.get("seeds", [metrics])
+    values = {
+        f"eval/{name}": np.array([of_one[name] for of_one in each])
+        for name in ("loss", "accuracy", "accuracy_top5")
+    }
+    return _with_seeds(values, config)
+
+
+def _with_seeds(
+    values: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
+) -> dict[str, float]:
+    """Means over the seeds, and with several seeds the value of each as "NAME/seedN"."""
+    scalars = {name: float(np.mean(value)) for name, value in values.items()}
+    if config.num_seeds > 1:
+        for name, value in values.items():
+            for seed, of_one in zip(seeds(config), value, strict=True):
+                scalars[f"{name}/seed{seed}"] = float(of_one)
+    return scalars
 
 
 def parameter_table(params: Any) -> str:

@@ -1,34 +1,75 @@
 """SIGTERM and SIGINT: a request to save and stop at the next step; the second one stops at once."""
 
+import functools
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Self
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from aggnets_jax import sharding
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class StopRequest:
-    """Within its context, notes a signal instead of dying of it.
-
-    Attributes:
-      signal: name of the signal that arrived, or None.
-    """
+    """Within its context, notes a signal instead of dying of it."""
 
     def __init__(self) -> None:
-        self.signal: str | None = None
+        self._signal = 0
+        self._asked: jax.Array | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
         # Python lets only the main thread handle signals.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._note)
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+            # The main thread may be in a compilation of minutes when the second signal comes.
+            reader, self._writer = os.pipe()
+            os.set_blocking(self._writer, False)
+            self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self._previous:
+            signal.set_wakeup_fd(self._previous_writer)
+            os.close(self._writer)  # which ends the thread
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number).name
-        for handled in self._previous:
-            signal.signal(handled, signal.SIG_DFL)
+        self._signal = number
+
+    @staticmethod
+    def _watch(reader: int) -> None:
+        noted = 0
+        while received := os.read(reader, 1):
+            noted += received[0] in SIGNALS
+            if noted == 2:
+                os._exit(128 + received[0])
+        os.close(reader)
+
+    def agreed(self, mesh: Mesh) -> str | None:
+        """The name of the signal that arrived, or None.
+
+        Several processes must ask at the same places of their programs. They get the same answer:
+        what any of them had received when they asked the last time, so that nobody waits for it.
+        """
+        asked = self._signal
+        if jax.process_count() > 1:
+            numbers = np.full(jax.local_device_count(), self._signal, np.int32)
+            numbers = jax.make_array_from_process_local_data(sharding.by_example(mesh), numbers)
+            before, self._asked = self._asked, _largest(mesh)(numbers)
+            asked = 0 if before is None else int(before)
+        return signal.Signals(asked).name if asked else None
+
+
+@functools.cache
+def _largest(mesh: Mesh) -> jax.stages.Wrapped:
+    return jax.jit(jnp.max, out_shardings=sharding.replicated(mesh))

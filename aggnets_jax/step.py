@@ -46,7 +46,7 @@ class Totals(struct.PyTreeNode):
     They are part of the state, so that a resumed run logs what an uninterrupted one does.
 
     Attributes:
-      loss: sum of the batches' mean losses, float32.
+      loss: sum of the batches' mean losses, float32; of the finite steps, as `correct`.
       correct: examples classified correctly, int32.
       steps: how many, int32.
       nonfinite_steps: how many had a loss, gradient or result that was not finite, int32.
@@ -71,8 +71,8 @@ class Totals(struct.PyTreeNode):
         """The sums with those of one more step, counted from 1."""
         earlier = self.first_nonfinite
         return Totals(
-            loss=self.loss + loss.astype(jnp.float32),
-            correct=self.correct + correct,
+            loss=self.loss + jnp.where(finite, loss, 0).astype(jnp.float32),
+            correct=self.correct + jnp.where(finite, correct, 0),
             steps=self.steps + 1,
             nonfinite_steps=self.nonfinite_steps + ~finite,
             first_nonfinite=jnp.where(finite | (earlier > 0), earlier, step),
@@ -228,15 +228,16 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(
             optax.global_norm((gradients, params, batch_stats))
         )
-        return state.replace(
-            step=step,
+        after = state.replace(
             params=params,
             batch_stats=batch_stats,
             opt_state=opt_state,
             ema=ema,
             strength=strength and strength.update(state.strength, loss),
-            totals=state.totals.add(step, loss, correct, finite),
         )
+        if config.skip_nonfinite_steps:
+            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        return after.replace(step=step, totals=state.totals.add(step, loss, correct, finite))
 
     return train_step
 

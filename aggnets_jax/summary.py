@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from rich.console import Console
 from rich.table import Column, Table
@@ -18,6 +19,8 @@ from rich.table import Column, Table
 import aggnets_jax
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.models import Count
+from aggnets_jax.progress import Progress
+from aggnets_jax.step import of_seed, seeds
 from aggnets_jax.topology import Topology
 
 
@@ -58,6 +61,21 @@ def fingerprint(params: Any) -> str:
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def by_seed(
+    config: ml_collections.ConfigDict, params: Any, progress: Progress
+) -> list[dict[str, Any]]:
+    """For each seed of a finished run its number, final and best evaluation, and fingerprint."""
+    return [
+        {
+            "seed": int(seed),
+            "final": progress.final.get("seeds", [progress.final])[i],
+            "best": (progress.best_of_seeds or [progress.best])[i],
+            "fingerprint": fingerprint(of_seed(params, i, config.num_seeds)),
+        }
+        for i, seed in enumerate(np.ravel(seeds(config)))
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -1,9 +1,9 @@
 """`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
 
+import contextlib
 import datetime
-import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,20 @@ import numpy as np
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
-from aggnets_jax.checkpoint import Checkpoints, Progress
+from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.clock import Clock
-from aggnets_jax.errors import Diverged, Stopped
+from aggnets_jax.distributed import first_does, is_first
+from aggnets_jax.divergence import check_evaluation, check_totals
+from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from aggnets_jax.initial import initial_variables
-from aggnets_jax.metrics import MetricLog, parameter_table
+from aggnets_jax.metrics import MetricLog, evaluation_metrics, parameter_table, training_metrics
 from aggnets_jax.models import count, create_configured_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.preemption import StopRequest
 from aggnets_jax.profile import Profile
+from aggnets_jax.progress import Progress
 from aggnets_jax.step import (
-    Totals,
-    TrainState,
     create_state,
     make_train_step,
     make_train_steps,
@@ -37,6 +38,7 @@ from aggnets_jax.step import (
 )
 from aggnets_jax.strength import make_strength
 from aggnets_jax.summary import (
+    by_seed,
     commit,
     fingerprint,
     hardware,
@@ -44,14 +46,17 @@ from aggnets_jax.summary import (
     print_overview,
     versions,
 )
-from aggnets_jax.workdir import CONFIG, open_workdir, write_json
+from aggnets_jax.workdir import CONFIG, open_workdir, write_json, write_text
 
 # On accelerators, where a dispatch costs about as much as a small step.
 STEPS_PER_DISPATCH = 50
 
 
 def train_and_evaluate(
-    config: ml_collections.ConfigDict | Mapping[str, Any], workdir: str | Path
+    config: ml_collections.ConfigDict | Mapping[str, Any],
+    workdir: str | Path,
+    *,
+    allow_config_change: bool = False,
 ) -> dict[str, Any]:
     """Trains a network, or goes on training it, and evaluates it.
 
@@ -61,20 +66,28 @@ def train_and_evaluate(
     Args:
       config: what differs from `configs/default.py`, or a whole config.
       workdir: local directory for checkpoints, metrics and the summary; new, or that of a run of
-        the same config, which is then continued.
+        the same config, which is then continued. Several processes share it.
+      allow_config_change: whether the run so far may have had another config or data set; the
+        summary then says what changed, and at which step.
 
     Returns:
       The content of `workdir/summary.json`: `steps`, `final` and `best` metrics,
       `images_per_second`, `compile_seconds`, `peak_memory_bytes`, `network` (`name`, `links`,
-      `params`, `macs`), `versions`, `devices`, `hardware`, `commit`, `fingerprint`, the SHA-256 of
-      the parameters, and `seeds`, for each its `final`, `best` and `fingerprint`.
+      `params`, `macs`), `versions`, `devices`, `hardware`, `commit`, `config_changes`,
+      `fingerprint`, the SHA-256 of the parameters, and `seeds`, for each its `final`, `best` and
+      `fingerprint`.
 
     Raises:
-      UserError: for a config that fits no run; the workdir is then left as it was.
-      Diverged: when the loss or a gradient is NaN or infinite.
+      UserError: for a config that fits no run, and the workdir is then left as it was; for data
+        that can't be read, and the state is then saved.
+      Diverged: when the loss or a gradient is NaN or infinite, at more steps than
+        `config.skip_nonfinite_steps` allows.
       Stopped: after SIGTERM or SIGINT, when the state is saved.
+      Unsaved: if the state that the run ends or stops with can't be saved.
     """
-    with StopRequest() as stop:
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopRequest())
+
         # ---- What can be wrong with the config, with this data and these devices.
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
@@ -97,148 +110,166 @@ def train_and_evaluate(
         optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch)
         strength = make_strength(config, total_steps, steps_per_epoch)
 
-        with (
-            open_workdir(workdir, config_json) as workdir,
-            Checkpoints(
-                workdir, keep=config.keep_checkpoints, config=config_json, dataset=info
-            ) as checkpoints,
-            Profile(config.profile_steps, workdir / "profile") as profile,
-        ):
-            # ---- The state: that of the newest checkpoint, or a new one, with given weights.
-            everywhere = sharding.replicated(mesh)
-            state = jax.jit(
-                lambda: create_state(model, optimizer, config, info.image_shape, strength),
+        opened = open_workdir(workdir, config_json, allow_config_change=allow_config_change)
+        first_does(lambda: stack.enter_context(opened))
+        workdir = Path(workdir).expanduser()
+        checkpoints = stack.enter_context(
+            Checkpoints(workdir, keep=config.keep_checkpoints, config=config_json, dataset=info)
+        )
+        profile = stack.enter_context(Profile(config.profile_steps, workdir / "profile"))
+
+        # ---- The state: that of the newest checkpoint, or a new one, with given weights.
+        everywhere = sharding.replicated(mesh)
+        state = jax.jit(
+            lambda: create_state(model, optimizer, config, info.image_shape, strength),
+            out_shardings=everywhere,
+        )()
+        zero_totals = jax.tree.map(jnp.copy, state.totals)
+        progress = Progress()
+        if restored := checkpoints.restore(state, allow_config_change=allow_config_change):
+            state, progress = restored
+        elif config.init_from is not None:
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            variables = initial_variables(config, info, variables, workdir)
+            start_from = over_seeds(
+                lambda variables, seed: state_before(variables, optimizer, config, seed, strength),
+                config.num_seeds,
+            )
+            # Compiled, so that no two arrays of the state share a buffer: they are donated.
+            start_from = jax.jit(start_from, out_shardings=everywhere)
+            state = start_from(variables, seeds(config))
+        start = step = lap_began = state.updates
+        if start > total_steps:
+            raise UserError(f"the run has {start} steps already, and the config {total_steps}")
+        if start < total_steps and (revision := commit()) not in (None, *progress.commits):
+            progress.commits.append(revision)
+
+        print_overview(network, counts, model.topologies)
+        print(
+            f"{info.name}: {info.num_train:,} + {info.num_eval:,} images of"
+            f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
+            f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
+            + (f" in {n} processes" if (n := jax.process_count()) > 1 else "")
+            + (f"; continuing after step {start} of {total_steps}" if start else ""),
+            flush=True,
+        )
+
+        # ---- What runs: batches, the evaluation, the compiled steps.
+        intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
+        eval_batches = data.eval_batches(
+            config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
+        )
+        eval_step = make_eval_step(model, preprocess, config.num_seeds)
+        if start < total_steps:
+            training = data.train_data(
+                config.data,
+                batch_size=config.batch_size,
+                seeds=seeds(config),
+                start_step=start,
+                most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
+                sharding=sharding.by_example(mesh),
+            )
+            first = training.feed(start)
+            began = time.perf_counter()
+            train_step = make_train_step(
+                model, optimizer, preprocess, config, strength=strength, mesh=mesh
+            )
+            train_steps = jax.jit(
+                make_train_steps(train_step, training, config.num_seeds),
+                donate_argnums=0,
                 out_shardings=everywhere,
-            )()
-            zero_totals = jax.tree.map(jnp.copy, state.totals)
-            progress = Progress()
-            if restored := checkpoints.restore(state):
-                state, progress = restored
-            elif config.init_from is not None:
-                variables = {"params": state.params, "batch_stats": state.batch_stats}
-                variables = initial_variables(config, info, variables, workdir)
-                start_from = over_seeds(
-                    lambda variables, seed: state_before(
-                        variables, optimizer, config, seed, strength
-                    ),
-                    config.num_seeds,
-                )
-                # Compiled, so that no two arrays of the state share a buffer: they are donated.
-                start_from = jax.jit(start_from, out_shardings=everywhere)
-                state = start_from(variables, seeds(config))
-            start = step = lap_began = state.updates
-            if start < total_steps and (revision := commit()) not in (None, *progress.commits):
-                progress.commits.append(revision)
-
-            print_overview(network, counts, model.topologies)
-            print(
-                f"{info.name}: {info.num_train:,} + {info.num_eval:,} images of"
-                f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
-                f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
-                + (f"; continuing after step {start} of {total_steps}" if start else ""),
-                flush=True,
             )
+            train_steps = train_steps.lower(state, first, np.int32(1)).compile()
+            progress.compile_seconds = time.perf_counter() - began
 
-            # ---- What runs: batches, the evaluation, the compiled steps.
-            intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
-            eval_batches = data.eval_batches(
-                config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
-            )
-            eval_step = make_eval_step(model, preprocess, config.num_seeds)
-            if start < total_steps:
-                training = data.train_data(
-                    config.data,
-                    batch_size=config.batch_size,
-                    seeds=seeds(config),
-                    start_step=start,
-                    most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
-                    sharding=sharding.by_example(mesh),
-                )
-                first = training.feed(start)
-                began = time.perf_counter()
-                train_step = make_train_step(
-                    model, optimizer, preprocess, config, strength=strength, mesh=mesh
-                )
-                train_steps = jax.jit(
-                    make_train_steps(train_step, training, config.num_seeds),
-                    donate_argnums=0,
-                    out_shardings=everywhere,
-                )
-                train_steps = train_steps.lower(state, first, np.int32(1)).compile()
-                progress.compile_seconds = time.perf_counter() - began
-
-            # ---- Nothing was written so far; now the workdir is that of this config.
+        # ---- Nothing was written so far; now the workdir is that of this config.
+        if is_first():
             write_json(workdir / CONFIG, config_json)
-            (workdir / "parameters.txt").write_text(
-                parameter_table(of_seed(state.params, 0, config.num_seeds)) + "\n"
-            )
-            with MetricLog(workdir, progress.lines) as log:
-                clock = Clock(progress.images, progress.seconds)
-                while True:
-                    last = step == total_steps
+            params = of_seed(state.params, 0, config.num_seeds)
+            write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
+        log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
+        clock = Clock(progress.images, progress.seconds)
 
-                    # ---- Evaluate. A run that is asked to stop does so when it goes on.
-                    due = last or (step > 0 and step % config.eval_every_steps == 0)
-                    if due and progress.evaluated < step:
-                        _check_finite(state.totals)
-                        with clock.paused():
-                            metrics = evaluate(
-                                eval_step, state.variables, eval_batches, lambda: bool(stop.signal)
-                            )
-                        if metrics is not None:
-                            progress.evaluated = step
-                            progress.final = metrics = {"step": step, **metrics}
-                            progress.best_of_seeds = _better(progress.best_of_seeds, metrics)
-                            _log_evaluation(log, metrics, config)
-                            if not progress.best or (
-                                metrics["accuracy"] > progress.best["accuracy"]
-                            ):
-                                progress.best = metrics
-                                with clock.paused():
-                                    checkpoints.save_best(state, progress)
+        def check_finite() -> None:
+            check_totals(state.totals, config, workdir, mesh)
 
-                    # ---- Save. What was logged must be on the disk before.
-                    due = last or stop.signal or step % config.checkpoint_every_steps == 0
-                    if due and step > start:
-                        _check_finite(state.totals)
-                        with clock.paused():
-                            progress.lines = log.flush()
-                            progress.images, progress.seconds = clock.images, clock.seconds
-                            progress.peak_memory_bytes = peak_memory(train_steps)
-                            checkpoints.save(state, progress)
-                    if stop.signal:
-                        raise Stopped(
-                            f"{stop.signal}: stopped after step {step};"
-                            " the same command goes on from there"
-                        )
-                    if last:
-                        break
+        def save() -> None:
+            """Begins to save the state; what was logged is on the disk before."""
+            check_finite()
+            with clock.paused():
+                progress.images, progress.seconds = clock.images, clock.seconds
+                progress.peak_memory_bytes = peak_memory(train_steps)
+                try:
+                    progress.lines = log.flush()
+                except OSError as error:
+                    checkpoints.failed(error)
+                else:
+                    checkpoints.save(state, progress)
 
-                    # ---- Train, up to the next step after which something is due.
-                    profile.before(step + 1)
-                    next_due = min(
-                        total_steps,
-                        profile.next_boundary(step),
-                        *(n * (step // n + 1) for n in intervals),
+        stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        while True:
+            last = step == total_steps
+            stopping = stop.agreed(mesh)
+
+            # ---- Evaluate. A run that is asked to stop does so when it goes on.
+            due = last or (step > 0 and step % config.eval_every_steps == 0)
+            if due and not stopping and progress.evaluated < step:
+                check_finite()
+                with clock.paused():
+                    metrics = evaluate(
+                        eval_step,
+                        state.variables,
+                        eval_batches,
+                        lambda: stop.agreed(mesh) is not None,
                     )
-                    steps = min(next_due - step, training.most_steps)
-                    feed = first if step == start else training.feed(step)
-                    state = train_steps(state, feed, np.int32(steps))
-                    step += steps
-                    profile.after(step, state)
+                if metrics is None:
+                    continue
+                metrics = {"step": step, **metrics}
+                print_evaluation(metrics)
+                check_evaluation(metrics)
+                log.write(step, evaluation_metrics(metrics, config))
+                if progress.add_evaluation(metrics):
+                    with clock.paused():
+                        checkpoints.save_best(state, progress)
 
-                    # ---- Log. This is where the host waits for the devices.
-                    if step % config.log_every_steps == 0 or step == total_steps:
-                        _check_finite(state.totals)
-                        metrics = _training_metrics(state.totals, config)
-                        metrics["train/learning_rate"] = float(schedule(step - 1))
-                        images = (step - lap_began) * config.batch_size * config.num_seeds
-                        speed = clock.lap(images)
-                        lap_began = step
-                        log.write(step, metrics)
-                        log.write_timing(step, {"train/images_per_second": speed})
-                        _print_progress(step, total_steps, metrics, speed, config)
-                        state = state.replace(totals=jax.tree.map(jnp.copy, zero_totals))
+            # ---- Save.
+            due = last or stopping or step % config.checkpoint_every_steps == 0
+            if due and step > start:
+                save()
+            if last or stopping:
+                checkpoints.finish()
+            if stopping:
+                raise Stopped(
+                    f"{stopping}: stopped after step {step}; the same command goes on from there"
+                )
+            if last:
+                break
+
+            # ---- Train, up to the next step after which something is due.
+            profile.before(step + 1)
+            next_due = min(
+                total_steps,
+                profile.next_boundary(step),
+                *(n * (step // n + 1) for n in intervals),
+            )
+            steps = min(next_due - step, training.most_steps)
+            feed = first if step == start else training.feed(step)
+            state = train_steps(state, feed, np.int32(steps))
+            step += steps
+            profile.after(step, state)
+
+            # ---- Log. This is where the host waits for the devices.
+            if step % config.log_every_steps == 0 or step == total_steps:
+                check_finite()
+                metrics = training_metrics(state.totals, config)
+                metrics["train/learning_rate"] = float(schedule(step - 1))
+                images = (step - lap_began) * config.batch_size * config.num_seeds
+                speed = clock.lap(images)
+                lap_began = step
+                log.write(step, metrics)
+                log.write_timing(step, {"train/images_per_second": speed})
+                _print_progress(step, total_steps, metrics, speed, config)
+                state = state.replace(totals=jax.tree.map(jnp.copy, zero_totals))
 
         # ---- All checkpoints are saved.
         summary = {
@@ -252,85 +283,34 @@ def train_and_evaluate(
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
             "versions": versions(),
             "fingerprint": fingerprint(state.params),
-            "seeds": _by_seed(config, state, progress),
+            "seeds": by_seed(config, state.params, progress),
             "commit": ", ".join(progress.commits) or None,
             "hardware": hardware(),
+            "config_changes": progress.config_changes,
         }
-        write_json(workdir / "summary.json", summary)
+        if is_first():
+            write_json(workdir / "summary.json", summary)
         return summary
+
+
+@contextlib.contextmanager
+def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
+    """Saves what there is when the data can't be read, so that nothing is to be done again.
+
+    Not with several processes, where the others don't know of the error.
+    """
+    try:
+        yield
+    except UserError:
+        if jax.process_count() == 1:
+            save()
+        raise
 
 
 def _steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
     # XLA:CPU computes convolutions inside of loops many times more slowly.
     default = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
     return config.steps_per_dispatch or default
-
-
-def _check_finite(totals: Totals) -> None:
-    firsts, bads = np.ravel(totals.first_nonfinite), np.ravel(totals.nonfinite_steps)
-    for number, (first, bad) in enumerate(zip(firsts, bads, strict=True)):
-        if bad:
-            more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
-            whose = f" of seed number {number + 1} of {len(bads)}" if len(bads) > 1 else ""
-            raise Diverged(f"loss or gradient{whose} is not finite at step {first}{more}")
-
-
-def _training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Means over the steps; with several seeds also over these, and then those of each."""
-    totals = jax.device_get(totals)
-    means = {
-        "train/loss": np.float64(totals.loss) / totals.steps,
-        "train/accuracy": totals.correct / (totals.steps * np.float64(config.batch_size)),
-    }
-    return _with_seeds(means, config)
-
-
-def _log_evaluation(
-    log: MetricLog, metrics: Mapping[str, Any], config: ml_collections.ConfigDict
-) -> None:
-    print_evaluation(metrics)
-    if not math.isfinite(metrics["loss"]):
-        raise Diverged(f"the loss of the evaluation is not finite at step {metrics['step']}")
-    each = metrics.get("seeds", [metrics])
-    values = {
-        f"eval/{name}": np.array([metrics_of_seed[name] for metrics_of_seed in each])
-        for name in ("loss", "accuracy", "accuracy_top5")
-    }
-    log.write(metrics["step"], _with_seeds(values, config))
-
-
-def _with_seeds(
-    values: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
-) -> dict[str, float]:
-    """Means over the seeds, and with several seeds the value of each as "NAME/seedN"."""
-    scalars = {name: float(np.mean(value)) for name, value in values.items()}
-    if config.num_seeds > 1:
-        for name, value in values.items():
-            for seed, of_one in zip(seeds(config), value, strict=True):
-                scalars[f"{name}/seed{seed}"] = float(of_one)
-    return scalars
-
-
-def _better(best: list[dict[str, Any]], metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The best evaluation of each of several seeds, those in `metrics` included."""
-    now = [{"step": metrics["step"], **of_one} for of_one in metrics.get("seeds", ())]
-    pairs = zip(best or now, now, strict=True)
-    return [new if new["accuracy"] > old["accuracy"] else old for old, new in pairs]
-
-
-def _by_seed(
-    config: ml_collections.ConfigDict, state: TrainState, progress: Progress
-) -> list[dict[str, Any]]:
-    """For each seed its number, final and best evaluation, and fingerprint."""
-    return [
-        {
-            "seed": int(seed),
-            "final": progress.final.get("seeds", [progress.final])[i],
-            "best": (progress.best_of_seeds or [progress.best])[i],
-            "fingerprint": fingerprint(of_seed(state.params, i, config.num_seeds)),
-        }
-        for i, seed in enumerate(np.ravel(seeds(config)))
-    ]
 
 
 def _print_progress(
@@ -341,10 +321,12 @@ def _print_progress(
     config: ml_collections.ConfigDict,
 ) -> None:
     images = (total_steps - step) * config.batch_size * config.num_seeds
+    skipped = metrics.get("train/skipped_steps")
     left = datetime.timedelta(seconds=round(images / speed))
     print(
         f"step {step:>{len(str(total_steps))}}/{total_steps}"
         f"  loss {metrics['train/loss']:.4f}  accuracy {metrics['train/accuracy']:.2%}"
-        f"  lr {metrics['train/learning_rate']:.4g}  {speed:,.0f} images/s  ETA {left}",
+        f"  lr {metrics['train/learning_rate']:.4g}  {speed:,.0f} images/s  ETA {left}"
+        + (f"  skipped steps: {skipped:g}" if skipped else ""),
         flush=True,
     )

@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Path]:
+def open_workdir(
+    workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
+) -> Iterator[Path]:
     """Makes the directory of a new run, or checks that it is that of the run to go on with.
 
     Within the context no other process can have it. If the context ends before anything is written
@@ -25,6 +27,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
     Args:
       workdir: of the run; local, for files are appended to and locked.
       config: resolved, as JSON data.
+      allow_config_change: whether the run may be one of another config so far.
 
     Raises:
       UserError: if it can't be written, is in use, or holds something else than a run of this
@@ -35,7 +38,7 @@ def open_workdir(workdir: str | Path, config: Mapping[str, Any]) -> Iterator[Pat
     try:
         path = Path(workdir).expanduser()
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        _check_same_run(path, config)
+        _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
     except UserError:
@@ -91,16 +94,21 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def _check_same_run(path: Path, config: Mapping[str, Any]) -> None:
+def another_config(workdir: Path, changes: Sequence[str]) -> UserError:
+    """The error for a run that would go on with another config; `changes` says what differs."""
+    return UserError(
+        f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
+        " workdir, or --allow_config_change to go on with the changed one"
+    )
+
+
+def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
     # What a process left that was killed before it had written the config does not count.
     own = {LOCK, _partial(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
-    changed = config_lib.differences(read_json(path / CONFIG), config)
-    if changed:
-        raise UserError(
-            f"workdir {path} holds a run of another config ({'; '.join(changed)});"
-            " give another workdir"
-        )
+    changes = config_lib.differences(read_json(path / CONFIG), config)
+    if changes and not allow_config_change:
+        raise another_config(path, changes)
