@@ -100,6 +100,10 @@ class Checkpoints:
                     create=not self._read_only,
                     read_only=self._read_only,
                     cleanup_tmp_directories=not self._read_only,
+                    # The metadata of a damaged checkpoint would be an error before any is read.
+                    lightweight_initialize=True,
+                    # Else threads wait for a directory that can't be made, past the run's end.
+                    async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
                 ),
                 item_names=("model", "training", *JSON_ITEMS, "checksums"),
             )

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from absl import logging
 
@@ -20,6 +21,7 @@ class Parser(argparse.ArgumentParser):
 def exit_code(program: Callable[[], None]) -> int:
     """Runs a program; returns 0, or the exit code of what ended it early, told on stderr."""
     logging.set_verbosity(logging.FATAL)  # Orbax and TFDS print what they then raise, or handle
+    sys.unraisablehook = _report_unraisable
     try:
         program()
     except Stopped as stop:
@@ -32,3 +34,9 @@ def exit_code(program: Callable[[], None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
     return 0
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Reports an exception that nobody can handle, but for what Orbax leaves when a read fails."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
