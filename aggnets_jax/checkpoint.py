@@ -14,6 +14,7 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
 A checkpoint is whole or not there: Orbax gives it its name when all of it is written.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,9 @@ class Checkpoints:
         self._keep = {LATEST: keep, BEST: 1}
         self._read_only = read_only
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        self._failures: dict[str, str] = {}  # of the newest saves, by folder
+        # Of the newest saves, by folder: the step, and what was wrong if it failed.
+        self._begun: dict[str, int] = {}
+        self._failures: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -112,7 +115,8 @@ class Checkpoints:
     def _forget(self, folder: str) -> None:
         """Closes the manager of a folder, so that the next one looks at what is on the disk."""
         if manager := self._managers.pop(folder, None):
-            manager.close()
+            with contextlib.suppress(Exception):  # that of a save that failed, once more
+                manager.close()
 
     # ---- Saving.
 
@@ -149,6 +153,7 @@ class Checkpoints:
 
     def _begin(self, folder: str, step: int, progress: Progress, arrays: Mapping[str, Any]) -> None:
         self._failures.pop(folder, None)
+        self._begun[folder] = step
         data = {
             "config": dict(self._config),
             "dataset": dataclasses.asdict(self._dataset),
@@ -170,7 +175,7 @@ class Checkpoints:
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.Composite(**items))
         except Exception as error:  # of the operating system, or what TensorStore makes of it
-            self.failed(error, folder)
+            self.failed(error, step, folder)
 
     def _settle(self, folder: str) -> bool:
         """Waits for what is being saved; returns whether the newest save succeeded."""
@@ -178,13 +183,14 @@ class Checkpoints:
             if folder in self._managers:
                 self._managers[folder].wait_until_finished()
         except Exception as error:
-            self.failed(error, folder)
+            self.failed(error, self._begun[folder], folder)
         return folder not in self._failures
 
-    def failed(self, error: Exception, folder: str = LATEST) -> None:
-        """Notes why the state, or what must be saved before it, could not be saved."""
-        what = "the best network" if folder == BEST else "the state"
-        self._failures[folder] = f"{what} could not be saved: {one_line(error)}"
+    def failed(self, error: Exception, step: int, folder: str = LATEST) -> None:
+        """Notes why the state after a step, or what must be before it, could not be saved."""
+        what = "best network" if folder == BEST else "state"
+        reason = one_line(error)
+        self._failures[folder] = f"the {what} after step {step} could not be saved: {reason}"
         print(f"warning: {self._failures[folder]}", file=sys.stderr, flush=True)
         self._forget(folder)
 

@@ -1,11 +1,12 @@
 """What the programs of the package share: mistakes are one line, and have an exit code."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import logging
+import absl.logging
 
 from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError, one_line
 
@@ -20,7 +21,9 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(program: Callable[[], None]) -> int:
     """Runs a program; returns 0, or the exit code of what ended it early, told on stderr."""
-    logging.set_verbosity(logging.FATAL)  # Orbax and TFDS print what they then raise, or handle
+    # Orbax and TFDS print what they then raise, or handle.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
     try:
         program()

@@ -202,7 +202,7 @@ def train_and_evaluate(
                 try:
                     progress.lines = log.flush()
                 except OSError as error:
-                    checkpoints.failed(error)
+                    checkpoints.failed(error, step)
                 else:
                     checkpoints.save(state, progress)
 

@@ -330,7 +330,7 @@ def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_pat
         (tmp_path / "checkpoints").rename(tmp_path / "gone")
         (tmp_path / "checkpoints").write_text("not a directory")
         checkpoints.save(make_state(2), Progress(evaluated=2))
-        with pytest.raises(Unsaved, match="the state could not be saved: "):
+        with pytest.raises(Unsaved, match="the state after step 2 could not be saved: "):
             checkpoints.finish()
         (tmp_path / "checkpoints").unlink()
         (tmp_path / "gone").rename(tmp_path / "checkpoints")
