@@ -1,5 +1,11 @@
-"""Several processes that train one network together, on JAX's distributed runtime."""
+"""Several processes that train one network together, on JAX's distributed runtime.
 
+They share a workdir. All of them save their parts of the checkpoints; the first writes everything
+else, and alone prints.
+"""
+
+import os
+import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,6 +16,24 @@ from jax.experimental import multihost_utils
 from aggnets_jax.errors import UserError
 
 Result = TypeVar("Result")
+
+
+def join(coordinator_address: str, num_processes: int, process_id: int) -> None:
+    """Joins the processes of a run; to be called before anything asks for the devices.
+
+    Args:
+      coordinator_address: host and port at which the first process listens, "10.0.0.1:1234".
+      num_processes: in all.
+      process_id: of this one, counted from 0.
+
+    Raises:
+      UserError: if there can be no such process.
+    """
+    if not 0 <= process_id < num_processes:
+        raise UserError(f"--process_id={process_id} must be from 0 to {num_processes - 1}")
+    jax.distributed.initialize(coordinator_address, num_processes, process_id)
+    if not is_first():
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
 
 
 def is_first() -> bool:

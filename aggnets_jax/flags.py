@@ -53,6 +53,9 @@ def parse(
     parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
     parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
     parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
+    parser.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
+    parser.add_argument("--num_processes", type=int, help="how many they are")
+    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
     flags, rest = parser.parse_known_args(arguments)
     if flags.config and len(flags.config) > 1:
         raise UserError(f"--config is given {len(flags.config)} times; a run has one")
@@ -86,6 +89,10 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise UserError("--mode=convert needs one of --from_torch=FILE and --to_torch=FILE")
     for flag, wanted, mode in [
         ("allow_config_change", makes_run and not converts, "training"),
+        *(
+            (flag, makes_run and not converts, "training")
+            for flag in ("coordinator_address", "num_processes", "process_id")
+        ),
         ("data_dir", makes_run or flags.mode == "eval", "training and --mode=eval"),
         *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
         ("from_torch", converts, "--mode=convert"),
@@ -104,6 +111,9 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     ]:
         if getattr(flags, flag) is not None and not wanted:
             raise UserError(f"--{flag} is for {mode}")
+    cluster = (flags.coordinator_address, flags.num_processes, flags.process_id)
+    if None in cluster and any(value is not None for value in cluster):
+        raise UserError("--coordinator_address, --num_processes and --process_id go together")
     if predicts and flags.images is None:
         raise UserError("--images is missing: a file, or a folder of files")
     if makes_run and flags.config is None:

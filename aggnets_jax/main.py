@@ -27,6 +27,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
         if flags.data_dir is not None:
             overrides.append(f"data.data_dir={flags.data_dir}")
         config = config_lib.load(flags.config, overrides)
+    if flags.coordinator_address is not None:
+        from aggnets_jax.distributed import join
+
+        join(flags.coordinator_address, flags.num_processes, flags.process_id)
     if flags.mode == "train":
         from aggnets_jax.train import train_and_evaluate
 
