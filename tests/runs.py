@@ -64,3 +64,7 @@ def summary(workdir):
 
 def metrics(workdir):
     return (Path(workdir) / "metrics.jsonl").read_text()
+
+
+def metric_lines(workdir):
+    return [json.loads(line) for line in metrics(workdir).splitlines()]
