@@ -54,13 +54,19 @@ class StreamedData:
         self._sharding = sharding
         self._ahead = self._next()
 
-    def _next(self) -> Batch:
-        return place_rows(next(self._batches), self._sharding, self._batch_size)
+    def _next(self) -> Batch | UserError:
+        try:
+            return place_rows(next(self._batches), self._sharding, self._batch_size)
+        except UserError as error:
+            return error  # for the step of this batch, which may never come
 
     def feed(self, step: int) -> Batch:
         """The batch of the next step."""
         del step  # which follows from the calls before
-        now, self._ahead = self._ahead, self._next()
+        now = self._ahead
+        if isinstance(now, UserError):
+            raise now
+        self._ahead = self._next()
         return now
 
     def batch(self, feed: Batch, step: int | jax.Array) -> Batch:

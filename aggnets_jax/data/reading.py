@@ -163,10 +163,11 @@ def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
 def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:
     """Raises UserError if an example has no label, as in the test splits of competitions."""
-    if np.any((labels < 0) | (labels >= num_classes)):
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
         raise UserError(
-            f"split {split!r} has examples without a label between 0 and {num_classes - 1}; "
-            "choose another split"
+            f"split {split!r} has examples without a label between 0 and {num_classes - 1}, such as"
+            f" {wrong[0]}; choose another split"
         )
 
 

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.damage import Records
+from aggnets_jax.data.damage import Files, Records
 from aggnets_jax.data.streaming import train_dataset
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
@@ -23,7 +23,10 @@ from tests.data.damaging import (
     shard,
     truncate,
 )
+from tests.data.image_folders import make_image_folder
 from tests.data.test_pipeline import join, take
+
+SLOWLY = pytest.mark.slow
 
 
 def fails_with(message, call):
@@ -81,8 +84,16 @@ def test_of_a_slice_only_its_own_damage_counts(cifar10, tmp_path, split, first, 
     fails_with(f"split {split!r} of cifar10 can't always be read", lambda: records.of(f"__{lost}"))
 
 
-@pytest.mark.parametrize("change", [lambda file: change_image(file, 5, half), lambda f: flip(f, 9)])
-@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize(
+    ("resident", "change"),
+    [
+        ("never", lambda file: flip(file, 9)),
+        pytest.param("always", lambda file: change_image(file, 5, half), marks=SLOWLY),
+        pytest.param("always", lambda file: flip(file, 9), marks=SLOWLY),
+        pytest.param("never", lambda file: change_image(file, 5, half), marks=SLOWLY),
+    ],
+    ids=["streamed record", "resident image", "resident record", "streamed image"],
+)
 def test_a_run_stops_at_damage(cifar10, tmp_path, sharding, resident, change):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
     config = make_config("cifar10", data_dir, resident=resident)
@@ -107,7 +118,7 @@ def damaged(cifar10, tmp_path_factory):
     return data_dir, {5, counts[0] + counts[1] + 3}, {counts[0] + k for k in range(20, counts[1])}
 
 
-@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=SLOWLY)])
 def test_skipped_images_keep_their_places_and_are_told_once(
     cifar10, damaged, sharding, capsys, resident
 ):
@@ -157,6 +168,7 @@ def test_skipping_does_not_depend_on_start_or_rows(damaged, sharding):
             assert np.array_equal(values[16 * step + rows], batch[name]), name
 
 
+@SLOWLY
 def test_without_damage_both_policies_have_the_same_batches(cifar10, sharding):
     policies = [
         train(make_config("cifar10", cifar10[0], resident="never", damaged=damaged), sharding, 8)
@@ -176,7 +188,7 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1)), {}
 
 
-@pytest.mark.parametrize("resident", ["always", "never"])
+@pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=SLOWLY)])
 def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, capsys, resident):
     config = make_config("cifar10", damaged[0], resident=resident, damaged="skip")
     batches = eval_batches(config, batch_size=16, sharding=sharding)
@@ -197,3 +209,140 @@ def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, cap
     capsys.readouterr()
     print_evaluation({"step": 3, **metrics})
     assert f"of {len(hits)} images, {1 + lost} skipped\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+@pytest.mark.parametrize("resident", ["always", "never"])
+def test_a_file_that_is_not_there_is_told_at_once(cifar10, tmp_path, sharding, resident, policy):
+    data_dir = copy_of(cifar10[0], tmp_path / "data")
+    config = make_config("cifar10", data_dir, resident=resident, damaged=policy)
+    for split in ("train", "test"):
+        shard(data_dir, split, 1).rename(tmp_path / split)
+    gone = f"{shard(data_dir, 'train', 0)} is not there".replace("00000-of", "00001-of")
+    fails_with(gone, lambda: train(config, sharding, 1))
+    fails_with(gone.replace("-train", "-test"), lambda: evaluation_of(config, sharding))
+
+
+def evaluation_of(config, sharding):
+    return eval_batches(config, batch_size=4, sharding=sharding)
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_records_that_vanish_are_not_skipped(cifar10, tmp_path, sharding, policy):
+    data_dir = copy_of(cifar10[0], tmp_path / "data")
+    config = make_config("cifar10", data_dir, resident="never", damaged=policy)
+    evaluation = evaluation_of(config, sharding)
+    file = shard(data_dir, "test", 1)
+    file.unlink()
+    fails_with(f"{file} can't be read (NotFoundError)", lambda: list(evaluation))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with half a file among 9 training and 6 test images."""
+    make_image_folder(tmp_path, {"train": 3, "test": 2})
+    for split in ("train", "test"):
+        file = tmp_path / split / "green" / "1.jpg"
+        file.write_bytes(half(file.read_bytes())[:300])
+    return tmp_path
+
+
+def test_files_are_skipped_and_told_once(folder, sharding, capsys):
+    config = make_config("image_folder", folder, image_size=16, damaged="skip")
+    evaluation = evaluation_of(config, sharding)
+    for _ in range(2):
+        seen = join(list(evaluation))
+        assert seen["mask"].sum() == 5
+        assert (seen["label"] == -1).sum() == 1
+    seen = train(config, sharding, 4, batch_size=9)
+    told = [
+        f"skipped: {folder}/{split}/green/1.jpg is damaged, or no JPEG, PNG, GIF or BMP"
+        for split in ("test", "train")
+    ]
+    assert capsys.readouterr().out.splitlines() == told
+    skipped = seen["label"] == -1
+    assert np.array_equal(skipped.reshape(4, 9).sum(1), [1, 1, 1, 1])
+    assert len(set(seen["index"][skipped])) == 1
+    assert not seen["image"][skipped].any()
+    assert seen["image"][~skipped].any((1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_files_that_vanish_are_not_skipped(folder, sharding, policy):
+    config = make_config("image_folder", folder, image_size=16, damaged=policy)
+    evaluation = evaluation_of(config, sharding)
+    (folder / "test" / "green" / "1.jpg").unlink()
+    gone = f"{folder}/test/green/1.jpg can't be read (NotFoundError)"
+    fails_with(gone, lambda: list(evaluation))
+
+
+def test_what_is_whole_is_not_skipped(folder):
+    """As when a disk fails for a moment: a batch without the image would not be that of a rerun."""
+    file = f"{folder}/train/green/0.jpg"
+    fails_with(f"{file} can't always be read", lambda: Files([file], 3).of(file))
+
+
+@SLOWLY
+def test_an_error_comes_with_its_batch_and_not_before(folder, sharding):
+    config = make_config("image_folder", folder, image_size=16, damaged="skip")
+    (place,) = np.flatnonzero(train(config, sharding, 1, batch_size=9)["label"] == -1)
+    assert place > 0
+    config.damaged = "stop"
+    batches = train_batches(config, batch_size=1, seed=3, sharding=sharding)
+    assert len(take(batches, place)) == place
+    with pytest.raises(UserError, match=r"train/green/1.jpg is damaged"):
+        next(batches)
+
+
+@SLOWLY
+def test_half_a_jpeg_of_many_sizes(imagenet, tmp_path, sharding, capsys):
+    data_dir = copy_of(imagenet[0], tmp_path / "data")
+    file = shard(data_dir, "validation", 0)
+    change_image(file, 2, half)
+    message = f"image 2 of {file} is damaged, or no JPEG, PNG, GIF or BMP"
+    config = make_config("imagenet2012", data_dir, image_size=16)
+    fails_with(message, lambda: list(evaluation_of(config, sharding)))
+    config.damaged = "skip"
+    seen = join(list(evaluation_of(config, sharding)))
+    assert np.array_equal(np.flatnonzero(seen["label"] == -1), [2])
+    assert capsys.readouterr().out == f"skipped: {message}\n"
+
+
+def test_training_needs_two_classes(cifar10, folder, sharding):
+    message = "split 'train[:1]' has images of 1 class(es); training needs two or more"
+    for config in (
+        make_config("cifar10", cifar10[0], train_split="train[:1]"),
+        make_config("image_folder", folder, image_size=16, train_split="train[:1]"),
+    ):
+        fails_with(message, lambda config=config: train(config, sharding, 1))
+
+
+def test_a_set_needs_two_classes(tmp_path):
+    make_image_folder(tmp_path, {"train": 2, "test": 2}, classes=["red"])
+    config = make_config("image_folder", tmp_path, image_size=16)
+    message = "data set image_folder has 1 class(es), and needs two or more"
+    fails_with(message, lambda: describe(config))
+
+
+@pytest.mark.parametrize(
+    ("resident", "policy"),
+    [("always", "stop"), ("never", "skip"), pytest.param("never", "stop", marks=SLOWLY)],
+)
+def test_labels_out_of_range_are_told_before_the_first_step(
+    cifar10, tmp_path, sharding, resident, policy
+):
+    data_dir = copy_of(cifar10[0], tmp_path / "data")
+    (names,) = data_dir.rglob("label.labels.txt")
+    names.write_text("".join(names.read_text().splitlines(keepends=True)[:2]))
+    config = make_config("cifar10", data_dir, resident=resident, damaged=policy)
+    for call in (lambda: train(config, sharding, 1), evaluation_of(config, sharding).check):
+        with pytest.raises(UserError, match="examples without a label between 0 and 1, such as"):
+            call()
+
+
+def test_damaged_metadata_is_one_line(cifar10, tmp_path):
+    data_dir = copy_of(cifar10[0], tmp_path / "data")
+    (facts,) = data_dir.rglob("dataset_info.json")
+    facts.write_bytes(half(facts.read_bytes()))
+    with pytest.raises(UserError, match="'cifar10' cannot be opened: Failed to load JSON"):
+        describe(make_config("cifar10", data_dir))
