@@ -30,17 +30,17 @@ def image_or_black(
 ) -> Callable[[Record], tuple[tf.Tensor, tf.Tensor]]:
     """Returns record -> (image, whole): a black image, and False, where `decode` fails.
 
-    It takes about 65 microseconds more an image, as long as the decoding of one of 32x32 does.
+    It takes 0.15 ms more of a core's time for a PNG of 32x32, which decodes in 0.1 ms, and 0.8 ms
+    more for a JPEG of 500x400, which decodes and is cropped and resized in 2.8 ms.
     """
     tf = import_tensorflow()
 
     def or_black(record: Record) -> tuple[tf.Tensor, tf.Tensor]:
         # In a graph, only a data set can go on after an error.
-        image = tf.data.Dataset.from_tensors(record).map(decode).ignore_errors()
+        record = tf.data.Dataset.from_tensors(record)
+        image = record.map(lambda record: (decode(record), True)).ignore_errors()
         black = tf.data.Dataset.from_tensors((tf.zeros(image_shape, tf.uint8), False))
-        return (
-            image.map(lambda image: (image, True)).concatenate(black).take(1).get_single_element()
-        )
+        return image.concatenate(black).take(1).get_single_element()
 
     return or_black
 

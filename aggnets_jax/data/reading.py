@@ -10,7 +10,7 @@ from etils import epath
 
 from aggnets_jax.data.info import feature_keys
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -44,7 +44,7 @@ def read_encoded(
     import tensorflow_datasets as tfds
 
     instructions = builder.info.splits[split].file_instructions
-    _check_files(instructions)
+    _check_files([epath.Path(instruction.filename) for instruction in instructions])
     examples = builder.as_dataset(
         split=split,
         shuffle_files=shuffle_files,
@@ -106,15 +106,16 @@ def _decoders(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     }
 
 
-def _check_files(instructions: Sequence[Any]) -> None:
-    listed = {folder: {*folder.iterdir()} for folder in {_path(i).parent for i in instructions}}
-    for instruction in instructions:
-        if _path(instruction) not in listed[_path(instruction).parent]:
-            raise UserError(f"{instruction.filename} is not there")
-
-
-def _path(instruction: Any) -> epath.Path:
-    return epath.Path(instruction.filename)
+def _check_files(files: Sequence[epath.Path]) -> None:
+    tf = import_tensorflow()
+    for folder in {file.parent for file in files}:
+        try:
+            there = {file.name for file in folder.iterdir()}
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{folder} can't be read: {one_line(error)}") from error
+        for file in files:
+            if file.parent == folder and file.name not in there:
+                raise UserError(f"{file} is not there")
 
 
 def _filled_up(examples: tf.data.Dataset, count: int, errors: int) -> tf.data.Dataset:

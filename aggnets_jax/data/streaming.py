@@ -62,8 +62,8 @@ class HostBatches:
                 yield batch
         except tf.errors.OpError as error:
             # It does not say where; everything is gone through once more to find it.
-            found = self._source.first() or f"split {self._split!r} can't always be read"
-            raise UserError(found) from error
+            always = f"split {self._split!r} can't always be read ({type(error).__name__})"
+            raise UserError(self._source.first() or always) from error
 
     def _tell(self, damaged: np.ndarray) -> None:
         for identity in damaged:
