@@ -15,9 +15,7 @@ from tests import runs
 def pair(data_dir, tmp_path_factory):
     """The workdirs of two equal runs."""
     folder = tmp_path_factory.mktemp("pair")
-    config = runs.tiny_config(
-        data_dir, total_steps=4, model={"name": "sparsenet10_k4", "args": {"dropout": 0.1}}
-    )
+    config = runs.tiny_config(data_dir, total_steps=4)
     workdirs = folder / "a", folder / "b"
     for workdir in workdirs:
         train_and_evaluate(config, workdir)
