@@ -40,6 +40,7 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess, num_seeds: int
             "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels)),
             "correct_top5": jnp.sum(mask & jnp.any(top5 == labels[:, None], axis=-1)),
             "examples": jnp.sum(mask),
+            "skipped": jnp.sum(labels < 0),
         }
 
     return jax.jit(over_seeds(eval_step, num_seeds, in_axes=(0, None)))
@@ -60,9 +61,12 @@ def evaluate(
       interrupted: asked before each batch whether to give up.
 
     Returns:
-      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`; with
-      several seeds, means over them, and the same of each in the list `seeds`. None if it was
-      interrupted.
+      `accuracy`, `accuracy_top5` (in 0..1), `loss` (mean cross entropy) and `examples`, how many
+      these are; `skipped`, how many were not evaluated, if damaged images are skipped; with several
+      seeds, means over them, and the same of each in the list `seeds`. None if it was interrupted.
+
+    Raises:
+      UserError: an image is not what it should be, or all are skipped.
     """
     total: dict[str, np.ndarray] = {}
     ahead: dict[str, jax.Array] = {}
@@ -73,9 +77,13 @@ def evaluate(
         behind, ahead = ahead, eval_step(variables, batch)
         _add(total, behind)
     _add(total, ahead)
-    examples = int(np.ravel(total["examples"])[0])
-    if examples != batches.num_examples:
-        raise RuntimeError(f"evaluated {examples} of {batches.num_examples} examples")
+    examples, skipped = (int(np.ravel(total[name])[0]) for name in ("examples", "skipped"))
+    if examples + skipped != batches.num_examples:
+        raise RuntimeError(
+            f"evaluated {examples} and skipped {skipped} of {batches.num_examples} examples"
+        )
+    if not examples:
+        raise UserError(f"all {skipped} images of the evaluation are damaged")
     means = {
         "accuracy": total["correct"] / examples,
         "accuracy_top5": total["correct_top5"] / examples,
@@ -83,6 +91,8 @@ def evaluate(
     }
     metrics: dict[str, Any] = {name: float(np.mean(value)) for name, value in means.items()}
     metrics["examples"] = examples
+    if batches.skip:
+        metrics["skipped"] = skipped
     if total["loss"].ndim:
         columns = zip(*(map(float, value) for value in means.values()), strict=True)
         metrics["seeds"] = [dict(zip(means, column, strict=True)) for column in columns]
@@ -213,8 +223,9 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
 def print_evaluation(metrics: dict[str, Any]) -> None:
     """Prints the result of an evaluation and its step in a line."""
     mean = f", means of {len(metrics['seeds'])} seeds" if "seeds" in metrics else ""
+    skipped = f", {metrics['skipped']} skipped" if metrics.get("skipped") else ""
     print(
         f"step {metrics['step']}  evaluation: loss {metrics['loss']:.4f}"
-        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images{mean}",
+        f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images{skipped}{mean}",
         flush=True,
     )

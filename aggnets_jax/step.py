@@ -51,6 +51,7 @@ class Totals(struct.PyTreeNode):
       steps: how many, int32.
       nonfinite_steps: how many had a loss, gradient or result that was not finite, int32.
       first_nonfinite: the first of those (counted from 1), int32; 0 if there is none.
+      skipped: images that were damaged, and skipped, int32.
     """
 
     loss: jax.Array
@@ -58,15 +59,21 @@ class Totals(struct.PyTreeNode):
     steps: jax.Array
     nonfinite_steps: jax.Array
     first_nonfinite: jax.Array
+    skipped: jax.Array
 
     @classmethod
     def zeros(cls) -> "Totals":
         """Nothing summed yet."""
         zero = jnp.zeros((), jnp.int32)
-        return cls(jnp.zeros((), jnp.float32), zero, zero, zero, zero)
+        return cls(jnp.zeros((), jnp.float32), zero, zero, zero, zero, zero)
 
     def add(
-        self, step: jax.Array, loss: jax.Array, correct: jax.Array, finite: jax.Array
+        self,
+        step: jax.Array,
+        loss: jax.Array,
+        correct: jax.Array,
+        finite: jax.Array,
+        skipped: int | jax.Array,
     ) -> "Totals":
         """The sums with those of one more step, counted from 1."""
         earlier = self.first_nonfinite
@@ -76,6 +83,7 @@ class Totals(struct.PyTreeNode):
             steps=self.steps + 1,
             nonfinite_steps=self.nonfinite_steps + ~finite,
             first_nonfinite=jnp.where(finite | (earlier > 0), earlier, step),
+            skipped=self.skipped + skipped,
         )
 
 
@@ -194,6 +202,7 @@ def make_train_step(
       UserError: if `config.strength` is set and the network regularises nothing by it.
     """
     mix = make_mix(config.data)
+    skip = config.data.damaged == "skip"
     gradient_fn = _accumulated(
         jax.value_and_grad(_make_loss(model), has_aux=True), config.accumulation_steps
     )
@@ -203,10 +212,12 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         images = preprocess(batch, train=True, seed=state.seed)
         targets = labels = batch["label"]
-        if mix or config.label_smoothing:
+        if mix or config.label_smoothing or skip:
             targets = smooth_targets(
                 labels, model.num_classes, config.label_smoothing, config.label_smoothing_over
             )
+        if skip:  # no target, and so no loss, for an image without a label
+            targets *= (labels >= 0)[:, None]
         if mix:
             images, targets = mix(images, targets, batch, state.seed)
         fixed = {}
@@ -237,7 +248,9 @@ def make_train_step(
         )
         if config.skip_nonfinite_steps:
             after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
-        return after.replace(step=step, totals=state.totals.add(step, loss, correct, finite))
+        skipped = jnp.sum(labels < 0) if skip else 0
+        totals = state.totals.add(step, loss, correct, finite, skipped)
+        return after.replace(step=step, totals=totals)
 
     return train_step
 

@@ -32,6 +32,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       UserError: no such data set or config, or a folder of images, which is never prepared.
     """
     import tensorflow_datasets as tfds
+    from google.protobuf.json_format import ParseError
 
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
@@ -46,7 +47,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     except tfds.core.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), DIGITS, IMAGE_FOLDER}
         raise unknown("data set", base, known) from None
-    except (AssertionError, ImportError, OSError, ValueError) as error:
+    except (AssertionError, ImportError, OSError, ParseError, ValueError) as error:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()
         if configs and config not in configs:
             raise unknown(f"config of {base}", config, configs) from None

@@ -88,6 +88,8 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     class_names = tuple(builder.info.features[label_key].names)
     if name == IMAGE_FOLDER:
         class_names = list_classes(builder, train_split, eval_split)
+    if len(class_names) < 2:
+        raise UserError(f"data set {name} has {len(class_names)} class(es), and needs two or more")
 
     stored_shape = builder.info.features[image_key].shape
     resident = _is_resident(data_config, stored_shape, num_train)

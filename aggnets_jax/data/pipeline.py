@@ -14,9 +14,14 @@ from jax.sharding import NamedSharding
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.info import DatasetInfo, describe
 from aggnets_jax.data.placement import local_rows, place_rows
-from aggnets_jax.data.reading import check_labels, load_split
 from aggnets_jax.data.resident import Batch, ResidentData
-from aggnets_jax.data.streaming import HostBatch, eval_dataset, file_dataset, train_dataset
+from aggnets_jax.data.streaming import (
+    HostBatch,
+    eval_dataset,
+    file_dataset,
+    load_split,
+    train_dataset,
+)
 from aggnets_jax.errors import UserError
 
 
@@ -34,33 +39,34 @@ class StreamedData:
     def __init__(
         self,
         batches: Iterator[HostBatch],
-        info: DatasetInfo,
         batch_size: int,
         sharding: NamedSharding,
     ) -> None:
-        """Begins to read.
+        """Reads the first batch.
 
         Args:
           batches: rows of this process, from the first step on.
-          info: from `describe`.
           batch_size: of the whole batch, over all devices and processes.
           sharding: over the batch axis.
         """
         self._batches = batches
-        self._info = info
         self._batch_size = batch_size
         self._sharding = sharding
         self._ahead = self._next()
 
-    def _next(self) -> Batch:
-        rows = next(self._batches)
-        check_labels(rows["label"], self._info.num_classes, self._info.train_split)
-        return place_rows(rows, self._sharding, self._batch_size)
+    def _next(self) -> Batch | UserError:
+        try:
+            return place_rows(next(self._batches), self._sharding, self._batch_size)
+        except UserError as error:
+            return error  # for the step of this batch, which may never come
 
     def feed(self, step: int) -> Batch:
         """The batch of the next step."""
         del step  # which follows from the calls before
-        now, self._ahead = self._ahead, self._next()
+        now = self._ahead
+        if isinstance(now, UserError):
+            raise now
+        self._ahead = self._next()
         return now
 
     def batch(self, feed: Batch, step: int | jax.Array) -> Batch:
@@ -84,6 +90,9 @@ def train_data(
     devices or processes changes it. Every example comes exactly once an epoch, and batches run on
     across the end of an epoch.
 
+    With `damaged` "skip" an image that can't be decoded is black and has the label -1, and so has
+    one of index -1 for each that is lost with its file. Each is named once in a printed line.
+
         feed = training.feed(step)  # for each dispatch
         batch = training.batch(feed, i)  # inside jit: that of step + i, for i < most_steps
 
@@ -96,16 +105,19 @@ def train_data(
       sharding: over the batch axis.
 
     Raises:
-      UserError: the config cannot be met, or the batch not be divided over the devices.
+      UserError: the config cannot be met, or the batch not be divided over the devices; here for
+        resident data, and else in `feed` (for the first batch here), an image or a label is not
+        what it should be.
     """
     rows = local_rows(sharding, batch_size)
     if np.min(seeds) < 0:
         raise UserError(f"seed must be at least 0, not {np.min(seeds)}")
     info = describe(data_config)
     builder = open_prepared(data_config.name, data_config.data_dir)
+    skip = data_config.damaged == "skip"
     if info.resident:
         return ResidentData(
-            *load_split(builder, info.train_split, info.num_classes),
+            *load_split(builder, info, info.train_split, skip=skip),
             batch_size=batch_size,
             seeds=seeds,
             most_steps=most_steps,
@@ -117,9 +129,15 @@ def train_data(
             f" {data_config.name} do not: set num_seeds=1"
         )
     dataset = train_dataset(
-        builder, info, batch_size=batch_size, rows=rows, seed=int(seeds), start_step=start_step
+        builder,
+        info,
+        batch_size=batch_size,
+        rows=rows,
+        seed=int(seeds),
+        start_step=start_step,
+        skip=skip,
     )
-    return StreamedData(iter(dataset), info, batch_size, sharding)
+    return StreamedData(iter(dataset), batch_size, sharding)
 
 
 def train_batches(
@@ -149,12 +167,13 @@ class EvalBatches:
     """Every example of a split exactly once, in fixed order; iterate as often as needed.
 
     Yields dicts: "image" uint8 [B, H, W, C], "label" int32 [B], "mask" bool [B]. The last batch
-    is padded with zeros, where the mask is False. Batches of resident sets stay on the devices
-    after the first pass.
+    is padded with zeros, where the mask is False; so it is for images that are skipped, whose label
+    is -1. Batches of resident sets stay on the devices after the first pass.
 
     Attributes:
       num_examples: in the split.
       batch_size: B.
+      skip: whether damaged images are skipped.
     """
 
     def __init__(
@@ -163,6 +182,7 @@ class EvalBatches:
         info: DatasetInfo,
         batch_size: int,
         sharding: NamedSharding,
+        skip: bool = False,
     ) -> None:
         """Reads nothing before the first pass.
 
@@ -172,9 +192,11 @@ class EvalBatches:
           info: from `describe`.
           batch_size: of the whole batch, over all devices and processes.
           sharding: over the batch axis.
+          skip: whether damaged images are skipped.
         """
         self.num_examples = info.num_eval
         self.batch_size = batch_size
+        self.skip = skip
         self._read = read
         self._info = info
         self._sharding = sharding
@@ -183,6 +205,14 @@ class EvalBatches:
 
     def __len__(self) -> int:
         return -(-self.num_examples // self.batch_size)
+
+    def check(self) -> None:
+        """Reads the first batch, or all batches that will stay on the devices.
+
+        Raises:
+          UserError: an image or a label is not what it should be.
+        """
+        next(iter(self))
 
     def __iter__(self) -> Iterator[Batch]:
         if not self._info.resident:
@@ -199,9 +229,8 @@ class EvalBatches:
             labels = np.zeros(len(mask), np.int32)
             if mask.any():  # the last batch may end before the rows of this process
                 examples = next(host)
-                check_labels(examples["label"], self._info.num_classes, self._info.eval_split)
                 images[mask], labels[mask] = examples["image"], examples["label"]
-            batch = {"image": images, "label": labels, "mask": mask}
+            batch = {"image": images, "label": labels, "mask": mask & (labels >= 0)}
             yield place_rows(batch, self._sharding, self.batch_size)
 
 
@@ -217,13 +246,17 @@ def eval_batches(
       sharding: over the batch axis.
 
     Raises:
-      UserError: the config cannot be met, or the batch not be divided over the devices.
+      UserError: the config cannot be met, or the batch not be divided over the devices; in a pass,
+        an image or a label is not what it should be.
     """
     rows = local_rows(sharding, batch_size)
     info = describe(data_config)
     builder = open_prepared(data_config.name, data_config.data_dir)
-    dataset = eval_dataset(builder, info, batch_size=batch_size, rows=rows)
-    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding)
+    skip = data_config.damaged == "skip"
+    dataset = eval_dataset(
+        builder, info, info.eval_split, batch_size=batch_size, rows=rows, skip=skip
+    )
+    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding, skip)
 
 
 def file_batches(

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 
 from aggnets_jax.data.info import feature_keys
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-DECODE_BATCH = 512
 JPEG_TRANSFORM = "INTEGER_ACCURATE"
 
 
@@ -23,52 +23,114 @@ def read_encoded(
     builder: tfds.core.DatasetBuilder,
     split: str,
     *,
+    fill_up: bool,
     shuffle_files: bool = False,
     **read_options: Any,
 ) -> tf.data.Dataset:
-    """Returns a split's examples: "image" (scalar string, encoded) and "label" (scalar int64).
-
-    With `add_tfds_id` among the options also TFDS's own "tfds_id" (scalar string).
+    """Returns a split's examples: "image" (encoded), "label" (int64) and "tfds_id", all scalars.
 
     Args:
       builder: of a prepared image classification set.
       split: TFDS split, slices included.
+      fill_up: whether examples with the images "" and the ids "__0", "__1", ... come last, instead
+        of as many that can't be read.
       shuffle_files: whether the order of the files is shuffled.
       **read_options: for `tfds.ReadConfig`.
+
+    Raises:
+      UserError: a file is not there.
     """
     import_tensorflow()
     import tensorflow_datasets as tfds
 
-    image, label = feature_keys(builder)
-    # Images are the dear ones. Leaving out the other features altogether, with PartialDecoding,
-    # makes TFDS warn of its own use of a deprecated attribute at every call.
-    decoders = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in builder.info.features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
+    instructions = builder.info.splits[split].file_instructions
+    _check_files([epath.Path(instruction.filename) for instruction in instructions])
     examples = builder.as_dataset(
         split=split,
         shuffle_files=shuffle_files,
-        decoders=decoders,
+        decoders=_decoders(builder),
         read_config=tfds.ReadConfig(
             try_autocache=False,
             skip_prefetch=True,
             enable_ordering_guard=False,  # the few sets stored in an order are shuffled as well
+            assert_cardinality=not fill_up,
+            add_tfds_id=True,
             **read_options,
         ),
     )
+    image, label = feature_keys(builder)
+    examples = examples.map(
+        lambda example: {
+            "image": example[image],
+            "label": example[label],
+            "tfds_id": example["tfds_id"],
+        }
+    )
+    if not fill_up:
+        return examples
+    # What is left of a file after a damaged record is one error.
+    return _filled_up(examples, builder.info.splits[split].num_examples, len(instructions))
 
-    def select(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        ids = {key: example[key] for key in ("tfds_id",) if key in example}
-        return {"image": example[image], "label": example[label], **ids}
 
-    return examples.map(select)
-
-
-def read_in_order(builder: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+def read_in_order(
+    builder: tfds.core.DatasetBuilder, split: str, *, fill_up: bool
+) -> tf.data.Dataset:
     """Returns a split's examples, see `read_encoded`, one file after the other."""
-    return read_encoded(builder, split, interleave_cycle_length=1)
+    return read_encoded(builder, split, fill_up=fill_up, interleave_cycle_length=1)
+
+
+def read_images(builder: tfds.core.DatasetBuilder, file: str) -> tf.data.Dataset:
+    """Returns the encoded images of one of a data set's files."""
+    from tensorflow_datasets.core import file_adapters
+
+    read = file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format].make_tf_data
+    image, _ = feature_keys(builder)
+    decoders = _decoders(builder)
+    return read(file).map(
+        lambda record: builder.info.features.deserialize_example(record, decoders=decoders)[image]
+    )
+
+
+def _decoders(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+    """Returns those that leave images encoded, which are the dear ones.
+
+    Leaving out the other features altogether, with PartialDecoding, makes TFDS warn of its own use
+    of a deprecated attribute at every call.
+    """
+    import tensorflow_datasets as tfds
+
+    return {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+
+
+def _check_files(files: Sequence[epath.Path]) -> None:
+    tf = import_tensorflow()
+    for folder in {file.parent for file in files}:
+        try:
+            there = {file.name for file in folder.iterdir()}
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(f"{folder} can't be read: {one_line(error)}") from error
+        for file in files:
+            if file.parent == folder and file.name not in there:
+                raise UserError(f"{file} is not there")
+
+
+def _filled_up(examples: tf.data.Dataset, count: int, errors: int) -> tf.data.Dataset:
+    tf = import_tensorflow()
+    # As many tries as there may be examples and errors: a file that is gone would fail for ever.
+    tries = tf.data.Dataset.range(count + errors)
+    readable = tf.data.Dataset.zip(tries, examples).ignore_errors().map(lambda _, example: example)
+    lost = tf.data.Dataset.range(count).map(
+        lambda number: {
+            "image": tf.constant(""),
+            "label": tf.constant(0, tf.int64),
+            "tfds_id": tf.strings.join(["__", tf.strings.as_string(number)]),
+        }
+    )
+    return readable.concatenate(lost).take(count)
 
 
 def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -100,51 +162,20 @@ def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     return decode_grey if channels == 1 else decode
 
 
-def check_files(files: Sequence[str], channels: int) -> None:
-    """Raises UserError, naming the file, if one cannot be read or is no image."""
-    tf = import_tensorflow()
-    decode = image_decoder(channels)
-    sizes = tf.data.Dataset.from_tensor_slices(files).map(
-        lambda file: tf.size(decode(tf.io.read_file(file))), num_parallel_calls=tf.data.AUTOTUNE
-    )
-    sizes = sizes.as_numpy_iterator()
-    for file in files:
-        try:
-            next(sizes)
-        except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"{file} is damaged, or no JPEG, PNG, GIF or BMP") from error
-        except tf.errors.OpError as error:
-            raise UserError(f"{file} can't be read ({type(error).__name__})") from error
-
-
-def load_split(
-    builder: tfds.core.DatasetBuilder, split: str, num_classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], in reading order."""
-    tf = import_tensorflow()
-    shape = builder.info.features[feature_keys(builder)[0]].shape
-    decode = image_decoder(shape[-1])
-    count = builder.info.splits[split].num_examples
-    images = np.empty((count, *shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    decoded = read_in_order(builder, split).map(
-        lambda example: (decode(example["image"]), example["label"]),
-        num_parallel_calls=tf.data.AUTOTUNE,
-        deterministic=True,
-    )
-    start = 0
-    for some_images, some_labels in decoded.batch(DECODE_BATCH).as_numpy_iterator():
-        end = start + len(some_images)
-        images[start:end], labels[start:end] = some_images, some_labels
-        start = end
-    check_labels(labels, num_classes, split)
-    return images, labels
-
-
 def check_labels(labels: np.ndarray, num_classes: int, split: str) -> None:
     """Raises UserError if an example has no label, as in the test splits of competitions."""
-    if np.any((labels < 0) | (labels >= num_classes)):
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
         raise UserError(
-            f"split {split!r} has examples without a label between 0 and {num_classes - 1}; "
-            "choose another split"
+            f"split {split!r} has examples without a label between 0 and {num_classes - 1}, such as"
+            f" {wrong[0]}; choose another split"
+        )
+
+
+def check_classes(labels: np.ndarray, split: str) -> None:
+    """Raises UserError if all examples have the same label; those below 0 do not count."""
+    present = np.unique(labels[labels >= 0])
+    if len(present) < 2:
+        raise UserError(
+            f"split {split!r} has images of {len(present)} class(es); training needs two or more"
         )

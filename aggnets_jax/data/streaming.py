@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aggnets_jax.data.damage import SKIPPED, Files, Record, Records, Source, image_or_black
 from aggnets_jax.data.host_images import any_image, eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.info import DatasetInfo
-from aggnets_jax.data.reading import check_files, read_encoded, read_in_order
+from aggnets_jax.data.reading import check_classes, check_labels, read_encoded, read_in_order
 from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
 SHUFFLE_BYTES = 1 << 30
+DECODE_BATCH = 512
 
 HostBatch = dict[str, np.ndarray]
 
@@ -30,27 +33,42 @@ HostBatch = dict[str, np.ndarray]
 class HostBatches:
     """Batches in the memory of this process, reduced to its rows; each pass reads them anew."""
 
-    def __init__(self, dataset: tf.data.Dataset, files: Sequence[str], channels: int) -> None:
+    def __init__(
+        self, dataset: tf.data.Dataset, source: Source, num_classes: int, split: str
+    ) -> None:
         """Reads nothing before the first pass.
 
         Args:
-          dataset: of the batches.
-          files: of single images from which they come, if they do.
-          channels: of the images.
+          dataset: of the batches; if it skips what is damaged, with its "damaged".
+          source: of the images.
+          num_classes: above all labels.
+          split: where they come from.
         """
         self._dataset = dataset
-        self._files = files
-        self._channels = channels
+        self._source = source
+        self._num_classes = num_classes
+        self._split = split
 
     def __iter__(self) -> Iterator[HostBatch]:
         tf = import_tensorflow()
         try:
-            yield from self._dataset.as_numpy_iterator()
-        except tf.errors.OpError:
-            # It does not say which file; they are gone through once more to find it.
-            if len(self._files):
-                check_files(self._files, self._channels)
-            raise
+            for batch in self._dataset.as_numpy_iterator():
+                damaged = batch.pop("damaged", None)
+                stored = batch["label"]
+                if damaged is not None:
+                    stored = stored[damaged == b""]
+                    self._tell(damaged[damaged != b""])
+                check_labels(stored, self._num_classes, self._split)
+                yield batch
+        except tf.errors.OpError as error:
+            # It does not say where; everything is gone through once more to find it.
+            always = f"split {self._split!r} can't always be read ({type(error).__name__})"
+            raise UserError(self._source.first() or always) from error
+
+    def _tell(self, damaged: np.ndarray) -> None:
+        for identity in damaged:
+            for message in self._source.of(identity.decode()):
+                print(f"skipped: {message}", flush=True)
 
 
 def train_dataset(
@@ -61,6 +79,7 @@ def train_dataset(
     rows: np.ndarray,
     seed: int,
     start_step: int,
+    skip: bool,
 ) -> HostBatches:
     """Returns the endless batches from `start_step` on, reduced to some of their rows.
 
@@ -73,33 +92,37 @@ def train_dataset(
       batch_size: of the whole batch.
       rows: the rows to decode, ascending, int64 [R].
       seed: of order and crops.
-      start_step: the first step; what lies before is skipped without decoding.
+      start_step: the first step; what lies before is passed over without decoding.
+      skip: whether damaged images are skipped, see `damage`.
 
     Returns:
       Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R]. They raise
-      UserError at a file of a folder that is no image.
+      UserError at an image that can't be read, or is damaged and not skipped. Examples that are
+      lost with their file have the index -1.
     """
     tf = import_tensorflow()
-    files, labels = _files(builder, info, info.train_split)
-    if len(files):
+    split = info.train_split
+    if info.name == IMAGE_FOLDER:
+        files, labels = list_examples(builder, split, info.class_names)
+        check_classes(labels, split)
         one_epoch = _epochs_of_files(files, labels, seed)
+        source = Files(files, info.image_shape[-1])
     else:
-        one_epoch = _epochs(builder, info.train_split, seed)
+        one_epoch = _epochs(builder, split, seed, skip)
+        source = Records(builder, info, split)
     augment = train_image(info, seed)
 
-    def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        numbers = {k: tf.cast(record[k], tf.int32) for k in ("label", "epoch", "index")}
-        image = augment(_encoded(record), record["epoch"], record["index"])
-        return {"image": image, **numbers}
+    def decode(record: Record) -> tf.Tensor:
+        return augment(_encoded(record), record["epoch"], record["index"])
 
     first_epoch, done = divmod(start_step * batch_size, info.num_train)
     records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
-    dataset = _decode_rows(records, decode, batch_size, rows)
-    return HostBatches(dataset, files, info.image_shape[-1])
+    dataset = _decode_rows(records, _decoder(decode, info, skip), batch_size, rows)
+    return HostBatches(dataset, source, info.num_classes, split)
 
 
 def _epochs(
-    builder: tfds.core.DatasetBuilder, split: str, seed: int
+    builder: tfds.core.DatasetBuilder, split: str, seed: int, skip: bool
 ) -> Callable[[tf.Tensor], tf.data.Dataset]:
     """Returns a function from an epoch to its encoded records, in its order."""
     tf = import_tensorflow()
@@ -117,15 +140,14 @@ def _epochs(
         records = read_encoded(
             builder,
             split,
+            fill_up=skip,
             shuffle_files=True,
             shuffle_seed=file_seed,
             shuffle_reshuffle_each_iteration=False,
-            add_tfds_id=True,
         ).shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
         return records.map(
             lambda record: {
-                "image": record["image"],
-                "label": record["label"],
+                **record,
                 "epoch": epoch,
                 "index": example_index(record["tfds_id"]),
             }
@@ -158,28 +180,64 @@ def _epochs_of_files(
 
 
 def eval_dataset(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, *, batch_size: int, rows: np.ndarray
+    builder: tfds.core.DatasetBuilder,
+    info: DatasetInfo,
+    split: str,
+    *,
+    batch_size: int,
+    rows: np.ndarray,
+    skip: bool,
 ) -> HostBatches:
-    """Returns the batches of the evaluation split in order, reduced to some of their rows.
+    """Returns the batches of a split in order, reduced to some of their rows.
 
     Args:
       builder: of the prepared data set.
       info: from `describe`.
+      split: TFDS split, slices included.
       batch_size: of the whole batch.
       rows: the rows to decode, ascending, int64 [R].
+      skip: whether damaged images are skipped, see `damage`.
 
     Returns:
       Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller. They
-      raise UserError at a file of a folder that is no image.
+      raise UserError at an image that can't be read, or is damaged and not skipped.
     """
     tf = import_tensorflow()
-    files, labels = _files(builder, info, info.eval_split)
-    if len(files):
+    if info.name == IMAGE_FOLDER:
+        files, labels = list_examples(builder, split, info.class_names)
         records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
+        source = Files(files, info.image_shape[-1])
     else:
-        records = read_in_order(builder, info.eval_split)
-    dataset = _decode_rows(records, _decoder(eval_image(info)), batch_size, rows)
-    return HostBatches(dataset, files, info.image_shape[-1])
+        records = read_in_order(builder, split, fill_up=skip)
+        source = Records(builder, info, split)
+    dataset = _decode_rows(records, _eval_decoder(eval_image(info), info, skip), batch_size, rows)
+    return HostBatches(dataset, source, info.num_classes, split)
+
+
+def load_split(
+    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str, *, skip: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], of a split in order.
+
+    Args:
+      builder: of the prepared data set.
+      info: from `describe`, of images that are not resized.
+      split: TFDS split, slices included.
+      skip: whether damaged images are skipped, see `damage`.
+
+    Raises:
+      UserError: see `eval_dataset`; or all images are of one class.
+    """
+    count = builder.info.splits[split].num_examples
+    images = np.empty((count, *info.image_shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    rows = np.arange(DECODE_BATCH)
+    batches = eval_dataset(builder, info, split, batch_size=DECODE_BATCH, rows=rows, skip=skip)
+    for start, batch in zip(range(0, count, DECODE_BATCH), batches, strict=True):
+        part = slice(start, start + DECODE_BATCH)
+        images[part], labels[part] = batch["image"], batch["label"]
+    check_classes(labels, split)
+    return images, labels
 
 
 def file_dataset(
@@ -197,34 +255,45 @@ def file_dataset(
     records = tf.data.Dataset.from_tensor_slices(
         {"file": list(files), "label": np.zeros(len(files), np.int64)}
     )
-    dataset = _decode_rows(records, _decoder(any_image(info)), batch_size, rows)
-    return HostBatches(dataset, files, info.image_shape[-1])
+    decoder = _eval_decoder(any_image(info), info, skip=False)
+    dataset = _decode_rows(records, decoder, batch_size, rows)
+    source = Files(files, info.image_shape[-1])
+    return HostBatches(dataset, source, info.num_classes, "of files")
 
 
-def _decoder(decode_image: Callable[[tf.Tensor], tf.Tensor]) -> Callable:
+def _eval_decoder(
+    image: Callable[[tf.Tensor], tf.Tensor], info: DatasetInfo, skip: bool
+) -> Callable[[Record], Record]:
+    return _decoder(lambda record: image(_encoded(record)), info, skip)
+
+
+def _decoder(
+    image: Callable[[Record], tf.Tensor], info: DatasetInfo, skip: bool
+) -> Callable[[Record], Record]:
+    """Returns a function from a record to an example of a batch, with a decoded image."""
     tf = import_tensorflow()
 
-    def decode(record: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        return {
-            "image": decode_image(_encoded(record)),
-            "label": tf.cast(record["label"], tf.int32),
-        }
+    def numbers(record: Record) -> Record:
+        kept = record.keys() & {"label", "epoch", "index"}
+        return {key: tf.cast(record[key], tf.int32) for key in kept}
+
+    if not skip:
+        return lambda record: {"image": image(record), **numbers(record)}
+    or_black = image_or_black(image, info.image_shape)
+
+    def decode(record: Record) -> Record:
+        example = numbers(record)
+        example["image"], whole = or_black(record)
+        example["label"] = tf.where(whole, example["label"], SKIPPED)
+        name = record["file" if "file" in record else "tfds_id"]
+        return {**example, "damaged": tf.where(whole, "", name)}
 
     return decode
 
 
-def _encoded(record: dict[str, tf.Tensor]) -> tf.Tensor:
+def _encoded(record: Record) -> tf.Tensor:
     """Returns a record's encoded image, read now if it is in a file of its own."""
     return import_tensorflow().io.read_file(record["file"]) if "file" in record else record["image"]
-
-
-def _files(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns files and labels of a folder of images, and none of other data sets."""
-    if info.name != IMAGE_FOLDER:
-        return np.array([], str), np.array([], np.int64)
-    return list_examples(builder, split, info.class_names)
 
 
 def _decode_rows(
@@ -251,6 +320,8 @@ def _index_from_id(
     builder: tfds.core.DatasetBuilder, split: str
 ) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from TFDS's id, "FILE__PLACE IN FILE", to the number in reading order.
+
+    For the id of an example that is lost, without a file, the number is -1.
 
     A split is a list of pieces of files, read one after the other. A file may hold several, as in
     "train[:40%]+train[60%:]".
@@ -279,8 +350,9 @@ def _index_from_id(
     def example_index(tfds_id: tf.Tensor) -> tf.Tensor:
         file = tf.strings.regex_replace(tfds_id, "__[0-9]+$", "")
         place = tf.strings.to_number(tf.strings.regex_replace(tfds_id, "^.*__", ""), tf.int64)
-        place += table.lookup(file)
-        piece = tf.searchsorted(starts, place[None], side="right")[0] - 1
-        return place + shifts[piece]
+        start = table.lookup(file)
+        place += start
+        piece = tf.maximum(tf.searchsorted(starts, place[None], side="right")[0] - 1, 0)
+        return tf.where(start < 0, start, place + shifts[piece])
 
     return example_index

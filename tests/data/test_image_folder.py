@@ -128,7 +128,7 @@ def test_order_and_crops_depend_on_the_seed_only(colours, sharding):
     builder = open_prepared("image_folder", str(colours))
     rows = np.array([1, 4, 5])
     batches = train_dataset(
-        builder, describe(config), batch_size=6, rows=rows, seed=3, start_step=0
+        builder, describe(config), batch_size=6, rows=rows, seed=3, start_step=0, skip=False
     )
     for step, batch in zip(range(12), batches, strict=False):
         for name, values in through.items():

@@ -8,7 +8,7 @@ import pytest
 
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.reading import load_split
+from aggnets_jax.data.streaming import load_split
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 
@@ -82,7 +82,8 @@ def test_another_seed_is_another_order(training_set, sharding):
 @pytest.mark.parametrize("split", ["train", "train[60%:]+train[10%:40%]", "test+train[5:50]"])
 def test_index_is_the_place_in_reading_order(cifar10, sharding, resident, split):
     config = make_config("cifar10", cifar10[0], resident=resident, train_split=split)
-    images, labels = load_split(open_prepared("cifar10", str(cifar10[0])), split, 10)
+    builder = open_prepared("cifar10", str(cifar10[0]))
+    images, labels = load_split(builder, describe(config), split, skip=False)
     steps = -(-len(labels) // 16)
     seen = join(take(train_batches(config, batch_size=16, seed=2, sharding=sharding), steps))
     assert np.array_equal(np.sort(seen["index"][seen["epoch"] == 0]), np.arange(len(labels)))

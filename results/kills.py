@@ -1,0 +1,349 @@
+"""Shows that `kill -9` at any moment loses nothing: python results/kills.py --kills=100.
+
+Trains a small network on the digits, once without a break and then many times with breaks: a
+process is killed at a random moment, one in two when it next writes a checkpoint; the same command
+is given again, and so on until the run has finished. Then what it left behind is compared with what
+the unbroken run left. Two runs go on at a time. Writes results/kills.csv, with a row for each kill;
+the exit code is 1 if anything differs.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
+
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.errors import UserError
+from aggnets_jax.metrics import read_json_lines
+
+ROOT = Path(__file__).parents[1]
+LANES = 2
+# So many checkpoints that one is being written at nearly all times; and lines of the log that come
+# before the checkpoint that has them.
+RUN = {
+    "model.name": "sparsenet10_k4",
+    "model.args.dropout": 0.1,
+    "total_steps": 60,
+    "log_every_steps": 2,
+    "eval_every_steps": 5,
+    "checkpoint_every_steps": 3,
+    "batch_size": 32,
+    "ema_decay": 0.9,
+}
+AFTER_SAVING_BEGAN = 0.05  # seconds, at most
+PHASES = ("starting", "training", "saving", "ended")
+
+
+@dataclasses.dataclass
+class Kill:
+    """A kill, and what became of it.
+
+    Attributes:
+      run: that it broke.
+      seconds: after the start of the process.
+      phase: "starting" until the first line of the log; "saving" if a checkpoint was unfinished;
+        "ended" if the summary was there; else "training".
+      newest_checkpoint: the step of the newest whole one, 0 if there was none.
+      went_on_from: the step from which the next start went on that got so far.
+    """
+
+    run: str
+    seconds: float
+    phase: str
+    newest_checkpoint: int
+    went_on_from: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The package's command line.
+
+    Attributes:
+      folder: where the data, compiled programs and workdirs are.
+    """
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        (self.folder / "data").mkdir()
+
+    def start(self, workdir: Path, *arguments: str) -> subprocess.Popen:
+        """Starts a process; what it prints goes to a file beside the workdir."""
+        environment = {
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        with printed_by(workdir).open("w") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "aggnets_jax.main", f"--workdir={workdir}", *arguments],
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def train(self, workdir: Path) -> subprocess.Popen:
+        """Starts or goes on with a run."""
+        fields = (f"--config.{name}={value}" for name, value in RUN.items())
+        data_dir = f"--data_dir={self.folder / 'data'}"
+        return self.start(workdir, "--config=configs/digits.py", data_dir, *fields)
+
+    def train_unbroken(self, workdir: Path) -> float:
+        """Does a run from start to end, and returns the seconds that it took."""
+        began = time.monotonic()
+        check(self.train(workdir).wait(), workdir)
+        return time.monotonic() - began
+
+    def evaluate(self, workdir: Path, checkpoint: str) -> dict:
+        """Evaluates a checkpoint of a run."""
+        check(self.start(workdir, "--mode=eval", f"--checkpoint={checkpoint}").wait(), workdir)
+        return json.loads((workdir / "evaluation.json").read_text())
+
+
+def printed_by(workdir: Path) -> Path:
+    """The file with what the newest process of a workdir printed."""
+    return workdir.with_name(f"{workdir.name}.txt")
+
+
+def check(code: int, workdir: Path) -> None:
+    """Raises `RuntimeError` if a process did not end well."""
+    if code:
+        printed = printed_by(workdir).read_text()
+        raise RuntimeError(f"a process of {workdir} ended with exit code {code}: {printed}")
+
+
+def unfinished(workdir: Path) -> set[Path]:
+    """Checkpoints that are being written, or were when a process was killed."""
+    return {
+        path
+        for series in ("checkpoints", "best")
+        for path in workdir.glob(f"{series}/*.orbax-checkpoint-tmp*")
+    }
+
+
+def newest_checkpoint(workdir: Path) -> int:
+    """The step of the newest whole checkpoint, 0 if there is none."""
+    names = [path.name for path in workdir.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def step_gone_on_from(printed: str) -> int | None:
+    """The step after which a process went on, from what it printed; None if it did not say yet."""
+    line = re.search(r"device\(s\)(?:.*; continuing after step (\d+) )?", printed)
+    return line and int(line[1] or 0)
+
+
+def wait_for_moment(
+    process: subprocess.Popen, workdir: Path, generator: np.random.Generator, seconds: float
+) -> None:
+    """Waits until a process is to be killed, or has ended.
+
+    Args:
+      process: that has just been started.
+      workdir: of its run.
+      generator: draws the moment.
+      seconds: that a process lives which trains without a break.
+    """
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(generator.uniform(0, seconds))
+    if generator.random() < 0.5:
+        before = unfinished(workdir)
+        while process.poll() is None and unfinished(workdir) <= before:
+            time.sleep(0.001)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(generator.uniform(0, AFTER_SAVING_BEGAN))
+
+
+def phase_of_killed(workdir: Path, printed: str, unfinished_before: set[Path]) -> str:
+    """What a process was doing when it was killed."""
+    if (workdir / "summary.json").exists():
+        return "ended"
+    if unfinished(workdir) - unfinished_before:
+        return "saving"
+    return "training" if re.search("^step ", printed, re.MULTILINE) else "starting"
+
+
+def train_with_kills(
+    program: Program, workdir: Path, generator: np.random.Generator, seconds: float, most: int
+) -> list[Kill]:
+    """Does a run that is killed again and again, but not more often than `most` times."""
+    kills: list[Kill] = []
+    while True:
+        unfinished_before = unfinished(workdir)
+        process, began = program.train(workdir), time.monotonic()
+        if len(kills) < most:
+            wait_for_moment(process, workdir, generator, seconds)
+            lived = time.monotonic() - began
+            process.kill()
+        code = process.wait()
+        printed = printed_by(workdir).read_text()
+        for kill in kills:
+            if kill.went_on_from is None:
+                kill.went_on_from = step_gone_on_from(printed)
+        if code != -signal.SIGKILL:
+            check(code, workdir)
+            return kills
+        phase = phase_of_killed(workdir, printed, unfinished_before)
+        kills.append(Kill(workdir.name, lived, phase, newest_checkpoint(workdir)))
+
+
+def steps_in_tensorboard(workdir: Path) -> dict[str, list[int]]:
+    """The steps of each tag, in the order in which they were written."""
+    events = event_accumulator.EventAccumulator(
+        str(workdir / "tensorboard"),
+        size_guidance={event_accumulator.TENSORS: 0},  # all
+        purge_orphaned_data=False,  # a step that comes twice is to be seen
+    )
+    events.Reload()
+    tags = events.Tags()[event_accumulator.TENSORS]
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
+
+
+def differences(workdir: Path, unbroken: Path) -> list[str]:
+    """In what the files of a run differ from those of the unbroken one."""
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (workdir, unbroken)]
+    seen = [
+        (f"{field} of summary.json", *(summary[field] for summary in summaries))
+        for field in ("steps", "fingerprint", "final", "best", "seeds")
+    ]
+    readers = {
+        "metrics.jsonl": lambda run: (run / "metrics.jsonl").read_bytes(),
+        "steps of timing.jsonl": lambda run: [
+            line["step"] for line in read_json_lines(run / "timing.jsonl")
+        ],
+        "steps in TensorBoard": steps_in_tensorboard,
+    }
+    seen += [(what, read(workdir), read(unbroken)) for what, read in readers.items()]
+    return [
+        f"{workdir.name}: {what} differ from the unbroken run's: {ours} instead of {theirs}"
+        for what, ours, theirs in seen
+        if ours != theirs
+    ]
+
+
+def evaluation_differences(program: Program, workdir: Path) -> list[str]:
+    """In what evaluations of a run's checkpoints differ from what its summary says."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    wrong = []
+    for checkpoint, field in (("latest", "final"), ("best", "best")):
+        evaluation = program.evaluate(workdir, checkpoint)
+        if evaluation != summary[field]:
+            wrong.append(
+                f"{workdir.name}: the {checkpoint} checkpoint evaluates to {evaluation}"
+                f" instead of {summary[field]}"
+            )
+    return wrong
+
+
+def steps_lost(kills: Sequence[Kill]) -> list[str]:
+    """After which kills a run did not go on from the newest checkpoint."""
+    return [
+        f"{kill.run}: went on from step {kill.went_on_from}, not {kill.newest_checkpoint}"
+        for kill in kills
+        if kill.went_on_from != kill.newest_checkpoint
+    ]
+
+
+def work_in_lane(
+    program: Program, unbroken: Path, lane: int, seed: int, number: int
+) -> tuple[list[Kill], list[str]]:
+    """Breaks one run after another, `number` times in all; returns the kills and what was wrong."""
+    generator = np.random.default_rng((seed, lane))
+    workdir = program.folder / f"{lane}-unbroken"
+    seconds = program.train_unbroken(workdir)
+    kills, wrong = [], differences(workdir, unbroken)
+    for run in itertools.count():
+        if wrong or len(kills) == number:
+            return kills, wrong
+        workdir = program.folder / f"{lane}-{run}"
+        of_run = train_with_kills(program, workdir, generator, seconds, number - len(kills))
+        kills += of_run
+        wrong += steps_lost(of_run)
+        wrong += differences(workdir, unbroken)
+        wrong += evaluation_differences(program, workdir)
+        print(f"run {workdir.name}: {len(of_run)} kills, {len(wrong)} differences", flush=True)
+        if not wrong:
+            shutil.rmtree(workdir)
+
+
+def measure(folder: Path, number: int, seed: int) -> tuple[list[Kill], list[str], dict]:
+    """Kills so many times; returns the kills, what was wrong, and the unbroken run's summary."""
+    program, unbroken = Program(folder), folder / "unbroken"
+    program.train_unbroken(unbroken)
+    with ThreadPoolExecutor(LANES) as pool:
+        lanes = [
+            pool.submit(work_in_lane, program, unbroken, lane, seed, (number + lane) // LANES)
+            for lane in range(LANES)
+        ]
+        results = [lane.result() for lane in lanes]
+    kills, wrong = (list(itertools.chain(*parts)) for parts in zip(*results, strict=True))
+    return kills, wrong, json.loads((unbroken / "summary.json").read_text())
+
+
+def write(output: Path, kills: Sequence[Kill], summary: dict) -> None:
+    """Writes the table."""
+    versions = {name: summary["versions"][name] for name in ("jax", "orbax-checkpoint")}
+    made_with = {**versions, "commit": summary["commit"], "hardware": summary["hardware"]}
+    rows = [
+        {"kill": number, **dataclasses.asdict(kill), "seconds": f"{kill.seconds:.2f}", **made_with}
+        for number, kill in enumerate(kills, start=1)
+    ]
+    with output.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    parser = Parser(
+        prog="python results/kills.py",
+        description="Shows that kill -9 at any moment loses nothing.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--kills", type=int, default=100, help="how many in all; default 100")
+    parser.add_argument("--seed", type=int, default=0, help="draws the moments; default 0")
+    output = Path(__file__).with_suffix(".csv")
+    parser.add_argument("--output", type=Path, default=output, help="default results/kills.csv")
+    given = parser.parse_args(arguments)
+    for flag, least in (("kills", 1), ("seed", 0)):
+        if getattr(given, flag) < least:
+            raise UserError(f"--{flag} must be at least {least}, got {getattr(given, flag)}")
+    if not given.output.parent.is_dir():
+        raise UserError(f"--output={given.output}: there is no folder {given.output.parent}")
+    folder = Path(tempfile.mkdtemp(prefix="kills_"))
+    kills, wrong, summary = measure(folder, given.kills, given.seed)
+    if kills:
+        write(given.output, kills, summary)
+    phases = Counter(kill.phase for kill in kills)
+    counts = ", ".join(f"{phases[phase]} {phase}" for phase in PHASES)
+    print(f"{len(kills)} kills ({counts}) of {len({kill.run for kill in kills})} runs")
+    if wrong:
+        sys.exit("\n".join([*wrong, f"the workdirs are in {folder}"]))
+    print("nothing was lost: all runs left what the unbroken one left")
+    shutil.rmtree(folder)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program; exits with 1 if anything differs, returns 0, or 2 for a user's mistake."""
+    return exit_code(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
