@@ -183,12 +183,15 @@ def training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[
     steps = totals.steps - totals.nonfinite_steps
     if not np.all(steps):
         raise Diverged("none of the steps since the last line of the log is finite")
+    images = steps * np.float64(config.batch_size) - totals.skipped
     means = {
         "train/loss": np.float64(totals.loss) / steps,
-        "train/accuracy": totals.correct / (steps * np.float64(config.batch_size)),
+        "train/accuracy": totals.correct / np.maximum(images, 1),
     }
     if config.skip_nonfinite_steps:
         means["train/skipped_steps"] = totals.nonfinite_steps
+    if config.data.damaged == "skip":
+        means["train/skipped_images"] = totals.skipped
     return _with_seeds(means, config)
 
 
@@ -201,6 +204,8 @@ def evaluation_metrics(
         f"eval/{name}": np.array([of_one[name] for of_one in each])
         for name in ("loss", "accuracy", "accuracy_top5")
     }
+    if "skipped" in metrics:
+        values["eval/skipped_images"] = np.full(len(each), metrics["skipped"])
     return _with_seeds(values, config)
 
 

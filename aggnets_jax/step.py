@@ -46,7 +46,8 @@ class Totals(struct.PyTreeNode):
     They are part of the state, so that a resumed run logs what an uninterrupted one does.
 
     Attributes:
-      loss: sum of the batches' mean losses, float32; of the finite steps, as `correct`.
+      loss: sum of the batches' mean losses, float32; of the finite steps, as `correct` and
+        `skipped`.
       correct: examples classified correctly, int32.
       steps: how many, int32.
       nonfinite_steps: how many had a loss, gradient or result that was not finite, int32.
@@ -83,7 +84,7 @@ class Totals(struct.PyTreeNode):
             steps=self.steps + 1,
             nonfinite_steps=self.nonfinite_steps + ~finite,
             first_nonfinite=jnp.where(finite | (earlier > 0), earlier, step),
-            skipped=self.skipped + skipped,
+            skipped=self.skipped + jnp.where(finite, skipped, 0),
         )
 
 

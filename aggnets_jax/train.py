@@ -159,6 +159,7 @@ def train_and_evaluate(
         eval_batches = data.eval_batches(
             config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
         )
+        eval_batches.check()
         eval_step = make_eval_step(model, preprocess, config.num_seeds)
         if start < total_steps:
             training = data.train_data(

@@ -138,3 +138,37 @@ def test_bfloat16_computes_low_and_keeps_parameters_high():
     _, endpoints = jax.jit(model.apply)(state.variables, _batch()["image"])
     assert endpoints["stage1"].dtype == jnp.bfloat16
     assert endpoints["logits"].dtype == jnp.float32
+
+
+def _after(changes, *lrs):
+    """A state, and what it is after steps of which some have an infinite gradient."""
+    _, _, state, step = _make(lr=0.1, **changes)
+    before = jax.tree.map(np.asarray, state)
+    for bad in lrs:
+        batch = _batch()
+        if bad:
+            batch["image"] = batch["image"].at[0, 0, 0, 0].set(bad)
+        state = step(state, batch)
+    return before, state
+
+
+def test_a_step_that_is_not_finite_is_undone_if_that_is_allowed():
+    before, state = _after({"skip_nonfinite_steps": 3, "ema_decay": 0.9}, np.nan, np.inf)
+    changed = state.replace(step=before.step, totals=before.totals)
+    jax.tree.map(np.testing.assert_array_equal, changed, before)
+    totals = jax.tree.map(int, state.totals)
+    assert (int(state.step), totals.steps, totals.nonfinite_steps) == (2, 2, 2)
+    assert (totals.first_nonfinite, totals.loss, totals.correct) == (1, 0, 0)
+
+
+def test_without_leave_it_is_not_undone():
+    _, state = _after({}, np.nan)
+    assert not np.isfinite(jax.tree.leaves(state.params)[0]).all()
+
+
+def test_a_run_of_finite_steps_is_the_same_where_others_may_be_undone():
+    RNG.bit_generator.state = (start := np.random.default_rng(5)).bit_generator.state
+    _, plain = _after({}, 0, 0)
+    RNG.bit_generator.state = start.bit_generator.state
+    _, allowed = _after({"skip_nonfinite_steps": 3}, 0, 0)
+    _assert_close(allowed.params, plain.params)
