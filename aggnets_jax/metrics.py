@@ -21,7 +21,7 @@ from aggnets_jax.errors import Diverged, UserError, one_line
 from aggnets_jax.step import Totals, seeds
 from aggnets_jax.workdir import write_text
 
-import_tensorflow()  # quietly and without accelerators, before clu does it
+tf = import_tensorflow()  # quietly and without accelerators, before clu does it
 from clu import metric_writers, parameter_overview  # noqa: E402
 
 
@@ -118,7 +118,10 @@ class MetricLog:
             self._files[name] = JsonLines(workdir / f"{name}.jsonl", lines.get(name, 0))
         for events in (workdir / "tensorboard").glob("events.out.tfevents.*"):
             events.unlink()
-        self._tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        try:
+            self._tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
+        except tf.errors.OpError as error:
+            self._without_tensorboard(error)
         for file in self._files.values():
             for line in file.kept:
                 self._show(line)
@@ -152,14 +155,16 @@ class MetricLog:
         self._to_tensorboard("write_scalars", line.get("step"), scalars)
 
     def _to_tensorboard(self, method: str, *arguments: Any) -> None:
-        # It shows what is in the other files, so nothing is lost when it can't be written.
         try:
             if self._tensorboard is not None:
                 getattr(self._tensorboard, method)(*arguments)
-        except Exception as error:
-            self._tensorboard = None
-            reason = one_line(error)
-            print(f"warning: nothing more goes to TensorBoard: {reason}", file=sys.stderr)
+        except Exception as error:  # TensorFlow's, or of what is no number
+            self._without_tensorboard(error)
+
+    def _without_tensorboard(self, error: Exception) -> None:
+        # It shows what is in the other files, so nothing is lost.
+        self._tensorboard = None
+        print(f"warning: nothing more goes to TensorBoard: {one_line(error)}", file=sys.stderr)
 
     def flush(self) -> dict[str, int]:
         """Makes sure that all is on the disk, and returns the number of lines of each file.
