@@ -84,12 +84,15 @@ def read_run(workdir: str | Path) -> list[Result]:
         name, overrides, seeds = config_and_overrides(config)
         command = ["python", "-m", "aggnets_jax.main", f"--config={name}", *overrides, *seeds]
         command = shlex.join([*command, f"--workdir={workdir}"])
+        overrides = shlex.join(overrides)
+        for change in summary.get("config_changes", ()):
+            # No command alone reproduces such a run.
+            changed = f"after step {change['step']}: {', '.join(change['changes'])}"
+            command, overrides = f"{command} # {changed}", f"{overrides} # {changed}".strip()
         # Seeds that trained together are told apart since several can.
         of_seeds = summary.get("seeds", [{"seed": config.seed, **summary}])
         return [
-            Result(
-                str(workdir), command, _record(config, name, shlex.join(overrides), summary, each)
-            )
+            Result(str(workdir), command, _record(config, name, overrides, summary, each))
             for each in of_seeds
         ]
     except UserError as error:

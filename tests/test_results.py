@@ -103,6 +103,14 @@ def test_a_row_for_each_run_and_seed(tmp_path):
     assert "* commit: abc123+\n" in page
 
 
+def test_a_run_whose_config_changed_on_the_way_says_so(tmp_path):
+    changes = [{"step": 5, "changes": ["lr: 0.1 -> 0.2"]}]
+    workdir = write_run(tmp_path / "a", [0.75], change=lambda s: {**s, "config_changes": changes})
+    rows, page = build(tmp_path, workdir)
+    assert rows[0]["overrides"] == "# after step 5: lr: 0.1 -> 0.2"
+    assert f"--workdir={tmp_path}/a # after step 5: lr: 0.1 -> 0.2\n" in page
+
+
 def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path):
     workdirs = [
         write_run(tmp_path / "0", [0.7], ["data.data_dir=/here"]),
