@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ CHANGEABLE = (
 
 # The length of a run: setting one unsets the other.
 LENGTHS = ("total_steps", "total_epochs")
+
+_DEEPEST = 50  # levels of groups, lists and mappings; Python gives up at some hundreds
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -212,6 +215,9 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise unknown(f"config.{name}", config[name], allowed)
     if config.data.damaged not in ("stop", "skip"):
         raise unknown("config.data.damaged", config.data.damaged, ("stop", "skip"))
+    for name, whose in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
+        if name in config.model.args:
+            raise UserError(f"config.model.args.{name} can't be set: it is that of the {whose}")
 
 
 def _check_length(config: ml_collections.ConfigDict) -> None:
@@ -285,13 +291,22 @@ def _import(file: Path) -> Any:
     return module
 
 
-def _plain(value: Any) -> Any:
+def is_line(text: str) -> bool:
+    """Whether a text is one line that can be printed: it has no breaks and control characters."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
     """Nested ConfigDicts as dicts."""
+    if depth > _DEEPEST:
+        raise UserError(f"the config is nested too deeply; allowed: {_DEEPEST} levels")
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
     if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    return {str(k): _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+        return type(value)(_plain(item, depth + 1) for item in value)
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item, depth + 1) for name, item in value.items()}
+    return value
 
 
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -319,6 +334,7 @@ def _locate(config: ml_collections.ConfigDict, path: str) -> tuple[ml_collection
 
 
 def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
+    value = _plain(value)
     for field in FREE_FORM:
         if path.startswith(f"{field}."):
             # --config.model.topology_args.base=3 adds one argument to those given already.
@@ -343,7 +359,7 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
         try:
             with group.ignore_type():
                 group[name] = value
-        except ValueError as error:  # a dot in an argument's name
+        except (AttributeError, ValueError) as error:  # a dot in an argument's name; __class__
             raise UserError(f"config.{path}: {one_line(error)}") from error
         return
     if isinstance(group[name], ml_collections.ConfigDict):
@@ -351,13 +367,15 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
     wanted = group.get_type(name)
     if wanted is tuple and isinstance(value, list):
         value = tuple(value)
-    if wanted is float and isinstance(value, int) and not isinstance(value, bool):
+    if wanted is float and type(value) is int and abs(value) < 2**1023:  # a larger one is no float
         value = float(value)
     fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
     if value is None:
         fits = path in LENGTHS or _flatten(_plain(default_config()))[path] is None
     if not fits:
         raise UserError(f"config.{path} must be of type {wanted.__name__}, got {value!r}")
+    if isinstance(value, str) and not is_line(value):
+        raise UserError(f"config.{path} must be text of one line, got {value!r}")
     group[name] = value
     if path in LENGTHS and value is not None:
         for other in LENGTHS:
@@ -375,5 +393,5 @@ def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
             return text
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # it raises them all
         return {"true": True, "false": False}.get(text.lower(), text)

@@ -19,7 +19,7 @@ from aggnets_jax.errors import Diverged, UserError, one_line, unknown
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.step import Variables, of_seed, over_seeds, seeds
-from aggnets_jax.workdir import write_json
+from aggnets_jax.workdir import local_path, write_json
 
 EvalStep = Callable[[Variables, data.Batch], dict[str, jax.Array]]
 
@@ -149,7 +149,7 @@ def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Resto
     Raises:
       UserError: if there is no such checkpoint.
     """
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(local_path(workdir), read_only=True) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
@@ -202,7 +202,7 @@ def evaluate_checkpoint(
     if not math.isfinite(metrics["loss"]):
         raise Diverged(f"the loss of the evaluation is not finite at step {step}")
     try:
-        write_json(Path(workdir).expanduser() / "evaluation.json", metrics)
+        write_json(local_path(workdir) / "evaluation.json", metrics)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics

@@ -16,6 +16,7 @@ from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import Restored, restore_network
 from aggnets_jax.paths import by_path
 from aggnets_jax.step import Variables
+from aggnets_jax.workdir import local_path
 
 _CLASSIFIER = "params/classifier/"
 
@@ -86,8 +87,8 @@ def _from_run(
     config: ml_collections.ConfigDict, workdir: str | Path
 ) -> tuple[str, Variables, Restored]:
     """What it is, its variables, and the rest of it."""
-    folder = Path(config.init_from).expanduser()
-    if folder.resolve() == Path(workdir).expanduser().resolve():
+    folder = local_path(config.init_from)
+    if folder.resolve() == local_path(workdir).resolve():
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
     devices = sharding.replicated(sharding.make_mesh())
     restored = restore_network(folder, config.init_checkpoint, devices)

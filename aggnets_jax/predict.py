@@ -20,7 +20,7 @@ from aggnets_jax.data.image_folder import ENDINGS
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.step import Variables
-from aggnets_jax.workdir import write_text
+from aggnets_jax.workdir import local_path, write_text
 
 PredictStep = Callable[[Variables, data.Batch], tuple[jax.Array, jax.Array]]
 
@@ -106,7 +106,7 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
 
 def _find_images(paths: Sequence[str | Path]) -> list[str]:
     files: list[Path] = []
-    for path in (Path(path).expanduser() for path in paths):
+    for path in map(local_path, paths):
         if path.is_dir():
             below = sorted(path.rglob("*"))
             found = [f for f in below if f.suffix.lower() in ENDINGS and f.is_file()]
@@ -141,7 +141,7 @@ def report_predictions(
         print(FORMS[form](predictions), end="")
     else:
         try:
-            write_text(Path(output).expanduser(), FORMS[form](predictions))
+            write_text(local_path(output), FORMS[form](predictions))
         except OSError as error:
             raise UserError(f"{output} can't be written: {one_line(error)}") from error
 
@@ -151,7 +151,7 @@ def check_report(form: str, output: str | Path | None) -> None:
     if form not in FORMS:
         raise unknown("format", form, FORMS)
     if output is not None:
-        path = Path(output).expanduser()
+        path = local_path(output)
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(f"{output} must be a file in a folder that there is")
 

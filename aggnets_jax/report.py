@@ -10,10 +10,10 @@ from rich.table import Table
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.drawing import save_curves, save_topologies
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError
 from aggnets_jax.metrics import read_json_lines
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.workdir import CONFIG, read_json
+from aggnets_jax.workdir import CONFIG, check_fields, local_path, read_json, read_summary
 
 
 def report(workdir: str | Path) -> None:
@@ -25,36 +25,40 @@ def report(workdir: str | Path) -> None:
     Raises:
       UserError: if the workdir holds no finished run, or the evaluations differ.
     """
-    workdir = Path(workdir).expanduser()
-    summary = read_json(workdir / "summary.json")
+    workdir = local_path(workdir)
+    summary = read_summary(workdir)
     config = config_lib.resolve(read_json(workdir / CONFIG))
-    try:
-        table = _table(str(workdir), config.data.name, summary)
-        final = summary["final"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{workdir / 'summary.json'} is damaged: {one_line(error)}") from error
-    Console().print(table)
-
     model = create_configured_model(config, num_classes=1)
+    curves = _curves(workdir / "metrics.jsonl")
+    Console().print(_table(str(workdir), config.data.name, summary))
+
     pictures = {
         "connection pattern": workdir / "topology.png",
         "training curves": workdir / "curves.png",
     }
     topologies = tuple(dict.fromkeys(model.topologies))  # stages often are alike
     save_topologies(topologies, pictures["connection pattern"])
-    save_curves(read_json_lines(workdir / "metrics.jsonl"), pictures["training curves"])
+    save_curves(curves, pictures["training curves"])
     for what, file in pictures.items():
         print(f"{what}: {file}")
 
     if (workdir / "evaluation.json").exists():
-        restored = read_json(workdir / "evaluation.json")
-        if restored.get("step") == final["step"]:
-            if restored.get("accuracy") != final["accuracy"]:
+        restored, final = read_json(workdir / "evaluation.json"), summary["final"]
+        check_fields(workdir / "evaluation.json", restored, {"step": int, "accuracy": float})
+        if restored["step"] == final["step"]:
+            if restored["accuracy"] != final["accuracy"]:
                 raise UserError(
-                    f"the restored checkpoint has accuracy {restored.get('accuracy')},"
+                    f"the restored checkpoint has accuracy {restored['accuracy']},"
                     f" in training it had {final['accuracy']}"
                 )
             print(f"restored in a new process: the same accuracy, {restored['accuracy']}")
+
+
+def _curves(file: Path) -> list[dict[str, float]]:
+    lines = read_json_lines(file)
+    for number, line in enumerate(lines, start=1):
+        check_fields(file, [line.get("step"), *line.values()], [float], f"line {number}")
+    return lines
 
 
 def _table(workdir: str, data_name: str, summary: Mapping[str, Any]) -> Table:
@@ -63,7 +67,7 @@ def _table(workdir: str, data_name: str, summary: Mapping[str, Any]) -> Table:
     for column in ("network", "links", "parameters", "MACs", "accuracy", "images/s"):
         table.add_column(column, justify="left" if column == "network" else "right")
     table.add_row(
-        network["name"],
+        escape(network["name"]),
         f"{network['links']:,}",
         f"{network['params']:,}",
         f"{network['macs']:,}",

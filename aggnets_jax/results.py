@@ -5,10 +5,12 @@ python -m aggnets_jax.results WORKDIR [WORKDIR ...] --output=results/NAME
 writes NAME.csv, with a row for each run and seed, and NAME.md, with one for each config.
 """
 
+import contextlib
 import csv
 import io
 import itertools
 import math
+import os
 import shlex
 import statistics
 import sys
@@ -22,7 +24,7 @@ from scipy import stats
 from aggnets_jax import config as config_lib
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.workdir import CONFIG, read_json, write_text
+from aggnets_jax.workdir import CONFIG, SUMMARY, local_path, read_json, read_summary, write_text
 
 _FALLBACK = "configs/default.py"
 
@@ -71,34 +73,30 @@ def read_run(workdir: str | Path) -> list[Result]:
     Raises:
       UserError: if there is no finished run, or its files are damaged.
     """
-    path = Path(workdir).expanduser()
+    path = local_path(workdir)
     if not path.is_dir():
         raise UserError(f"workdir {workdir} does not exist or is no directory")
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {workdir} holds no run: it has no {CONFIG}")
-    if not (path / "summary.json").exists():
-        raise UserError(f"workdir {workdir} holds a run that is not finished: no summary.json")
-    summary = read_json(path / "summary.json")
+    if not (path / SUMMARY).exists():
+        raise UserError(f"workdir {workdir} holds a run that is not finished: no {SUMMARY}")
     try:
         config = config_lib.resolve(read_json(path / CONFIG))
-        name, overrides, seeds = config_and_overrides(config)
-        command = ["python", "-m", "aggnets_jax.main", f"--config={name}", *overrides, *seeds]
-        command = shlex.join([*command, f"--workdir={workdir}"])
-        overrides = shlex.join(overrides)
-        for change in summary.get("config_changes", ()):
-            # No command alone reproduces such a run.
-            changed = f"after step {change['step']}: {', '.join(change['changes'])}"
-            command, overrides = f"{command} # {changed}", f"{overrides} # {changed}".strip()
-        # Seeds that trained together are told apart since several can.
-        of_seeds = summary.get("seeds", [{"seed": config.seed, **summary}])
-        return [
-            Result(str(workdir), command, _record(config, name, overrides, summary, each))
-            for each in of_seeds
-        ]
     except UserError as error:
         raise UserError(f"workdir {workdir}: {error}") from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path / 'summary.json'} is damaged: {one_line(error)}") from error
+    summary = read_summary(path)
+    name, overrides, seeds = config_and_overrides(config)
+    command = ["python", "-m", "aggnets_jax.main", f"--config={name}", *overrides, *seeds]
+    command = shlex.join([*command, f"--workdir={workdir}"])
+    overrides = shlex.join(overrides)
+    for change in summary["config_changes"]:
+        # No command alone reproduces such a run.
+        changed = f"after step {change['step']}: {', '.join(change['changes'])}"
+        command, overrides = f"{command} # {changed}", f"{overrides} # {changed}".strip()
+    return [
+        Result(str(workdir), command, _record(config, name, overrides, summary, each))
+        for each in summary["seeds"]
+    ]
 
 
 def config_and_overrides(
@@ -106,20 +104,21 @@ def config_and_overrides(
 ) -> tuple[str, list[str], list[str]]:
     """What --config says of a resolved config, and the flags in which it differs from that file.
 
-    Where its file can't be read, `configs/default.py` is what it differs from.
+    Where its file is none of those that come with the package, or can't be read, it differs from
+    `configs/default.py`: reading a config file runs it, and a workdir may be from anybody.
 
     Returns:
       The file, with its row, and the flags; those of the seeds apart.
     """
     root = config_lib.configs_folder().parent
-    for file in dict.fromkeys((Path(config.file), root / config.file, root / _FALLBACK)):
-        try:
-            base = config_lib.load(str(file))
-            break
-        except UserError:
-            continue
-    path = file.resolve()
-    name = str(path.relative_to(root) if path.is_relative_to(root) else file)
+    ours = set(map(str, config_lib.configs_folder().rglob("*.py")))
+    for path in (Path.cwd() / config.file, root / config.file, root / _FALLBACK):
+        file = os.path.normpath(path)  # so that nothing leads elsewhere than it seems to
+        name, _, row = file.partition(".py:")
+        if (f"{name}.py" if row else file) in ours:
+            with contextlib.suppress(UserError):
+                base = config_lib.load(file)
+                break
     flags, seeds = [], []
     changes = config_lib.changes(config_lib.to_json(base), config_lib.to_json(config))
     for field, (_, value) in changes.items():
@@ -127,7 +126,7 @@ def config_and_overrides(
             continue  # setting the other unsets it
         flag = f"--config.{field}={value}"
         (seeds if field in ("seed", "num_seeds") else flags).append(flag)
-    return name, flags, seeds
+    return os.path.relpath(file, root), flags, seeds
 
 
 def _record(
@@ -157,7 +156,7 @@ def _record(
         "paper_error": config.paper.error,
         "paper_error_top5": config.paper.error_top5,
         "commit": summary.get("commit"),
-        "hardware": summary.get("hardware", summary["devices"]),
+        "hardware": summary["hardware"],
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
         "fingerprint": of_seed["fingerprint"],
     }

@@ -13,6 +13,48 @@ from aggnets_jax.errors import UserError, one_line
 
 CONFIG = "config.json"
 LOCK = ".lock"
+SUMMARY = "summary.json"
+
+# What JSON data can be; numbers are those of float32 and no NaN.
+_KINDS = {
+    dict: "an object",
+    list: "a list",
+    int: "a whole number",
+    float: "a number",
+    str: "a line of text",
+    str | None: "a line of text or null",
+}
+# What readers of a summary rely on.
+_METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
+_FIELDS_OF_SEED = {"seed": int, "final": _METRICS, "best": _METRICS, "fingerprint": str}
+_FIELDS_OF_SUMMARY = {
+    "steps": int,
+    "final": {"step": int, **_METRICS},
+    "images_per_second": float,
+    "network": {"name": str, "links": int, "params": int, "macs": int},
+    "versions": dict,
+    "hardware": str,
+    "commit": str | None,
+    "config_changes": [{"step": int, "changes": [str]}],
+    "seeds": [_FIELDS_OF_SEED],
+}
+
+
+def local_path(path: str | Path) -> Path:
+    """A path on this machine, "~" replaced.
+
+    Raises:
+      UserError: if there can be none such.
+    """
+    try:
+        local = Path(path).expanduser()
+        if b"\0" in os.fsencode(local):
+            raise ValueError("its name has a NUL character")
+        local.exists()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # A name that is too long; a ~ that nobody has; None.
+        raise UserError(f"{str(path)!r} is no file or directory: {one_line(error)}") from error
+    return local
 
 
 @contextlib.contextmanager
@@ -36,14 +78,14 @@ def open_workdir(
     if "://" in str(workdir):
         raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
     try:
-        path = Path(workdir).expanduser()
+        path = local_path(workdir)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
     except UserError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # NUL in a path; a ~ that nobody has
+    except OSError as error:
         raise UserError(f"workdir {workdir} can't be used: {one_line(error)}") from error
     with lock:
         try:
@@ -87,11 +129,59 @@ def read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is damaged: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")
     return value
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """Reads the summary of a finished run; one of an older version gets the fields it lacks.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    summary = read_json(workdir / SUMMARY)
+    summary.setdefault("hardware", summary.get("devices"))
+    summary.setdefault("config_changes", [])
+    if not summary.get("seeds"):
+        # Seeds that trained together are told apart since several can.
+        seed = read_json(workdir / CONFIG).get("seed")
+        summary["seeds"] = [{"seed": seed, **summary}]
+    check_fields(workdir / SUMMARY, summary, _FIELDS_OF_SUMMARY)
+    return summary
+
+
+def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
+    """Checks that JSON data is what it is used as.
+
+    Args:
+      file: it is from.
+      value: the data.
+      fields: a mapping of names of fields to what each must be; a list with what all items must be;
+        or one of `_KINDS`, `dict` being lines of text by lines of text.
+      where: of the file the data is, for the message.
+
+    Raises:
+      UserError: if it is something else.
+    """
+    kind = type(fields) if isinstance(fields, dict | list) else fields
+    fits = isinstance(value, int | float if kind is float else kind)
+    if isinstance(value, str):
+        fits = fits and config_lib.is_line(value)
+    elif isinstance(value, int | float):
+        fits = fits and not isinstance(value, bool) and abs(value) < 2.0**128
+    if not fits:
+        raise UserError(f"{file} is damaged: {where or 'it'} must be {_KINDS[kind]}")
+    if fields is dict:
+        check_fields(file, [*value, *value.values()], [str], where)
+    elif isinstance(fields, dict):
+        for name, inner in fields.items():
+            check_fields(file, value.get(name), inner, f"{where}.{name}".lstrip("."))
+    elif isinstance(fields, list):
+        for number, item in enumerate(value):
+            check_fields(file, item, fields[0], f"{where}[{number}]")
 
 
 def another_config(workdir: Path, changes: Sequence[str]) -> UserError:

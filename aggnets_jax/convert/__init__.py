@@ -32,6 +32,7 @@ _VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 def from_torch(
     name: str,
     state_dict: Mapping[str, np.ndarray],
+    /,
     *,
     num_classes: int | None = None,
     input_shape: Sequence[int] | None = None,
@@ -69,7 +70,7 @@ def from_torch(
     converted = {}
     for key, path in names.items():
         value = _array(key, state_dict[key])
-        wanted = _to_torch_layout(np.empty(expected[path])).shape
+        wanted = _torch_shape(expected[path])
         if value.shape != wanted:
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
         converted[path] = _from_torch_layout(_cast(key, value, dtype))
@@ -79,6 +80,7 @@ def from_torch(
 def count_classes(
     name: str,
     state_dict: Mapping[str, np.ndarray],
+    /,
     *,
     input_shape: Sequence[int] | None = None,
     **overrides: Any,
@@ -107,6 +109,7 @@ def count_classes(
 def to_torch(
     name: str,
     variables: Mapping[str, Any],
+    /,
     *,
     num_classes: int | None = None,
     input_shape: Sequence[int] | None = None,
@@ -234,6 +237,10 @@ def _some(names: Sequence[str]) -> str:
 
 def _from_torch_layout(array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+
+
+def _torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[axis] for axis in (3, 2, 0, 1)) if len(shape) == 4 else shape[::-1]
 
 
 def _to_torch_layout(array: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.workdir import local_path
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
 ENDINGS = (".safetensors", *_PICKLES)
@@ -97,12 +98,7 @@ def check_new_file(file: str | Path) -> Path:
 
 
 def _path(file: str | Path) -> Path:
-    try:
-        path = Path(file).expanduser()
-        if b"\0" in os.fsencode(path):
-            raise ValueError("its name has a NUL character")
-    except (RuntimeError, TypeError, ValueError) as error:  # a ~ that nobody has; None
-        raise UserError(f"{str(file)!r} is no file: {one_line(error)}") from error
+    path = local_path(file)
     if path.suffix not in ENDINGS:
         raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(ENDINGS)}")
     return path
