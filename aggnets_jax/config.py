@@ -194,6 +194,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps"):
         if not 0 <= config[name] < 2**31:
             raise UserError(f"config.{name} must be at least 0 and below 2**31, got {config[name]}")
+    if config.num_seeds > 10_000:  # they are listed, in memory and in results
+        raise UserError(f"config.num_seeds must be at most 10000, got {config.num_seeds}")
     last = 2**31 - config.num_seeds
     if not 0 <= config.seed <= last:
         raise UserError(f"config.seed must be between 0 and {last}, got {config.seed}")
