@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from hypothesis import assume
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
@@ -190,8 +189,8 @@ def test_weights_of_any_names_shapes_and_kinds_fit_or_are_refused(examples):
     def _(name, data):
         given = dict(weights)
         shape = given[name].shape
-        given[data.draw(st.just(name) | TEXTS)] = data.draw(values | arrays(kinds, shape))
-        assume(given.keys() != weights.keys() or given[name] is not weights[name])
+        fitting = st.just(np.ones(shape, np.float16)) | arrays(kinds, shape)
+        given[data.draw(st.just(name) | TEXTS)] = data.draw(fitting | values)
         converted = result_of(lambda: from_torch(NETWORK, given, **network))
         found.append(converted is not REFUSED)
         if converted is not REFUSED:
