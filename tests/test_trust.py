@@ -238,7 +238,7 @@ def test_the_config_file_that_a_workdir_names_does_not_run(tmp_path):
         workdir = write_run(tmp_path / "run", {"config.json": config}.items())
         (found,) = results.read_run(workdir)
         assert found.record["config"] == "configs/default.py"
-        report(workdir)
+    report(workdir)
 
 
 @pytest.mark.parametrize("path", ["~nobody_of_this_name_\udcff", "a\0b", "x" * 5000])
