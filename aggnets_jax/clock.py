@@ -38,8 +38,10 @@ class Clock:
     def paused(self) -> Iterator[None]:
         """What happens within is not counted. The devices must be done with what came before."""
         began = time.perf_counter()
-        yield
-        self._since += time.perf_counter() - began
+        try:
+            yield
+        finally:
+            self._since += time.perf_counter() - began
 
     @property
     def images_per_second(self) -> float:

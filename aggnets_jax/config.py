@@ -183,6 +183,8 @@ def check(config: ml_collections.ConfigDict) -> None:
     ):
         if not 1 <= config[name] < 2**31:
             raise UserError(f"config.{name} must be at least 1 and below 2**31, got {config[name]}")
+    if config.skip_nonfinite_steps >= config.log_every_steps:
+        raise UserError("config.skip_nonfinite_steps must be less than config.log_every_steps")
     _check_length(config)
     for name in ("lr", "weight_decay", "grad_clip_norm", "strength"):
         if not 0 <= config[name] < float("inf"):

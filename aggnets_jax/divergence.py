@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from aggnets_jax import data, sharding
 from aggnets_jax.distributed import is_first
-from aggnets_jax.errors import Diverged
+from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.step import Totals, seeds
 from aggnets_jax.workdir import write_json
 
@@ -38,11 +38,12 @@ def check_totals(
         if bad > config.skip_nonfinite_steps:
             more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
             whose = f" of seed {seed}" if config.num_seeds > 1 else ""
-            _write_report(first, seed, config, workdir, mesh)
-            raise Diverged(
-                f"loss or gradient{whose} is not finite at step {first}{more}; its batch is in"
-                f" {workdir / REPORT}"
-            )
+            found = f"loss or gradient{whose} is not finite at step {first}{more}"
+            try:
+                _write_report(first, seed, config, workdir, mesh)
+            except (OSError, UserError) as error:
+                raise Diverged(f"{found}; its batch could not be written: {error}") from error
+            raise Diverged(f"{found}; its batch is in {workdir / REPORT}")
 
 
 def check_evaluation(metrics: Mapping[str, Any]) -> None:

@@ -149,7 +149,7 @@ def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Resto
     Raises:
       UserError: if there is no such checkpoint.
     """
-    with Checkpoints(local_path(workdir), read_only=True) as checkpoints:
+    with Checkpoints(local_path(workdir)) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)

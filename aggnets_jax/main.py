@@ -71,7 +71,12 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    return exit_code(lambda: run(arguments))
+    code = exit_code(lambda: run(arguments))
+    if code:
+        from aggnets_jax.distributed import leave
+
+        leave(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class JsonLines:
     """
 
     def __init__(self, file: Path, keep: int) -> None:
-        self.kept = read_json_lines(file)[:keep]
+        self.kept = read_json_lines(file, keep)
         if len(self.kept) < keep:
             raise UserError(
                 f"{file} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
@@ -78,8 +78,12 @@ def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
-def read_json_lines(file: Path) -> list[dict[str, Any]]:
+def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any]]:
     """The lines of a JSON-lines file; without the last if a killed process left it unfinished.
+
+    Args:
+      file: to read.
+      number: of its first lines, to read no others.
 
     Raises:
       UserError: if it can't be read, or a line is not a JSON object.
@@ -91,11 +95,11 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} can't be read: {one_line(error)}") from error
     lines = []
-    for number, text in enumerate(texts, start=1):
+    for place, text in enumerate(texts[:number], start=1):
         try:
             lines.append(dict(json.loads(text)))
         except (TypeError, ValueError) as error:
-            raise UserError(f"{file} is damaged: line {number} is not a JSON object") from error
+            raise UserError(f"{file} is damaged: line {place} is not a JSON object") from error
     return lines
 
 
@@ -104,7 +108,7 @@ class MetricLog:
 
     Args:
       workdir: of the run.
-      lines: of each file, how many to keep, as `flush` returned them at the checkpoint from which
+      lines: of each file, how many to keep: as many as it had at the checkpoint from which
         the run goes on; so a killed run leaves no line twice. TensorBoard's files are written anew.
       writes: whether this process is the one that does; in another, nothing happens.
     """
@@ -166,28 +170,32 @@ class MetricLog:
         self._tensorboard = None
         print(f"warning: nothing more goes to TensorBoard: {one_line(error)}", file=sys.stderr)
 
-    def flush(self) -> dict[str, int]:
-        """Makes sure that all is on the disk, and returns the number of lines of each file.
-
-        Raises:
-          OSError: if it can't be; the lines are kept, to be written later.
-        """
-        for file in self._files.values():
-            file.flush()
-        self._to_tensorboard("flush")
+    @property
+    def lines(self) -> dict[str, int]:
+        """How many each file has."""
         return {name: file.number for name, file in self._files.items()}
+
+    def flush(self) -> OSError | None:
+        """Makes sure that all is on the disk; returns why it can't be, and keeps the lines then."""
+        try:
+            for file in self._files.values():
+                file.flush()
+        except OSError as error:
+            return error
+        self._to_tensorboard("flush")
+        return None
 
 
 def training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
     """Means over the finite steps; with several seeds also over these, and then those of each.
 
     Raises:
-      Diverged: if there are none.
+      Diverged: if there are none, or their sum is infinite.
     """
     totals = jax.device_get(totals)
     steps = totals.steps - totals.nonfinite_steps
-    if not np.all(steps):
-        raise Diverged("none of the steps since the last line of the log is finite")
+    if not np.all(steps) or not np.all(np.isfinite(totals.loss)):
+        raise Diverged("the losses since the last line of the log have no finite mean")
     images = steps * np.float64(config.batch_size) - totals.skipped
     means = {
         "train/loss": np.float64(totals.loss) / steps,

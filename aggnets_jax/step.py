@@ -248,12 +248,21 @@ def make_train_step(
             strength=strength and strength.update(state.strength, loss),
         )
         if config.skip_nonfinite_steps:
-            after = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+            after = _undone_unless(finite, after, state)
         skipped = jnp.sum(labels < 0) if skip else 0
         totals = state.totals.add(step, loss, correct, finite, skipped)
         return after.replace(step=step, totals=totals)
 
     return train_step
+
+
+def _undone_unless(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
+    """The state after a step, or what it was before; counts, on which schedules rest, go on."""
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(finite, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new
+
+    return jax.tree.map(choose, after, before)
 
 
 def _make_loss(model: nn.Module) -> Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]:

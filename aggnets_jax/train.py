@@ -14,10 +14,9 @@ import numpy as np
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
-from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.clock import Clock
-from aggnets_jax.distributed import first_does, is_first
-from aggnets_jax.divergence import check_evaluation, check_totals
+from aggnets_jax.distributed import first_does, in_any, is_first
+from aggnets_jax.divergence import REPORT, check_evaluation, check_totals
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from aggnets_jax.initial import initial_variables
@@ -27,6 +26,7 @@ from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.preemption import StopRequest
 from aggnets_jax.profile import Profile
 from aggnets_jax.progress import Progress
+from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import (
     create_state,
     make_train_step,
@@ -84,6 +84,7 @@ def train_and_evaluate(
         `config.skip_nonfinite_steps` allows.
       Stopped: after SIGTERM or SIGINT, when the state is saved.
       Unsaved: if the state that the run ends or stops with can't be saved.
+      OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
@@ -114,7 +115,7 @@ def train_and_evaluate(
         first_does(lambda: stack.enter_context(opened))
         workdir = Path(workdir).expanduser()
         checkpoints = stack.enter_context(
-            Checkpoints(workdir, keep=config.keep_checkpoints, config=config_json, dataset=info)
+            RunCheckpoints(workdir, keep=config.keep_checkpoints, config=config_json, dataset=info)
         )
         profile = stack.enter_context(Profile(config.profile_steps, workdir / "profile"))
 
@@ -184,9 +185,10 @@ def train_and_evaluate(
             progress.compile_seconds = time.perf_counter() - began
 
         # ---- Nothing was written so far; now the workdir is that of this config.
+        params = of_seed(state.params, 0, config.num_seeds)
         if is_first():
             write_json(workdir / CONFIG, config_json)
-            params = of_seed(state.params, 0, config.num_seeds)
+            (workdir / REPORT).unlink(missing_ok=True)
             write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
@@ -200,11 +202,10 @@ def train_and_evaluate(
             with clock.paused():
                 progress.images, progress.seconds = clock.images, clock.seconds
                 progress.peak_memory_bytes = peak_memory(train_steps)
-                try:
-                    progress.lines = log.flush()
-                except OSError as error:
+                if error := in_any(log.flush()):
                     checkpoints.failed(error, step)
                 else:
+                    progress.lines = log.lines
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))

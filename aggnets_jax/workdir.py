@@ -97,11 +97,13 @@ def open_workdir(
         try:
             yield path
         finally:
-            if not (path / CONFIG).exists():
-                (path / LOCK).unlink(missing_ok=True)
-                for folder in missing:
-                    if not any(folder.iterdir()):
-                        folder.rmdir()
+            # If the storage is gone, that is not what the run ends with.
+            with contextlib.suppress(OSError):
+                if not (path / CONFIG).exists():
+                    (path / LOCK).unlink(missing_ok=True)
+                    for folder in missing:
+                        if not any(folder.iterdir()):
+                            folder.rmdir()
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
@@ -110,9 +112,16 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a file at once: whoever reads it sees the old content or the new."""
-    _partial(file).write_text(text)
-    os.replace(_partial(file), file)
+    """Writes a file at once: whoever reads it sees the old content or the new.
+
+    Raises:
+      OSError: with the name of the file, if it can't be written.
+    """
+    try:
+        _partial(file).write_text(text)
+        os.replace(_partial(file), file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _partial(file: Path) -> Path:

@@ -1,12 +1,14 @@
 """Checkpoints: what was saved is what is restored, or it is told and the one before is taken."""
 
 import dataclasses
+import errno
 import json
 import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,6 +19,7 @@ from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Unsaved, UserError
 from aggnets_jax.progress import Progress
+from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import Totals, TrainState
 
 CONFIG = config_lib.to_json(config_lib.resolve({}))
@@ -54,7 +57,7 @@ def make_state(step, seed=0, width=3):
 
 
 def open_checkpoints(workdir, *, keep=2, config=CONFIG, dataset=DATASET):
-    return Checkpoints(workdir, keep=keep, config=config, dataset=dataset)
+    return RunCheckpoints(workdir, keep=keep, config=config, dataset=dataset)
 
 
 def save(workdir, *steps):
@@ -186,13 +189,77 @@ def test_a_run_does_not_start_again_beside_its_damaged_checkpoints(copy):
     (copy / "checkpoints/2/model/manifest.ocdbt").unlink()
     restore(copy)
     shutil.rmtree(copy / "checkpoints/1")
-    with pytest.raises(UserError, match="holds damaged checkpoints, and none to go on from"):
+    with pytest.raises(UserError, match="has had checkpoints, and has none to go on from"):
         restore(copy)
+
+
+def test_a_run_does_not_start_again_where_its_checkpoints_are_gone(tmp_path):
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(4), Progress())
+        checkpoints.finish()
+    # As a kill before the first checkpoint leaves it: the run comes to that network again.
+    assert restore(tmp_path) is None
+    assert not any(p.name.isdigit() for p in (tmp_path / "best").iterdir())
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(4), Progress(lines={"metrics": 3}))
+        checkpoints.finish()
+    with pytest.raises(UserError, match="has had checkpoints"):
+        restore(tmp_path)
+    assert (tmp_path / "best" / "4").is_dir()
+
+
+@pytest.mark.parametrize(("older", "best"), [(1, 1), (2, None)])
+def test_the_best_network_is_one_that_the_run_has_come_to(older, best, tmp_path):
+    """best/ has networks of steps 1 and 4; the run goes on from step 3."""
+    progress = Progress(best={"step": older, "accuracy": 0.5})
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(1), progress)
+        checkpoints.save(make_state(3), progress)
+        checkpoints.save_best(make_state(4), progress)
+        checkpoints.finish()
+    _, progress = restore(tmp_path)
+    assert (progress.best and progress.best["step"]) == best
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.find("best") == ("best", 1)
+
+
+def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved(tmp_path, capsys):
+    best = {"step": 1, "accuracy": 0.5}
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(1), Progress(best=best))
+        checkpoints.finish()
+        (tmp_path / "best/1/progress/metadata").write_text("{")
+        checkpoints.failed(OSError("full"), 2, "best")
+        checkpoints.save(make_state(3), progress := Progress(best=best))
+        checkpoints.finish()
+    assert progress.best is None
+    assert "checkpoint" in capsys.readouterr().err
+    assert restore(tmp_path)[0].updates == 3
+
+
+def test_storage_that_can_not_be_read_is_no_damage(copy, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(UserError, match=r"checkpoints/2 can't be read: .*Input/output error"):
+        restore(copy)
+    assert not (copy / "damaged").exists()
+
+
+def test_damage_is_told_if_the_checkpoint_before_is_refused(copy):
+    other = changed(lr=0.5)
+    with open_checkpoints(copy, config=other) as checkpoints:
+        checkpoints.save(make_state(3), Progress())
+        checkpoints.finish()
+    (copy / "checkpoints/3/progress/metadata").write_text("")
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: .*another config \(lr"):
+        restore(copy, config=other)
 
 
 def test_reading_alone_moves_nothing(copy):
     (copy / "checkpoints/2/config/metadata").write_text("{")
-    with Checkpoints(copy, read_only=True) as checkpoints, pytest.raises(Damaged):
+    with Checkpoints(copy) as checkpoints, pytest.raises(Damaged):
         checkpoints.restore_config(*checkpoints.find("latest"))
     assert (copy / "checkpoints/2").is_dir()
 
@@ -232,7 +299,7 @@ def test_whatever_the_metadata_says_the_values_are_right_or_it_is_an_error(
     texts = [f for f in files_of(copy, 2) if f.parent.name != "d" and f.suffix != ".ocdbt"]
     data.draw(st.sampled_from(texts)).write_bytes(content)
     before = {file for file in copy.rglob("*") if file.is_file()}
-    with Checkpoints(copy, read_only=True) as checkpoints:
+    with Checkpoints(copy) as checkpoints:
         try:
             assert checkpoints.restore_config("checkpoints", 2) == CONFIG
             assert checkpoints.restore_dataset("checkpoints", 2) == DATASET
@@ -302,12 +369,11 @@ def test_checksums_change_with_the_values_and_their_places(data):
     array = np.resize(array, 6 * jnp.dtype(dtype).itemsize).view(jnp.dtype(dtype)).reshape(2, 3)
     flipped = array.copy()
     words = flipped.reshape(-1).view(np.uint8)
-    # Sign bits included, an even number of which a sum would not see.
     for place in data.draw(st.sets(st.integers(0, len(words) - 1), min_size=1)):
         words[place] ^= data.draw(st.sampled_from([1, 0x80, 0xFF]))
-    assert checksum.of_arrays([flipped]) != checksum.of_arrays([array])
-    assert checksum.of_arrays([array.T]) != checksum.of_arrays([array])
-    assert checksum.of_arrays([array[::-1]]) != checksum.of_arrays([array])
+    sums = [checksum.of_arrays([jnp.asarray(a)]) for a in (array, flipped, array.T, array[::-1])]
+    assert sums[0] == checksum.of_arrays([jnp.asarray(array)])
+    assert all(other != sums[0] for other in sums[1:])
 
 
 def test_checksums_are_the_same_however_an_array_is_spread():

@@ -35,7 +35,8 @@ def test_a_resumed_log_has_each_step_once_in_every_file(tmp_path):
             log.write(step, {"loss": step / 2})
             log.write_timing(step, {"speed": 10.0})
             if step == 2:
-                lines = log.flush()
+                assert log.flush() is None
+                lines = log.lines
     assert steps(tmp_path) == [1, 2, 3]
     with MetricLog(tmp_path, lines) as log:
         for step in (3, 4):
@@ -54,7 +55,7 @@ def test_lines_can_be_read_as_soon_as_they_are_logged(tmp_path):
 def test_another_process_than_the_first_writes_nothing(tmp_path):
     with MetricLog(tmp_path, {}, writes=False) as log:
         log.write(1, {"loss": 1.0})
-        assert log.flush() == {}
+        assert log.flush() is None
     assert list(tmp_path.iterdir()) == []
 
 

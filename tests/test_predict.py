@@ -140,7 +140,7 @@ def test_neither_the_data_set_nor_its_directory_is_needed(trained, tmp_path):
 
 def test_the_checkpoint_has_the_names_of_the_classes(trained):
     _, workdir = trained
-    with Checkpoints(workdir, read_only=True) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         for which in ("latest", "best"):
             info = checkpoints.restore_dataset(*checkpoints.find(which))
             assert isinstance(info, DatasetInfo)

@@ -94,6 +94,19 @@ def test_processes_stop_at_the_same_step_and_one_goes_on_alone(asked, data_dir, 
 
 
 @pytest.mark.slow
+def test_processes_go_on_past_a_damaged_checkpoint_together(data_dir, tmp_path):
+    file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(data_dir))
+    arguments = (f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    for attempt in range(2):
+        ends = [runs.finish(process) for process in start_processes(*arguments)]
+        assert [code for code, _, _ in ends] == [0, 0], ends
+        if attempt == 0:
+            (tmp_path / "run" / "checkpoints" / "12" / "training" / "manifest.ocdbt").unlink()
+    assert "continuing after step 10 of 12" in ends[0][1]
+    assert [err.count("set aside as") for _, _, err in ends] == [1, 0]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4)])
 def test_a_run_goes_on_with_another_number_of_devices(before, after, data_dir, tmp_path):
     file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(data_dir))

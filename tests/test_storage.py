@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
 
@@ -79,7 +79,7 @@ def test_a_read_only_disk_is_told_in_one_line_and_can_be_evaluated(small_disk, d
 
 def test_a_disk_that_is_gone_for_a_while(data_dir, tmp_path, monkeypatch, capsys):
     """The folder of the checkpoints vanishes after step 5 and is back after step 10."""
-    save = Checkpoints.save
+    save = RunCheckpoints.save
     folder, away = tmp_path / "run" / "checkpoints", tmp_path / "away"
 
     def vanishing(self, state, progress):
@@ -92,7 +92,7 @@ def test_a_disk_that_is_gone_for_a_while(data_dir, tmp_path, monkeypatch, capsys
             shutil.move(away, folder)
         save(self, state, progress)
 
-    monkeypatch.setattr(Checkpoints, "save", vanishing)
+    monkeypatch.setattr(RunCheckpoints, "save", vanishing)
     train_and_evaluate(runs.tiny_config(data_dir), tmp_path / "run")
     err = capsys.readouterr().err
     assert err.startswith("warning: the state after step 10 could not be saved: ")

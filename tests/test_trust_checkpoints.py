@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from aggnets_jax import checksum, main, models
 from aggnets_jax import config as config_lib
-from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.initial import initial_variables
 from aggnets_jax.progress import Progress
+from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.sharding import make_mesh, replicated
 from aggnets_jax.step import Totals, TrainState
 from tests.foreign import (
@@ -52,7 +52,7 @@ def checkpoint(tmp_path_factory):
         totals=Totals.zeros(),
         **variables,
     )
-    with Checkpoints(workdir, config=CONFIG, dataset=DATASET) as checkpoints:
+    with RunCheckpoints(workdir, keep=1, config=CONFIG, dataset=DATASET) as checkpoints:
         checkpoints.save(state, Progress())
         checkpoints.finish()
     return workdir

@@ -8,13 +8,13 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
-from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
 from aggnets_jax.convert.files import check_new_file
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.progress import Progress
+from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import state_before
 from aggnets_jax.strength import make_strength
 from aggnets_jax.workdir import CONFIG, open_workdir, write_json
@@ -53,7 +53,7 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():
             raise UserError(f"workdir {workdir} holds a run already; give a new one")
-        with Checkpoints(path, config=config_json, dataset=info) as checkpoints:
+        with RunCheckpoints(path, keep=1, config=config_json, dataset=info) as checkpoints:
             checkpoints.save(state, Progress())
             checkpoints.finish()
         # Last, so that a workdir that is left half made is not taken for that of a run.

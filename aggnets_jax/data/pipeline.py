@@ -91,7 +91,8 @@ def train_data(
     across the end of an epoch.
 
     With `damaged` "skip" an image that can't be decoded is black and has the label -1, and so has
-    one of index -1 for each that is lost with its file. Each is named once in a printed line.
+    each that is lost with its file; these, where they are streamed, have the index -1. Each is
+    named once in a line on stderr, by the process that reads it.
 
         feed = training.feed(step)  # for each dispatch
         batch = training.batch(feed, i)  # inside jit: that of step + i, for i < most_steps

@@ -7,6 +7,7 @@ epoch, index).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class HostBatches:
     def _tell(self, damaged: np.ndarray) -> None:
         for identity in damaged:
             for message in self._source.of(identity.decode()):
-                print(f"skipped: {message}", flush=True)
+                print(f"skipped: {message}", file=sys.stderr, flush=True)
 
 
 def train_dataset(

@@ -125,7 +125,7 @@ def test_skipped_images_keep_their_places_and_are_told_once(
     data_dir, images, lost = damaged
     config = make_config("cifar10", data_dir, resident=resident, damaged="skip")
     seen = train(config, sharding, 20)
-    told = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().err.splitlines()
     first, second, third = (shard(data_dir, "train", number) for number in range(3))
     assert sorted(told) == [
         f"skipped: {second} is damaged from record 20 on",
@@ -259,7 +259,7 @@ def test_files_are_skipped_and_told_once(folder, sharding, capsys):
         f"skipped: {folder}/{split}/green/1.jpg is damaged, or no JPEG, PNG, GIF or BMP"
         for split in ("test", "train")
     ]
-    assert capsys.readouterr().out.splitlines() == told
+    assert capsys.readouterr().err.splitlines() == told
     skipped = seen["label"] == -1
     assert np.array_equal(skipped.reshape(4, 9).sum(1), [1, 1, 1, 1])
     assert len(set(seen["index"][skipped])) == 1
@@ -305,7 +305,7 @@ def test_half_a_jpeg_of_many_sizes(imagenet, tmp_path, sharding, capsys):
     config.damaged = "skip"
     seen = join(list(evaluation_of(config, sharding)))
     assert np.array_equal(np.flatnonzero(seen["label"] == -1), [2])
-    assert capsys.readouterr().out == f"skipped: {message}\n"
+    assert capsys.readouterr().err == f"skipped: {message}\n"
 
 
 def test_training_needs_two_classes(cifar10, folder, sharding):
