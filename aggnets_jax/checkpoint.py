@@ -26,9 +26,24 @@ from jax.sharding import Sharding
 from aggnets_jax import checksum
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, UserError, one_line
+from aggnets_jax.workdir import check_fields
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
+
+
+_DATASET = {
+    "name": str,
+    "num_classes": int,
+    "class_names": [str],
+    "image_shape": [int],
+    "num_train": int,
+    "num_eval": int,
+    "train_split": str,
+    "eval_split": str,
+    "mean": [float],
+    "std": [float],
+}
 
 
 class Checkpoints:
@@ -150,8 +165,17 @@ class Checkpoints:
     def restore_dataset(self, folder: str, step: int) -> DatasetInfo:
         """What is known of the data set that a checkpoint was trained on."""
         saved = self._read(folder, step, "dataset")["dataset"]
+        path = self._workdir / folder / str(step)
+        check_fields(path, saved, _DATASET)
         # JSON has no tuples.
-        return DatasetInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
+        try:
+            info = DatasetInfo(**{**saved, **{name: tuple(saved[name]) for name in lists}})
+        except TypeError as error:
+            raise Damaged(path, one_line(error)) from error
+        if len(info.class_names) != info.num_classes or len(info.image_shape) != 3:
+            raise Damaged(path, "its data set contradicts itself")
+        return info
 
     def restore_variables(
         self,

@@ -10,6 +10,10 @@ class UserError(ValueError):
 
     exit_code = 2
 
+    def __init__(self, message: str) -> None:
+        # Names in it may have line breaks.
+        super().__init__(" ".join(message.splitlines()))
+
 
 class Damaged(UserError):
     """A checkpoint does not hold what was saved; says which one, and how that was found.

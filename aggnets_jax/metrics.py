@@ -98,7 +98,7 @@ def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any
     for place, text in enumerate(texts[:number], start=1):
         try:
             lines.append(dict(json.loads(text)))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{file} is damaged: line {place} is not a JSON object") from error
     return lines
 

@@ -76,7 +76,7 @@ def _parse_factors(pairs: Sequence[Any]) -> _Factors:
             )
         try:
             factors.append((re.compile(pattern), float(factor)))
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise UserError(
                 f"config.lr_factors: {pattern!r} is no regular expression: {one_line(error)}"
             ) from error

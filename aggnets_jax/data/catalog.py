@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from typing import TYPE_CHECKING
 
 from etils import epath
@@ -34,6 +35,9 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     import tensorflow_datasets as tfds
     from google.protobuf.json_format import ParseError
 
+    # TFDS takes other forms for code from elsewhere, such as "huggingface:NAME".
+    if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", name, re.ASCII):
+        raise UserError(f"data set {name!r} must have the form NAME, NAME/CONFIG or NAME:VERSION")
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
@@ -72,8 +76,7 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
       UserError: unknown or unprepared data set, a data_dir that is not there, or, for the digits,
         one that cannot be written.
     """
-    if data_dir is not None and not epath.Path(data_dir).expanduser().is_dir():
-        raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
+    data_dir = _existing(data_dir)
     if name == IMAGE_FOLDER:
         return open_folder(data_dir)
     builder = find_builder(name, data_dir)
@@ -86,6 +89,19 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         f"data set {name} is not prepared in {where}; prepare it once with: "
         f"python -m aggnets_jax.prepare_data --name={name} --data_dir={where}"
     )
+
+
+def _existing(data_dir: str | None) -> str | None:
+    if data_dir is None:
+        return None
+    try:
+        path = epath.Path(data_dir).expanduser()
+        there = path.is_dir()
+    except (OSError, ValueError, RuntimeError) as error:  # a scheme or a "~" that nobody knows
+        raise UserError(f"data_dir {data_dir} can't be used: {one_line(error)}") from error
+    if not there:
+        raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
+    return str(path)
 
 
 def _prepare_digits(

@@ -10,7 +10,7 @@ from aggnets_jax.data import describe
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.digits import digits_split
 from aggnets_jax.data.info import NORMALISATION
-from aggnets_jax.data.reading import load_split
+from aggnets_jax.data.streaming import load_split
 from tests.data.conftest import make_config
 
 SPLIT_SHA256 = "95e807df1c7dc48c478c35047d7b3a8dbcc8e3ac97c739d2a11c2b4a8b19be65"
@@ -18,8 +18,12 @@ SPLIT_SHA256 = "95e807df1c7dc48c478c35047d7b3a8dbcc8e3ac97c739d2a11c2b4a8b19be65
 
 @pytest.fixture(scope="module")
 def splits(digits_dir):
-    builder = open_prepared("aggnets_digits", str(digits_dir))
-    return {split: load_split(builder, split, 10) for split in ("train", "test")}
+    return {split: load(digits_dir, split) for split in ("train", "test")}
+
+
+def load(digits_dir, split):
+    info = describe(make_config("aggnets_digits", digits_dir))
+    return load_split(open_prepared(info.name, str(digits_dir)), info, split, skip=False)
 
 
 def test_split_is_fixed():
@@ -70,8 +74,7 @@ def test_they_are_prepared_on_the_spot(tmp_path):
 
 
 def test_few_images_are_the_first_of_each_class(digits_dir, splits):
-    builder = open_prepared("aggnets_digits", str(digits_dir))
-    images, labels = load_split(builder, "train_10_per_class", 10)
+    images, labels = load(digits_dir, "train_10_per_class")
     assert np.array_equal(np.bincount(labels), [10] * 10)
     train = {image.tobytes() for image in splits["train"][0]}
     assert all(image.tobytes() in train for image in images)
