@@ -184,11 +184,13 @@ def train_and_evaluate(
             train_steps = train_steps.lower(state, first, np.int32(1)).compile()
             progress.compile_seconds = time.perf_counter() - began
 
-        # ---- Nothing was written so far; now the workdir is that of this config.
+        # ---- Nothing of this config was written so far; now the workdir is its own.
         params = of_seed(state.params, 0, config.num_seeds)
         if is_first():
             write_json(workdir / CONFIG, config_json)
-            (workdir / REPORT).unlink(missing_ok=True)
+            if start < total_steps:  # what an earlier end of the run has said of it
+                (workdir / "summary.json").unlink(missing_ok=True)
+                (workdir / REPORT).unlink(missing_ok=True)
             write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)

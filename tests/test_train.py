@@ -369,7 +369,7 @@ def test_damaged_files_are_told_in_one_line(name, content, whole, data_dir):
 
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_were_whole(
-    whole, data_dir, tmp_path, capsys
+    whole, data_dir, tmp_path, capsys, monkeypatch
 ):
     workdir = shutil.copytree(whole[0], tmp_path / "run")
     for file in (workdir / "checkpoints" / "12" / "model" / "d").iterdir():
@@ -377,8 +377,13 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_were_whole(
     with pytest.raises(UserError, match=r"checkpoints/12 is damaged: it can't be read") as error:
         evaluate_checkpoint(workdir)
     assert "\n" not in str(error.value)
-    resumed = train_and_evaluate(runs.tiny_config(data_dir), workdir)
+    with monkeypatch.context() as patch:
+        _interrupt(patch, 12, lambda: signal.raise_signal(signal.SIGTERM))
+        with pytest.raises(Stopped, match="stopped after step 12;"):
+            train_and_evaluate(runs.tiny_config(data_dir), workdir)
     assert "checkpoints/12 is damaged" in capsys.readouterr().err
+    assert not (workdir / "summary.json").exists()  # that of the run's first end
+    resumed = train_and_evaluate(runs.tiny_config(data_dir), workdir)
     _assert_same_run(resumed, workdir, whole[1], whole[0])
 
 
