@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -41,5 +42,6 @@ def exit_code(program: Callable[[], None]) -> int:
 
 def _report_unraisable(unraisable: Any) -> None:
     """Reports an exception that nobody can handle, but for what Orbax leaves when a read fails."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    files = [frame.filename for frame in traceback.extract_tb(unraisable.exc_traceback)]
+    if not any("orbax" in file or "asyncio" in file for file in files):
         sys.__unraisablehook__(unraisable)

@@ -22,6 +22,7 @@ def pair(data_dir, tmp_path_factory):
     return workdirs
 
 
+@pytest.mark.slow
 def test_equal_runs_are_equal_to_the_bit(pair):
     assert determinism.unequal(*pair) == []
     row = determinism.compare("resident", 2, pair, on_one=pair[1])

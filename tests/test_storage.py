@@ -84,6 +84,7 @@ def test_a_disk_that_is_gone_for_a_while(data_dir, tmp_path, monkeypatch, capsys
 
     def vanishing(self, state, progress):
         if state.updates == 10:
+            self._settle("checkpoints")
             shutil.move(folder, away)
             folder.write_text("not a directory")
         elif state.updates == 12:

@@ -188,6 +188,7 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1)), {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=SLOWLY)])
 def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, capsys, resident):
     config = make_config("cifar10", damaged[0], resident=resident, damaged="skip")

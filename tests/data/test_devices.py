@@ -34,6 +34,7 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
 
 
+@pytest.mark.slow
 def test_eight_devices(cifar10, imagenet, on_one_device, tmp_path):
     process = start(tmp_path / "eight.npz", cifar10, imagenet, 8)
     assert process.wait(timeout=300) == 0

@@ -63,6 +63,7 @@ def test_order_changes_with_seed_and_epoch():
     assert len(orders) == 3
 
 
+@pytest.mark.slow
 def test_every_place_of_an_order_is_uniform():
     orders = np.stack([_batches(_data(8, 8, seeds=7), 1, e)[0]["index"] for e in range(400)])
     counts = np.stack([np.bincount(orders[:, place], minlength=8) for place in range(8)])
