@@ -5,7 +5,7 @@ whatever happens to them in between is found, wherever it happens, and it does n
 many devices and processes an array is spread.
 
 All are SHA-256, on the host. A hash on the devices would spare the copy, and would be compiled for
-each shape there is: tens of seconds for a deep network.
+each shape there is, which takes long for a deep network.
 """
 
 import hashlib

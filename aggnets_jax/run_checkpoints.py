@@ -217,9 +217,11 @@ class RunCheckpoints(Checkpoints):
 
     def _drop_best_after(self, step: int, progress: Progress) -> None:
         """Deletes networks of the best evaluations that the run has yet to come to (again)."""
-        for later in [best for best in self._steps(BEST) if best > step]:
-            self._manager(BEST).delete(later)
-        if progress.best and progress.best["step"] not in self._steps(BEST):
+        later = [best for best in self._steps(BEST) if best > step]
+        for best in later:
+            self._manager(BEST).delete(best)
+        # They had taken the place of the one that was the best then.
+        if later and progress.best and progress.best["step"] not in self._steps(BEST):
             progress.best = None
 
     def _changes(self, step: int, allow_config_change: bool) -> list[str]:

@@ -6,7 +6,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+from aggnets_jax.data import DatasetInfo
+
 ROOT = Path(__file__).parents[1]
+# Of which there are no images.
+DATASET = DatasetInfo(
+    name="tiny",
+    num_classes=2,
+    class_names=("no", "yes"),
+    image_shape=(8, 8, 1),
+    num_train=100,
+    num_eval=50,
+    train_split="train",
+    eval_split="test",
+    mean=(0.5,),
+    std=(0.5,),
+    resident=True,
+    resized=False,
+)
 
 
 def tiny_config(data_dir, **changes):

@@ -16,27 +16,13 @@ from hypothesis import strategies as st
 from aggnets_jax import checksum
 from aggnets_jax import config as config_lib
 from aggnets_jax.checkpoint import Checkpoints
-from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Unsaved, UserError
 from aggnets_jax.progress import Progress
 from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import Totals, TrainState
+from tests.runs import DATASET
 
 CONFIG = config_lib.to_json(config_lib.resolve({}))
-DATASET = DatasetInfo(
-    name="tiny",
-    num_classes=2,
-    class_names=("no", "yes"),
-    image_shape=(8, 8, 1),
-    num_train=10,
-    num_eval=5,
-    train_split="train",
-    eval_split="test",
-    mean=(0.5,),
-    std=(0.5,),
-    resident=True,
-    resized=False,
-)
 
 
 def make_state(step, seed=0, width=3):

@@ -395,8 +395,6 @@ def test_a_last_step_that_diverges_is_not_saved(data_dir, tmp_path):
 
 @pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/run", "gs://bucket/run", "a\0b"])
 def test_an_unwritable_workdir_is_told_in_one_line(workdir, data_dir):
-    with pytest.raises(
-        UserError, match=r"can't be used|must be a local directory|is no file or d"
-    ) as error:
+    with pytest.raises(UserError, match=r"can't be used|must be a local|is no file") as error:
         train_and_evaluate(runs.tiny_config(data_dir), workdir)
     assert "\n" not in str(error.value)

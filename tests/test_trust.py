@@ -39,6 +39,7 @@ from tests.foreign import (
     nothing_ran,  # noqa: F401
     result_of,
 )
+from tests.runs import DATASET
 
 NETWORK = "sparsenet_bc16_k4"
 GIVEN = {
@@ -47,20 +48,6 @@ GIVEN = {
     "file": "configs/default.py",
 }
 CONFIG = config_lib.to_json(config_lib.resolve(GIVEN))
-DATASET = data.DatasetInfo(
-    name="tiny",
-    num_classes=2,
-    class_names=("no", "yes"),
-    image_shape=(8, 8, 1),
-    num_train=100,
-    num_eval=50,
-    train_split="train",
-    eval_split="test",
-    mean=(0.5,),
-    std=(0.5,),
-    resident=True,
-    resized=False,
-)
 
 
 def test_that_the_code_would_be_noticed():

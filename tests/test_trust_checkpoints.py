@@ -31,7 +31,8 @@ from tests.foreign import (
     nothing_ran,  # noqa: F401
     result_of,
 )
-from tests.test_trust import CONFIG, DATASET
+from tests.runs import DATASET
+from tests.test_trust import CONFIG
 
 
 @pytest.fixture(scope="module")
