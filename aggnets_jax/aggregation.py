@@ -4,32 +4,84 @@ An aggregation is called with the outputs of a stage so far, the indices of thos
 the number of the layer that reads them. Make a new one for every pass through a stage
 (`make_aggregation`): sums remember what they have added. One that has parameters makes them in the
 stage that calls it, by the number of the layer.
+
+With link masks (`stage.Stage`) it gets the weights of the links, too, and multiplies what travels
+on each: the addend of a sum, and the channels of a concatenation, though only where they are used.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError, unknown
 
 Outputs = Sequence[Any] | Mapping[int, Any]
-Aggregation = Callable[[Outputs, Sequence[int], int], Any]
-"""`(outputs, sources, layer) -> aggregate`: outputs [..., channels], sources index
-into them."""
+Aggregation = Callable[..., Any]
+"""`(outputs, sources, layer, weights=None) -> aggregate`: outputs [..., channels], sources index
+into them. `weights` are those of the links, float [sources], if there are any; what is concatenated
+then comes back as `Masked`."""
 
 
-def _concat(outputs: Outputs, sources: Sequence[int], layer: int) -> Any:
+class Masked(struct.PyTreeNode):
+    """Features, some of which are to be multiplied behind what normalises and activates them.
+
+    Only so is a link of weight 0 without any effect: BN(0) is not 0.
+
+    Attributes:
+      features: [..., channels], or a pytree of such.
+      mask: [channels] of each.
+    """
+
+    features: Any
+    mask: Any
+
+    def applied(self) -> Any:
+        """The features multiplied, as whoever convolves them without a normalisation reads them."""
+        return jax.tree.map(jnp.multiply, self.features, self.mask)
+
+    def scaled(self, weight: jax.Array) -> "Masked":
+        """The same behind one more link of the given weight []."""
+        return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
+
+
+def weighted(outputs: Outputs, sources: Sequence[int], weights: jax.Array | None) -> Outputs:
+    """The outputs of some sources, each multiplied by the weight of its link."""
+    if weights is None:
+        return outputs
+    return {
+        source: jax.tree.map(lambda y, w=weights[i]: y * w.astype(y.dtype), outputs[source])
+        for i, source in enumerate(sources)
+    }
+
+
+def _concat(
+    outputs: Outputs, sources: Sequence[int], layer: int, weights: jax.Array | None = None
+) -> Any:
     """[y_i || y_j || ...]; outputs that are pytrees are joined leaf by leaf."""
     del layer
-    if len(sources) == 1:
-        return outputs[sources[0]]
-    return jax.tree.map(
-        lambda *leaves: jnp.concatenate(leaves, axis=-1), *(outputs[source] for source in sources)
-    )
+
+    def join(*leaves: jax.Array) -> jax.Array:
+        return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+    read = [outputs[source] for source in sources]
+    features = jax.tree.map(join, *read)
+    if weights is None:
+        return features
+    masks = [
+        jax.tree.map(lambda y, w=w: _mask(w, y), y) for w, y in zip(weights, read, strict=True)
+    ]
+    return Masked(features, jax.tree.map(join, *masks))
+
+
+def _mask(weight: float | jax.Array, y: jax.Array) -> jax.Array:
+    """[channels] of y [..., channels], all of them `weight`."""
+    return jnp.broadcast_to(jnp.asarray(weight, y.dtype), y.shape[-1:])
 
 
 class _Sum:
@@ -42,8 +94,18 @@ class _Sum:
     def __init__(self) -> None:
         self._sums: dict[tuple[int, ...], jax.Array] = {}
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array:
         del layer
+        if weights is not None:
+            # No two layers have links of the same weights, for all that is known.
+            outputs = weighted(outputs, sources, weights)
+            return functools.reduce(self._add, (outputs[source] for source in sources))
         sources = tuple(sources)
         if sources in self._sums:
             return self._sums[sources]
@@ -74,8 +136,14 @@ class _Mean:
     def __init__(self) -> None:
         self._sum = _Sum()
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
-        return self._sum(outputs, sources, layer) / len(sources)
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array:
+        return self._sum(outputs, sources, layer, weights) / len(sources)
 
 
 class Mixed(_Sum):
@@ -83,12 +151,39 @@ class Mixed(_Sum):
 
     Without overlap it is a concatenation, with all channels in it a sum. As the sum of a residual
     network it is a running one: what begins with the same sources is joined only once.
+
+    Of masked links, channels of one output alone are multiplied where they are used, and those that
+    are sums are sums of what is multiplied.
     """
 
     def __init__(self, overlap: int) -> None:
         """Takes the channels that each output shares with the ones before it."""
         super().__init__()
         self.overlap = overlap
+
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array | Masked:
+        """[..., channels] each -> [..., all channels - overlaps]."""
+        if weights is None:
+            return super().__call__(outputs, sources, layer)
+        read = [
+            Masked(outputs[s], _mask(w, outputs[s])) for w, s in zip(weights, sources, strict=True)
+        ]
+        return functools.reduce(self._add_masked, read)
+
+    def _add_masked(self, total: Masked, term: Masked) -> Masked:
+        """The same of masked outputs: what overlaps is multiplied before it is added."""
+        ones = _mask(1, total.features[..., : self.overlap])
+        kept = total.mask.shape[-1] - self.overlap
+        late = Masked(None, jnp.concatenate([total.mask[:kept], ones, term.mask[self.overlap :]]))
+        early_total = total.features * total.mask.at[:kept].set(1)
+        early_term = term.features * term.mask.at[self.overlap :].set(1)
+        return late.replace(features=self._add(early_total, early_term))
 
     def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
         """[..., channels] each -> [..., all channels - overlap]."""
@@ -110,11 +205,24 @@ class DualPath:
         self.residual = residual
         self._sum = _Sum()
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array | Masked:
         """[..., residual + any] each -> [..., residual + sum of any]."""
-        added = self._sum({s: outputs[s][..., : self.residual] for s in sources}, sources, layer)
-        rest = _concat({s: outputs[s][..., self.residual :] for s in sources}, sources, layer)
-        return jnp.concatenate([added, rest], axis=-1)
+        first = {s: outputs[s][..., : self.residual] for s in sources}
+        added = self._sum(first, sources, layer, weights)
+        rest = {s: outputs[s][..., self.residual :] for s in sources}
+        rest = _concat(rest, sources, layer, weights)
+        if weights is None:
+            return jnp.concatenate([added, rest], axis=-1)
+        return Masked(
+            jnp.concatenate([added, rest.features], axis=-1),
+            jnp.concatenate([_mask(1, added), rest.mask]),
+        )
 
 
 class NormalisedSum:
@@ -135,13 +243,20 @@ class NormalisedSum:
         self.weighted = weighted
         self._normalised: dict[int, jax.Array] = {}
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array:
         """[batch, height, width, channels] each -> the same shape."""
         for source in sources:
             if source not in self._normalised:
                 norm = self.norm(name=f"source{source}_norm")
                 self._normalised[source] = norm(outputs[source])
-        terms = [self._normalised[source] for source in sources]
+        read = weighted(self._normalised, sources, weights)
+        terms = [read[source] for source in sources]
         return (
             WeightedSum(name=f"weights{layer}")(terms)
             if self.weighted

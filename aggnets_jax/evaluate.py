@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Sharding
+from jax.sharding import Mesh, Sharding
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
@@ -32,18 +32,34 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess, num_seeds: int
 
     def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
         logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
-        labels, mask = batch["label"], batch["mask"]
-        losses = cross_entropy(logits, labels)
-        _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+        scores = score(logits, batch)
         return {
-            "loss": jnp.sum(jnp.where(mask, losses, 0)),
-            "correct": jnp.sum(mask & (jnp.argmax(logits, axis=-1) == labels)),
-            "correct_top5": jnp.sum(mask & jnp.any(top5 == labels[:, None], axis=-1)),
-            "examples": jnp.sum(mask),
-            "skipped": jnp.sum(labels < 0),
+            **{name: jnp.sum(values) for name, values in scores.items()},
+            "examples": jnp.sum(batch["mask"]),
+            "skipped": jnp.sum(batch["label"] < 0),
         }
 
     return jax.jit(over_seeds(eval_step, num_seeds, in_axes=(0, None)))
+
+
+def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
+    """What counts of each example of a batch [B], zero where there is none.
+
+    Args:
+      logits: float [B, classes].
+      batch: "label" int32 [B] and "mask" bool [B], as of `data.EvalBatches`.
+
+    Returns:
+      `loss` (cross entropy, float), `correct` and `correct_top5` (bool).
+    """
+    labels, mask = batch["label"], batch["mask"]
+    losses = cross_entropy(logits, labels)
+    _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    return {
+        "loss": jnp.where(mask, losses, 0),
+        "correct": mask & (jnp.argmax(logits, axis=-1) == labels),
+        "correct_top5": mask & jnp.any(top5 == labels[:, None], axis=-1),
+    }
 
 
 def evaluate(
@@ -186,16 +202,9 @@ def evaluate_checkpoint(
       Diverged: if the loss is NaN or infinite; it is printed, and `evaluation.json` left as it was.
     """
     mesh = sharding.make_mesh()
-    step, config, info, model, variables = restore_network(
-        workdir, which, sharding.replicated(mesh)
-    )
-    if data_dir is not None:
-        config.data.data_dir = data_dir
-    _check_same_classes(info, data.describe(config.data))
-    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
-    batches = data.eval_batches(
-        config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
-    )
+    restored = restore_network(workdir, which, sharding.replicated(mesh))
+    step, config, info, model, variables = restored
+    batches = evaluation_batches(restored, mesh, data_dir)
     eval_step = make_eval_step(model, data.make_preprocess(config.data, info), config.num_seeds)
     metrics = {"step": step, **evaluate(eval_step, variables, batches)}
     print_evaluation(metrics)
@@ -206,6 +215,29 @@ def evaluate_checkpoint(
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics
+
+
+def evaluation_batches(
+    restored: Restored, mesh: Mesh, data_dir: str | None = None
+) -> data.EvalBatches:
+    """The evaluation split of a restored network's data set.
+
+    Args:
+      restored: from `restore_network`.
+      mesh: over whose devices batches are divided.
+      data_dir: of the data set; default that of the run, which it replaces in `restored.config`.
+
+    Raises:
+      UserError: if the data set is missing or has other classes, or batches can't be divided.
+    """
+    config = restored.config
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    _check_same_classes(restored.info, data.describe(config.data))
+    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    return data.eval_batches(
+        config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
+    )
 
 
 def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:

@@ -1,11 +1,12 @@
 """The one loop over layers in the package: a topology run over units with an aggregation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
-from aggnets_jax.aggregation import Aggregation, make_aggregation
+from aggnets_jax.aggregation import Aggregation, Masked, make_aggregation
 from aggnets_jax.topology import Topology
 
 
@@ -19,6 +20,10 @@ class Stage(nn.Module):
     (SparseNet, eq. 2), in the second the output of the last layer (ResNet, DSNet). Layer l is the
     submodule `layer{l}`.
 
+    If the variable `mask` of the collection "links" is there, `mask[layer, source]`, a float array
+    [N + 2, N + 1], multiplies what travels on a link (see `links.py`): the addend of a sum, the
+    channels of a concatenation. A link of weight 0 contributes nothing to what its layer computes.
+
     Attributes:
       topology: who reads whom; its depth is the number of layers.
       unit: `unit(layer, name=...)` makes the module of layer 1..N, called with one array
@@ -28,6 +33,9 @@ class Stage(nn.Module):
         on, if one of them reads it. Layer 1, which can read nothing but the input, reads it as
         it is, as in the first block of a residual stage, where only the shortcut is projected.
       shortcuts: whether what is aggregated joins what a layer computes from the previous output.
+      preactivated: whether layers, and whoever reads the stage, normalise and activate before they
+        convolve. What is concatenated then reaches them as `Masked` if there is a mask, which
+        `layers.activate` applies behind that.
     """
 
     topology: Topology
@@ -35,6 +43,7 @@ class Stage(nn.Module):
     aggregation: str | Callable[[], Aggregation] = "concat"
     projection: Callable[..., nn.Module] | None = None
     shortcuts: bool = False
+    preactivated: bool = False
 
     @nn.compact
     def __call__(self, *inputs: Any) -> Any:
@@ -45,18 +54,34 @@ class Stage(nn.Module):
             the topology, whose layers i + 1, i + 2, ... are then the layers 1, 2, ... made here.
             Outputs may be pytrees of arrays if the aggregation takes them.
         """
-        aggregate = make_aggregation(self.aggregation)
+        read = self._reader()
         # Parameters that nothing reads would be counted, and decay.
         read_later = any(0 in sources for sources in self.topology.sources[1:])
         projects = self.projection is not None and read_later
         outputs = list(inputs)
         for layer in range(1, self.topology.depth - len(inputs) + 2):
             position = layer + len(inputs) - 1
-            read = aggregate(outputs, self.topology.sources_of(position), position)
+            aggregate = read(outputs, position)
             unit = self.unit(layer, name=f"layer{layer}")
-            outputs.append(unit(outputs[-1], read) if self.shortcuts else unit(read))
+            outputs.append(unit(outputs[-1], aggregate) if self.shortcuts else unit(aggregate))
             if layer == 1 and projects:
                 outputs[0] = self.projection(name="projection")(inputs[0])
         if self.shortcuts:
             return outputs[-1]
-        return aggregate(outputs, self.topology.output_sources, self.topology.depth + 1)
+        return read(outputs, self.topology.depth + 1)
+
+    def _reader(self) -> Callable[[Sequence[Any], int], Any]:
+        """What makes the aggregate that a layer reads, of the outputs so far."""
+        aggregate = make_aggregation(self.aggregation)
+        if not self.has_variable("links", "mask"):
+            return lambda outputs, layer: aggregate(outputs, self.topology.sources_of(layer), layer)
+        mask = self.get_variable("links", "mask")
+
+        def read(outputs: Sequence[Any], layer: int) -> Any:
+            sources = self.topology.sources_of(layer)
+            if isinstance(outputs[0], Masked) and layer == 1:  # as the stage before has left it
+                return outputs[0].scaled(mask[layer, 0])
+            read = aggregate(outputs, sources, layer, mask[layer, jnp.array(sources)])
+            return read.applied() if isinstance(read, Masked) and not self.preactivated else read
+
+        return read

@@ -30,7 +30,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import DualPath, check_aggregation
+from aggnets_jax.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -49,9 +49,9 @@ class NormReluConv(nn.Module):
     conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, rows, columns, features]."""
-        x = nn.relu(self.norm(name="norm")(x))
+        x = layers.activate(self.norm(name="norm"), x)
         return self.conv(self.features, 1, stride=self.stride, name="conv")(x)
 
 
@@ -75,9 +75,9 @@ class DualPathUnit(nn.Module):
     conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, rows, columns, features]."""
-        x = self.conv(self.width, 1, name="conv1")(nn.relu(self.norm(name="norm1")(x)))
+        x = self.conv(self.width, 1, name="conv1")(layers.activate(self.norm(name="norm1"), x))
         x = nn.relu(self.norm(name="norm2")(x))
         x = self.conv(self.width, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
         x = nn.relu(self.norm(name="norm3")(x))
@@ -145,11 +145,13 @@ class DPN(nn.Module):
                 ),
                 aggregation=partial(DualPath, residual) if dual else self.aggregation,
                 projection=partial(NormReluConv, started, stride, norm, conv),
+                preactivated=True,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = x
+            endpoints[f"stage{i}"] = layers.features_of(x)
 
-        x = HEAD_ACTIVATIONS[self.head_activation](norm(name="head_norm")(x))
+        activation = HEAD_ACTIVATIONS[self.head_activation]
+        x = layers.activate(norm(name="head_norm"), x, activation)
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 

@@ -35,7 +35,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import Outputs, check_aggregation
+from aggnets_jax.aggregation import Outputs, check_aggregation, weighted
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -80,17 +80,28 @@ class DropPath:
         self._column = jax.random.randint(of_column, (), 0, columns)
         self._key = jax.random.fold_in(of_inputs, block)
         self._joins: dict[tuple[int, ...], jax.Array] = {}
+        self._first_readers: dict[tuple[int, ...], int] = {}
 
-    def __call__(self, outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
+    def __call__(
+        self,
+        outputs: Outputs,
+        sources: Sequence[int],
+        layer: int,
+        weights: jax.Array | None = None,
+    ) -> jax.Array:
         """[batch, height, width, channels] each -> the same shape."""
         sources = tuple(sources)
         if len(sources) == 1:
-            return outputs[sources[0]]
-        if sources not in self._joins:
-            weights = self._weights(len(sources), jax.random.fold_in(self._key, layer))
-            weights = weights.astype(outputs[sources[0]].dtype)
-            terms = [weights[i] * outputs[source] for i, source in enumerate(sources)]
-            self._joins[sources] = sum(terms[1:], terms[0])
+            return weighted(outputs, sources, weights)[sources[0]]
+        if weights is None and sources in self._joins:
+            return self._joins[sources]
+        # All who read a join read the same of it: what is drawn for the first.
+        first = self._first_readers.setdefault(sources, layer)
+        drawn = self._weights(len(sources), jax.random.fold_in(self._key, first))
+        drawn = drawn.astype(outputs[sources[0]].dtype)
+        read = weighted(outputs, sources, weights)
+        terms = [drawn[i] * read[source] for i, source in enumerate(sources)]
+        self._joins[sources] = sum(terms[1:], terms[0])
         return self._joins[sources]
 
     def _weights(self, inputs: int, key: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.aggregation import Masked, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import with_elementwise
@@ -145,7 +145,7 @@ class SMG(nn.Module):
     conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, features].
 
         Raises:
@@ -157,8 +157,10 @@ class SMG(nn.Module):
                 f" them by {self.reduction}"
             )
 
-        def norm_relu_conv(x: jax.Array, index: str, *arguments: int, **keywords: int) -> jax.Array:
-            x = nn.relu(self.norm(name=f"norm{index}")(x))
+        def norm_relu_conv(
+            x: jax.Array | Masked, index: str, *arguments: int, **keywords: int
+        ) -> jax.Array:
+            x = layers.activate(self.norm(name=f"norm{index}"), x)
             return self.conv(*arguments, **keywords, name=f"conv{index}")(x)
 
         channels = self.features
@@ -217,7 +219,7 @@ class HCGNet(nn.Module):
             zip(self.topologies, self.growth_rates, strict=True), start=1
         ):
             if i > 1:
-                channels = x.shape[-1]
+                channels = layers.features_of(x).shape[-1]
                 features = layers.compressed(channels, self.compression)
                 width = channels - (channels - features) // 2
                 x = SMG(features, width, 1, 2, 4, norm, conv, name=f"transition{i - 1}")(x)
@@ -231,11 +233,12 @@ class HCGNet(nn.Module):
                 unit=lambda layer, name, unit=unit: unit(name=name),
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, growth_rate, 1),
+                preactivated=True,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = x
+            endpoints[f"stage{i}"] = layers.features_of(x)
 
-        x = nn.relu(norm(name="head_norm")(x))
+        x = layers.activate(norm(name="head_norm"), x)
         return layers.classify(
             x,
             endpoints,

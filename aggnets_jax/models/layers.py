@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from aggnets_jax.aggregation import Masked
 from aggnets_jax.convolution import convolve
 from aggnets_jax.errors import UserError
 
@@ -84,6 +85,30 @@ def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., nn.BatchNorm]:
     return partial(
         nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
     )
+
+
+def activate(
+    norm: Callable[[jax.Array], jax.Array],
+    x: jax.Array | Masked,
+    activation: Callable[[jax.Array], jax.Array] = nn.relu,
+) -> jax.Array:
+    """activation(norm(x)), multiplied by the mask of x if it has one.
+
+    What reads the aggregate of a stage begins with it, so that links can be masked.
+    """
+    if isinstance(x, Masked):
+        return x.replace(features=activation(norm(x.features))).applied()
+    return activation(norm(x))
+
+
+def masked(x: jax.Array | Masked) -> jax.Array:
+    """x, multiplied by its mask if it has one, for what neither normalises nor activates it."""
+    return x.applied() if isinstance(x, Masked) else x
+
+
+def features_of(x: jax.Array | Masked) -> jax.Array:
+    """The features of a stage's output as they are, for the endpoints."""
+    return x.features if isinstance(x, Masked) else x
 
 
 def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:

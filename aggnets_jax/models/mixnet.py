@@ -27,7 +27,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import Mixed, check_aggregation
+from aggnets_jax.aggregation import Masked, Mixed, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
@@ -50,7 +50,7 @@ class MixedLayer(nn.Module):
     bottleneck: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height, width, k1 + k2]."""
         links = [("inner", self.k1), ("outer", self.k2)]
         outputs = [self.bottleneck(features, name=name)(x) for name, features in links if features]
@@ -117,11 +117,12 @@ class MixNet(nn.Module):
                 unit=lambda layer, name: MixedLayer(self.k1, self.k2, bottleneck, name=name),
                 aggregation=partial(Mixed, self.k1) if mixed else self.aggregation,
                 projection=None if widens else partial(conv, self.k1 + self.k2, 1),
+                preactivated=True,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = x
+            endpoints[f"stage{i}"] = layers.features_of(x)
 
-        x = nn.relu(norm(name="head_norm")(x))
+        x = layers.activate(norm(name="head_norm"), x)
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 

@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.aggregation import Masked, check_aggregation
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -49,9 +49,9 @@ class PreActBottleneck(nn.Module):
     conv: Callable[..., nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4w]."""
-        x = self.conv(self.width, 1, name="conv1")(nn.relu(self.norm(name="norm1")(x)))
+        x = self.conv(self.width, 1, name="conv1")(layers.activate(self.norm(name="norm1"), x))
         x = nn.relu(self.norm(name="norm2")(x))
         x = self.conv(self.width, 3, stride=self.stride, name="conv2")(x)
         x = nn.relu(self.norm(name="norm3")(x))
@@ -92,6 +92,10 @@ class PreActResNet(nn.Module):
             dropout = drop(number)
             return lambda x: dropout(unit(x))
 
+        def projection(*arguments: int, stride: int, name: str) -> Callable[[jax.Array], jax.Array]:
+            project = conv(*arguments, stride=stride, name=name)
+            return lambda x: project(layers.masked(x))
+
         x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies):
@@ -102,13 +106,14 @@ class PreActResNet(nn.Module):
                     before + layer, width, stride if layer == 1 else 1, name=name
                 ),
                 aggregation=self.aggregation,
-                projection=partial(conv, EXPANSION * width, 1, stride=stride),
+                projection=partial(projection, EXPANSION * width, 1, stride=stride),
+                preactivated=True,
                 name=f"stage{i + 1}",
             )(x)
-            endpoints[f"stage{i + 1}"] = x
+            endpoints[f"stage{i + 1}"] = layers.features_of(x)
             before += topology.depth
 
-        x = nn.relu(norm(name="head_norm")(x))
+        x = layers.activate(norm(name="head_norm"), x)
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 

@@ -87,8 +87,10 @@ def _sums_then_all(layers: int) -> Callable[[], Aggregation]:
     def make() -> Aggregation:
         add, join = make_aggregation("sum"), make_aggregation("concat")
 
-        def aggregate(outputs: Outputs, sources: Sequence[int], layer: int) -> jax.Array:
-            return (add if layer <= layers else join)(outputs, sources, layer)
+        def aggregate(
+            outputs: Outputs, sources: Sequence[int], layer: int, *weights: jax.Array
+        ) -> jax.Array:
+            return (add if layer <= layers else join)(outputs, sources, layer, *weights)
 
         return aggregate
 

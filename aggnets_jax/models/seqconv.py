@@ -127,12 +127,12 @@ class _GroupAggregation:
         self._output = output
 
     def __call__(
-        self, outputs: Outputs, sources: Sequence[int], layer: int
+        self, outputs: Outputs, sources: Sequence[int], layer: int, *weights: jax.Array
     ) -> jax.Array | Features:
         if layer == self._output:
-            return self._join(outputs, sources, layer)
+            return self._join(outputs, sources, layer, *weights)
         read = {s: o.activated if isinstance(o, Features) else o for s, o in enumerate(outputs)}
-        return self._read(read, sources, layer)
+        return self._read(read, sources, layer, *weights)
 
 
 class SeqConv(nn.Module):

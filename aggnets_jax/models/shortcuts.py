@@ -160,9 +160,11 @@ class Shortcuts:
         if self.sources == "outputs":
             return aggregate
 
-        def aggregate_blocks(outputs: Outputs, sources: Any, layer: int) -> jax.Array:
+        def aggregate_blocks(
+            outputs: Outputs, sources: Any, layer: int, *weights: jax.Array
+        ) -> jax.Array:
             blocks = {source: outputs[source].block for source in sources}
-            return aggregate(blocks, sources, layer)
+            return aggregate(blocks, sources, layer, *weights)
 
         return aggregate_blocks
 

@@ -29,7 +29,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.aggregation import Masked, check_aggregation
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import two_for_each_multiply_add
@@ -58,9 +58,9 @@ class DenseLayer(nn.Module):
     dropout: Callable[[], nn.Module]
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height, width, growth_rate]."""
-        x = nn.relu(self.norm(name="norm1")(x))
+        x = layers.activate(self.norm(name="norm1"), x)
         if not self.bottleneck:
             return self.dropout()(
                 self.conv(self.growth_rate, 3, groups=self.groups, name="conv1")(x)
@@ -79,9 +79,9 @@ class Transition(nn.Module):
     least: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
-        x = nn.relu(self.norm(name="norm")(x))
+        x = layers.activate(self.norm(name="norm"), x)
         features = layers.compressed(x.shape[-1], self.compression, least=self.least)
         x = self.conv(features, 1, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
@@ -159,11 +159,12 @@ class SparseNet(nn.Module):
                 unit=lambda layer, name, unit=unit: unit(name=name),
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, growth_rate, 1),
+                preactivated=True,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = x
+            endpoints[f"stage{i}"] = layers.features_of(x)
 
-        x = nn.relu(norm(name="head_norm")(x))
+        x = layers.activate(norm(name="head_norm"), x)
         pool = layers.POOLS[self.pool]
         return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype, pool=pool)
 
