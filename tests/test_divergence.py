@@ -66,6 +66,7 @@ def test_a_run_that_diverges_keeps_its_checkpoint_and_names_the_batch(spoil, dat
     }
 
 
+@pytest.mark.slow
 def test_steps_that_may_be_skipped_are_counted_and_the_run_ends(spoil, data_dir, tmp_path, capsys):
     spoil(7, 8)
     summary = train_and_evaluate(runs.tiny_config(data_dir, skip_nonfinite_steps=2), tmp_path)

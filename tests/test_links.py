@@ -54,10 +54,12 @@ def logits_of(model):
     return jit(compute)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [f if f in KINDS else pytest.param(f, marks=pytest.mark.slow) for f in list_families()],
-)
+def quick_ones(families):
+    quick = set(KINDS) - {"hcgnet", "mdnet", "seqresnet"}
+    return [f if f in quick else pytest.param(f, marks=pytest.mark.slow) for f in families]
+
+
+@pytest.mark.parametrize("family", quick_ones(list_families()))
 def test_ones_change_nothing_to_the_bit(family):
     model, images, variables, stages = network(family)
     plain, _ = jit(model.apply)(variables, images)
@@ -112,7 +114,7 @@ def test_without_masks_the_program_is_what_it_was(family, monkeypatch):
 AGGREGATES = sorted(set(KINDS) - {"dsnet_cifar", "dsnet_cifar_a", "wrn", "highway"})
 
 
-@pytest.mark.parametrize("family", AGGREGATES)
+@pytest.mark.parametrize("family", quick_ones(AGGREGATES))
 def test_a_layer_whose_links_are_cut_has_no_effect_at_all(family):
     model, images, variables, stages = network(family)
     name, stage = next(

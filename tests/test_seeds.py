@@ -13,6 +13,9 @@ from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
 
+# Networks under one program take long to compile.
+pytestmark = pytest.mark.slow
+
 SHORT = {
     "total_steps": 4,
     "log_every_steps": 2,

@@ -12,6 +12,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import create_model
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.step import create_state, make_train_step
+from tests.test_stage import jit
 
 RNG = np.random.default_rng(0)
 
@@ -32,14 +33,14 @@ def _make(**changes):
     model = create_model("sparsenet_bc16_k4", 10)
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
-    return model, optimizer, state, jax.jit(make_train_step(model, optimizer, _preprocess, config))
+    return model, optimizer, state, jit(make_train_step(model, optimizer, _preprocess, config))
 
 
 def _create_state(model, optimizer, config):
-    return jax.jit(lambda: create_state(model, optimizer, config, (8, 8, 1)))()
+    return jit(lambda: create_state(model, optimizer, config, (8, 8, 1)))()
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jit, static_argnums=0)
 def _loss_and_gradients(model, params, batch_stats, images, labels):
     def loss_fn(params):
         (logits, _), updated = model.apply(
@@ -118,7 +119,7 @@ def test_dropout_differs_between_steps_and_follows_from_the_seed():
     model = create_model("sparsenet_bc16_k4", 10, dropout=0.5)
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
-    step = jax.jit(make_train_step(model, optimizer, _preprocess, config))
+    step = jit(make_train_step(model, optimizer, _preprocess, config))
     batch = _batch()
     first = step(state, batch)
     again = step(state, batch)
@@ -132,10 +133,10 @@ def test_bfloat16_computes_low_and_keeps_parameters_high():
     model = create_model("sparsenet_bc16_k4", 10, dtype=jnp.bfloat16)
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
-    state = jax.jit(make_train_step(model, optimizer, _preprocess, config))(state, _batch())
+    state = jit(make_train_step(model, optimizer, _preprocess, config))(state, _batch())
     leaves = jax.tree.leaves((state.params, state.batch_stats, state.opt_state[2]))
     assert {leaf.dtype for leaf in leaves} <= {jnp.dtype("float32"), jnp.dtype("int32")}
-    _, endpoints = jax.jit(model.apply)(state.variables, _batch()["image"])
+    _, endpoints = jit(model.apply)(state.variables, _batch()["image"])
     assert endpoints["stage1"].dtype == jnp.bfloat16
     assert endpoints["logits"].dtype == jnp.float32
 

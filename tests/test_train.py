@@ -257,10 +257,15 @@ def test_divergence_stops_the_run_and_names_the_steps(data_dir, tmp_path):
         {"dtype": "bfloat16"},
         {"ema_decay": 0.5, "label_smoothing": 0.1, "grad_clip_norm": 0.1},
         {"accumulation_steps": 4, "weight_decay_on": "kernels"},
-        {"schedule": "sgdr", "schedule_args": {"first_cycle_steps": 2}},
-        {"schedule": "step"},
+        pytest.param(
+            {"schedule": "sgdr", "schedule_args": {"first_cycle_steps": 2}}, marks=pytest.mark.slow
+        ),
+        pytest.param({"schedule": "step"}, marks=pytest.mark.slow),
         {"model": {"name": "sparsenet_sum20", "topology": "fractal", "aggregation": "mean"}},
-        {"model": {"name": "densenet_bc", "args": {"depth": 16, "growth_rate": [2, 4, 6]}}},
+        pytest.param(
+            {"model": {"name": "densenet_bc", "args": {"depth": 16, "growth_rate": [2, 4, 6]}}},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_variants_of_the_recipe_train_and_restore(changes, data_dir, tmp_path):

@@ -221,8 +221,8 @@ NETWORKS = {
     [
         ("dense", True),
         ("sparse", False),
-        ("window_summed", True),
-        ("imagenet", True),
+        pytest.param("window_summed", True, marks=pytest.mark.slow),
+        pytest.param("imagenet", True, marks=pytest.mark.slow),
         pytest.param("topology_per_block_mean", True, marks=pytest.mark.slow),
     ],
 )

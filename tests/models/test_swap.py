@@ -133,10 +133,10 @@ def test_every_family_trains(family):
     [
         ("sparsenet", "windowed", "concat"),
         ("sparsenet_bc", "dense", "mean"),
-        ("hcgnet", "sparse", "concat"),
+        pytest.param("hcgnet", "sparse", "concat", marks=pytest.mark.slow),
         ("dsnet_cifar", "sparse", "normalised_sum"),
         ("seqresnet", "log_dense", "concat"),
-        ("mdnet", "sparse", "concat"),
+        pytest.param("mdnet", "sparse", "concat", marks=pytest.mark.slow),
         ("sparsenet_sum", "windowed", "concat"),
     ],
 )
