@@ -16,6 +16,7 @@ INSTALL = [
     "etils>=1.9",
     "flax>=0.12,<0.13",
     "importlib_resources>=6.4",  # tensorflow-datasets needs it and does not say so
+    "jinja2>=3.1",  # the page of a run
     "jax>=0.10,<0.13",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
@@ -32,7 +33,14 @@ INSTALL = [
     f"tensorflow>=2.20,<3; {OTHER}",
     "tensorflow-datasets>=4.9.7",
 ]
-TEST = ["hypothesis>=6.100", "pytest>=8.2", "pytest-xdist>=3.6"]
+TEST = [
+    "hypothesis>=6.100",
+    "ipykernel>=6.29",  # runs the notebook
+    "nbclient>=0.10",
+    "pytest>=8.2",
+    "pytest-xdist>=3.6",
+    "selenium>=4.20",  # opens the page of a run in Chromium, if there is one
+]
 
 setup(
     name="aggnets-jax",
