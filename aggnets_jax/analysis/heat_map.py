@@ -1,0 +1,139 @@
+"""Heat maps on the links of a stage: one coloured square for each, white where there is none.
+
+As in the papers (SparseNet, arXiv 1801.05895, Fig. 3; DenseNet, arXiv 1608.06993, Fig. 5) readers
+go from left to right and what they read from top to bottom, so that the column of a layer says
+whom it reads, and the row of a source by whom it is read. The last column is the stage's output.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+
+from aggnets_jax.topology import Topology
+
+# From blue to red, none of it white, for white says that there is no link.
+COLOURS = "turbo"
+
+_INCHES, _MOST_TICKS = 3.2, 17
+
+
+def draw_heat_map(
+    axes: Axes,
+    matrix: np.ndarray,
+    topology: Topology,
+    *,
+    inputs: int = 1,
+    limits: tuple[float, float] | None = None,
+    colours: str = COLOURS,
+) -> AxesImage:
+    """Draws a number for each link of a stage.
+
+    Args:
+      axes: to draw into.
+      matrix: float [N + 2, N + 1], by layer and source; NaN leaves a square white.
+      topology: of the stage, of depth N.
+      inputs: of the stage, y_0, ..., y_{inputs-1}; the first layer has this number.
+      limits: the numbers at both ends of the colours; default those of the matrix.
+      colours: name of a matplotlib colour map.
+
+    Returns:
+      The image, for a colour bar.
+    """
+    end = topology.depth + 1
+    # Columns of layers that only the topology has, and no stage computes, are left out.
+    shown = np.ma.masked_invalid(matrix[inputs : end + 1].T)
+    low, high = (None, None) if limits is None else limits
+    colour_map = matplotlib.colormaps[colours].with_extremes(bad="white")
+    image = axes.imshow(
+        shown,
+        cmap=colour_map,
+        vmin=low,
+        vmax=high,
+        extent=(inputs - 0.5, end + 0.5, end - 0.5, -0.5),
+        interpolation="none",
+    )
+    step = math.ceil((end + 1) / _MOST_TICKS)
+    layers = [*range(inputs, end, step), end]
+    if len(layers) > 1 and step > 1 and layers[-1] - layers[-2] < step:
+        del layers[-2]
+    axes.set_xticks(layers, [*map(str, layers[:-1]), "out"], fontsize=7)
+    sources = range(0, end, step)
+    axes.set_yticks(sources, [_source(s, inputs) for s in sources], fontsize=7)
+    axes.set_xlabel("layer", fontsize=8)
+    axes.set_ylabel("reads", fontsize=8)
+    return image
+
+
+def _source(source: int, inputs: int) -> str:
+    if source >= inputs:
+        return str(source)
+    return "in" if inputs == 1 else f"in {source}"
+
+
+def draw_heat_maps(
+    figure: Figure,
+    maps: Mapping[str, np.ndarray],
+    topologies: Mapping[str, Topology],
+    *,
+    label: str,
+    inputs: Mapping[str, int] | None = None,
+    limits: tuple[float, float] | None = None,
+    colours: str = COLOURS,
+) -> None:
+    """Draws the heat maps of several stages side by side, with one scale of colours for all.
+
+    Args:
+      figure: an empty one, which gets the size that they need.
+      maps: by stage, float [N + 2, N + 1] each, with a number for at least one link.
+      topologies: of these stages.
+      label: what the numbers are.
+      inputs: of these stages, see `draw_heat_map`; default 1.
+      limits: of the colours; default those of all maps together.
+      colours: name of a matplotlib colour map.
+    """
+    columns = min(4, len(maps))
+    rows = math.ceil(len(maps) / columns)
+    figure.set_size_inches(_INCHES * columns + 0.8, _INCHES * rows)
+    figure.set_layout_engine("compressed")
+    panels = figure.subplots(rows, columns, squeeze=False)
+    if limits is None:
+        limits = (
+            min(float(np.nanmin(each)) for each in maps.values()),
+            max(float(np.nanmax(each)) for each in maps.values()),
+        )
+    for axes in panels.flat[len(maps) :]:
+        axes.axis("off")
+    for axes, (stage, matrix) in zip(panels.flat, maps.items(), strict=False):
+        image = draw_heat_map(
+            axes,
+            matrix,
+            topologies[stage],
+            inputs=1 if inputs is None else inputs[stage],
+            limits=limits,
+            colours=colours,
+        )
+        axes.set_title(stage, fontsize=9)
+    bar = figure.colorbar(image, ax=panels, shrink=0.8 if rows == 1 else 0.5)
+    bar.set_label(label, fontsize=8)
+    bar.ax.tick_params(labelsize=7)
+
+
+def save_heat_maps(
+    file: Path,
+    maps: Mapping[str, np.ndarray],
+    topologies: Mapping[str, Topology],
+    *,
+    label: str,
+    inputs: Mapping[str, int] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> None:
+    """Draws heat maps into a file, see `draw_heat_maps`; its ending says the format."""
+    figure = Figure(dpi=120)
+    draw_heat_maps(figure, maps, topologies, label=label, inputs=inputs, limits=limits)
+    figure.savefig(file)
