@@ -71,6 +71,24 @@ def save_topologies(topologies: Sequence[Topology], file: Path) -> None:
     figure.savefig(file)
 
 
+def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> None:
+    """Draws what became of a metric in training and evaluation, by step.
+
+    Args:
+      lines: of `metrics.jsonl`.
+      name: "loss", whose axis is logarithmic, or "accuracy".
+      axes: to draw into.
+    """
+    for part, colour, marker in (("train", _SHORT, None), ("eval", _LONG, "o")):
+        key = f"{part}/{name}"
+        points = [(line["step"], line[key]) for line in lines if key in line]
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=part)
+    axes.set(xlabel="step", title=name, yscale="log" if name == "loss" else "linear")
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+
+
 def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Draws loss and accuracy in training and evaluation.
 
@@ -80,14 +98,6 @@ def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
     """
     figure = Figure(figsize=(10, 3.6), dpi=120)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for part, colour, marker in (("train", _SHORT, None), ("eval", _LONG, "o")):
-            key = f"{part}/{name}"
-            points = [(line["step"], line[key]) for line in lines if key in line]
-            if points:
-                axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=part)
-        axes.set(xlabel="step", title=name)
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
-    figure.axes[0].set_yscale("log")
+        draw_curve(lines, name, axes)
     figure.tight_layout()
     figure.savefig(file)

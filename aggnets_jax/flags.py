@@ -50,6 +50,9 @@ def parse(
     parser.add_argument("--top", type=int, help="predict: how many classes to name; default 5")
     parser.add_argument("--format", help="predict: table, csv or json; default table")
     parser.add_argument("--output", help="predict: file to write to instead of printing")
+    parser.add_argument(
+        "--html", action="store_const", const=True, help="report: make WORKDIR/report.html, too"
+    )
     parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
     parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
     parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
@@ -93,7 +96,12 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             (flag, makes_run and not converts, "training")
             for flag in ("coordinator_address", "num_processes", "process_id")
         ),
-        ("data_dir", makes_run or flags.mode == "eval", "training and --mode=eval"),
+        (
+            "data_dir",
+            makes_run or flags.mode == "eval" or flags.html is not None,
+            "training, --mode=eval and --mode=report --html",
+        ),
+        ("html", flags.mode == "report", "--mode=report"),
         *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
         ("from_torch", converts, "--mode=convert"),
         ("to_torch", converts, "--mode=convert"),

@@ -3,7 +3,7 @@
     python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m aggnets_jax.main --mode=eval --workdir=runs/digits
     python -m aggnets_jax.main --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
-    python -m aggnets_jax.main --mode=report --workdir=runs/digits
+    python -m aggnets_jax.main --mode=report --workdir=runs/digits [--html]
     python -m aggnets_jax.main --mode=convert --workdir=runs/digits --to_torch=digits.safetensors
     python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
 
@@ -52,7 +52,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     elif flags.mode == "report":
         from aggnets_jax.report import report
 
-        report(flags.workdir)
+        report(flags.workdir, html=bool(flags.html), data_dir=flags.data_dir)
     elif flags.from_torch is not None:
         from aggnets_jax.convert.command import import_weights
 

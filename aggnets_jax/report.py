@@ -16,11 +16,16 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.workdir import CONFIG, check_fields, local_path, read_json, read_summary
 
 
-def report(workdir: str | Path) -> None:
+def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = None) -> None:
     """Prints a table of a finished run, and draws `topology.png` and `curves.png`.
 
     If the run was evaluated from its last checkpoint (`--mode=eval`), the table says whether that
     gave the same accuracy.
+
+    Args:
+      workdir: of the run.
+      html: whether to make `report.html`, too, with what has to be computed for it.
+      data_dir: of the data set, for that; default that of the run.
 
     Raises:
       UserError: if the workdir holds no finished run, or the evaluations differ.
@@ -28,7 +33,7 @@ def report(workdir: str | Path) -> None:
     workdir = local_path(workdir)
     summary = read_summary(workdir)
     config = config_lib.resolve(read_json(workdir / CONFIG))
-    model = create_configured_model(config, num_classes=1)
+    topologies = create_configured_model(config, num_classes=1).topologies
     curves = _curves(workdir / "metrics.jsonl")
     Console().print(_table(str(workdir), config.data.name, summary))
 
@@ -36,8 +41,8 @@ def report(workdir: str | Path) -> None:
         "connection pattern": workdir / "topology.png",
         "training curves": workdir / "curves.png",
     }
-    topologies = tuple(dict.fromkeys(model.topologies))  # stages often are alike
-    save_topologies(topologies, pictures["connection pattern"])
+    distinct = tuple(dict.fromkeys(topologies))  # stages often are alike
+    save_topologies(distinct, pictures["connection pattern"])
     save_curves(curves, pictures["training curves"])
     for what, file in pictures.items():
         print(f"{what}: {file}")
@@ -52,6 +57,11 @@ def report(workdir: str | Path) -> None:
                     f" in training it had {final['accuracy']}"
                 )
             print(f"restored in a new process: the same accuracy, {restored['accuracy']}")
+    if html:
+        from aggnets_jax.page import write_page
+
+        file = write_page(workdir, summary, config, topologies, curves, data_dir)
+        print(f"page: {file}")
 
 
 def _curves(file: Path) -> list[dict[str, float]]:
