@@ -47,7 +47,7 @@ def network(family, **changes):
     return model, images, variables, find_links(model, images.shape[1:])
 
 
-def logits_of(model):
+def logits_of(model, jit=jit):
     def compute(variables, images, masks):
         return model.apply({**variables, **collection(masks)}, images)[0]
 
@@ -59,21 +59,27 @@ def quick_ones(families):
     return [f if f in quick else pytest.param(f, marks=pytest.mark.slow) for f in families]
 
 
+def with_and_without_ones(family, jit):
+    model, images, variables, stages = network(family)
+    ones = masks_without(stages, [])
+    plain = jit(lambda variables, images: model.apply(variables, images)[0])(variables, images)
+    return logits_of(model, jit)(variables, images, ones), plain
+
+
 @pytest.mark.parametrize("family", quick_ones(list_families()))
 def test_ones_change_nothing_to_the_bit(family):
-    model, images, variables, stages = network(family)
-    plain, _ = jit(model.apply)(variables, images)
-    ones = masks_without(stages, [])
-    np.testing.assert_array_equal(logits_of(model)(variables, images, ones), plain)
+    np.testing.assert_array_equal(*with_and_without_ones(family, jit))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(KINDS))
 def test_ones_change_nothing_to_the_bit_when_compiled_as_usual(family):
-    model, images, variables, stages = network(family)
-    plain, _ = jax.jit(model.apply)(variables, images)
-    masked, _ = jax.jit(model.apply)({**variables, **collection(masks_without(stages, []))}, images)
-    np.testing.assert_array_equal(masked, plain)
+    masked, plain = with_and_without_ones(family, jax.jit)
+    if family == "highway":
+        # Of T H + (1 - T) shortcut LLVM fuses the other product with the addition.
+        np.testing.assert_allclose(masked, plain, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(masked, plain)
 
 
 class _WithoutMasks(Stage):
