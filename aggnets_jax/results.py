@@ -211,14 +211,41 @@ def page(grouped: Sequence[Sequence[Result]], output: Path) -> str:
     """The page: a row for each group, the commands, and what they ran on."""
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     lines += [f"| {' | '.join(_cells(group))} |" for group in grouped]
-    results = list(itertools.chain.from_iterable(grouped))
+    lines += provenance(list(itertools.chain.from_iterable(grouped)))
+    return _PAGE.format(name=output.name, output=output) + "\n".join(lines) + "\n"
+
+
+def provenance(results: Sequence[Result]) -> list[str]:
+    """The lines of a page that say which commands made some results, and what they ran on."""
     commands = dict.fromkeys(result.command for result in results)
-    lines += ["", "## Commands", "", *(f"    {command}" for command in commands)]
+    lines = ["", "## Commands", "", *(f"    {command}" for command in commands)]
     lines += ["", "## Made with", ""]
     for column in ("commit", "hardware", "versions"):
         values = dict.fromkeys(str(result.record[column] or "unknown") for result in results)
         lines.append(f"* {column}: {'; '.join(values)}")
-    return _PAGE.format(name=output.name, output=output) + "\n".join(lines) + "\n"
+    return lines
+
+
+def output_path(given: str) -> Path:
+    """What --output=NAME says; raises `UserError` if it names one of the two files."""
+    output = Path(given)
+    if output.suffix in (".csv", ".md"):
+        raise UserError(f"--output={output} makes two files: give it without {output.suffix}")
+    return output
+
+
+def write_tables(output: Path, rows: str, page: str) -> None:
+    """Writes NAME.csv and NAME.md.
+
+    Raises:
+      UserError: if they can't be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, text in ((".csv", rows), (".md", page)):
+            write_text(output.with_name(output.name + suffix), text)
+    except OSError as error:
+        raise UserError(f"--output={output} can't be written: {one_line(error)}") from error
 
 
 def _cells(group: Sequence[Result]) -> list[str]:
@@ -250,17 +277,10 @@ def run(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a finished run")
     parser.add_argument("--output", required=True, help="results/NAME, without a suffix")
     given = parser.parse_args(arguments)
-    output = Path(given.output)
-    if output.suffix in (".csv", ".md"):
-        raise UserError(f"--output={output} makes two files: give it without {output.suffix}")
+    output = output_path(given.output)
     results = [result for workdir in given.workdirs for result in read_run(workdir)]
     grouped = groups(results)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ((".csv", table(results)), (".md", page(grouped, output))):
-            write_text(output.with_name(output.name + suffix), text)
-    except OSError as error:
-        raise UserError(f"--output={output} can't be written: {one_line(error)}") from error
+    write_tables(output, table(results), page(grouped, output))
     print(f"{output}.csv, {output}.md: {len(results)} results of {len(grouped)} configs")
 
 
