@@ -67,7 +67,7 @@ def predict(
     """
     if top < 1:
         raise UserError(f"top must be at least 1, not {top}")
-    files = _find_images(images)
+    files = find_images(images)
     mesh = sharding.make_mesh()
     restored = restore_network(workdir, which, sharding.replicated(mesh))
     config, info = restored.config, restored.info
@@ -104,7 +104,12 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
     return jax.jit(predict_step)
 
 
-def _find_images(paths: Sequence[str | Path]) -> list[str]:
+def find_images(paths: Sequence[str | Path]) -> list[str]:
+    """Files as they are given, and those of folders and below, sorted; each comes once.
+
+    Raises:
+      UserError: if there is no such file or folder, or no JPEG or PNG in a folder.
+    """
     files: list[Path] = []
     for path in map(local_path, paths):
         if path.is_dir():

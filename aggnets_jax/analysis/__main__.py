@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aggnets_jax import sharding
+from aggnets_jax.analysis import grad_cam
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import restore_network
@@ -17,7 +18,9 @@ from aggnets_jax.workdir import local_path
 
 # Each has `add_arguments(parser)` for its own flags, and `run(restored, given, output)`, which
 # prints a table and writes files into the folder `output`.
-ANALYSES: dict[str, ModuleType] = {}
+ANALYSES: dict[str, ModuleType] = {
+    "grad_cam": grad_cam,
+}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,0 +1,383 @@
+"""Grad-CAM: where in an image a network finds what speaks for a class.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017, arXiv 1610.02391, eq. 1 and 2; drawn in the DSNet paper (Figure 5) and in
+the Micro-Dense paper (Figure 3).
+"""
+
+import argparse
+import itertools
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.extend import core
+from matplotlib.figure import Figure
+
+from aggnets_jax import data, sharding
+from aggnets_jax.analysis import records
+from aggnets_jax.analysis.overlays import draw_overlays
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.evaluate import Restored, evaluation_batches
+from aggnets_jax.predict import find_images
+from aggnets_jax.step import Variables
+
+PREDICTED, TRUE = "predicted", "true"
+LAST_MAP = "pre_logits_2d"
+
+
+class Maps(NamedTuple):
+    """What speaks for a class in some images.
+
+    Attributes:
+      by_endpoint: by name, float32 [B, h, w] of the endpoint's height and width, at least 0, in
+        logits for each unit of area (eq. 2).
+      classes: for which it speaks, int32 [B].
+      logits: of the images, float [B, classes].
+    """
+
+    by_endpoint: dict[str, jax.Array]
+    classes: jax.Array
+    logits: jax.Array
+
+
+def grad_cam(
+    model: nn.Module,
+    variables: Variables,
+    images: jax.Array,
+    endpoints: Sequence[str] = (LAST_MAP,),
+    classes: jax.Array | None = None,
+) -> Maps:
+    """Computes Grad-CAM at some endpoints of a network, whatever comes behind them; traceable.
+
+        alpha_k = mean over i, j of  d y_c / d A_k[i, j]     L = ReLU(sum over k of alpha_k A_k)
+
+    where A is the endpoint and y_c the logit of the class, before softmax. No network is made for
+    this; see `logits_behind`.
+
+    Args:
+      model: a network of this package, or any that returns logits and endpoints.
+      variables: of one network.
+      images: [B, height, width, channels], normalised.
+      endpoints: names of those that are wanted; each is [B, h, w, channels].
+      classes: for which class of each image, int32 [B]; default the predicted ones.
+    """
+    logits, features = model.apply(variables, images, train=False)
+    chosen = jnp.argmax(logits, axis=-1) if classes is None else classes
+    maps = {}
+    for name in endpoints:
+        behind = logits_behind(model, variables, images, name)
+
+        def total(x: jax.Array, behind: Callable[[jax.Array], jax.Array] = behind) -> jax.Array:
+            # An image's logits depend on that image alone, so that one sum does for all of them.
+            return jnp.sum(jnp.take_along_axis(behind(x), chosen[:, None], axis=-1))
+
+        gradient = jax.grad(total)(features[name]).astype(jnp.float32)
+        alpha = jnp.mean(gradient, axis=(1, 2), keepdims=True)
+        maps[name] = nn.relu(jnp.sum(alpha * features[name].astype(jnp.float32), axis=-1))
+    return Maps(maps, chosen.astype(jnp.int32), logits)
+
+
+def logits_behind(
+    model: nn.Module, variables: Variables, images: jax.Array, endpoint: str
+) -> Callable[[jax.Array], jax.Array]:
+    """The part of a network behind an endpoint, as a function of the features there.
+
+    The network is traced as it is, and what reads the endpoint in the traced program reads the
+    argument instead. So no network needs a place to cut it, and its own program stays as it was.
+
+    What gets to the logits by another way is held: of SeqResNet's stages, whose endpoints are the
+    activated features, that is what shortcuts carry on.
+
+    Args:
+      model: a network of this package, or any that returns logits and endpoints.
+      variables: of one network.
+      images: [B, height, width, channels], normalised.
+      endpoint: its name.
+
+    Returns:
+      A function from an array of the endpoint's shape to logits [B, classes].
+    """
+
+    def network(features: jax.Array, variables: Variables, images: jax.Array) -> Any:
+        del features  # what is read in their place is found below
+        return model.apply(variables, images, train=False)
+
+    _, shapes = jax.eval_shape(network, None, variables, images)
+    traced, outputs = jax.make_jaxpr(network, return_shape=True)(
+        shapes[endpoint], variables, images
+    )
+    leaves, structure = jax.tree.flatten(outputs)
+    logits, places = jax.tree.unflatten(structure, range(len(leaves)))
+    argument, read = traced.jaxpr.invars[0], traced.jaxpr.outvars[places[endpoint]]
+    equations = [
+        equation.replace(invars=[argument if atom is read else atom for atom in equation.invars])
+        for equation in traced.jaxpr.eqns
+    ]
+    program = core.jaxpr_as_fun(
+        core.ClosedJaxpr(traced.jaxpr.replace(eqns=equations), traced.consts)
+    )
+    inputs = jax.tree.leaves((variables, images))
+    return lambda features: program(features, *inputs)[logits]
+
+
+class Pictures(NamedTuple):
+    """Images of which maps are to be drawn.
+
+    Attributes:
+      names: numbers in the evaluation split, or files.
+      images: uint8 [n, height, width, channels].
+      labels: int [n], or None where there are none.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+class Explained(NamedTuple):
+    """Pictures, and what a network sees in them.
+
+    Attributes:
+      pictures: as given.
+      maps: by endpoint, float32 [n, h, w], as `Maps`.
+      classes: whose maps these are, int [n].
+      probabilities: float [n, classes].
+    """
+
+    pictures: Pictures
+    maps: dict[str, np.ndarray]
+    classes: np.ndarray
+    probabilities: np.ndarray
+
+
+def feature_maps(restored: Restored) -> dict[str, tuple[int, int]]:
+    """Height and width of each endpoint that has them, by name."""
+    images = jnp.zeros((1, *restored.info.image_shape))
+    _, endpoints = jax.eval_shape(restored.model.apply, restored.variables, images)
+    return {name: x.shape[1:3] for name, x in endpoints.items() if x.ndim == 4}
+
+
+def first_pictures(batches: data.EvalBatches, count: int) -> Pictures:
+    """The first images of the evaluation split, `count` of them if there are so many.
+
+    Images that are skipped as damaged do not count.
+    """
+    examples = itertools.islice(_examples(batches), count)
+    names, images, labels = zip(*examples, strict=True)
+    return Pictures(names, np.stack(images), np.stack(labels))
+
+
+def _examples(batches: data.EvalBatches) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for number, batch in enumerate(batches):
+        batch = jax.device_get(batch)
+        for row in np.flatnonzero(batch["mask"]):
+            name = str(number * batches.batch_size + row)
+            yield name, batch["image"][row], batch["label"][row]
+
+
+def explain(
+    restored: Restored, pictures: Pictures, endpoints: Sequence[str], whose: str = PREDICTED
+) -> Explained:
+    """Computes the maps of some pictures, all at once.
+
+    Args:
+      restored: with the variables of one network.
+      pictures: at least one.
+      endpoints: names of feature maps.
+      whose: "predicted", "true" or the name of a class.
+
+    Raises:
+      UserError: for an endpoint or a class that there is not, or if true classes are not known.
+    """
+    allowed = feature_maps(restored)
+    for name in endpoints:
+        if name not in allowed:
+            raise unknown("endpoint", name, allowed)
+    classes = _classes(restored, pictures, whose)
+    preprocess = data.make_preprocess(restored.config.data, restored.info)
+
+    @jax.jit
+    def compute(
+        variables: Variables, images: jax.Array, classes: jax.Array | None
+    ) -> tuple[Maps, jax.Array]:
+        images = preprocess({"image": images}, train=False)
+        maps = grad_cam(restored.model, variables, images, endpoints, classes)
+        return maps, jax.nn.softmax(maps.logits)
+
+    maps, probabilities = jax.device_get(compute(restored.variables, pictures.images, classes))
+    # Of compiled functions mappings come back sorted.
+    by_endpoint = {name: maps.by_endpoint[name] for name in endpoints}
+    return Explained(pictures, by_endpoint, maps.classes, probabilities)
+
+
+def _classes(restored: Restored, pictures: Pictures, whose: str) -> np.ndarray | None:
+    if whose == PREDICTED:
+        return None
+    if whose == TRUE:
+        if pictures.labels is None:
+            raise UserError(
+                f"--class={TRUE} is for images of the evaluation split; of files the"
+                " true classes are not known"
+            )
+        return np.asarray(pictures.labels, np.int32)
+    names = restored.info.class_names
+    if whose not in names:
+        raise unknown("class", whose, (PREDICTED, TRUE, *names))
+    return np.full(len(pictures.names), names.index(whose), np.int32)
+
+
+def grad_cam_grid(
+    restored: Restored,
+    batches: data.EvalBatches,
+    count: int = 8,
+    endpoints: Sequence[str] = (LAST_MAP,),
+) -> Figure:
+    """Draws the first images of the evaluation split and what speaks for the predicted classes.
+
+    Args:
+      restored: with the variables of one network.
+      batches: from `evaluate.evaluation_batches`.
+      count: of images.
+      endpoints: names of feature maps, each a column.
+
+    Raises:
+      UserError: for an endpoint that there is not.
+    """
+    explained = explain(restored, first_pictures(batches, count), endpoints)
+    return draw(explained, restored.info.class_names)
+
+
+def draw(explained: Explained, class_names: Sequence[str]) -> Figure:
+    """Draws a row for each image: the image, then its maps.
+
+    Args:
+      explained: from `explain`.
+      class_names: of the network.
+    """
+    captions = [_told(explained, row, class_names) for row in range(len(explained.classes))]
+    return draw_overlays(explained.pictures.images, explained.maps, captions)
+
+
+def _told(explained: Explained, row: int, class_names: Sequence[str]) -> str:
+    """What stands beside an image."""
+    lines = []
+    if explained.pictures.labels is not None:
+        lines.append(f"true: {_short(class_names[explained.pictures.labels[row]])}")
+    probabilities, shown = explained.probabilities[row], explained.classes[row]
+    predicted = int(np.argmax(probabilities))
+    lines.append(f"predicted: {_short(class_names[predicted])} ({probabilities[predicted]:.0%})")
+    if shown != predicted:
+        lines.append(f"map of: {_short(class_names[shown])} ({probabilities[shown]:.0%})")
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return textwrap.shorten(name, 22, placeholder="...") if " " in name else name[:22]
+
+
+def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the CSV file, one for each image and endpoint.
+
+    `largest` is the map's largest value (its unit is that of `Maps`), and `row` and `column` the
+    pixel of the image that is at the centre of this element, or nothing if no element is above 0.
+    """
+    pictures = explained.pictures
+    found = []
+    for number, name in enumerate(pictures.names):
+        probabilities, shown = explained.probabilities[number], explained.classes[number]
+        predicted = int(np.argmax(probabilities))
+        for endpoint, maps in explained.maps.items():
+            heat = maps[number]
+            place = np.array(np.unravel_index(np.argmax(heat), heat.shape))
+            scale = np.array(pictures.images.shape[1:3]) / heat.shape
+            row, column = map(float, (place + 0.5) * scale - 0.5)
+            if not heat.max() > 0:
+                row = column = None
+            known = pictures.labels is not None
+            found.append(
+                {
+                    "image": name,
+                    "true": class_names[pictures.labels[number]] if known else None,
+                    "predicted": class_names[predicted],
+                    "class": class_names[shown],
+                    "probability": float(probabilities[shown]),
+                    "endpoint": endpoint,
+                    "height": heat.shape[0],
+                    "width": heat.shape[1],
+                    "largest": float(heat.max()),
+                    "row": row,
+                    "column": column,
+                }
+            )
+    return found
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this analysis."""
+    parser.add_argument(
+        "--endpoint",
+        action="append",
+        help=f"feature map to look at; may be repeated; default {LAST_MAP}, the last",
+    )
+    parser.add_argument(
+        "--class",
+        dest="whose",
+        default=PREDICTED,
+        help=f"{PREDICTED}, {TRUE} or the name of a class; default {PREDICTED}",
+    )
+    parser.add_argument(
+        "--images",
+        action="append",
+        help="file, or folder of files, to look at; may be repeated; default the evaluation split",
+    )
+    parser.add_argument(
+        "--count", type=int, default=8, help="how many images, the first ones; default 8"
+    )
+    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+
+
+def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+    """Does what the command line says."""
+    if given.count < 1:
+        raise UserError(f"--count must be at least 1, not {given.count}")
+    mesh = sharding.make_mesh()
+    if given.images:
+        if given.data_dir is not None:
+            raise UserError("--data_dir is of the evaluation split, and --images are other images")
+        files = find_images(given.images)[: given.count]
+        size = -(-len(files) // mesh.size) * mesh.size
+        batches = data.file_batches(
+            files, restored.info, batch_size=size, sharding=sharding.by_example(mesh)
+        )
+        pictures = first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
+    else:
+        pictures = first_pictures(evaluation_batches(restored, mesh, given.data_dir), given.count)
+    endpoints = tuple(dict.fromkeys(given.endpoint or [LAST_MAP]))
+    explained = explain(restored, pictures, endpoints, given.whose)
+    found = of_each_map(explained, restored.info.class_names)
+    records.show(f"{given.workdir}, step {restored.step}: Grad-CAM", list(map(_cells, found)))
+    records.save(found, output / "grad_cam.csv")
+    draw(explained, restored.info.class_names).savefig(output / "grad_cam.png")
+    print(f"{output / 'grad_cam.csv'}, {output / 'grad_cam.png'}")
+
+
+def _cells(record: dict[str, Any]) -> dict[str, str]:
+    """A record for people to read."""
+    nowhere = record["row"] is None
+    return {
+        "image": record["image"],
+        "true": record["true"] or "",
+        "predicted": record["predicted"],
+        "map of": record["class"],
+        "probability": f"{record['probability']:.2%}",
+        "endpoint": record["endpoint"],
+        "map": f"{record['height']}x{record['width']}",
+        "largest": f"{record['largest']:.3g}",
+        "at row, column": "" if nowhere else f"{record['row']:g}, {record['column']:g}",
+    }
