@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from aggnets_jax.aggregation import Aggregation, Masked, make_aggregation
+from aggnets_jax.errors import UserError
 from aggnets_jax.topology import Topology
 
 
@@ -53,6 +54,9 @@ class Stage(nn.Module):
           *inputs: y_0 [batch, height, width, channels]. If more are given they are y_0, ..., y_i of
             the topology, whose layers i + 1, i + 2, ... are then the layers 1, 2, ... made here.
             Outputs may be pytrees of arrays if the aggregation takes them.
+
+        Raises:
+          UserError: for a mask of another shape, or outputs that can't be aggregated.
         """
         read = self._reader()
         # Parameters that nothing reads would be counted, and decay.
@@ -76,6 +80,10 @@ class Stage(nn.Module):
         if not self.has_variable("links", "mask"):
             return lambda outputs, layer: aggregate(outputs, self.topology.sources_of(layer), layer)
         mask = self.get_variable("links", "mask")
+        shape = (self.topology.depth + 2, self.topology.depth + 1)
+        if jnp.shape(mask) != shape:  # JAX would read beyond its end
+            path = "/".join(self.path)
+            raise UserError(f"the mask of {path} has the shape {jnp.shape(mask)}, not {shape}")
 
         def read(outputs: Sequence[Any], layer: int) -> Any:
             sources = self.topology.sources_of(layer)

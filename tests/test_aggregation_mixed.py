@@ -107,3 +107,36 @@ def test_an_overlap_wider_than_an_output_is_refused(channels):
 def test_paths_narrower_than_the_residual_one_are_refused_if_they_differ():
     message = one_line_error(DualPath(4), arrays(3, 6), (0, 1), 1)
     assert "(2, 3, 3, 3)" in message
+
+
+@pytest.mark.parametrize("overlap", [0, 2, 3])
+def test_masks_weigh_addends_at_once_and_what_stands_alone_behind_the_activation(overlap):
+    """By channel: what came from one output alone is weighed late, what is added before."""
+    random = np.random.default_rng(overlap)
+    outputs = [random.normal(size=(2, width)) for width in (5, 4, 3)]
+    weights = np.array([0.3, 0.0, 0.7])
+    owners = [[0]] * 5
+    for source, width in ((1, 4), (2, 3)):
+        kept = len(owners) - overlap
+        owners = (
+            owners[:kept] + [[*o, source] for o in owners[kept:]] + [[source]] * (width - overlap)
+        )
+    begins = np.cumsum([0, 5 - overlap, 4 - overlap])
+    features, mask = np.zeros((2, len(owners))), np.ones(len(owners))
+    for source, output in enumerate(outputs):
+        for channel in range(output.shape[1]):
+            place = begins[source] + channel
+            late = len(owners[place]) == 1
+            features[:, place] += output[:, channel] * (1 if late else weights[source])
+            if late:
+                mask[place] = weights[source]
+    masked = Mixed(overlap)([jnp.asarray(o) for o in outputs], (0, 1, 2), 3, jnp.asarray(weights))
+    np.testing.assert_allclose(masked.features, features, rtol=1e-5)
+    np.testing.assert_allclose(masked.mask, mask, rtol=1e-6)
+
+
+def test_masks_of_dual_paths_weigh_sums_at_once_and_the_rest_late():
+    outputs = [jnp.arange(1.0, 5.0), jnp.arange(2.0, 5.0)]
+    masked = DualPath(2)(outputs, (0, 1), 2, jnp.array([0.5, 2.0]))
+    np.testing.assert_allclose(masked.features, [0.5 + 4, 1 + 6, 3, 4, 4])
+    np.testing.assert_allclose(masked.mask, [1, 1, 0.5, 0.5, 2])

@@ -233,3 +233,10 @@ def test_names_of_links_are_checked():
         with pytest.raises(UserError, match=expected):
             masks_without(stages, [cut])
     assert len(all_links(stages)) == sum(len(stage.links) for stage in stages.values())
+
+
+def test_masks_of_another_shape_are_refused():
+    model, images, variables, stages = network("sparsenet")
+    masks = masks_without(stages, []) | {"stage2": np.ones((3, 2), np.float32)}
+    with pytest.raises(UserError, match=r"mask of stage2 has the shape \(3, 2\), not \(4, 3\)"):
+        model.apply({**variables, **collection(masks)}, images)
