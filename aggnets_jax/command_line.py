@@ -4,12 +4,12 @@ import argparse
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import absl.logging
 
-from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError, one_line
+from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError, one_line, unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +18,28 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Raises `UserError`."""
         raise UserError(f"{message}; see --help")
+
+    def parse_with_overrides(
+        self, arguments: Sequence[str] | None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parses flags, and the fields of a config that are set beside them.
+
+        Returns:
+          The flags, and "lr=0.2" for each --config.lr=0.2 or --config.lr 0.2.
+
+        Raises:
+          UserError: for a flag that is unknown or missing.
+        """
+        flags, rest = self.parse_known_args(arguments)
+        overrides = []
+        rest.reverse()
+        while rest:
+            text = rest.pop()
+            if not text.startswith("--config."):
+                raise unknown("flag", text.partition("=")[0], self._option_string_actions)
+            # With or without "=", as with any flag.
+            overrides.append(text if "=" in text or not rest else f"{text}={rest.pop()}")
+        return flags, [override.removeprefix("--config.") for override in overrides]
 
 
 def exit_code(program: Callable[[], None]) -> int:

@@ -59,23 +59,14 @@ def parse(
     parser.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
     parser.add_argument("--num_processes", type=int, help="how many they are")
     parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
-    flags, rest = parser.parse_known_args(arguments)
+    flags, overrides = parser.parse_with_overrides(arguments)
     if flags.config and len(flags.config) > 1:
         raise UserError(f"--config is given {len(flags.config)} times; a run has one")
     flags.config = flags.config and flags.config[0]
-    overrides = []
-    rest.reverse()
-    while rest:
-        text = rest.pop()
-        if not text.startswith("--config."):
-            options = [o for a in parser._actions for o in a.option_strings]
-            raise unknown("flag", text.partition("=")[0], options)
-        # Both --config.lr=0.2 and --config.lr 0.2, as with any flag.
-        overrides.append(text if "=" in text or not rest else f"{text}={rest.pop()}")
     if flags.mode not in MODES:
         raise unknown("mode", flags.mode, MODES)
     _check(flags, overrides)
-    return flags, [override.removeprefix("--config.") for override in overrides]
+    return flags, overrides
 
 
 def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
