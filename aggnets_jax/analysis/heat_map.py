@@ -21,6 +21,7 @@ from aggnets_jax.topology import Topology
 COLOURS = "turbo"
 
 _INCHES, _MOST_TICKS = 3.2, 17
+_MOST_NUMBERS = 13  # columns of a map whose squares have room for their numbers
 
 
 def draw_heat_map(
@@ -58,9 +59,11 @@ def draw_heat_map(
         extent=(inputs - 0.5, end + 0.5, end - 0.5, -0.5),
         interpolation="none",
     )
+    if shown.shape[1] <= _MOST_NUMBERS:
+        _write_numbers(axes, image, matrix)
     step = math.ceil((end + 1) / _MOST_TICKS)
     layers = [*range(inputs, end, step), end]
-    if len(layers) > 1 and step > 1 and layers[-1] - layers[-2] < step:
+    if step > 1 and end - layers[-2] <= step:
         del layers[-2]
     axes.set_xticks(layers, [*map(str, layers[:-1]), "out"], fontsize=7)
     sources = range(0, end, step)
@@ -68,6 +71,17 @@ def draw_heat_map(
     axes.set_xlabel("layer", fontsize=8)
     axes.set_ylabel("reads", fontsize=8)
     return image
+
+
+def _write_numbers(axes: Axes, image: AxesImage, matrix: np.ndarray) -> None:
+    """Writes two digits into each square, black or white, as its colour is light or dark."""
+    for layer, source in np.argwhere(np.isfinite(matrix)):
+        value = matrix[layer, source]
+        red, green, blue, _ = image.cmap(image.norm(value))
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+        colour = "black" if light else "white"
+        text = f"{value:.2g}"
+        axes.text(layer, source, text, color=colour, fontsize=6, ha="center", va="center")
 
 
 def _source(source: int, inputs: int) -> str:

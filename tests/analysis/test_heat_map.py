@@ -38,6 +38,18 @@ def test_each_link_is_a_square_at_its_layer_and_source():
     assert axes.get_yticklabels()[0].get_text() == "in"
     # The first source is above the last.
     assert axes.yaxis_inverted()
+    written = {text.get_position(): float(text.get_text()) for text in axes.texts}
+    assert written == shown(image)
+
+
+def test_numbers_are_written_where_there_is_room_in_ink_that_can_be_read():
+    long, short = make_topology("dense", 30), make_topology("plain", 1)
+    axes = Figure().subplots()
+    draw_heat_map(axes, numbers(long), long)
+    assert not axes.texts
+    matrix = np.array([[np.nan, np.nan], [1.0, np.nan], [np.nan, 0.0]])
+    draw_heat_map(axes, matrix, short, colours="Greys")
+    assert [(t.get_text(), t.get_color()) for t in axes.texts] == [("1", "white"), ("0", "black")]
 
 
 def test_stages_with_several_inputs_begin_at_their_first_layer():

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def random_variables(model, size, dtype=np.float64):
+def random_variables(model, size, dtype=np.float64, channels=3):
     """Any values, so that no scale is 1 and no shift 0."""
-    images = jnp.zeros((1, size, size, 3))
+    images = jnp.zeros((1, size, size, channels))
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     random = np.random.default_rng(0)
 
