@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aggnets_jax import sharding
-from aggnets_jax.analysis import grad_cam, robustness, weights
+from aggnets_jax.analysis import grad_cam, robustness, shortcuts, weights
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import restore_network
@@ -22,6 +22,7 @@ ANALYSES: dict[str, ModuleType] = {
     "grad_cam": grad_cam,
     "robustness": robustness,
     "weights": weights,
+    "shortcuts": shortcuts,
 }
 
 

@@ -2,7 +2,8 @@
 
 As in the papers (SparseNet, arXiv 1801.05895, Fig. 3; DenseNet, arXiv 1608.06993, Fig. 5) readers
 go from left to right and what they read from top to bottom, so that the column of a layer says
-whom it reads, and the row of a source by whom it is read. The last column is the stage's output.
+whom it reads, and the row of a source by whom it is read. The last column is the stage's output, if
+it has numbers.
 """
 
 import math
@@ -47,8 +48,9 @@ def draw_heat_map(
       The image, for a colour bar.
     """
     end = topology.depth + 1
-    # Columns of layers that only the topology has, and no stage computes, are left out.
-    shown = np.ma.masked_invalid(matrix[inputs : end + 1].T)
+    last = end if np.isfinite(matrix[end]).any() else end - 1
+    # Layers before the first are those of which the stage's inputs stand in the place.
+    shown = np.ma.masked_invalid(matrix[inputs : last + 1].T)
     low, high = (None, None) if limits is None else limits
     colour_map = matplotlib.colormaps[colours].with_extremes(bad="white")
     image = axes.imshow(
@@ -56,16 +58,17 @@ def draw_heat_map(
         cmap=colour_map,
         vmin=low,
         vmax=high,
-        extent=(inputs - 0.5, end + 0.5, end - 0.5, -0.5),
+        extent=(inputs - 0.5, last + 0.5, end - 0.5, -0.5),
         interpolation="none",
     )
     if shown.shape[1] <= _MOST_NUMBERS:
-        _write_numbers(axes, image, matrix)
+        _write_numbers(axes, image, matrix, inputs)
     step = math.ceil((end + 1) / _MOST_TICKS)
-    layers = [*range(inputs, end, step), end]
-    if step > 1 and end - layers[-2] <= step:
+    layers = [*range(inputs, last, step), last]
+    if step > 1 and last - layers[-2] <= step:
         del layers[-2]
-    axes.set_xticks(layers, [*map(str, layers[:-1]), "out"], fontsize=7)
+    labels = ["out" if layer == end else str(layer) for layer in layers]
+    axes.set_xticks(layers, labels, fontsize=7)
     sources = range(0, end, step)
     axes.set_yticks(sources, [_source(s, inputs) for s in sources], fontsize=7)
     axes.set_xlabel("layer", fontsize=8)
@@ -73,9 +76,11 @@ def draw_heat_map(
     return image
 
 
-def _write_numbers(axes: Axes, image: AxesImage, matrix: np.ndarray) -> None:
+def _write_numbers(axes: Axes, image: AxesImage, matrix: np.ndarray, inputs: int) -> None:
     """Writes two digits into each square, black or white, as its colour is light or dark."""
     for layer, source in np.argwhere(np.isfinite(matrix)):
+        if layer < inputs:
+            continue
         value = matrix[layer, source]
         red, green, blue, _ = image.cmap(image.norm(value))
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
