@@ -1,0 +1,364 @@
+"""Accuracy on images that are changed to deceive the network: FGSM and PGD.
+
+FGSM: Goodfellow, Shlens and Szegedy, "Explaining and Harnessing Adversarial Examples", ICLR 2015,
+arXiv 1412.6572, Section 4; drawn in the HCGNet paper (Figure 5). PGD: Madry et al., "Towards Deep
+Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083, eq. 2.1 and below.
+"""
+
+import argparse
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from aggnets_jax import data, sharding
+from aggnets_jax.analysis import records
+from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.evaluate import (
+    Restored,
+    evaluate,
+    evaluation_batches,
+    make_eval_step,
+    restore_network,
+    score,
+)
+from aggnets_jax.step import Variables
+
+ATTACKS = ("fgsm", "pgd")
+NO_ATTACK = "none"
+EPSILONS = ("1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
+# Of PGD's way, by epsilon, that all steps together may go: enough to come to any corner of the
+# cube from anywhere in it, and to move on its faces (arXiv 1706.06083, Section 5).
+_WAY = 2.5
+
+
+class Attack(NamedTuple):
+    """A way to change images, by at most epsilon in each pixel and channel.
+
+    Attributes:
+      name: of it.
+      steps: along the sign of the gradient.
+      step_size: of each, in units of epsilon.
+      random_start: whether the first step begins anywhere in the cube, and not at the image.
+    """
+
+    name: str
+    steps: int
+    step_size: float
+    random_start: bool
+
+
+def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> Attack:
+    """FGSM, which is one step of size epsilon, or PGD.
+
+    Args:
+      name: "fgsm" or "pgd".
+      steps: of PGD.
+      step_size: of PGD, in units of epsilon; default 2.5 / steps.
+
+    Raises:
+      UserError: for another name, or numbers that make no attack.
+    """
+    if name not in ATTACKS:
+        raise unknown("attack", name, ATTACKS)
+    if steps < 1:
+        raise UserError(f"an attack has at least 1 step, not {steps}")
+    if step_size is None:
+        step_size = _WAY / steps
+    if not 0 < step_size < np.inf:
+        raise UserError(f"the size of a step must be above 0, not {step_size}")
+    if name == "fgsm":
+        return Attack(name, steps=1, step_size=1.0, random_start=False)
+    return Attack(name, steps, step_size, random_start=True)
+
+
+class Attacker:
+    """Changes the images of batches so that a network's loss on their labels grows.
+
+    Images are pixels in 0..1 here, and epsilon is in their unit; they are normalised afterwards.
+    What is compiled serves for every epsilon.
+    """
+
+    def __init__(
+        self, logits: Callable[[Variables, jax.Array], jax.Array], attack: Attack, seed: int = 0
+    ) -> None:
+        """Compiles nothing yet.
+
+        Args:
+          logits: of variables and pixels [B, height, width, channels].
+          attack: from `make_attack`.
+          seed: of random starts.
+        """
+        self._attack = attack
+        self._seed = seed
+
+        def loss(pixels: jax.Array, variables: Variables, batch: data.Batch) -> jax.Array:
+            # An image's loss depends on that image alone, so that one sum does for all of them.
+            return jnp.sum(score(logits(variables, pixels), batch)["loss"])
+
+        def step(
+            variables: Variables,
+            batch: data.Batch,
+            pixels: jax.Array,
+            epsilon: jax.Array,
+            size: jax.Array,
+        ) -> jax.Array:
+            moved = pixels + size * jnp.sign(jax.grad(loss)(pixels, variables, batch))
+            return _within(moved, as_pixels(batch["image"]), epsilon)
+
+        self._step = jax.jit(step)
+        self._start = jax.jit(self._random_start if attack.random_start else self._no_start)
+
+    def __call__(
+        self, variables: Variables, batch: data.Batch, epsilon: float, first: int
+    ) -> jax.Array:
+        """The changed images of a batch.
+
+        Args:
+          variables: of the network.
+          batch: as of `data.EvalBatches`.
+          epsilon: the largest change of a pixel in 0..1.
+          first: number of the batch's first image, on which its random start depends.
+
+        Returns:
+          Pixels float32 [B, height, width, channels], in 0..1 and in the cube about the images.
+        """
+        epsilon = np.float32(epsilon)
+        size = np.float32(self._attack.step_size) * epsilon
+        pixels = self._start(batch["image"], epsilon, np.int32(first), np.uint32(self._seed))
+        # Each step is a program of its own: in loops the CPU's convolutions take many times as
+        # long, and unrolled all of them would have to be compiled.
+        for _ in range(self._attack.steps):
+            pixels = self._step(variables, batch, pixels, epsilon, size)
+        return pixels
+
+    @staticmethod
+    def _no_start(
+        images: jax.Array, epsilon: jax.Array, first: jax.Array, seed: jax.Array
+    ) -> jax.Array:
+        del epsilon, first, seed
+        return as_pixels(images)
+
+    @staticmethod
+    def _random_start(
+        images: jax.Array, epsilon: jax.Array, first: jax.Array, seed: jax.Array
+    ) -> jax.Array:
+        def draw(number: jax.Array) -> jax.Array:
+            # The generator is named, so that jax_default_prng_impl can't change the numbers.
+            key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), number)
+            return jax.random.uniform(key, images.shape[1:], minval=-1, maxval=1)
+
+        pixels = as_pixels(images)
+        draws = jax.vmap(draw)(first + jnp.arange(len(images)))
+        return _within(pixels + epsilon * draws, pixels, epsilon)
+
+
+def as_pixels(images: jax.Array) -> jax.Array:
+    """uint8 -> float32 in 0..1."""
+    return images.astype(jnp.float32) / 255
+
+
+def _within(changed: jax.Array, pixels: jax.Array, epsilon: jax.Array) -> jax.Array:
+    """The nearest pixels that are in the cube about an image and in 0..1."""
+    return jnp.clip(jnp.clip(changed, pixels - epsilon, pixels + epsilon), 0, 1)
+
+
+def measure(
+    restored: Restored,
+    batches: data.EvalBatches,
+    attacks: Sequence[Attack],
+    epsilons: Iterable[float],
+    seed: int = 0,
+) -> list[dict[str, Any]]:
+    """Evaluates a network on its evaluation split, as it is and changed by attacks.
+
+    Args:
+      restored: with the variables of one network.
+      batches: from `evaluate.evaluation_batches`.
+      attacks: each with all epsilons.
+      epsilons: above 0, in the unit of pixels in 0..1.
+      seed: of random starts, which follow from it and an image's number.
+
+    Returns:
+      A record for the images as they are, whose attack is "none", and for each attack and epsilon:
+      `attack`, `epsilon`, `accuracy`, the `low` and `high` end of its 95 % confidence interval
+      (Wilson's), `loss` (mean cross entropy) and `examples`.
+    """
+    mean, std = (np.asarray(value, np.float32) for value in (restored.info.mean, restored.info.std))
+
+    def normalise(batch: data.Batch, *, train: bool) -> jax.Array:
+        del train
+        return (batch["pixels"] - mean) / std
+
+    def logits(variables: Variables, pixels: jax.Array) -> jax.Array:
+        images = normalise({"pixels": pixels}, train=False)
+        return restored.model.apply(variables, images, train=False)[0]
+
+    eval_step = make_eval_step(restored.model, normalise)
+
+    def record(name: str, epsilon: float, change: Callable[..., jax.Array]) -> dict[str, Any]:
+        first = itertools.count(step=batches.batch_size)
+
+        def step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
+            pixels = change(variables, batch, epsilon, next(first))
+            return eval_step(variables, {**batch, "pixels": pixels})
+
+        metrics = evaluate(step, restored.variables, batches)
+        low, high = wilson_interval(metrics["accuracy"], metrics["examples"])
+        return {
+            "attack": name,
+            "epsilon": epsilon,
+            "accuracy": metrics["accuracy"],
+            "low": low,
+            "high": high,
+            "loss": metrics["loss"],
+            "examples": metrics["examples"],
+        }
+
+    found = [record(NO_ATTACK, 0.0, lambda variables, batch, *_: as_pixels(batch["image"]))]
+    for attack in attacks:
+        attacker = Attacker(logits, attack, seed)
+        found += [record(attack.name, epsilon, attacker) for epsilon in epsilons]
+    return found
+
+
+def wilson_interval(accuracy: float, examples: int) -> tuple[float, float]:
+    """The 95 % confidence interval of an accuracy in 0..1 over as many independent examples."""
+    right = round(accuracy * examples)
+    interval = stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draws accuracies over epsilon: a colour for each network, a kind of line for each attack.
+
+    Args:
+      found: records of `measure`, each with the `network` it is of.
+    """
+    figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    networks = dict.fromkeys(record["network"] for record in found)
+    attacks = [name for name in dict.fromkeys(r["attack"] for r in found) if name != NO_ATTACK]
+    for (number, network), (line, attack) in itertools.product(
+        enumerate(networks), zip(("o-", "s--"), attacks, strict=False)
+    ):
+        points = [
+            r for r in found if r["network"] == network and r["attack"] in (NO_ATTACK, attack)
+        ]
+        x = [255 * point["epsilon"] for point in points]
+        y, low, high = (
+            [100 * point[name] for point in points] for name in ("accuracy", "low", "high")
+        )
+        colour = f"C{number}"
+        axes.plot(x, y, line, color=colour, markersize=4, label=f"{network}, {attack.upper()}")
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="epsilon, in 1/255", ylabel="accuracy, %", ylim=(-2, 102))
+    axes.set_title("bands: 95 % confidence interval (Wilson)", fontsize=9)
+    axes.grid(alpha=0.25)
+    for text in axes.legend(frameon=False, fontsize=9).get_texts():
+        text.set_parse_math(False)  # names of folders are no formulas
+    return figure
+
+
+def parse_epsilons(texts: Sequence[str]) -> list[float]:
+    """Ascending numbers of texts such as "8/255" and "0.03"; zero is left out.
+
+    Raises:
+      UserError: for a text that is no number in 0..1.
+    """
+    epsilons = set()
+    for text in texts:
+        try:
+            epsilon = float(Fraction(text))
+        except (ValueError, ZeroDivisionError, OverflowError):
+            raise UserError(f"epsilon {text!r} is no number such as 8/255 or 0.03") from None
+        if not 0 <= epsilon <= 1:
+            raise UserError(f"epsilon must be in 0..1, the range of pixels, not {text}")
+        epsilons.add(epsilon)
+    return sorted(epsilons - {0.0})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this analysis."""
+    parser.add_argument(
+        "--attack",
+        action="append",
+        help=f"{' or '.join(ATTACKS)}; may be repeated; default {ATTACKS[0]}",
+    )
+    parser.add_argument(
+        "--epsilons",
+        nargs="+",
+        default=EPSILONS,
+        help=f"largest changes of a pixel in 0..1; default {' '.join(EPSILONS)}",
+    )
+    parser.add_argument("--steps", type=int, help="of PGD; default 10")
+    parser.add_argument(
+        "--step_size", type=float, help="of PGD, in units of epsilon; default 2.5 / steps"
+    )
+    parser.add_argument("--start_seed", type=int, help="of PGD's random starts; default 0")
+    parser.add_argument(
+        "--against", nargs="+", default=(), metavar="WORKDIR", help="runs to compare with"
+    )
+    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+
+
+def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+    """Does what the command line says."""
+    attacks, epsilons = _attacks(given), parse_epsilons(given.epsilons)
+    mesh = sharding.make_mesh()
+    networks = {given.workdir: restored}
+    for workdir in given.against:
+        other = restore_network(workdir, given.checkpoint, sharding.replicated(mesh))
+        other = other._replace(variables=other.of_one(given.seed))
+        _check_same_images(workdir, other.info, restored.info)
+        networks[workdir] = other
+    found = []
+    for workdir, network in networks.items():
+        batches = evaluation_batches(network, mesh, given.data_dir)
+        rows = measure(network, batches, attacks, epsilons, given.start_seed or 0)
+        found += [{"network": workdir, "step": network.step, **row} for row in rows]
+    records.show(f"accuracy on {restored.info.name} under attack", list(map(_cells, found)))
+    records.save(found, output / "robustness.csv")
+    draw(found).savefig(output / "robustness.png")
+    print(f"{output / 'robustness.csv'}, {output / 'robustness.png'}")
+
+
+def _attacks(given: argparse.Namespace) -> list[Attack]:
+    names = tuple(dict.fromkeys(given.attack or ATTACKS[:1]))
+    of_pgd = {"steps": given.steps, "step_size": given.step_size, "start_seed": given.start_seed}
+    for flag, value in of_pgd.items():
+        if value is not None and "pgd" not in names:
+            raise UserError(f"--{flag} is for --attack=pgd")
+    if given.start_seed is not None and not 0 <= given.start_seed < 2**32:
+        raise UserError(f"--start_seed must be between 0 and 2**32 - 1, not {given.start_seed}")
+    steps = 10 if given.steps is None else given.steps
+    return [make_attack(name, steps, given.step_size) for name in names]
+
+
+def _check_same_images(workdir: str, other: data.DatasetInfo, ours: data.DatasetInfo) -> None:
+    for what in ("name", "eval_split", "num_eval", "class_names"):
+        if getattr(other, what) != getattr(ours, what):
+            raise UserError(
+                f"--against={workdir} has other images: its data set's {what} is"
+                f" {one_line(getattr(other, what))}, not {one_line(getattr(ours, what))}"
+            )
+
+
+def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """A record for people to read."""
+    return {
+        "network": record["network"],
+        "attack": record["attack"],
+        "epsilon": f"{255 * record['epsilon']:g}/255",
+        "accuracy": f"{record['accuracy']:.2%}",
+        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+        "loss": f"{record['loss']:.4f}",
+        "images": f"{record['examples']:,}",
+    }

@@ -1,0 +1,14 @@
+"""A run that the commands can look at."""
+
+import pytest
+
+from aggnets_jax.train import train_and_evaluate
+from tests import runs
+
+
+@pytest.fixture(scope="session")
+def workdir(data_dir, tmp_path_factory):
+    """Of a network that has learnt something of the digits, and not all."""
+    workdir = tmp_path_factory.mktemp("analysis") / "run"
+    train_and_evaluate(runs.tiny_config(data_dir), workdir)
+    return workdir
