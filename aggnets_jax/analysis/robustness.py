@@ -191,7 +191,8 @@ def measure(
       `attack`, `epsilon`, `accuracy`, the `low` and `high` end of its 95 % confidence interval
       (Wilson's), `loss` (mean cross entropy) and `examples`.
     """
-    mean, std = (np.asarray(value, np.float32) for value in (restored.info.mean, restored.info.std))
+    model, info, variables = restored.model, restored.info, restored.variables
+    mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
 
     def normalise(batch: data.Batch, *, train: bool) -> jax.Array:
         del train
@@ -199,34 +200,38 @@ def measure(
 
     def logits(variables: Variables, pixels: jax.Array) -> jax.Array:
         images = normalise({"pixels": pixels}, train=False)
-        return restored.model.apply(variables, images, train=False)[0]
+        return model.apply(variables, images, train=False)[0]
 
-    eval_step = make_eval_step(restored.model, normalise)
+    of_pixels = make_eval_step(model, normalise)
 
-    def record(name: str, epsilon: float, change: Callable[..., jax.Array]) -> dict[str, Any]:
+    def under(attacker: Attacker, epsilon: float) -> dict[str, Any]:
         first = itertools.count(step=batches.batch_size)
 
         def step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
-            pixels = change(variables, batch, epsilon, next(first))
-            return eval_step(variables, {**batch, "pixels": pixels})
+            pixels = attacker(variables, batch, epsilon, next(first))
+            return of_pixels(variables, {**batch, "pixels": pixels})
 
-        metrics = evaluate(step, restored.variables, batches)
-        low, high = wilson_interval(metrics["accuracy"], metrics["examples"])
-        return {
-            "attack": name,
-            "epsilon": epsilon,
-            "accuracy": metrics["accuracy"],
-            "low": low,
-            "high": high,
-            "loss": metrics["loss"],
-            "examples": metrics["examples"],
-        }
+        return evaluate(step, variables, batches)
 
-    found = [record(NO_ATTACK, 0.0, lambda variables, batch, *_: as_pixels(batch["image"]))]
+    as_they_are = make_eval_step(model, data.make_preprocess(restored.config.data, info))
+    found = [_record(NO_ATTACK, 0.0, evaluate(as_they_are, variables, batches))]
     for attack in attacks:
         attacker = Attacker(logits, attack, seed)
-        found += [record(attack.name, epsilon, attacker) for epsilon in epsilons]
+        found += [_record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]
     return found
+
+
+def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = wilson_interval(metrics["accuracy"], metrics["examples"])
+    return {
+        "attack": attack,
+        "epsilon": epsilon,
+        "accuracy": metrics["accuracy"],
+        "low": low,
+        "high": high,
+        "loss": metrics["loss"],
+        "examples": metrics["examples"],
+    }
 
 
 def wilson_interval(accuracy: float, examples: int) -> tuple[float, float]:

@@ -10,5 +10,6 @@ from tests import runs
 def workdir(data_dir, tmp_path_factory):
     """Of a network that has learnt something of the digits, and not all."""
     workdir = tmp_path_factory.mktemp("analysis") / "run"
-    train_and_evaluate(runs.tiny_config(data_dir), workdir)
+    lengths = {"total_steps": 120, "eval_every_steps": 120, "checkpoint_every_steps": 120}
+    train_and_evaluate(runs.tiny_config(data_dir, **lengths), workdir)
     return workdir
