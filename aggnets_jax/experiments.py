@@ -126,6 +126,22 @@ def training_cost(config: ml_collections.ConfigDict) -> int:
     return 3 * size(config).macs * images * config.num_seeds
 
 
+def read_results(results: Path) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yields the rows of all tables of runs in `results/*.csv`, each with its file.
+
+    Raises:
+      UserError: for a file that can't be read.
+    """
+    for file in sorted(results.glob("*.csv")):
+        try:
+            with file.open(newline="") as lines:
+                reader = csv.DictReader(lines)
+                if {"config", "overrides", "seed", "error"} <= set(reader.fieldnames or ()):
+                    yield from ((file, row) for row in reader)
+        except (OSError, ValueError, csv.Error) as error:
+            raise UserError(f"{file} can't be read: {one_line(error)}") from error
+
+
 def measured_errors(results: Path) -> dict[str, list[float]]:
     """Top-1 errors in % that `results/*.csv` have of each config as it is, one for each seed.
 
@@ -135,18 +151,12 @@ def measured_errors(results: Path) -> dict[str, list[float]]:
       UserError: for a file that can't be read.
     """
     errors: dict[str, dict[str, float]] = {}
-    for file in sorted(results.glob("*.csv")):
-        try:
-            with file.open(newline="") as lines:
-                reader = csv.DictReader(lines)
-                if not {"config", "overrides", "seed", "error"} <= set(reader.fieldnames or ()):
-                    continue  # a table of something else than runs
-                for row in reader:
-                    if not row["overrides"]:
-                        of_config = errors.setdefault(row["config"], {})
-                        of_config[row["seed"]] = float(row["error"])
-        except (OSError, TypeError, ValueError, csv.Error) as error:
-            raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    for file, row in read_results(results):
+        if not row["overrides"]:
+            try:
+                errors.setdefault(row["config"], {})[row["seed"]] = float(row["error"])
+            except (TypeError, ValueError) as error:
+                raise UserError(f"{file} can't be read: {one_line(error)}") from error
     return {name: list(by_seed.values()) for name, by_seed in errors.items()}
 
 
