@@ -1,6 +1,7 @@
-"""Analyses of a checkpoint: tables and pictures in WORKDIR/analysis.
+"""Analyses of a checkpoint, or of results: tables and pictures, in WORKDIR/analysis by default.
 
 python -m aggnets_jax.analysis NAME --workdir=WORKDIR [--checkpoint=best] [...]
+python -m aggnets_jax.analysis efficiency --output=FOLDER [--results=results] [...]
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from aggnets_jax import sharding
-from aggnets_jax.analysis import grad_cam, robustness, shortcuts, weights
+from aggnets_jax.analysis import efficiency, gates, grad_cam, robustness, shortcuts, weights
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import restore_network
@@ -23,7 +24,11 @@ ANALYSES: dict[str, ModuleType] = {
     "robustness": robustness,
     "weights": weights,
     "shortcuts": shortcuts,
+    "gates": gates,
 }
+
+# Of tables of runs and not of a checkpoint; their `run` is `run(given, output)`.
+OF_RESULTS: dict[str, ModuleType] = {"efficiency": efficiency}
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -38,31 +43,47 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, module in ANALYSES.items():
+    for name, module in (ANALYSES | OF_RESULTS).items():
         told = module.__doc__.partition("\n")[0]
         command = commands.add_parser(name, help=told, description=told, allow_abbrev=False)
-        command.add_argument("--workdir", required=True, help="local directory of the run")
-        command.add_argument(
-            "--checkpoint", default="latest", help="latest, best or a step; default latest"
-        )
-        command.add_argument("--seed", type=int, help="of a run that trains several at once")
-        command.add_argument("--output", help="folder to write to; default WORKDIR/analysis")
+        if name in OF_RESULTS:
+            command.add_argument("--output", required=True, help="folder to write to")
+        else:
+            _add_arguments_of_checkpoint(command)
         module.add_arguments(command)
     return parser.parse_args(arguments)
+
+
+def _add_arguments_of_checkpoint(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--workdir", required=True, help="local directory of the run")
+    command.add_argument(
+        "--checkpoint", default="latest", help="latest, best or a step; default latest"
+    )
+    command.add_argument("--seed", type=int, help="of a run that trains several at once")
+    command.add_argument("--output", help="folder to write to; default WORKDIR/analysis")
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
+    if given.name in OF_RESULTS:
+        OF_RESULTS[given.name].run(given, _folder(given.output))
+        return
     mesh = sharding.make_mesh()
     restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
     restored = restored._replace(variables=restored.of_one(given.seed))
-    output = local_path(given.output or Path(given.workdir, "analysis"))
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{output} can't be written: {one_line(error)}") from error
+    output = _folder(given.output or Path(given.workdir, "analysis"))
     ANALYSES[given.name].run(restored, given, output)
+
+
+def _folder(path: str | Path) -> Path:
+    """A folder to write to, made if it is not there."""
+    folder = local_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
+    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

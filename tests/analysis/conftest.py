@@ -1,5 +1,6 @@
 """A run that the commands can look at."""
 
+import jax
 import pytest
 
 from aggnets_jax.train import train_and_evaluate
@@ -13,3 +14,11 @@ def workdir(data_dir, tmp_path_factory):
     lengths = {"total_steps": 120, "eval_every_steps": 120, "checkpoint_every_steps": 120}
     train_and_evaluate(runs.tiny_config(data_dir, **lengths), workdir)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """Programs that run a few times are compiled without optimisation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

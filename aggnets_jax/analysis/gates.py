@@ -1,0 +1,255 @@
+"""Gates of HCGNet over the test set: what is forgotten, and which scale is listened to.
+
+Yang et al., arXiv 1908.09699. A module computes SMG(x) = X * f(X) + v(A, B), and this is of
+
+    forget gate   f in (0, 1) [channels], eq. 11: the share of each channel of X that is kept
+    update gate   u in (0, 1) [channels], eq. 8 to 10: v = u P(A) + (1 - u) P(B), the share of the
+                  3x3 convolution A against the dilated one B, which spans 5x5
+
+Gates are read as the network computes them, of every image of the test set once. Quantiles are
+those of a histogram of 1,000 bins.
+"""
+
+import argparse
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aggnets_jax import data, sharding
+from aggnets_jax.analysis import records
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import Restored, evaluation_batches
+from aggnets_jax.models.hcgnet import ForgetGate, UpdateGate
+from aggnets_jax.step import Variables
+
+BINS = 1000
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+_TOLD = {"forget": "forget gate: share of X kept", "update": "update gate: share of the 3x3 branch"}
+
+
+def gate_values(
+    model: nn.Module, variables: Variables, images: jax.Array
+) -> dict[tuple[str, str], jax.Array]:
+    """The gates of a network, in the order in which it computes them; traceable.
+
+    Args:
+      model: the network.
+      variables: "params" and "batch_stats".
+      images: float [B, height, width, channels], normalised.
+
+    Returns:
+      By (module, "forget" or "update"), float [B, channels]; empty for a network without gates.
+    """
+    found: dict[tuple[str, str], jax.Array] = {}
+    heads: dict[str, jax.Array] = {}
+
+    def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        results = call(*arguments, **keywords)
+        module = context.module
+        if context.method_name != "__call__":
+            return results
+        if isinstance(module.parent, UpdateGate) and module.name.startswith("head_"):
+            heads[module.name] = results[:, 0, 0].astype(jnp.float32)
+        elif isinstance(module, ForgetGate):
+            found["/".join(module.path[:-1]), "forget"] = results[:, 0, 0]
+        elif isinstance(module, UpdateGate):
+            # The softmax over two heads.
+            share = nn.sigmoid(heads["head_3x3"] - heads["head_5x5"])
+            found["/".join(module.path[:-1]), "update"] = share
+        return results
+
+    with nn.intercept_methods(intercept):
+        model.apply(variables, images, train=False)
+    return found
+
+
+class Gate(NamedTuple):
+    """Sums over the test set of a gate with C channels; its network knows K classes.
+
+    Attributes:
+      histogram: [BINS] of all values.
+      sums: [C] of the values of each channel.
+      squares: [C] of their squares.
+      of_classes: [K] of the means over channels of the images of each class.
+      images: [K] of each class.
+    """
+
+    histogram: np.ndarray
+    sums: np.ndarray
+    squares: np.ndarray
+    of_classes: np.ndarray
+    images: np.ndarray
+
+
+def gate_statistics(
+    restored: Restored, batches: Iterable[data.Batch]
+) -> dict[tuple[str, str], Gate]:
+    """Runs a network over the test set and adds up what its gates do.
+
+    Args:
+      restored: with the variables of one network.
+      batches: from `evaluate.evaluation_batches`.
+
+    Returns:
+      By (module, "forget" or "update"), in the order of the network.
+    """
+    preprocess = data.make_preprocess(restored.config.data, restored.info)
+    classes = restored.info.num_classes
+    names: list[tuple[str, str]] = []
+
+    @jax.jit
+    def compute(variables: Variables, batch: data.Batch) -> list[jax.Array]:
+        found = gate_values(restored.model, variables, preprocess(batch, train=False))
+        names[:] = found  # in their order, which mappings lose here
+        return list(found.values())
+
+    total: list[Gate] = []
+    for batch in batches:
+        gates, (labels, mask) = jax.device_get(
+            (compute(restored.variables, batch), (batch["label"], batch["mask"]))
+        )
+        sums = [_sums(values[mask], labels[mask], classes) for values in gates]
+        total = jax.tree.map(np.add, total, sums) if total else sums
+    return dict(zip(names, total, strict=True))
+
+
+def _sums(values: np.ndarray, labels: np.ndarray, classes: int) -> Gate:
+    values = values.astype(np.float64)
+    return Gate(
+        histogram=np.histogram(values, BINS, (0, 1))[0],
+        sums=values.sum(axis=0),
+        squares=(values**2).sum(axis=0),
+        of_classes=np.bincount(labels, values.mean(axis=1), classes),
+        images=np.bincount(labels, minlength=classes),
+    )
+
+
+def quantiles(histogram: np.ndarray) -> np.ndarray:
+    """The `QUANTILES` of values of which there is a histogram over [0, 1], to a bin's width."""
+    cumulated = np.cumsum(histogram) / histogram.sum()
+    bins = np.searchsorted(cumulated, QUANTILES)
+    into = 1 - (cumulated[bins] - QUANTILES) * histogram.sum() / histogram[bins]
+    return (bins + into) / len(histogram)
+
+
+def describe(gate: Gate) -> dict[str, float]:
+    """The numbers of a gate.
+
+    Returns:
+      `mean` and `std` of all values; `std_channels`, of the means of channels, and `std_images`,
+      within a channel over images, whose squares add up to that of `std`; the quantiles `q05`, ...;
+      `std_classes`, of the means of classes.
+    """
+    count = gate.images.sum()
+    means = gate.sums / count
+    within = np.maximum(gate.squares / count - means**2, 0).mean()
+    between = means.var()
+    seen = gate.images > 0
+    of_classes = gate.of_classes[seen] / gate.images[seen]
+    found = {
+        "mean": means.mean(),
+        "std": np.sqrt(within + between),
+        "std_channels": np.sqrt(between),
+        "std_images": np.sqrt(within),
+        "std_classes": of_classes.std(),
+    }
+    names = (f"q{100 * q:02.0f}" for q in QUANTILES)
+    found |= dict(zip(names, quantiles(gate.histogram), strict=True))
+    return {name: float(value) for name, value in found.items()}
+
+
+def draw(found: Mapping[tuple[str, str], Gate], class_names: Sequence[str]) -> Figure:
+    """Draws a row for each kind of gate: its values, and its means by class.
+
+    Args:
+      found: by (module, "forget" or "update").
+      class_names: of the network.
+    """
+    modules = list(dict.fromkeys(module for module, _ in found))
+    figure = Figure((4 + 0.6 * len(modules), 6.4), dpi=120, layout="compressed")
+    for (left, right), (kind, told) in zip(figure.subplots(2, 2), _TOLD.items(), strict=True):
+        gates = [found[module, kind] for module in modules]
+        _draw_values(left, gates)
+        left.set_title(told, fontsize=9)
+        means = [gate.of_classes / np.maximum(gate.images, 1) for gate in gates]
+        differences = np.stack(means, axis=1) - [describe(gate)["mean"] for gate in gates]
+        differences[gates[0].images == 0] = np.nan
+        most = float(np.nanmax(np.abs(differences)))
+        image = right.imshow(
+            differences, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="none"
+        )
+        right.set_title("mean of a class - mean of all", fontsize=9)
+        step = math.ceil(len(class_names) / 20)
+        right.set_yticks(
+            range(0, len(class_names), step), [name[:16] for name in class_names[::step]]
+        )
+        figure.colorbar(image, ax=right).ax.tick_params(labelsize=7)
+        for axes in (left, right):
+            axes.set_xticks(range(len(modules)), modules, rotation=90)
+            axes.tick_params(labelsize=7)
+    return figure
+
+
+def _draw_values(axes: Axes, gates: Sequence[Gate]) -> None:
+    """Draws quantiles of all values as bands and the means of channels as dots, by module."""
+    low, lower, middle, upper, high = np.stack([quantiles(gate.histogram) for gate in gates]).T
+    places = np.arange(len(gates))
+    axes.bar(places, high - low, 0.6, low, color="#d3e3e9", label="5 to 95 %")
+    axes.bar(places, upper - lower, 0.6, lower, color="#8fb9c7", label="25 to 75 %")
+    axes.hlines(middle, places - 0.3, places + 0.3, color="#253237", label="median")
+    for place, gate in enumerate(gates):
+        means = gate.sums / gate.images.sum()
+        across = place + np.linspace(-0.25, 0.25, len(means))
+        label = None if place else "mean of a channel"
+        axes.plot(across, np.sort(means), ".", color="#c1440e", markersize=2.5, label=label)
+    axes.set_ylim(0, 1)
+    axes.grid(axis="y", alpha=0.25)
+    axes.legend(frameon=False, fontsize=7, ncols=2)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this analysis."""
+    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+
+
+def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+    """Does what the command line says."""
+    images = jnp.zeros((1, *restored.info.image_shape))
+    if not jax.eval_shape(partial(gate_values, restored.model), restored.variables, images):
+        raise UserError(f"{restored.config.model.name} has no gates; HCGNet has")
+    batches = evaluation_batches(restored, sharding.make_mesh(), given.data_dir)
+    found = gate_statistics(restored, batches)
+    rows = [
+        {"module": module, "gate": kind, "channels": len(gate.sums), **describe(gate)}
+        for (module, kind), gate in found.items()
+    ]
+    shown = [
+        {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in row.items()}
+        for row in rows
+    ]
+    title = f"{given.workdir}, step {restored.step}: gates over {batches.num_examples} images"
+    records.show(title, shown)
+    records.save(rows, output / "gates.csv")
+    of_classes = [
+        {
+            "module": module,
+            "gate": kind,
+            "class": name,
+            "images": int(gate.images[number]),
+            "mean": gate.of_classes[number] / max(gate.images[number], 1),
+        }
+        for (module, kind), gate in found.items()
+        for number, name in enumerate(restored.info.class_names)
+    ]
+    records.save(of_classes, output / "gates_classes.csv")
+    draw(found, restored.info.class_names).savefig(output / "gates.png")
+    print(", ".join(str(output / f"gates{end}") for end in (".csv", "_classes.csv", ".png")))
