@@ -98,13 +98,12 @@ def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
     if path.resolve() not in {each.resolve() for each in root.rglob("*.py")}:
         return None
     try:
-        flags = shlex.split(overrides, comments=True)
-        return config_lib.load(
-            f"{path}:{row}" if row else str(path),
-            [flag.removeprefix("--config.") for flag in flags],
-        )
-    except ValueError:  # UserError among them: another version's, or a row that is gone
+        flags = [flag.removeprefix("--config.") for flag in shlex.split(overrides, comments=True)]
+        config = config_lib.load(f"{path}:{row}" if row else str(path), flags)
+        find_family(config.model.name)
+    except ValueError:  # UserError, of another version's row or flag, or no flags at all
         return None
+    return config
 
 
 def _data_of(config: ml_collections.ConfigDict) -> str:
