@@ -29,6 +29,7 @@ from aggnets_jax.step import Variables
 
 PREDICTED, TRUE = "predicted", "true"
 LAST_MAP = "pre_logits_2d"
+MOST = 100  # rows of a picture that can still be looked at
 
 
 class Maps(NamedTuple):
@@ -167,8 +168,13 @@ def first_pictures(batches: data.EvalBatches, count: int) -> Pictures:
     """The first images of the evaluation split, `count` of them if there are so many.
 
     Images that are skipped as damaged do not count.
+
+    Raises:
+      UserError: if there are no others.
     """
-    examples = itertools.islice(_examples(batches), count)
+    examples = list(itertools.islice(_examples(batches), count))
+    if not examples:
+        raise UserError(f"all {batches.num_examples} images of the evaluation are damaged")
     names, images, labels = zip(*examples, strict=True)
     return Pictures(names, np.stack(images), np.stack(labels))
 
@@ -344,8 +350,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Does what the command line says."""
-    if given.count < 1:
-        raise UserError(f"--count must be at least 1, not {given.count}")
+    if not 1 <= given.count <= MOST:
+        raise UserError(f"--count must be between 1 and {MOST}, not {given.count}")
     mesh = sharding.make_mesh()
     if given.images:
         if given.data_dir is not None:

@@ -11,7 +11,13 @@ from PIL import Image
 
 from aggnets_jax import create_model
 from aggnets_jax.analysis.__main__ import main
-from aggnets_jax.analysis.grad_cam import grad_cam, grad_cam_grid, logits_behind
+from aggnets_jax.analysis.grad_cam import (
+    first_pictures,
+    grad_cam,
+    grad_cam_grid,
+    logits_behind,
+)
+from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches, restore_network
 from aggnets_jax.models.registry import list_families
 from aggnets_jax.sharding import make_mesh, replicated
@@ -198,13 +204,31 @@ def test_the_grid_for_others(workdir):
     assert titles == ["image", "pre_logits_2d, 2x2", "", ""]
 
 
+def test_damaged_images_do_not_count():
+    class Batches(list):
+        num_examples, batch_size = 6, 4
+
+    def batch(first, mask):
+        numbers = np.arange(first, first + 4)
+        images = np.broadcast_to(np.uint8(numbers)[:, None, None, None], (4, 2, 2, 1))
+        return {"image": images, "label": numbers, "mask": np.array(mask, bool)}
+
+    batches = Batches([batch(0, [0, 1, 0, 1]), batch(4, [1, 1, 0, 0])])
+    pictures = first_pictures(batches, 3)
+    assert pictures.names == ("1", "3", "4")
+    assert pictures.labels.tolist() == pictures.images[:, 0, 0, 0].tolist() == [1, 3, 4]
+    assert len(first_pictures(batches, 9).names) == 4
+    with pytest.raises(UserError, match="all 6 images of the evaluation are damaged"):
+        first_pictures(Batches([batch(0, [0] * 4)]), 3)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--endpoint=stage22"], "unknown endpoint 'stage22'; nearest: stage2"),
         (["--endpoint=pre_logits"], "nearest: pre_logits_2d"),
         (["--class=11"], "unknown class '11'; nearest: 1"),
-        (["--count=0"], "--count must be at least 1, not 0"),
+        (["--count=0"], "--count must be between 1 and 100, not 0"),
         (["--images=FOLDER/none.png"], "no file or folder FOLDER/none.png"),
         (["--images=FOLDER/a.png", "--class=true"], "of files the true classes are not known"),
         (["--images=FOLDER/a.png", "--data_dir=FOLDER"], "--data_dir is of the evaluation split"),
