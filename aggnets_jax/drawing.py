@@ -12,7 +12,7 @@ from matplotlib.patches import Arc
 from aggnets_jax.topology import Topology
 
 # Colours of links by length, from neighbours to the longest, and of what is not a link.
-_SHORT, _LONG, _INK, _ACCENT = "#9db4c0", "#c1440e", "#253237", "#1f6f8b"
+SHORT, LONG, INK, ACCENT = "#9db4c0", "#c1440e", "#253237", "#1f6f8b"
 
 _FLATNESS = 0.6  # height of an arc by its width
 
@@ -23,7 +23,7 @@ def draw_topology(topology: Topology, axes: Axes) -> None:
     The square at the left is the stage's input, that at the right its output; its links are counted
     apart.
     """
-    colours = LinearSegmentedColormap.from_list("links", [_SHORT, _LONG])
+    colours = LinearSegmentedColormap.from_list("links", [SHORT, LONG])
     end = topology.depth + 1
     # Dense patterns have links by the thousand: thinner and fainter ones then.
     weight = min(1.0, (12 * end / len(topology.links)) ** 0.5)
@@ -42,15 +42,15 @@ def draw_topology(topology: Topology, axes: Axes) -> None:
             )
         )
     size = max(2.0, min(7.0, 160 / end))
-    axes.plot(range(1, end), [0] * topology.depth, "o", color=_INK, markersize=size)
-    axes.plot([0, end], [0, 0], "s", color=_ACCENT, markersize=size + 1)
+    axes.plot(range(1, end), [0] * topology.depth, "o", color=INK, markersize=size)
+    axes.plot([0, end], [0, 0], "s", color=ACCENT, markersize=size + 1)
     axes.set(xlim=(-0.7, end + 0.7), ylim=(-0.7, _height(topology)), aspect="equal")
     axes.axis("off")
     axes.set_title(
         f"{topology.name}: {topology.depth} layers,"
         f" {topology.num_links} + {len(topology.output_sources)} links",
         fontsize=10,
-        color=_INK,
+        color=INK,
     )
 
 
@@ -79,7 +79,7 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
       name: "loss", whose axis is logarithmic, or "accuracy".
       axes: to draw into.
     """
-    for part, colour, marker in (("train", _SHORT, None), ("eval", _LONG, "o")):
+    for part, colour, marker in (("train", SHORT, None), ("eval", LONG, "o")):
         key = f"{part}/{name}"
         points = [(line["step"], line[key]) for line in lines if key in line]
         if points:

@@ -2,11 +2,24 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from aggnets_jax.command_line import Parser
 from aggnets_jax.errors import UserError, unknown
 
-MODES = ("train", "eval", "predict", "report", "convert")
+MODES = ("train", "eval", "predict", "report", "ablate", "convert")
+
+_ABLATE = {
+    "sweep": "links, sources, layers, distance, random, with commas between; default all",
+    "cut": "links to cut together, STAGE:LAYER-SOURCE,..., or a .csv file; may be repeated",
+    "draws": "of the random sets; default 10",
+    "draw_seed": "of the random sets; default 0",
+    "at_once": "how many sets are evaluated at a time; default by the network's size",
+    "reestimate_batch_statistics": "from so many training batches, after each cut; default 0",
+    "export": "new folder for a config and weights of the network without the links of --cut",
+    "export_least": "or without so many of the links that matter least",
+}
+_NUMBERS = ("draws", "draw_seed", "at_once", "reestimate_batch_statistics", "export_least")
 
 
 def parse(
@@ -49,10 +62,21 @@ def parse(
     )
     parser.add_argument("--top", type=int, help="predict: how many classes to name; default 5")
     parser.add_argument("--format", help="predict: table, csv or json; default table")
-    parser.add_argument("--output", help="predict: file to write to instead of printing")
+    parser.add_argument(
+        "--output",
+        help="predict: file to write to instead of printing; ablate: folder, default"
+        " WORKDIR/ablation",
+    )
     parser.add_argument(
         "--html", action="store_const", const=True, help="report: make WORKDIR/report.html, too"
     )
+    for name, told in _ABLATE.items():
+        parser.add_argument(
+            f"--{name}",
+            help=f"ablate: {told}",
+            type=int if name in _NUMBERS else str,
+            action="append" if name == "cut" else "store",
+        )
     parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
     parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
     parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
@@ -69,6 +93,12 @@ def parse(
     return flags, overrides
 
 
+def given(flags: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """The values of some flags, of those that are given."""
+    values = {name: getattr(flags, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     """Refuses flags that are missing or empty, or that the mode would not look at."""
     for flag, value in vars(flags).items():
@@ -76,7 +106,7 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         if "" in (value if isinstance(value, list) else [value]):
             raise UserError(f"--{flag} is empty")
     converts, makes_run = flags.mode == "convert", flags.mode == "train"
-    predicts = flags.mode == "predict"
+    predicts, ablates = flags.mode == "predict", flags.mode == "ablate"
     if converts:
         makes_run = flags.from_torch is not None
         if makes_run == (flags.to_torch is not None):
@@ -89,23 +119,25 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
         ),
         (
             "data_dir",
-            makes_run or flags.mode == "eval" or flags.html is not None,
-            "training, --mode=eval and --mode=report --html",
+            makes_run or flags.mode == "eval" or ablates or flags.html is not None,
+            "training, --mode=eval, --mode=ablate and --mode=report --html",
         ),
         ("html", flags.mode == "report", "--mode=report"),
-        *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format", "output")),
+        *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format")),
+        *((flag, ablates, "--mode=ablate") for flag in _ABLATE),
+        ("output", predicts or ablates, "--mode=predict and --mode=ablate"),
         ("from_torch", converts, "--mode=convert"),
         ("to_torch", converts, "--mode=convert"),
         (
             "seed",
-            predicts or (converts and not makes_run),
-            "--mode=predict and --to_torch",
+            predicts or ablates or (converts and not makes_run),
+            "--mode=predict, --mode=ablate and --to_torch",
         ),
         ("dialect", converts and not makes_run, "--mode=convert --to_torch"),
         (
             "checkpoint",
             not makes_run and flags.mode != "report",
-            "--mode=eval, --mode=predict and --to_torch",
+            "--mode=eval, --mode=predict, --mode=ablate and --to_torch",
         ),
     ]:
         if getattr(flags, flag) is not None and not wanted:

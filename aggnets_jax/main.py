@@ -1,9 +1,10 @@
-"""The command line: train a network, evaluate it, predict with it, report on it, move weights.
+"""The command line: train a network, evaluate, predict, report, cut its links, move weights.
 
     python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
     python -m aggnets_jax.main --mode=eval --workdir=runs/digits
     python -m aggnets_jax.main --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
     python -m aggnets_jax.main --mode=report --workdir=runs/digits [--html]
+    python -m aggnets_jax.main --mode=ablate --workdir=runs/digits
     python -m aggnets_jax.main --mode=convert --workdir=runs/digits --to_torch=digits.safetensors
     python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
 
@@ -53,6 +54,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
         from aggnets_jax.report import report
 
         report(flags.workdir, html=bool(flags.html), data_dir=flags.data_dir)
+    elif flags.mode == "ablate":
+        from aggnets_jax.ablation.command import Options, ablate
+
+        options = Options(**flags_lib.given(flags, Options._fields))
+        ablate(flags.workdir, options, which=which, seed=flags.seed, data_dir=flags.data_dir)
     elif flags.from_torch is not None:
         from aggnets_jax.convert.command import import_weights
 

@@ -15,7 +15,7 @@ from aggnets_jax.evaluate import restore_network
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.progress import Progress
 from aggnets_jax.run_checkpoints import RunCheckpoints
-from aggnets_jax.step import state_before
+from aggnets_jax.step import Variables, state_before
 from aggnets_jax.strength import make_strength
 from aggnets_jax.workdir import CONFIG, open_workdir, write_json
 
@@ -36,10 +36,6 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
     info = data.describe(config.data)
     if config.num_seeds > 1:
         raise UserError("a file has the weights of one network: set config.num_seeds=1")
-    total_steps = config_lib.total_steps(config, info.num_train)
-    steps_per_epoch = info.num_train / config.batch_size
-    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
-    strength = make_strength(config, total_steps, steps_per_epoch)
     variables = from_torch(
         config.model.name,
         read_state_dict(file),
@@ -47,6 +43,31 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
         input_shape=info.image_shape,
         **config_lib.model_arguments(config),
     )
+    write_new_run(config, info, variables, workdir)
+    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+
+
+def write_new_run(
+    config: ml_collections.ConfigDict,
+    info: data.DatasetInfo,
+    variables: Variables,
+    workdir: str | Path,
+) -> None:
+    """Makes the workdir of a run that starts from given variables and has not made a step.
+
+    Args:
+      config: of the run, of one seed; whole.
+      info: of its data set.
+      variables: "params" and maybe "batch_stats" of its network.
+      workdir: a new one.
+
+    Raises:
+      UserError: if there is a run in it, or the config has no optimiser; nothing is written.
+    """
+    total_steps = config_lib.total_steps(config, info.num_train)
+    steps_per_epoch = info.num_train / config.batch_size
+    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
+    strength = make_strength(config, total_steps, steps_per_epoch)
     variables = jax.tree.map(jnp.asarray, variables)
     state = state_before(variables, optimizer, config, config.seed, strength)
     config_json = config_lib.to_json(config)
@@ -58,7 +79,6 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
             checkpoints.finish()
         # Last, so that a workdir that is left half made is not taken for that of a run.
         write_json(path / CONFIG, config_json)
-    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
 
 
 def export_weights(

@@ -1,0 +1,128 @@
+"""Batch statistics of a network that was changed, estimated anew from training batches.
+
+A network without a link has other features than those whose means and variances its normalisations
+have stored. Here these become the means, over a few training batches, of the batches' own means and
+variances, which is "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv
+2105.07576, Section 3). The running averages of training forget, and weigh the last batches most.
+"""
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
+
+from aggnets_jax import data, sharding
+from aggnets_jax.errors import UserError
+from aggnets_jax.step import Variables, seeds
+
+
+def of_batch(
+    model: nn.Module, variables: Variables, images: jax.Array, axis: str | None = None
+) -> Any:
+    """The mean and variance that each batch normalisation finds in a batch.
+
+    All of them normalise by the batch; everything else, dropout above all, is as in evaluation.
+
+    Args:
+      model: a network.
+      variables: of it.
+      images: [batch, height, width, channels], normalised.
+      axis: name of the mapped axis over which the batch is divided, if it is.
+
+    Returns:
+      What the collection "batch_stats" of the variables is like.
+    """
+
+    def by_batch(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        norm = context.module
+        if not isinstance(norm, nn.BatchNorm) or not norm.use_running_average:
+            return call(*arguments, **keywords)
+        # With a momentum of 0 what is stored is what this batch has, to the bit.
+        norm = norm.clone(
+            parent=norm.scope, use_running_average=False, momentum=0.0, axis_name=axis
+        )
+        return norm(*arguments, **keywords)
+
+    with nn.intercept_methods(by_batch):
+        _, updated = model.apply(variables, images, train=False, mutable=["batch_stats"])
+    return updated["batch_stats"]
+
+
+class BatchStatistics:
+    """Estimates the batch statistics of a network for several sets of masks at once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        variables: Variables,
+        preprocess: data.Preprocess,
+        config: ml_collections.ConfigDict,
+        mesh: Mesh,
+        num_batches: int,
+    ) -> None:
+        """Reads the batches: the first of the run's training, without its augmentation.
+
+        Random crops that the host takes of images of several sizes are the exception.
+
+        Args:
+          model: the network.
+          variables: as trained.
+          preprocess: of its images.
+          config: of its run.
+          mesh: over whose devices batches are divided.
+          num_batches: how many.
+
+        Raises:
+          UserError: if there are no batch statistics, or no batches.
+        """
+        if num_batches < 1:
+            raise UserError(f"batches for batch statistics must be at least 1, not {num_batches}")
+        if not jax.tree.leaves(variables.get("batch_stats", {})):
+            raise UserError(f"{config.model.name!r} has no batch statistics to estimate anew")
+        sharding.check_divisible("batch_size", config.batch_size, mesh.size)
+        self._variables = variables
+        batches = data.train_batches(
+            config.data,
+            batch_size=config.batch_size,
+            seed=int(np.ravel(seeds(config))[0]),
+            sharding=sharding.by_example(mesh),
+        )
+        self._batches = list(itertools.islice(batches, num_batches))
+
+        def statistics(variables: Variables, changed: Mapping[str, Any], batch: data.Batch) -> Any:
+            images = preprocess(batch, train=False)
+            return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
+
+        everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+        self._statistics = jax.jit(
+            jax.shard_map(
+                statistics,
+                mesh=mesh,
+                in_specs=(everywhere, everywhere, by_example),
+                out_specs=everywhere,
+                check_vma=False,
+            )
+        )
+
+    def estimate(self, changed: Mapping[str, Any]) -> Any:
+        """The mean of the batches' statistics, for each of several changes.
+
+        Args:
+          changed: what stands in the place of collections of the variables, with an axis of changes
+            in front of each array.
+
+        Returns:
+          "batch_stats", with the same axis: NumPy arrays.
+        """
+        totals = None
+        for batch in self._batches:
+            found = jax.device_get(self._statistics(self._variables, changed, batch))
+            wide = jax.tree.map(lambda x: x.astype(np.float64), found)
+            totals = wide if totals is None else jax.tree.map(np.add, totals, wide)
+        number = len(self._batches)
+        return jax.tree.map(lambda t, x: (t / number).astype(x.dtype), totals, found)

@@ -1,0 +1,331 @@
+"""A network without some links, as a smaller network: its patterns, and its weights cut to fit.
+
+A mask leaves a network what it is and multiplies some features by 0; here these are gone, with the
+weights that would have multiplied them. Where features are concatenated, that are channels of what
+a layer reads; where they are added with weights of their own (DSNet), these weights.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.ablation.sets import StageLink, Stages, to_text
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import Restored
+from aggnets_jax.links import StageLinks, collection, find_links, masks_without
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.paths import by_path
+from aggnets_jax.stage import Stage
+from aggnets_jax.step import Variables
+from aggnets_jax.topology import Link, Topology
+
+# By which logits of the smaller network may differ, relative to the largest.
+_TOLERANCE = 1e-3
+
+
+def obstacle(stages: Stages, cut: Iterable[StageLink]) -> str | None:
+    """Why a network without some links can't be built, or None.
+
+    Args:
+      stages: of the network.
+      cut: links that it has.
+    """
+    for name, links in _by_stage(cut).items():
+        stage = stages[name]
+        left = [link for link in stage.links if link not in links]
+        for layer, source in links:
+            if all(n != layer for n, _ in left):
+                reader = "the output" if layer > stage.topology.depth else f"layer {layer}"
+                return f"{reader} of {name} would read nothing"
+            if source > 0 and not _has_shortcuts(stage) and all(s != source for _, s in left):
+                return f"nothing would read layer {source} of {name}"
+    return None
+
+
+def least_harmful(
+    stages: Stages,
+    ordered: Iterable[StageLink],
+    number: int,
+    fits: Callable[[StageLink], bool] = lambda link: True,
+) -> tuple[list[StageLink], list[StageLink]]:
+    """The first so many links of an order without all of which the network can be built.
+
+    Args:
+      stages: of the network.
+      ordered: its links, the least harmful first.
+      number: of links to cut.
+      fits: whether a link may be cut at all.
+
+    Returns:
+      Those to cut, and those before the last of them that must stay.
+
+    Raises:
+      UserError: if there are fewer.
+    """
+    cut: list[StageLink] = []
+    kept: list[StageLink] = []
+    for link in ordered:
+        if len(cut) == number:
+            break
+        possible = fits(link) and obstacle(stages, [*cut, link]) is None
+        (cut if possible else kept).append(link)
+    if len(cut) < number:
+        raise UserError(f"{number} links can't be cut out of this network; at most {len(cut)} can")
+    return cut, kept
+
+
+def _by_stage(links: Iterable[StageLink]) -> dict[str, list[Link]]:
+    found: dict[str, list[Link]] = {}
+    for name, link in links:
+        found.setdefault(name, []).append(link)
+    return found
+
+
+def _has_shortcuts(stage: StageLinks) -> bool:
+    """Whether each layer reads the one before it besides its links; its output then has none."""
+    return all(layer <= stage.topology.depth for layer, _ in stage.links)
+
+
+class Smaller(NamedTuple):
+    """A network without some links.
+
+    Attributes:
+      config: of it: that of the run, with patterns of links; no paper's, and one seed's.
+      model: the network.
+    """
+
+    config: ml_collections.ConfigDict
+    model: nn.Module
+
+
+def smaller_network(
+    restored: Restored, stages: Stages, cut: Sequence[StageLink], seed: int | None = None
+) -> Smaller:
+    """Builds a network without some links from custom patterns.
+
+    Args:
+      restored: the network.
+      stages: of it.
+      cut: the links.
+      seed: of a run with several, for the config; default its first.
+
+    Raises:
+      UserError: if it can't be built, or patterns of its stages can't be set one by one.
+    """
+    why = obstacle(stages, cut)
+    if why is not None:
+        raise UserError(f"without {to_text(cut)} there is no network: {why}")
+    given = config_lib.to_json(restored.config)
+    given.update(num_seeds=1, seed=given["seed"] if seed is None else seed)
+    given.update(init_from=None, init_checkpoint="latest", file="", paper={})
+    links = _by_stage(cut)
+    left = {name: stage.topology.remove(links.get(name, ())) for name, stage in stages.items()}
+    given["model"]["topology"] = "custom"
+    given["model"]["topology_args"] = [
+        {"edges": [list(link) for link in topology.links]} for topology in left.values()
+    ]
+    name = given["model"]["name"]
+    try:
+        if any("/" in stage for stage in stages):
+            raise UserError("some stages are within blocks, which share one pattern")
+        config = config_lib.resolve(given)
+        model = create_configured_model(config, restored.info.num_classes)
+        found = find_links(model, restored.info.image_shape)
+    except UserError as error:
+        raise UserError(f"patterns of {name!r} can't be set stage by stage: {error}") from error
+    if {n: s.topology.sources for n, s in found.items()} != {
+        n: topology.sources for n, topology in left.items()
+    }:
+        raise UserError(f"patterns of {name!r} can't be set stage by stage")
+    return Smaller(config, model)
+
+
+class _Widths(NamedTuple):
+    """Where the channels of a network come from.
+
+    Attributes:
+      outputs: channels of each output of each stage, by stage and number; those of the input as
+        layers behind the first read them.
+      before: by the path of a module outside of the stages, the stage that ended last before it.
+    """
+
+    outputs: Mapping[str, Mapping[int, int]]
+    before: Mapping[str, str]
+
+
+def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths:
+    """Records the calls of the modules; nothing is computed."""
+    outputs: dict[str, dict[int, int]] = {}
+    before: dict[str, str] = {}
+    running: list[str] = []
+    ended = ""
+
+    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        nonlocal ended
+        module, path = context.module, "/".join(context.module.path)
+        if context.method_name != "__call__" or not path:
+            return call(*arguments, **keywords)
+        if isinstance(module, Stage):
+            outputs[path] = {0: _channels(arguments[0])}
+            running.append(path)
+            result = call(*arguments, **keywords)
+            ended = running.pop()
+            return result
+        if not running:
+            before[path] = ended
+        result = call(*arguments, **keywords)
+        if running and (number := _number_of_output(path, running[-1])) is not None:
+            outputs[running[-1]][number] = _channels(result)
+        return result
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return _Widths(outputs, before)
+
+
+def _channels(output: Any) -> int:
+    """Of an output that is an array; 0 of others, which are concatenated leaf by leaf."""
+    return output.shape[-1] if hasattr(output, "shape") else 0
+
+
+def _number_of_output(path: str, stage: str) -> int | None:
+    """Which output of its stage a module computes, if it does."""
+    name = path.removeprefix(f"{stage}/")
+    if name == "projection":
+        return 0
+    match = re.fullmatch(r"layer(\d+)", name)
+    return match and int(match[1])
+
+
+def fitting_variables(
+    model: nn.Module,
+    variables: Variables,
+    smaller: nn.Module,
+    image_shape: tuple[int, int, int],
+    stages: Stages,
+    cut: Sequence[StageLink],
+) -> Variables:
+    """The variables of a network, cut to fit the one without some links.
+
+    They are cut by their shapes; whether the smaller network then computes the same as the masked
+    one is for `check_same_function` to say.
+
+    Args:
+      model: the network.
+      variables: of it.
+      smaller: from `smaller_network`.
+      image_shape: of the images of both.
+      stages: of the network.
+      cut: the links.
+
+    Returns:
+      Variables of the smaller network, NumPy arrays.
+
+    Raises:
+      UserError: if one does not fit.
+    """
+    widths = _find_widths(model, image_shape)
+    wanted = by_path(jax.eval_shape(smaller.init, jax.random.key(0), jnp.zeros((1, *image_shape))))
+    given = by_path(variables)
+    fitting = {}
+    for path, like in wanted.items():
+        if path.startswith("strength/"):  # of a regularisation, no weight
+            continue
+        if path not in given:
+            raise UserError(f"there are no weights for {path}")
+        value = np.asarray(given[path])
+        if value.shape != like.shape:
+            kept = _kept(path, widths, stages, set(cut))
+            value = _cut_axis(path, value, like.shape, kept)
+        fitting[tuple(path.split("/"))] = value
+    return traverse_util.unflatten_dict(fitting)
+
+
+def _kept(path: str, widths: _Widths, stages: Stages, cut: set[StageLink]) -> np.ndarray | None:
+    """Which entries of what a variable's module reads are left, bool; None if that is not known."""
+    module = path.partition("/")[2]
+    stage = next((name for name in stages if module.startswith(f"{name}/")), None)
+    if stage is None:
+        owners = [m for m in widths.before if module.startswith(f"{m}/")]
+        stage = widths.before[max(owners, key=len)] if owners else ""
+        layer, repeated = stages[stage].topology.depth + 1 if stage in stages else 0, True
+    else:
+        match = re.match(r"(layer|weights)(\d+)/", module.removeprefix(f"{stage}/"))
+        layer, repeated = (int(match[2]), match[1] == "layer") if match else (0, True)
+    if not layer:
+        return None
+    topology: Topology = stages[stage].topology
+    return np.concatenate(
+        [
+            np.full(widths.outputs[stage].get(source, 0) if repeated else 1, left)
+            for source in topology.sources_of(layer)
+            for left in [(stage, (layer, source)) not in cut]
+        ]
+    )
+
+
+def _cut_axis(
+    path: str, value: np.ndarray, shape: tuple[int, ...], kept: np.ndarray | None
+) -> np.ndarray:
+    """A variable without the entries of its one axis that is longer than the shape's."""
+    axes = [axis for axis in range(value.ndim) if value.shape[axis] != shape[axis]]
+    if value.ndim == len(shape) and len(axes) == 1 and kept is not None and len(kept):
+        (axis,) = axes
+        # A map that is flattened channel by channel has several entries of each.
+        each, rest = divmod(value.shape[axis], len(kept))
+        entries = np.flatnonzero(np.repeat(kept, each))
+        if not rest and len(entries) == shape[axis]:
+            return value.take(entries, axis)
+    raise UserError(
+        f"{path} would have the shape {shape} in the place of {value.shape}, and not by fewer"
+        " channels to read alone"
+    )
+
+
+def check_same_function(
+    restored: Restored,
+    variables: Variables,
+    smaller: Smaller,
+    fitting: Variables,
+    stages: Stages,
+    cut: Sequence[StageLink],
+    images: jax.Array,
+) -> None:
+    """Compares the smaller network with the masked one.
+
+    Args:
+      restored: the network.
+      variables: of it.
+      smaller: the one without some links.
+      fitting: its variables.
+      stages: of the network.
+      cut: the links.
+      images: [batch, height, width, channels], normalised.
+
+    Raises:
+      UserError: if their logits differ by more than rounding.
+    """
+    masks = collection(masks_without(stages, cut))
+    with jax.default_matmul_precision("float32"):
+        masked = _logits(restored.model)({**variables, **masks}, images)
+        found = _logits(smaller.model)(fitting, images)
+    difference = float(jnp.max(jnp.abs(masked - found)))
+    if not difference <= _TOLERANCE * max(1.0, float(jnp.max(jnp.abs(masked)))):
+        raise UserError(
+            "without its links the network computes something else than with links masked: logits"
+            f" differ by {difference:.3g}"
+        )
+
+
+def _logits(model: nn.Module) -> Callable[[Variables, jax.Array], jax.Array]:
+    """Makes the compiled function from variables and images to logits, computed in float32."""
+    model = model.clone(dtype=jnp.float32)
+    return jax.jit(lambda variables, images: model.apply(variables, images, train=False)[0])

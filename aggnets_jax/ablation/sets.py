@@ -1,0 +1,205 @@
+"""Which links are cut together: one; a source's, a layer's, a distance's; random, listed ones."""
+
+import csv
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from aggnets_jax.config import is_line
+from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.links import StageLinks, all_links, masks_without
+from aggnets_jax.topology import Link
+from aggnets_jax.workdir import local_path
+
+Stages = Mapping[str, StageLinks]
+"""From `links.find_links`."""
+
+StageLink = tuple[str, Link]
+"""`(stage, (layer, source))`."""
+
+EVERYWHERE = "all"
+"""In the place of a stage, all of them."""
+
+_INLINE = re.compile(r"(?P<stage>[^:,]+):(?P<layer>\d{1,9})-(?P<source>\d{1,9})")
+_KEY = ("stage", "layer", "source")
+# What `links.csv` has beside them, so that lines of it can be cut again.
+_IGNORED = ("accuracy", "delta", "ci_low", "ci_high", "loss")
+
+
+class CutSet(NamedTuple):
+    """Links that are cut together.
+
+    Attributes:
+      key: what tells the set from others of its kind, by the names of columns.
+      links: `(stage, (layer, source))` of each.
+    """
+
+    key: Mapping[str, Any]
+    links: tuple[StageLink, ...]
+
+
+def single_links(stages: Stages) -> list[CutSet]:
+    """Each link by itself: `stage`, `layer`, `source`."""
+    return [
+        CutSet({"stage": stage, "layer": layer, "source": source}, ((stage, (layer, source)),))
+        for stage, (layer, source) in all_links(stages)
+    ]
+
+
+def by_source(stages: Stages) -> list[CutSet]:
+    """All links out of each output: `stage`, `source`, and `links`, how many they are."""
+    return _grouped(stages, lambda stage, link: {"stage": stage, "source": link[1]})
+
+
+def by_layer(stages: Stages) -> list[CutSet]:
+    """All links into each layer: `stage`, `layer`, and `links`, how many they are."""
+    return _grouped(stages, lambda stage, link: {"stage": stage, "layer": link[0]})
+
+
+def by_distance(stages: Stages) -> list[CutSet]:
+    """All links of each length layer - source: `stage`, `distance`, and `links`.
+
+    Those of all stages together, whose `stage` is "all", if there are several; then of each stage.
+    """
+    together = _grouped(
+        stages, lambda stage, link: {"stage": EVERYWHERE, "distance": link[0] - link[1]}
+    )
+    each = _grouped(stages, lambda stage, link: {"stage": stage, "distance": link[0] - link[1]})
+    return [*together, *each] if len(stages) > 1 else each
+
+
+def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -> list[CutSet]:
+    """Links of the same key together, stages in their order, then by the numbers in the key."""
+    groups: dict[tuple[Any, ...], list[StageLink]] = {}
+    for stage, link in all_links(stages):
+        groups.setdefault(tuple(key_of(stage, link).items()), []).append((stage, link))
+    order = {stage: number for number, stage in enumerate(stages)}
+
+    def place(key: tuple[Any, ...]) -> tuple[int, int]:
+        (_, stage), (_, number) = key
+        return order.get(stage, -1), number
+
+    return [
+        CutSet({**dict(key), "links": len(groups[key])}, tuple(groups[key]))
+        for key in sorted(groups, key=place)
+    ]
+
+
+def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
+    """Random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, and `cut`, which they are.
+
+    The sets of a draw are the beginnings of one random order of all links, that of
+    `np.random.default_rng([seed, draw])`. So a smaller one is a part of each larger one, and more
+    draws leave the first ones as they are.
+
+    Args:
+      stages: of the network.
+      draws: random orders.
+      seed: of them, at least 0.
+
+    Raises:
+      UserError: unless there are draws, and a seed that is at least 0.
+    """
+    if draws < 1:
+        raise UserError(f"draws must be at least 1, not {draws}")
+    if seed < 0:
+        raise UserError(f"the seed of the draws must be at least 0, not {seed}")
+    links = all_links(stages)
+    orders = [np.random.default_rng([seed, draw]).permutation(len(links)) for draw in range(draws)]
+    sets = []
+    for size in [2**i for i in range((len(links) - 1).bit_length())]:
+        for draw, order in enumerate(orders):
+            cut = tuple(links[i] for i in sorted(order[:size]))
+            sets.append(CutSet({"links": size, "draw": draw, "cut": to_text(cut)}, cut))
+    everything = {"links": len(links), "draw": 0, "cut": to_text(links)}
+    return [*sets, CutSet(everything, tuple(links))]
+
+
+def to_text(links: Iterable[StageLink]) -> str:
+    """Links as a text that `listed_sets` takes, such as "stage1:3-1,stage1:4-0"."""
+    return ",".join(f"{stage}:{layer}-{source}" for stage, (layer, source) in links)
+
+
+def listed_sets(texts: Sequence[str], stages: Stages) -> list[CutSet]:
+    """The sets that someone lists: `set`, its name, and `links`, how many they are.
+
+    Args:
+      texts: each the links of a set, as of `to_text`, which is then its name; or a CSV file, whose
+        name ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the name
+        of the set that a link belongs to. Without it all links of the file are one set that has the
+        name of the file. The other columns of `links.csv` may be there and are not read.
+      stages: of the network.
+
+    Raises:
+      UserError: for a file that can't be read, a text that names no links, a link that is not
+        there, or a set that is listed twice.
+    """
+    named: dict[str, list[StageLink]] = {}
+    for text in texts:
+        listed = _read_file(text) if text.lower().endswith(".csv") else {text: _parse(text)}
+        for name, links in listed.items():
+            if name in named:
+                raise UserError(f"the set {name!r} of links to cut is listed twice")
+            named[name] = links
+    for links in named.values():
+        masks_without(stages, links)  # raises for a link that is not there
+    return [
+        CutSet({"set": name, "links": len(unique)}, unique)
+        for name, unique in ((name, tuple(dict.fromkeys(links))) for name, links in named.items())
+    ]
+
+
+def _parse(text: str) -> list[StageLink]:
+    links = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = _INLINE.fullmatch(part)
+        if match is None:
+            raise UserError(
+                f"{part!r} is no link: give STAGE:LAYER-SOURCE, several with commas between them,"
+                " such as stage1:3-1,stage1:4-0, or a file whose name ends with .csv"
+            )
+        links.append((match["stage"], (int(match["layer"]), int(match["source"]))))
+    if not links:
+        raise UserError(f"{text!r} names no links to cut")
+    return links
+
+
+def _read_file(file: str) -> dict[str, list[StageLink]]:
+    path = local_path(file)
+    try:
+        lines = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
+    except (OSError, ValueError, csv.Error) as error:  # no text; a NUL in it
+        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    columns = lines[0] if lines else []
+    for column in columns:
+        if column not in ("set", *_KEY, *_IGNORED):
+            raise unknown(f"column of {file}", column, ("set", *_KEY))
+    if any(columns.count(column) != 1 for column in _KEY):
+        raise UserError(f"{file} must have each of the columns {', '.join(_KEY)} once, in line 1")
+    named: dict[str, list[StageLink]] = {}
+    for number, line in enumerate(lines[1:], start=2):
+        if not line:
+            continue
+        if len(line) != len(columns):
+            raise UserError(f"{file}, line {number}: {len(line)} values for {len(columns)} columns")
+        row = dict(zip(columns, line, strict=True))
+        link = (_number(file, number, row, "layer"), _number(file, number, row, "source"))
+        name = row.get("set", Path(file).stem)
+        if not is_line(name):
+            raise UserError(f"{file}, line {number}: the name of a set must be one line of text")
+        named.setdefault(name, []).append((row["stage"], link))
+    if not named:
+        raise UserError(f"{file} names no links to cut")
+    return named
+
+
+def _number(file: str, line: int, row: Mapping[str, str], column: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", row[column]):
+        raise UserError(
+            f"{file}, line {line}: {column} must be a whole number, got {one_line(row[column])!r}"
+        )
+    return int(row[column])

@@ -1,0 +1,251 @@
+"""Networks with links cut, many at once: one compiled program for whatever is cut.
+
+    ablation = Ablation(restored, mesh)
+    baseline, measured = ablation.measure(sets.single_links(ablation.stages))
+
+The program evaluates a batch for several sets of masks, `jax.vmap` over them, each device its own
+examples. Masks are an input, so that it is compiled once; where there are fewer sets than it takes,
+the rest are masks that cut nothing.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, PartitionSpec
+
+from aggnets_jax import data
+from aggnets_jax.ablation.batch_statistics import BatchStatistics
+from aggnets_jax.ablation.sets import CutSet, StageLink
+from aggnets_jax.ablation.statistics import Measurement, Tally
+from aggnets_jax.errors import Diverged, UserError
+from aggnets_jax.evaluate import Restored, evaluation_batches, score
+from aggnets_jax.links import StageLinks, all_links, collection, find_links, masks_without
+from aggnets_jax.step import Variables
+
+Scores = Callable[[Variables, Mapping[str, Any], data.Batch], dict[str, jax.Array]]
+
+Chunk = tuple[slice, Mapping[str, Any]]
+"""Which of all sets a call of the program is for, and what it takes of them."""
+
+# Bytes of the largest feature map of all examples and masks at a time. What is in the caches of a
+# CPU is fast; an accelerator needs much to do at once.
+_BYTES = {"cpu": 1 << 23}
+_BYTES_ELSEWHERE = 1 << 30
+
+
+class Measured(NamedTuple):
+    """What `Ablation.measure` returns.
+
+    Attributes:
+      baseline: the network as it is, or with its batch statistics re-estimated.
+      sets: the network without each of the sets of links, compared with the baseline.
+      examples: how many were evaluated.
+    """
+
+    baseline: Measurement
+    sets: list[Measurement]
+    examples: int
+
+
+def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Scores:
+    """Makes the compiled function of what counts of each example, for several masks at once.
+
+    It takes variables; collections that stand in the place of theirs, with an axis of masks in
+    front, `{"links": ...}` from `links.collection` of stacked masks, and maybe "batch_stats"; and a
+    batch of `data.EvalBatches`. It returns `evaluate.score`'s arrays, [masks, batch] each. Images
+    are preprocessed once.
+    """
+
+    def scores(
+        variables: Variables, changed: Mapping[str, Any], batch: data.Batch
+    ) -> dict[str, jax.Array]:
+        images = preprocess(batch, train=False)
+
+        def of_one(changed: Mapping[str, Any]) -> dict[str, jax.Array]:
+            logits, _ = model.apply({**variables, **changed}, images, train=False)
+            return score(logits, batch)
+
+        return jax.vmap(of_one)(changed)
+
+    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    # Each device for itself: masks and examples are one axis in a convolution, which the
+    # compiler could not divide by examples.
+    return jax.jit(
+        jax.shard_map(
+            scores,
+            mesh=mesh,
+            in_specs=(everywhere, everywhere, by_example),
+            out_specs=PartitionSpec(None, "data"),
+            check_vma=False,
+        )
+    )
+
+
+class Ablation:
+    """Measures what a network is without some of its links.
+
+    Attributes:
+      restored: the network.
+      variables: of it, those of one seed.
+      stages: where its links are.
+      batches: of the evaluation split.
+      at_once: sets of links that one call of the program takes; the first `measure` may lower it,
+        so that the last call is nearly full.
+      scores: the program, see `make_scores`.
+    """
+
+    def __init__(
+        self,
+        restored: Restored,
+        mesh: Mesh,
+        *,
+        seed: int | None = None,
+        data_dir: str | None = None,
+        at_once: int | None = None,
+        reestimated: int = 0,
+    ) -> None:
+        """Opens the data set; no network is evaluated.
+
+        Args:
+          restored: from `evaluate.restore_network`, with the variables on all devices of the mesh.
+          mesh: over whose devices batches are divided.
+          seed: of a run with several.
+          data_dir: of the data set; default that of the run.
+          at_once: sets at a time, at most; default from the size of the network's feature maps.
+          reestimated: training batches from which the batch statistics of a network without links
+            are estimated anew, and those of the baseline; 0: they stay as they were trained.
+
+        Raises:
+          UserError: for a network without links, a seed that is not there, a data set that is
+            missing or has other classes, or a number out of range.
+        """
+        self.restored = restored
+        self.stages = linked_stages(restored)
+        self.variables = restored.of_one(seed)
+        info = restored.info
+        config = restored.config.copy_and_resolve_references()
+        # As many batches, of equal sizes: rows that are no example cost as much as others.
+        size = _equal_parts(info.num_eval, config.eval_batch_size)
+        config.eval_batch_size = -(-size // mesh.size) * mesh.size
+        self.batches = evaluation_batches(restored._replace(config=config), mesh, data_dir)
+        if at_once is None:
+            at_once = default_at_once(restored, config.eval_batch_size // mesh.size)
+        elif at_once < 1:
+            raise UserError(f"at_once must be at least 1, not {at_once}")
+        self.at_once = at_once
+        self._measured = False
+        preprocess = data.make_preprocess(config.data, info)
+        self.scores = make_scores(restored.model, preprocess, mesh)
+        self._statistics = None
+        if reestimated:
+            self._statistics = BatchStatistics(
+                restored.model, self.variables, preprocess, config, mesh, reestimated
+            )
+
+    def measure(self, sets: Sequence[CutSet]) -> Measured:
+        """Evaluates the network without each of some sets of links.
+
+        Args:
+          sets: such as those of `sets.single_links`.
+
+        Raises:
+          UserError: for a link that is not there, or an image that is not what it should be.
+          Diverged: if the loss of the network as it is is not finite.
+        """
+        if not self._measured:
+            self.at_once = _equal_parts(1 + len(sets), self.at_once)
+            self._measured = True
+        chunks = list(self._chunks([(), *(links for _, links in sets)]))
+        tally = Tally(1 + len(sets))
+        before, skipped = {}, 0
+        for batch, part, after in self._evaluated(chunks):
+            there = np.asarray(batch["mask"])
+            if part.start == 0:
+                before = {name: values[0] for name, values in after.items()}
+                skipped += int(np.sum(np.asarray(batch["label"]) < 0))
+            after = {name: values[: part.stop - part.start] for name, values in after.items()}
+            tally.add(part, before, after, there)
+        if tally.examples + skipped != self.batches.num_examples:
+            raise RuntimeError(
+                f"evaluated {tally.examples} and skipped {skipped} of"
+                f" {self.batches.num_examples} examples"
+            )
+        if not tally.examples:
+            raise UserError(f"all {skipped} images of the evaluation are damaged")
+        baseline, *measured = tally.measurements()
+        if not np.isfinite(baseline.loss):
+            step = self.restored.step
+            raise Diverged(f"the loss of the evaluation is not finite at step {step}")
+        return Measured(baseline, measured, tally.examples)
+
+    def variables_without(self, cut: Sequence[StageLink]) -> Variables:
+        """The variables that the network is evaluated with when links are cut.
+
+        They are those of the network, but for its batch statistics if these are re-estimated.
+        """
+        _, changed = next(self._chunks([cut]))
+        statistics = {name: changed[name] for name in changed if name != "links"}
+        return {**self.variables, **jax.tree.map(lambda each: each[0], statistics)}
+
+    def _chunks(self, sets: Sequence[Sequence[StageLink]]) -> Iterator[Chunk]:
+        """The sets that a call is for, and what it takes."""
+        for start in range(0, len(sets), self.at_once):
+            part = sets[start : start + self.at_once]
+            padded = [*part, *[()] * (self.at_once - len(part))]
+            masks = [masks_without(self.stages, links) for links in padded]
+            changed = collection(jax.tree.map(lambda *each: np.stack(each), *masks))
+            if self._statistics is not None:
+                changed = {**changed, "batch_stats": self._statistics.estimate(changed)}
+            yield slice(start, start + len(part)), changed
+
+    def _evaluated(
+        self, chunks: Sequence[Chunk]
+    ) -> Iterator[tuple[data.Batch, slice, dict[str, np.ndarray]]]:
+        """Batches, sets and their scores; these are fetched when the next ones are dispatched."""
+        ahead = None
+        for batch in self.batches:
+            for part, changed in chunks:
+                behind = ahead
+                ahead = batch, part, self.scores(self.variables, changed, batch)
+                if behind is not None:
+                    yield (*behind[:2], jax.device_get(behind[2]))
+        yield (*ahead[:2], jax.device_get(ahead[2]))
+
+
+def linked_stages(restored: Restored) -> dict[str, StageLinks]:
+    """The stages of a restored network.
+
+    Raises:
+      UserError: if it has no links.
+    """
+    stages = find_links(restored.model, restored.info.image_shape)
+    if not all_links(stages):
+        raise UserError(f"{restored.config.model.name!r} has no links that could be cut")
+    return stages
+
+
+def default_at_once(restored: Restored, rows: int) -> int:
+    """How many sets of links it is good to evaluate at a time.
+
+    Args:
+      restored: the network.
+      rows: examples of a batch on each device.
+    """
+
+    def endpoints() -> dict[str, jax.Array]:
+        images = jnp.zeros((rows, *restored.info.image_shape))
+        (_, found), _ = restored.model.init_with_output(jax.random.key(0), images)
+        return found
+
+    maps = jax.tree.leaves(jax.eval_shape(endpoints))
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in maps)
+    return max(1, _BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE) // largest)
+
+
+def _equal_parts(total: int, most: int) -> int:
+    """The size of the fewest parts of at most `most` of a total, as equal as they can be."""
+    return -(-total // -(-total // most))
