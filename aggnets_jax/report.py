@@ -13,7 +13,7 @@ from aggnets_jax.drawing import save_curves, save_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.metrics import read_json_lines
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.workdir import CONFIG, check_fields, local_path, read_json, read_summary
+from aggnets_jax.workdir import CONFIG, METRICS, check_fields, local_path, read_json, read_summary
 
 
 def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = None) -> None:
@@ -47,20 +47,21 @@ def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = No
     for what, file in pictures.items():
         print(f"{what}: {file}")
 
+    evaluation = None
     if (workdir / "evaluation.json").exists():
-        restored, final = read_json(workdir / "evaluation.json"), summary["final"]
-        check_fields(workdir / "evaluation.json", restored, {"step": int, "accuracy": float})
-        if restored["step"] == final["step"]:
-            if restored["accuracy"] != final["accuracy"]:
+        evaluation, final = read_json(workdir / "evaluation.json"), summary["final"]
+        check_fields(workdir / "evaluation.json", evaluation, {"step": int, **METRICS})
+        if evaluation["step"] == final["step"]:
+            if evaluation["accuracy"] != final["accuracy"]:
                 raise UserError(
-                    f"the restored checkpoint has accuracy {restored['accuracy']},"
+                    f"the restored checkpoint has accuracy {evaluation['accuracy']},"
                     f" in training it had {final['accuracy']}"
                 )
-            print(f"restored in a new process: the same accuracy, {restored['accuracy']}")
+            print(f"restored in a new process: the same accuracy, {evaluation['accuracy']}")
     if html:
         from aggnets_jax.page import write_page
 
-        file = write_page(workdir, summary, config, topologies, curves, data_dir)
+        file = write_page(workdir, summary, config, topologies, curves, evaluation, data_dir)
         print(f"page: {file}")
 
 

@@ -25,11 +25,11 @@ _KINDS = {
     str | None: "a line of text or null",
 }
 # What readers of a summary rely on.
-_METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
-_FIELDS_OF_SEED = {"seed": int, "final": _METRICS, "best": _METRICS, "fingerprint": str}
+METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
+_FIELDS_OF_SEED = {"seed": int, "final": METRICS, "best": METRICS, "fingerprint": str}
 _FIELDS_OF_SUMMARY = {
     "steps": int,
-    "final": {"step": int, **_METRICS},
+    "final": {"step": int, **METRICS},
     "images_per_second": float,
     "network": {"name": str, "links": int, "params": int, "macs": int},
     "versions": dict,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import matplotlib as mpl
+import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 
 from aggnets_jax.drawing import draw_curve, draw_topology
@@ -14,6 +15,7 @@ from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.topology import Topology
 
 _PNG = b"\x89PNG\r\n\x1a\n"
+_INCHES = 8  # width of a connection pattern
 _LARGE = 500_000  # bytes of an SVG above which pixels are the lighter form
 
 
@@ -35,7 +37,7 @@ class Picture(NamedTuple):
 
 def embedded(figure: Figure) -> str:
     """A figure as a data URI: SVG, or PNG where that would be large. The same figure, the same."""
-    with mpl.rc_context({"svg.hashsalt": "aggnets_jax"}):
+    with matplotlib.rc_context({"svg.hashsalt": "aggnets_jax"}):
         svg = _saved(figure, format="svg", metadata={"Date": None})
     if len(svg) <= _LARGE:
         return _data_uri("svg+xml", svg)
@@ -59,7 +61,7 @@ def embedded_png(file: Path) -> str:
 
 def _saved(figure: Figure, **how: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, bbox_inches="tight", **how)
+    figure.savefig(file, **how)
     return file.getvalue()
 
 
@@ -71,8 +73,10 @@ def of_curves(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
     """Loss and accuracy by step, of the lines of `metrics.jsonl`."""
     pictures = []
     for name in ("loss", "accuracy"):
-        figure = Figure(figsize=(5, 3.2))
-        draw_curve(lines, name, figure.subplots())
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        draw_curve(lines, name, axes)
+        axes.spines[["top", "right"]].set_visible(False)
         last = [line[f"eval/{name}"] for line in lines if f"eval/{name}" in line][-1:]
         end = f", at the end {last[0]:.4g} in evaluation" if last else ""
         alt = f"Curves of the {name} in training and in evaluation by step{end}."
@@ -92,10 +96,13 @@ def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
         stages.setdefault(topology, []).append(str(number))
     pictures = []
     for topology, numbers in stages.items():
-        figure = Figure(figsize=(8, 5))
-        axes = figure.subplots()
+        figure = Figure()
+        axes = figure.add_axes((0, 0, 1, 1))
         draw_topology(topology, axes)
         axes.set_title("")  # the caption says it
+        left, right, bottom, top = (*axes.get_xlim(), *axes.get_ylim())
+        axes.set(xlim=(left + 0.4, right - 0.4), ylim=(bottom + 0.4, top - 0.4))
+        figure.set_size_inches(_INCHES, _INCHES * np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim()))
         where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_listed(numbers)}"
         outputs = len(topology.output_sources)
         links = f"{topology.num_links} + {outputs} links"

@@ -1,0 +1,217 @@
+"""What cutting each link does to a network, as tables of cells that show their numbers."""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import to_hex, to_rgb
+
+from aggnets_jax.drawing import ACCENT, LONG
+from aggnets_jax.page.formats import percent, points
+from aggnets_jax.page.link_names import LinkNames
+from aggnets_jax.workdir import check_fields, read_json
+
+_FIELDS = {
+    "network": {
+        "step": int,
+        "seed": int,
+        "data": str,
+        "split": str,
+        "reestimate_batch_statistics": int,
+    },
+    "examples": int,
+    "baseline": {"accuracy": float},
+    "links": [
+        {
+            "stage": str,
+            "layer": int,
+            "source": int,
+            "accuracy": float,
+            "delta": float,
+            "ci_low": float,
+            "ci_high": float,
+        }
+    ],
+}
+_MOST_WORST = 8
+_WIDEST_WITH_NUMBERS = 16  # columns of a map whose cells have room for a number
+
+
+class Cut(NamedTuple):
+    """What became of the network without a link.
+
+    Attributes:
+      stage: name of the stage.
+      layer: that reads.
+      source: that it reads.
+      accuracy: without the link, in 0..1.
+      delta: change of the accuracy.
+      ci_low: lower end of the 95 % confidence interval of delta.
+      ci_high: upper end.
+      loss: mean cross entropy without the link; None if it is not finite.
+      loss_delta: change of the loss, likewise.
+    """
+
+    stage: str
+    layer: int
+    source: int
+    accuracy: float
+    delta: float
+    ci_low: float
+    ci_high: float
+    loss: float | None
+    loss_delta: float | None
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether the confidence interval leaves out 0."""
+        return not self.ci_low <= 0 <= self.ci_high
+
+
+def read_cuts(file: Path) -> tuple[str, list[Cut]]:
+    """Reads the record of an ablation.
+
+    Args:
+      file: `ablation.json`.
+
+    Returns:
+      Of which network it is, and what was measured without each of its links; nothing, if these
+      were not cut one by one.
+
+    Raises:
+      UserError: if it is damaged.
+    """
+    record = read_json(file)
+    sweeps = record.get("sweeps")
+    links = sweeps.get("links", []) if isinstance(sweeps, dict) else []
+    check_fields(file, {**record, "links": links}, _FIELDS)
+    for number, link in enumerate(links):
+        for name in ("loss", "loss_delta"):
+            if link.get(name) is not None:
+                check_fields(file, link[name], float, f"links[{number}].{name}")
+    network = record["network"]
+    again = network["reestimate_batch_statistics"]
+    statistics = f", with batch statistics estimated anew from {again} batches" if again else ""
+    told = (
+        f"After step {network['step']}, seed {network['seed']}{statistics}, on the"
+        f" {record['examples']} images of the split {network['split']} of {network['data']}: with"
+        f" all links the accuracy is {percent(record['baseline']['accuracy'])}."
+    )
+    return told, [Cut(*(link.get(name) for name in Cut._fields)) for link in links]
+
+
+class Cell(NamedTuple):
+    """A link in a map.
+
+    Attributes:
+      cut: what the cell shows.
+      colour: of the cell, such as "#c1440e".
+      ink: of what is written on it.
+    """
+
+    cut: Cut
+    colour: str
+    ink: str
+
+
+class StageMap(NamedTuple):
+    """The map of a stage: sources from top to bottom, the layers that read them left to right.
+
+    Attributes:
+      name: of the stage.
+      layers: numbers of the columns' layers.
+      rows: for each source its number, and its cells; an `int` is so many columns without a link.
+      caption: what is seen.
+      has_numbers: whether there is room for numbers in the cells.
+    """
+
+    name: str
+    layers: Sequence[int]
+    rows: Sequence[tuple[int, Sequence[Cell | int]]]
+    caption: str
+    has_numbers: bool
+
+
+class AblationMap:
+    """All that the page shows of the ablation of single links.
+
+    Args:
+      cuts: of all links, those of a stage together.
+      names: of their ends.
+
+    Attributes:
+      cuts: as given.
+      names: as given.
+      stages: a map of each.
+      worst: the cuts that cost the most accuracy, and of those that cost the same, the most loss.
+    """
+
+    def __init__(self, cuts: Sequence[Cut], names: LinkNames) -> None:
+        self.cuts = cuts
+        self.names = names
+        deltas = [0.0, *(cut.delta for cut in cuts)]
+        self._lowest, self._highest = min(deltas), max(deltas)
+        self.worst = sorted(cuts, key=_harm)[:_MOST_WORST]
+        groups = itertools.groupby(cuts, key=lambda cut: cut.stage)
+        self.stages = [self._stage_map(name, list(group)) for name, group in groups]
+
+    def told(self, cut: Cut) -> str:
+        """A cut in words: "layer 5 without 4"."""
+        layer = self.names.told_layer(cut.stage, cut.layer)
+        return f"{layer} without {self.names.told_source(cut.stage, cut.source)}"
+
+    def legend(self) -> list[tuple[str, float]]:
+        """Colours and the changes that they stand for, from the worst to the best."""
+        largest = max(-self._lowest, self._highest)
+        ends = [self._lowest, self._lowest / 4, 0.0, self._highest / 4, self._highest]
+        # Colours that look like white say nothing.
+        shown = dict.fromkeys(d + 0.0 for d in ends if not d or abs(d) > largest / 50)
+        return [(self._colours(delta)[0], delta) for delta in shown]
+
+    def _colours(self, delta: float) -> tuple[str, str]:
+        """The colour of a change, and of what is written on it.
+
+        It grows with the square root of the change, so that small ones are seen beside large ones.
+        """
+        largest = max(-self._lowest, self._highest)
+        strength = math.sqrt(abs(delta) / largest) if largest else 0.0
+        end = np.array(to_rgb(LONG if delta < 0 else ACCENT))
+        ink = "#ffffff" if strength > 0.88 else "#111a1d"
+        return to_hex(1 + strength * (end - 1)), ink
+
+    def _stage_map(self, name: str, cuts: Sequence[Cut]) -> StageMap:
+        layers = sorted({cut.layer for cut in cuts})
+        column = {layer: number for number, layer in enumerate(layers)}
+        by_source: dict[int, dict[int, Cut]] = {}
+        for cut in sorted(cuts, key=lambda cut: cut.source):
+            by_source.setdefault(cut.source, {})[column[cut.layer]] = cut
+        rows = [(source, self._row(row, len(layers))) for source, row in by_source.items()]
+        few = len(layers) <= _WIDEST_WITH_NUMBERS
+        return StageMap(name, layers, rows, self._caption(name, cuts), few)
+
+    def _row(self, cuts: Mapping[int, Cut], width: int) -> list[Cell | int]:
+        """The cells of a source, of cuts by column."""
+        cells: list[Cell | int] = []
+        begin = 0
+        for column in sorted(cuts):
+            if column > begin:
+                cells.append(column - begin)
+            cells.append(Cell(cuts[column], *self._colours(cuts[column].delta)))
+            begin = column + 1
+        return [*cells, width - begin] if width > begin else cells
+
+    def _caption(self, name: str, cuts: Sequence[Cut]) -> str:
+        worst = min(cuts, key=_harm)
+        sure = sum(cut.is_sure for cut in cuts)
+        return (
+            f"{name}: {self.told(worst)} costs the most, {points(worst.delta)} points. The interval"
+            f" leaves out 0 for {sure} of {len(cuts)} links."
+        )
+
+
+def _harm(cut: Cut) -> tuple[float, float]:
+    """Sorts the most harmful first; losses that are not finite have grown most."""
+    return cut.delta, -math.inf if cut.loss is None else -cut.loss
