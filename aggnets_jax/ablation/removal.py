@@ -155,16 +155,19 @@ class _Widths(NamedTuple):
       outputs: channels of each output of each stage, by stage and number; those of the input as
         layers behind the first read them.
       before: by the path of a module outside of the stages, the stage that ended last before it.
+      order: of the modules, by their paths.
     """
 
     outputs: Mapping[str, Mapping[int, int]]
     before: Mapping[str, str]
+    order: Mapping[str, int]
 
 
 def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths:
     """Records the calls of the modules; nothing is computed."""
     outputs: dict[str, dict[int, int]] = {}
     before: dict[str, str] = {}
+    order: dict[str, int] = {}
     running: list[str] = []
     ended = ""
 
@@ -173,6 +176,7 @@ def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths
         module, path = context.module, "/".join(context.module.path)
         if context.method_name != "__call__" or not path:
             return call(*arguments, **keywords)
+        order.setdefault(path, len(order))
         if isinstance(module, Stage):
             outputs[path] = {0: _channels(arguments[0])}
             running.append(path)
@@ -188,7 +192,7 @@ def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths
 
     with nn.intercept_methods(record):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    return _Widths(outputs, before)
+    return _Widths(outputs, before, order)
 
 
 def _channels(output: Any) -> int:
@@ -235,8 +239,14 @@ def fitting_variables(
     widths = _find_widths(model, image_shape)
     wanted = by_path(jax.eval_shape(smaller.init, jax.random.key(0), jnp.zeros((1, *image_shape))))
     given = by_path(variables)
+
+    def place(path: str) -> int:
+        module = path.partition("/")[2].rpartition("/")[0]
+        return widths.order.get(module, len(widths.order))
+
     fitting = {}
-    for path, like in wanted.items():
+    # In the order of computation, so that the first that does not fit is the cause.
+    for path, like in sorted(wanted.items(), key=lambda item: place(item[0])):
         if path.startswith("strength/"):  # of a regularisation, no weight
             continue
         if path not in given:

@@ -90,11 +90,11 @@ def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -
 
 
 def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
-    """Random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, and `cut`, which they are.
+    """Random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, `seed`, and `cut`.
 
     The sets of a draw are the beginnings of one random order of all links, that of
     `np.random.default_rng([seed, draw])`. So a smaller one is a part of each larger one, and more
-    draws leave the first ones as they are.
+    draws leave the first ones as they are. `cut` is a text that says which links they are.
 
     Args:
       stages: of the network.
@@ -114,8 +114,8 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
     for size in [2**i for i in range((len(links) - 1).bit_length())]:
         for draw, order in enumerate(orders):
             cut = tuple(links[i] for i in sorted(order[:size]))
-            sets.append(CutSet({"links": size, "draw": draw, "cut": to_text(cut)}, cut))
-    everything = {"links": len(links), "draw": 0, "cut": to_text(links)}
+            sets.append(CutSet({"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}, cut))
+    everything = {"links": len(links), "draw": 0, "seed": seed, "cut": to_text(links)}
     return [*sets, CutSet(everything, tuple(links))]
 
 

@@ -113,7 +113,8 @@ class Tally:
         """
         right, now_right = before["correct"][there], after["correct"][:, there]
         loss = after["loss"][:, there].astype(np.float64)
-        difference = loss - before["loss"][there].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # of losses that are not finite
+            difference = loss - before["loss"][there].astype(np.float64)
         self._examples[changes] += there.sum()
         self._correct[changes] += now_right.sum(axis=1)
         self._lost[changes] += (right & ~now_right).sum(axis=1)
