@@ -37,7 +37,7 @@ class Maps(NamedTuple):
 
     Attributes:
       by_endpoint: by name, float32 [B, h, w] of the endpoint's height and width, at least 0, in
-        logits for each unit of area (eq. 2).
+        logits (eq. 2). Behind a global average it is what a position adds to the logit.
       classes: for which it speaks, int32 [B].
       logits: of the images, float [B, classes].
     """
@@ -92,8 +92,8 @@ def logits_behind(
     The network is traced as it is, and what reads the endpoint in the traced program reads the
     argument instead. So no network needs a place to cut it, and its own program stays as it was.
 
-    What gets to the logits by another way is held: of SeqResNet's stages, whose endpoints are the
-    activated features, that is what shortcuts carry on.
+    What gets to the logits by another way is held. In this package it is so at the stem of SeqResNet
+    and SeqResNeXt alone: it has the activated features, and the first shortcut carries on the others.
 
     Args:
       model: a network of this package, or any that returns logits and endpoints.
@@ -290,8 +290,8 @@ def _short(name: str) -> str:
 def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of the CSV file, one for each image and endpoint.
 
-    `largest` is the map's largest value (its unit is that of `Maps`), and `row` and `column` the
-    pixel of the image that is at the centre of this element, or nothing if no element is above 0.
+    `largest` is the map's largest value in logits, and `row` and `column` the pixel of the image
+    that is at the centre of this element, or nothing if no element is above 0.
     """
     pictures = explained.pictures
     found = []
