@@ -92,8 +92,9 @@ def logits_behind(
     The network is traced as it is, and what reads the endpoint in the traced program reads the
     argument instead. So no network needs a place to cut it, and its own program stays as it was.
 
-    What gets to the logits by another way is held. In this package it is so at the stem of SeqResNet
-    and SeqResNeXt alone: it has the activated features, and the first shortcut carries on the others.
+    What gets to the logits by another way is held. In this package it is so at the stem of
+    SeqResNet and SeqResNeXt alone, whose endpoint is the activated features: the first shortcut
+    adds those before the activation.
 
     Args:
       model: a network of this package, or any that returns logits and endpoints.
