@@ -110,7 +110,7 @@ def export(
         if fitting is not None:
             write_new_run(smaller.config, restored.info, fitting, path)
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "cut.csv", _listed(cut))
+        write_text(path / "cut.csv", cut_table(cut))
         write_text(path / "config.py", config_text(smaller.config, starts=fitting is not None))
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
@@ -133,7 +133,7 @@ def _fitting(
     )
 
 
-def _listed(cut: Sequence[StageLink]) -> str:
+def cut_table(cut: Sequence[StageLink]) -> str:
     """The links as a file that --cut takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

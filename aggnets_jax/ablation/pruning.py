@@ -1,0 +1,267 @@
+"""Weights of links: how they are trained with a network, and the links that are left in the end.
+
+The links of a network are numbered as `links.all_links` has them; a vector has a weight in [0, 1]
+for each. The strongest link into each layer has weight 1: what a layer makes of its links is
+normalised, or its own parameters scale it, so that a common factor of their weights would say
+nothing, and a penalty would shrink all of them together at no loss.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from aggnets_jax.ablation.removal import least_harmful
+from aggnets_jax.ablation.sets import StageLink
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.links import StageLinks, all_links, collection
+from aggnets_jax.named import check_number, check_whole_number
+from aggnets_jax.step import Variables
+
+PENALTIES = ("l1", "topk")
+
+# Parts of the trained parameters.
+NETWORK, LINKS = "network", "links"
+
+_LEAST = 1e-6  # what is left of the strongest link, before it is 1 again, if a step takes all of it
+
+
+class WeighedLinks(NamedTuple):
+    """The links of a network, to be weighed.
+
+    Attributes:
+      stages: from `links.find_links`.
+      links: of all of them.
+      readers: int32 [links], the number of the layer, counted over all stages, that each leads to.
+    """
+
+    stages: Mapping[str, StageLinks]
+    links: Sequence[StageLink]
+    readers: np.ndarray
+
+    @classmethod
+    def of(cls, stages: Mapping[str, StageLinks]) -> "WeighedLinks":
+        """Numbers the layers."""
+        links = all_links(stages)
+        layers = [(name, layer) for name, (layer, _) in links]
+        numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
+        return cls(stages, links, np.array([numbers[layer] for layer in layers], np.int32))
+
+    def groups(self, number: int) -> np.ndarray:
+        """The group of each link, int32 [links]: all are one, or there is one for each stage."""
+        stages = [list(self.stages).index(name) for name, _ in self.links]
+        return np.array(stages if number > 1 else [0] * len(stages), np.int32)
+
+    def masks(self, weights: jax.Array) -> dict[str, jax.Array]:
+        """The masks, for `links.collection`, that give the links these weights, float32 [links]."""
+        masks, begin = {}, 0
+        for name, stage in self.stages.items():
+            end = begin + len(stage.links)
+            where = tuple(np.transpose(stage.links))
+            masks[name] = jnp.asarray(stage.ones()).at[where].set(weights[begin:end])
+            begin = end
+        return masks
+
+    def step(
+        self,
+        weights: jax.Array,
+        gradients: jax.Array,
+        *,
+        rate: float,
+        strength: float,
+        spared: np.ndarray | jax.Array,
+    ) -> jax.Array:
+        """The weights after a step of proximal gradient descent.
+
+        It minimises loss + strength * (the sum of all weights but the `spared` largest). If none is
+        spared that is the L1 penalty, whose proximal operator on weights that are not negative
+        subtracts rate * strength and stops at 0 (Parikh and Boyd, "Proximal Algorithms", 2014,
+        sections 4.2 and 6.5.2); else it is the trimmed one, whose operator leaves the largest as
+        they are (Bertsimas et al., "The Trimmed Lasso", arXiv 1708.04527). Then the weights of the
+        links into each layer are divided by the strongest.
+
+        Args:
+          weights: float32 [links].
+          gradients: of the loss, float32 [links].
+          rate: length of the step.
+          strength: of the penalty, in loss by weight.
+          spared: how many weights are not in the penalty, int [1], or of each stage, int [stages].
+
+        Returns:
+          float32 [links], in [0, 1].
+        """
+        moved = weights - rate * gradients
+        groups = self.groups(len(spared))
+        # Links of a group follow each other, in the given order and in this one.
+        order = jnp.lexsort((-moved, groups))
+        rank = jnp.arange(len(groups)) - np.searchsorted(groups, groups)
+        penalised = jnp.zeros_like(moved).at[order].set(rank >= jnp.asarray(spared)[groups])
+        shrunk = jnp.maximum(moved - rate * strength * penalised, 0)
+        is_strongest = moved == self._strongest(moved)
+        shrunk = jnp.where(is_strongest, jnp.maximum(shrunk, _LEAST), shrunk)
+        return shrunk / self._strongest(shrunk)
+
+    def _strongest(self, weights: jax.Array) -> jax.Array:
+        """The largest of the weights of the links into the same layer, [links]."""
+        number = int(self.readers.max()) + 1
+        return jax.ops.segment_max(weights, self.readers, number)[self.readers]
+
+    def cut(
+        self, weights: np.ndarray, keep: Sequence[int] | None
+    ) -> tuple[list[StageLink], list[StageLink]]:
+        """The links to cut: the weakest, but for those without which there is no network.
+
+        In a network every layer reads something, and is read. So a link stays that is the last to
+        do one of that when it is its turn, and the next one is cut in its place.
+
+        Args:
+          weights: float32 [links].
+          keep: how many links to keep, or how many of each stage; more are kept if so few make no
+            network. None: those that have any weight.
+
+        Returns:
+          The links to cut; and those that stay though as many as are to be cut are not stronger.
+        """
+        cut, needed = [], []
+        groups = self.groups(1 if keep is None else len(keep))
+        for group in range(groups.max() + 1):
+            # Of equal weights the longest link goes first.
+            order = sorted(
+                np.flatnonzero(groups == group),
+                key=lambda i: (weights[i], self.links[i][1][1] - self.links[i][1][0]),
+            )
+            number = len(order) - keep[group] if keep else sum(weights[i] == 0 for i in order)
+            # Nothing that has weight goes if those without are meant.
+            ordered = [self.links[i] for i in order][: None if keep else number]
+            found = _first_possible(self.stages, ordered, number)
+            cut += found
+            needed += [link for link in ordered[:number] if link not in found]
+        return cut, needed
+
+
+def _first_possible(
+    stages: Mapping[str, StageLinks], ordered: Sequence[StageLink], number: int
+) -> list[StageLink]:
+    """The first so many links of an order that can be cut; fewer if there are not as many."""
+    while True:
+        try:
+            return least_harmful(stages, ordered, number)[0]
+        except UserError:
+            number -= 1
+
+
+class Penalty(NamedTuple):
+    """What takes weight from links.
+
+    For the first third of the steps all weights are 1, so that there is a network before its links
+    are judged; then the penalty begins. With "topk" it leaves ever fewer of the strongest links
+    alone, at the end of the second third K: at first their order says little. The weights' rate of
+    learning is such that the penalty alone takes all of one in a ninth of the steps.
+
+    Attributes:
+      name: "l1", on the weights of all links, or "topk", on those of all but the K strongest.
+      strength: in loss by weight: what a weight must be worth to stay.
+      keep: K, or the K of each stage: the links that are left in the end. None, with "l1": those
+        that have any weight then.
+    """
+
+    name: str
+    strength: float
+    keep: tuple[int, ...] | None = None
+
+    def check(self, links: WeighedLinks) -> None:
+        """Raises `UserError` for values that fit no network, or not this one."""
+        if self.name not in PENALTIES:
+            raise unknown("penalty", self.name, PENALTIES)
+        check_number("the strength of the penalty", self.strength, 1e-6, 1e6)
+        if self.keep is None:
+            if self.name == "topk":
+                raise UserError("the penalty topk needs the number of links to keep")
+            return
+        if len(self.keep) not in (1, len(links.stages)):
+            raise UserError(
+                f"links to keep are given for {len(self.keep)} stages; there are"
+                f" {len(links.stages)}: {', '.join(links.stages)}"
+            )
+        groups = links.groups(len(self.keep))
+        for group, keep in enumerate(self.keep):
+            mine = links.readers[groups == group]
+            of = f" of {list(links.stages)[group]}" if len(self.keep) > 1 else ""
+            least = len(set(mine.tolist()))  # every layer reads something
+            check_whole_number(f"the number of links to keep{of}", keep, least, len(mine))
+
+    def rate(self, total_steps: int) -> float:
+        """Of learning, of the weights."""
+        return 9 / (self.strength * total_steps)
+
+    def spared(
+        self, step: jax.Array, total_steps: int, links: WeighedLinks
+    ) -> np.ndarray | jax.Array:
+        """How many of the strongest links the penalty leaves alone, for `WeighedLinks.step`."""
+        if self.name == "l1":
+            return np.zeros(1, np.int32)
+        there = np.bincount(links.groups(len(self.keep)))
+        progress = jnp.clip(3 * step / total_steps - 1, 0, 1)
+        return jnp.ceil(there - (there - np.array(self.keep)) * progress).astype(jnp.int32)
+
+
+class WeighedNetwork(NamedTuple):
+    """A network whose parameters are its own and the weights of its links.
+
+    It stands for the network wherever that is trained and evaluated.
+    """
+
+    model: nn.Module
+    links: WeighedLinks
+
+    @property
+    def num_classes(self) -> int:
+        """Of the network."""
+        return self.model.num_classes
+
+    def init(self, *arguments: Any, **keywords: Any) -> Variables:
+        """The network's variables, and weights of 1."""
+        ones = jnp.ones(len(self.links.links))
+        return self.join(self.model.init(*arguments, **keywords), ones)
+
+    def join(self, variables: Variables, weights: jax.Array) -> Variables:
+        """Variables of the network and weights of its links, float32 [links], as one."""
+        return {**variables, "params": {NETWORK: variables["params"], LINKS: weights}}
+
+    def apply(self, variables: Variables, *arguments: Any, **keywords: Any) -> Any:
+        """What the network makes of its arguments if its links have these weights."""
+        params = variables["params"]
+        masks = collection(self.links.masks(params[LINKS]))
+        variables = {**variables, "params": params[NETWORK], **masks}
+        return self.model.apply(variables, *arguments, **keywords)
+
+
+def with_links(
+    network: optax.GradientTransformation,
+    links: WeighedLinks,
+    penalty: Penalty,
+    total_steps: int,
+) -> optax.GradientTransformation:
+    """The optimiser of a `WeighedNetwork`: the network's own, and beside it `WeighedLinks.step`."""
+
+    def init(params: Any) -> Any:
+        return network.init(params[NETWORK]), jnp.zeros((), jnp.int32)
+
+    def update(gradients: Any, state: Any, params: Any) -> Any:
+        of_network, step = state
+        updates, of_network = network.update(gradients[NETWORK], of_network, params[NETWORK])
+        weights = links.step(
+            params[LINKS],
+            gradients[LINKS],
+            rate=penalty.rate(total_steps),
+            strength=penalty.strength,
+            spared=penalty.spared(step, total_steps, links),
+        )
+        change = jnp.where(3 * step >= total_steps, weights - params[LINKS], 0)
+        return {NETWORK: updates, LINKS: change}, (of_network, step + 1)
+
+    return optax.GradientTransformation(init, update)
