@@ -11,7 +11,18 @@ from pathlib import Path
 from types import ModuleType
 
 from aggnets_jax import sharding
-from aggnets_jax.analysis import efficiency, gates, grad_cam, robustness, shortcuts, weights
+from aggnets_jax.analysis import (
+    efficiency,
+    gates,
+    grad_cam,
+    gradients,
+    paths,
+    reuse,
+    robustness,
+    shortcuts,
+    topology,
+    weights,
+)
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import restore_network
@@ -25,6 +36,10 @@ ANALYSES: dict[str, ModuleType] = {
     "weights": weights,
     "shortcuts": shortcuts,
     "gates": gates,
+    "gradients": gradients,
+    "topology": topology,
+    "paths": paths,
+    "reuse": reuse,
 }
 
 # Of tables of runs and not of a checkpoint; their `run` is `run(given, output)`.

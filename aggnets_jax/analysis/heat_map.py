@@ -3,7 +3,7 @@
 As in the papers (SparseNet, arXiv 1801.05895, Fig. 3; DenseNet, arXiv 1608.06993, Fig. 5) readers
 go from left to right and what they read from top to bottom, so that the column of a layer says
 whom it reads, and the row of a source by whom it is read. The last column is the stage's output, if
-it has numbers.
+it has numbers; sources behind the last that has some are left out.
 """
 
 import math
@@ -50,7 +50,9 @@ def draw_heat_map(
     end = topology.depth + 1
     last = end if np.isfinite(matrix[end]).any() else end - 1
     # Layers before the first are those of which the stage's inputs stand in the place.
-    shown = np.ma.masked_invalid(matrix[inputs : last + 1].T)
+    numbers = matrix[inputs : last + 1].T
+    rows = 1 + max(np.flatnonzero(np.isfinite(numbers).any(axis=1)), default=0)
+    shown = np.ma.masked_invalid(numbers[:rows])
     low, high = (None, None) if limits is None else limits
     colour_map = matplotlib.colormaps[colours].with_extremes(bad="white")
     image = axes.imshow(
@@ -58,7 +60,7 @@ def draw_heat_map(
         cmap=colour_map,
         vmin=low,
         vmax=high,
-        extent=(inputs - 0.5, last + 0.5, end - 0.5, -0.5),
+        extent=(inputs - 0.5, last + 0.5, rows - 0.5, -0.5),
         interpolation="none",
     )
     if shown.shape[1] <= _MOST_NUMBERS:
@@ -69,7 +71,7 @@ def draw_heat_map(
         del layers[-2]
     labels = ["out" if layer == end else str(layer) for layer in layers]
     axes.set_xticks(layers, labels, fontsize=7)
-    sources = range(0, end, step)
+    sources = range(0, rows, step)
     axes.set_yticks(sources, [_source(s, inputs) for s in sources], fontsize=7)
     axes.set_xlabel("layer", fontsize=8)
     axes.set_ylabel("reads", fontsize=8)
@@ -137,10 +139,17 @@ def draw_heat_maps(
             limits=limits,
             colours=colours,
         )
-        axes.set_title(stage, fontsize=9)
+        axes.set_title(_broken(stage), fontsize=8)
     bar = figure.colorbar(image, ax=panels, shrink=0.8 if rows == 1 else 0.5)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
+
+
+def _broken(name: str) -> str:
+    """A long path of a module in two lines."""
+    parts = name.split("/")
+    half = len(parts) // 2
+    return name if len(name) <= 20 else "/".join(parts[:half]) + "/\n" + "/".join(parts[half:])
 
 
 def save_heat_maps(
@@ -155,4 +164,4 @@ def save_heat_maps(
     """Draws heat maps into a file, see `draw_heat_maps`; its ending says the format."""
     figure = Figure(dpi=120)
     draw_heat_maps(figure, maps, topologies, label=label, inputs=inputs, limits=limits)
-    figure.savefig(file)
+    figure.savefig(file, bbox_inches="tight")

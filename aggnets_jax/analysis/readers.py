@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from aggnets_jax.analysis.stages import inputs_of
 from aggnets_jax.links import StageLinks, collection
 from aggnets_jax.step import Variables
 from aggnets_jax.topology import Link
@@ -48,7 +49,7 @@ def find_readers(
     Args:
       model: the network.
       variables: "params" and "batch_stats".
-      stages: from `find_links`.
+      stages: of the network, those that have links.
       image_shape: height, width and channels of images.
 
     Returns:
@@ -116,7 +117,7 @@ def _of_layers(
       touched: by source, what its links reach.
     """
     stage, within = stages[name], tuple(name.split("/"))
-    first, output = stage.links[0][0], stage.topology.depth + 1
+    first, output = inputs_of(stage), stage.topology.depth + 1
     found = {}
     for layer in dict.fromkeys(layer for layer, _ in stage.links):
         sources = stage.topology.sources_of(layer)
@@ -141,7 +142,7 @@ def _is_in(path: tuple[str, ...], module: tuple[str, ...]) -> bool:
 
 
 def _takes_slices(path: tuple[str, ...], stages: Mapping[str, StageLinks]) -> bool:
-    sliced = (name for name, stage in stages.items() if stage.links[0][0] > 1)
+    sliced = (name for name, stage in stages.items() if inputs_of(stage) > 1)
     return any(_is_in(path, tuple(name.split("/"))) for name in sliced)
 
 

@@ -19,9 +19,9 @@ from flax import traverse_util
 
 from aggnets_jax.analysis import records
 from aggnets_jax.analysis.heat_map import save_heat_maps
+from aggnets_jax.analysis.stages import stages_of
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import find_links
 from aggnets_jax.topology import Link, Topology
 
 LABEL = "mean |W| over channels"
@@ -55,7 +55,7 @@ def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
     """
     params = traverse_util.flatten_dict(restored.variables["params"], sep="/")
     found = {}
-    for name, stage in find_links(restored.model, restored.info.image_shape).items():
+    for name, stage in stages_of(restored).items():
         weights = {}
         for layer in range(1, stage.topology.depth + 1):
             dense = params.get(f"{name}/weights{layer}/weights")  # [sources, channels]

@@ -16,7 +16,6 @@ layer of several sources would have a blue square, however evenly it uses them, 
 """
 
 import argparse
-import fnmatch
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,9 +26,10 @@ from scipy import stats
 from aggnets_jax.analysis import records
 from aggnets_jax.analysis.heat_map import save_heat_maps
 from aggnets_jax.analysis.readers import Reader, find_readers, weight_by_channel
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.analysis.stages import choose, inputs_of, stages_of
+from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import StageLinks, find_links
+from aggnets_jax.links import StageLinks
 from aggnets_jax.topology import Link
 
 LABEL = "mean |w| / largest of the layer"
@@ -56,7 +56,7 @@ def link_weights(restored: Restored) -> dict[str, StageWeights]:
     Args:
       restored: with the variables of one network.
     """
-    stages = find_links(restored.model, restored.info.image_shape)
+    stages = stages_of(restored)
     readers = find_readers(restored.model, restored.variables, stages, restored.info.image_shape)
     found = {}
     for name, stage in stages.items():
@@ -101,18 +101,6 @@ def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
     return {name: normalised(stage.means) for name, stage in link_weights(restored).items()}
 
 
-def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """The stages whose names match a shell pattern.
-
-    Raises:
-      UserError: if none do.
-    """
-    chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
-    if not chosen:
-        raise unknown("stage", pattern, stages)
-    return chosen
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this analysis."""
     parser.add_argument(
@@ -137,7 +125,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         output / "weights.png",
         {name: normalised(stage.means) for name, stage in found.items()},
         {name: stage.links.topology for name, stage in found.items()},
-        inputs={name: stage.links.links[0][0] for name, stage in found.items()},
+        inputs={name: inputs_of(stage.links) for name, stage in found.items()},
         limits=(0, 1),
         label=LABEL,
     )

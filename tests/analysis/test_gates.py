@@ -25,6 +25,11 @@ def network(data_dir):
     return restored(data_dir, "hcgnet", modules=(1, 1), growth_rate=4)
 
 
+@pytest.fixture(scope="module")
+def found(network):
+    return gate_statistics(network, evaluation_batches(network, make_mesh()))
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -61,9 +66,8 @@ def test_gates_that_see_nothing_are_those_of_their_biases(network):
         np.testing.assert_allclose(found[module, "update"], [update] * 3, rtol=1e-5)
 
 
-def test_statistics_are_those_of_all_values_of_the_test_set(network):
+def test_statistics_are_those_of_all_values_of_the_test_set(network, found):
     batches = evaluation_batches(network, make_mesh())
-    found = gate_statistics(network, batches)
     preprocess = data.make_preprocess(network.config.data, network.info)
     values, labels = [], []
 
@@ -107,7 +111,8 @@ def test_quantiles_lie_where_the_values_are():
     np.testing.assert_allclose(quantiles(histogram), [*low, *high])
 
 
-def test_the_command_writes_tables_and_a_picture(network, tmp_path, capsys):
+def test_the_command_writes_tables_and_a_picture(network, found, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gates, "gate_statistics", lambda *_: found)
     gates.run(network, parse(["gates", "--workdir=w"]), tmp_path)
     assert "360 images" in capsys.readouterr().out
     with (tmp_path / "gates.csv").open() as file:

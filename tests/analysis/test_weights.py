@@ -30,21 +30,24 @@ def by_source(kernel, widths):
     return [np.abs(kernel[..., a:b, :]).mean() for a, b in itertools.pairwise(ends)]
 
 
-@pytest.mark.parametrize("topology", ["dense", "sparse"])
-def test_weights_are_those_of_the_rows_of_each_source(data_dir, topology):
-    network = restored(data_dir, "sparsenet", depth=13, growth_rate=4, topology=topology)
+@pytest.mark.parametrize(
+    ("topology", "layers"), [pytest.param("dense", 3, marks=pytest.mark.slow), ("sparse", 3)]
+)
+def test_weights_are_those_of_the_rows_of_each_source(data_dir, topology, layers):
+    depth = 3 * layers + 4
+    network = restored(data_dir, "sparsenet", depth=depth, growth_rate=4, topology=topology)
     found = link_weights(network)
     assert list(found) == ["stage1", "stage2", "stage3"]
     width = 8  # of y_0
     for number, reader in enumerate(["transition1/conv", "transition2/conv", "classifier"], 1):
         stage = found[f"stage{number}"]
-        expected = np.full([5, 4], np.nan)
-        for layer in range(1, 5):
+        expected = np.full([layers + 2, layers + 1], np.nan)
+        for layer in range(1, layers + 2):
             # Oldest first, or newest first.
             sources = [*range(layer)]
             if topology == "sparse":
                 sources = [layer - offset for offset in (1, 2, 4) if offset <= layer]
-            path = reader if layer == 4 else f"stage{number}/layer{layer}/conv1"
+            path = reader if layer > layers else f"stage{number}/layer{layer}/conv1"
             kernel = kernel_of(network, path)
             widths = [4 if source else width for source in sources]
             expected[layer, sources] = by_source(kernel, widths)

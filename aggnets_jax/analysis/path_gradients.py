@@ -1,0 +1,176 @@
+"""Gradients of a trained network, told apart by the number of steps that they have taken.
+
+A gradient at an output y_s of a stage is a sum over the paths that lead to it. With a factor t on
+every step of a path it is a polynomial in t, whose coefficient of t^k is the part of the paths of k
+steps. Here the factors are on the gradients alone: each step is the identity y -> y with the
+gradient g -> t g, so that all activations, and with them the gradients of each layer, are those of
+the trained network. No t is inserted. The polynomials themselves travel backwards, cut off behind
+a degree: every image stands in the batch as many times as there are coefficients, copy k carries
+coefficient k, and a step shifts the copies by one. As a network in evaluation treats each image on
+its own, that is exact, and a coefficient without paths is 0 and not merely small.
+
+Steps are `computed` (through a layer's F) and, in a stage of shortcuts, `shortcut` (past it). Each
+can be counted or not, and let gradients through or not, at each layer (see `taps.py`). In a stage
+of the other form the links into its layers are the computed steps, one more leads to its output.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aggnets_jax.analysis.taps import tapped
+from aggnets_jax.links import StageLinks
+from aggnets_jax.losses import cross_entropy
+from aggnets_jax.step import Variables
+
+
+class Steps(NamedTuple):
+    """What happens to gradients in one stage; N is its depth.
+
+    Attributes:
+      computed: float32 [N + 2], factors of the gradients through F of each layer.
+      shortcut: float32 [N + 2], factors of those past it.
+      count_computed: whether a step through F shifts.
+      count_shortcut: whether one past it does.
+      seeds: float32 [N + 2], of the outputs where gradients start, besides at the loss.
+    """
+
+    computed: Any
+    shortcut: Any
+    count_computed: Any
+    count_shortcut: Any
+    seeds: Any
+
+
+def steps_of(stage: StageLinks) -> Steps:
+    """All open, none counted, no seeds."""
+    size = stage.topology.depth + 2
+    ones = np.ones(size, np.float32)
+    return Steps(ones, ones, False, False, np.zeros(size, np.float32))
+
+
+Backward = Callable[..., dict[str, jax.Array]]
+"""`(variables, images, labels, steps, loss) -> norms`, see `make_backward`."""
+
+
+def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: int) -> Backward:
+    """Makes the compiled function that takes gradients apart.
+
+    Args:
+      model: the network.
+      stages: those where gradients are looked at; of others nothing is known or asked.
+      copies: coefficients, of t^0, ..., t^(copies - 1).
+
+    Returns:
+      A function of the variables, images [B, height, width, channels], normalised, labels [B], the
+      `Steps` of each stage, and the factor of the loss (the cross entropy of each image). Where a
+      stage has seeds, gradients start at a random direction in the output, too. It returns by stage
+      the L2 norms of the gradients at each output, float32 [N + 2, copies, B], those of the
+      stage's inputs first; 0 for what the stage does not have.
+    """
+
+    def backward(
+        variables: Variables,
+        images: jax.Array,
+        labels: jax.Array,
+        steps: Mapping[str, Steps],
+        loss: jax.Array,
+    ) -> dict[str, jax.Array]:
+        images = jnp.tile(images, (copies, 1, 1, 1))
+        first = slice(0, len(labels))
+        apply = partial(model.apply, variables, images, train=False)
+
+        def objective(shifts: Mapping[str, Mapping[int, Any]]) -> jax.Array:
+            directions = []
+
+            def move(kind: str, stage: str, layer: int, value: Any) -> Any:
+                if stage not in stages:
+                    return value
+                factor = getattr(steps[stage], kind)[layer]
+                counts = getattr(steps[stage], f"count_{kind}")
+                return jax.tree.map(lambda x: _step(copies, x, factor, counts), value)
+
+            def written(stage: str, layer: int, value: Any) -> Any:
+                if stage not in stages:
+                    return value
+                value = jax.tree.map(jnp.add, value, shifts[stage][layer])
+                for leaf in jax.tree.leaves(value):
+                    key = jax.random.fold_in(jax.random.key(0), len(directions))
+                    direction = jax.random.normal(key, leaf[first].shape)
+                    product = jnp.sum(leaf[first].astype(jnp.float32) * direction)
+                    directions.append(steps[stage].seeds[layer] * product)
+                return value
+
+            with tapped(
+                computed=partial(move, "computed"),
+                shortcut=partial(move, "shortcut"),
+                written=written,
+            ):
+                logits, _ = apply()
+            return loss * jnp.sum(cross_entropy(logits[first], labels)) + sum(directions)
+
+        gradients = jax.grad(objective)(_zeros_written(apply, stages))
+        return {
+            name: _norms(gradients[name], stage.topology.depth + 2, copies)
+            for name, stage in stages.items()
+        }
+
+    return jax.jit(backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _step(copies: int, x: jax.Array, factor: jax.Array, counts: jax.Array) -> jax.Array:
+    """x, whose gradient is multiplied, and moves to the next copy if it counts."""
+    del copies, factor, counts
+    return x
+
+
+def _step_forward(copies: int, x: jax.Array, factor: jax.Array, counts: jax.Array) -> Any:
+    del copies
+    return x, (factor, counts)
+
+
+def _step_backward(copies: int, residuals: Any, gradient: jax.Array) -> Any:
+    factor, counts = residuals
+    by_copy = gradient.reshape(copies, -1, *gradient.shape[1:])
+    moved = jnp.concatenate([jnp.zeros_like(by_copy[:1]), by_copy[:-1]])
+    result = jnp.where(counts, moved, by_copy) * factor.astype(gradient.dtype)
+    return result.reshape(gradient.shape), None, None
+
+
+_step.defvjp(_step_forward, _step_backward)
+
+
+def _zeros_written(
+    apply: Callable[[], Any], stages: Mapping[str, StageLinks]
+) -> dict[str, dict[int, Any]]:
+    """Zeros like what is written in each stage, by layer."""
+    shapes: dict[str, dict[int, Any]] = {name: {} for name in stages}
+
+    def note(stage: str, layer: int, value: Any) -> Any:
+        if stage in stages:
+            shapes[stage][layer] = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), value
+            )
+        return value
+
+    with tapped(written=note):
+        jax.eval_shape(apply)
+    return jax.tree.map(lambda like: jnp.zeros(like.shape, like.dtype), shapes)
+
+
+def _norms(gradients: Mapping[int, Any], size: int, copies: int) -> jax.Array:
+    """[size, copies, B] of gradients by layer."""
+
+    def square(leaf: jax.Array) -> jax.Array:
+        by_copy = leaf.astype(jnp.float32).reshape(copies, -1, *leaf.shape[1:])
+        return jnp.sum(by_copy**2, axis=range(2, by_copy.ndim))
+
+    norms = {n: jnp.sqrt(sum(map(square, jax.tree.leaves(g)))) for n, g in gradients.items()}
+    nothing = jnp.zeros_like(next(iter(norms.values())))
+    return jnp.stack([norms.get(layer, nothing) for layer in range(size)])

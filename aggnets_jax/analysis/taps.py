@@ -1,0 +1,75 @@
+"""Places in a stage through which everything passes, where an analysis can look or step in.
+
+    reading    y_l = F_l(computed_l(aggregate of sources))
+    shortcuts  y_l = F_l(computed_l(y_{l-1})) joined with shortcut_l(aggregate of sources)
+
+and `written` of each y, the stage's inputs among them, and of the stage's output N + 1 where that
+is an aggregate of its own. The network and its parameters stay what they are.
+"""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from flax import linen as nn
+
+from aggnets_jax.stage import Stage
+
+Tap = Callable[[str, int, Any], Any]
+"""`(stage, layer, value) -> value`, of the same structure, shapes and dtypes."""
+
+
+class _Tapped(Stage):
+    """A stage that has its taps."""
+
+
+def _same(stage: str, layer: int, value: Any) -> Any:
+    del stage, layer
+    return value
+
+
+def tapped(
+    *, computed: Tap = _same, shortcut: Tap = _same, written: Tap = _same
+) -> contextlib.AbstractContextManager:
+    """A context in which what passes through the stages of networks passes through functions.
+
+    Args:
+      computed: of what a layer's F is given.
+      shortcut: of the aggregate that goes past F, in a stage of shortcuts.
+      written: of the stage's inputs, by the number of their sources, of what layers put out, and of
+        the stage's output.
+    """
+
+    def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        module = context.module
+        if not isinstance(module, Stage) or isinstance(module, _Tapped):
+            return call(*arguments, **keywords)
+        if context.method_name != "__call__":
+            return call(*arguments, **keywords)
+        name, first = "/".join(module.path), len(arguments)
+
+        def unit(number: int, name_of_unit: str) -> Callable[..., Any]:
+            layer = number + first - 1
+            compute = module.unit(number, name=name_of_unit)
+
+            def tapped_unit(read: Any, *aggregate: Any) -> Any:
+                read = computed(name, layer, read)
+                aggregate = (shortcut(name, layer, each) for each in aggregate)
+                return written(name, layer, compute(read, *aggregate))
+
+            return tapped_unit
+
+        stage = _Tapped(
+            module.topology,
+            unit=lambda number, name: unit(number, name),
+            aggregation=module.aggregation,
+            projection=module.projection,
+            shortcuts=module.shortcuts,
+            preactivated=module.preactivated,
+            parent=module.scope,
+        )
+        inputs = (written(name, source, each) for source, each in enumerate(arguments))
+        output = stage(*inputs)
+        return output if module.shortcuts else written(name, module.topology.depth + 1, output)
+
+    return nn.intercept_methods(intercept)
