@@ -26,6 +26,15 @@ from aggnets_jax.workdir import write_text
 
 PAGE = "report.html"
 
+# Sections that every page has, before and behind those of the network: ids and titles.
+_FIRST = (
+    ("results", "Results"),
+    ("config", "Configuration"),
+    ("training", "Training"),
+    ("connections", "Connections"),
+)
+_LAST = ("environment", "Environment")
+
 _HERE = Path(__file__).parent
 
 
@@ -58,39 +67,27 @@ def write_page(
       UserError: if a file of the workdir is damaged.
       OSError: if the page can't be written.
     """
-    command = read_run(workdir)[0].command
     network_parts = parts.make_parts(workdir, data_dir)
     script = (_HERE / "page.js").read_text(encoding="utf-8")
-    values = {
-        "title": f"{summary['network']['name']} on {config.data.name}",
-        "workdir": str(workdir),
-        "summary": summary,
-        "config": config,
-        "numbers": _numbers(summary),
-        "results": _results(summary, restored),
-        "differences": _differences(config),
-        "full_config": json.dumps(config_lib.to_json(config), indent=2, ensure_ascii=False),
-        "curves": pictures.of_curves(curves),
-        "topologies": pictures.of_topologies(topologies),
-        "parts": network_parts,
-        "environment": _environment(summary),
-        "command": command,
-        "page_command": shlex.join(
-            ["python", "-m", "aggnets_jax.main", "--mode=report", f"--workdir={workdir}", "--html"]
-        ),
-        "version": aggnets_jax.__version__,
-        "script": Markup(script),
-        "script_hash": _hash(script),
-        "sections": [
-            ("results", "Results"),
-            ("config", "Configuration"),
-            ("training", "Training"),
-            ("connections", "Connections"),
-            *((part.id, part.title) for part in network_parts),
-            ("environment", "Environment"),
-        ],
-    }
-    text = _template().render(values)
+    text = _template().render(
+        title=f"{summary['network']['name']} on {config.data.name}",
+        workdir=str(workdir),
+        summary=summary,
+        config=config,
+        numbers=_numbers(summary),
+        results=_results(summary, restored),
+        differences=_differences(config),
+        full_config=json.dumps(config_lib.to_json(config), indent=2, ensure_ascii=False),
+        curves=pictures.of_curves(curves),
+        topologies=pictures.of_topologies(topologies),
+        parts=network_parts,
+        environment=_environment(summary),
+        commands=_commands(workdir),
+        version=aggnets_jax.__version__,
+        script=Markup(script),
+        script_hash=_hash(script),
+        sections=[*_FIRST, *((part.id, part.title) for part in network_parts), _LAST],
+    )
     # Names may have any letters, and whoever writes or reads the file any encoding.
     write_text(workdir / PAGE, text.encode("ascii", "xmlcharrefreplace").decode())
     return workdir / PAGE
@@ -111,8 +108,12 @@ def _hash(script: str) -> str:
 
 def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     network, final = summary["network"], summary["final"]
+    several = len(summary["seeds"])
     return [
-        ("accuracy", percent(final["accuracy"])),
+        (
+            f"accuracy, mean of {several} seeds" if several > 1 else "accuracy",
+            percent(final["accuracy"]),
+        ),
         ("loss", loss_text(final["loss"])),
         ("parameters", f"{network['params']:,}"),
         ("multiply-adds", f"{network['macs']:,}"),
@@ -155,3 +156,10 @@ def _environment(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Versions", ", ".join(f"{name} {v}" for name, v in summary["versions"].items())),
         *((f"Fingerprint, seed {each['seed']}", each["fingerprint"]) for each in summary["seeds"]),
     ]
+
+
+def _commands(workdir: Path) -> tuple[str, str]:
+    """What makes the run, and what makes the page."""
+    flags = ["--mode=report", f"--workdir={workdir}", "--html"]
+    page = shlex.join(["python", "-m", "aggnets_jax.main", *flags])
+    return read_run(workdir)[0].command, page

@@ -37,7 +37,9 @@ _FIELDS = {
     ],
 }
 _MOST_WORST = 8
-_WIDEST_WITH_NUMBERS = 16  # columns of a map whose cells have room for a number
+# Columns of a map: at most so many, if there is to be room for a number in each cell, or for two
+# maps side by side.
+_WIDEST_WITH_NUMBERS, _NARROW = 16, 7
 
 
 class Cut(NamedTuple):
@@ -126,6 +128,7 @@ class StageMap(NamedTuple):
       rows: for each source its number, and its cells; an `int` is so many columns without a link.
       caption: what is seen.
       has_numbers: whether there is room for numbers in the cells.
+      is_narrow: whether two fit side by side, and numbers on a phone.
     """
 
     name: str
@@ -133,6 +136,7 @@ class StageMap(NamedTuple):
     rows: Sequence[tuple[int, Sequence[Cell | int]]]
     caption: str
     has_numbers: bool
+    is_narrow: bool
 
 
 class AblationMap:
@@ -189,8 +193,8 @@ class AblationMap:
         for cut in sorted(cuts, key=lambda cut: cut.source):
             by_source.setdefault(cut.source, {})[column[cut.layer]] = cut
         rows = [(source, self._row(row, len(layers))) for source, row in by_source.items()]
-        few = len(layers) <= _WIDEST_WITH_NUMBERS
-        return StageMap(name, layers, rows, self._caption(name, cuts), few)
+        fits, narrow = (len(layers) <= most for most in (_WIDEST_WITH_NUMBERS, _NARROW))
+        return StageMap(name, layers, rows, self._caption(name, cuts), fits, narrow)
 
     def _row(self, cuts: Mapping[int, Cut], width: int) -> list[Cell | int]:
         """The cells of a source, of cuts by column."""
@@ -206,9 +210,10 @@ class AblationMap:
     def _caption(self, name: str, cuts: Sequence[Cut]) -> str:
         worst = min(cuts, key=_harm)
         sure = sum(cut.is_sure for cut in cuts)
+        costs = f"{self.told(worst)} costs the most, {points(worst.delta)} points"
         return (
-            f"{name}: {self.told(worst)} costs the most, {points(worst.delta)} points. The interval"
-            f" leaves out 0 for {sure} of {len(cuts)} links."
+            f"{name}: {costs if worst.delta < 0 else 'no cut costs accuracy'}. The interval leaves"
+            f" out 0 for {sure} of {len(cuts)} links."
         )
 
 

@@ -15,7 +15,7 @@ from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.topology import Topology
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_INCHES = 8  # width of a connection pattern
+_INCHES = 8  # largest width of a connection pattern
 _LARGE = 500_000  # bytes of an SVG above which pixels are the lighter form
 
 
@@ -102,11 +102,14 @@ def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
         axes.set_title("")  # the caption says it
         left, right, bottom, top = (*axes.get_xlim(), *axes.get_ylim())
         axes.set(xlim=(left + 0.4, right - 0.4), ylim=(bottom + 0.4, top - 0.4))
-        figure.set_size_inches(_INCHES, _INCHES * np.ptp(axes.get_ylim()) / np.ptp(axes.get_xlim()))
+        width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+        inches = min(_INCHES / width, 1)  # of a link between neighbours
+        figure.set_size_inches(inches * width, inches * height)
         where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_listed(numbers)}"
         outputs = len(topology.output_sources)
         links = f"{topology.num_links} + {outputs} links"
-        caption = f"{where}: {topology.name}, {topology.depth} layers, {links}."
+        layers = f"{topology.depth} layer{'s' if topology.depth > 1 else ''}"
+        caption = f"{where}: {topology.name}, {layers}, {links}."
         alt = f"Arcs from each output to the layers that read it. {caption}"
         pictures.append(Picture(embedded(figure), alt, caption, wide=topology.depth > 20))
     return pictures
