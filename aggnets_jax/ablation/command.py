@@ -102,9 +102,6 @@ def ablate(
     kinds = _sets(stages, options)
     if options.export is not None and options.export_least is None:
         _check_list(stages, kinds["list"])
-    folder = _made(options.output or Path(workdir, "ablation"))
-    network = _network(restored, seed, options)
-    earlier = earlier_sweeps(folder, network, kinds)
     ablation = Ablation(
         restored,
         mesh,
@@ -113,6 +110,9 @@ def ablate(
         at_once=options.at_once,
         reestimated=options.reestimate_batch_statistics,
     )
+    folder = _made(options.output or Path(workdir, "ablation"))
+    network = _network(restored, seed, options)
+    earlier = earlier_sweeps(folder, network, kinds)
     together = [cut for of_kind in kinds.values() for cut in of_kind]
     print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
     measured = ablation.measure(together)
