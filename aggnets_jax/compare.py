@@ -343,6 +343,20 @@ def _left_out(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _printed(comparison: Comparison) -> Table:
+    """The table for people; tests that need more pairs have no columns."""
+    rows = [_cells(difference) for difference in comparison.differences]
+    columns = [i for i in range(len(_COLUMNS)) if any(row[i] for row in rows)]
+    printed = Table(title=escape(f"against {name_of(comparison.reference)}"))
+    for i in columns:
+        left = _COLUMNS[i] in ("network", "measure")
+        justify, overflow = ("left", "fold") if left else ("right", "ellipsis")
+        printed.add_column(_COLUMNS[i], justify=justify, overflow=overflow)
+    for row in rows:
+        printed.add_row(*(escape(row[i].strip("`")) for i in columns))
+    return printed
+
+
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     parser = Parser(
@@ -365,12 +379,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     output = given.output and output_path(given.output)
     comparison = compare(given.workdirs, given.against, given.may_differ)
-    printed = Table(title=escape(f"against {name_of(comparison.reference)}"))
-    for column in _COLUMNS:
-        printed.add_column(column, justify="left" if column in ("network", "measure") else "right")
-    for difference in comparison.differences:
-        printed.add_row(*(escape(cell.strip("`")) for cell in _cells(difference)))
-    Console().print(printed)
+    # A file or a pipe has no width to fit into.
+    Console(width=None if sys.stdout.isatty() else 1000).print(_printed(comparison))
     print("\n".join([*_left_out(comparison), _stated(comparison)]))
     if output:
         write_tables(output, table(comparison), page(comparison, output))
