@@ -1,8 +1,7 @@
 """Grad-CAM: where in an image a network finds what speaks for a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization", ICCV 2017, arXiv 1610.02391, eq. 1 and 2; drawn in the DSNet paper (Figure 5) and in
-the Micro-Dense paper (Figure 3).
+Localization", ICCV 2017, arXiv 1610.02391, eq. 1 and 2; drawn in the DSNet paper (Figure 5).
 """
 
 import argparse
