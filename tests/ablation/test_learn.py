@@ -1,0 +1,404 @@
+"""Learnt patterns: the proximal step, what is cut, and a search from the command line."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import create_model
+from aggnets_jax.ablation import learn
+from aggnets_jax.ablation.pruning import (
+    LINKS,
+    NETWORK,
+    Penalty,
+    WeighedLinks,
+    WeighedNetwork,
+    with_links,
+)
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import evaluate, restore_network
+from aggnets_jax.links import StageLinks, find_links
+from aggnets_jax.main import main
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.topology import make_topology
+from tests import runs
+from tests.test_stage import jit
+
+
+def dense(*depths):
+    """The links of dense stages."""
+    topologies = [make_topology("dense", depth) for depth in depths]
+    stages = {f"stage{i}": StageLinks(t, t.links) for i, t in enumerate(topologies, start=1)}
+    return WeighedLinks.of(stages)
+
+
+def step_by_loops(links, weights, gradients, rate, strength, spared):
+    """`WeighedLinks.step` as its docstring has it, link by link."""
+    moved = {link: weights[i] - rate * gradients[i] for i, link in enumerate(links.links)}
+    stages = [set(links.stages)] if len(spared) == 1 else [{name} for name in links.stages]
+    for names, keep in zip(stages, spared, strict=True):
+        mine = sorted((link for link in moved if link[0] in names), key=lambda link: -moved[link])
+        for link in mine[keep:]:
+            moved[link] = max(moved[link] - rate * strength, 0)
+    strongest = {}
+    for (stage, (layer, _)), weight in moved.items():
+        strongest[stage, layer] = max(weight, strongest.get((stage, layer), 0))
+    return [weight / strongest[stage, layer] for (stage, (layer, _)), weight in moved.items()]
+
+
+@pytest.mark.parametrize("spared", [(0,), (9,), (2, 6), (30, 30)])
+def test_a_step_is_what_it_says(spared):
+    links = dense(3, 4)
+    random = np.random.default_rng(0)
+    for _ in range(5):
+        weights = random.uniform(0.2, 1, len(links.links)).astype(np.float32)
+        gradients = random.normal(0, 0.3, len(weights)).astype(np.float32)
+        found = links.step(weights, gradients, rate=0.5, strength=0.4, spared=np.array(spared))
+        expected = step_by_loops(links, weights, gradients, 0.5, 0.4, spared)
+        np.testing.assert_allclose(found, np.maximum(expected, 0), rtol=1e-5, atol=1e-6)
+        assert found.min() >= 0
+        for reader in range(links.readers.max() + 1):
+            assert found[links.readers == reader].max() == 1
+
+
+def test_a_step_minimises_the_penalty_near_where_the_gradient_leads():
+    """The proximal operator, against points drawn at random and near it."""
+    links, rate, strength, keep = dense(2), 0.5, 0.6, 4
+    random = np.random.default_rng(0)
+    weights = np.array([1, 0.9, 1, 0.5, 0.2, 1], np.float32)
+    # The strongest of each layer stays where it is, so that nothing is divided.
+    gradients = np.array([0, 0.3, 0, -0.5, 0.1, 0], np.float32)
+    found = np.asarray(
+        links.step(weights, gradients, rate=rate, strength=strength, spared=np.array([keep]))
+    )
+    moved = weights - rate * gradients
+
+    def objective(points):
+        penalty = np.sort(points, axis=-1)[..., : len(weights) - keep].sum(axis=-1)
+        return 0.5 * ((points - moved) ** 2).sum(axis=-1) + rate * strength * penalty
+
+    near = np.clip(found + random.normal(0, 0.1, (20_000, 6)), 0, 1)
+    points = np.concatenate([random.uniform(size=(20_000, 6)), near])
+    assert objective(found) <= objective(points).min()
+    assert np.count_nonzero(found) == 5  # a weight of 0.15 ends at 0, one of 0.75 does not
+
+
+def test_a_penalty_takes_nothing_from_equals_and_all_from_no_weight():
+    links = dense(2)
+    weights = jnp.array([1, 1, 1, 1, 0.1, 1.0])
+    zeros = jnp.zeros(6)
+    found = links.step(weights, zeros, rate=0.5, strength=0.5, spared=np.array([0]))
+    np.testing.assert_array_equal(found, [1, 1, 1, 1, 0, 1])
+    # However long the step, a layer reads something.
+    found = links.step(weights, zeros + 9, rate=0.5, strength=9.0, spared=np.array([0]))
+    np.testing.assert_array_equal(found, [1, 1, 1, 1, 0, 1])
+
+
+@pytest.mark.parametrize("keep", [None, (9,)])
+def test_what_is_worth_its_weight_stays(keep):
+    """loss = -sum of worth * weight, whose best weights follow from the bounds.
+
+    Of the links into a layer the strongest is c and has weight 1. One that is spared moves by
+    rate * worth while c moves by rate * c; divided by what c has become it rests at worth / c, one
+    that is penalised at (worth - strength) / c, and with both penalised at (worth - strength) /
+    (c - strength), but not below 0.
+    """
+    links, total_steps, strength = dense(3, 3), 300, 0.4
+    random = np.random.default_rng(3)
+    worth = random.permutation(np.linspace(0.1, 1.5, len(links.links))).astype(np.float32)
+    worth[[0, 10]] = 1  # the only links of their layers; now each has one that is worth its weight
+    penalty = Penalty("topk" if keep else "l1", strength, keep)
+    optimizer = with_links(optax.sgd(0.1), links, penalty, total_steps)
+    params = {NETWORK: jnp.zeros(2), LINKS: jnp.ones(len(worth))}
+
+    def loss(params):
+        return -(worth * params[LINKS]).sum() + ((params[NETWORK] - 3) ** 2).sum()
+
+    @jax.jit
+    def step(params, state):
+        updates, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state = optimizer.init(params)
+    for number in range(total_steps):
+        params, state = step(params, state)
+        if 3 * (number + 1) <= total_steps:
+            np.testing.assert_array_equal(params[LINKS], 1)
+    np.testing.assert_allclose(params[NETWORK], 3, rtol=1e-4)  # by an optimiser of its own
+
+    weights = np.asarray(params[LINKS])
+    penalised = np.ones(len(worth), bool)
+    if keep:
+        penalised[np.argsort(-weights)[: keep[0]]] = False
+    left = worth - strength * penalised
+    strongest = np.array([left[links.readers == reader].max() for reader in links.readers])
+    assert strongest.min() > 0
+    np.testing.assert_allclose(weights, np.maximum(left / strongest, 0), atol=1e-3)
+    cut, needed = links.cut(weights, keep)
+    if keep:
+        assert len(links.links) - len(cut) == keep[0]
+    else:
+        assert {*cut, *needed} == {links.links[i] for i in np.flatnonzero(weights == 0)}
+        assert cut
+
+
+def test_ever_fewer_links_are_spared():
+    links = dense(2, 3)
+    both = Penalty("topk", 0.1, (4, 7))
+    spared = [both.spared(step, 90, links).tolist() for step in (0, 30, 45, 60, 89)]
+    assert spared == [[6, 10], [6, 10], [5, 9], [4, 7], [4, 7]]
+    assert Penalty("topk", 0.1, (9,)).spared(60, 90, links).tolist() == [9]
+    assert Penalty("l1", 0.1).spared(60, 90, links).tolist() == [0]
+    # The penalty alone takes a weight in a ninth of the steps.
+    assert both.rate(90) * both.strength == pytest.approx(1 / 10)
+
+
+def makes_network(depth, edges):
+    try:
+        return not make_topology("custom", depth, edges=edges).unread
+    except UserError:
+        return False
+
+
+def test_the_strongest_links_are_left_that_make_a_network():
+    links = dense(3)
+    everything = [link for _, link in links.links]
+    random = np.random.default_rng(0)
+    repaired = 0
+    for _ in range(100):
+        weights = random.permutation(len(everything)) / len(everything)
+        for keep in (6, 7, 8, 10):
+            cut, needed = links.cut(weights, (keep,))
+            left = [link for link in everything if ("stage1", link) not in cut]
+            assert makes_network(3, left)
+            assert len(left) == keep
+            strongest = [everything[i] for i in sorted(np.argsort(-weights)[:keep])]
+            assert (left == strongest) == makes_network(3, strongest)
+            assert {link for _, link in needed} == set(left) - set(strongest)
+            repaired += left != strongest
+    assert repaired
+
+
+def test_each_stage_keeps_its_own_number():
+    links = dense(2, 2)
+    weights = np.linspace(0.1, 1, 12)  # those of the second stage are the strongest
+    cut, _ = links.cut(weights, (4, 4))
+    assert [name for name, _ in cut].count("stage1") == 2
+    assert len(cut) == 4
+    cut, _ = links.cut(weights, (8,))
+    assert [name for name, _ in cut].count("stage1") == 3  # whose others are needed
+    assert len(cut) == 4
+
+
+def test_links_without_weight_go_but_for_those_that_are_needed():
+    links = dense(2)
+    weights = {(1, 0): 1, (2, 0): 1, (2, 1): 0, (3, 0): 1, (3, 1): 0, (3, 2): 0}
+    cut, needed = links.cut(np.array([weights[link] for _, link in links.links]), None)
+    # Layer 1 must be read, and layer 2; of links that weigh the same the longest goes.
+    assert cut == [("stage1", (3, 1))]
+    assert needed == [("stage1", (2, 1)), ("stage1", (3, 2))]
+
+
+def test_of_equal_weights_the_longest_go():
+    links = dense(3)
+    cut, _ = links.cut(np.ones(10), (7,))
+    assert sorted(source - layer for _, (layer, source) in cut) == [-4, -3, -3]
+
+
+def test_if_so_few_make_no_network_more_are_kept():
+    # Weak are those that would make a chain; so layer 3 is the only reader of two layers.
+    links = dense(2)
+    weights = {(1, 0): 1, (2, 0): 1, (2, 1): 0, (3, 0): 0, (3, 1): 1, (3, 2): 1}
+    cut, needed = links.cut(np.array([weights[link] for _, link in links.links]), (3,))
+    assert len(links.links) - len(cut) == 4
+    assert needed
+
+
+def test_weights_of_one_change_nothing_and_gradients_reach_them():
+    model = create_model("densenet", 3, growth_rate=4, stage_depths=(2,))
+    images = np.random.default_rng(1).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    network = WeighedNetwork(model, WeighedLinks.of(find_links(model, images.shape[1:])))
+    variables = jit(network.init)(jax.random.key(0), images)
+    assert [name for name, _ in network.links.links] == ["stage1"] * 6
+    own = {**variables, "params": variables["params"][NETWORK]}
+    np.testing.assert_array_equal(
+        jit(network.apply)(variables, images)[0], jit(model.apply)(own, images)[0]
+    )
+
+    def loss(weights):
+        params = {**variables["params"], LINKS: weights}
+        return (network.apply({**variables, "params": params}, images)[0] ** 2).sum()
+
+    value_and_gradients = jit(jax.value_and_grad(loss))
+    weights = np.random.default_rng(2).uniform(0.5, 1, 6).astype(np.float32)
+    value, gradients = value_and_gradients(weights)
+    assert np.all(gradients != 0)
+    shifted = weights + 1e-2 * np.eye(6, dtype=np.float32)[4]
+    change = (value_and_gradients(shifted)[0] - value) / 1e-2
+    np.testing.assert_allclose(change, gradients[4], rtol=0.1)
+
+
+def command(data_dir, workdir, tmp_path, *arguments, **changes):
+    """The command line of a search of seconds."""
+    model = {"name": "densenet", "args": {"growth_rate": 4, "stage_depths": (3, 1)}}
+    config = {**runs.tiny_config(data_dir, model=model, total_steps=9), **changes}
+    file = runs.write_config(tmp_path / "searched.py", config)
+    return [f"--config={file}", f"--workdir={workdir}", *map(str, arguments)]
+
+
+TOPK = ("--penalty=topk", "--strength=0.02", "--keep=9")
+
+
+@pytest.fixture(scope="module")
+def found(data_dir, tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("found")
+    workdir = tmp_path / "learnt"
+    assert learn.main(command(data_dir, workdir, tmp_path, *TOPK)) == 0
+    return workdir, json.loads((workdir / "pattern.json").read_text())
+
+
+def test_a_search_leaves_a_pattern_that_trains(found):
+    workdir, pattern = found
+    assert {file.name for file in workdir.iterdir()} == {
+        "config.py",
+        "cut.csv",
+        "pattern.json",
+        "pattern.png",
+    }
+    assert (pattern["links"], pattern["kept"], pattern["keep"]) == (13, 9, [9])
+    assert (pattern["steps"], pattern["penalty"], pattern["init_from"]) == (9, "topk", None)
+    config = config_lib.load(str(workdir / "config.py"))
+    assert config.init_from is None
+    assert config.total_steps == 9
+    stages = find_links(create_configured_model(config, 10), (8, 8, 1))
+    assert {name: [list(link) for link in stage.links] for name, stage in stages.items()} == {
+        name: stage["edges"] for name, stage in pattern["stages"].items()
+    }
+    rows = (workdir / "cut.csv").read_text().splitlines()[1:]
+    cut = [(name, int(layer), int(source)) for name, layer, source in (r.split(",") for r in rows)]
+    weights = {
+        (name, layer, source): weight
+        for name, stage in pattern["stages"].items()
+        for layer, source, weight in stage["weights"]
+    }
+    left = [(name, *edge) for name, stage in pattern["stages"].items() for edge in stage["edges"]]
+    assert sorted([*left, *cut]) == sorted(weights)
+    needed = [tuple(link) for link in pattern["needed"]]
+    weakest = min(weights[link] for link in left if link not in needed)
+    assert all(weights[link] <= weakest for link in cut)
+    assert 0 <= min(weights.values()) < 1
+    for _, layer in itertools.groupby(weights, key=lambda link: link[:2]):
+        assert max(weights[link] for link in layer) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_search_can_be_repeated(found, data_dir, tmp_path):
+    _, pattern = found
+    assert learn.main(command(data_dir, tmp_path / "again", tmp_path, *TOPK)) == 0
+    again = json.loads((tmp_path / "again" / "pattern.json").read_text())
+    assert again["stages"] == pattern["stages"]
+    assert again["evaluation"] == pattern["evaluation"]
+
+
+def refusal(capsys, arguments):
+    assert learn.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    return error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "message"),
+    [
+        (("--penalty=l2", "--strength=1"), {}, "unknown penalty 'l2'"),
+        (("--penalty=topk", "--strength=1"), {}, "topk needs the number of links to keep"),
+        (("--penalty=topk", "--strength=1", "--keep=5"), {}, "at least 6, got 5"),
+        (("--penalty=topk", "--strength=1", "--keep=14"), {}, "at most 13, got 14"),
+        (("--penalty=l1", "--strength=1", "--keep=9,4"), {}, "of stage2 must be a whole number"),
+        (("--penalty=l1", "--strength=1", "--keep=1,2,3"), {}, "there are 2: stage1, stage2"),
+        (("--penalty=l1", "--strength=1", "--keep=many"), {}, "--keep=many must be a number"),
+        (("--penalty=l1", "--strength=0"), {}, "the strength of the penalty"),
+        (("--penalty=l1",), {}, "required: --strength"),
+        ((*TOPK, "--kept=3"), {}, "unknown flag '--kept'; nearest: --keep"),
+        ((*TOPK, "--from=NOWHERE"), {}, "NOWHERE"),
+        (TOPK, {"num_seeds": 2}, "set config.num_seeds=1"),
+        (
+            ("--penalty=l1", "--strength=1"),
+            {"model": {"name": "mdnet", "args": {"depth": 6, "alpha": 8}}},
+            "can't be set",
+        ),
+    ],
+)
+def test_what_can_not_be_searched_is_refused(
+    arguments, changes, message, data_dir, tmp_path, capsys
+):
+    workdir = tmp_path / "new"
+    told = refusal(capsys, command(data_dir, workdir, tmp_path, *arguments, **changes))
+    assert message in told
+    assert not workdir.exists()
+
+
+def test_a_directory_that_is_not_empty_stays_as_it_is(found, data_dir, tmp_path, capsys):
+    workdir, pattern = found
+    told = refusal(capsys, command(data_dir, workdir, tmp_path, *TOPK))
+    assert f"workdir {workdir} is not empty" in told
+    assert json.loads((workdir / "pattern.json").read_text()) == pattern
+
+
+@pytest.mark.slow
+def test_a_search_starts_from_a_run(data_dir, tmp_path, monkeypatch, capsys):
+    arguments = command(data_dir, tmp_path / "run", tmp_path, total_steps=2, seed=5, lr=0.2)
+    assert main(arguments) == 0
+    trained = restore_network(tmp_path / "run", "latest", replicated(make_mesh())).variables
+    seen = []
+
+    def recording(eval_step, variables, batches):
+        seen.append(variables["params"])
+        return evaluate(eval_step, variables, batches)
+
+    monkeypatch.setattr(learn, "evaluate", recording)
+    arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK, lr=0.0)
+    assert learn.main([*arguments, f"--from={tmp_path}/run"]) == 0
+    assert f"starting from {tmp_path}/run after step 2" in capsys.readouterr().out
+    for params in seen:
+        jax.tree.map(np.testing.assert_array_equal, params[NETWORK], trained["params"])
+    pattern = json.loads((tmp_path / "learnt" / "pattern.json").read_text())
+    assert pattern["init_from"] == f"{tmp_path}/run"
+    # What is trained next starts anew.
+    assert config_lib.load(str(tmp_path / "learnt" / "config.py")).init_from is None
+    # The second evaluation is without the links that are cut.
+    weighed, pruned = (np.asarray(params[LINKS]) for params in seen)
+    is_left = [
+        [layer, source] in stage["edges"]
+        for stage in pattern["stages"].values()
+        for layer, source, _ in stage["weights"]
+    ]
+    assert sum(is_left) == pattern["kept"]
+    np.testing.assert_array_equal(pruned, weighed * is_left)
+
+
+@pytest.mark.slow
+def test_devices_change_nothing_but_rounding(found, data_dir, tmp_path):
+    _, pattern = found
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "aggnets_jax.ablation.learn"),
+            *command(data_dir, tmp_path / "learnt", tmp_path, *TOPK),
+        ],
+        env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    again = json.loads((tmp_path / "learnt" / "pattern.json").read_text())
+    for stage, there in pattern["stages"].items():
+        np.testing.assert_allclose(again["stages"][stage]["weights"], there["weights"], atol=0.02)
