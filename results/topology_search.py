@@ -1,0 +1,103 @@
+"""Learns patterns of links, and trains them beside others: python results/topology_search.py.
+
+One dense stage of 12 layers on 100 images of digits is searched with each penalty for as many links
+as the sparse pattern has. What is found, the dense, the sparse, the shortest and random links are
+then trained from the initialisation, with six seeds each. Runs go to runs/topology_search; what is
+there already is not made again. Writes results/topology_search.csv and .md, one row for each run
+and config; results/topology_search_differences.csv and .md, differences from what L1 has found;
+and results/topology_search.json, what was learnt.
+"""
+
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aggnets_jax import compare, main, results
+from aggnets_jax.ablation import learn
+from aggnets_jax.topology import Link, make_topology
+from aggnets_jax.workdir import write_json
+
+DEPTH = 12
+SEEDS = range(1, 7)  # 0 is that of the search
+RUNS = Path("runs/topology_search")
+OUTPUT = Path("results/topology_search")
+
+RECIPE = (
+    "--config=configs/recipes/digits.py",
+    "--config.model.name=densenet",
+    "--config.model.args.growth_rate=8",
+    f"--config.model.args.stage_depths=({DEPTH},)",
+    "--config.data.train_split=train_10_per_class",
+    "--config.total_steps=200",
+    "--config.schedule_args.warmup_steps=20",
+)
+SEARCHES = {
+    "learnt_l1": ("--penalty=l1", "--strength=0.02"),
+    "learnt_topk": ("--penalty=topk", "--strength=0.02"),
+}
+
+
+def shortest_links(number: int) -> list[Link]:
+    """So many of the dense pattern's links: the shortest, and of those of a length the first."""
+    links = make_topology("dense", DEPTH).links
+    return sorted(sorted(links, key=lambda link: link[0] - link[1])[:number])
+
+
+def random_links(number: int, seed: int) -> list[Link]:
+    """The link to the previous output of each layer, and others at random."""
+    links = make_topology("dense", DEPTH).links
+    chain = [link for link in links if link[0] - link[1] == 1]
+    others = [link for link in links if link not in chain]
+    drawn = np.random.default_rng(seed).permutation(len(others))[: number - len(chain)]
+    return sorted([*chain, *(others[i] for i in drawn)])
+
+
+def do(program: Callable[[Sequence[str]], int], *arguments: str) -> None:
+    """Runs a program of the package as its command line would."""
+    print("$", f"python -m {program.__module__}", shlex.join(arguments), flush=True)
+    if code := program(arguments):
+        raise SystemExit(code)
+
+
+def main_program() -> None:
+    """Searches, trains, compares."""
+    number = len(make_topology("sparse", DEPTH).links)
+    for name, flags in SEARCHES.items():
+        if not (RUNS / name / "pattern.json").exists():
+            do(learn.main, *RECIPE, f"--workdir={RUNS / name}", *flags, f"--keep={number}")
+    patterns = {
+        **{name: (f"--config={RUNS / name}/config.py",) for name in SEARCHES},
+        **{name: (*RECIPE, f"--config.model.topology={name}") for name in ("dense", "sparse")},
+    }
+    drawn = {f"random{seed}": random_links(number, seed) for seed in (0, 1)}
+    for name, links in {"shortest": shortest_links(number), **drawn}.items():
+        edges = json.dumps([list(map(int, link)) for link in links])
+        patterns[name] = (
+            *RECIPE,
+            "--config.model.topology=custom",
+            f"--config.model.topology_args.edges={edges}",
+        )
+    workdirs = {name: [RUNS / f"{name}-{seed}" for seed in SEEDS] for name in patterns}
+    for name, flags in patterns.items():
+        for seed, workdir in zip(SEEDS, workdirs[name], strict=True):
+            if not (workdir / "summary.json").exists():
+                do(main.main, *flags, f"--config.seed={seed}", f"--workdir={workdir}")
+    runs = {name: [str(workdir) for workdir in folders] for name, folders in workdirs.items()}
+    do(results.main, *(run for group in runs.values() for run in group), f"--output={OUTPUT}")
+    reference, *others = runs.values()
+    do(
+        compare.main,
+        *(run for group in others for run in group),
+        "--against",
+        *reference,
+        f"--output={OUTPUT}_differences",
+    )
+    learnt = {name: json.loads((RUNS / name / "pattern.json").read_text()) for name in SEARCHES}
+    write_json(OUTPUT.with_suffix(".json"), learnt)
+
+
+if __name__ == "__main__":
+    main_program()
