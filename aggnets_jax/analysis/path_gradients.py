@@ -14,7 +14,7 @@ can be counted or not, and let gradients through or not, at each layer (see `tap
 of the other form the links into its layers are the computed steps, one more leads to its output.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -82,38 +82,8 @@ def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: in
         loss: jax.Array,
     ) -> dict[str, jax.Array]:
         images = jnp.tile(images, (copies, 1, 1, 1))
-        first = slice(0, len(labels))
         apply = partial(model.apply, variables, images, train=False)
-
-        def objective(shifts: Mapping[str, Mapping[int, Any]]) -> jax.Array:
-            directions = []
-
-            def move(kind: str, stage: str, layer: int, value: Any) -> Any:
-                if stage not in stages:
-                    return value
-                factor = getattr(steps[stage], kind)[layer]
-                counts = getattr(steps[stage], f"count_{kind}")
-                return jax.tree.map(lambda x: _step(copies, x, factor, counts), value)
-
-            def written(stage: str, layer: int, value: Any) -> Any:
-                if stage not in stages:
-                    return value
-                value = jax.tree.map(jnp.add, value, shifts[stage][layer])
-                for leaf in jax.tree.leaves(value):
-                    key = jax.random.fold_in(jax.random.key(0), len(directions))
-                    direction = jax.random.normal(key, leaf[first].shape)
-                    product = jnp.sum(leaf[first].astype(jnp.float32) * direction)
-                    directions.append(steps[stage].seeds[layer] * product)
-                return value
-
-            with tapped(
-                computed=partial(move, "computed"),
-                shortcut=partial(move, "shortcut"),
-                written=written,
-            ):
-                logits, _ = apply()
-            return loss * jnp.sum(cross_entropy(logits[first], labels)) + sum(directions)
-
+        objective = partial(_objective, apply, labels, stages, steps, loss)
         gradients = jax.grad(objective)(_zeros_written(apply, stages))
         return {
             name: _norms(gradients[name], stage.topology.depth + 2, copies)
@@ -121,6 +91,46 @@ def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: in
         }
 
     return jax.jit(backward)
+
+
+def _objective(
+    apply: Callable[[], Any],
+    labels: jax.Array,
+    stages: Collection[str],
+    steps: Mapping[str, Steps],
+    loss: jax.Array,
+    shifts: Mapping[str, Mapping[int, Any]],
+) -> jax.Array:
+    """What is differentiated by `shifts`, zeros that are added to what is written.
+
+    Only the first copy of each image, of as many as there are labels, has a part in it.
+    """
+    first = slice(0, len(labels))
+    directions = []
+
+    def move(kind: str, stage: str, layer: int, value: Any) -> Any:
+        if stage not in stages:
+            return value
+        factor = getattr(steps[stage], kind)[layer]
+        counts = getattr(steps[stage], f"count_{kind}")
+        return jax.tree.map(lambda x: _step(len(x) // len(labels), x, factor, counts), value)
+
+    def written(stage: str, layer: int, value: Any) -> Any:
+        if stage not in stages:
+            return value
+        value = jax.tree.map(jnp.add, value, shifts[stage][layer])
+        for leaf in jax.tree.leaves(value):
+            key = jax.random.fold_in(jax.random.key(0), len(directions))
+            direction = jax.random.normal(key, leaf[first].shape)
+            product = jnp.sum(leaf[first].astype(jnp.float32) * direction)
+            directions.append(steps[stage].seeds[layer] * product)
+        return value
+
+    with tapped(
+        computed=partial(move, "computed"), shortcut=partial(move, "shortcut"), written=written
+    ):
+        logits, _ = apply()
+    return loss * jnp.sum(cross_entropy(logits[first], labels)) + sum(directions)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

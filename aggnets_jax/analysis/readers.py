@@ -5,7 +5,7 @@ from them, zeros included, so that a convolution's NaN channels are those of the
 whatever the network and its values are, and behind normalisations and activations, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -55,9 +55,42 @@ def find_readers(
     Returns:
       By stage, a reader for each link; of those where a layer adds what it reads, so that links
       have no channels of their own, nothing. Links of the output have none where no single
-      convolution reads it all.
+      convolution reads it all, and where the next layer reads it in slices (SeqConv), which are
+      sources of their own there.
     """
-    calls: dict[tuple[str, ...], int] = {}  # groups, in the order of the calls
+    calls: dict[tuple[str, ...], int] = {}
+    nan_channels = _make_nan_channels(model, stages, image_shape, calls)
+    ones = {name: stage.ones() for name, stage in stages.items()}
+    readers = {}
+    for name, stage in stages.items():
+        touched = {}
+        for source in sorted({source for _, source in stage.links}):
+            mask = stage.ones()
+            mask[:, source] = np.nan
+            found = nan_channels(variables, {**ones, name: mask})
+            touched[source] = {path: np.asarray(found[path]) for path in calls}
+        readers[name] = {
+            (layer, source): Reader(path, calls[path], channels)
+            for layer, (path, own) in _of_layers(name, stages, touched).items()
+            for source, channels in own.items()
+        }
+    return readers
+
+
+def _make_nan_channels(
+    model: nn.Module,
+    stages: Mapping[str, StageLinks],
+    image_shape: tuple[int, int, int],
+    calls: dict[tuple[str, ...], int],
+) -> Callable[[Variables, Any], dict[tuple[str, ...], jax.Array]]:
+    """Makes the compiled function from masks of links to NaN channels of convolutions' inputs.
+
+    Args:
+      model: the network.
+      stages: of the network.
+      image_shape: height, width and channels of images.
+      calls: filled, when the function runs, with the groups of all convolutions, in their order.
+    """
     layers = {
         (*name.split("/"), f"layer{number}")
         for name, stage in stages.items()
@@ -85,21 +118,7 @@ def find_readers(
             model.apply({**variables, **collection(masks)}, jnp.zeros((1, *image_shape)))
         return touched
 
-    ones = {name: stage.ones() for name, stage in stages.items()}
-    readers = {}
-    for name, stage in stages.items():
-        touched = {}
-        for source in sorted({source for _, source in stage.links}):
-            mask = stage.ones()
-            mask[:, source] = np.nan
-            found = nan_channels(variables, {**ones, name: mask})
-            touched[source] = {path: np.asarray(found[path]) for path in calls}
-        readers[name] = {
-            (layer, source): Reader(path, calls[path], channels)
-            for layer, (path, own) in _of_layers(name, stages, touched).items()
-            for source, channels in own.items()
-        }
-    return readers
+    return nan_channels
 
 
 Touched = Mapping[tuple[str, ...], np.ndarray]
