@@ -10,7 +10,7 @@ from aggnets_jax import sharding
 from aggnets_jax.ablation import sets as sets_lib
 from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
 from aggnets_jax.ablation.pictures import save_pictures
-from aggnets_jax.ablation.removal import least_harmful, obstacle
+from aggnets_jax.ablation.removal import least_harmful, smaller_network
 from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
 from aggnets_jax.ablation.tables import (
@@ -100,8 +100,8 @@ def ablate(
     restored = restore_network(workdir, which, sharding.replicated(mesh))
     stages = linked_stages(restored)
     kinds = _sets(stages, options)
-    if options.export is not None and options.export_least is None:
-        _check_list(stages, kinds["list"])
+    if options.export is not None:
+        _check_export(restored, stages, () if options.export_least else kinds["list"])
     ablation = Ablation(
         restored,
         mesh,
@@ -168,13 +168,11 @@ def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
     return kinds
 
 
-def _check_list(stages: Stages, listed: Sequence[CutSet]) -> None:
-    """Refuses to export what is no network."""
+def _check_export(restored: Restored, stages: Stages, listed: Sequence[CutSet]) -> None:
+    """Refuses to export what is no network, before anything is measured."""
     if len(listed) > 1:
         raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
-    why = obstacle(stages, listed[0].links)
-    if why is not None:
-        raise UserError(f"without these links there is no network to export: {why}")
+    smaller_network(restored, stages, listed[0].links if listed else ())
 
 
 def _made(folder: str | Path) -> Path:

@@ -215,7 +215,7 @@ def test_a_network_whose_weights_do_not_fit_is_a_config(workdir, tmp_path, capsy
         (["--export=E", "--export_least=0"], "must be at least 1 link"),
         (["--export=E", "--export_least=3", "--sweep=layers"], "needs the sweep of single links"),
         (["--export=E", "--cut=stage1:2-0", "--cut=stage1:2-1"], "one set of links can be"),
-        (["--export=E", "--cut=stage1:1-0"], "no network to export: layer 1 of stage1 would read"),
+        (["--export=E", "--cut=stage1:1-0"], "there is no network: layer 1 of stage1 would read"),
         (["--export=tests", "--cut=stage1:2-0"], "tests exists already"),
         (["--output=README.md"], "README.md can't be written"),
         (["--images=README.md"], "--images is for --mode=predict"),

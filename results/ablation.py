@@ -1,0 +1,102 @@
+"""Times a sweep over all single links against as many evaluations: python results/ablation.py.
+
+Both are of one checkpoint, runs/demo if --workdir names no other, whose network is compiled and
+whose images are in memory; they alternate in one process. `make demo` trains runs/demo. Writes
+results/ablation.csv: seconds are medians of the repeats, ratio is the sweep's time by that of as
+many evaluations as there are links, the median of the repeats' ratios; spread is their least and
+largest.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aggnets_jax import data, sharding
+from aggnets_jax.ablation import sets, sweep
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.evaluate import (
+    Restored,
+    evaluate,
+    evaluation_batches,
+    make_eval_step,
+    restore_network,
+)
+from aggnets_jax.summary import commit, hardware, versions
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = Parser(prog="python results/ablation.py", allow_abbrev=False)
+    parser.add_argument("--workdir", default="runs/demo", help="of a finished run")
+    parser.add_argument("--checkpoint", default="best", help="latest, best or a step")
+    parser.add_argument("--repeats", type=int, default=7, help="of the sweep")
+    parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
+    return parser.parse_args(arguments)
+
+
+def evaluation(restored: Restored) -> Callable[[], None]:
+    """What evaluates the network once, as `--mode=eval` does."""
+    mesh = sharding.make_mesh()
+    preprocess = data.make_preprocess(restored.config.data, restored.info)
+    step = make_eval_step(restored.model, preprocess)
+    batches = evaluation_batches(restored, mesh)
+    variables = restored.of_one(None)
+    return lambda: evaluate(step, variables, batches)
+
+
+def seconds(run: Callable[[], object], times: int = 1) -> float:
+    """Of some calls, together."""
+    began = time.perf_counter()
+    for _ in range(times):
+        run()
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures, and writes the table."""
+    given = parse(arguments)
+    mesh = sharding.make_mesh()
+    restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
+    ablation = sweep.Ablation(restored, mesh)
+    cuts = sets.single_links(ablation.stages)
+    evaluate_once = evaluation(restored)
+    evaluate_once()  # which compiles it
+    ablation.measure(cuts)
+    times = np.empty((2, given.repeats))
+    for repeat in range(given.repeats):
+        times[:, repeat] = (
+            seconds(lambda: ablation.measure(cuts)),
+            seconds(evaluate_once, len(cuts)),
+        )
+        print("sweep {:.2f} s, evaluations {:.2f} s".format(*times[:, repeat]), flush=True)
+    sweeps, evaluations = times
+    ratios = sweeps / evaluations
+    row = {
+        "network": restored.config.model.name,
+        "links": len(cuts),
+        "images": restored.info.num_eval,
+        "sets_at_once": ablation.at_once,
+        "seconds_of_sweep": f"{np.median(sweeps):.2f}",
+        "seconds_of_evaluation": f"{np.median(evaluations) / len(cuts):.4f}",
+        "ratio": f"{np.median(ratios):.2f}",
+        "spread": f"{ratios.min():.2f} to {ratios.max():.2f}",
+        "repeats": given.repeats,
+        "command": f"python results/ablation.py --repeats={given.repeats}",
+        "commit": commit(),
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "hardware": hardware(),
+    }
+    with Path(given.output).open("w", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(row)
+    print(f"ratio {row['ratio']} ({row['spread']}): {given.output}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
