@@ -278,5 +278,7 @@ def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     axes.set_xlabel("layers apart", fontsize=8)
     axes.set_ylabel("links on the longest shortest path", fontsize=8)
     axes.tick_params(labelsize=7)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7)
