@@ -26,9 +26,10 @@ def save_link_map(
 ) -> None:
     """Draws the change that cutting each link makes, a panel for each stage.
 
-    Rows are layers, the last of them the stage's output if that reads links, columns sources; what
-    is no link is blank. Colours grow with the square root of a change, so that small ones are seen
-    beside large ones; a change that is not finite has the colour of the worst.
+    As in the heat maps of analyses, columns are layers, the last of them the stage's output if that
+    reads links, rows what they read; what is no link is blank. Colours grow with the square root of
+    a change, so that small ones are seen beside large ones; a change that is not finite has the
+    colour of the worst.
 
     Args:
       stages: of the network.
@@ -56,14 +57,14 @@ def save_link_map(
         axes.axis("off")
     for axes, (name, stage) in zip(panels.flat, shown.items(), strict=False):
         depth = stage.topology.depth
-        rows_of_stage = max(layer for layer, _ in stage.links)
-        grid = np.full((rows_of_stage, rows_of_stage), np.nan)
+        columns = max(layer for layer, _ in stage.links)
+        grid = np.full((columns, columns), np.nan)
         for layer, source in stage.links:
             change = changes[name, (layer, source)]
-            grid[layer - 1, source] = change if math.isfinite(change) else bad * most
+            grid[source, layer - 1] = change if math.isfinite(change) else bad * most
         image = axes.imshow(grid, cmap=colours, norm=norm, interpolation="none")
         _number_cells(axes, grid, most)
-        _label_outputs(axes, depth, rows_of_stage, name)
+        _label_outputs(axes, depth, columns, name)
     bar = figure.colorbar(image, ax=panels, label=label, fraction=0.05)
     bar.set_ticks(_ticks(most))
     figure.savefig(file)
@@ -96,15 +97,15 @@ def _number_cells(axes: Axes, grid: np.ndarray, most: float) -> None:
             axes.text(column, row, text, ha="center", va="center", fontsize=7, color=ink)
 
 
-def _label_outputs(axes: Axes, depth: int, rows: int, name: str) -> None:
-    every = max(1, rows // 12)
-    places = range(0, rows, every)
-    axes.set_xticks(places, places)
-    last = [depth] if rows > depth else []
+def _label_outputs(axes: Axes, depth: int, columns: int, name: str) -> None:
+    every = max(1, columns // 12)
+    places = range(0, columns, every)
+    axes.set_yticks(places, [str(source) if source else "in" for source in places])
+    last = [depth] if columns > depth else []
     places = [*range(0, depth, every), *last]
-    axes.set_yticks(places, [str(row + 1) if row < depth else "out" for row in places])
+    axes.set_xticks(places, [str(place + 1) if place < depth else "out" for place in places])
     axes.tick_params(length=0)
-    axes.set(xlabel="source", ylabel="layer")
+    axes.set(xlabel="layer", ylabel="reads")
     axes.set_title(name, fontsize=10, color=INK)
     axes.spines[:].set_visible(False)
 

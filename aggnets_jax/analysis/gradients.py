@@ -110,11 +110,11 @@ def gradient_norms(
 
 
 def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Array, jax.Array]:
-    """The first `given.images` of the test set, normalised, and their labels."""
-    if given.images < 1:
-        raise UserError(f"--images must be at least 1, not {given.images}")
+    """The first `given.count` images of the test set, normalised, and their labels."""
+    if given.count < 1:
+        raise UserError(f"--count must be at least 1, not {given.count}")
     batches = evaluation_batches(restored, sharding.make_mesh(), given.data_dir)
-    pictures = first_pictures(batches, given.images)
+    pictures = first_pictures(batches, given.count)
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     images = preprocess({"image": jnp.asarray(pictures.images)}, train=False)
     return images, jnp.asarray(pictures.labels, jnp.int32)
@@ -123,7 +123,7 @@ def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Arr
 def add_arguments(parser: argparse.ArgumentParser, images: int = 32) -> None:
     """Adds the flags of this analysis; `images` is the default of one of them."""
     parser.add_argument(
-        "--images",
+        "--count",
         type=int,
         default=images,
         help=f"how many of the test set, the first ones; default {images}",

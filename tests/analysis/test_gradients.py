@@ -138,11 +138,11 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch)
 
 def test_images_are_the_first_of_the_test_set(data_dir):
     network = restored(data_dir, "sparsenet", depth=7, growth_rate=4)
-    images, labels = first_images(network, parse(["gradients", "--workdir=w", "--images=70"]))
+    images, labels = first_images(network, parse(["gradients", "--workdir=w", "--count=70"]))
     first, second = itertools.islice(evaluation_batches(network, make_mesh()), 2)
     assert images.shape == (70, 8, 8, 1)
     stored = np.concatenate([first["image"], second["image"]])[:70] / 255
     np.testing.assert_allclose(images, (stored - 0.30543369) / 0.37595716, atol=1e-5)
     assert labels.tolist() == [*first["label"].tolist(), *second["label"].tolist()][:70]
-    with pytest.raises(UserError, match="--images must be at least 1, not 0"):
-        first_images(network, parse(["gradients", "--workdir=w", "--images=0"]))
+    with pytest.raises(UserError, match="--count must be at least 1, not 0"):
+        first_images(network, parse(["gradients", "--workdir=w", "--count=0"]))
