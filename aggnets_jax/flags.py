@@ -37,6 +37,17 @@ def parse(
     Raises:
       UserError: for a flag that is unknown, missing, or not looked at in the mode.
     """
+    flags, overrides = _parser(description).parse_with_overrides(arguments)
+    if flags.config and len(flags.config) > 1:
+        raise UserError(f"--config is given {len(flags.config)} times; a run has one")
+    flags.config = flags.config and flags.config[0]
+    if flags.mode not in MODES:
+        raise unknown("mode", flags.mode, MODES)
+    _check(flags, overrides)
+    return flags, overrides
+
+
+def _parser(description: str) -> Parser:
     parser = Parser(
         prog="python -m aggnets_jax.main",
         description=description,
@@ -83,14 +94,7 @@ def parse(
     parser.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
     parser.add_argument("--num_processes", type=int, help="how many they are")
     parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
-    flags, overrides = parser.parse_with_overrides(arguments)
-    if flags.config and len(flags.config) > 1:
-        raise UserError(f"--config is given {len(flags.config)} times; a run has one")
-    flags.config = flags.config and flags.config[0]
-    if flags.mode not in MODES:
-        raise unknown("mode", flags.mode, MODES)
-    _check(flags, overrides)
-    return flags, overrides
+    return parser
 
 
 def given(flags: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:

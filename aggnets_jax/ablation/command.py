@@ -119,11 +119,10 @@ def ablate(
     pairs = iter(zip(together, measured.sets, strict=True))
     rows = {kind: [next(pairs) for _ in of_kind] for kind, of_kind in kinds.items()}
     record = {"network": network, **_record(ablation, measured, which, options)}
+    chance = 1 / restored.info.num_classes
     try:
         write(folder, record, rows, earlier)
-        pictures = save_pictures(
-            folder, stages, rows, measured.baseline, 1 / restored.info.num_classes
-        )
+        pictures = save_pictures(folder, stages, rows, measured.baseline, chance)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
     _print(measured, rows, [folder / RECORD, *pictures])

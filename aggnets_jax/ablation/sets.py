@@ -110,13 +110,16 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
         raise UserError(f"the seed of the draws must be at least 0, not {seed}")
     links = all_links(stages)
     orders = [np.random.default_rng([seed, draw]).permutation(len(links)) for draw in range(draws)]
+
+    def of(size: int, draw: int, cut: Sequence[StageLink]) -> CutSet:
+        key = {"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}
+        return CutSet(key, tuple(cut))
+
     sets = []
     for size in [2**i for i in range((len(links) - 1).bit_length())]:
         for draw, order in enumerate(orders):
-            cut = tuple(links[i] for i in sorted(order[:size]))
-            sets.append(CutSet({"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}, cut))
-    everything = {"links": len(links), "draw": 0, "seed": seed, "cut": to_text(links)}
-    return [*sets, CutSet(everything, tuple(links))]
+            sets.append(of(size, draw, [links[i] for i in sorted(order[:size])]))
+    return [*sets, of(len(links), 0, links)]
 
 
 def to_text(links: Iterable[StageLink]) -> str:
