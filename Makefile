@@ -22,7 +22,7 @@ demo: setup
 	rm -rf $(DEMO)
 	$(RUN) -m aggnets_jax.main --config=configs/digits.py --workdir=$(DEMO)
 	$(RUN) -m aggnets_jax.main --mode=eval --workdir=$(DEMO)
-	$(RUN) -m aggnets_jax.main --mode=report --workdir=$(DEMO)
+	$(RUN) -m aggnets_jax.main --mode=report --workdir=$(DEMO) --html
 
 test: setup
 	$(PYTEST) -m "not slow"
