@@ -37,7 +37,7 @@ RECIPE = (
 SEARCH_LENGTH, LENGTH = "--config.total_steps=400", "--config.total_steps=200"
 SEARCHES = {
     "learnt_l1": ("--penalty=l1", "--strength=0.02"),
-    "learnt_topk": ("--penalty=topk", "--strength=0.02"),
+    "learnt_topk": ("--penalty=topk", "--strength=0.05"),
 }
 
 

@@ -267,6 +267,12 @@ def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageL
     print(f"kept {learnt['kept']} of {learnt['links']} links{more}")
     if needed:
         print(f"kept because nothing else is read or reads there: {to_text(needed)}")
+    stages = learnt["stages"].values()
+    heavy = sum(weight > 0 for stage in stages for _, _, weight in stage["weights"])
+    if heavy > learnt["kept"]:
+        print(
+            f"{heavy} links have a weight: the cut takes some of it, less with a larger --strength"
+        )
     print(
         f"the pattern: {workdir / 'pattern.json'}; to train it:"
         f" python -m aggnets_jax.main --config={workdir / 'config.py'} --workdir=NEW"
