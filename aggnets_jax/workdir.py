@@ -106,6 +106,20 @@ def open_workdir(
                             folder.rmdir()
 
 
+def make_folder(folder: str | Path) -> Path:
+    """Makes a folder to write to, if it is not there.
+
+    Raises:
+      UserError: if it can't be made.
+    """
+    path = local_path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
+    return path
+
+
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file as `write_text` does."""
     write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")

@@ -24,7 +24,7 @@ from aggnets_jax.ablation.tables import (
 )
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import Restored, restore_network
-from aggnets_jax.workdir import local_path
+from aggnets_jax.workdir import make_folder
 
 SWEEPS = ("links", "sources", "layers", "distance", "random")
 
@@ -110,7 +110,7 @@ def ablate(
         at_once=options.at_once,
         reestimated=options.reestimate_batch_statistics,
     )
-    folder = _made(options.output or Path(workdir, "ablation"))
+    folder = make_folder(options.output or Path(workdir, "ablation"))
     network = _network(restored, seed, options)
     earlier = earlier_sweeps(folder, network, kinds)
     together = [cut for of_kind in kinds.values() for cut in of_kind]
@@ -172,15 +172,6 @@ def _check_export(restored: Restored, stages: Stages, listed: Sequence[CutSet]) 
     if len(listed) > 1:
         raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
     smaller_network(restored, stages, listed[0].links if listed else ())
-
-
-def _made(folder: str | Path) -> Path:
-    path = local_path(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
-    return path
 
 
 def _network(restored: Restored, seed: int | None, options: Options) -> dict[str, Any]:

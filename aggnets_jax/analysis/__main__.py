@@ -24,9 +24,8 @@ from aggnets_jax.analysis import (
     weights,
 )
 from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import restore_network
-from aggnets_jax.workdir import local_path
+from aggnets_jax.workdir import make_folder
 
 # Each has `add_arguments(parser)` for its own flags, and `run(restored, given, output)`, which
 # prints a table and writes files into the folder `output`.
@@ -82,23 +81,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
     if given.name in OF_RESULTS:
-        OF_RESULTS[given.name].run(given, _folder(given.output))
+        OF_RESULTS[given.name].run(given, make_folder(given.output))
         return
     mesh = sharding.make_mesh()
     restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
     restored = restored._replace(variables=restored.of_one(given.seed))
-    output = _folder(given.output or Path(given.workdir, "analysis"))
+    output = make_folder(given.output or Path(given.workdir, "analysis"))
     ANALYSES[given.name].run(restored, given, output)
-
-
-def _folder(path: str | Path) -> Path:
-    """A folder to write to, made if it is not there."""
-    folder = local_path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
-    return folder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
