@@ -124,7 +124,8 @@ class WeighedLinks(NamedTuple):
             network. None: those that have any weight.
 
         Returns:
-          The links to cut; and those that stay though as many as are to be cut are not stronger.
+          The links to cut; and those that stay because they are needed: it was their turn, and
+          others were cut in their place, or none.
         """
         cut, needed = [], []
         groups = self.groups(1 if keep is None else len(keep))
@@ -139,7 +140,9 @@ class WeighedLinks(NamedTuple):
             ordered = [self.links[i] for i in order][: None if keep else number]
             found = _first_possible(self.stages, ordered, number)
             cut += found
-            needed += [link for link in ordered[:number] if link not in found]
+            # Those before the last that is cut, and all in whose place no other could be cut.
+            tried = max([number, *(ordered.index(link) for link in found)])
+            needed += [link for link in ordered[:tried] if link not in found]
         return cut, needed
 
 
@@ -158,8 +161,8 @@ class Penalty(NamedTuple):
     """What takes weight from links.
 
     For the first third of the steps all weights are 1, so that there is a network before its links
-    are judged; then the penalty begins. With "topk" it leaves ever fewer of the strongest links
-    alone, at the end of the second third K: at first their order says little. The weights' rate of
+    are judged. In the second third the penalty is on all of them, which brings them into the order
+    of what they are worth; in the last "topk" leaves the K strongest alone. The weights' rate of
     learning is such that the penalty alone takes all of one in a ninth of the steps.
 
     Attributes:
@@ -198,15 +201,11 @@ class Penalty(NamedTuple):
         """Of learning, of the weights."""
         return 9 / (self.strength * total_steps)
 
-    def spared(
-        self, step: jax.Array, total_steps: int, links: WeighedLinks
-    ) -> np.ndarray | jax.Array:
+    def spared(self, step: jax.Array, total_steps: int) -> np.ndarray | jax.Array:
         """How many of the strongest links the penalty leaves alone, for `WeighedLinks.step`."""
         if self.name == "l1":
             return np.zeros(1, np.int32)
-        there = np.bincount(links.groups(len(self.keep)))
-        progress = jnp.clip(3 * step / total_steps - 1, 0, 1)
-        return jnp.ceil(there - (there - np.array(self.keep)) * progress).astype(jnp.int32)
+        return jnp.where(3 * step < 2 * total_steps, 0, np.array(self.keep, np.int32))
 
 
 class WeighedNetwork(NamedTuple):
@@ -259,7 +258,7 @@ def with_links(
             gradients[LINKS],
             rate=penalty.rate(total_steps),
             strength=penalty.strength,
-            spared=penalty.spared(step, total_steps, links),
+            spared=penalty.spared(step, total_steps),
         )
         change = jnp.where(3 * step >= total_steps, weights - params[LINKS], 0)
         return {NETWORK: updates, LINKS: change}, (of_network, step + 1)
