@@ -106,6 +106,7 @@ def test_the_best_checkpoint_can_be_written(trained, tmp_path, capsys):
     assert f"after step {runs.summary(workdir)['best']['step']}\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_weights(trained, tmp_path):
     """From those that a run begins with it comes to the same end, to the bit."""
     file, run, _, _ = trained

@@ -93,6 +93,7 @@ def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):
     assert runs.finish(process) == (2, "", "error: unknown config field 'lrr'; nearest: lr\n")
 
 
+@pytest.mark.slow
 def test_a_batch_that_devices_cannot_share_is_told_in_one_line(finished, tmp_path):
     file, _ = finished
     arguments = (f"--config={file}", f"--workdir={tmp_path / 'run'}", "--config.batch_size=36")

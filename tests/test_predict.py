@@ -76,6 +76,7 @@ def test_a_prediction_does_not_depend_on_the_other_images(trained):
     assert np.allclose(alone.probabilities, last.probabilities, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_are_padded(digits, data_dir, tmp_path):
     """The digits' own test images, as files, in several batches of which the last is not full."""
     import tensorflow_datasets as tfds
@@ -213,6 +214,7 @@ def test_the_table_has_names_and_percents(tmp_path, capsys):
     assert "75.00%" in (tmp_path / "out.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_command_line(trained):
     images, workdir = trained
     files = [images / "test" / "red" / "0.jpg", images / "test" / "green"]
@@ -258,7 +260,10 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
         (["--images=IMAGES", "--output=EMPTY"], "EMPTY must be a file in a folder that there is"),
         (["--images=IMAGES", "--output=EMPTY/a/b.csv"], "must be a file in a folder"),
         (["--images=IMAGES", "--checkpoint=3"], "no checkpoint '3'"),
-        (["--images=IMAGES", "--data_dir=IMAGES"], "--data_dir is for training and --mode=eval"),
+        (
+            ["--images=IMAGES", "--data_dir=IMAGES"],
+            "--data_dir is for training, --mode=eval, --mode=ablate",
+        ),
         (["--images=IMAGES", "--mode=eval"], "--images is for --mode=predict"),
     ],
 )

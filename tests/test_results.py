@@ -188,6 +188,7 @@ def trained(data_dir, tmp_path_factory):
     return workdir, train_and_evaluate(config, workdir)
 
 
+@pytest.mark.slow
 def test_real_runs_can_be_read(trained, tmp_path):
     workdir, summary = trained
     rows, page = build(tmp_path, workdir)

@@ -82,6 +82,7 @@ def test_accumulation_averages_the_gradients_of_the_parts():
     assert float(after.totals.loss) == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_averages_follow_parameters_and_batch_statistics():
     _, _, state, step = _make(ema_decay=0.75)
     after = step(state, _batch())
@@ -93,6 +94,7 @@ def test_averages_follow_parameters_and_batch_statistics():
     assert after.variables is after.ema
 
 
+@pytest.mark.slow
 def test_totals_count_until_they_are_reset():
     model, _, state, step = _make()
     batch = _batch()
@@ -114,6 +116,7 @@ def test_the_first_step_that_is_not_finite_is_remembered():
     assert int(state.totals.nonfinite_steps) == 2
 
 
+@pytest.mark.slow
 def test_dropout_differs_between_steps_and_follows_from_the_seed():
     config = config_lib.resolve({"schedule": "constant", "lr": 0.0})
     model = create_model("sparsenet_bc16_k4", 10, dropout=0.5)
@@ -128,6 +131,7 @@ def test_dropout_differs_between_steps_and_follows_from_the_seed():
     assert float(first.totals.loss) != float(second.totals.loss)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_low_and_keeps_parameters_high():
     config = config_lib.resolve({})
     model = create_model("sparsenet_bc16_k4", 10, dtype=jnp.bfloat16)
@@ -171,6 +175,7 @@ def test_without_leave_it_is_not_undone():
     assert not np.isfinite(jax.tree.leaves(state.params)[0]).all()
 
 
+@pytest.mark.slow
 def test_a_run_of_finite_steps_is_the_same_where_others_may_be_undone():
     RNG.bit_generator.state = (start := np.random.default_rng(5)).bit_generator.state
     _, plain = _after({}, 0, 0)

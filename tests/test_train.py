@@ -20,6 +20,10 @@ from aggnets_jax.train import fingerprint, train_and_evaluate
 from tests import runs
 
 
+def slow(value):
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 @pytest.fixture(scope="module")
 def whole(data_dir, tmp_path_factory):
     """The workdir and summary of a run that nothing interrupts."""
@@ -101,7 +105,7 @@ def _interrupt(monkeypatch, step, action):
 
 # The first batch is asked for before the step is compiled; after step 4 an evaluation is due,
 # after 5 a checkpoint, after 12 all is done.
-@pytest.mark.parametrize("step", [1, 4, 5, 11, 12])
+@pytest.mark.parametrize("step", [1, slow(4), 5, slow(11), 12])
 def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole
     config = runs.tiny_config(data_dir)
@@ -114,6 +118,7 @@ def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_pat
     _assert_same_run(resumed, tmp_path, summary, workdir)
 
 
+@pytest.mark.slow
 def test_streamed_run_stopped_and_started_again(data_dir, tmp_path, monkeypatch):
     config = runs.tiny_config(data_dir, total_steps=6, checkpoint_every_steps=4)
     config["model"] = {"name": "sparsenet10_k4"}
@@ -251,17 +256,13 @@ def test_divergence_stops_the_run_and_names_the_steps(data_dir, tmp_path):
     assert all(np.isfinite(p).all() for p in params)
 
 
-def slow(changes):
-    return pytest.param(changes, marks=pytest.mark.slow)
-
-
 @pytest.mark.parametrize(
     "changes",
     [
         {"dtype": "bfloat16"},
-        {"ema_decay": 0.5, "label_smoothing": 0.1, "grad_clip_norm": 0.1},
-        {"accumulation_steps": 4, "weight_decay_on": "kernels"},
-        {"model": {"name": "sparsenet_sum20", "topology": "fractal", "aggregation": "mean"}},
+        slow({"ema_decay": 0.5, "label_smoothing": 0.1, "grad_clip_norm": 0.1}),
+        slow({"accumulation_steps": 4, "weight_decay_on": "kernels"}),
+        slow({"model": {"name": "sparsenet_sum20", "topology": "fractal", "aggregation": "mean"}}),
         slow({"schedule": "sgdr", "schedule_args": {"first_cycle_steps": 2}}),
         slow({"schedule": "step"}),
         slow({"model": {"name": "densenet_bc", "args": {"depth": 16, "growth_rate": [2, 4, 6]}}}),
@@ -372,6 +373,7 @@ def test_damaged_files_are_told_in_one_line(name, content, whole, data_dir):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_were_whole(
     whole, data_dir, tmp_path, capsys, monkeypatch
 ):

@@ -266,6 +266,7 @@ def found(data_dir, tmp_path_factory):
     return workdir, json.loads((workdir / "pattern.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_search_leaves_a_pattern_that_trains(found):
     workdir, pattern = found
     assert {file.name for file in workdir.iterdir()} == {
@@ -300,6 +301,7 @@ def test_a_search_leaves_a_pattern_that_trains(found):
         assert max(weights[link] for link in layer) == pytest.approx(1, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_can_be_repeated(found, data_dir, tmp_path):
     _, pattern = found
     assert learn.main(command(data_dir, tmp_path / "again", tmp_path, *TOPK)) == 0
@@ -346,6 +348,7 @@ def test_what_can_not_be_searched_is_refused(
     assert not workdir.exists()
 
 
+@pytest.mark.slow
 def test_a_directory_that_is_not_empty_stays_as_it_is(found, data_dir, tmp_path, capsys):
     workdir, pattern = found
     told = refusal(capsys, command(data_dir, workdir, tmp_path, *TOPK))

@@ -35,6 +35,7 @@ def test_as_a_program(tmp_path):
     assert describe(make_config("aggnets_digits", tmp_path / "new")).num_train == 1437
 
 
+@pytest.mark.slow
 def test_a_mistake_as_a_program(tmp_path):
     answer = run("--name=imagenet2012", f"--data_dir={tmp_path}")
     assert answer.returncode == 2

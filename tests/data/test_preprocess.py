@@ -164,6 +164,7 @@ def pictures():
     return np.random.default_rng(0).integers(0, 256, (256, SIZE, SIZE, 3)).astype(np.uint8)
 
 
+@pytest.mark.slow
 def test_every_augmentation_is_a_function_of_seed_epoch_and_index(pictures):
     preprocess = compiled(make_config("made up", None, **EVERYTHING), make_info(3))
     batch = make_batch(pictures[:64])

@@ -22,7 +22,7 @@ from aggnets_jax.models.flops import (
     in_binary_units,
     with_elementwise,
 )
-from aggnets_jax.models.registry import find_printed
+from aggnets_jax.models.registry import find_family, find_printed
 from tests.models.misprints import (
     ELSEWHERE,
     FLOPS_MISPRINTS,
@@ -34,28 +34,8 @@ from tests.models.page import ROWS
 
 COUNTS = json.loads(Path(__file__).with_name("counts.json").read_text())
 
-# Seconds to trace.
-DEEP = {
-    "densenet400_k12",
-    "densenet_bc1001_k24",
-    "densenet_bc1001_k4",
-    "densenet_bc190_k40",
-    "densenet_bc250_k24",
-    "densenet_bc400_k24",
-    "densenet_bc400_k4",
-    "hcgnet_a3",
-    "hcgnet_b",
-    "hcgnet_c",
-    "preact_resnet1001",
-    "preact_resnet2000",
-    "seqresnet_b42",
-    "seqresnet_b_k32_r12_n3",
-    "seqresnext24",
-    "sparsenet_bc1001_k12",
-    "sparsenet_bc400_k12",
-    "sparsenet_sum1001",
-    "sparsenet_sum2000",
-}
+# Of each family the first network that is listed; tracing them all takes minutes.
+QUICK = {find_family(name).name: name for name in reversed(list_models())}
 
 _param = nn.Module.param
 
@@ -79,7 +59,8 @@ def info(name, classes, **overrides):
 
 
 def marked(names):
-    return [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in names]
+    quick = set(QUICK.values())
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
 
 
 def test_every_listed_model_is_in_the_table():
@@ -159,7 +140,7 @@ def test_printed_flops(name):
 
 
 def test_tables_here_are_of_listed_models():
-    assert {*MISPRINTS, *FLOPS_MISPRINTS, *ELSEWHERE, *DEEP, *COUNTS, *PRINTED_WITH_10} <= set(
+    assert {*MISPRINTS, *FLOPS_MISPRINTS, *ELSEWHERE, *COUNTS, *PRINTED_WITH_10} <= set(
         list_models()
     )
     assert list_models() == sorted(ROWS)

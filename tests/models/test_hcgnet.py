@@ -220,7 +220,7 @@ NETWORKS = {
     ("network", "train"),
     [
         ("dense", True),
-        ("sparse", False),
+        pytest.param("sparse", False, marks=pytest.mark.slow),
         pytest.param("window_summed", True, marks=pytest.mark.slow),
         pytest.param("imagenet", True, marks=pytest.mark.slow),
         pytest.param("topology_per_block_mean", True, marks=pytest.mark.slow),
@@ -252,6 +252,7 @@ def test_network_is_the_straight_line_code(network, train):
     check_updates(updates, updated, variables, train)
 
 
+@pytest.mark.slow
 def test_gradients_reach_all_but_the_biases_that_cancel():
     # A softmax is blind to a bias of all scores, a normalisation to a bias before it.
     with jax.enable_x64(True):
@@ -296,6 +297,7 @@ def test_dropout_before_the_classifier_in_training_only():
     np.testing.assert_allclose(logits, endpoints["pre_logits"], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_initialisation():
     # Uniform within 1 / sqrt(fan-in), the biases of linear layers, too.
     model = create_model("hcgnet_n1_1_k64", 300, aggregation="sum")

@@ -270,6 +270,7 @@ def test_a_block_begins_as_the_identity_on_raw_features():
         assert zero == {f"seqconv_b/groups/layer{i}/{last}/kernel" for i in (1, 2)}
 
 
+@pytest.mark.slow
 def test_initial_weights():
     model = create_model("seqresnext_k16_c4_r2_n1", 100)
     variables = jit(model.init)(jax.random.key(3), jnp.zeros((1, 8, 8, 3)))
@@ -295,6 +296,7 @@ def test_initial_weights():
     assert np.mean(ratios) == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.slow
 def test_dropout_of_channels_drawn_anew_for_each_group():
     model = create_model("seqresnet_k8_r1_n1", dropout=0.4)
     variables = random_variables(model, 8, np.float32)
