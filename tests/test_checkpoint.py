@@ -126,8 +126,8 @@ def test_any_damage_to_any_file_is_harmless_or_found(two, tmp_path, capsys):
                 assert not path.exists()
             else:
                 assert errors == ""
-    # Orbax writes a few files that it does not read.
-    assert min(found.values()) > len(files_of(two, 2)) / 4, found
+    # Orbax writes files that it does not read, and how many there are differs from save to save.
+    assert min(found.values()) >= 5, found
 
 
 def test_the_checksum_finds_values_that_orbax_restores_without_complaint(copy, capsys):
