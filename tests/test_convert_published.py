@@ -60,7 +60,7 @@ def test_names_and_shapes_are_those_published(name, way):
         assert {key: value.shape for key, value in back.items()} == shapes
 
 
-@pytest.mark.parametrize(("name", "way"), ways(("efficientnet_b0", "resnet50")))
+@pytest.mark.parametrize(("name", "way"), ways(("resnet50",)))
 def test_outputs_are_those_published(name, way):
     weights = golden.state_dict(way["shapes"])
     with jax.enable_x64(True):
