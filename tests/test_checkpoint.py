@@ -127,7 +127,9 @@ def test_any_damage_to_any_file_is_harmless_or_found(two, tmp_path, capsys):
             else:
                 assert errors == ""
     # Orbax writes files that it does not read, and how many there are differs from save to save.
-    assert min(found.values()) >= 5, found
+    files = len(files_of(two, 2))
+    assert sum(found.values()) / len(found) > files / 4, found
+    assert min(found.values()) > files / 5, found
 
 
 def test_the_checksum_finds_values_that_orbax_restores_without_complaint(copy, capsys):
