@@ -11,7 +11,8 @@ long as need be for grouped convolutions with their gradients, and twice as long
 Results differ by the rounding of sums in another order.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,20 @@ _MOST_PARTS = 8
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _Pair = tuple[int, int]
 _Pads = tuple[_Pair, _Pair]
+
+# JAX knows its value: what it traced with the one is traced again with the other.
+_native = jax.make_user_context(False)
+
+
+@contextmanager
+def native() -> Iterator[None]:
+    """What is traced inside of this uses `lax.conv_general_dilated` on every backend.
+
+    So networks can be compared with their plain form. A jitted function is traced, and compiled,
+    once for its calls inside and once for those outside.
+    """
+    with _native(True):
+        yield
 
 
 def convolve(
@@ -64,7 +79,7 @@ def convolve(
     strides, dilations = tuple(window_strides), tuple(rhs_dilation or (1, 1))
     pads = tuple(map(tuple, padding))
     groups = feature_group_count
-    if jax.default_backend() != "cpu":
+    if _native.value or jax.default_backend() != "cpu":
         return lax.conv_general_dilated(
             lhs, rhs, strides, pads, (1, 1), dilations, numbers, groups, precision=precision
         )

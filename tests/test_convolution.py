@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from aggnets_jax.convolution import convolve
+from aggnets_jax.convolution import convolve, native
 from aggnets_jax.models import layers
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -67,6 +67,21 @@ def test_other_backends_take_the_native_convolution(monkeypatch, groups):
     (equation,) = jaxpr.eqns
     assert equation.primitive is lax.conv_general_dilated_p
     assert equation.params["feature_group_count"] == groups
+
+
+def test_the_plain_form_is_native_on_every_backend():
+    layer = layers.conv(8, 1, groups=1, dtype=jnp.float32, name="conv")
+    x = jnp.ones((1, 8, 8, 8))
+    variables = layer.init(jax.random.key(0), x)
+    apply = jax.jit(layer.apply)
+
+    def convolutions():
+        return str(jax.make_jaxpr(apply)(variables, x)).count("conv_general_dilated[")
+
+    outside = convolutions()
+    with native():
+        assert convolutions() == 1  # traced again: what was traced outside is not taken for it
+    assert convolutions() == outside == 0
 
 
 @pytest.mark.parametrize("groups", [1, 4, 32])
