@@ -6,8 +6,7 @@ from typing import TypeVar
 
 import jax
 
-from aggnets_jax.benchmark.setting import Setting
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -30,6 +29,11 @@ def needed_bytes(compiled: jax.stages.Compiled) -> int | None:
     )
 
 
+def peak_bytes() -> int | None:
+    """The most that JAX had in use on a device so far; None where nobody counts."""
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
 def available_bytes() -> int | None:
     """What is free on a device, or on the host for the CPU; None if nobody says."""
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -49,38 +53,34 @@ def check_memory(compiled: jax.stages.Compiled) -> None:
         raise OutOfMemory(f"{needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB free")
 
 
-def backing_off(
-    build: Callable[[Setting], T], setting: Setting, least: int, tell: Callable[[str], None]
-) -> tuple[T, Setting]:
+def backing_off(build: Callable[[int], T], batch_size: int, what: str) -> tuple[T, int]:
     """Builds with half the batch, and half of that, for as long as there is too little memory.
 
+    Each time it says so in a line.
+
     Args:
-      build: makes, and runs once, what is to be timed.
-      setting: with the batch size asked for.
-      least: the smallest batch size to try.
-      tell: takes a line for each batch that is too large.
+      build: makes of a batch size, and runs once, what is to be timed.
+      batch_size: that is asked for.
+      what: is built, for the line.
 
     Returns:
-      What `build` returned, and the setting that it was of.
+      What `build` returned, and the batch size that it is of.
 
     Raises:
-      UserError: if there is too little memory for the least batch.
+      UserError: if there is too little memory for a batch of one image on each device.
     """
     while True:
         try:
-            return build(setting), setting
+            return build(batch_size), batch_size
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            reason = str(error).partition("\n")[0][:100]
-        size = setting.batch_size // 2
-        if size < least:
-            raise UserError(
-                f"{setting.model}: too little memory for a batch of {setting.batch_size} ({reason})"
-            )
-        asked = setting.batch_size
-        tell(f"{setting.model}: no memory for a batch of {asked}, going on with {size}: {reason}")
-        setting = setting.with_batch(size)
+            reason = one_line(str(error).partition("\n")[0])
+        smaller = batch_size // 2
+        if smaller < jax.device_count():
+            raise UserError(f"{what}: no memory for a batch of {batch_size}: {reason}")
+        print(f"{what}: no memory for a batch of {batch_size}, now {smaller}: {reason}", flush=True)
+        batch_size = smaller
 
 
 def is_out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import sharding
-from aggnets_jax.benchmark.memory import check_memory
+from aggnets_jax.benchmark.memory import check_memory, peak_bytes
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.compilation import compiler_options
@@ -26,16 +26,16 @@ _STEPS_OF_RUN = 10_000
 
 
 class Compiled(NamedTuple):
-    """A program of XLA.
+    """A program that was compiled.
 
     Attributes:
-      call: it.
-      lower_seconds: to trace and lower it.
-      compile_seconds: for XLA to compile it.
+      call: it; None if it is no program of XLA's.
+      lower_seconds: to trace and lower it; None if that is part of what compiles it.
+      compile_seconds: to compile it.
     """
 
-    call: jax.stages.Compiled
-    lower_seconds: float
+    call: jax.stages.Compiled | None
+    lower_seconds: float | None
     compile_seconds: float
 
 
@@ -47,8 +47,9 @@ class Program:
       run: makes so many steps, and waits for them.
       images: in a step; images times masks in a sweep; None if no images are computed.
       passes: over the network for an image, each as costly as a forward pass.
-      compiled: the step; None if it is not XLA's, or not compiled yet.
+      compiled: the step; None if it is not compiled, or not yet.
       warms_up: whether the first run is none that counts.
+      peak_bytes: tells the most that was in use on a device so far; None where nobody counts.
     """
 
     run: Callable[[int], None]
@@ -56,6 +57,7 @@ class Program:
     passes: int
     compiled: Compiled | None = None
     warms_up: bool = True
+    peak_bytes: Callable[[], int | None] = peak_bytes
 
 
 def train(setting: Setting) -> Program:

@@ -1,0 +1,167 @@
+"""Measures how fast networks train and evaluate, how long they compile, and what memory they take.
+
+python -m aggnets_jax.benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
+"""
+
+import argparse
+import dataclasses
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+
+from aggnets_jax.benchmark import report
+from aggnets_jax.benchmark.measure import Rival, compare
+from aggnets_jax.benchmark.programs import MODES
+from aggnets_jax.benchmark.setting import Setting, forms_of, parse_arguments
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models import check_image_shape, input_shape
+from aggnets_jax.named import check_number, check_whole_number
+
+_DTYPES = ("float32", "bfloat16")
+_RIVALS = ("torch",)
+# As in training: a dispatch to an accelerator costs as much as a small step, and XLA:CPU computes
+# convolutions in loops many times more slowly.
+_STEPS_PER_DISPATCH = {"cpu": 1}
+_STEPS_PER_DISPATCH_ELSEWHERE = 10
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses and checks a command line.
+
+    Raises:
+      UserError: for a flag or a value that is not allowed.
+    """
+    parser = Parser(
+        prog="python -m aggnets_jax.benchmark",
+        description=__doc__.partition("\n")[0],
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--models", required=True, help="registered networks, with commas between them")
+    add("--modes", default="train", help=f"{', '.join(MODES)}; default train")
+    add(
+        "--forms",
+        default="default",
+        help="of the networks, in turn: default, plain, native, scan, remat=layer, remat=norm, any"
+        " argument, or several joined by +; ratios are to the first",
+    )
+    add("--model_args", action="append", default=[], help="of all forms: NAME=VALUE,NAME=VALUE")
+    add("--num_classes", type=int, help="default that of the family")
+    add("--batch_size", type=int, default=64, help="over all devices; default 64")
+    add("--image_size", type=int, help="side of the images; default that of the family")
+    add("--dtype", default="float32", help="of the computation: float32 or bfloat16")
+    add("--repeats", type=int, default=7, help="in which forms take turns; default 7")
+    add("--seconds", type=float, default=10, help="for the repeats of each form; default 10")
+    add("--steps_per_dispatch", type=int, help="of training; default 1 on the CPU, else 10")
+    add("--against", help="another implementation of the networks: torch")
+    add("--against_forms", help="of it: eager, compile, channels_last, or joined by +")
+    add("--json", help="file to write")
+    add("--csv", help="file to write")
+    add("--profile", help="folder for profiler traces of a few steps")
+    given = parser.parse_args(arguments)
+    _check(given)
+    return given
+
+
+def _check(given: argparse.Namespace) -> None:
+    given.models, given.modes, forms = (
+        value.split(",") for value in (given.models, given.modes, given.forms)
+    )
+    for mode in given.modes:
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+    given.forms = forms_of(forms)
+    given.model_args = {
+        name: value for text in given.model_args for name, value in parse_arguments(text).items()
+    }
+    if given.dtype not in _DTYPES:
+        raise unknown("dtype", given.dtype, _DTYPES)
+    check_whole_number("batch_size", given.batch_size, 1, 2**31 - 1)
+    check_whole_number("repeats", given.repeats, 1)
+    check_number("seconds", given.seconds, 0)
+    if given.steps_per_dispatch is not None:
+        check_whole_number("steps_per_dispatch", given.steps_per_dispatch, 1)
+    if given.against is not None and given.against not in _RIVALS:
+        raise unknown("implementation", given.against, _RIVALS)
+    if given.against_forms is not None and given.against is None:
+        raise UserError("--against_forms needs --against")
+    given.against_forms = given.against_forms and given.against_forms.split(",")
+
+
+def settings(given: argparse.Namespace) -> Iterator[Setting]:
+    """What is measured: each model.
+
+    Raises:
+      UserError: for an unknown model, or one that can't be made in a form, or of such images.
+    """
+    elsewhere = _STEPS_PER_DISPATCH_ELSEWHERE
+    default = _STEPS_PER_DISPATCH.get(jax.default_backend(), elsewhere)
+    for model in given.models:
+        shape = input_shape(model)
+        if given.image_size is not None:
+            shape = (given.image_size, given.image_size, shape[-1])
+        setting = Setting(
+            model=model,
+            batch_size=given.batch_size,
+            image_shape=check_image_shape(shape),
+            arguments=given.model_args,
+            num_classes=given.num_classes,
+            dtype=given.dtype,
+            steps_per_dispatch=given.steps_per_dispatch or default,
+        )
+        for form in given.forms:
+            dataclasses.replace(setting, form=form).create()
+        yield setting
+
+
+def _rivals(given: argparse.Namespace, setting: Setting) -> list[Rival]:
+    if given.against is None:
+        return []
+    from aggnets_jax.benchmark import against_torch
+
+    return against_torch.rivals(setting, given.against_forms)
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    given = parse(arguments)
+    if given.against is not None:
+        # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    jax.config.update("jax_enable_compilation_cache", False)  # compilations are measured, too
+    words = sys.argv[1:] if arguments is None else arguments
+    origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
+    everything = list(settings(given))
+    rows: list[report.Row] = []
+    for setting in everything:
+        rivals = _rivals(given, setting)
+        for mode in given.modes:
+            rows += compare(
+                setting,
+                mode,
+                given.forms,
+                rivals,
+                repeats=given.repeats,
+                seconds=given.seconds,
+                profile=given.profile and Path(given.profile),
+            )
+            # After each, so that what is stopped leaves what it has.
+            if given.json is not None:
+                report.write_json(given.json, rows, origin)
+            if given.csv is not None:
+                report.write_csv(given.csv, rows, origin)
+    report.show(rows)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
+    return exit_code(lambda: run(arguments))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
