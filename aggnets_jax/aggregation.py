@@ -43,11 +43,52 @@ class Masked(struct.PyTreeNode):
 
     def applied(self) -> Any:
         """The features multiplied, as whoever convolves them without a normalisation reads them."""
-        return jax.tree.map(jnp.multiply, self.features, self.mask)
+        return jax.tree.map(jnp.multiply, plain(self.features), self.mask)
 
     def scaled(self, weight: jax.Array) -> "Masked":
         """The same behind one more link of the given weight []."""
         return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
+
+
+class Measured(struct.PyTreeNode):
+    """Features with the statistics by which batch normalisation normalises them in training.
+
+    Whoever normalises a feature does so by the same mean and variance, which are computed where the
+    feature is. They are concatenated as the features are.
+
+    Attributes:
+      features: [..., channels].
+      mean: [channels], of at least float32.
+      var: [channels], the biased variance, of at least float32.
+    """
+
+    features: Any
+    mean: jax.Array
+    var: jax.Array
+
+
+def measured(x: jax.Array) -> Measured:
+    """X [..., channels] with its statistics."""
+    return Measured(x, *batch_statistics(x))
+
+
+def plain(x: Any) -> Any:
+    """X without its statistics, if it has any."""
+    return x.features if isinstance(x, Measured) else x
+
+
+def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """Mean and biased variance [channels] of x [..., channels], of at least float32.
+
+    The variance is E[x^2] - E[x]^2, as in `nn.BatchNorm`: both means take one reading of x. With
+    the name of a mapped axis they are those over all its parts.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    mean, mean_of_squares = x.mean(axes), jax.lax.square(x).mean(axes)
+    if axis_name is not None:
+        mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
+    return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))
 
 
 def weighted(outputs: Outputs, sources: Sequence[int], weights: jax.Array | None) -> Outputs:
@@ -60,7 +101,7 @@ def weighted(outputs: Outputs, sources: Sequence[int], weights: jax.Array | None
     }
 
 
-def _concat(
+def concat(
     outputs: Outputs, sources: Sequence[int], layer: int, weights: jax.Array | None = None
 ) -> Any:
     """[y_i || y_j || ...]; outputs that are pytrees are joined leaf by leaf."""
@@ -74,7 +115,8 @@ def _concat(
     if weights is None:
         return features
     masks = [
-        jax.tree.map(lambda y, w=w: _mask(w, y), y) for w, y in zip(weights, read, strict=True)
+        jax.tree.map(lambda y, w=w: _mask(w, y), plain(y))
+        for w, y in zip(weights, read, strict=True)
     ]
     return Masked(features, jax.tree.map(join, *masks))
 
@@ -216,7 +258,7 @@ class DualPath:
         first = {s: outputs[s][..., : self.residual] for s in sources}
         added = self._sum(first, sources, layer, weights)
         rest = {s: outputs[s][..., self.residual :] for s in sources}
-        rest = _concat(rest, sources, layer, weights)
+        rest = concat(rest, sources, layer, weights)
         if weights is None:
             return jnp.concatenate([added, rest], axis=-1)
         return Masked(
@@ -283,7 +325,7 @@ def pad_channels(x: jax.Array, features: int) -> jax.Array:
 
 
 AGGREGATIONS: dict[str, Callable[[], Aggregation]] = {
-    "concat": lambda: _concat,
+    "concat": lambda: concat,
     "sum": _Sum,
     "padded_sum": _PaddedSum,
     "mean": _Mean,

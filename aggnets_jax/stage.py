@@ -5,9 +5,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import Scope, lift
 
-from aggnets_jax.aggregation import Aggregation, Masked, make_aggregation
+from aggnets_jax.aggregation import Aggregation, Masked, Measured, make_aggregation, measured
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import REMAT, Execution
 from aggnets_jax.topology import Topology
 
 
@@ -37,6 +39,9 @@ class Stage(nn.Module):
       preactivated: whether layers, and whoever reads the stage, normalise and activate before they
         convolve. What is concatenated then reaches them as `Masked` if there is a mask, which
         `layers.activate` applies behind that.
+      execution: how to compute it. With shared statistics a preactivated stage whose layers read
+        a concatenation hands them, and whoever reads the stage, `Measured` features.
+      train: whether layers normalise by the batch, and so need its statistics.
     """
 
     topology: Topology
@@ -45,6 +50,8 @@ class Stage(nn.Module):
     projection: Callable[..., nn.Module] | None = None
     shortcuts: bool = False
     preactivated: bool = False
+    execution: Execution = Execution()
+    train: bool = False
 
     @nn.compact
     def __call__(self, *inputs: Any) -> Any:
@@ -62,17 +69,34 @@ class Stage(nn.Module):
         # Parameters that nothing reads would be counted, and decay.
         read_later = any(0 in sources for sources in self.topology.sources[1:])
         projects = self.projection is not None and read_later
-        outputs = list(inputs)
+        shares = self.execution.shared_statistics and self.preactivated and self.train
+        produced = measured if shares and self.aggregation == "concat" else lambda output: output
+        outputs = [x if isinstance(x, Masked | Measured) else produced(x) for x in inputs]
         for layer in range(1, self.topology.depth - len(inputs) + 2):
-            position = layer + len(inputs) - 1
-            aggregate = read(outputs, position)
-            unit = self.unit(layer, name=f"layer{layer}")
-            outputs.append(unit(outputs[-1], aggregate) if self.shortcuts else unit(aggregate))
+            outputs.append(produced(self._run(layer, read, outputs, layer + len(inputs) - 1)))
             if layer == 1 and projects:
-                outputs[0] = self.projection(name="projection")(inputs[0])
+                outputs[0] = produced(self.projection(name="projection")(inputs[0]))
         if self.shortcuts:
             return outputs[-1]
         return read(outputs, self.topology.depth + 1)
+
+    def _run(
+        self, layer: int, read: Callable[..., Any], outputs: Sequence[Any], position: int
+    ) -> Any:
+        """The output of layer 1, 2, ..., which is at some position in the topology."""
+        previous = [outputs[-1]] if self.shortcuts else []
+        if self.execution.remat == "none":
+            return self.unit(layer, name=f"layer{layer}")(*previous, read(outputs, position))
+        # To be kept are what layers put out and sums of it, but no concatenations.
+        joins = self.aggregation == "concat"
+        kept = {source: outputs[source] for source in self.topology.sources_of(position)}
+
+        def compute(scope: Scope, *inputs: Any) -> Any:
+            aggregate = read(inputs[-1], position) if joins else inputs[-1]
+            return _Layer(self.unit, layer, parent=scope)(*inputs[:-1], aggregate)
+
+        compute = lift.checkpoint(compute, policy=REMAT[self.execution.remat])
+        return compute(self.scope, *previous, kept if joins else read(outputs, position))
 
     def _reader(self) -> Callable[[Sequence[Any], int], Any]:
         """What makes the aggregate that a layer reads, of the outputs so far."""
@@ -87,9 +111,20 @@ class Stage(nn.Module):
 
         def read(outputs: Sequence[Any], layer: int) -> Any:
             sources = self.topology.sources_of(layer)
-            if isinstance(outputs[0], Masked) and layer == 1:  # as the stage before has left it
+            if layer == 1 and isinstance(outputs[0], Masked):  # as the stage before has left it
                 return outputs[0].scaled(mask[layer, 0])
             read = aggregate(outputs, sources, layer, mask[layer, jnp.array(sources)])
             return read.applied() if isinstance(read, Masked) and not self.preactivated else read
 
         return read
+
+
+class _Layer(nn.Module):
+    """A layer in the scope of its stage, for what is compiled apart from the rest of it."""
+
+    unit: Callable[..., Callable[..., Any]]
+    layer: int
+
+    @nn.compact
+    def __call__(self, *inputs: Any) -> Any:
+        return self.unit(self.layer, name=f"layer{self.layer}")(*inputs)

@@ -18,6 +18,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data, sharding
 from aggnets_jax.errors import UserError
+from aggnets_jax.models.batch_norm import BatchNorm
 from aggnets_jax.step import Variables, seeds
 
 
@@ -40,7 +41,7 @@ def of_batch(
 
     def by_batch(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         norm = context.module
-        if not isinstance(norm, nn.BatchNorm) or not norm.use_running_average:
+        if not isinstance(norm, BatchNorm) or not norm.use_running_average:
             return call(*arguments, **keywords)
         # With a momentum of 0 what is stored is what this batch has, to the bit.
         norm = norm.clone(

@@ -42,6 +42,8 @@ from aggnets_jax.ablation.pruning import (
 from aggnets_jax.ablation.removal import Smaller, smaller_network
 from aggnets_jax.ablation.sets import StageLink, to_text
 from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.compilation import compiler_options
+from aggnets_jax.compilation_cache import keep_programs
 from aggnets_jax.divergence import check_evaluation, check_totals
 from aggnets_jax.drawing import save_topologies
 from aggnets_jax.errors import UserError
@@ -149,6 +151,7 @@ def _train(
         make_train_steps(train_step, training, config.num_seeds),
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
+        compiler_options=compiler_options(),
     )
     zero_totals = jax.tree.map(jnp.copy, state.totals)
     step = 0
@@ -323,6 +326,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = parse(arguments)
+    keep_programs()
     if flags.init_from is not None:
         overrides.append(f"init_from={flags.init_from}")
     config = config_lib.load(flags.config, overrides)

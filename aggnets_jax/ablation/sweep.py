@@ -21,6 +21,7 @@ from aggnets_jax import data
 from aggnets_jax.ablation.batch_statistics import BatchStatistics
 from aggnets_jax.ablation.sets import CutSet, StageLink
 from aggnets_jax.ablation.statistics import Measurement, Tally
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import Restored, evaluation_batches, score
 from aggnets_jax.links import StageLinks, all_links, collection, find_links, masks_without
@@ -81,7 +82,8 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
             in_specs=(everywhere, everywhere, by_example),
             out_specs=PartitionSpec(None, "data"),
             check_vma=False,
-        )
+        ),
+        compiler_options=compiler_options(),
     )
 
 

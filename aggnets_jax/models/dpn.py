@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -99,6 +100,7 @@ class DPN(nn.Module):
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
       head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -112,6 +114,7 @@ class DPN(nn.Module):
     aggregation: str = "dual_path"
     head_activation: str = "relu"
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -146,6 +149,8 @@ class DPN(nn.Module):
                 aggregation=partial(DualPath, residual) if dual else self.aggregation,
                 projection=partial(NormReluConv, started, stride, norm, conv),
                 preactivated=True,
+                train=train,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = layers.features_of(x)

@@ -34,6 +34,7 @@ from jax.typing import DTypeLike
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.micro_dense import MicroDense, micro_dense_block
 from aggnets_jax.models.pyramidnet import average_halves, checked_shortcut_aggregation, joined
@@ -133,6 +134,7 @@ class EfficientNet(nn.Module):
       dropout: probability of dropping a feature before the classifier.
       drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -143,6 +145,7 @@ class EfficientNet(nn.Module):
     dropout: float = 0.0
     drop_connect: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -170,7 +173,8 @@ class EfficientNet(nn.Module):
 
         def with_shortcut(number: int, branch: nn.Module) -> Callable[..., jax.Array]:
             rate = self.drop_connect * (number - 1) / BLOCKS
-            drop = layers.branch_dropout(rate, train=train)
+            # What is drawn follows from the name, which must be another one for each block.
+            drop = layers.branch_dropout(rate, train=train, name=f"branch_dropout{number}")
             return joined(lambda x: drop(branch(x)))
 
         first = 1
@@ -191,6 +195,7 @@ class EfficientNet(nn.Module):
                 ),
                 aggregation=self.aggregation,
                 shortcuts=True,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x

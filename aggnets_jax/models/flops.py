@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.extend import core
 
 from aggnets_jax.models import counting
+from aggnets_jax.models.batch_norm import BatchNorm
 
 
 class Operations(NamedTuple):
@@ -95,7 +96,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
             modules["linear_macs" if linear else "conv_macs"] += macs
             if linear and module.use_bias:
                 modules["linear_biases"] += output.shape[-1]
-        elif isinstance(module, nn.BatchNorm) and np.prod(output.shape[1:-1]) > 1:
+        elif isinstance(module, BatchNorm) and np.prod(output.shape[1:-1]) > 1:
             modules["norms"] += int(np.prod(output.shape[1:]))
         return output
 

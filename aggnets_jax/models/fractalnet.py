@@ -37,6 +37,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import Outputs, check_aggregation, weighted
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -126,6 +127,7 @@ class FractalNet(nn.Module):
       dropout: of each block, the probability of dropping a channel behind a convolution.
       drop_path: probability of dropping an input of a join, see `DropPath`.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -135,6 +137,7 @@ class FractalNet(nn.Module):
     dropout: tuple[float, ...] = (0.0,) * 5
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -161,6 +164,7 @@ class FractalNet(nn.Module):
                 if key is None
                 else partial(DropPath, self.drop_path, columns, key, i),
                 projection=partial(conv, width, 1) if self._adds_input(topology) else None,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x

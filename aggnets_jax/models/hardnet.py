@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -113,6 +114,7 @@ class HarDNet(nn.Module):
       dropout: probability of dropping a feature before the classifier.
       map_dropout: of dropping a value before the last 1x1 convolution.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -127,6 +129,7 @@ class HarDNet(nn.Module):
     dropout: float = 0.0
     map_dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -166,6 +169,7 @@ class HarDNet(nn.Module):
                     layer_width(layer, k, self.multiplier), name=name
                 ),
                 aggregation=self.aggregation,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x

@@ -42,6 +42,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import Masked, check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import with_elementwise
 from aggnets_jax.models.registry import Printed, register_family
@@ -191,6 +192,7 @@ class HCGNet(nn.Module):
       dropout: probability of dropping a feature before the classifier.
       dropblock: side of the squares that DropBlock drops of what a transition puts out; 0: none.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -204,6 +206,7 @@ class HCGNet(nn.Module):
     dropout: float = 0.0
     dropblock: int = 0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -234,6 +237,8 @@ class HCGNet(nn.Module):
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, growth_rate, 1),
                 preactivated=True,
+                train=train,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = layers.features_of(x)

@@ -35,6 +35,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -81,6 +82,7 @@ class HighwayNet(nn.Module):
       aggregation: of what the gate carries, "sum" or "mean".
       dropout: probability of dropping a value of the images, between stages and before the head.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -90,6 +92,7 @@ class HighwayNet(nn.Module):
     aggregation: str = "sum"
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -116,6 +119,7 @@ class HighwayNet(nn.Module):
                 unit=lambda layer, name, unit=unit: unit(name=name),
                 aggregation=self.aggregation,
                 shortcuts=True,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x

@@ -12,15 +12,19 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from aggnets_jax.aggregation import Masked
+from aggnets_jax.aggregation import Masked, Measured, plain
 from aggnets_jax.convolution import convolve
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import CONVOLUTION
+from aggnets_jax.models.batch_norm import BatchNorm
 
 # He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -75,21 +79,24 @@ def conv(
         dtype=dtype,
         kernel_init=kernel_init,
         bias_init=bias_init,
-        conv_general_dilated=convolve,
+        conv_general_dilated=_named_convolve,
         name=name,
     )
 
 
-def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., nn.BatchNorm]:
+def _named_convolve(*arguments: Any, **keywords: Any) -> jax.Array:
+    """`convolve`, whose result a rematerialisation can tell from others."""
+    return checkpoint_name(convolve(*arguments, **keywords), CONVOLUTION)
+
+
+def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
     """Makes batch normalisations: by the batch in training, else by the running averages."""
-    return partial(
-        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype
-    )
+    return partial(BatchNorm, use_running_average=not train, dtype=dtype)
 
 
 def activate(
-    norm: Callable[[jax.Array], jax.Array],
-    x: jax.Array | Masked,
+    norm: Callable[[jax.Array | Measured], jax.Array],
+    x: jax.Array | Measured | Masked,
     activation: Callable[[jax.Array], jax.Array] = nn.relu,
 ) -> jax.Array:
     """activation(norm(x)), multiplied by the mask of x if it has one.
@@ -101,14 +108,14 @@ def activate(
     return activation(norm(x))
 
 
-def masked(x: jax.Array | Masked) -> jax.Array:
+def masked(x: jax.Array | Measured | Masked) -> jax.Array:
     """x, multiplied by its mask if it has one, for what neither normalises nor activates it."""
-    return x.applied() if isinstance(x, Masked) else x
+    return x.applied() if isinstance(x, Masked) else plain(x)
 
 
-def features_of(x: jax.Array | Masked) -> jax.Array:
+def features_of(x: jax.Array | Measured | Masked) -> jax.Array:
     """The features of a stage's output as they are, for the endpoints."""
-    return x.features if isinstance(x, Masked) else x
+    return plain(x.features if isinstance(x, Masked) else x)
 
 
 def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
@@ -116,9 +123,9 @@ def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
-def branch_dropout(rate: float, *, train: bool) -> nn.Dropout:
+def branch_dropout(rate: float, *, train: bool, name: str | None = None) -> nn.Dropout:
     """Drops all of an image's residual branch with probability `rate` (stochastic depth)."""
-    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train)
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train, name=name)
 
 
 def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int], nn.Dropout]:
@@ -128,7 +135,10 @@ def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int]
     with images dropped one by one, and branches that are kept scaled up in training rather than
     all of them down in evaluation.
     """
-    return lambda block: branch_dropout(rate * block / blocks, train=train)
+    # What is drawn follows from the name, which must be another one for each block.
+    return lambda block: branch_dropout(
+        rate * block / blocks, train=train, name=f"branch_dropout{block}"
+    )
 
 
 def imagenet_stem(

@@ -29,6 +29,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import Masked, Mixed, check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.sparsenet import DenseLayer, Transition
@@ -72,6 +73,7 @@ class MixNet(nn.Module):
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
       dropout: probability of dropping a channel after each convolution of a layer.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -84,6 +86,7 @@ class MixNet(nn.Module):
     imagenet_stem: bool = False
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -118,6 +121,8 @@ class MixNet(nn.Module):
                 aggregation=partial(Mixed, self.k1) if mixed else self.aggregation,
                 projection=None if widens else partial(conv, self.k1 + self.k2, 1),
                 preactivated=True,
+                train=train,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = layers.features_of(x)

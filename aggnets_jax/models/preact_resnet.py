@@ -25,6 +25,7 @@ from jax.typing import DTypeLike
 
 from aggnets_jax import named
 from aggnets_jax.aggregation import Masked, check_aggregation
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.stage import Stage
@@ -68,6 +69,7 @@ class PreActResNet(nn.Module):
       stochastic_depth: probability of dropping an image's F in the last block, see
         `layers.stochastic_depth`.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -75,6 +77,7 @@ class PreActResNet(nn.Module):
     aggregation: str = "sum"
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -108,6 +111,8 @@ class PreActResNet(nn.Module):
                 aggregation=self.aggregation,
                 projection=partial(projection, EXPANSION * width, 1, stride=stride),
                 preactivated=True,
+                train=train,
+                execution=self.execution,
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = layers.features_of(x)

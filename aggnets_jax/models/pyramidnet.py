@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation, pad_channels
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.regularisation import DynamicScale
@@ -142,6 +143,7 @@ class PyramidNet(nn.Module):
         `regularisation.DynamicScale`.
       branch_scale: by which it is scaled in evaluation, and on average in training, if so.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -155,6 +157,7 @@ class PyramidNet(nn.Module):
     dynamic_regularisation: bool = False
     branch_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -191,6 +194,7 @@ class PyramidNet(nn.Module):
                 unit=lambda number, name, before=before: layer(before + number, 1, name),
                 aggregation=self.aggregation,
                 shortcuts=True,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             before += topology.depth

@@ -19,8 +19,12 @@ from flax import linen as nn
 from aggnets_jax import config as config_lib
 from aggnets_jax import named
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.execution import Execution
 from aggnets_jax.models.counting import Count, count
 from aggnets_jax.models.flops import Convention, count_operations, multiply_adds
+
+# How any network is computed, which is no matter of its family.
+EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +202,8 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
         with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
       num_classes: size of the logits; default that of the family.
       **overrides: keyword arguments of the family, such as `topology="windowed"`,
-        `topology_args={"window": 4}`, `aggregation`, `dropout`, `dtype`.
+        `topology_args={"window": 4}`, `aggregation`, `dropout`, `dtype`; and the fields of
+        `Execution`: `remat`, `scan`, `shared_statistics`.
 
     Returns:
       A linen module, `module.apply(variables, images, train=...) -> (logits, endpoints)`.
@@ -211,13 +216,15 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     if num_classes is None:
         num_classes = family.num_classes
     named.check_whole_number("num_classes", num_classes, 1)
+    how = {name: overrides.pop(name) for name in EXECUTION if name in overrides}
     arguments = {"num_classes": num_classes, **arguments, **overrides}
     named.check_arguments(f"model {name!r}", family.build, arguments)
     for argument, value in arguments.items():
         _check_size(argument, value)
     if "dtype" in arguments:
         _check_dtype(arguments["dtype"])
-    return family.build(**arguments)
+    model = family.build(**arguments)
+    return model.clone(execution=Execution(**how)) if how else model
 
 
 def create_configured_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:

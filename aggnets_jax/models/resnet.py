@@ -35,6 +35,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import pad_channels
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.attention import ATTENTIONS
 from aggnets_jax.models.registry import Printed, register_family
@@ -66,6 +67,7 @@ class ResNet(nn.Module):
       stochastic_depth: probability of dropping an image's F in the last block, see
         `layers.stochastic_depth`.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -79,6 +81,7 @@ class ResNet(nn.Module):
     padded: bool = False
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -121,6 +124,7 @@ class ResNet(nn.Module):
                 activation=nn.relu,
                 train=train,
                 dtype=self.dtype,
+                execution=self.execution,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x

@@ -35,6 +35,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import in_binary_units
 from aggnets_jax.models.registry import Printed, register_family
@@ -69,6 +70,7 @@ class SeqResNet(nn.Module):
       dropout: probability of dropping a channel of what a group reads, drawn anew for each group
         but those of the stem, and of what the head reads.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -82,6 +84,7 @@ class SeqResNet(nn.Module):
     aggregation: str = "concat"
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -115,6 +118,7 @@ class SeqResNet(nn.Module):
             x = Stage(
                 make_topology("plain", blocks),
                 unit=lambda layer, name, block=block: block(name=name),
+                execution=self.execution,
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = x.activated

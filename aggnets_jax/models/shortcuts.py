@@ -37,6 +37,7 @@ from aggnets_jax.aggregation import (
     make_aggregation,
 )
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology
@@ -177,6 +178,7 @@ class Shortcuts:
         activation: Callable[[jax.Array], jax.Array],
         train: bool,
         dtype: DTypeLike,
+        execution: Execution,
         name: str,
     ) -> jax.Array:
         """Runs blocks that keep the shape of x.
@@ -188,6 +190,7 @@ class Shortcuts:
           activation: of the sum.
           train: whether N normalises by the batch, if it is batch normalisation.
           dtype: in which to compute.
+          execution: of the stage.
           name: of the stage.
 
         Returns:
@@ -210,6 +213,7 @@ class Shortcuts:
             unit,
             aggregation=partial(self.make_aggregation, train=train, dtype=dtype),
             shortcuts=True,
+            execution=execution,
             name=name,
         )(Joined(x, x) if pairs else x)
         return output.output if pairs else output

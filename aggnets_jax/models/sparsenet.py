@@ -31,6 +31,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import named
 from aggnets_jax.aggregation import Masked, check_aggregation
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.flops import two_for_each_multiply_add
 from aggnets_jax.models.registry import Printed, register_family
@@ -103,6 +104,7 @@ class SparseNet(nn.Module):
       groups: of the 3x3 convolutions.
       dropout: probability of dropping a channel after each convolution of a layer.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -117,6 +119,7 @@ class SparseNet(nn.Module):
     groups: int = 1
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -160,6 +163,8 @@ class SparseNet(nn.Module):
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, growth_rate, 1),
                 preactivated=True,
+                train=train,
+                execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = layers.features_of(x)

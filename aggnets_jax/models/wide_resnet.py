@@ -25,6 +25,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax import named
+from aggnets_jax.execution import Execution
 from aggnets_jax.models import layers
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import Printed, register_family
@@ -78,6 +79,7 @@ class WideResNet(nn.Module):
       dropout: probability of dropping a value between the convolutions of a block.
       stochastic_depth: of dropping an image's F in the last block, see `layers.stochastic_depth`.
       dtype: in which to compute.
+      execution: of the stages.
     """
 
     num_classes: int
@@ -87,6 +89,7 @@ class WideResNet(nn.Module):
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
+    execution: Execution = Execution()
 
     @nn.compact
     def __call__(
@@ -118,6 +121,7 @@ class WideResNet(nn.Module):
                 activation=lambda y: y,
                 train=train,
                 dtype=self.dtype,
+                execution=self.execution,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
