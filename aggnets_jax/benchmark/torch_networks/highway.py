@@ -1,0 +1,70 @@
+"""Highway networks."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from aggnets_jax.benchmark.torch_networks.parts import add, conv
+from aggnets_jax.models import highway as jax_networks
+from aggnets_jax.topology import Sources
+
+
+class HighwayLayer(nn.Module):
+    """T H(x) + (1 - T) shortcut."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.transform = conv(features, features, 3, bias=True)
+        self.gate = conv(features, features, 3, bias=True)
+
+    def forward(self, x: Tensor, shortcut: Tensor) -> Tensor:
+        """[batch, features, height, width] each -> the same shape."""
+        transformed = F.relu(self.transform(x), inplace=True)
+        return torch.lerp(shortcut, transformed, self.gate(x).sigmoid())
+
+
+class HighwayStage(nn.Module):
+    """Layers whose gates carry the sum of what `sources` says."""
+
+    def __init__(self, sources: Sources, features: int) -> None:
+        super().__init__()
+        self.sources = sources[:-1]
+        for number in range(1, len(sources)):
+            self.add_module(f"layer{number}", HighwayLayer(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, features, height, width] -> the same shape."""
+        outputs = [x]
+        for number, read in enumerate(self.sources, 1):
+            shortcut = add([outputs[source] for source in read])
+            outputs.append(getattr(self, f"layer{number}")(outputs[-1], shortcut))
+        return outputs[-1]
+
+
+class HighwayNet(nn.Module):
+    """Stages of a convolution and highway layers with max pooling between them, head."""
+
+    def __init__(self, network: jax_networks.HighwayNet, image_shape: Sequence[int]) -> None:
+        """Takes the numbers of a network, and (height, width, channels) of the images."""
+        super().__init__()
+        features, self.stages = image_shape[-1], len(network.topologies)
+        for i, (topology, width) in enumerate(
+            zip(network.topologies, network.widths, strict=True), 1
+        ):
+            self.add_module(f"stage{i}_opening", conv(features, width, 3, bias=True))
+            self.add_module(f"stage{i}", HighwayStage(topology.sources, width))
+            features = width
+        self.head_conv = conv(features, jax_networks.HEAD_FEATURES, 1, bias=True)
+        self.classifier = nn.Linear(jax_networks.HEAD_FEATURES, network.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> [batch, classes]."""
+        for i in range(1, self.stages + 1):
+            if i > 1:
+                x = F.max_pool2d(x, 2)
+            x = F.relu(getattr(self, f"stage{i}_opening")(x), inplace=True)
+            x = getattr(self, f"stage{i}")(x)
+        x = F.relu(self.head_conv(x), inplace=True)
+        return self.classifier(x.mean((2, 3)))
