@@ -10,6 +10,7 @@ from flax.core import Scope, lift
 from aggnets_jax.aggregation import Aggregation, Masked, Measured, make_aggregation, measured
 from aggnets_jax.errors import UserError
 from aggnets_jax.execution import REMAT, Execution
+from aggnets_jax.scan import Layer, make_plan, scan
 from aggnets_jax.topology import Topology
 
 
@@ -42,6 +43,8 @@ class Stage(nn.Module):
       execution: how to compute it. With shared statistics a preactivated stage whose layers read
         a concatenation hands them, and whoever reads the stage, `Measured` features.
       train: whether layers normalise by the batch, and so need its statistics.
+      kind: of a layer; layers of one kind compute the same function, and can be scanned. By default
+        each has its own.
     """
 
     topology: Topology
@@ -52,6 +55,7 @@ class Stage(nn.Module):
     preactivated: bool = False
     execution: Execution = Execution()
     train: bool = False
+    kind: Callable[[int], Any] = lambda layer: layer
 
     @nn.compact
     def __call__(self, *inputs: Any) -> Any:
@@ -73,6 +77,9 @@ class Stage(nn.Module):
         produced = measured if shares and self.aggregation == "concat" else lambda output: output
         outputs = [x if isinstance(x, Masked | Measured) else produced(x) for x in inputs]
         for layer in range(1, self.topology.depth - len(inputs) + 2):
+            scans = self.execution.scan and layer == 1 + projects and len(inputs) == 1
+            if scans and (plan := make_plan(self, outputs, produced)):
+                return scan(self, plan, outputs)
             outputs.append(produced(self._run(layer, read, outputs, layer + len(inputs) - 1)))
             if layer == 1 and projects:
                 outputs[0] = produced(self.projection(name="projection")(inputs[0]))
@@ -93,7 +100,7 @@ class Stage(nn.Module):
 
         def compute(scope: Scope, *inputs: Any) -> Any:
             aggregate = read(inputs[-1], position) if joins else inputs[-1]
-            return _Layer(self.unit, layer, parent=scope)(*inputs[:-1], aggregate)
+            return Layer(self.unit, layer, parent=scope)(*inputs[:-1], aggregate)
 
         compute = lift.checkpoint(compute, policy=REMAT[self.execution.remat])
         return compute(self.scope, *previous, kept if joins else read(outputs, position))
@@ -103,6 +110,8 @@ class Stage(nn.Module):
         aggregate = make_aggregation(self.aggregation)
         if not self.has_variable("links", "mask"):
             return lambda outputs, layer: aggregate(outputs, self.topology.sources_of(layer), layer)
+        if self.execution.scan:
+            raise UserError("links can't be masked where layers are scanned; set scan=False")
         mask = self.get_variable("links", "mask")
         shape = (self.topology.depth + 2, self.topology.depth + 1)
         if jnp.shape(mask) != shape:  # JAX would read beyond its end
@@ -117,14 +126,3 @@ class Stage(nn.Module):
             return read.applied() if isinstance(read, Masked) and not self.preactivated else read
 
         return read
-
-
-class _Layer(nn.Module):
-    """A layer in the scope of its stage, for what is compiled apart from the rest of it."""
-
-    unit: Callable[..., Callable[..., Any]]
-    layer: int
-
-    @nn.compact
-    def __call__(self, *inputs: Any) -> Any:
-        return self.unit(self.layer, name=f"layer{self.layer}")(*inputs)

@@ -238,6 +238,7 @@ class HCGNet(nn.Module):
                 projection=None if self.aggregation == "concat" else partial(conv, growth_rate, 1),
                 preactivated=True,
                 train=train,
+                kind=lambda layer: None,
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)

@@ -112,6 +112,8 @@ class PreActResNet(nn.Module):
                 projection=partial(projection, EXPANSION * width, 1, stride=stride),
                 preactivated=True,
                 train=train,
+                # The first has the stride; with stochastic depth each has a rate of its own.
+                kind=lambda layer: layer if self.stochastic_depth else layer == 1,
                 execution=self.execution,
                 name=f"stage{i + 1}",
             )(x)

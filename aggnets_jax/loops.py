@@ -1,0 +1,323 @@
+"""Stages whose equal layers are compiled once, as the bodies of loops.
+
+The outputs of a stage are kept in one buffer, from which each layer takes what it reads and to
+which it adds what it puts out. JAX's own gradient of such a loop would keep the buffer as it was
+before each of its steps. Here the gradient is written out instead:
+
+    forward    for l = 1 ... N:  y_l = F_l(read(buffer, l)); write(buffer, l, y_l)
+    backward   for l = N ... 1:  computes F_l again, from the same buffer, which has all outputs by
+                                 then, and adds the gradient of what it read to a second buffer
+
+so that two buffers and what one layer needs are all that is kept: memory is linear in depth.
+
+Layers that compute the same function of inputs of the same shapes make a run, with their variables
+in arrays [layers, ...] named `layers{first}_{last}`. A layer that is alone is `layer{l}`, as it is
+without loops. Where each layer reads all before it, no two inputs have the same width; there layers
+of similar width make a run, with inputs padded to the widest and the weights of what is not read
+zero, and these stay zero.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aggnets_jax.topology import Topology
+
+
+class Run(NamedTuple):
+    """Consecutive layers that one loop computes.
+
+    Attributes:
+      first: layer, counted from 1.
+      last: layer.
+      sources: of each layer; filled up with -1 to equal numbers.
+    """
+
+    first: int
+    last: int
+    sources: tuple[tuple[int, ...], ...]
+
+    @property
+    def name(self) -> str:
+        """Of its variables."""
+        return f"layer{self.first}" if self.single else f"layers{self.first}_{self.last}"
+
+    @property
+    def single(self) -> bool:
+        """Whether it is a layer alone, whose variables have no axis of layers."""
+        return self.first == self.last
+
+
+def find_runs(
+    topology: Topology, first: int, key: Callable[[int], Any], *, fill: bool = False
+) -> tuple[Run, ...]:
+    """Cuts the layers from `first` on where the key of a layer is another than that before.
+
+    With `fill` layers of one run may have different numbers of sources.
+    """
+    runs: list[list[int]] = []
+    for layer in range(first, topology.depth + 1):
+        if runs and key(layer) == key(layer - 1):
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+
+    def run(layers: list[int]) -> Run:
+        sources = [tuple(topology.sources_of(layer)) for layer in layers]
+        most = max(map(len, sources))
+        assert fill or min(map(len, sources)) == most
+        sources = [(*read, *[-1] * (most - len(read))) for read in sources]
+        return Run(layers[0], layers[-1], tuple(sources))
+
+    return tuple(map(run, runs))
+
+
+class Buffer(Protocol):
+    """Where the outputs of a stage are, and their gradients; both are pytrees of arrays.
+
+    `layer` and `sources` are numbers, or traced ones in a loop.
+    """
+
+    runs: tuple[Run, ...]
+
+    def start(self, outputs: Sequence[Any], like: Any) -> Any:
+        """One with y_0, ..., y_i, which were computed before; `like` has the shape of the rest."""
+
+    def read(self, buffer: Any, run: Run, sources: Any) -> Any:
+        """What a layer reads."""
+
+    def write(self, buffer: Any, layer: Any, output: Any) -> Any:
+        """The buffer with one more output."""
+
+    def end(self, buffer: Any) -> Any:
+        """What the stage puts out."""
+
+    def start_gradient(self, gradient: Any) -> list[Any]:
+        """Of the outputs it was started with."""
+
+    def write_gradient(self, gradient: Any, layer: Any) -> Any:
+        """Of one output."""
+
+    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:
+        """The gradient with that of what a layer has read."""
+
+    def end_gradient(self, buffer: Any, added: Any) -> Any:
+        """A gradient that has that of what the stage puts out."""
+
+
+class Slots:
+    """An array [layers + 1, ...] with a place for each output; outputs may be pytrees.
+
+    Layers read lists of outputs, with zeros for the source -1.
+    """
+
+    def __init__(self, runs: Sequence[Run], end: Sequence[int], *, apart: bool) -> None:
+        """Takes the runs, what the stage puts out, and whether y_0 has a shape of its own."""
+        self.runs = tuple(runs)
+        self._end = tuple(end)
+        self._apart = apart
+
+    def start(self, outputs: Sequence[Any], like: Any) -> Any:  # noqa: D102
+        size = self.runs[-1].last + 1
+        slots = jax.tree.map(lambda y: jnp.zeros((size, *y.shape), y.dtype), like)
+        buffer = (outputs[0] if self._apart else None), slots
+        for slot in range(self._apart, len(outputs)):
+            buffer = self.write(buffer, slot, outputs[slot])
+        return buffer
+
+    def read(self, buffer: Any, run: Run, sources: Any) -> list[Any]:  # noqa: D102
+        return [self._get(buffer, source) for source in self._of(run, sources)]
+
+    def write(self, buffer: Any, layer: Any, output: Any) -> Any:  # noqa: D102
+        return buffer[0], jax.tree.map(lambda b, y: b.at[layer].set(y), buffer[1], output)
+
+    def end(self, buffer: Any) -> list[Any]:  # noqa: D102
+        return [self._get(buffer, source) for source in self._end]
+
+    def start_gradient(self, gradient: Any) -> list[Any]:  # noqa: D102
+        return [self._get(gradient, slot) for slot in range(self.runs[0].first)]
+
+    def write_gradient(self, gradient: Any, layer: Any) -> Any:  # noqa: D102
+        return self._get((None, gradient[1]), layer)
+
+    def add_gradient(  # noqa: D102
+        self, gradient: Any, run: Run, sources: Any, added: Sequence[Any]
+    ) -> Any:
+        for source, term in zip(self._of(run, sources), added, strict=True):
+            gradient = self._add(gradient, source, term)
+        return gradient
+
+    def end_gradient(self, buffer: Any, added: Sequence[Any]) -> Any:  # noqa: D102
+        gradient = jax.tree.map(jnp.zeros_like, buffer)
+        for source, term in zip(self._end, added, strict=True):
+            gradient = self._add(gradient, source, term)
+        return gradient
+
+    def _of(self, run: Run, sources: Any) -> Sequence[Any]:
+        return run.sources[0] if run.single else list(sources)
+
+    def _is_apart(self, source: Any) -> bool:
+        return self._apart and isinstance(source, int) and source == 0
+
+    def _get(self, buffer: Any, source: Any) -> Any:
+        if self._is_apart(source):
+            return buffer[0]
+
+        def get(slots: jax.Array) -> jax.Array:
+            if isinstance(source, int):
+                return slots[source]
+            found = jax.lax.dynamic_index_in_dim(slots, jnp.maximum(source, 0), keepdims=False)
+            return jnp.where(source < 0, jnp.zeros((), found.dtype), found)
+
+        return jax.tree.map(get, buffer[1])
+
+    def _add(self, buffer: Any, source: Any, term: Any) -> Any:
+        if self._is_apart(source):
+            return jax.tree.map(jnp.add, buffer[0], term), buffer[1]
+
+        def add(slots: jax.Array, y: jax.Array) -> jax.Array:
+            if not isinstance(source, int):
+                y = jnp.where(source < 0, jnp.zeros((), y.dtype), y)
+            return slots.at[source if isinstance(source, int) else jnp.maximum(source, 0)].add(y)
+
+        return buffer[0], jax.tree.map(add, buffer[1], term)
+
+
+class Channels:
+    """One array [..., channels] of all outputs, side by side; with statistics arrays [channels].
+
+    Layers of a run read the channels that its last layer reads.
+    """
+
+    def __init__(self, runs: Sequence[Run], input_width: int, width: int) -> None:
+        """Takes the runs, the channels of y_0 and of any other output."""
+        self.runs = tuple(runs)
+        self._input_width = input_width
+        self._width = width
+
+    def start(self, outputs: Sequence[Any], like: Any) -> Any:  # noqa: D102
+        (y_0,) = outputs
+        added = self.runs[-1].last * self._width
+        return jax.tree.map(lambda y: jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, added)]), y_0)
+
+    def read(self, buffer: Any, run: Run, sources: Any) -> Any:  # noqa: D102
+        return jax.tree.map(lambda b: b[..., : self._offset(run.last)], buffer)
+
+    def write(self, buffer: Any, layer: Any, output: Any) -> Any:  # noqa: D102
+        def write(b: jax.Array, y: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(b, y, self._offset(layer), -1)
+
+        return jax.tree.map(write, buffer, output)
+
+    def end(self, buffer: Any) -> Any:  # noqa: D102
+        return buffer
+
+    def start_gradient(self, gradient: Any) -> list[Any]:  # noqa: D102
+        return [jax.tree.map(lambda g: g[..., : self._input_width], gradient)]
+
+    def write_gradient(self, gradient: Any, layer: Any) -> Any:  # noqa: D102
+        def get(g: jax.Array) -> jax.Array:
+            return jax.lax.dynamic_slice_in_dim(g, self._offset(layer), self._width, -1)
+
+        return jax.tree.map(get, gradient)
+
+    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:  # noqa: D102
+        def add(g: jax.Array, a: jax.Array) -> jax.Array:
+            return g.at[..., : a.shape[-1]].add(a)
+
+        return jax.tree.map(add, gradient, added)
+
+    def end_gradient(self, buffer: Any, added: Any) -> Any:  # noqa: D102
+        return added
+
+    def _offset(self, layer: Any) -> Any:
+        return self._input_width + (layer - 1) * self._width
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Loops:
+    """What `run_layers` runs.
+
+    Attributes:
+      buffer: of the outputs.
+      layer: `layer(run, params, rest, read) -> (output, updated)`, F of one layer of a run from its
+        parameters, what else it needs, which has no gradient, and what it reads; with its updated
+        running averages.
+      like: shapes and dtypes of any output but the first.
+    """
+
+    buffer: Buffer
+    layer: Callable[..., tuple[Any, Any]]
+    like: Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def run_layers(
+    loops: Loops, params: dict[str, Any], rest: dict[str, Any], outputs: list[Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Computes a stage with its equal layers in loops.
+
+    Args:
+      loops: what to run.
+      params: by run; with an axis of layers in front unless it is of a single layer.
+      rest: the same of what has no gradient.
+      outputs: y_0, ..., y_i that were computed before.
+
+    Returns:
+      What the buffer puts out at its end, and what layers have updated, as `rest` is arranged.
+    """
+    return _forward(loops, params, rest, outputs)[0]
+
+
+def _forward(
+    loops: Loops, params: dict[str, Any], rest: dict[str, Any], outputs: list[Any]
+) -> tuple[Any, Any]:
+    buffer, updated = loops.buffer.start(outputs, loops.like), {}
+    for run in loops.buffer.runs:
+
+        def step(buffer: Any, inputs: Any, run: Run = run) -> tuple[Any, Any]:
+            layer, sources, params, rest = inputs
+            read = loops.buffer.read(buffer, run, sources)
+            output, updated = loops.layer(run, params, rest, read)
+            return loops.buffer.write(buffer, layer, output), updated
+
+        inputs = *_places(run), params[run.name], rest[run.name]
+        walk = step if run.single else functools.partial(jax.lax.scan, step)
+        buffer, updated[run.name] = walk(buffer, inputs)
+    return (loops.buffer.end(buffer), updated), (buffer, params, rest)
+
+
+def _backward(loops: Loops, kept: Any, gradients: Any) -> tuple[Any, ...]:
+    buffer, params, rest = kept
+    gradient, params_gradient = loops.buffer.end_gradient(buffer, gradients[0]), {}
+    for run in reversed(loops.buffer.runs):
+
+        def step(gradient: Any, inputs: Any, run: Run = run) -> tuple[Any, Any]:
+            layer, sources, params, rest = inputs
+
+            def output(params: Any, read: Any) -> Any:
+                return loops.layer(run, params, rest, read)[0]
+
+            _, pull = jax.vjp(output, params, loops.buffer.read(buffer, run, sources))
+            of_params, of_read = pull(loops.buffer.write_gradient(gradient, layer))
+            return loops.buffer.add_gradient(gradient, run, sources, of_read), of_params
+
+        inputs = *_places(run), params[run.name], rest[run.name]
+        walk = step if run.single else functools.partial(jax.lax.scan, step, reverse=True)
+        gradient, params_gradient[run.name] = walk(gradient, inputs)
+    return params_gradient, None, loops.buffer.start_gradient(gradient)
+
+
+run_layers.defvjp(_forward, _backward)
+
+
+def _places(run: Run) -> tuple[Any, Any]:
+    """Number and sources of the layers of a run."""
+    if run.single:
+        return run.first, run.sources[0]
+    return np.arange(run.first, run.last + 1), np.array(run.sources, np.int32)
