@@ -12,3 +12,8 @@ def compiler_options() -> dict[str, str]:
     if jax.default_backend() == "cpu":
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return {}
+
+
+def options_for_once() -> dict[str, int]:
+    """The same for a program that runs once: it is compiled in less time rather than to be fast."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 from jax.experimental import multihost_utils
@@ -33,6 +34,7 @@ def check_totals(
     Raises:
       Diverged: if more steps were not finite than `config.skip_nonfinite_steps`.
     """
+    totals = jax.device_get(totals)
     columns = (seeds(config), totals.first_nonfinite, totals.nonfinite_steps)
     for seed, first, bad in zip(*(np.ravel(column).tolist() for column in columns), strict=True):
         if bad > config.skip_nonfinite_steps:

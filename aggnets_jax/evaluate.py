@@ -15,6 +15,7 @@ from jax.sharding import Mesh, Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import Diverged, UserError, one_line, unknown
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
@@ -39,7 +40,8 @@ def make_eval_step(model: nn.Module, preprocess: data.Preprocess, num_seeds: int
             "skipped": jnp.sum(batch["label"] < 0),
         }
 
-    return jax.jit(over_seeds(eval_step, num_seeds, in_axes=(0, None)))
+    eval_step = over_seeds(eval_step, num_seeds, in_axes=(0, None))
+    return jax.jit(eval_step, compiler_options=compiler_options())
 
 
 def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:

@@ -18,11 +18,13 @@ from collections.abc import Sequence
 from aggnets_jax import config as config_lib
 from aggnets_jax import flags as flags_lib
 from aggnets_jax.command_line import exit_code
+from aggnets_jax.compilation_cache import keep_programs
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = flags_lib.parse(arguments, __doc__)
+    keep_programs()
     which = "latest" if flags.checkpoint is None else flags.checkpoint
     if flags.config is not None:
         if flags.data_dir is not None:

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aggnets_jax import data, sharding
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.data.image_folder import ENDINGS
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import restore_network
@@ -101,7 +102,7 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
         _, classes = jax.lax.top_k(logits, top)
         return classes, jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
 
-    return jax.jit(predict_step)
+    return jax.jit(predict_step, compiler_options=compiler_options())
 
 
 def find_images(paths: Sequence[str | Path]) -> list[str]:

@@ -17,6 +17,7 @@ class Progress:
       images: trained on, and timed.
       seconds: that they took.
       compile_seconds: of the step, in the process that saved this.
+      compile_seconds_saved: by the compilation cache; None if the step was not in it.
       peak_memory_bytes: of one device, in that process.
       commits: of the code that the run's processes had, as far as is known.
       config_changes: for each time that the config changed, the "step" and the "changes".
@@ -30,6 +31,7 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     compile_seconds: float | None = None
+    compile_seconds_saved: float | None = None
     peak_memory_bytes: int | None = None
     commits: list[str] = dataclasses.field(default_factory=list)
     config_changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)

@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.clock import Clock
+from aggnets_jax.compilation import compiler_options, options_for_once
+from aggnets_jax.compilation_cache import counting_hits
+from aggnets_jax.data.placement import replicate
 from aggnets_jax.distributed import first_does, in_any, is_first
 from aggnets_jax.divergence import REPORT, check_evaluation, check_totals
 from aggnets_jax.errors import Stopped, UserError
@@ -28,6 +32,7 @@ from aggnets_jax.profile import Profile
 from aggnets_jax.progress import Progress
 from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import (
+    Totals,
     create_state,
     make_train_step,
     make_train_steps,
@@ -72,10 +77,10 @@ def train_and_evaluate(
 
     Returns:
       The content of `workdir/summary.json`: `steps`, `final` and `best` metrics,
-      `images_per_second`, `compile_seconds`, `peak_memory_bytes`, `network` (`name`, `links`,
-      `params`, `macs`), `versions`, `devices`, `hardware`, `commit`, `config_changes`,
-      `fingerprint`, the SHA-256 of the parameters, and `seeds`, for each its `final`, `best` and
-      `fingerprint`.
+      `images_per_second`, `compile_seconds`, `compile_seconds_saved` (None if the step was not in
+      the compilation cache), `peak_memory_bytes`, `network` (`name`, `links`, `params`, `macs`),
+      `versions`, `devices`, `hardware`, `commit`, `config_changes`, `fingerprint`, the SHA-256 of
+      the parameters, and `seeds`, for each its `final`, `best` and `fingerprint`.
 
     Raises:
       UserError: for a config that fits no run, and the workdir is then left as it was; for data
@@ -124,6 +129,7 @@ def train_and_evaluate(
         state = jax.jit(
             lambda: create_state(model, optimizer, config, info.image_shape, strength),
             out_shardings=everywhere,
+            compiler_options=options_for_once(),
         )()
         zero_totals = jax.tree.map(jnp.copy, state.totals)
         progress = Progress()
@@ -139,7 +145,7 @@ def train_and_evaluate(
             # Compiled, so that no two arrays of the state share a buffer: they are donated.
             start_from = jax.jit(start_from, out_shardings=everywhere)
             state = start_from(variables, seeds(config))
-        start = step = lap_began = state.updates
+        start = step = logged = state.updates
         if start > total_steps:
             raise UserError(f"the run has {start} steps already, and the config {total_steps}")
         if start < total_steps and (revision := commit()) not in (None, *progress.commits):
@@ -171,6 +177,12 @@ def train_and_evaluate(
                 most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
                 sharding=sharding.by_example(mesh),
             )
+            # How many steps a dispatch makes, on the devices.
+            number = functools.cache(
+                lambda steps: replicate(np.asarray(steps, np.int32), sharding.by_example(mesh))
+            )
+            # For the log: a program for each of its lines would wait for the steps.
+            learning_rates = jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(total_steps)))
             first = training.feed(start)
             began = time.perf_counter()
             train_step = make_train_step(
@@ -180,9 +192,13 @@ def train_and_evaluate(
                 make_train_steps(train_step, training, config.num_seeds),
                 donate_argnums=0,
                 out_shardings=everywhere,
+                compiler_options=compiler_options(),
             )
-            train_steps = train_steps.lower(state, first, np.int32(1)).compile()
+            with counting_hits() as hits:
+                train_steps = train_steps.lower(state, first, number(1)).compile()
             progress.compile_seconds = time.perf_counter() - began
+            progress.compile_seconds_saved = hits.seconds_saved if hits.programs else None
+            _print_compilation(progress)
 
         # ---- Nothing of this config was written so far; now the workdir is its own.
         params = of_seed(state.params, 0, config.num_seeds)
@@ -194,13 +210,32 @@ def train_and_evaluate(
             write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
+        # The sums of the log's next line, and after which step they were taken.
+        due_line: tuple[int, Totals] | None = None
 
-        def check_finite() -> None:
+        def write_line() -> None:
+            """Writes the line of the log that is due, if one is, when the devices have its sums."""
+            nonlocal due_line, logged
+            if due_line is None:
+                return
+            (at, totals), due_line = due_line, None
+            check_totals(totals, config, workdir, mesh)
+            metrics = training_metrics(totals, config)
+            metrics["train/learning_rate"] = float(learning_rates[at - 1])
+            speed = clock.lap((at - logged) * config.batch_size * config.num_seeds)
+            logged = at
+            log.write(at, metrics)
+            log.write_timing(at, {"train/images_per_second": speed})
+            _print_progress(at, total_steps, metrics, speed, config)
+
+        def catch_up() -> None:
+            """Waits for the devices; all steps so far are logged and finite then."""
+            write_line()
             check_totals(state.totals, config, workdir, mesh)
 
         def save() -> None:
             """Begins to save the state; what was logged is on the disk before."""
-            check_finite()
+            catch_up()
             with clock.paused():
                 progress.images, progress.seconds = clock.images, clock.seconds
                 progress.peak_memory_bytes = peak_memory(train_steps)
@@ -218,7 +253,7 @@ def train_and_evaluate(
             # ---- Evaluate. A run that is asked to stop does so when it goes on.
             due = last or (step > 0 and step % config.eval_every_steps == 0)
             if due and not stopping and progress.evaluated < step:
-                check_finite()
+                catch_up()
                 with clock.paused():
                     metrics = evaluate(
                         eval_step,
@@ -258,21 +293,14 @@ def train_and_evaluate(
             )
             steps = min(next_due - step, training.most_steps)
             feed = first if step == start else training.feed(step)
-            state = train_steps(state, feed, np.int32(steps))
+            state = train_steps(state, feed, number(steps))
             step += steps
             profile.after(step, state)
 
-            # ---- Log. This is where the host waits for the devices.
+            # ---- Log, when the devices have the next steps to do: here the host waits for them.
+            write_line()
             if step % config.log_every_steps == 0 or step == total_steps:
-                check_finite()
-                metrics = training_metrics(state.totals, config)
-                metrics["train/learning_rate"] = float(schedule(step - 1))
-                images = (step - lap_began) * config.batch_size * config.num_seeds
-                speed = clock.lap(images)
-                lap_began = step
-                log.write(step, metrics)
-                log.write_timing(step, {"train/images_per_second": speed})
-                _print_progress(step, total_steps, metrics, speed, config)
+                due_line = (step, state.totals)
                 state = state.replace(totals=jax.tree.map(jnp.copy, zero_totals))
 
         # ---- All checkpoints are saved.
@@ -282,6 +310,7 @@ def train_and_evaluate(
             "best": progress.best,
             "images_per_second": clock.images_per_second,
             "compile_seconds": progress.compile_seconds,
+            "compile_seconds_saved": progress.compile_seconds_saved,
             "peak_memory_bytes": progress.peak_memory_bytes,
             "network": network,
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
@@ -315,6 +344,12 @@ def _steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
     # XLA:CPU computes convolutions inside of loops many times more slowly.
     default = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
     return config.steps_per_dispatch or default
+
+
+def _print_compilation(progress: Progress) -> None:
+    saved = progress.compile_seconds_saved
+    kept = "" if saved is None else f", from the compilation cache, which saved {saved:.0f} s"
+    print(f"step compiled in {progress.compile_seconds:.1f} s{kept}", flush=True)
 
 
 def _print_progress(

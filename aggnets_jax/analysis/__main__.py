@@ -24,6 +24,7 @@ from aggnets_jax.analysis import (
     weights,
 )
 from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.compilation_cache import keep_programs
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.workdir import make_folder
 
@@ -80,6 +81,7 @@ def _add_arguments_of_checkpoint(command: argparse.ArgumentParser) -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
+    keep_programs()
     if given.name in OF_RESULTS:
         OF_RESULTS[given.name].run(given, make_folder(given.output))
         return

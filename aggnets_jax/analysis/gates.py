@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data, sharding
 from aggnets_jax.analysis import records
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import Restored, evaluation_batches
 from aggnets_jax.models.hcgnet import ForgetGate, UpdateGate
@@ -106,7 +107,7 @@ def gate_statistics(
     classes = restored.info.num_classes
     names: list[tuple[str, str]] = []
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def compute(variables: Variables, batch: data.Batch) -> list[jax.Array]:
         found = gate_values(restored.model, variables, preprocess(batch, train=False))
         names[:] = found  # in their order, which mappings lose here

@@ -8,6 +8,7 @@ import argparse
 import itertools
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import data, sharding
 from aggnets_jax.analysis import records
 from aggnets_jax.analysis.overlays import draw_overlays
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import Restored, evaluation_batches
 from aggnets_jax.predict import find_images
@@ -208,7 +210,7 @@ def explain(
     classes = _classes(restored, pictures, whose)
     preprocess = data.make_preprocess(restored.config.data, restored.info)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def compute(
         variables: Variables, images: jax.Array, classes: jax.Array | None
     ) -> tuple[Maps, jax.Array]:

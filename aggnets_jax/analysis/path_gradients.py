@@ -24,6 +24,7 @@ import numpy as np
 from flax import linen as nn
 
 from aggnets_jax.analysis.taps import tapped
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.links import StageLinks
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.step import Variables
@@ -90,7 +91,7 @@ def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: in
             for name, stage in stages.items()
         }
 
-    return jax.jit(backward)
+    return jax.jit(backward, compiler_options=compiler_options())
 
 
 def _objective(

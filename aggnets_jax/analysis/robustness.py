@@ -20,6 +20,7 @@ from scipy import stats
 
 from aggnets_jax import data, sharding
 from aggnets_jax.analysis import records
+from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import (
     Restored,
@@ -113,7 +114,7 @@ class Attacker:
             moved = pixels + size * jnp.sign(jax.grad(loss)(pixels, variables, batch))
             return _within(moved, as_pixels(batch["image"]), epsilon)
 
-        self._step = jax.jit(step)
+        self._step = jax.jit(step, compiler_options=compiler_options())
         self._start = jax.jit(self._random_start if attack.random_start else self._no_start)
 
     def __call__(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
+from jax.typing import ArrayLike
 
 from aggnets_jax.data.placement import replicate
 
@@ -23,15 +24,13 @@ class Feed(NamedTuple):
       images: of the split, uint8 [N, height, width, channels].
       labels: int32 [N].
       orders: of a few epochs, int32 [epochs, N]; with several seeds [seeds, epochs, N].
-      epoch: the first of them, int32.
-      place: where in it the batch of the first step begins, int32.
+      start: int32 [2], the first of these epochs, and where in it the first step's batch begins.
     """
 
     images: jax.Array
     labels: jax.Array
     orders: jax.Array
-    epoch: jax.Array
-    place: jax.Array
+    start: jax.Array
 
 
 class ResidentData:
@@ -54,7 +53,7 @@ class ResidentData:
       seed_axes: where a feed has an axis of seeds, as `in_axes` of `jax.vmap`.
     """
 
-    seed_axes = Feed(images=None, labels=None, orders=0, epoch=None, place=None)
+    seed_axes = Feed(images=None, labels=None, orders=0, start=None)
 
     def __init__(
         self,
@@ -70,13 +69,13 @@ class ResidentData:
         self._images, self._labels = (replicate(array, sharding) for array in (images, labels))
         self._num_examples = len(labels)
         self._batch_size = batch_size
-        self._seeds = np.asarray(seeds, np.int32)
         self._sharding = sharding
+        seeds = self._placed(seeds)
         # Epochs that the places of most_steps batches may touch, wherever they begin.
         self._epochs = (most_steps * batch_size + self._num_examples - 2) // self._num_examples + 1
         self._shuffled = jax.jit(self._shuffle, out_shardings=self._images.sharding)
         self._orders = functools.lru_cache(maxsize=1)(
-            lambda epoch: self._shuffled(self._seeds, np.int32(epoch))
+            lambda epoch: self._shuffled(seeds, self._placed(epoch))
         )
 
     def _shuffle(self, seeds: jax.Array, first_epoch: jax.Array) -> jax.Array:
@@ -92,11 +91,15 @@ class ResidentData:
             orders = jax.vmap(orders, in_axes=(0, None))
         return orders(seeds, first_epoch + jnp.arange(self._epochs))
 
+    def _placed(self, numbers: ArrayLike) -> jax.Array:
+        # Explicitly, because what a compiled step is given as numbers it would wait for.
+        return replicate(np.asarray(numbers, np.int32), self._sharding)
+
     def feed(self, step: int) -> Feed:
         """What the batches of steps `step`, ..., `step + most_steps - 1` are made of."""
         epoch, place = divmod(step * self._batch_size, self._num_examples)
-        where = (np.int32(epoch), np.int32(place))
-        return Feed(self._images, self._labels, self._orders(epoch), *where)
+        start = self._placed((epoch, place))
+        return Feed(self._images, self._labels, self._orders(epoch), start)
 
     def batch(self, feed: Feed, step: int | jax.Array) -> Batch:
         """The batch of a step, counted from the feed's first; to be traced.
@@ -109,13 +112,14 @@ class ResidentData:
           "image" uint8 [B, height, width, channels]; "label", "epoch", "index" int32 [B], where
           "index" is the example's number in the split's reading order.
         """
-        places = feed.place + step * self._batch_size + jnp.arange(self._batch_size)
+        epoch, place = feed.start
+        places = place + step * self._batch_size + jnp.arange(self._batch_size)
         epochs, places = jnp.divmod(places, self._num_examples)
         index = jax.lax.with_sharding_constraint(feed.orders[epochs, places], self._sharding)
         batch = {
             "image": feed.images[index],
             "label": feed.labels[index],
-            "epoch": (feed.epoch + epochs).astype(jnp.int32),
+            "epoch": (epoch + epochs).astype(jnp.int32),
             "index": index,
         }
         return jax.lax.with_sharding_constraint(batch, self._sharding)

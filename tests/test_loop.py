@@ -1,0 +1,75 @@
+"""The loop keeps the devices busy: nothing between them and it that has to be waited for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aggnets_jax import data, train
+from aggnets_jax.train import train_and_evaluate
+from tests import runs
+
+# The step at which the loop goes around for the second time, and that at which it ends.
+FIRST, LAST = 2, 8
+
+
+@pytest.mark.parametrize(
+    ("resident", "steps_per_dispatch"),
+    [("always", 2), pytest.param("always", 1, marks=pytest.mark.slow), ("never", 1)],
+)
+def test_nothing_waits_or_is_moved_unasked(
+    resident, steps_per_dispatch, data_dir, tmp_path, monkeypatch
+):
+    """What the loop does from the second dispatch to the last: in this order, and no more."""
+    config = runs.tiny_config(
+        data_dir,
+        total_steps=LAST,
+        log_every_steps=4,
+        eval_every_steps=LAST,
+        checkpoint_every_steps=LAST,
+        steps_per_dispatch=steps_per_dispatch,
+        model={"name": "sparsenet10_k4"},
+    )
+    config["data"]["resident"] = resident
+    events = []
+    kind = data.ResidentData if resident == "always" else data.StreamedData
+    array = type(jnp.zeros(()))
+    feed, log, value = kind.feed, train.training_metrics, array._value
+
+    def noted_feed(self, step):
+        if step == FIRST:
+            events.clear()
+            jax.config.update("jax_transfer_guard", "disallow")
+        events.append(f"steps from {step}")
+        return feed(self, step)
+
+    def noted_log(totals, config):
+        events.append("log")
+        metrics = log(totals, config)
+        jax.config.update("jax_transfer_guard", "allow")
+        return metrics
+
+    def noted_value(self):
+        events.append("read")
+        return value.fget(self)
+
+    monkeypatch.setattr(kind, "feed", noted_feed)
+    monkeypatch.setattr(train, "training_metrics", noted_log)
+    monkeypatch.setattr(array, "_value", property(noted_value))
+    try:
+        train_and_evaluate(config, tmp_path)
+    finally:
+        jax.config.update("jax_transfer_guard", "allow")
+
+    until = events[: events.index("log")]
+    # The line of step 4 is read when the step after it has been dispatched.
+    dispatched = [
+        f"steps from {step}" for step in range(FIRST, 4 + steps_per_dispatch, steps_per_dispatch)
+    ]
+    assert until[: len(dispatched)] == dispatched
+    assert set(until[len(dispatched) :]) == {"read"}
+
+
+def test_the_guard_sees_what_is_moved_unasked():
+    with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed"):
+        jax.jit(lambda x: x + 1)(np.int32(1))
