@@ -14,13 +14,14 @@ from pathlib import Path
 import jax
 
 from aggnets_jax.benchmark import report
-from aggnets_jax.benchmark.measure import Rival, compare
+from aggnets_jax.benchmark.measure import Subject, compare
 from aggnets_jax.benchmark.programs import MODES
 from aggnets_jax.benchmark.setting import Setting, forms_of, parse_arguments
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models import check_image_shape, input_shape
+from aggnets_jax.models import check_image_shape, count, input_shape
 from aggnets_jax.named import check_number, check_whole_number
+from aggnets_jax.workdir import local_path
 
 _DTYPES = ("float32", "bfloat16")
 _RIVALS = ("torch",)
@@ -86,6 +87,9 @@ def _check(given: argparse.Namespace) -> None:
     check_number("seconds", given.seconds, 0)
     if given.steps_per_dispatch is not None:
         check_whole_number("steps_per_dispatch", given.steps_per_dispatch, 1)
+    for file in (given.json, given.csv):
+        if file is not None and not local_path(file).parent.is_dir():
+            raise UserError(f"{file} can't be written: it has no folder")
     if given.against is not None and given.against not in _RIVALS:
         raise unknown("implementation", given.against, _RIVALS)
     if given.against_forms is not None and given.against is None:
@@ -93,11 +97,12 @@ def _check(given: argparse.Namespace) -> None:
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
-def settings(given: argparse.Namespace) -> Iterator[Setting]:
+def subjects(given: argparse.Namespace) -> Iterator[Subject]:
     """What is measured: each model.
 
     Raises:
-      UserError: for an unknown model, or one that can't be made in a form, or of such images.
+      UserError: for an unknown model, one that can't be made in a form, or of such images, or
+        where another implementation has none.
     """
     elsewhere = _STEPS_PER_DISPATCH_ELSEWHERE
     default = _STEPS_PER_DISPATCH.get(jax.default_backend(), elsewhere)
@@ -116,15 +121,13 @@ def settings(given: argparse.Namespace) -> Iterator[Setting]:
         )
         for form in given.forms:
             dataclasses.replace(setting, form=form).create()
-        yield setting
+        params, macs = map(sum, zip(*count(setting.create(), shape).values(), strict=True))
+        rivals = []
+        if given.against is not None:
+            from aggnets_jax.benchmark.against_torch import rivals as rivals_of
 
-
-def _rivals(given: argparse.Namespace, setting: Setting) -> list[Rival]:
-    if given.against is None:
-        return []
-    from aggnets_jax.benchmark import against_torch
-
-    return against_torch.rivals(setting, given.against_forms)
+            rivals = rivals_of(setting, given.against_forms)
+        yield Subject(setting, params, macs, rivals)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
@@ -136,16 +139,13 @@ def run(arguments: Sequence[str] | None = None) -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # compilations are measured, too
     words = sys.argv[1:] if arguments is None else arguments
     origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
-    everything = list(settings(given))
     rows: list[report.Row] = []
-    for setting in everything:
-        rivals = _rivals(given, setting)
+    for subject in list(subjects(given)):  # all mistakes come before all measurements
         for mode in given.modes:
             rows += compare(
-                setting,
+                subject,
                 mode,
                 given.forms,
-                rivals,
                 repeats=given.repeats,
                 seconds=given.seconds,
                 profile=given.profile and Path(given.profile),

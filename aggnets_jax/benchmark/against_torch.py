@@ -120,10 +120,10 @@ def differences(setting: Setting, variables: Variables) -> dict[str, float]:
     small = dataclasses.replace(setting, batch_size=_IMAGES, dtype="float32")
     model = small.create()
     batch = make_batch(model, small)
-    module = _module(small, variables)
     images = _images(batch["image"])
     found = {}
     for mode in MODES:
+        module = _module(small, variables)  # a new one: training changes the running averages
         with jax.default_matmul_precision("highest"):
             ours = _logits(model, variables, batch["image"], mode)
         with torch.no_grad(), _tf32(False):

@@ -13,7 +13,6 @@ from aggnets_jax.benchmark.programs import MODES, Program
 from aggnets_jax.benchmark.report import Row
 from aggnets_jax.benchmark.setting import Form, Setting
 from aggnets_jax.benchmark.timing import Times, alternate
-from aggnets_jax.models import count
 
 _TRACED_STEPS = 3
 
@@ -33,6 +32,22 @@ class Rival(Protocol):
         """Makes its program."""
 
 
+class Subject(NamedTuple):
+    """A network that is measured.
+
+    Attributes:
+      setting: of it; its form counts for nothing.
+      params: trainable scalars.
+      macs: multiply-adds for one image.
+      rivals: other implementations of it.
+    """
+
+    setting: Setting
+    params: int
+    macs: int
+    rivals: Sequence[Rival] = ()
+
+
 class Built(NamedTuple):
     """Programs that have run once, by the names of their forms.
 
@@ -46,34 +61,33 @@ class Built(NamedTuple):
 
 
 def compare(
-    setting: Setting,
+    subject: Subject,
     mode: str,
     forms: Sequence[Form],
-    rivals: Sequence[Rival],
     *,
     repeats: int,
     seconds: float,
     profile: Path | None = None,
 ) -> list[Row]:
-    """Measures a network in several forms, and its rivals, in turn.
+    """Measures a network in several forms, and other implementations of it, in turn.
 
     Where the memory is too small for a batch, all go on with half of it.
 
     Args:
-      setting: of the network; its form counts for nothing.
+      subject: the network.
       mode: of `programs.MODES`.
       forms: of the network; ratios are to the first.
-      rivals: of the network.
       repeats: see `alternate`.
       seconds: likewise.
       profile: folder for traces of a few steps, or None.
 
     Returns:
-      A row for each form, then for each rival.
+      A row for each form, then for each other implementation.
 
     Raises:
       UserError: as the mode, or if there is too little memory for any batch.
     """
+    setting, rivals = subject.setting, subject.rivals
 
     def build(batch_size: int) -> Built:
         programs, peaks = {}, {}
@@ -91,8 +105,6 @@ def compare(
         for name, program in programs.items():
             with jax.profiler.trace(str(profile / f"{setting.model}-{mode}-{name}")):
                 program.run(_TRACED_STEPS)
-    parts = count(setting.create(), setting.image_shape).values()
-    params, macs = (sum(part[i] for part in parts) for i in (0, 1))
     differences = {rival.name: rival.differences[mode] for rival in rivals}
     rows = []
     for number, (name, program) in enumerate(programs.items()):
@@ -106,12 +118,10 @@ def compare(
             image="x".join(map(str, setting.image_shape)),
             dtype=setting.dtype,
             device_peak_mb=_mega(peaks[name]),
-            params=params,
-            macs=macs,
             difference=differences.get(name),
         )
         row = _with_times(row, times, number, program)
-        row = _with_operations(row, program)
+        row = _with_network(row, program, subject)
         rows.append(_with_program(row, program))
     return rows
 
@@ -145,11 +155,14 @@ def _with_times(row: Row, times: Times, number: int, program: Program) -> Row:
     return row
 
 
-def _with_operations(row: Row, program: Program) -> Row:
-    """What the devices do in a second, and could do."""
-    if not program.passes or not row.images_per_second:
+def _with_network(row: Row, program: Program, subject: Subject) -> Row:
+    """Size of the network, and what the devices do in a second for it, and could do."""
+    if not program.passes:
         return row
-    done = 2 * row.macs * program.passes * row.images_per_second / jax.device_count()
+    row = dataclasses.replace(row, params=subject.params, macs=subject.macs)
+    if row.images_per_second is None:
+        return row
+    done = 2 * subject.macs * program.passes * row.images_per_second / jax.device_count()
     most, printed = ceilings.matmul_flops(row.dtype), ceilings.published(row.dtype)
     return dataclasses.replace(
         row,

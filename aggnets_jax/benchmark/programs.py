@@ -49,6 +49,7 @@ class Program:
       passes: over the network for an image, each as costly as a forward pass.
       compiled: the step; None if it is not compiled, or not yet.
       warms_up: whether the first run is none that counts.
+      state: that the steps of training have led to; the next one is given its memory.
       peak_bytes: tells the most that was in use on a device so far; None where nobody counts.
     """
 
@@ -57,6 +58,7 @@ class Program:
     passes: int
     compiled: Compiled | None = None
     warms_up: bool = True
+    state: TrainState | None = None
     peak_bytes: Callable[[], int | None] = peak_bytes
 
 
@@ -116,12 +118,13 @@ def train_program(
     state = jax.tree.map(jnp.copy, jax.device_put(state, everywhere))
 
     def run(steps: int) -> None:
-        nonlocal state
         for done in range(0, steps, steps_per_dispatch):
-            state = compiled.call(state, batch, np.int32(min(steps_per_dispatch, steps - done)))
-        jax.block_until_ready(state)
+            count = np.int32(min(steps_per_dispatch, steps - done))
+            program.state = compiled.call(program.state, batch, count)
+        jax.block_until_ready(program.state)
 
-    return Program(run, images.shape[0], passes=3, compiled=compiled)
+    program = Program(run, images.shape[0], passes=3, compiled=compiled, state=state)
+    return program
 
 
 def compilation(setting: Setting) -> Program:
@@ -184,22 +187,35 @@ def ablation(setting: Setting) -> Program:
 
 
 def feeding(setting: Setting) -> Program:
-    """Batches of the input pipeline; the one mode that needs TensorFlow.
+    """Batches of the input pipeline as in training: the smaller sets live on the devices.
 
     Raises:
-      UserError: for images of a shape that no data set has.
+      UserError: for images that no data set can have.
     """
     from aggnets_jax.benchmark.feeds import make_feed
 
-    return make_feed(setting)
+    return make_feed(setting, "auto")
 
 
+def streaming(setting: Setting) -> Program:
+    """Batches of the input pipeline of sets that the host reads and decodes.
+
+    Raises:
+      UserError: as `feeding`.
+    """
+    from aggnets_jax.benchmark.feeds import make_feed
+
+    return make_feed(setting, "never")
+
+
+# Those of the input need TensorFlow; the others are to be had without.
 MODES: dict[str, Callable[[Setting], Program]] = {
     "train": train,
     "eval": evaluation,
     "compile": compilation,
     "ablation": ablation,
     "input": feeding,
+    "input_streamed": streaming,
 }
 
 

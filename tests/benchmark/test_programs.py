@@ -1,0 +1,83 @@
+"""What is timed is what the package computes."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config, train
+from aggnets_jax.benchmark.setting import Setting, parse_form
+from aggnets_jax.benchmark.variables import abstract_variables, random_variables
+from aggnets_jax.compilation import compiler_options
+from aggnets_jax.errors import UserError
+from aggnets_jax.optimizer import make_optimizer
+from aggnets_jax.step import make_train_step, state_before
+
+SETTING = Setting("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
+
+
+def _after(steps):
+    """The state after some steps, as `aggnets_jax.step` makes them."""
+    model, config = SETTING.create(), step_config(SETTING)
+    optimizer, _ = make_optimizer(config, 10_000, 10_000)
+    step = jax.jit(
+        make_train_step(model, optimizer, as_they_are, config), compiler_options=compiler_options()
+    )
+    variables = random_variables(abstract_variables(model, SETTING.image_shape))
+    state = state_before(variables, optimizer, config, config.seed)
+    for _ in range(steps):
+        state = step(state, make_batch(model, SETTING))
+    return state
+
+
+def test_training_computes_the_step_of_the_package():
+    program = train(SETTING)
+    program.run(1)
+    program.run(2)
+    expected = _after(3)
+    assert program.state.updates == 3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        program.state,
+        expected,
+    )
+
+
+@pytest.mark.slow
+def test_steps_in_one_dispatch_are_the_same_steps():
+    program = train(dataclasses.replace(SETTING, steps_per_dispatch=2))
+    program.run(3)  # of which the last is alone
+    assert program.state.updates == 3
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+        program.state.params,
+        _after(3).params,
+    )
+
+
+def test_variables_have_the_shapes_of_the_network_and_no_zeros():
+    shapes = abstract_variables(SETTING.create(), SETTING.image_shape)
+    values = random_variables(shapes)
+    assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, values)
+    for path, value in jax.tree_util.tree_leaves_with_path(values):
+        assert np.all(value != 0)
+        if path[-1].key in ("scale", "var"):
+            assert np.all(value >= 1)
+    kernel = random_variables({"kernel": jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)})
+    assert np.std(kernel["kernel"]) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+def test_forms():
+    plain = parse_form("plain")
+    assert plain.native
+    assert plain.arguments == {"shared_statistics": False, "remat": "none", "scan": False}
+    both = parse_form("native+remat=layer")
+    assert both.native
+    assert both.arguments == {"remat": "layer"}
+    assert parse_form("default") == parse_form("default")
+    assert not parse_form("stage_depths=(3,4)+scan").native
+    assert parse_form("stage_depths=(3,4)+scan").arguments == {"stage_depths": (3, 4), "scan": True}
+    with pytest.raises(UserError, match="unknown form 'scam'; nearest: scan"):
+        parse_form("default+scam")
