@@ -39,7 +39,8 @@ class Weights(nn.Module):
 
     def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
         """Returns x + sum_i weights[i] * maps[i], [batch, features, height, width] each."""
-        for weight, each in zip(self.weights[..., None, None], maps, strict=True):
+        weights = self.weights.to(x.dtype)
+        for weight, each in zip(weights[..., None, None], maps, strict=True):
             x = torch.addcmul(x, weight, each)
         return x
 
@@ -54,9 +55,10 @@ class InnerShortcut(nn.Module):
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """[batch, features, height, width] each -> the same shape."""
+        z = self.norm(z).to(x.dtype)
         if self.weights is None:
-            return x + self.norm(z)
-        return torch.addcmul(x, self.weights[:, None, None], self.norm(z))
+            return x + z
+        return torch.addcmul(x, self.weights.to(x.dtype)[:, None, None], z)
 
 
 class ShortcutStage(nn.Module):
@@ -103,7 +105,8 @@ class ShortcutStage(nn.Module):
             if newest in self.read:
                 x = residual if self.shortcuts.sources == "blocks" else y
                 norm = getattr(self, f"source{newest}_norm", None)
-                carried[newest] = x if norm is None else norm(x)
+                # Back to the dtype of x, as autocast normalises groups in float32.
+                carried[newest] = x if norm is None else norm(x).to(x.dtype)
             residual = getattr(self, f"layer{number}")(y)
             maps = [carried[source] for source in sources]
             if self.weighted:
