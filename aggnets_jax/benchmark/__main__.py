@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 
-from aggnets_jax.benchmark import report
+from aggnets_jax.benchmark import against_torch, report
 from aggnets_jax.benchmark.measure import Subject, compare
 from aggnets_jax.benchmark.programs import MODES
 from aggnets_jax.benchmark.setting import Setting, forms_of, parse_arguments
@@ -94,6 +94,8 @@ def _check(given: argparse.Namespace) -> None:
         raise unknown("implementation", given.against, _RIVALS)
     if given.against_forms is not None and given.against is None:
         raise UserError("--against_forms needs --against")
+    if given.against is not None:
+        against_torch.check_modes(given.modes)
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
@@ -124,9 +126,7 @@ def subjects(given: argparse.Namespace) -> Iterator[Subject]:
         params, macs = map(sum, zip(*count(setting.create(), shape).values(), strict=True))
         rivals = []
         if given.against is not None:
-            from aggnets_jax.benchmark.against_torch import rivals as rivals_of
-
-            rivals = rivals_of(setting, given.against_forms)
+            rivals = against_torch.rivals(setting, given.against_forms)
         yield Subject(setting, params, macs, rivals)
 
 

@@ -52,11 +52,7 @@ class Rival(NamedTuple):
         return f"torch {self.form}"
 
     def build(self, setting: Setting, mode: str) -> Program:
-        """The program of a mode.
-
-        Raises:
-          UserError: for a mode that there is none of.
-        """
+        """The program of a mode of `MODES`."""
         return _program(self.form, setting, mode, self.variables)
 
 
@@ -80,6 +76,13 @@ def import_torch() -> ModuleType:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.backends.cudnn.benchmark = True
     return torch
+
+
+def check_modes(modes: Sequence[str]) -> None:
+    """Raises `UserError` for a mode that has no program in PyTorch."""
+    for mode in modes:
+        if mode not in MODES:
+            raise UserError(f"--against=torch is for the modes {' and '.join(MODES)}, not {mode}")
 
 
 def rivals(setting: Setting, forms: Sequence[str] | None) -> list[Rival]:
@@ -149,8 +152,6 @@ def _logits(model: Any, variables: Variables, images: jax.Array, mode: str) -> n
 
 def _program(form: str, setting: Setting, mode: str, variables: Variables) -> Program:
     torch = import_torch()
-    if mode not in MODES:
-        raise UserError(f"--against=torch is for the modes {' and '.join(MODES)}, not {mode}")
     layout = torch.contiguous_format
     if "channels_last" in form.split("+"):
         layout = torch.channels_last

@@ -1,0 +1,100 @@
+"""PyTorch's networks in turn with ours; what needs PyTorch is skipped where it is not installed."""
+
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from aggnets_jax.benchmark import against_torch
+from aggnets_jax.benchmark.__main__ import main
+from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config
+from aggnets_jax.benchmark.setting import Setting
+from aggnets_jax.benchmark.variables import abstract_variables, random_variables
+from aggnets_jax.errors import UserError
+from aggnets_jax.optimizer import make_optimizer
+from aggnets_jax.step import make_train_step, state_before
+from tests.benchmark.test_command import NETWORK
+
+SETTING = Setting("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def variables():
+    return random_variables(abstract_variables(SETTING.create(), SETTING.image_shape))
+
+
+def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert main([*NETWORK, "--against=torch"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--against=torch needs PyTorch, which is not installed: pip install torch" in error
+
+
+def test_logits_are_the_same(torch, variables):
+    found = against_torch.differences(SETTING, variables)
+    assert found.keys() == {"train", "eval"}
+    assert max(found.values()) < 1e-5
+
+
+def test_steps_of_training_are_the_same(torch, variables):
+    model, config = SETTING.create(), step_config(SETTING)
+    optimizer, _ = make_optimizer(config, 10_000, 10_000)
+    batch = make_batch(model, SETTING)
+    state = state_before(variables, optimizer, config, 0)
+    step = jax.jit(make_train_step(model, optimizer, as_they_are, config))
+    module = against_torch._module(SETTING, variables).train()
+    theirs = against_torch._train_step(SETTING, module, module)
+    labels = torch.from_numpy(np.array(batch["label"])).long()
+    for _ in range(2):
+        state = step(state, batch)
+        theirs(against_torch._images(batch["image"]), labels)
+    kernel = state.params["stem_conv"]["kernel"]
+    weight = module.state_dict()["stem_conv.weight"].numpy()
+    assert np.abs(kernel - variables["params"]["stem_conv"]["kernel"]).max() > 1e-3
+    np.testing.assert_allclose(weight.transpose(2, 3, 1, 0), kernel, rtol=1e-4, atol=1e-5)
+
+
+def test_forms_take_turns_with_ours(torch, tmp_path):
+    file = tmp_path / "rows.json"
+    arguments = [*NETWORK, "--modes=eval", "--against=torch", f"--json={file}"]
+    assert main(arguments) == 0
+    record = json.loads(file.read_text())
+    ours, *rows = record["rows"]
+    assert ours["difference"] is None
+    assert [row["form"] for row in rows] == ["torch eager", "torch channels_last"]
+    assert all(row["against"] == "default" and row["ratio"] > 0 for row in rows)
+    assert all(0 < row["difference"] < 1e-5 for row in rows)
+    assert f"torch {torch.__version__.partition('+')[0]}" in record["versions"]
+
+
+def test_another_function_is_refused(torch, variables, monkeypatch):
+    from aggnets_jax.benchmark import torch_networks
+
+    def load(module, variables):
+        kernel = variables["params"]["stem_conv"]["kernel"] * 1.01
+        params = {**variables["params"], "stem_conv": {"kernel": kernel}}
+        load_variables(module, {**variables, "params": params})
+
+    load_variables = torch_networks.load_variables
+    monkeypatch.setattr(torch_networks, "load_variables", load)
+    with pytest.raises(UserError, match="sparsenet is another function in PyTorch: in mode eval"):
+        against_torch.rivals(SETTING, None)
+
+
+def test_unknown_forms_are_refused(torch):
+    with pytest.raises(UserError, match="unknown form of torch 'compiled'; nearest: compile"):
+        against_torch.rivals(SETTING, ["eager", "compiled"])
+
+
+def test_modes_without_a_program_are_refused(capsys):
+    assert main([*NETWORK, "--modes=eval,ablation", "--against=torch"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: --against=torch is for the modes train and eval, not ablation\n"
