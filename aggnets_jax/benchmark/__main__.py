@@ -8,23 +8,23 @@ import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 from aggnets_jax.benchmark import against_torch, report
-from aggnets_jax.benchmark.measure import Subject, compare
+from aggnets_jax.benchmark.measure import Contender, compare, contenders
 from aggnets_jax.benchmark.programs import MODES
 from aggnets_jax.benchmark.setting import Setting, forms_of, parse_arguments
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models import check_image_shape, count, input_shape
+from aggnets_jax.models import check_image_shape, input_shape
 from aggnets_jax.named import check_number, check_whole_number
 from aggnets_jax.workdir import local_path
 
 _DTYPES = ("float32", "bfloat16")
-_RIVALS = ("torch",)
+TORCH = "torch"
 # As in training: a dispatch to an accelerator costs as much as a small step, and XLA:CPU computes
 # convolutions in loops many times more slowly.
 _STEPS_PER_DISPATCH = {"cpu": 1}
@@ -59,8 +59,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--repeats", type=int, default=7, help="in which forms take turns; default 7")
     add("--seconds", type=float, default=10, help="for the repeats of each form; default 10")
     add("--steps_per_dispatch", type=int, help="of training; default 1 on the CPU, else 10")
-    add("--against", help="another implementation of the networks: torch")
-    add("--against_forms", help="of it: eager, compile, channels_last, or joined by +")
+    add("--against", help="torch, for the same networks in PyTorch; or another network")
+    add("--against_forms", help="of torch: eager, compile, channels_last, or joined by +")
     add("--json", help="file to write")
     add("--csv", help="file to write")
     add("--profile", help="folder for profiler traces of a few steps")
@@ -90,62 +90,66 @@ def _check(given: argparse.Namespace) -> None:
     for file in (given.json, given.csv):
         if file is not None and not local_path(file).parent.is_dir():
             raise UserError(f"{file} can't be written: it has no folder")
-    if given.against is not None and given.against not in _RIVALS:
-        raise unknown("implementation", given.against, _RIVALS)
-    if given.against_forms is not None and given.against is None:
-        raise UserError("--against_forms needs --against")
-    if given.against is not None:
+    if given.against_forms is not None and given.against != TORCH:
+        raise UserError("--against_forms needs --against=torch")
+    if given.against == TORCH:
         against_torch.check_modes(given.modes)
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
-def subjects(given: argparse.Namespace) -> Iterator[Subject]:
-    """What is measured: each model.
+def setting_of(model: str, given: argparse.Namespace) -> Setting:
+    """What is measured of a model.
 
     Raises:
-      UserError: for an unknown model, one that can't be made in a form, or of such images, or
-        where another implementation has none.
+      UserError: for an unknown model, or images of no size.
     """
-    elsewhere = _STEPS_PER_DISPATCH_ELSEWHERE
-    default = _STEPS_PER_DISPATCH.get(jax.default_backend(), elsewhere)
-    for model in given.models:
-        shape = input_shape(model)
-        if given.image_size is not None:
-            shape = (given.image_size, given.image_size, shape[-1])
-        setting = Setting(
-            model=model,
-            batch_size=given.batch_size,
-            image_shape=check_image_shape(shape),
-            arguments=given.model_args,
-            num_classes=given.num_classes,
-            dtype=given.dtype,
-            steps_per_dispatch=given.steps_per_dispatch or default,
-        )
-        for form in given.forms:
-            dataclasses.replace(setting, form=form).create()
-        params, macs = map(sum, zip(*count(setting.create(), shape).values(), strict=True))
-        rivals = []
-        if given.against is not None:
-            rivals = against_torch.rivals(setting, given.against_forms)
-        yield Subject(setting, params, macs, rivals)
+    shape = input_shape(model)
+    if given.image_size is not None:
+        shape = (given.image_size, given.image_size, shape[-1])
+    default = _STEPS_PER_DISPATCH.get(jax.default_backend(), _STEPS_PER_DISPATCH_ELSEWHERE)
+    return Setting(
+        model=model,
+        batch_size=given.batch_size,
+        image_shape=check_image_shape(shape),
+        arguments=given.model_args,
+        num_classes=given.num_classes,
+        dtype=given.dtype,
+        steps_per_dispatch=given.steps_per_dispatch or default,
+    )
+
+
+def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender]:
+    """Those that take turns: a network in all forms, and what it is compared with.
+
+    Raises:
+      UserError: if one of them can't be made, or gets images that are too small.
+    """
+    made = contenders(setting, given.forms)
+    if given.against == TORCH:
+        made += against_torch.contenders(setting, made[0], given.against_forms)
+    elif given.against is not None:
+        made += contenders(dataclasses.replace(setting, model=given.against), given.forms)
+    return made
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
-    if given.against is not None:
+    if given.against == TORCH:
         # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     jax.config.update("jax_enable_compilation_cache", False)  # compilations are measured, too
     words = sys.argv[1:] if arguments is None else arguments
     origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
     rows: list[report.Row] = []
-    for subject in list(subjects(given)):  # all mistakes come before all measurements
+    settings = [setting_of(model, given) for model in given.models]
+    # All mistakes come before all measurements.
+    for setting, made in [(setting, contenders_of(setting, given)) for setting in settings]:
         for mode in given.modes:
             rows += compare(
-                subject,
+                made,
+                setting,
                 mode,
-                given.forms,
                 repeats=given.repeats,
                 seconds=given.seconds,
                 profile=given.profile and Path(given.profile),

@@ -8,14 +8,15 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aggnets_jax.benchmark.measure import Contender
 from aggnets_jax.benchmark.programs import Compiled, Program, make_batch, step_config
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
@@ -31,29 +32,6 @@ _FORMS_ELSEWHERE = ("eager", "channels_last", "compile", "compile+channels_last"
 # divides by the deviation of few images, which makes rounding errors larger with depth.
 _IMAGES = 8
 TOLERANCE = {"eval": 1e-4, "train": 1e-3}
-
-
-class Rival(NamedTuple):
-    """The networks of a setting in a form of PyTorch.
-
-    Attributes:
-      form: as on the command line.
-      variables: of our network, which it gets.
-      differences: by mode, of its logits from ours, see `differences`.
-    """
-
-    form: str
-    variables: Variables
-    differences: Mapping[str, float]
-
-    @property
-    def name(self) -> str:
-        """Of the form, in a table that has ours, too."""
-        return f"torch {self.form}"
-
-    def build(self, setting: Setting, mode: str) -> Program:
-        """The program of a mode of `MODES`."""
-        return _program(self.form, setting, mode, self.variables)
 
 
 def import_torch() -> ModuleType:
@@ -85,11 +63,12 @@ def check_modes(modes: Sequence[str]) -> None:
             raise UserError(f"--against=torch is for the modes {' and '.join(MODES)}, not {mode}")
 
 
-def rivals(setting: Setting, forms: Sequence[str] | None) -> list[Rival]:
+def contenders(setting: Setting, ours: Contender, forms: Sequence[str] | None) -> list[Contender]:
     """The network of a setting in forms of PyTorch, once it computes the same as ours.
 
     Args:
       setting: of the network.
+      ours: that it is compared with.
       forms: of PyTorch; default those that are good on the device.
 
     Raises:
@@ -111,7 +90,14 @@ def rivals(setting: Setting, forms: Sequence[str] | None) -> list[Rival]:
                 f"{setting.model} is another function in PyTorch: in mode {mode} logits differ by"
                 f" {difference:.1e} of the largest, more than {TOLERANCE[mode]:.0e}"
             )
-    return [Rival(form, variables, found) for form in forms]
+    made = []
+    for form in forms:
+
+        def build(mode: str, batch_size: int, form: str = form) -> Program:
+            return _program(form, setting.with_batch(batch_size), mode, variables)
+
+        made.append(ours._replace(form=f"torch {form}", build=build, differences=found))
+    return made
 
 
 def differences(setting: Setting, variables: Variables) -> dict[str, float]:

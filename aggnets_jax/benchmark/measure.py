@@ -1,9 +1,9 @@
-"""A network in several forms that take turns, as rows of a table."""
+"""Networks, their forms and other implementations of them that take turns, as rows of a table."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 
@@ -13,128 +13,132 @@ from aggnets_jax.benchmark.programs import MODES, Program
 from aggnets_jax.benchmark.report import Row
 from aggnets_jax.benchmark.setting import Form, Setting
 from aggnets_jax.benchmark.timing import Times, alternate
+from aggnets_jax.models import count
 
 _TRACED_STEPS = 3
 
 
-class Rival(Protocol):
-    """Another implementation of a network.
+class Contender(NamedTuple):
+    """One of those that take turns.
 
     Attributes:
-      name: of it in a table.
-      differences: by mode, of its logits from ours.
-    """
-
-    name: str
-    differences: Mapping[str, float]
-
-    def build(self, setting: Setting, mode: str) -> Program:
-        """Makes its program."""
-
-
-class Subject(NamedTuple):
-    """A network that is measured.
-
-    Attributes:
-      setting: of it; its form counts for nothing.
+      model: as in a table.
+      form: likewise.
       params: trainable scalars.
       macs: multiply-adds for one image.
-      rivals: other implementations of it.
+      build: makes its program, of a mode and a batch size.
+      differences: by mode, of its logits from ours, if it is another implementation.
     """
 
-    setting: Setting
+    model: str
+    form: str
     params: int
     macs: int
-    rivals: Sequence[Rival] = ()
+    build: Callable[[str, int], Program]
+    differences: Mapping[str, float] = {}
 
 
-class Built(NamedTuple):
-    """Programs that have run once, by the names of their forms.
+class _Built(NamedTuple):
+    """Programs that have run once, and the bytes on a device, at most, until each had."""
 
-    Attributes:
-      programs: in the order in which they take turns.
-      peaks: bytes on a device, the most until each had run once; None where nobody counts.
+    programs: list[Program]
+    peaks: list[int | None]
+
+
+def contenders(setting: Setting, forms: Sequence[Form]) -> list[Contender]:
+    """A network in several forms.
+
+    Args:
+      setting: of it; its form and batch size count for nothing.
+      forms: that it takes.
+
+    Raises:
+      UserError: if it can't be made in one of them, or images are too small.
     """
+    parts = count(setting.create(), setting.image_shape).values()
+    params, macs = (sum(part[i] for part in parts) for i in (0, 1))
+    made = []
+    for form in forms:
+        formed = dataclasses.replace(setting, form=form)
+        formed.create()
 
-    programs: dict[str, Program]
-    peaks: dict[str, int | None]
+        def build(mode: str, batch_size: int, formed: Setting = formed) -> Program:
+            return MODES[mode](formed.with_batch(batch_size))
+
+        made.append(Contender(setting.model, form.name, params, macs, build))
+    return made
 
 
 def compare(
-    subject: Subject,
+    contenders: Sequence[Contender],
+    setting: Setting,
     mode: str,
-    forms: Sequence[Form],
     *,
     repeats: int,
     seconds: float,
     profile: Path | None = None,
 ) -> list[Row]:
-    """Measures a network in several forms, and other implementations of it, in turn.
+    """Measures contenders in turn.
 
     Where the memory is too small for a batch, all go on with half of it.
 
     Args:
-      subject: the network.
+      contenders: ratios are to the first.
+      setting: whose batch size, image shape and dtype are theirs.
       mode: of `programs.MODES`.
-      forms: of the network; ratios are to the first.
       repeats: see `alternate`.
       seconds: likewise.
       profile: folder for traces of a few steps, or None.
 
     Returns:
-      A row for each form, then for each other implementation.
+      A row for each.
 
     Raises:
       UserError: as the mode, or if there is too little memory for any batch.
     """
-    setting, rivals = subject.setting, subject.rivals
 
-    def build(batch_size: int) -> Built:
-        programs, peaks = {}, {}
-        for name, make in _makers(setting.with_batch(batch_size), mode, forms, rivals):
-            programs[name] = make()
-            if programs[name].warms_up:
-                programs[name].run(1)
-            peaks[name] = programs[name].peak_bytes()
-        return Built(programs, peaks)
+    def build(batch_size: int) -> _Built:
+        built = _Built([], [])
+        for contender in contenders:
+            program = contender.build(mode, batch_size)
+            if program.warms_up:
+                program.run(1)
+            built.programs.append(program)
+            built.peaks.append(program.peak_bytes())
+        return built
 
     what = f"{setting.model} {mode}"
     (programs, peaks), batch_size = backing_off(build, setting.batch_size, what)
-    times = alternate(list(programs.values()), repeats, seconds)
+    times = alternate(programs, repeats, seconds)
     if profile is not None:
-        for name, program in programs.items():
-            with jax.profiler.trace(str(profile / f"{setting.model}-{mode}-{name}")):
-                program.run(_TRACED_STEPS)
-    differences = {rival.name: rival.differences[mode] for rival in rivals}
-    rows = []
-    for number, (name, program) in enumerate(programs.items()):
+        _trace(profile, contenders, mode, programs)
+    first, rows = contenders[0], []
+    for number, (contender, program) in enumerate(zip(contenders, programs, strict=True)):
         row = Row(
-            model=setting.model,
+            model=contender.model,
             mode=mode,
-            form=name,
-            against=next(iter(programs)) if number else None,
+            form=contender.form,
+            against=f"{first.model} {first.form}" if number else None,
             asked_batch=setting.batch_size,
             batch=batch_size,
             image="x".join(map(str, setting.image_shape)),
             dtype=setting.dtype,
-            device_peak_mb=_mega(peaks[name]),
-            difference=differences.get(name),
+            device_peak_mb=_mega(peaks[number]),
+            difference=contender.differences.get(mode),
         )
         row = _with_times(row, times, number, program)
-        row = _with_network(row, program, subject)
+        row = _with_network(row, program, contender)
         rows.append(_with_program(row, program))
     return rows
 
 
-def _makers(
-    setting: Setting, mode: str, forms: Sequence[Form], rivals: Sequence[Rival]
-) -> Iterator[tuple[str, Callable[[], Program]]]:
-    """Names, and what makes their programs."""
-    for form in forms:
-        formed = dataclasses.replace(setting, form=form)
-        yield form.name, lambda formed=formed: MODES[mode](formed)
-    for rival in rivals:
-        yield rival.name, lambda rival=rival: rival.build(setting, mode)
+def _trace(
+    folder: Path, contenders: Sequence[Contender], mode: str, programs: Sequence[Program]
+) -> None:
+    for contender, program in zip(contenders, programs, strict=True):
+        name = "-".join([contender.model, mode, contender.form.replace(" ", "_")])
+        with jax.profiler.trace(str(folder / name)):
+            program.run(_TRACED_STEPS)
 
 
 def _with_times(row: Row, times: Times, number: int, program: Program) -> Row:
@@ -155,14 +159,14 @@ def _with_times(row: Row, times: Times, number: int, program: Program) -> Row:
     return row
 
 
-def _with_network(row: Row, program: Program, subject: Subject) -> Row:
+def _with_network(row: Row, program: Program, contender: Contender) -> Row:
     """Size of the network, and what the devices do in a second for it, and could do."""
     if not program.passes:
         return row
-    row = dataclasses.replace(row, params=subject.params, macs=subject.macs)
+    row = dataclasses.replace(row, params=contender.params, macs=contender.macs)
     if row.images_per_second is None:
         return row
-    done = 2 * subject.macs * program.passes * row.images_per_second / jax.device_count()
+    done = 2 * contender.macs * program.passes * row.images_per_second / jax.device_count()
     most, printed = ceilings.matmul_flops(row.dtype), ceilings.published(row.dtype)
     return dataclasses.replace(
         row,

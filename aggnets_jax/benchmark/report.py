@@ -83,6 +83,7 @@ _SHOWN = {
     "temp_mb": "temp MB",
     "mfu": "MFU",
 }
+_NAMES = ("model", "mode", "form")
 
 
 def origin(command: str) -> dict[str, str]:
@@ -95,7 +96,7 @@ def show(rows: Iterable[Row]) -> None:
     """Prints a table of what matters most."""
     table = Table(
         *(
-            Column(told, justify="left" if name in ("model", "mode", "form") else "right")
+            Column(told, no_wrap=True, justify="left" if name in _NAMES else "right")
             for name, told in _SHOWN.items()
         )
     )
@@ -110,7 +111,7 @@ def show(rows: Iterable[Row]) -> None:
         table.add_row(*cells.values())
     console = Console()
     # What is no terminal has no width to keep to.
-    Console(width=None if console.is_terminal else 140).print(table)
+    Console(width=None if console.is_terminal else 200).print(table)
 
 
 def write_json(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:

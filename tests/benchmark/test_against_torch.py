@@ -9,6 +9,7 @@ import pytest
 
 from aggnets_jax.benchmark import against_torch
 from aggnets_jax.benchmark.__main__ import main
+from aggnets_jax.benchmark.measure import Contender
 from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
@@ -18,6 +19,8 @@ from aggnets_jax.step import make_train_step, state_before
 from tests.benchmark.test_command import NETWORK
 
 SETTING = Setting("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})
+
+OURS = Contender("sparsenet", "default", 0, 0, lambda mode, batch_size: None)
 
 
 @pytest.fixture
@@ -70,7 +73,7 @@ def test_forms_take_turns_with_ours(torch, tmp_path):
     ours, *rows = record["rows"]
     assert ours["difference"] is None
     assert [row["form"] for row in rows] == ["torch eager", "torch channels_last"]
-    assert all(row["against"] == "default" and row["ratio"] > 0 for row in rows)
+    assert all(row["against"] == "sparsenet default" and row["ratio"] > 0 for row in rows)
     assert all(0 < row["difference"] < 1e-5 for row in rows)
     assert f"torch {torch.__version__.partition('+')[0]}" in record["versions"]
 
@@ -86,12 +89,12 @@ def test_another_function_is_refused(torch, variables, monkeypatch):
     load_variables = torch_networks.load_variables
     monkeypatch.setattr(torch_networks, "load_variables", load)
     with pytest.raises(UserError, match="sparsenet is another function in PyTorch: in mode eval"):
-        against_torch.rivals(SETTING, None)
+        against_torch.contenders(SETTING, OURS, None)
 
 
 def test_unknown_forms_are_refused(torch):
     with pytest.raises(UserError, match="unknown form of torch 'compiled'; nearest: compile"):
-        against_torch.rivals(SETTING, ["eager", "compiled"])
+        against_torch.contenders(SETTING, OURS, ["eager", "compiled"])
 
 
 def test_modes_without_a_program_are_refused(capsys):

@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from aggnets_jax.benchmark import measure, report
+from aggnets_jax.benchmark import programs, report
 from aggnets_jax.benchmark.__main__ import main
 from aggnets_jax.benchmark.programs import Program
 
@@ -109,19 +109,19 @@ def _fake(calls, largest=10**9):
 
 def test_forms_take_turns_on_the_same_batch(monkeypatch, tmp_path):
     calls = []
-    monkeypatch.setitem(measure.MODES, "eval", _fake(calls))
+    monkeypatch.setitem(programs.MODES, "eval", _fake(calls))
     file = tmp_path / "rows.json"
     forms = "--forms=plain,default,remat=layer"
     assert main([*NETWORK, "--modes=eval", forms, f"--json={file}"]) == 0
     rows = json.loads(file.read_text())["rows"]
     assert [row["form"] for row in rows] == ["plain", "default", "remat=layer"]
-    assert [row["against"] for row in rows] == [None, "plain", "plain"]
+    assert [row["against"] for row in rows] == [None, *["sparsenet plain"] * 2]
     assert [row["ratio"] is None for row in rows] == [True, False, False]
     assert calls == [("plain", 4), ("default", 4), ("remat=layer", 4)]
 
 
 def test_too_large_a_batch_is_halved_for_all_forms(monkeypatch, tmp_path, capsys):
-    monkeypatch.setitem(measure.MODES, "eval", _fake([], largest=10))
+    monkeypatch.setitem(programs.MODES, "eval", _fake([], largest=10))
     file = tmp_path / "rows.csv"
     arguments = [*NETWORK, "--modes=eval", "--forms=plain,default", "--batch_size=64"]
     assert main([*arguments, f"--csv={file}"]) == 0
@@ -134,11 +134,22 @@ def test_too_large_a_batch_is_halved_for_all_forms(monkeypatch, tmp_path, capsys
     assert "8 of 64" in printed
 
 
+def test_another_network_is_compared_in_all_forms(monkeypatch, tmp_path):
+    monkeypatch.setitem(programs.MODES, "eval", _fake([]))
+    file = tmp_path / "rows.json"
+    arguments = [*NETWORK, "--modes=eval", "--forms=plain,default", "--against=densenet"]
+    assert main([*arguments, f"--json={file}"]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["model"], row["form"]) for row in rows] == [
+        (model, form) for model in ("sparsenet", "densenet") for form in ("plain", "default")
+    ]
+
+
 def test_other_errors_are_not_backed_off(monkeypatch):
     def build(setting):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
-    monkeypatch.setitem(measure.MODES, "eval", build)
+    monkeypatch.setitem(programs.MODES, "eval", build)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         main([*NETWORK, "--modes=eval"])
 
@@ -158,14 +169,14 @@ def test_other_errors_are_not_backed_off(monkeypatch):
         (["--image_size=-1"], "input_shape must be height, width and channels"),
         (["--image_size=1"], "images of 1x1 are too small for this network"),
         (["--seconds=nan"], "seconds must be a number at least 0"),
-        (["--against=tensorflow"], "unknown implementation 'tensorflow'; allowed: torch"),
-        (["--against_forms=eager"], "--against_forms needs --against"),
+        (["--against=torsh"], "unknown model 'torsh'"),
+        (["--against_forms=eager"], "--against_forms needs --against=torch"),
         (["--json=/nowhere/rows.json"], "/nowhere"),
         (["--batchsize=3"], "unrecognized arguments: --batchsize=3"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
-    monkeypatch.setitem(measure.MODES, "eval", _fake([]))
+    monkeypatch.setitem(programs.MODES, "eval", _fake([]))
     assert main([*NETWORK, "--modes=eval", *flags]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
