@@ -1,18 +1,23 @@
 """The convolution of all networks: XLA's own, in a form that is fast on the backend.
 
-On GPU and TPU this is `lax.conv_general_dilated`. On the CPU, where XLA takes 10 to 200 times as
-long as need be for grouped convolutions with their gradients, and twice as long for 1x1 ones
-(results/convolution.csv), the same function is written with what it does fast:
+On GPU and TPU this is `lax.conv_general_dilated`. On the CPU XLA takes 10 to 200 times as long as
+need be for grouped convolutions with their gradients, and more still for any gradient within a loop
+(results/convolution.csv). The same function is written there with what it does fast:
 
-* A 1x1 convolution is a matrix product.
+* A 1x1 convolution is a product of matrices.
+* The gradients of a convolution are convolutions whose operands are transposed first. XLA's own
+  name other dimensions instead, and within a loop have no fast code.
 * Groups are convolved side by side, narrow ones several at a time with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 
-Results differ by the rounding of sums in another order.
+Results differ by the rounding of sums in another order. `jax.vmap` over images and kernels (several
+seeds) is a loop. Derivatives of any order exist in reverse mode alone.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +27,11 @@ from jax import lax
 # grouped one may become: more are slow to compile.
 _WIDE = 32
 _MOST_PARTS = 8
+
+# Features of a convolution fill whole vectors; and channels for each feature from which on the
+# kernel's gradient is faster as a product of matrices.
+_VECTOR = 16
+_MUCH_WIDER = 8
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _Pair = tuple[int, int]
@@ -83,8 +93,9 @@ def convolve(
         return lax.conv_general_dilated(
             lhs, rhs, strides, pads, (1, 1), dilations, numbers, groups, precision=precision
         )
+    window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
-        return _one_group(lhs, rhs, strides, pads, dilations, precision)
+        return _one_group(lhs, rhs, window)
     if rhs.shape[2] == 1:
         return _depthwise(lhs, rhs, strides, pads, dilations)
 
@@ -97,26 +108,142 @@ def convolve(
         jnp.split(rhs, groups // merged, axis=-1),
         strict=True,
     )
-    outputs = [
-        _one_group(x, _block_diagonal(kernel, merged), strides, pads, dilations, precision)
-        for x, kernel in parts
-    ]
+    outputs = [_one_group(x, _block_diagonal(kernel, merged), window) for x, kernel in parts]
     return jnp.concatenate(outputs, axis=-1)
 
 
-def _one_group(
-    x: jax.Array,
-    kernel: jax.Array,
-    strides: _Pair,
-    pads: _Pads,
-    dilations: _Pair,
-    precision: lax.PrecisionLike,
+class _Window(NamedTuple):
+    """The arguments of `lax.conv_general_dilated`, apart from arrays, layouts and groups."""
+
+    strides: _Pair
+    pads: _Pads
+    lhs_dilation: _Pair
+    rhs_dilation: _Pair
+    precision: lax.PrecisionLike
+
+
+def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    if kernel.shape[:2] == (1, 1) and window.pads == ((0, 0), (0, 0)):
+        x = x[:, :: window.strides[0], :: window.strides[1]]
+        # Of two dimensions: XLA is slow to contract three for the kernel's gradient.
+        rows = x.reshape(-1, x.shape[-1])
+        outputs = jnp.matmul(rows, kernel[0, 0], precision=window.precision)
+        return outputs.reshape(*x.shape[:-1], -1)
+    return _dense(x, kernel, window)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dense(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
+    """XLA's convolution of images [batch, height, width, channels] in one group.
+
+    Its gradients are such convolutions again. For every dimension, with stride s, dilations a of
+    the image and b of the kernel, and padding p, an output y at u sums x at v times the kernel at i
+    over all s u + b i = a v + p. The equation is the same if y and x change places, or y and the
+    kernel.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        *slides, precision = window
+        return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)
+
+    return convolution(x, kernel)
+
+
+def _dense_forward(
+    x: jax.Array, kernel: jax.Array, window: _Window
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _dense(x, kernel, window), (x, kernel)
+
+
+def _dense_backward(
+    window: _Window, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = operands
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    lows = [
+        (size - 1) * dilation - low
+        for size, dilation, (low, _) in zip(
+            kernel.shape, window.rhs_dilation, window.pads, strict=False
+        )
+    ]
+    back = window._replace(strides=window.lhs_dilation, lhs_dilation=window.strides)
+    x_gradient = _dense(gradient, flipped, _reaching(x.shape[1:3], gradient, flipped, back, lows))
+    return x_gradient, _kernel_gradient(x, gradient, window, kernel.shape[:2])
+
+
+_dense.defvjp(_dense_forward, _dense_backward)
+
+
+def _reaching(
+    sizes: Sequence[int], x: jax.Array, kernel: jax.Array, window: _Window, lows: Sequence[int]
+) -> _Window:
+    """The window with the paddings that begin with `lows` and make outputs of the given sizes."""
+    pads = []
+    for i, (size, low) in enumerate(zip(sizes, lows, strict=True)):
+        covered = (size - 1) * window.strides[i] + (kernel.shape[i] - 1) * window.rhs_dilation[i]
+        pads.append((low, covered - (x.shape[1 + i] - 1) * window.lhs_dilation[i] - low))
+    return window._replace(pads=tuple(pads))
+
+
+def _kernel_gradient(
+    x: jax.Array, gradient: jax.Array, window: _Window, sizes: tuple[int, int]
 ) -> jax.Array:
-    if kernel.shape[:2] == (1, 1) and pads == ((0, 0), (0, 0)):
-        x = x[:, :: strides[0], :: strides[1]]
-        return jnp.einsum("bhwi,io->bhwo", x, kernel[0, 0], precision=precision)
-    return lax.conv_general_dilated(
-        x, kernel, strides, pads, (1, 1), dilations, _NHWC, precision=precision
+    channels, features = x.shape[-1], gradient.shape[-1]
+    slides = {*window.strides, *window.lhs_dilation, *window.rhs_dilation}
+    if slides == {1} and channels >= _MUCH_WIDER * features:
+        # Of all pairs of a channel and a shift of the gradient at once.
+        shifted = _shifts(gradient, window.pads, sizes)
+        product = jnp.matmul(
+            x.reshape(-1, channels).T,
+            shifted.reshape(-1, shifted.shape[-1]),
+            precision=window.precision,
+        )
+        return product.reshape(channels, *sizes, features).transpose(1, 2, 0, 3)
+
+    images = x.transpose(3, 1, 2, 0)
+    kernels = gradient.transpose(1, 2, 0, 3)
+    kernels = jnp.pad(kernels, ((0, 0), (0, 0), (0, 0), (0, -features % _VECTOR)))
+    lows = [low for low, _ in window.pads]
+    across = window._replace(strides=window.rhs_dilation, rhs_dilation=window.strides)
+    product = _dense(images, kernels, _reaching(sizes, images, kernels, across, lows))
+    return product[..., :features].transpose(1, 2, 0, 3)
+
+
+def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Array:
+    """The gradient's values that each position of the kernel meets at a position of the image.
+
+    Args:
+      gradient: [batch, output height, output width, features].
+      pads: of the convolution, whose strides and dilations are 1.
+      sizes: of the kernel.
+
+    Returns:
+      [batch, height, width, kernel height * kernel width * features].
+    """
+    (rows, columns), ((top, bottom), (left, right)) = sizes, pads
+    zero = jnp.zeros((), gradient.dtype)
+    around = (columns - 1 - left, columns - 1 - right, 0)
+    padded = lax.pad(gradient, zero, ((0, 0, 0), (0, 0, 0), around, (0, 0, 0)))
+    width = padded.shape[2] - columns + 1
+    beside = jnp.concatenate(
+        [padded[:, :, columns - 1 - j :][:, :, :width] for j in range(columns)], axis=-1
+    )
+    # Beside these the other rows', each in its place in a sum: unlike a concatenation of that many
+    # features, XLA makes one loop of it.
+    features = beside.shape[-1]
+    return sum(
+        lax.pad(
+            beside,
+            zero,
+            (
+                (0, 0, 0),
+                (i - top, rows - 1 - i - bottom, 0),
+                (0, 0, 0),
+                (i * features, (rows - 1 - i) * features, 0),
+            ),
+        )
+        for i in range(rows)
     )
 
 

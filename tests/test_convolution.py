@@ -4,18 +4,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+from jax.extend import core
 
 from aggnets_jax.convolution import convolve, native
 from aggnets_jax.models import layers
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Groups, channels and features of each group: one group, depthwise with and without several
-# features, few wide groups, many narrow ones, and numbers with few divisors.
-GROUPS = [(1, 3, 5), (4, 1, 1), (6, 1, 2), (3, 2, 1), (2, 40, 3), (40, 2, 2), (12, 3, 1), (7, 2, 3)]
+# Groups, channels and features of each group: one group, narrow and wide, depthwise with and without
+# several features, few wide groups, many narrow ones, and numbers with few divisors.
+GROUPS = [
+    (1, 3, 5),
+    (1, 17, 2),
+    (4, 1, 1),
+    (6, 1, 2),
+    (3, 2, 1),
+    (2, 40, 3),
+    (40, 2, 2),
+    (12, 3, 1),
+    (7, 2, 3),
+]
 
 
 def outputs_and_gradients(function, x, kernel, strides, pads, dilations, groups):
@@ -84,14 +94,33 @@ def test_the_plain_form_is_native_on_every_backend():
     assert convolutions() == outside == 0
 
 
+def equations(jaxpr):
+    """Those of a program and of the programs that it calls."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for each in core.jaxprs_in_params(equation.params):
+            yield from equations(each)
+
+
+def gradients(strides=(1, 1), groups=1):
+    def loss(x, kernel):
+        output = convolve(x, kernel, strides, ((1, 1), (1, 1)), feature_group_count=groups)
+        return jnp.sum(output * output)
+
+    return jax.grad(loss, argnums=(0, 1))
+
+
 @pytest.mark.parametrize("groups", [1, 4, 32])
-def test_no_grouped_convolution_is_left_to_the_cpu(groups):
-    jaxpr = jax.make_jaxpr(
-        lambda x, k: convolve(x, k, (1, 1), ((1, 1), (1, 1)), feature_group_count=groups)
-    )(jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 32 // groups, 32)))
-    convolutions = [e for e in jaxpr.eqns if e.primitive is lax.conv_general_dilated_p]
-    assert all(e.params["feature_group_count"] == 1 for e in convolutions)
-    assert len(convolutions) <= 8
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_the_cpu_is_given_what_it_has_fast_code_for(groups, strides):
+    """Within a loop it has such code for these layouts alone, and nowhere for groups."""
+    x, kernel = jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 32 // groups, 32))
+    jaxpr = jax.make_jaxpr(gradients(strides, groups))(x, kernel).jaxpr
+    parameters = [e.params for e in equations(jaxpr) if e.primitive is lax.conv_general_dilated_p]
+    layouts = lax.conv_dimension_numbers(x.shape, kernel.shape, NHWC)
+    assert {p["dimension_numbers"] for p in parameters} == ({layouts} if groups < 32 else set())
+    assert all(p["feature_group_count"] == p["batch_group_count"] == 1 for p in parameters)
+    assert len(parameters) <= 3 * 8
 
 
 def test_dtype_of_the_layers_is_kept():
@@ -102,25 +131,62 @@ def test_dtype_of_the_layers_is_kept():
     assert variables["params"]["kernel"].dtype == jnp.float32
 
 
-def test_works_under_vmap_and_forward_mode():
-    x, kernel = jnp.ones((3, 2, 6, 6, 4)), jnp.ones((3, 3, 2, 4))
+@pytest.mark.parametrize("groups", [1, 2])
+def test_several_seeds_at_once_are_each_of_them(groups):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((3, 2, 6, 6, 4)), jnp.float32)
+    kernels = jnp.asarray(random.standard_normal((3, 3, 3, 4 // groups, 4)), jnp.float32)
+    run = gradients(groups=groups)
+    each = [run(*pair) for pair in zip(x, kernels, strict=True)]
+    for together in (jax.vmap(run), jax.jit(jax.vmap(run))):
+        for actual, expected in zip(together(x, kernels), zip(*each, strict=True), strict=True):
+            np.testing.assert_allclose(actual, jnp.stack(expected), rtol=1e-5, atol=1e-5)
+    shared = jax.vmap(run, (0, None))(x, kernels[0])
+    np.testing.assert_allclose(shared[1][2], run(x[2], kernels[0])[1], rtol=1e-5, atol=1e-5)
 
-    def run(x):
-        return convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), feature_group_count=2)
 
-    each = jnp.stack([run(part) for part in x])
-    np.testing.assert_allclose(jax.vmap(run)(x), each, rtol=1e-6)
-    _, tangent = jax.jvp(run, (x[0],), (x[0],))
-    np.testing.assert_allclose(tangent, run(x[0]), rtol=1e-6)
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_gradients_of_gradients_are_the_native_ones(strides):
+    random = np.random.default_rng(0)
+
+    def second(x, kernel):
+        inner = jax.grad(
+            lambda x, k: jnp.sum(jnp.sin(convolve(x, k, strides, ((1, 0), (1, 2))))), (0, 1)
+        )
+        return jax.grad(lambda *a: sum(jnp.sum(g**2) for g in inner(*a)), (0, 1))(x, kernel)
+
+    with jax.enable_x64(True):
+        x = jnp.asarray(random.standard_normal((2, 6, 7, 17)))
+        kernel = jnp.asarray(random.standard_normal((3, 2, 17, 2)))
+        ours = second(x, kernel)
+        with native():
+            expected = second(x, kernel)
+    for actual, wanted in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+@pytest.mark.parametrize(("channels", "features"), [(17, 2), (6, 6)])
+def test_smaller_dtypes_differ_by_rounding(dtype, channels, features):
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.standard_normal((2, 9, 9, channels)), dtype)
+    kernel = jnp.asarray(random.standard_normal((3, 3, channels, features)), dtype)
+    arguments = (x, kernel, (1, 1), ((1, 1), (1, 1)), (1, 1), 1)
+    ours = outputs_and_gradients(convolve, *arguments)
+    expected = outputs_and_gradients(lax.conv_general_dilated, *arguments)
+    for actual, wanted in zip(ours, expected, strict=True):
+        assert actual.dtype == wanted.dtype == dtype
+        difference = jnp.max(jnp.abs(actual - wanted)) / jnp.max(jnp.abs(wanted))
+        assert difference <= 4 * jnp.finfo(dtype).eps
+
+
+def test_what_is_not_finite_stays_so():
+    x = jnp.ones((1, 8, 8, 17)).at[0, 3, 3, 0].set(jnp.nan)
+    for gradient in gradients()(x, jnp.ones((3, 3, 17, 2))):
+        assert jnp.isnan(gradient).any()
 
 
 def test_layouts_other_than_its_own_are_not_taken_for_it():
     x, kernel = jnp.ones((1, 3, 8, 8)), jnp.ones((4, 3, 3, 3))
     with pytest.raises(AssertionError, match="NHWC"):
         convolve(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=("NCHW", "OIHW", "NCHW"))
-
-
-def test_every_convolution_of_the_layers_is_this_one():
-    layer = layers.conv(4, 3, dtype=jnp.float32, name="conv")
-    assert isinstance(layer, nn.Conv)
-    assert layer.conv_general_dilated is convolve
