@@ -1,0 +1,213 @@
+"""Measures speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
+
+A table is a list of commands `python -m aggnets_jax.benchmark ...`, each a process of its own, one
+after another. Their rows go to results/speed.csv, in the place of those that the same command of
+the same table has made before; docs/benchmark.md explains the columns. What stands behind `--` is
+given to all commands, such as `-- --seconds=1`.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from aggnets_jax.benchmark.report import ORIGIN, Row, read_records, record, replace_records
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.errors import UserError, unknown
+
+Command = list[str]
+"""Flags of the benchmark; the first says which models."""
+
+# Of each family one that is printed in its paper and takes seconds a step on a CPU.
+CIFAR = (
+    "densenet40_k12",
+    "densenet_bc100_k12",
+    "sparsenet40_k12",
+    "sparsenet_bc100_k12",
+    "sparsenet_sum110",
+    "preact_resnet110",
+    "resnet110_cifar",
+    "resnet50_cifar_w25",
+    "resnet50_dense_cifar_w25",
+    "dsnet50_cifar_w25",
+    "ds2net50_cifar_w25",
+    "dsnext50_cifar_w25",
+    "resnext50_cifar_w25",
+    "res2net54_2w_16s_w64_128_256",
+    "hcgnet_a1",
+    "highway19",
+    "fractalnet20_w16",
+    "mdnet30_a64",
+    "mixnet100_k12_12",
+    "pyramidnet110_a48",
+    "seqresnet_k8_r4_n1",
+    "seqresnet_b_k16_r7_n1",
+    "wrn16_8",
+)
+IMAGENET = (
+    "resnet50",
+    "densenet121",
+    "sparsenet121_k32",
+    "hcgnet_b",
+    "dsnet50",
+    "ds2net50",
+    "resnext50_32x4d",
+    "res2net50_26w_4s",
+    "seresnet50",
+    "cbam_resnet50",
+    "wide_resnet50_2",
+    "hardnet68",
+    "dpn68",
+    "mixnet105",
+    "seqresnet_b22",
+    "seqresnext24",
+    "efficientnet_b0",
+    "micro_dense_efficientnet_b0",
+)
+FORMS = "--forms=plain,default,remat=norm,remat=layer"
+
+
+def cpu_families() -> Iterator[Command]:
+    """All families on a CPU, against their plain form."""
+    for model in CIFAR:
+        yield [f"--models={model}", "--modes=train,eval", FORMS]
+
+
+def cpu_torch() -> Iterator[Command]:
+    """Networks in PyTorch, on a CPU."""
+    for model in CIFAR:
+        yield [f"--models={model}", "--forms=default,remat=norm", "--against=torch"]
+
+
+def memory() -> Iterator[Command]:
+    """What forms save; the memory of XLA's program is also that of larger batches."""
+    for model in ("densenet_bc100_k12", "sparsenet_bc100_k12", "sparsenet_sum200", "hcgnet_a1"):
+        yield [f"--models={model}", f"{FORMS},scan"]
+    for model in ("densenet_bc190_k40", "densenet_bc250_k24"):
+        yield [f"--models={model}", "--modes=compile", f"{FORMS},scan"]
+
+
+def depth() -> Iterator[Command]:
+    """How long networks compile, and what they take, by their depth."""
+    for models in (
+        ("sparsenet_sum200", "sparsenet_sum1001", "sparsenet_sum2000"),
+        ("sparsenet_bc100_k12", "sparsenet_bc400_k12", "sparsenet_bc1001_k12"),
+        ("densenet_bc100_k12", "densenet_bc400_k4", "densenet_bc1001_k4"),
+        ("resnet110_cifar", "preact_resnet1001", "preact_resnet2000"),
+    ):
+        for model in models:
+            forms = "scan" if model.endswith("2000") else "default,remat=layer,scan"
+            yield [f"--models={model}", "--modes=compile", f"--forms={forms}"]
+            yield [f"--models={model}", "--modes=train", "--forms=scan", "--repeats=3"]
+
+
+def dsnet() -> Iterator[Command]:
+    """What the shortcuts of a DSNet cost."""
+    for name in ("50_cifar_w25", "101_cifar_w25"):
+        yield [f"--models=resnet{name}", f"--against=dsnet{name}", "--forms=default,remat=norm"]
+
+
+def sweeps() -> Iterator[Command]:
+    """Networks without some links, in one program."""
+    for model in ("densenet40_k12", "sparsenet_bc100_k12", "dsnet50_cifar_w25"):
+        yield [f"--models={model}", "--modes=ablation"]
+
+
+def inputs() -> Iterator[Command]:
+    """The input pipelines, without a network; the models say how large images are."""
+    yield ["--models=densenet40_k12", "--modes=input,input_streamed", "--batch_size=256"]
+    yield ["--models=resnet50", "--modes=input", "--batch_size=64"]
+
+
+def gpu_families() -> Iterator[Command]:
+    """All families on a GPU, beside PyTorch; and traces for TensorBoard in runs/profile."""
+    common = [
+        "--modes=train,eval",
+        "--forms=default,remat=norm",
+        "--dtype=bfloat16",
+        "--against=torch",
+        "--against_forms=eager,compile+channels_last",
+        "--profile=runs/profile",
+    ]
+    for model in CIFAR:
+        yield [f"--models={model}", "--batch_size=256", *common]
+    for model in IMAGENET:
+        yield [f"--models={model}", "--batch_size=128", *common]
+
+
+TABLES: dict[str, Callable[[], Iterator[Command]]] = {
+    function.__name__: function
+    for function in (
+        cpu_families,
+        cpu_torch,
+        memory,
+        depth,
+        dsnet,
+        sweeps,
+        inputs,
+        gpu_families,
+    )
+}
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parses the command line."""
+    parser = Parser(prog="python results/speed.py", allow_abbrev=False)
+    parser.add_argument("--tables", required=True, help=", ".join(TABLES))
+    parser.add_argument("--models", help="only the commands of these, with commas between them")
+    parser.add_argument("--missing", action="store_true", help="only commands without rows")
+    parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
+    parser.add_argument("more", nargs="*", help="flags for all commands, behind --")
+    given = parser.parse_args(arguments)
+    given.tables = given.tables.split(",")
+    for table in given.tables:
+        if table not in TABLES:
+            raise unknown("table", table, TABLES)
+    return given
+
+
+def told(command: Command) -> str:
+    """A command as one would type it."""
+    return shlex.join(["python", "-m", "aggnets_jax.benchmark", *command])
+
+
+def measure(command: Command, table: str) -> list[dict[str, str]] | None:
+    """The lines that a command makes; None if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.json")
+        program = [sys.executable, "-m", "aggnets_jax.benchmark", *command, f"--json={file}"]
+        if subprocess.run(program).returncode:
+            return None
+        made = json.loads(file.read_text())
+    origin = {name: made[name] for name in ORIGIN} | {"command": told(command)}
+    return [record(Row(**row), origin, table) for row in made["rows"]]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures tables, and writes each row as soon as it is there."""
+    given = parse(arguments)
+    models = given.models and [f"--models={model}" for model in given.models.split(",")]
+    failed = 0
+    for table in given.tables:
+        for command in TABLES[table]():
+            command = [*command, *given.more]
+            made = {(line["table"], line["command"]) for line in read_records(given.output)}
+            if given.missing and (table, told(command)) in made:
+                continue
+            if models and command[0] not in models:
+                continue
+            print(f"{table}: {told(command)}", flush=True)
+            lines = measure(command, table)
+            failed += lines is None
+            if lines:
+                replace_records(given.output, lines)
+    if failed:
+        raise UserError(f"{failed} commands failed; the others' rows are in {given.output}")
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
