@@ -13,8 +13,8 @@ from aggnets_jax.convolution import convolve, native
 from aggnets_jax.models import layers
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Groups, channels and features of each group: one group, narrow and wide, depthwise with and without
-# several features, few wide groups, many narrow ones, and numbers with few divisors.
+# Groups, channels and features of each group: one group, narrow and wide, depthwise with one and
+# with several features, few wide groups, many narrow ones, and numbers with few divisors.
 GROUPS = [
     (1, 3, 5),
     (1, 17, 2),
