@@ -6,7 +6,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow lint lock clean
+.PHONY: setup demo test test-slow torch lint lock clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +30,11 @@ test: setup
 # Deep networks, and those with many parts, against their references.
 test-slow: setup
 	$(PYTEST) -m slow
+
+# The build without CUDA, for the tests of what is compared with PyTorch; others skip them.
+torch: setup
+	$(RUN) -m pip install --quiet --retries 1 torch==2.13.0 \
+		--extra-index-url https://download.pytorch.org/whl/cpu
 
 lint: setup
 	$(RUN) -m ruff check .

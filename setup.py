@@ -62,7 +62,8 @@ setup(
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "torch": ["torch>=2.6"],  # for nothing but files of weights that are pickles
+        # For files of weights that are pickles, and to measure networks against those in PyTorch.
+        "torch": ["torch>=2.6"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

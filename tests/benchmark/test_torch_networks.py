@@ -194,8 +194,12 @@ def test_images_of_one_channel():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), NAMED.items())
 def test_named_networks_in_float32(name, size):
-    for ours, theirs in logits_of_both(*make(name, size, 10, np.float32)).values():
-        np.testing.assert_allclose(theirs, ours, atol=1e-3 * np.abs(ours).max())
+    logits = logits_of_both(*make(name, size, 10, np.float32))
+    # In training each normalisation divides by the deviation of few values, in the gates of HCGNet
+    # of four, by which rounding errors grow with depth.
+    for mode, tolerance in [("eval", 1e-4), ("train", 2e-2)]:
+        ours, theirs = logits[mode]
+        np.testing.assert_allclose(theirs, ours, atol=tolerance * np.abs(ours).max())
 
 
 def test_bfloat16_stays_bfloat16_between_the_layers():
