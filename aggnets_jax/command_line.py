@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -48,6 +49,8 @@ def exit_code(program: Callable[[], None]) -> int:
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
+    # Such as JAX's, when its compilation cache is damaged or can't be written to.
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
         program()
     except Stopped as stop:

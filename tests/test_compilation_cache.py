@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from aggnets_jax import compilation_cache
+from aggnets_jax.train import train_and_evaluate
 from tests import runs
 
 
@@ -20,25 +21,51 @@ def caches(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-def _train(folder, data_dir, name):
-    config = runs.tiny_config(data_dir, total_steps=2, model={"name": "sparsenet10_k4"})
-    file = runs.write_config(folder / "tiny.py", config)
-    code, out, err = runs.finish(runs.start(f"--config={file}", f"--workdir={folder / name}"))
-    assert (code, err) == (0, "")
-    return out, runs.summary(folder / name), runs.metrics(folder / name)
+# As nothing else that the tests compile, so that it is not in the cache before.
+OF_ITS_OWN = {"total_steps": 2, "batch_size": 23, "model": {"name": "sparsenet10_k4"}}
 
 
-def test_the_second_process_compiles_nothing_and_trains_to_the_same_bits(caches, data_dir):
-    out, fresh, metrics = _train(caches, data_dir, "fresh")
+def _assert_same_run(summary, workdir, expected, expected_workdir):
+    assert summary["fingerprint"] == expected["fingerprint"]
+    assert summary["final"] == expected["final"]
+    assert runs.metrics(workdir) == runs.metrics(expected_workdir)
+
+
+def test_a_run_says_whether_its_step_was_kept_and_trains_to_the_same_bits(
+    data_dir, tmp_path, capsys
+):
+    config = runs.tiny_config(data_dir, **OF_ITS_OWN)
+    fresh = train_and_evaluate(config, tmp_path / "fresh")
+    out = capsys.readouterr().out
     assert "step compiled in " in out and "compilation cache" not in out
     assert fresh["compile_seconds_saved"] is None
-    out, cached, metrics_again = _train(caches, data_dir, "cached")
-    assert "s, from the compilation cache, which saved " in out
-    assert cached["compile_seconds_saved"] >= 0
-    assert cached["fingerprint"] == fresh["fingerprint"]
-    assert cached["final"] == fresh["final"]
-    assert metrics_again == metrics
-    assert any(file.name.startswith("jit_") for file in _folder(caches).iterdir())
+    kept = train_and_evaluate(config, tmp_path / "kept")
+    assert "s, from the compilation cache, which saved " in capsys.readouterr().out
+    assert kept["compile_seconds_saved"] >= 0
+    _assert_same_run(kept, tmp_path / "kept", fresh, tmp_path / "fresh")
+
+
+@pytest.mark.slow
+def test_processes_keep_programs_for_those_after_them(caches, data_dir):
+    file = runs.write_config(caches / "tiny.py", runs.tiny_config(data_dir, **OF_ITS_OWN))
+    errors, summaries = {}, {}
+    for name in ("fresh", "kept", "damaged"):
+        if name == "damaged":
+            for program in _folder(caches).glob("jit_*"):
+                os.truncate(program, 1000)
+        process = runs.start(f"--config={file}", f"--workdir={caches / name}")
+        code, _, errors[name] = runs.finish(process)
+        assert code == 0, errors
+        summaries[name] = runs.summary(caches / name)
+        _assert_same_run(summaries[name], caches / name, summaries["fresh"], caches / "fresh")
+    saved = {name: summary["compile_seconds_saved"] for name, summary in summaries.items()}
+    assert saved["kept"] is not None
+    assert saved["fresh"] is saved["damaged"] is None
+    assert errors["fresh"] == errors["kept"] == ""
+    lines = errors["damaged"].splitlines()
+    assert lines
+    for line in lines:
+        assert line.startswith("warning: Error reading persistent compilation cache entry")
 
 
 def _folder(caches):
