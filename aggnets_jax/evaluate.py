@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import Diverged, UserError, one_line, unknown
+from aggnets_jax.execution import without_loops
+from aggnets_jax.layout import rearranged
 from aggnets_jax.losses import cross_entropy
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.step import Variables, of_seed, over_seeds, seeds
@@ -156,13 +159,17 @@ class Restored(NamedTuple):
         return of_seed(self.variables, number, len(there))
 
 
-def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Restored:
+def restore_network(
+    workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
+) -> Restored:
     """Restores a network with nothing but the directory of its run; no data set is opened.
 
     Args:
       workdir: of the run.
       which: "latest", "best" or the number of a step.
       devices: the sharding of the variables.
+      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
+        one, which compiles fast, rather than to have its layers apart.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -173,16 +180,23 @@ def restore_network(workdir: str | Path, which: str, devices: Sharding) -> Resto
         info = checkpoints.restore_dataset(folder, step)
         model = create_configured_model(config, info.num_classes)
 
-        def init(seed: jax.Array) -> Variables:
-            return model.init(jax.random.key(seed), jnp.zeros((1, *info.image_shape)))
+        def shapes(model: nn.Module) -> Variables:
+            images = jnp.zeros((1, *info.image_shape))
+            return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
+        of_seeds = over_seeds(lambda tree, seed: tree, config.num_seeds, (None, 0))
         variables = checkpoints.restore_variables(
             folder,
             step,
-            jax.eval_shape(over_seeds(init, config.num_seeds), seeds(config)),
+            jax.eval_shape(of_seeds, shapes(model), seeds(config)),
             devices,
             averaged=config.ema_decay > 0,
         )
+        if config.model.scan and not keep_loops:
+            config.model.scan = False
+            model = without_loops(model)
+            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
+            variables = apart(variables)
     return Restored(step, config, info, model, variables)
 
 
@@ -204,7 +218,7 @@ def evaluate_checkpoint(
       Diverged: if the loss is NaN or infinite; it is printed, and `evaluation.json` left as it was.
     """
     mesh = sharding.make_mesh()
-    restored = restore_network(workdir, which, sharding.replicated(mesh))
+    restored = restore_network(workdir, which, sharding.replicated(mesh), keep_loops=True)
     step, config, info, model, variables = restored
     batches = evaluation_batches(restored, mesh, data_dir)
     eval_step = make_eval_step(model, data.make_preprocess(config.data, info), config.num_seeds)

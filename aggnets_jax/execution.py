@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError
@@ -49,3 +50,8 @@ class Execution:
         for name in ("scan", "shared_statistics"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+
+def without_loops(model: nn.Module) -> nn.Module:
+    """The same network with the variables of each layer apart."""
+    return model.clone(execution=dataclasses.replace(model.execution, scan=False))

@@ -1,5 +1,6 @@
 """Where a run starts that does not start from its initialisation: at the weights of another."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import Restored, restore_network
+from aggnets_jax.layout import rearranged
+from aggnets_jax.models import create_configured_model
 from aggnets_jax.paths import by_path
-from aggnets_jax.step import Variables
+from aggnets_jax.step import Variables, of_seed, over_seeds
 from aggnets_jax.workdir import local_path
 
 _CLASSIFIER = "params/classifier/"
@@ -47,6 +50,24 @@ def initial_variables(
     Raises:
       UserError: if there are no such weights, or they are not those of the network.
     """
+    if not config.model.scan:
+        return _replaced(config, info, variables, workdir)
+    # Other runs and files have the weights of each layer apart.
+    apart = ml_collections.ConfigDict(config)
+    apart.model.scan = False
+    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=config.num_seeds), variables)
+    model = create_configured_model(apart, info.num_classes)
+    images = jnp.zeros((1, *info.image_shape))
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    variables = over_seeds(partial(rearranged, like=like), config.num_seeds)(variables)
+    variables = _replaced(apart, info, variables, workdir)
+    return over_seeds(partial(rearranged, like=first), config.num_seeds)(variables)
+
+
+def _replaced(
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+) -> Variables:
+    """The same for a network without loops."""
     if Path(config.init_from).suffix in ENDINGS:
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
         same_classes = True  # as far as a file of weights tells

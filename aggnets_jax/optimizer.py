@@ -12,6 +12,7 @@ import ml_collections
 import optax
 
 from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.layout import run_of
 from aggnets_jax.schedules import make_schedule
 
 _Factors = list[tuple[re.Pattern, float]]
@@ -54,7 +55,11 @@ def make_optimizer(
 
 
 def _is_kernel(params: Any) -> Any:
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    def decide(path: Any, value: jax.Array) -> bool:
+        axis_of_layers = any(run_of(key.key) for key in path)
+        return value.ndim - axis_of_layers > 1
+
+    return jax.tree_util.tree_map_with_path(decide, params)
 
 
 def _parse_factors(pairs: Sequence[Any]) -> _Factors:

@@ -70,7 +70,7 @@ def predict(
         raise UserError(f"top must be at least 1, not {top}")
     files = find_images(images)
     mesh = sharding.make_mesh()
-    restored = restore_network(workdir, which, sharding.replicated(mesh))
+    restored = restore_network(workdir, which, sharding.replicated(mesh), keep_loops=True)
     config, info = restored.config, restored.info
     variables = restored.of_one(seed)
     # As in the evaluation, but no larger than the files need, and for any number of devices.

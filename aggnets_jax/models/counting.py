@@ -11,6 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from aggnets_jax.errors import UserError
+from aggnets_jax.execution import without_loops
 
 
 class Count(NamedTuple):
@@ -54,6 +55,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         return output
 
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    model = without_loops(model)
     with nn.intercept_methods(count_macs):
         (_, endpoints), variables = jax.eval_shape(
             functools.partial(model.init_with_output, train=False), jax.random.key(0), images

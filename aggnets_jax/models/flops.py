@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax.extend import core
 
+from aggnets_jax.execution import without_loops
 from aggnets_jax.models import counting
 from aggnets_jax.models.batch_norm import BatchNorm
 
@@ -100,6 +101,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
             modules["norms"] += int(np.prod(output.shape[1:]))
         return output
 
+    model = without_loops(model)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with nn.intercept_methods(count_module):

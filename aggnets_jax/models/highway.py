@@ -120,6 +120,7 @@ class HighwayNet(nn.Module):
                 aggregation=self.aggregation,
                 shortcuts=True,
                 execution=self.execution,
+                kind=lambda layer: None,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x

@@ -125,6 +125,7 @@ class ResNet(nn.Module):
                 train=train,
                 dtype=self.dtype,
                 execution=self.execution,
+                kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x

@@ -119,6 +119,7 @@ class SeqResNet(nn.Module):
                 make_topology("plain", blocks),
                 unit=lambda layer, name, block=block: block(name=name),
                 execution=self.execution,
+                kind=lambda layer: None,
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = x.activated

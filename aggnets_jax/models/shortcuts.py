@@ -179,6 +179,7 @@ class Shortcuts:
         train: bool,
         dtype: DTypeLike,
         execution: Execution,
+        kind: Callable[[int], Any],
         name: str,
     ) -> jax.Array:
         """Runs blocks that keep the shape of x.
@@ -191,6 +192,7 @@ class Shortcuts:
           train: whether N normalises by the batch, if it is batch normalisation.
           dtype: in which to compute.
           execution: of the stage.
+          kind: of a block, see `Stage`.
           name: of the stage.
 
         Returns:
@@ -211,9 +213,12 @@ class Shortcuts:
         output = Stage(
             topology,
             unit,
-            aggregation=partial(self.make_aggregation, train=train, dtype=dtype),
+            aggregation=self.aggregation
+            if self.aggregation == "sum" and not pairs
+            else partial(self.make_aggregation, train=train, dtype=dtype),
             shortcuts=True,
             execution=execution,
+            kind=kind,
             name=name,
         )(Joined(x, x) if pairs else x)
         return output.output if pairs else output
