@@ -4,14 +4,16 @@ python -m aggnets_jax.benchmark --models=densenet_bc100_k12 --modes=train --form
 """
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from aggnets_jax.benchmark import against_torch, report
 from aggnets_jax.benchmark.measure import Contender, compare, contenders
@@ -135,11 +137,14 @@ def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
+    with _no_compilation_cache():
+        _measure(given, sys.argv[1:] if arguments is None else arguments)
+
+
+def _measure(given: argparse.Namespace, words: Sequence[str]) -> None:
     if given.against == TORCH:
         # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    jax.config.update("jax_enable_compilation_cache", False)  # compilations are measured, too
-    words = sys.argv[1:] if arguments is None else arguments
     origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
     rows: list[report.Row] = []
     settings = [setting_of(model, given) for model in given.models]
@@ -160,6 +165,19 @@ def run(arguments: Sequence[str] | None = None) -> None:
             if given.csv is not None:
                 report.write_csv(given.csv, rows, origin)
     report.show(rows)
+
+
+@contextlib.contextmanager
+def _no_compilation_cache() -> Iterator[None]:
+    """Inside of this everything is compiled anew, since that is measured, too."""
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX decides once a process whether it uses the cache
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -39,9 +40,16 @@ def measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     files = [f"--{kind}={folder / kind}" for kind in ("json", "csv")]
     arguments = [*NETWORK, f"--modes={','.join(MODES)}", *files]
+    cache = folder / "cache"
+    cache.mkdir()
     process = subprocess.run(
-        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, check=True
+        [sys.executable, "-c", _RUN, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)},
     )
+    assert not list(cache.iterdir())  # all was compiled
     with (folder / "csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
     return json.loads((folder / "json").read_text()), lines, process.stdout, arguments

@@ -1,0 +1,66 @@
+"""Input pipelines that are timed: what they read, and that they run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import data
+from aggnets_jax.benchmark import feeds
+from aggnets_jax.benchmark.__main__ import main
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small():
+    """Data sets of few images."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feeds, "_IMAGES", {"cifar10": 24, "imagenet2012": 8})
+        feeds._folder.cache_clear()
+        yield
+        feeds._folder.cache_clear()
+
+
+def _describe(name, **changes):
+    config = config_lib.resolve({"data": {"name": name, **changes}}).data
+    config.data_dir = feeds._folder(name)
+    return data.describe(config)
+
+
+def _rows(tmp_path, *arguments):
+    file = tmp_path / "rows.json"
+    assert main([*arguments, "--seconds=0.05", "--repeats=3", f"--json={file}"]) == 0
+    return json.loads(file.read_text())["rows"]
+
+
+def test_images_of_cifar_live_on_the_devices_or_are_streamed(tmp_path):
+    info = _describe("cifar10")
+    assert (info.num_train, info.num_classes, info.resident) == (24, 10, True)
+    assert info.mean == data.info.NORMALISATION["cifar10"][0]
+    rows = _rows(
+        tmp_path, "--models=sparsenet40_k12", "--modes=input,input_streamed", "--batch_size=8"
+    )
+    assert [row["mode"] for row in rows] == ["input", "input_streamed"]
+    for row in rows:
+        assert row["images_per_second"] == pytest.approx(8e3 / row["ms"])
+        assert row["macs"] is row["mfu"] is row["temp_mb"] is None
+
+
+@pytest.mark.slow
+def test_larger_images_are_decoded_and_resized(tmp_path):
+    info = _describe("imagenet2012", image_size=64)
+    assert (info.num_train, info.num_classes, info.resident) == (8, 1000, False)
+    assert info.image_shape == (64, 64, 3)
+    arguments = ("--models=resnet50", "--modes=input", "--image_size=64", "--batch_size=4")
+    (row,) = _rows(tmp_path, *arguments)
+    assert row["image"] == "64x64x3"
+    assert row["images_per_second"] > 0
+
+
+def test_photographs_have_the_average_length_of_imagenet_s():
+    from aggnets_jax.data.tf_runtime import import_tensorflow
+
+    tf = import_tensorflow()
+    image = feeds._photograph(np.random.default_rng(0))
+    length = len(tf.io.encode_jpeg(image).numpy())
+    assert 90_000 < length < 130_000
