@@ -1,7 +1,7 @@
 """Times the CPU's convolution against XLA's: python results/convolution.py.
 
-Forward and backward, the best of a few repeats, both alternating in one process. Writes
-results/convolution.csv.
+Forward and backward, the best of a few repeats, both alternating in one process; some shapes also
+as the body of a loop, where XLA's CPU code is another. Writes results/convolution.csv.
 """
 
 import csv
@@ -18,27 +18,45 @@ from jax import lax
 
 from aggnets_jax.convolution import convolve
 
-# Batch, size, channels, features, kernel size, stride, groups, dilation.
+# Batch, size, channels, features, kernel size, stride, groups, dilation, and whether in a loop.
 SHAPES = [
-    (64, 32, 96, 24, 1, 1, 1, 1),
-    (64, 32, 64, 256, 1, 1, 1, 1),
-    (64, 32, 64, 128, 1, 2, 1, 1),
-    (64, 32, 24, 24, 3, 1, 1, 1),
-    (64, 16, 64, 64, 3, 1, 4, 1),
-    (64, 32, 96, 24, 3, 1, 4, 1),
-    (64, 32, 32, 32, 3, 1, 8, 1),
-    (64, 16, 128, 128, 3, 1, 32, 1),
-    (64, 32, 64, 64, 3, 2, 4, 1),
-    (64, 32, 24, 24, 3, 1, 24, 1),
-    (64, 32, 24, 24, 3, 1, 24, 2),
-    (64, 16, 64, 64, 5, 1, 64, 1),
+    (64, 32, 96, 24, 1, 1, 1, 1, False),
+    (64, 32, 64, 256, 1, 1, 1, 1, False),
+    (64, 32, 64, 128, 1, 2, 1, 1, False),
+    (64, 32, 24, 24, 3, 1, 1, 1, False),
+    (64, 32, 24, 24, 3, 1, 1, 1, True),
+    (64, 32, 160, 12, 3, 1, 1, 1, False),
+    (64, 16, 32, 32, 3, 1, 1, 1, False),
+    (64, 16, 32, 32, 3, 1, 1, 1, True),
+    (64, 32, 16, 32, 3, 2, 1, 1, False),
+    (64, 32, 16, 32, 3, 2, 1, 1, True),
+    (64, 16, 64, 64, 3, 1, 4, 1, False),
+    (64, 32, 96, 24, 3, 1, 4, 1, False),
+    (64, 32, 32, 32, 3, 1, 8, 1, False),
+    (64, 16, 128, 128, 3, 1, 32, 1, False),
+    (64, 32, 64, 64, 3, 2, 4, 1, False),
+    (64, 32, 24, 24, 3, 1, 24, 1, False),
+    (64, 32, 24, 24, 3, 1, 24, 2, False),
+    (64, 16, 64, 64, 5, 1, 64, 1, False),
 ]
-COLUMNS = ("batch", "size", "channels", "features", "kernel", "stride", "groups", "dilation")
+# Of a loop: XLA makes no loop of one.
+ROUNDS = 2
+COLUMNS = (
+    "batch",
+    "size",
+    "channels",
+    "features",
+    "kernel",
+    "stride",
+    "groups",
+    "dilation",
+    "loop",
+)
 
 
 def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
     """Of ours and of XLA's."""
-    batch, size, channels, features, kernel, stride, groups, dilation = shape
+    batch, size, channels, features, kernel, stride, groups, dilation, loop = shape
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((batch, size, size, channels)), jnp.float32)
     kernel_shape = (kernel, kernel, channels // groups, features)
@@ -62,6 +80,8 @@ def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
             )
             return backward(output)
 
+        if loop:
+            return jax.jit(lambda *both: lax.fori_loop(0, ROUNDS, lambda _, a: run(*a), both))
         return jax.jit(run)
 
     best = []
@@ -75,7 +95,7 @@ def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
             jax.block_until_ready(function(x, weights))
             times.append(1000 * (time.perf_counter() - start))
         best.append(times)
-    ours, native = np.min(best, axis=0)
+    ours, native = np.min(best, axis=0) / (ROUNDS if loop else 1)
     return float(ours), float(native)
 
 
