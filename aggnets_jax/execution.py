@@ -52,6 +52,11 @@ class Execution:
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
 
+def with_loops(model: nn.Module, scan: bool) -> nn.Module:
+    """The same network with loops over its layers, or with the variables of each apart."""
+    return model.clone(execution=dataclasses.replace(model.execution, scan=scan))
+
+
 def without_loops(model: nn.Module) -> nn.Module:
     """The same network with the variables of each layer apart."""
-    return model.clone(execution=dataclasses.replace(model.execution, scan=False))
+    return with_loops(model, False)

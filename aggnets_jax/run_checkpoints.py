@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from aggnets_jax.checkpoint import BEST, LATEST, Checkpoints
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.distributed import first_does, in_any
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
+from aggnets_jax.layout import rearranged
 from aggnets_jax.progress import Progress
-from aggnets_jax.step import TrainState
+from aggnets_jax.step import TrainState, of_seed, over_seeds
 from aggnets_jax.workdir import another_config
 
 DAMAGED = "damaged"
@@ -166,13 +168,19 @@ class RunCheckpoints(Checkpoints):
     # ---- Restoring.
 
     def restore(
-        self, state: TrainState, *, allow_config_change: bool = False
+        self,
+        state: TrainState,
+        *,
+        allow_config_change: bool = False,
+        other_form: Callable[[], TrainState] | None = None,
     ) -> tuple[TrainState, Progress] | None:
         """Restores the newest checkpoint that is whole, and sets those aside that are damaged.
 
         Args:
           state: whose shapes, dtypes and shardings the restored state gets; its seed, too.
           allow_config_change: whether config and data set may be others than the checkpoint's.
+          other_form: makes the shapes of the state of the same network with loops over its layers,
+            or without, whichever `state` is not.
 
         Returns:
           The state and the progress that was saved with it; None if there is no checkpoint.
@@ -186,7 +194,12 @@ class RunCheckpoints(Checkpoints):
         for step in reversed(steps):
             try:
                 changes = self._changes(step, allow_config_change)
-                restored = self._restore_state(step, state, changes)
+                if self._has_loops(step) == self._config["model"]["scan"] or other_form is None:
+                    restored = self._restore_state(step, state, changes)
+                else:
+                    saved = _like(other_form(), state)
+                    restored = self._restore_state(step, saved, changes)
+                    restored = _rearranged(restored[0], state), restored[1]
             except Damaged as error:
                 damaged.append(error)
                 continue
@@ -203,6 +216,10 @@ class RunCheckpoints(Checkpoints):
         self._check_new()
         self._drop_best_after(0, Progress())
         return None
+
+    def _has_loops(self, step: int) -> bool:
+        """Whether the network of a checkpoint has its layers in loops."""
+        return config_lib.resolve(self.restore_config(LATEST, step)).model.scan
 
     def _check_new(self) -> None:
         """Checks that a run without a checkpoint has never had one."""
@@ -293,3 +310,20 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
         "totals": state.totals,
     }
     return model, training
+
+
+def _like(shapes: TrainState, state: TrainState) -> TrainState:
+    """Shapes of a state, to be restored to where another is."""
+    everywhere = state.step.sharding
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+    )
+
+
+def _rearranged(saved: TrainState, state: TrainState) -> TrainState:
+    """What was saved, in the form of a state and on its devices."""
+    num_seeds = state.step.size
+    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=num_seeds), state)
+    saved = saved.replace(seed=state.seed)
+    moved = over_seeds(partial(rearranged, like=first), num_seeds)(saved)
+    return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), moved, state)

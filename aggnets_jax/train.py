@@ -5,6 +5,7 @@ import datetime
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from aggnets_jax.distributed import first_does, in_any, is_first
 from aggnets_jax.divergence import REPORT, check_evaluation, check_totals
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
+from aggnets_jax.execution import with_loops
 from aggnets_jax.initial import initial_variables
 from aggnets_jax.metrics import MetricLog, evaluation_metrics, parameter_table, training_metrics
 from aggnets_jax.models import count, create_configured_model
@@ -33,6 +35,7 @@ from aggnets_jax.progress import Progress
 from aggnets_jax.run_checkpoints import RunCheckpoints
 from aggnets_jax.step import (
     Totals,
+    TrainState,
     create_state,
     make_train_step,
     make_train_steps,
@@ -126,14 +129,20 @@ def train_and_evaluate(
 
         # ---- The state: that of the newest checkpoint, or a new one, with given weights.
         everywhere = sharding.replicated(mesh)
-        state = jax.jit(
-            lambda: create_state(model, optimizer, config, info.image_shape, strength),
-            out_shardings=everywhere,
-            compiler_options=options_for_once(),
-        )()
+
+        def new_state(scan: bool = config.model.scan) -> TrainState:
+            form = with_loops(model, scan)
+            return create_state(form, optimizer, config, info.image_shape, strength)
+
+        state = jax.jit(new_state, out_shardings=everywhere, compiler_options=options_for_once())()
         zero_totals = jax.tree.map(jnp.copy, state.totals)
         progress = Progress()
-        if restored := checkpoints.restore(state, allow_config_change=allow_config_change):
+        restored = checkpoints.restore(
+            state,
+            allow_config_change=allow_config_change,
+            other_form=lambda: jax.eval_shape(partial(new_state, not config.model.scan)),
+        )
+        if restored:
             state, progress = restored
         elif config.init_from is not None:
             variables = {"params": state.params, "batch_stats": state.batch_stats}

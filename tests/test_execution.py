@@ -175,8 +175,8 @@ def test_variables_move_there_and_back():
 
 def test_weights_of_what_a_layer_does_not_read_start_and_stay_zero():
     """Else the layers of a dense stage would be wider than they are."""
-    apart, size = tiny("densenet", depth=19)
-    scanned, _ = tiny("densenet", depth=19, scan=True)
+    apart, size = tiny("densenet", depth=22)
+    scanned, _ = tiny("densenet", depth=22, scan=True)
     images = jnp.zeros((1, size, size, 3))
     variables = jax.jit(lambda: scanned.init(jax.random.key(0), images))()
     ones = jax.tree.map(jnp.ones_like, random_variables(apart, size))

@@ -1,0 +1,79 @@
+"""Runs of networks that are computed in one way or another, and go on in the other."""
+
+import jax
+import numpy as np
+import pytest
+
+from aggnets_jax.evaluate import evaluate_checkpoint, restore_network
+from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.train import train_and_evaluate
+from tests.runs import tiny_config
+
+NETWORK = {"name": "sparsenet_bc16_k4", "args": {"stage_depths": (7, 2)}}
+
+
+def run(workdir, data_dir, steps=6, *, model=None, allow_config_change=False, **changes):
+    config = tiny_config(
+        data_dir,
+        total_steps=steps,
+        eval_every_steps=3,
+        checkpoint_every_steps=3,
+        model={**NETWORK, **(model or {})},
+        **changes,
+    )
+    return train_and_evaluate(config, workdir, allow_config_change=allow_config_change)
+
+
+@pytest.fixture(scope="module")
+def with_loops(data_dir, tmp_path_factory):
+    """The workdir and the summary of a run with loops."""
+    workdir = tmp_path_factory.mktemp("with_loops")
+    return workdir, run(workdir, data_dir, 3, model={"scan": True})
+
+
+def variables_of(workdir, **keywords):
+    restored = restore_network(workdir, "latest", replicated(make_mesh()), **keywords)
+    return restored.model, restored.variables
+
+
+def test_a_checkpoint_of_loops_is_one_of_the_network(with_loops):
+    workdir, summary = with_loops
+    assert evaluate_checkpoint(workdir)["loss"] == pytest.approx(summary["final"]["loss"], rel=1e-5)
+    loops, stacked = variables_of(workdir, keep_loops=True)
+    apart, variables = variables_of(workdir)
+    images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    one, other = (m.apply(v, images)[0] for m, v in ((loops, stacked), (apart, variables)))
+    assert "layers5_7" in stacked["params"]["stage1"]
+    assert set(variables["params"]["stage1"]) == {f"layer{n}" for n in range(1, 8)}
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_run_goes_on_in_the_other_form(before, data_dir, tmp_path):
+    """With the momentum and the averages that it had: as if it had not changed."""
+    changes = {"ema_decay": 0.5}
+    run(tmp_path / "changes", data_dir, 3, model={"scan": before}, **changes)
+    start = variables_of(tmp_path / "changes")[1]
+    summary = run(
+        tmp_path / "changes",
+        data_dir,
+        6,
+        model={"scan": not before},
+        allow_config_change=True,
+        **changes,
+    )
+    assert any("model.scan" in str(change) for change in summary["config_changes"])
+    run(tmp_path / "stays", data_dir, 3, model={"scan": before}, **changes)
+    run(
+        tmp_path / "stays",
+        data_dir,
+        6,
+        model={"scan": before},
+        allow_config_change=True,
+        **changes,
+    )
+    changed, same = (variables_of(tmp_path / name)[1] for name in ("changes", "stays"))
+    moved = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), start, same)
+    apart = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), changed, same)
+    assert max(jax.tree.leaves(moved)) > 1e-2
+    assert max(jax.tree.leaves(apart)) < 1e-4
