@@ -65,8 +65,13 @@ def test_variables_have_the_shapes_of_the_network_and_no_zeros():
         assert np.all(value != 0)
         if path[-1].key in ("scale", "var"):
             assert np.all(value >= 1)
-    kernel = random_variables({"kernel": jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)})
-    assert np.std(kernel["kernel"]) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
+
+
+@pytest.mark.parametrize("name, layers", [("layer2", ()), ("layers2_5", (4,))])
+def test_kernels_have_he_s_variance(name, layers):
+    shapes = {name: {"conv1": {"kernel": jax.ShapeDtypeStruct((*layers, 3, 3, 64, 64), float)}}}
+    values = jax.tree.leaves(random_variables(shapes))[0]
+    assert np.std(values) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.02)
 
 
 def test_forms():
