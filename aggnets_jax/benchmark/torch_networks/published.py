@@ -28,7 +28,7 @@ def published(name: str, variables: Mapping[str, Any] | None = None) -> nn.Modul
 
     Returns:
       A module from images [batch, 3, height, width] to logits [batch, 1000]; None if neither
-      library is installed or the network is none of those that both have.
+      library can be imported or the network is none of those that both have.
 
     Raises:
       UserError: for variables of another network.
@@ -38,7 +38,7 @@ def published(name: str, variables: Mapping[str, Any] | None = None) -> nn.Modul
     for dialect, make in (("torchvision", _torchvision), ("timm", _timm)):
         try:
             module = make(name)
-        except ImportError:
+        except (ImportError, RuntimeError):  # the latter if it is built for another PyTorch
             continue
         if variables is not None:
             weights = to_torch(name, variables, dialect=dialect)
