@@ -183,7 +183,7 @@ def train_and_evaluate(
                 batch_size=config.batch_size,
                 seeds=seeds(config),
                 start_step=start,
-                most_steps=min(_steps_per_dispatch(config), total_steps, *intervals),
+                most_steps=min(steps_per_dispatch(config), total_steps, *intervals),
                 sharding=sharding.by_example(mesh),
             )
             # How many steps a dispatch makes, on the devices.
@@ -349,7 +349,8 @@ def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
         raise
 
 
-def _steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
+def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
+    """How many steps of resident data one program makes, if nothing is due before."""
     # XLA:CPU computes convolutions inside of loops many times more slowly.
     default = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
     return config.steps_per_dispatch or default

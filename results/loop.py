@@ -71,11 +71,13 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         sharding=sharding.by_example(sharding.make_mesh()),
     )
     batch = jax.device_get(next(batches))
+    each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1
     return train_program(
         create_configured_model(config, info.num_classes),
         config,
         lambda: jax.tree.map(np.copy, batch),
         data.make_preprocess(config.data, info),
+        steps_per_dispatch=each,
     )
 
 
