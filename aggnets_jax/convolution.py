@@ -1,12 +1,12 @@
 """The convolution of all networks: XLA's own, in a form that is fast on the backend.
 
-On GPU and TPU this is `lax.conv_general_dilated`. On the CPU XLA takes 10 to 200 times as long as
-need be for grouped convolutions with their gradients, and more still for any gradient within a loop
+On GPU and TPU this is `lax.conv_general_dilated`. On the CPU XLA takes tens of times as long as
+need be for grouped convolutions with their gradients, and for any gradient within a loop
 (results/convolution.csv). The same function is written there with what it does fast:
 
 * A 1x1 convolution is a product of matrices.
-* The gradients of a convolution are convolutions whose operands are transposed first. XLA's own
-  name other dimensions instead, and within a loop have no fast code.
+* The gradients of a convolution are convolutions whose operands are transposed first. JAX's own
+  name other dimensions instead, for which XLA has no fast code within a loop.
 * Groups are convolved side by side, narrow ones several at a time with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 
