@@ -26,6 +26,7 @@ class BatchNorm(nn.Module):
       epsilon: see above.
       use_bias: whether there is one.
       use_scale: whether there is one.
+      scale_init: of the scale.
       axis_name: of a mapped axis over which the batch is divided, if it is.
     """
 
@@ -35,6 +36,7 @@ class BatchNorm(nn.Module):
     epsilon: float = 1e-5
     use_bias: bool = True
     use_scale: bool = True
+    scale_init: nn.initializers.Initializer = nn.initializers.ones
     axis_name: str | None = None
 
     @nn.compact
@@ -58,7 +60,7 @@ class BatchNorm(nn.Module):
 
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.use_scale:
-            factor *= self.param("scale", nn.initializers.ones, shape)
+            factor *= self.param("scale", self.scale_init, shape)
         y = (features - mean) * factor
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, shape)
