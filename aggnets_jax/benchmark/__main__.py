@@ -18,7 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from aggnets_jax.benchmark import against_torch, report
 from aggnets_jax.benchmark.measure import Contender, compare, contenders
 from aggnets_jax.benchmark.programs import MODES
-from aggnets_jax.benchmark.setting import Setting, forms_of, parse_arguments
+from aggnets_jax.benchmark.setting import Setting, parse_arguments, parse_forms
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import check_image_shape, input_shape
@@ -72,13 +72,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(given: argparse.Namespace) -> None:
-    given.models, given.modes, forms = (
-        value.split(",") for value in (given.models, given.modes, given.forms)
-    )
+    given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
-    given.forms = forms_of(forms)
+    given.forms = parse_forms(given.forms)
     given.model_args = {
         name: value for text in given.model_args for name, value in parse_arguments(text).items()
     }

@@ -4,7 +4,7 @@ import ast
 import contextlib
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -122,12 +122,13 @@ class Setting:
         return dataclasses.replace(self, batch_size=batch_size)
 
 
-def forms_of(names: Sequence[str]) -> list[Form]:
-    """The forms of several names.
+def parse_forms(text: str) -> list[Form]:
+    """The forms of names with commas between them.
 
     Raises:
       UserError: for an unknown one, or one that comes twice.
     """
+    names = re.split(r",(?![^(]*\))", text)  # not at those of values such as (3,4)
     if len(set(names)) < len(names):
-        raise UserError(f"a form comes twice in {','.join(names)}")
+        raise UserError(f"a form comes twice in {text}")
     return [parse_form(name) for name in names]

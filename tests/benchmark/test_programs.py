@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config, train
-from aggnets_jax.benchmark.setting import Setting, parse_form
+from aggnets_jax.benchmark.setting import Form, Setting, parse_form, parse_forms
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import UserError
@@ -81,8 +81,9 @@ def test_forms():
     both = parse_form("native+remat=layer")
     assert both.native
     assert both.arguments == {"remat": "layer"}
-    assert parse_form("default") == parse_form("default")
-    assert not parse_form("stage_depths=(3,4)+scan").native
-    assert parse_form("stage_depths=(3,4)+scan").arguments == {"stage_depths": (3, 4), "scan": True}
+    first, second = parse_forms("stage_depths=(3,4)+scan,default")
+    assert not first.native
+    assert first.arguments == {"stage_depths": (3, 4), "scan": True}
+    assert second == Form()
     with pytest.raises(UserError, match="unknown form 'scam'; nearest: scan"):
         parse_form("default+scam")
