@@ -128,7 +128,7 @@ def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
         # Of two dimensions: XLA is slow to contract three for the kernel's gradient.
         rows = x.reshape(-1, x.shape[-1])
         outputs = jnp.matmul(rows, kernel[0, 0], precision=window.precision)
-        return outputs.reshape(*x.shape[:-1], -1)
+        return outputs.reshape(*x.shape[:-1], kernel.shape[-1])
     return _dense(x, kernel, window)
 
 

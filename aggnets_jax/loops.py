@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from aggnets_jax.aggregation import pad_channels
 from aggnets_jax.topology import Topology
 
 
@@ -113,7 +114,8 @@ class Buffer(Protocol):
 class Slots:
     """An array [layers + 1, ...] with a place for each output; outputs may be pytrees.
 
-    Layers read lists of outputs, with zeros for the source -1.
+    Layers read lists of outputs, with zeros for the source -1. Where some layers of a run read a
+    wider y_0 last, the last that the others read is as wide, with zeros.
     """
 
     def __init__(self, runs: Sequence[Run], end: Sequence[int], *, apart: bool) -> None:
@@ -131,7 +133,15 @@ class Slots:
         return buffer
 
     def read(self, buffer: Any, run: Run, sources: Any) -> list[Any]:  # noqa: D102
-        return [self._get(buffer, source) for source in self._of(run, sources)]
+        if not self._mixed(run):
+            return [self._get(buffer, source) for source in self._of(run, sources)]
+        *near, far = sources
+        last = jax.tree.map(
+            lambda y_0, y: jnp.where(far == 0, y_0, pad_channels(y, y_0.shape[-1])),
+            buffer[0],
+            self._get(buffer, far),
+        )
+        return [*(self._get(buffer, source) for source in near), last]
 
     def write(self, buffer: Any, layer: Any, output: Any) -> Any:  # noqa: D102
         return buffer[0], jax.tree.map(lambda b, y: b.at[layer].set(y), buffer[1], output)
@@ -148,6 +158,16 @@ class Slots:
     def add_gradient(  # noqa: D102
         self, gradient: Any, run: Run, sources: Any, added: Sequence[Any]
     ) -> Any:
+        if self._mixed(run):
+            *added, last = added
+            *sources, far = sources
+            of_input = jax.tree.map(lambda g: jnp.where(far == 0, g, 0), last)
+            of_other = jax.tree.map(
+                lambda g, slots: jnp.where(far == 0, 0, g[..., : slots.shape[-1]]),
+                last,
+                gradient[1],
+            )
+            gradient = self._add(self._add(gradient, 0, of_input), far, of_other)
         for source, term in zip(self._of(run, sources), added, strict=True):
             gradient = self._add(gradient, source, term)
         return gradient
@@ -160,6 +180,10 @@ class Slots:
 
     def _of(self, run: Run, sources: Any) -> Sequence[Any]:
         return run.sources[0] if run.single else list(sources)
+
+    def _mixed(self, run: Run) -> bool:
+        """Whether some layers of a run read y_0, which has a shape of its own."""
+        return self._apart and not run.single and any(0 in read for read in run.sources)
 
     def _is_apart(self, source: Any) -> bool:
         return self._apart and isinstance(source, int) and source == 0
@@ -304,7 +328,10 @@ def _backward(loops: Loops, kept: Any, gradients: Any) -> tuple[Any, ...]:
                 return loops.layer(run, params, rest, read)[0]
 
             _, pull = jax.vjp(output, params, loops.buffer.read(buffer, run, sources))
-            of_params, of_read = pull(loops.buffer.write_gradient(gradient, layer))
+            # Read before anything is added, or XLA would copy the whole buffer for each layer.
+            of_output = loops.buffer.write_gradient(gradient, layer)
+            of_output, gradient = jax.lax.optimization_barrier((of_output, gradient))
+            of_params, of_read = pull(of_output)
             return loops.buffer.add_gradient(gradient, run, sources, of_read), of_params
 
         inputs = *_places(run), params[run.name], rest[run.name]

@@ -1,8 +1,8 @@
 """A stage's equal layers as loops: which they are, and their variables (`loops.py` runs them)."""
 
-import functools
 import operator
 from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -44,7 +44,7 @@ class Plan(NamedTuple):
       finish: makes of that and of what the layer puts out what the buffer keeps.
       end: makes the stage's output of what the buffer gives at its end.
       like: shapes and dtypes of what the buffer keeps of a layer.
-      growth: by how many channels the inputs of two layers of a run differ.
+      widths: of a run, how many channels each of its layers reads, if not all read equally many.
     """
 
     buffer: Buffer
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     finish: Callable[[tuple[Any, ...], Any], Any]
     end: Callable[[Any], Any]
     like: Any
-    growth: int = 0
+    widths: Callable[[Run], list[int] | None] = lambda run: None
 
 
 def make_plan(
@@ -95,9 +95,20 @@ def _concat(stage: "Stage", outputs: Sequence[Any], produced: Callable[[Any], An
     like = _like(stage, outputs, produced)
     apart = jax.tree.map(jnp.shape, outputs[0]) != jax.tree.map(jnp.shape, like)
 
+    input_width, width = plain(outputs[0]).shape[-1], plain(like).shape[-1]
+
     def key(layer: int) -> Any:
-        sources = topology.sources_of(layer)
-        return stage.kind(layer), len(sources), layer if apart and 0 in sources else None
+        *near, far = topology.sources_of(layer)
+        # A wider y_0 can take the place of the last output that a layer reads, not of others.
+        alone = apart and (0 in near or (far == 0 and (not near or input_width < width)))
+        return stage.kind(layer), len(near), layer if alone else None
+
+    def widths(run: Run) -> list[int] | None:
+        if run.single or not apart or all(0 not in read for read in run.sources):
+            return None
+        return [
+            (len(read) - 1) * width + (input_width if 0 in read else width) for read in run.sources
+        ]
 
     runs = find_runs(topology, first, key)
 
@@ -111,6 +122,7 @@ def _concat(stage: "Stage", outputs: Sequence[Any], produced: Callable[[Any], An
         finish=lambda read, output: produced(output),
         end=joined,
         like=like,
+        widths=widths,
     )
 
 
@@ -120,22 +132,24 @@ def _dense(stage: "Stage", y_0: Any, produced: Callable[[Any], Any]) -> Plan:
     size = -(-depth // MOST_DENSE_RUNS)
     runs = find_runs(stage.topology, 1, lambda layer: (layer - 1) // size, fill=True)
     like = _like(stage, [y_0], produced)
-    growth = plain(like).shape[-1]
+    input_width, width = plain(y_0).shape[-1], plain(like).shape[-1]
     return Plan(
-        Channels(runs, plain(y_0).shape[-1], growth),
+        Channels(runs, input_width, width),
         start=list,
         join=lambda read: (read,),
         finish=lambda read, output: produced(output),
         end=lambda read: read,
         like=like,
-        growth=growth,
+        widths=lambda run: [
+            input_width + (layer - 1) * width for layer in range(run.first, run.last + 1)
+        ],
     )
 
 
 def _sum(stage: "Stage", outputs: Sequence[Any]) -> Plan:
     """A sum of what is read, or where all is, the running sum that the buffer then keeps."""
     topology, first = stage.topology, len(outputs)
-    total = functools.partial(functools.reduce, operator.add)
+    total = partial(reduce, operator.add)
     if reads_all(topology, first):
         runs = find_runs(_running(topology), first, stage.kind)
         return Plan(
@@ -257,37 +271,33 @@ def _init_run(stage: "Stage", plan: Plan, run: Run, buffer: Any) -> None:
     read = jax.eval_shape(lambda b: plan.buffer.read(b, run, sources), buffer)
 
     def init(key: jax.Array, cut: int = 0) -> Any:
-        inputs = jax.tree.map(
-            lambda y: jnp.zeros((*y.shape[:-1], y.shape[-1] - cut), y.dtype), read
-        )
-        keys = {name: key for name in ("params", "dropout")}
-        variables = Layer(stage.unit, run.first, parent=None).init(keys, *plan.join(inputs))
+        inputs = plan.join(jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), read))
+        inputs = jax.tree.map(lambda x: x[..., : x.shape[-1] - cut], inputs)
+        keys = dict.fromkeys(("params", "dropout"), key)
+        variables = Layer(stage.unit, run.first, parent=None).init(keys, *inputs)
         return {name: tree[f"layer{run.first}"] for name, tree in variables.items()}
 
     key = _keys(stage.make_rng("params"), run)
-    if run.single:
-        variables = init(key)
-    else:
-        variables = jax.vmap(init)(key)
-        narrower = jax.eval_shape(lambda: init(jax.random.key(0), plan.growth))
-        variables = jax.tree.map(functools.partial(_zero_beyond, plan.growth), variables, narrower)
+    variables = init(key) if run.single else jax.vmap(init)(key)
+    if not run.single and (widths := plan.widths(run)):
+        less = max(widths) - np.array(widths)
+        narrower = jax.eval_shape(lambda: init(jax.random.key(0), max(less)))
+        variables = jax.tree.map(partial(_zero_beyond, less), variables, narrower)
     for collection, value in variables.items():
         stage.put_variable(collection, run.name, value)
 
 
-def _zero_beyond(growth: int, values: jax.Array, narrower: Any) -> jax.Array:
-    """Zeros for the channels that a layer of a run does not read, though its last one does.
+def _zero_beyond(less: np.ndarray, values: jax.Array, narrower: Any) -> jax.Array:
+    """Zeros for the channels that a layer of a run does not read, though another does.
 
     Args:
-      growth: channels that a layer reads more than the one before it.
+      less: how many channels each layer reads less than the others do at most [layers].
       values: [layers, ...].
-      narrower: the shape without the axis of layers, were the input narrower by `growth`.
+      narrower: the shape of a layer's that reads `max(less)` less.
     """
-    layers = values.shape[0]
-    for axis, (width, less) in enumerate(zip(values.shape[1:], narrower.shape, strict=True)):
-        if width != less:
-            widths = width - growth * np.arange(layers - 1, -1, -1)
-            read = np.arange(width) < widths[:, None]
-            shape = [layers, *[1] * axis, width, *[1] * (values.ndim - axis - 2)]
+    for axis, (most, least) in enumerate(zip(values.shape[1:], narrower.shape, strict=True)):
+        if most != least:
+            read = np.arange(most) < most - less[:, None]
+            shape = [len(less), *[1] * axis, most, *[1] * (values.ndim - axis - 2)]
             values = jnp.where(read.reshape(shape), values, 0)
     return values
