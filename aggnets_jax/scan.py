@@ -76,7 +76,7 @@ def make_plan(
         return _sum(stage, outputs)
     if reads_all(topology) and stage.preactivated and _one_kind(stage):
         return _dense(stage, outputs[0], produced)
-    return _concat(stage, outputs, produced)
+    return _concat(stage, outputs)
 
 
 def reads_all(topology: Topology, first: int = 1) -> bool:
@@ -89,13 +89,16 @@ def _one_kind(stage: "Stage") -> bool:
     return len({stage.kind(layer) for layer in range(1, stage.topology.depth + 1)}) == 1
 
 
-def _concat(stage: "Stage", outputs: Sequence[Any], produced: Callable[[Any], Any]) -> Plan:
-    """A concatenation: layers of a run read equally many outputs."""
-    topology, first = stage.topology, len(outputs)
-    like = _like(stage, outputs, produced)
-    apart = jax.tree.map(jnp.shape, outputs[0]) != jax.tree.map(jnp.shape, like)
+def _concat(stage: "Stage", outputs: Sequence[Any]) -> Plan:
+    """A concatenation: layers of a run read equally many outputs.
 
-    input_width, width = plain(outputs[0]).shape[-1], plain(like).shape[-1]
+    Statistics are not kept with the outputs: to take and join those of each takes longer to compile
+    than all else, and as long to run as computing them again.
+    """
+    topology, first = stage.topology, len(outputs)
+    y_0, like = plain(outputs[0]), _like(stage, outputs, lambda output: output)
+    apart = jax.tree.map(jnp.shape, y_0) != jax.tree.map(jnp.shape, like)
+    input_width, width = (jax.tree.leaves(y)[0].shape[-1] for y in (y_0, like))
 
     def key(layer: int) -> Any:
         *near, far = topology.sources_of(layer)
@@ -117,9 +120,9 @@ def _concat(stage: "Stage", outputs: Sequence[Any], produced: Callable[[Any], An
 
     return Plan(
         Slots(runs, topology.sources_of(topology.depth + 1), apart=apart),
-        start=list,
+        start=lambda outputs: list(map(plain, outputs)),
         join=lambda read: (joined(read),),
-        finish=lambda read, output: produced(output),
+        finish=lambda read, output: output,
         end=joined,
         like=like,
         widths=widths,
