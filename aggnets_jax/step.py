@@ -285,6 +285,15 @@ def _make_loss(model: nn.Module) -> Callable[..., tuple[jax.Array, tuple[Any, ja
     return loss_fn
 
 
+def default_steps_per_dispatch() -> int:
+    """Steps in one call of a program on the default backend.
+
+    On accelerators a call costs about as much as a small step. On the CPU a loop reuses the memory
+    that calls ask for anew; there are fewer, as a run that is to stop first ends them.
+    """
+    return 5 if jax.default_backend() == "cpu" else 50
+
+
 def make_train_steps(
     train_step: TrainStep, training: ResidentData | StreamedData, num_seeds: int
 ) -> Callable[[TrainState, Any, jax.Array], TrainState]:

@@ -37,6 +37,7 @@ from aggnets_jax.step import (
     Totals,
     TrainState,
     create_state,
+    default_steps_per_dispatch,
     make_train_step,
     make_train_steps,
     of_seed,
@@ -55,9 +56,6 @@ from aggnets_jax.summary import (
     versions,
 )
 from aggnets_jax.workdir import CONFIG, open_workdir, write_json, write_text
-
-# On accelerators, where a dispatch costs about as much as a small step.
-STEPS_PER_DISPATCH = 50
 
 
 def train_and_evaluate(
@@ -350,10 +348,8 @@ def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
 
 
 def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
-    """How many steps of resident data one program makes, if nothing is due before."""
-    # XLA:CPU computes convolutions inside of loops many times more slowly.
-    default = 1 if jax.default_backend() == "cpu" else STEPS_PER_DISPATCH
-    return config.steps_per_dispatch or default
+    """Steps of resident data in one program, at most."""
+    return config.steps_per_dispatch or default_steps_per_dispatch()
 
 
 def _print_compilation(progress: Progress) -> None:

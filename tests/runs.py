@@ -35,6 +35,7 @@ def tiny_config(data_dir, **changes):
         "checkpoint_every_steps": 5,
         "batch_size": 32,
         "eval_batch_size": 64,
+        "steps_per_dispatch": 1,
         "lr": 0.05,
         "schedule": "constant",
         "model": {"name": "sparsenet_bc16_k4", "args": {"dropout": 0.1}},

@@ -43,7 +43,9 @@ def shapes_of(model, size):
 # ---- Statistics of a feature, once for all that normalise it.
 
 
-@pytest.mark.parametrize("family", ["densenet", "sparsenet_bc", "hcgnet"])
+@pytest.mark.parametrize(
+    "family", ["densenet", "sparsenet_bc", pytest.param("hcgnet", marks=pytest.mark.slow)]
+)
 def test_shared_statistics_change_nothing(family):
     apart, size = tiny(family, shared_statistics=False)
     shared, _ = tiny(family)
@@ -117,7 +119,7 @@ def temporary_bytes(model, size, batch=16):
 
 def test_rematerialisation_saves_memory():
     def taken(remat):
-        model = create_model("densenet_bc", 5, stage_depths=(12,), growth_rate=12, remat=remat)
+        model = create_model("densenet_bc", 5, stage_depths=(8,), growth_rate=12, remat=remat)
         return temporary_bytes(model, 16)
 
     plain = taken("none")
@@ -173,6 +175,7 @@ def test_variables_move_there_and_back():
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, shapes_of(scanned, size))
 
 
+@pytest.mark.slow
 def test_weights_of_what_a_layer_does_not_read_start_and_stay_zero():
     """Else the layers of a dense stage would be wider than they are."""
     apart, size = tiny("densenet", depth=22)

@@ -23,14 +23,11 @@ from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import check_image_shape, input_shape
 from aggnets_jax.named import check_number, check_whole_number
+from aggnets_jax.step import default_steps_per_dispatch
 from aggnets_jax.workdir import local_path
 
 _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
-# As in training: a dispatch to an accelerator costs as much as a small step, and XLA:CPU computes
-# convolutions in loops many times more slowly.
-_STEPS_PER_DISPATCH = {"cpu": 1}
-_STEPS_PER_DISPATCH_ELSEWHERE = 10
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -60,7 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--dtype", default="float32", help="of the computation: float32 or bfloat16")
     add("--repeats", type=int, default=7, help="in which forms take turns; default 7")
     add("--seconds", type=float, default=10, help="for the repeats of each form; default 10")
-    add("--steps_per_dispatch", type=int, help="of training; default 1 on the CPU, else 10")
+    add("--steps_per_dispatch", type=int, help="of training; default that of runs")
     add("--against", help="torch, for the same networks in PyTorch; or another network")
     add("--against_forms", help="of torch: eager, compile, channels_last, or joined by +")
     add("--json", help="file to write")
@@ -106,7 +103,7 @@ def setting_of(model: str, given: argparse.Namespace) -> Setting:
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])
-    default = _STEPS_PER_DISPATCH.get(jax.default_backend(), _STEPS_PER_DISPATCH_ELSEWHERE)
+    default = default_steps_per_dispatch()
     return Setting(
         model=model,
         batch_size=given.batch_size,
