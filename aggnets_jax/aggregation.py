@@ -85,7 +85,8 @@ def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Ar
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    mean, mean_of_squares = x.mean(axes), jax.lax.square(x).mean(axes)
+    squares = jax.lax.square(x)
+    mean, mean_of_squares = x.mean(axes), squares.mean(axes)
     if axis_name is not None:
         mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
     return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))

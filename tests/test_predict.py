@@ -283,7 +283,7 @@ def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
 def test_of_several_seeds_one_must_be_chosen(digits, tmp_path, monkeypatch):
     restored = restore_network(digits, "latest", sharding.replicated(sharding.make_mesh()))
     restored.config.num_seeds = 2
-    monkeypatch.setattr("aggnets_jax.predict.restore_network", lambda *_: restored)
+    monkeypatch.setattr("aggnets_jax.predict.restore_network", lambda *_, **__: restored)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     with pytest.raises(UserError, match="choose one by --seed: 0, 1"):
         predict(digits, [tmp_path / "black.png"])

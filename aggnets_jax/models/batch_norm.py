@@ -58,10 +58,12 @@ class BatchNorm(nn.Module):
                 for running, now in ((running_mean, mean), (running_var, var)):
                     running.value = self.momentum * running.value + (1 - self.momentum) * now
 
+        # In this order gradients are rounded as those of `nn.BatchNorm` are.
+        y = features - mean
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.use_scale:
             factor *= self.param("scale", self.scale_init, shape)
-        y = (features - mean) * factor
+        y *= factor
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, shape)
         return y.astype(self.dtype)

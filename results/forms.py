@@ -1,0 +1,115 @@
+"""Compares learning curves of ways of computing a network: python results/forms.py.
+
+A densely connected network learns the handwritten digits, with the recipe of configs/digits_50k.py,
+in its plain form (each layer computes its own statistics, all is kept for the gradient, no loops),
+and with each of the fields that change how it is computed, three seeds of each. Writes losses and
+errors to results/forms.csv and draws them to results/forms.png. A form agrees with the plain one
+where its mean lies within what the plain one's seeds span, widened by half of that on both sides.
+"""
+
+import csv
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+from aggnets_jax import __version__
+from aggnets_jax import config as config_lib
+from aggnets_jax.summary import commit, hardware
+from aggnets_jax.train import train_and_evaluate
+
+HERE = Path(__file__).parent
+SEEDS = range(3)
+STEPS, EVERY = 300, 30
+PLAIN = {"model.shared_statistics": False}
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "shared statistics": {},
+    "remat=norm": {"model.remat": "norm"},
+    "remat=layer": {"model.remat": "layer"},
+    "scan": {"model.scan": True},
+    "bfloat16": {"dtype": "bfloat16"},
+}
+COLUMNS = ("form", "seed", "step", "loss", "error", "jax", "aggnets_jax", "commit", "hardware")
+
+
+def train(form: str, seed: int, folder: str) -> Iterator[dict[str, Any]]:
+    """Rows of a run: the mean loss up to a step, and at the end the error in percent."""
+    overrides = {
+        **FORMS[form],
+        "seed": seed,
+        "model.name": "densenet_bc40_k8",
+        "total_steps": STEPS,
+        "log_every_steps": EVERY,
+        "eval_every_steps": STEPS,
+        "checkpoint_every_steps": STEPS,
+    }
+    file = config_lib.configs_folder() / "digits_50k.py"
+    config = config_lib.load(f"{file}:densenet", [f"{k}={v}" for k, v in overrides.items()])
+    workdir = Path(folder, f"{form}-{seed}".replace(" ", "_"))
+    summary = train_and_evaluate(config, workdir)
+    made = {"jax": jax.__version__, "aggnets_jax": __version__, "commit": commit()}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        if "train/loss" in record:
+            row = {"form": form, "seed": seed, "step": record["step"], **made}
+            row |= {"loss": round(record["train/loss"], 5), "hardware": hardware()}
+            if record["step"] == STEPS:
+                row["error"] = round(100 * (1 - summary["final"]["accuracy"]), 2)
+            yield row
+
+
+def curves(rows: list[dict[str, Any]], form: str) -> np.ndarray:
+    """Losses [seeds, logged steps]."""
+    of_form = [row for row in rows if row["form"] == form]
+    return np.array([[row["loss"] for row in of_form if row["seed"] == seed] for seed in SEEDS])
+
+
+def agrees(plain: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the mean of a form lies where the plain form's seeds do, at all steps."""
+    low, high = plain.min(0), plain.max(0)
+    slack = (high - low) / 2
+    mean = other.mean(0)
+    return bool(np.all((low - slack <= mean) & (mean <= high + slack)))
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """The means of all forms over the span of the plain one's seeds."""
+    steps = np.arange(EVERY, STEPS + 1, EVERY)
+    figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
+    plain = curves(rows, "plain")
+    axes.fill_between(steps, plain.min(0), plain.max(0), color="0.85", label="plain, three seeds")
+    styles = itertools.cycle(["-", "--", "-.", ":"])
+    for form, style in zip(FORMS, styles, strict=False):
+        axes.plot(steps, curves(rows, form).mean(0), style, label=form)
+    axes.set(xlabel="step", ylabel="training loss", yscale="log")
+    axes.legend(fontsize="small")
+    figure.savefig(HERE / "forms.png", dpi=120)
+
+
+def main() -> None:
+    """Trains, writes and draws."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, (HERE / "forms.csv").open("w") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for form, seed in itertools.product(FORMS, SEEDS):
+            made = list(train(form, seed, folder))
+            writer.writerows(made)
+            file.flush()
+            rows += made
+    draw(rows)
+    for form in FORMS:
+        errors = [row["error"] for row in rows if row["form"] == form and "error" in row]
+        word = "agrees" if agrees(curves(rows, "plain"), curves(rows, form)) else "DIFFERS"
+        print(f"{form}: {word}; error {np.mean(errors):.2f} % (seeds: {errors})")
+
+
+if __name__ == "__main__":
+    main()
