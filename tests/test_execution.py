@@ -130,15 +130,15 @@ def test_rematerialisation_saves_memory():
 # ---- Loops over layers.
 
 SCANNED = [
-    ("sparsenet", {"depth": 28}),
+    ("sparsenet", {"stage_depths": (8, 2)}),
     ("sparsenet_bc", {"depth": 52}),
     ("sparsenet", {"depth": 28, "topology": "log_dense"}),
     ("sparsenet", {"depth": 22, "topology": "windowed", "topology_args": {"window": 3}}),
     ("sparsenet", {"depth": 16, "aggregation": "sum"}),
-    ("densenet", {"depth": 25}),
+    ("densenet", {"stage_depths": (7, 2)}),
     ("densenet_bc", {"depth": 40}),
     ("hcgnet", {"modules": (3, 4)}),
-    ("sparsenet_sum", {"depth": 56}),
+    ("sparsenet_sum", {"depth": 38}),
     ("preact_resnet", {"depth": 38}),
     ("resnet_cifar", {"stage_depths": (4, 5)}),
     ("resnet_dense_cifar", {"stage_depths": (4, 5)}),
