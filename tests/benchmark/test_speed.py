@@ -75,9 +75,8 @@ def test_commands_that_fail_leave_the_others_rows(speed, ran, tmp_path, capsys):
         "--models=sparsenet_sum200,sparsenet_sum1001",
     ]
     assert exit_code(lambda: speed.main(arguments)) == 2
-    assert (
-        f"error: commands that failed: 1; the others' rows are in {file}" in capsys.readouterr().err
-    )
+    said = f"error: commands that failed: 1; the others' rows are in {file}"
+    assert said in capsys.readouterr().err
     assert len(report.read_records(file)) == 1
 
 
