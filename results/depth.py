@@ -1,0 +1,49 @@
+"""Draws compile time and memory by depth, of results/speed.csv: python results/depth.py.
+
+Writes results/depth.png: the compilation of a train step and XLA's temporary memory of it, of the
+rows of the table `depth`, with all layers written out (rematerialised) and with loops over them.
+"""
+
+import re
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from aggnets_jax.benchmark.report import read_records
+
+HERE = Path(__file__).parent
+STYLES = {"remat=layer": "--", "scan": "-"}
+MEASURES = {"compile_s": "compilation, s", "temp_mb": "temporary memory, MB"}
+
+
+def main() -> None:
+    """Draws both measures, a line for each family and form."""
+    rows = [row for row in read_records(HERE / "speed.csv") if row["table"] == "depth"]
+    families = sorted({_family(row["model"]) for row in rows})
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
+        for color, family in enumerate(families):
+            for form, style in STYLES.items():
+                points = sorted(
+                    (_depth(row["model"]), float(row[measure]))
+                    for row in rows
+                    if (_family(row["model"]), row["form"]) == (family, form)
+                )
+                if points:
+                    name = f"{family}, {'loops' if form == 'scan' else 'written out'}"
+                    axis.plot(*zip(*points, strict=True), f"C{color}o{style}", label=name)
+        axis.set(xlabel="depth", ylabel=label, xscale="log", yscale="log")
+    axes[0].legend(fontsize="x-small")
+    figure.savefig(HERE / "depth.png", dpi=120)
+
+
+def _family(model: str) -> str:
+    return re.sub(r"\d+", "", model, count=1)
+
+
+def _depth(model: str) -> int:
+    return int(re.search(r"\d+", model)[0])
+
+
+if __name__ == "__main__":
+    main()
