@@ -8,6 +8,7 @@ from flax import linen as nn
 from flax.core import Scope, lift
 
 from aggnets_jax.aggregation import Aggregation, Masked, Measured, make_aggregation, measured
+from aggnets_jax.compilation import kept_apart
 from aggnets_jax.errors import UserError
 from aggnets_jax.execution import REMAT, Execution
 from aggnets_jax.scan import Layer, make_plan, scan
@@ -80,7 +81,8 @@ class Stage(nn.Module):
             scans = self.execution.scan and layer == 1 + projects and len(inputs) == 1
             if scans and (plan := make_plan(self, outputs, produced)):
                 return scan(self, plan, outputs)
-            outputs.append(produced(self._run(layer, read, outputs, layer + len(inputs) - 1)))
+            output = self._run(layer, read, outputs, layer + len(inputs) - 1)
+            outputs.append(produced(kept_apart(output)))
             if layer == 1 and projects:
                 outputs[0] = produced(self.projection(name="projection")(inputs[0]))
         if self.shortcuts:

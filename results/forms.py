@@ -26,7 +26,7 @@ from aggnets_jax.train import train_and_evaluate
 
 HERE = Path(__file__).parent
 SEEDS = range(3)
-STEPS, EVERY = 300, 30
+STEPS, EVERY = 150, 15
 PLAIN = {"model.shared_statistics": False}
 FORMS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
