@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from aggnets_jax import create_model
 from aggnets_jax.aggregation import make_aggregation
+from aggnets_jax.compilation import kept_apart
 from aggnets_jax.errors import UserError
 from aggnets_jax.links import all_links, collection, find_links, masks_without
 from aggnets_jax.models.registry import list_families
@@ -94,7 +95,8 @@ class _WithoutMasks(Stage):
             position = layer + len(inputs) - 1
             read = aggregate(outputs, topology.sources_of(position), position)
             unit = self.unit(layer, name=f"layer{layer}")
-            outputs.append(unit(outputs[-1], read) if self.shortcuts else unit(read))
+            output = unit(outputs[-1], read) if self.shortcuts else unit(read)
+            outputs.append(kept_apart(output))
             if layer == 1 and self.projection is not None and read_later:
                 outputs[0] = self.projection(name="projection")(inputs[0])
         if self.shortcuts:
