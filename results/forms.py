@@ -21,6 +21,7 @@ import numpy as np
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
+from aggnets_jax.compilation_cache import keep_programs
 from aggnets_jax.summary import commit, hardware
 from aggnets_jax.train import train_and_evaluate
 
@@ -44,7 +45,8 @@ def train(form: str, seed: int, folder: str) -> Iterator[dict[str, Any]]:
     overrides = {
         **FORMS[form],
         "seed": seed,
-        "model.name": "densenet_bc40_k8",
+        "model.name": "densenet_bc22_k10",
+        "model.args.stage_depths": (6, 2),
         "total_steps": STEPS,
         "log_every_steps": EVERY,
         "eval_every_steps": STEPS,
@@ -95,6 +97,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Trains, writes and draws."""
+    keep_programs()
     rows = []
     with tempfile.TemporaryDirectory() as folder, (HERE / "forms.csv").open("w") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -102,7 +102,7 @@ def cpu_torch() -> Iterator[Command]:
 def memory() -> Iterator[Command]:
     """What forms save; the memory of XLA's program is also that of larger batches."""
     forms = "--forms=default,remat=norm,remat=layer,scan"
-    yield ["--models=densenet_bc100_k12", forms]
+    yield ["--models=densenet_bc100_k12", "--modes=compile", forms, "--seconds=1"]
     for model in ("sparsenet_bc400_k12", "densenet_bc190_k40"):
         forms = "--forms=plain,remat=layer,scan" if model.startswith("s") else "--forms=scan"
         yield [f"--models={model}", "--modes=compile", forms]
