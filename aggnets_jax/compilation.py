@@ -1,4 +1,4 @@
-"""How XLA is asked to compile what trains a network."""
+"""How XLA is asked to compile what trains a network, and what it then allocates."""
 
 from typing import Any
 
@@ -14,6 +14,17 @@ def compiler_options() -> dict[str, str]:
     if jax.default_backend() == "cpu":
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return {}
+
+
+def allocated_bytes(compiled: jax.stages.Compiled) -> int | None:
+    """What XLA allocates on a device for a program, arguments and results included."""
+    memory = compiled.memory_analysis()
+    return memory and (
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        + memory.temp_size_in_bytes
+        - memory.alias_size_in_bytes
+    )
 
 
 def options_for_once() -> dict[str, int]:

@@ -92,8 +92,8 @@ def _one_kind(stage: "Stage") -> bool:
 def _concat(stage: "Stage", outputs: Sequence[Any]) -> Plan:
     """A concatenation: layers of a run read equally many outputs.
 
-    Statistics are not kept with the outputs: to take and join those of each takes longer to compile
-    than all else, and as long to run as computing them again.
+    Statistics are not kept with the outputs: to take and join those of each makes compilation half
+    as long again, and takes as long to run as computing them anew.
     """
     topology, first = stage.topology, len(outputs)
     y_0, like = plain(outputs[0]), _like(stage, outputs, lambda output: output)
@@ -244,7 +244,9 @@ def scan(stage: "Stage", plan: Plan, outputs: Sequence[Any]) -> Any:
         for run in runs:
             _init_run(stage, plan, run, buffer)
     params = {run.name: stage.get_variable("params", run.name) for run in runs}
-    rest = {run.name: {"batch_stats": _of(stage, "batch_stats", run)} for run in runs}
+    rest = {
+        run.name: {"batch_stats": stage.get_variable("batch_stats", run.name, {})} for run in runs
+    }
     if stage.has_rng("dropout"):
         key = stage.make_rng("dropout")
         for run in runs:
@@ -254,10 +256,6 @@ def scan(stage: "Stage", plan: Plan, outputs: Sequence[Any]) -> Any:
         for name, value in updated.items():
             stage.put_variable("batch_stats", name, value)
     return plan.end(end)
-
-
-def _of(stage: "Stage", collection: str, run: Run) -> Any:
-    return stage.get_variable(collection, run.name, {})
 
 
 def _keys(key: jax.Array, run: Run) -> jax.Array:

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 import aggnets_jax
+from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.models import Count
 from aggnets_jax.progress import Progress
@@ -43,13 +44,7 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
-    memory = compiled.memory_analysis()
-    return memory and (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
+    return allocated_bytes(compiled)
 
 
 def fingerprint(params: Any) -> str:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import jax
 
+from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.errors import UserError, one_line
 
 T = TypeVar("T")
@@ -16,17 +17,6 @@ _MESSAGES = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "can't allo
 
 class OutOfMemory(RuntimeError):
     """A program needs more memory than there is."""
-
-
-def needed_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What a program allocates on a device, arguments and results included."""
-    memory = compiled.memory_analysis()
-    return memory and (
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        + memory.temp_size_in_bytes
-        - memory.alias_size_in_bytes
-    )
 
 
 def peak_bytes() -> int | None:
@@ -48,7 +38,7 @@ def available_bytes() -> int | None:
 
 def check_memory(compiled: jax.stages.Compiled) -> None:
     """Raises `OutOfMemory` if a program can't run, before it is run."""
-    needed, available = needed_bytes(compiled), available_bytes()
+    needed, available = allocated_bytes(compiled), available_bytes()
     if needed is not None and available is not None and needed > available:
         raise OutOfMemory(f"{needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB free")
 

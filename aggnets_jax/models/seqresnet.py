@@ -67,8 +67,7 @@ class SeqResNet(nn.Module):
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
       imagenet_stem: whether the stem is that for large images.
       aggregation: of what a group reads, but in the stem, where it is "concat".
-      dropout: probability of dropping a channel of what a group reads, drawn anew for each group
-        but those of the stem, and of what the head reads.
+      dropout: probability of dropping a channel of what the head or a group behind the stem reads.
       dtype: in which to compute.
       execution: of the stages.
     """

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from aggnets_jax.benchmark import memory
-from aggnets_jax.benchmark.memory import OutOfMemory, backing_off, check_memory, needed_bytes
+from aggnets_jax.benchmark.memory import OutOfMemory, backing_off, check_memory
+from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.errors import UserError
 
 
@@ -16,7 +17,7 @@ def _compiled():
 
 def test_arguments_and_results_are_counted():
     megabyte = 1024 * 1024
-    assert 2 * megabyte <= needed_bytes(_compiled()) <= 2.1 * megabyte
+    assert 2 * megabyte <= allocated_bytes(_compiled()) <= 2.1 * megabyte
 
 
 def test_what_does_not_fit_is_refused_before_it_runs(monkeypatch):
