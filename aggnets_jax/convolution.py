@@ -11,7 +11,7 @@ need be for grouped convolutions with their gradients, and for any gradient with
 * A depthwise convolution is a sum of shifted products.
 
 Results differ by the rounding of sums in another order. `jax.vmap` over images and kernels (several
-seeds) is a loop. Derivatives of any order exist in reverse mode alone.
+seeds) is a loop.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,6 +22,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import ShapedArray
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 # Channels that a convolution of one group should have to be fast, and how many convolutions a
 # grouped one may become: more are slow to compile.
@@ -132,34 +135,30 @@ def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     return _dense(x, kernel, window)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """XLA's convolution of images [batch, height, width, channels] in one group.
+    """XLA's convolution of images [batch, height, width, channels] in one group."""
+    return _dense_p.bind(x, kernel, window=window)
 
-    Its gradients are such convolutions again. For every dimension, with stride s, dilations a of
-    the image and b of the kernel, and padding p, an output y at u sums x at v times the kernel at i
-    over all s u + b i = a v + p. The equation is the same if y and x change places, or y and the
-    kernel.
+
+def _in_xla(x: jax.Array, kernel: jax.Array, *, window: _Window) -> jax.Array:
+    *slides, precision = window
+    return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)
+
+
+def _output_type(x: ShapedArray, kernel: ShapedArray, *, window: _Window) -> ShapedArray:
+    output = jax.eval_shape(partial(_in_xla, window=window), x, kernel)
+    return ShapedArray(output.shape, output.dtype)
+
+
+def _x_gradient(
+    gradient: jax.Array, x: ad.UndefinedPrimal, kernel: jax.Array, *, window: _Window
+) -> jax.Array:
+    """That of the images: a convolution, as is that of the kernel.
+
+    For every dimension, with stride s, dilations a of the image and b of the kernel, and padding p,
+    an output y at u sums x at v times the kernel at i over all s u + b i = a v + p. The equation is
+    the same if y and x change places, or y and the kernel.
     """
-
-    @jax.custom_batching.sequential_vmap
-    def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        *slides, precision = window
-        return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)
-
-    return convolution(x, kernel)
-
-
-def _dense_forward(
-    x: jax.Array, kernel: jax.Array, window: _Window
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _dense(x, kernel, window), (x, kernel)
-
-
-def _dense_backward(
-    window: _Window, operands: tuple[jax.Array, jax.Array], gradient: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    x, kernel = operands
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     lows = [
         (size - 1) * dilation - low
@@ -168,11 +167,24 @@ def _dense_backward(
         )
     ]
     back = window._replace(strides=window.lhs_dilation, lhs_dilation=window.strides)
-    x_gradient = _dense(gradient, flipped, _reaching(x.shape[1:3], gradient, flipped, back, lows))
-    return x_gradient, _kernel_gradient(x, gradient, window, kernel.shape[:2])
+    reaching = _reaching(x.aval.shape[1:3], gradient, flipped, back, lows)
+    return _dense(gradient, flipped, reaching)
 
 
-_dense.defvjp(_dense_forward, _dense_backward)
+def _one_by_one(
+    operands: Sequence[jax.Array], axes: Sequence[int | None], *, window: _Window
+) -> tuple[jax.Array, int]:
+    """A loop over what `jax.vmap` maps: at once, kernels would be groups."""
+    mapped = [
+        jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None
+    ]
+
+    def one(each: Sequence[jax.Array]) -> jax.Array:
+        rest = iter(each)
+        pair = [x if axis is None else next(rest) for x, axis in zip(operands, axes, strict=True)]
+        return _dense(*pair, window)
+
+    return lax.map(one, mapped), 0
 
 
 def _reaching(
@@ -187,9 +199,9 @@ def _reaching(
 
 
 def _kernel_gradient(
-    x: jax.Array, gradient: jax.Array, window: _Window, sizes: tuple[int, int]
+    gradient: jax.Array, x: jax.Array, kernel: ad.UndefinedPrimal, *, window: _Window
 ) -> jax.Array:
-    channels, features = x.shape[-1], gradient.shape[-1]
+    sizes, channels, features = kernel.aval.shape[:2], x.shape[-1], gradient.shape[-1]
     slides = {*window.strides, *window.lhs_dilation, *window.rhs_dilation}
     if slides == {1} and channels >= _MUCH_WIDER * features:
         # Of all pairs of a channel and a shift of the gradient at once.
@@ -208,6 +220,15 @@ def _kernel_gradient(
     across = window._replace(strides=window.rhs_dilation, rhs_dilation=window.strides)
     product = _dense(images, kernels, _reaching(sizes, images, kernels, across, lows))
     return product[..., :features].transpose(1, 2, 0, 3)
+
+
+# A primitive, so that it has derivatives of any order and mode.
+_dense_p = Primitive("dense_convolution")
+_dense_p.def_impl(_in_xla)
+_dense_p.def_abstract_eval(_output_type)
+mlir.register_lowering(_dense_p, mlir.lower_fun(_in_xla, multiple_results=False))
+ad.defbilinear(_dense_p, _x_gradient, _kernel_gradient)
+batching.primitive_batchers[_dense_p] = _one_by_one
 
 
 def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Array:
