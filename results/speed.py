@@ -89,7 +89,13 @@ ON_CPU = (
 def cpu_families() -> Iterator[Command]:
     """All families on a CPU, against their plain form."""
     for model in ON_CPU:
-        yield [*f"--models={model}".split(), "--forms=plain,default", "--batch_size=16"]
+        yield [
+            *f"--models={model}".split(),
+            "--forms=plain,default",
+            "--batch_size=16",
+            "--repeats=3",
+            "--seconds=1",
+        ]
 
 
 def cpu_torch() -> Iterator[Command]:
@@ -100,16 +106,17 @@ def cpu_torch() -> Iterator[Command]:
 
 
 def memory() -> Iterator[Command]:
-    """What forms save; the memory of XLA's program is also that of larger batches."""
+    """What forms save, and what they cost."""
     forms = "--forms=default,remat=norm,remat=layer,scan"
-    yield ["--models=densenet_bc100_k12", "--modes=compile", forms, "--seconds=1"]
-    for model in ("sparsenet_bc400_k12", "densenet_bc190_k40"):
-        forms = "--forms=plain,remat=layer,scan" if model.startswith("s") else "--forms=scan"
-        yield [f"--models={model}", "--modes=compile", forms]
+    yield ["--models=densenet_bc100_k12", forms, "--repeats=3", "--seconds=1"]
+    forms = "--forms=default,remat=layer,scan"
+    yield ["--models=sparsenet_bc400_k12", forms, "--repeats=3", "--seconds=1"]
+    # Its steps take minutes.
+    yield ["--models=densenet_bc190_k40", "--modes=compile", forms]
 
 
 def depth() -> Iterator[Command]:
-    """How long networks compile, and what they take, by their depth."""
+    """How long networks compile, and what their steps take, by their depth."""
     for family, depths in (
         ("sparsenet_sum{}", (56, 110, 200, 1001, 2000)),
         ("preact_resnet{}", (56, 110, 200, 1001)),
@@ -118,7 +125,7 @@ def depth() -> Iterator[Command]:
     ):
         for layers in depths:
             forms = "--forms=remat=layer,scan" if layers <= 202 else "--forms=scan"
-            yield [f"--models={family.format(layers)}", "--modes=compile", forms, "--seconds=1"]
+            yield [f"--models={family.format(layers)}", forms, "--repeats=2", "--seconds=1"]
 
 
 def dsnet() -> Iterator[Command]:
