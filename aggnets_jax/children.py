@@ -1,0 +1,141 @@
+"""Processes that a program starts: signals are passed on to them, and their lines get names."""
+
+import os
+import queue
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from types import FrameType
+from typing import BinaryIO, NamedTuple, Self, TextIO
+
+from aggnets_jax.errors import Stopped
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Child(NamedTuple):
+    """What to start.
+
+    Attributes:
+      name: that lines about it have.
+      command: program and arguments.
+      variables: added to the environment.
+      prefix: of the lines that it prints; with "" it prints them itself.
+    """
+
+    name: str
+    command: Sequence[str]
+    variables: Mapping[str, str]
+    prefix: str = ""
+
+    def told(self) -> str:
+        """The command as one would type it."""
+        variables = (f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
+        return " ".join([*variables, shlex.join(self.command)])
+
+
+class Children:
+    """Within its context, SIGTERM and SIGINT go to all processes that it has started.
+
+    Attributes:
+      running: by name.
+      asked: the signals that came.
+    """
+
+    def __init__(self) -> None:
+        self.running: dict[str, subprocess.Popen] = {}
+        self.asked: list[signal.Signals] = []
+        # Ends as (child, code), and signals; put from threads, and from handlers of signals.
+        self._events: queue.SimpleQueue[tuple[Child, int] | signal.Signals] = queue.SimpleQueue()
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for process in self.running.values():  # only after an exception
+            process.kill()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def start(self, child: Child) -> None:
+        """Starts a process, in a session of its own: what is typed reaches it through here."""
+        pipe = subprocess.PIPE if child.prefix else None
+        process = subprocess.Popen(
+            child.command,
+            env={**os.environ, **child.variables},
+            stdin=subprocess.DEVNULL,
+            stdout=pipe,
+            stderr=pipe,
+            start_new_session=True,
+        )
+        self.running[child.name] = process
+        threading.Thread(target=self._attend, args=(child, process), daemon=True).start()
+
+    def next_end(self, timeout: float | None = None) -> tuple[Child, int] | None:
+        """Waits for a process to end, and passes signals on.
+
+        Returns:
+          Which it was and its exit code, 128 + N after signal N; None if a signal came, or if
+          `timeout` seconds are over.
+        """
+        try:
+            event = self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+        if isinstance(event, signal.Signals):
+            self.asked.append(event)
+            self.send(event)
+            return None
+        del self.running[event[0].name]
+        return event
+
+    def send(self, number: int) -> None:
+        """Sends a signal to all that are running."""
+        for process in self.running.values():
+            process.send_signal(number)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._events.put(signal.Signals(number))
+
+    def _attend(self, child: Child, process: subprocess.Popen) -> None:
+        readers = [
+            threading.Thread(target=_print_lines, args=(stream, target, child.prefix), daemon=True)
+            for stream, target in ((process.stdout, sys.stdout), (process.stderr, sys.stderr))
+            if stream is not None
+        ]
+        for reader in readers:
+            reader.start()
+        code = process.wait()
+        for reader in readers:
+            reader.join(timeout=1)  # a process that it has started may hold the pipe open
+        self._events.put((child, code if code >= 0 else 128 - code))
+
+
+def how_it_ended(code: int) -> str:
+    """What a process did that ended with a code, 128 + N after signal N."""
+    if code > 128 and code - 128 in signal.valid_signals():
+        return f"was ended by {signal.Signals(code - 128).name}"
+    return f"ended with exit code {code}"
+
+
+def common_code(codes: Sequence[int]) -> int:
+    """One exit code for several processes, in the order in which they ended.
+
+    That of the first one that failed; `Stopped.exit_code` if none did, and one was stopped; else 0.
+    """
+    failed = [code for code in codes if code not in (0, Stopped.exit_code)]
+    return failed[0] if failed else max(codes, default=0)
+
+
+def _print_lines(stream: BinaryIO, target: TextIO, prefix: str) -> None:
+    for line in stream:
+        try:
+            # In one piece, so that lines of several processes don't mix.
+            os.write(target.fileno(), f"{prefix}: ".encode() + line.rstrip(b"\n") + b"\n")
+        except OSError:
+            continue  # nobody reads on; the process would wait for a reader
