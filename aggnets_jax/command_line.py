@@ -10,7 +10,15 @@ from typing import Any
 
 import absl.logging
 
-from aggnets_jax.errors import Diverged, Stopped, Unsaved, UserError, one_line, unknown
+from aggnets_jax.errors import (
+    Diverged,
+    LostProcess,
+    Stopped,
+    Unsaved,
+    UserError,
+    one_line,
+    unknown,
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,7 +64,7 @@ def exit_code(program: Callable[[], None]) -> int:
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
-    except (UserError, Diverged, Unsaved) as error:
+    except (UserError, Diverged, LostProcess, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except OSError as error:  # a disk that is full, read-only or gone

@@ -4,44 +4,184 @@ They share a workdir. All of them save their parts of the checkpoints; the first
 else, and alone prints.
 """
 
+import contextlib
+import ctypes
+import importlib.util
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from aggnets_jax.errors import Stopped, UserError, one_line
+from aggnets_jax.errors import LostProcess, Stopped, UserError, one_line
 
 Result = TypeVar("Result")
 
+JOIN_TIMEOUT = 300
+"""Seconds that processes wait for each other at the start."""
 
-def join(coordinator_address: str, num_processes: int, process_id: int) -> None:
+# What JAX's errors say when another process is gone.
+_GONE = re.compile("gloo|connection|coordination|heartbeat|socket|peer", re.IGNORECASE)
+
+_ABORTED = b"""error: JAX ended this process, most likely because another one was lost: see above
+"""
+
+
+def join(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    expected_processes: int | None = None,
+    timeout: int | None = None,
+) -> None:
     """Joins the processes of a run; to be called before anything asks for the devices.
+
+    Without the first three, the processes are those of the cluster that started this one; so is
+    what is None of them. Without a cluster, or with one process, there is nothing to join.
 
     Args:
       coordinator_address: host and port at which the first process listens, "10.0.0.1:1234".
       num_processes: in all.
       process_id: of this one, counted from 0.
+      expected_processes: how many there must be.
+      timeout: seconds to wait for the others; default 300. The process ends with exit code 2 when
+        they are over.
 
     Raises:
-      UserError: if there can be no such process, or no connection.
+      UserError: if there can be no such process, no connection, or not as many as expected.
     """
-    if not re.fullmatch(r"[^\s:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}", coordinator_address):
-        raise UserError(f"--coordinator_address must be HOST:PORT, got {coordinator_address!r}")
-    if num_processes < 1:
-        raise UserError(f"--num_processes must be at least 1, got {num_processes}")
-    if not 0 <= process_id < num_processes:
-        raise UserError(f"--process_id must be from 0 to {num_processes - 1}, got {process_id}")
-    try:
-        jax.distributed.initialize(coordinator_address, num_processes, process_id)
-    except RuntimeError as error:
-        raise UserError(f"the processes can't be joined: {one_line(error)}") from error
-    if not is_first():
+    timeout = JOIN_TIMEOUT if timeout is None else timeout
+    _check(coordinator_address, num_processes, process_id, expected_processes, timeout)
+    cluster = find_cluster()
+    given = (coordinator_address, num_processes, process_id)
+    if cluster == "Open MPI":  # also that of release 5, which JAX doesn't know
+        num_processes = num_processes or int(os.environ["OMPI_COMM_WORLD_SIZE"])
+        if process_id is None:
+            process_id = int(os.environ["OMPI_COMM_WORLD_RANK"])
+    if cluster is None and None in given and given != (None, None, None):
+        raise UserError("--coordinator_address, --num_processes and --process_id go together")
+    if cluster is not None or None not in given:
+        where = coordinator_address or f"the coordinator that {cluster} names"
+        with _ending_after(timeout, f"{where} and all processes did not answer within {timeout} s"):
+            try:
+                jax.distributed.initialize(
+                    coordinator_address,
+                    num_processes,
+                    process_id,
+                    cluster_detection_method="deactivate" if None not in given else None,
+                    # Past the time after which this process ends with a line of its own.
+                    initialization_timeout=timeout + 60,
+                )
+            except (RuntimeError, ValueError) as error:
+                raise UserError(_unjoined(cluster, error)) from error
+        ctypes.CDLL(None).signal(signal.SIGABRT, _end_aborted)
+    if expected_processes not in (None, n := jax.process_count()):
+        raise UserError(
+            f"--expected_processes is {expected_processes}, and there are {n}"
+            + ("" if jax.distributed.is_initialized() else ": no cluster was found")
+        )
+    if n > 1 and is_first():
+        devices = f"{jax.device_count()} devices, {jax.local_device_count()} of them here"
+        print(f"{n} processes{f' of {cluster}' if cluster else ''} with {devices}", flush=True)
+    elif not is_first():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
+
+
+def find_cluster() -> str | None:
+    """What started this process as one of several, by the variables that it sets."""
+    variables = os.environ
+    # Those of `srun`: the script of a job, and a shell in it, are no tasks.
+    if "SLURM_STEP_NODELIST" in variables and variables.get("SLURM_NTASKS", "1") != "1":
+        return "SLURM"
+    if variables.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
+        return "Open MPI"
+    platforms = variables.get("JAX_PLATFORMS", "")
+    if importlib.util.find_spec("libtpu") and platforms in ("", "tpu", "tpu,cpu"):
+        return "Cloud TPU"
+    if "KUBERNETES_SERVICE_HOST" in variables and "JOB_COMPLETION_INDEX" in variables:
+        return "Kubernetes"
+    return None
+
+
+def _check(
+    coordinator_address: str | None,
+    num_processes: int | None,
+    process_id: int | None,
+    expected_processes: int | None,
+    timeout: int,
+) -> None:
+    address = r"[^\s:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}"
+    if coordinator_address is not None and not re.fullmatch(address, coordinator_address):
+        raise UserError(f"--coordinator_address must be HOST:PORT, got {coordinator_address!r}")
+    for flag, value in (
+        ("num_processes", num_processes),
+        ("expected_processes", expected_processes),
+        ("join_timeout", timeout),
+    ):
+        if value is not None and value < 1:
+            raise UserError(f"--{flag} must be at least 1, got {value}")
+    if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
+        last = f" to {num_processes - 1}" if num_processes else ""
+        raise UserError(f"--process_id must be from 0{last}, got {process_id}")
+
+
+def _unjoined(cluster: str | None, error: Exception) -> str:
+    if cluster == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
+        return "in Kubernetes JAX needs its Python package: pip install 'jax[k8s]'"
+    if cluster == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+        return "this Open MPI names no coordinator: give --coordinator_address=HOST:PORT"
+    return f"the processes can't be joined: {one_line(error)}"
+
+
+@contextlib.contextmanager
+def _ending_after(seconds: float, message: str) -> Iterator[None]:
+    """Ends the process with a line when seconds are over: JAX would abort it, with a long one."""
+
+    def end() -> None:
+        print(f"error: {message}", file=sys.stderr, flush=True)
+        os._exit(UserError.exit_code)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _end_aborted(number: int) -> None:
+    """Adds a line to JAX's report that another process is lost, which it then would die of.
+
+    A handler of Python's own would wait for the main thread, and this for the other process.
+    """
+    os.write(sys.stderr.fileno(), _ABORTED)
+    os._exit(LostProcess.exit_code)
+
+
+@contextlib.contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Says so in a line when the programs of the devices failed because a process was lost.
+
+    Raises:
+      LostProcess: then.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.distributed.is_initialized() and _GONE.search(str(error)):
+            raise LostProcess(
+                f"another process was lost; start all of them again: {one_line(error)}"
+            ) from error
+        raise
 
 
 def is_first() -> bool:

@@ -45,6 +45,12 @@ class Unsaved(RuntimeError):
     exit_code = 74  # EX_IOERR
 
 
+class LostProcess(RuntimeError):
+    """Another of several processes is gone; the same command, in all, goes on from a checkpoint."""
+
+    exit_code = 76  # EX_PROTOCOL
+
+
 class Stopped(RuntimeError):
     """A signal asked the run to stop; it has saved its state and goes on with the same command."""
 

@@ -9,6 +9,16 @@ from aggnets_jax.errors import UserError, unknown
 
 MODES = ("train", "eval", "predict", "report", "ablate", "convert")
 
+DISTRIBUTED = ("train", "eval", "predict")
+"""What several processes can do together."""
+
+_CLUSTER = {
+    "coordinator_address": "HOST:PORT of the first of several processes; default the cluster's",
+    "num_processes": "how many they are; default as many as the cluster has started",
+    "process_id": "which of them this is, from 0; default the cluster's number",
+    "expected_processes": "refuse to run with another number of processes",
+    "join_timeout": "seconds to wait for the other processes; default 300",
+}
 _ABLATE = {
     "sweep": "links, sources, layers, distance, random, with commas between; default all",
     "cut": "links to cut together, STAGE:LAYER-SOURCE,..., or a .csv file; may be repeated",
@@ -91,9 +101,9 @@ def _parser(description: str) -> Parser:
     parser.add_argument("--from_torch", help="convert: file of weights to make a new workdir of")
     parser.add_argument("--to_torch", help="convert: file to write the weights of a workdir to")
     parser.add_argument("--dialect", help="convert: whose names to write, such as torchvision's")
-    parser.add_argument("--coordinator_address", help="HOST:PORT of the first of several processes")
-    parser.add_argument("--num_processes", type=int, help="how many they are")
-    parser.add_argument("--process_id", type=int, help="which of them this is, from 0")
+    for name, told in _CLUSTER.items():
+        kind = str if name == "coordinator_address" else int
+        parser.add_argument(f"--{name}", type=kind, help=told)
     return parser
 
 
@@ -118,8 +128,8 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     for flag, wanted, mode in [
         ("allow_config_change", makes_run and not converts, "training"),
         *(
-            (flag, makes_run and not converts, "training")
-            for flag in ("coordinator_address", "num_processes", "process_id")
+            (flag, flags.mode in DISTRIBUTED, "training, --mode=eval and --mode=predict")
+            for flag in _CLUSTER
         ),
         (
             "data_dir",
@@ -146,9 +156,6 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     ]:
         if getattr(flags, flag) is not None and not wanted:
             raise UserError(f"--{flag} is for {mode}")
-    cluster = (flags.coordinator_address, flags.num_processes, flags.process_id)
-    if None in cluster and any(value is not None for value in cluster):
-        raise UserError("--coordinator_address, --num_processes and --process_id go together")
     if predicts and flags.images is None:
         raise UserError("--images is missing: a file, or a folder of files")
     if makes_run and flags.config is None:

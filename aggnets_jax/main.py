@@ -9,11 +9,15 @@
     python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
 
 Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
-written; 75 it was stopped by a signal, saved its state, and goes on with the same command.
+written; 75 it was stopped by a signal, saved its state, and goes on with the same command; 76
+another of several processes was lost.
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
+
+import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import flags as flags_lib
@@ -25,15 +29,30 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = flags_lib.parse(arguments, __doc__)
     keep_programs()
-    which = "latest" if flags.checkpoint is None else flags.checkpoint
+    config = None
     if flags.config is not None:
         if flags.data_dir is not None:
             overrides.append(f"data.data_dir={flags.data_dir}")
         config = config_lib.load(flags.config, overrides)
-    if flags.coordinator_address is not None:
-        from aggnets_jax.distributed import join
+    if flags.mode not in flags_lib.DISTRIBUTED:
+        do(flags, config)
+    else:
+        from aggnets_jax.distributed import join, noticing_losses
 
-        join(flags.coordinator_address, flags.num_processes, flags.process_id)
+        join(
+            flags.coordinator_address,
+            flags.num_processes,
+            flags.process_id,
+            expected_processes=flags.expected_processes,
+            timeout=flags.join_timeout,
+        )
+        with noticing_losses():
+            do(flags, config)
+
+
+def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> None:
+    """Does what the flags say, with the config that they name."""
+    which = "latest" if flags.checkpoint is None else flags.checkpoint
     if flags.mode == "train":
         from aggnets_jax.train import train_and_evaluate
 
