@@ -1,0 +1,122 @@
+#!/usr/bin/env bash
+# What tpu_vm.sh does on each worker of a slice; it copies this file and the checkout there.
+#
+#   tpu_worker.sh install COMMIT SETUP   runs the command SETUP, unpacks the checkout, makes .venv
+#   tpu_worker.sh start FLAG...          python -m aggnets_jax.main FLAG..., in the background
+#   tpu_worker.sh follow BYTE            prints the log from that byte on, until the run ends
+#   tpu_worker.sh status                 none, running, ended CODE or stopped CODE; and its flags
+#   tpu_worker.sh stop                   SIGTERM: the run saves its state
+set -euo pipefail
+
+readonly RUN="$HOME/aggnets_run"           # what the run leaves: log, pid, exit_code, flags
+readonly CHECKOUT="$HOME/aggnets_checkout"
+readonly PACKED="$HOME/aggnets_checkout.tar.gz"
+
+running() {
+    # A number may be that of another process since the machine has started anew.
+    [[ -s $RUN/pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$RUN/pid")/cmdline" \
+        | grep -q 'aggnets_jax\.main'
+}
+
+make_environment() {
+    local python
+    for python in python3.13 python3.12 python3.11 python3; do
+        if "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' \
+            2>/dev/null; then
+            "$python" -m venv --clear .venv
+            return
+        fi
+    done
+    # Images of Ubuntu 22.04 have Python 3.10. The variable is for those whose pip refuses.
+    PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
+    "$HOME/.local/bin/uv" venv --quiet --clear --seed --python 3.12 .venv
+}
+
+install() {
+    local commit="$1" setup="$2"
+    bash -euo pipefail -c "$setup"
+    if [[ -e $CHECKOUT/.ready && $(<"$CHECKOUT/.ready") == "$commit" ]]; then
+        return
+    fi
+    rm -rf "$CHECKOUT"
+    mkdir -p "$CHECKOUT" "$RUN"
+    tar -xzf "$PACKED" -C "$CHECKOUT"
+    cd "$CHECKOUT"
+    make_environment
+    .venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock
+    # Of what the extra names only libtpu is not there yet; jax says which version of it fits.
+    .venv/bin/python -m pip install --quiet --no-build-isolation --editable '.[tpu]'
+    echo "$commit" >.ready
+}
+
+start() {
+    end_leftover
+    mkdir -p "$RUN"
+    rm -f "$RUN"/{pid,exit_code,stopped}
+    printf '%s\n' "$*" >"$RUN/flags"
+    cd "$CHECKOUT"
+    # A session of its own, which outlives the connection.
+    setsid nohup bash "$HOME/tpu_worker.sh" watch "$@" >"$RUN/log" 2>&1 </dev/null &
+    until [[ -s $RUN/pid ]]; do
+        sleep 0.1
+    done
+}
+
+watch() {
+    local code=0
+    .venv/bin/python -m aggnets_jax.main "$@" &
+    echo "$!" >"$RUN/pid"
+    wait "$!" || code=$?
+    echo "$code" >"$RUN/exit_code"
+}
+
+# A process that waits for one that is lost would keep the devices.
+end_leftover() {
+    local signal
+    for signal in TERM KILL; do
+        if running; then
+            kill "-$signal" "$(<"$RUN/pid")" || true
+            await_end 60
+        fi
+    done
+}
+
+await_end() {
+    local tries=$(($1 * 10))
+    while running && ((tries-- > 0)); do
+        sleep 0.1
+    done
+}
+
+follow() {
+    tail --pid="$(<"$RUN/pid")" --sleep-interval=0.5 -c "+$1" -f "$RUN/log"
+}
+
+status() {
+    if [[ ! -e $RUN/flags ]]; then
+        echo none
+        return
+    elif running; then
+        echo running
+    else
+        # What ended the watching process, too, leaves no code.
+        local code=137 how=ended
+        [[ -s $RUN/exit_code ]] && code=$(<"$RUN/exit_code")
+        [[ -e $RUN/stopped ]] && how=stopped
+        echo "$how $code"
+    fi
+    cat "$RUN/flags"
+}
+
+stop() {
+    if ! running; then
+        echo "nothing is running"
+        return
+    fi
+    touch "$RUN/stopped"
+    kill -TERM "$(<"$RUN/pid")"
+    await_end 600
+    tail -n 1 "$RUN/log"
+}
+
+"$@"

@@ -1,0 +1,288 @@
+"""The script for TPU VMs, with a stand-in for gcloud that runs what it is told on two "workers"."""
+
+import contextlib
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.runs import ROOT
+
+LAUNCH = ROOT / "launch"
+STAND_IN = Path(__file__).parent / "stand_in"
+SLICE = ("--name=a", "--zone=us-east5-a", "--type=v6e-16", "--poll=0")
+RUN = ("--config=configs/digits.py", "--workdir=/mnt/runs/a", "--config.model.name=a b")
+
+
+class Cloud:
+    """The folder of a stand-in's cloud, and a checkout with the script."""
+
+    def __init__(self, folder):
+        self.folder = folder / "cloud"
+        self.folder.mkdir()
+        self.checkout = folder / "checkout"
+        (self.checkout / "launch").mkdir(parents=True)
+        for name in ("tpu_vm.sh", "tpu_worker.sh"):
+            shutil.copy(LAUNCH / name, self.checkout / "launch")
+        (self.checkout / "requirements.lock").touch()
+        self.git("init", "--quiet")
+        self.git("add", ".")
+        self.git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "a")
+        self.commit = self.git("rev-parse", "HEAD").strip()
+        self.environment = {
+            **os.environ,
+            "CLOUD": str(self.folder),
+            "PATH": f"{STAND_IN}:{os.environ['PATH']}",
+        }
+
+    def git(self, *arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=self.checkout, capture_output=True, text=True, check=True
+        ).stdout
+
+    def write(self, name, *lines):
+        (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
+
+    def start(self, *flags):
+        return subprocess.Popen(
+            ["bash", "launch/tpu_vm.sh", *flags],
+            cwd=self.checkout,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *flags):
+        """Exit code, stdout and stderr."""
+        process = self.start(*flags)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def train(self, *flags):
+        return self.run(*SLICE, *flags, "--", *RUN)
+
+    def calls(self, pattern=""):
+        """What gcloud was called with, without the flags that all calls have."""
+        file = self.folder / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        lines = [line.removeprefix("compute tpus ") for line in lines]
+        return [line.replace(" --zone=us-east5-a --quiet", "") for line in lines if pattern in line]
+
+    def kinds(self):
+        """The calls that change something, in short."""
+        kinds = []
+        for call in self.calls():
+            group, action, *_ = call.split()
+            worker = re.search(r"--command=bash tpu_worker.sh (\w+)", call)
+            if action != "describe" and "status" not in call:
+                kinds.append(worker[1] if worker else f"{group} {action}")
+        return kinds
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    cloud = Cloud(tmp_path)
+    yield cloud
+    for pid in cloud.folder.glob("worker*/aggnets_run/pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+STARTED = ["tpu-vm scp", "install", "start", "follow"]
+
+
+def test_a_slice_is_made_and_after_a_preemption_made_again(cloud):
+    cloud.write("runs", "preempted", 0)
+    code, out, err = cloud.train("--spot", "--setup=touch mounted")
+    assert code == 0, err
+    assert cloud.kinds() == [
+        "tpu-vm create",
+        *STARTED,
+        "tpu-vm delete",
+        "tpu-vm create",
+        *STARTED,
+    ]
+    assert set(cloud.calls("tpu-vm create")) == {
+        "tpu-vm create a --accelerator-type=v6e-16 --spot --version=v2-alpha-tpuv6e"
+    }
+    line = "flags: --config=configs/digits.py --workdir=/mnt/runs/a --config.model.name=a b"
+    assert out.splitlines() == [line, line]  # the same command, and nothing else
+    for state in ("MISSING", "READY", "PREEMPTED"):
+        assert f"tpu_vm: slice a: {state}" in err
+    for worker in ("worker0", "worker1"):
+        home = cloud.folder / worker
+        assert (home / "mounted").exists()
+        head = (home / "aggnets_checkout" / ".git" / "HEAD").read_text().strip()
+        assert head == cloud.commit
+        lock, package = (home / "pip").read_text().splitlines()
+        assert "--require-hashes -r requirements.lock" in lock
+        assert package.endswith("--editable .[tpu]")
+
+
+@pytest.mark.parametrize("code", [0, 2, 3])
+def test_the_exit_codes_after_which_a_run_is_not_started_again(cloud, code):
+    cloud.write("runs", code)
+    assert cloud.train()[0] == code
+    assert cloud.kinds() == ["tpu-vm create", *STARTED]
+
+
+@pytest.mark.parametrize("code", [74, 75, 76, 137])
+def test_a_run_that_can_go_on_is_started_again_on_the_same_slice(cloud, code):
+    cloud.write("runs", code, 0)
+    assert cloud.train()[0] == 0
+    assert cloud.kinds() == ["tpu-vm create", *STARTED, *STARTED]
+
+
+def test_a_run_that_always_fails_is_given_up(cloud):
+    cloud.write("runs", *[1] * 9)
+    code, _, err = cloud.train("--max_failures=2", "--delete")
+    assert code == 1
+    assert cloud.kinds() == ["tpu-vm create", *STARTED, *STARTED, *STARTED, "tpu-vm delete"]
+    assert "exit code 1" in err
+
+
+def test_workers_that_wait_in_vain_while_the_slice_goes_away_are_no_mistake(cloud):
+    """They end with 2, as after a mistake in the input."""
+    cloud.write("runs", 2, 0)
+    cloud.write("coming", "READY", "PREEMPTED")
+    cloud.folder.joinpath("node").write_text("READY\n")
+    for worker in ("worker0", "worker1"):
+        (cloud.folder / worker).mkdir()
+    code, _, err = cloud.train()
+    assert code == 0, err
+    assert cloud.kinds() == [*STARTED, "tpu-vm delete", "tpu-vm create", *STARTED]
+
+
+def wait_for(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_run_outlives_the_script_and_is_followed_again_or_stopped(cloud):
+    cloud.write("runs", "wait")
+    log = cloud.folder / "worker0" / "aggnets_run" / "log"
+    first = cloud.start(*SLICE, "--", *RUN)
+    wait_for(lambda: "follow" in cloud.kinds() and log.read_text())
+    os.killpg(first.pid, signal.SIGTERM)  # with gcloud's connection
+    _, err = first.communicate(timeout=30)
+    assert first.returncode == 130
+    assert "the run goes on" in err
+
+    code, _, err = cloud.run(*SLICE, "--", *RUN, "--config.lr=1")
+    assert code == 2
+    assert "slice a runs something else: --config=configs/digits.py" in err
+
+    second = cloud.start(*SLICE, "--", *RUN)
+    wait_for(lambda: cloud.kinds().count("follow") == 2)
+    code, out, _ = cloud.run(*SLICE[:2], "--stop")
+    assert (code, out) == (0, "saved\n")
+    out, err = second.communicate(timeout=30)
+    assert second.returncode == 75, err  # stopped on purpose: not started again
+    assert out.splitlines()[1:] == ["saved"]
+    assert cloud.kinds().count("start") == 1
+
+
+def test_a_queued_resource_is_waited_for_and_replaced_when_it_is_suspended(cloud):
+    cloud.write("runs", 0)
+    cloud.write("queue", "SUSPENDED")
+    code, _, err = cloud.train("--queued", "--spot", "--project=p")
+    assert code == 0, err
+    assert cloud.kinds() == ["queued-resources delete", "queued-resources create", *STARTED]
+    assert cloud.calls("queued-resources create") == [
+        "queued-resources create a --node-id=a --accelerator-type=v6e-16 --spot"
+        " --runtime-version=v2-alpha-tpuv6e --project=p"
+    ]
+    for state in ("SUSPENDED", "MISSING", "PROVISIONING", "ACTIVE"):
+        assert f"QUEUE_{state}" in err
+
+
+def test_what_gcloud_refuses(cloud):
+    cloud.write("runs", 0)
+    cloud.write("refusals", "There is no more capacity in the zone")
+    code, _, err = cloud.train()
+    assert code == 0, err  # it waits
+    cloud.run(*SLICE[:2], "--stop")
+    cloud.folder.joinpath("node").unlink()
+    cloud.write("refusals", "INVALID_ARGUMENT: no such type")
+    code, _, err = cloud.train()
+    assert code == 1
+    assert err.endswith("no such type\nerror: the slice can't be made\n")
+    code, _, err = cloud.run("--name=forbidden", *SLICE[1:], "--", *RUN)
+    assert code == 1
+    assert err.endswith("PERMISSION_DENIED\nerror: gcloud can't tell the state of the slice\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--nam=a"], "unknown flag '--nam'"),
+        (["a"], "unknown flag 'a'"),
+        (["--zone=b"], "--name is missing"),
+        (["--name=a", "--zone=b", "--", *RUN], "--type is missing"),
+        (["--name="], "--name needs a value"),
+        (["--spot=yes"], "--spot takes no value"),
+        ([*SLICE, "--poll=1.5", "--", *RUN], "--poll must be a whole number"),
+        ([*SLICE, "--", "--config=configs/digits.py"], "--workdir=DIRECTORY"),
+        ([*SLICE, "--", "--workdir=runs/a"], "must be absolute"),
+        ([*SLICE, "--type=v9-8", "--", *RUN], "no image is known for --type=v9-8"),
+        ([*SLICE, "--revision=none", "--", *RUN], "--revision=none is no revision"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_nothing_is_done(cloud, flags, message):
+    code, out, err = cloud.run(*flags)
+    assert (code, out) == (2, "")
+    assert re.fullmatch(r"error: .*\n", err)
+    assert message in err
+    assert not cloud.calls()
+
+
+def dry_run(cloud, *flags):
+    code, out, err = cloud.train("--dry_run", "--setup=sudo mount 10.0.0.2:/a /mnt", *flags)
+    assert (code, err) == (0, "")
+    assert not cloud.calls()
+    return [line for line in out.splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("flags", [(), ("--spot", "--queued", "--project=p")])
+def test_a_dry_run_prints_the_commands(cloud, flags):
+    printed = [shlex.split(line)[3:] for line in dry_run(cloud, *flags)]
+    cloud.write("runs", "preempted", 0)
+    assert cloud.train("--setup=sudo() { :; }; sudo mount 10.0.0.2:/a /mnt", *flags)[0] == 0
+    done = {" ".join(call.split()[:2]) for call in cloud.calls()}
+    assert {" ".join(call[:2]) for call in printed} == done
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
+@pytest.mark.parametrize("flags", [(), ("--spot", "--queued", "--project=p")])
+def test_gcloud_knows_the_commands_and_their_flags(cloud, flags, tmp_path):
+    """It has a command that parses others, without running them or asking a server."""
+    commands = tmp_path / "commands.json"
+    printed = dry_run(cloud, *flags)
+    commands.write_text(json.dumps([{"command_string": line} for line in printed]))
+    checked = subprocess.run(
+        ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={commands}"],
+        env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    results = json.loads(checked.stdout)
+    assert len(results) == len(printed)
+    assert [r.get("error_message") for r in results] == [None] * len(results)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    scripts = [*LAUNCH.glob("tpu_*.sh"), *STAND_IN.iterdir()]
+    checked = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
