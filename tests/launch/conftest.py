@@ -1,0 +1,13 @@
+"""SLURM, where it is installed."""
+
+import pytest
+
+from tests.launch import slurm as slurm_lib
+
+
+@pytest.fixture(scope="session")
+def slurm():
+    if missing := slurm_lib.missing():
+        pytest.skip(f"SLURM is not installed: no {', '.join(missing)}")
+    with slurm_lib.running() as running:
+        yield running
