@@ -190,7 +190,7 @@ ensure_slice() {
                 ;;
             PREEMPTED | TERMINATED | QUEUE_FAILED | QUEUE_SUSPENDED)
                 started=""
-                remove_slice || say "it can't be deleted now; trying again"
+                remove_slice >&2 || say "it can't be deleted now; trying again"
                 [[ $state != QUEUE_FAILED ]] || fail_once "the slice could not be had" 1
                 ;;
             STOPPED)
@@ -204,7 +204,7 @@ ensure_slice() {
 
 try_to_make() {
     local message="$temporary/message"
-    if make_slice 2> >(tee "$message" >&2); then
+    if make_slice 2>&1 | tee "$message" >&2; then
         made=1
         return
     fi
@@ -247,11 +247,12 @@ begin() {
         [[ ${state#*$'\n'} == "${run[*]}" ]] \
             || fail "slice ${flags[name]} runs something else: ${state#*$'\n'}; see --stop"
         say "the run goes on already"
-    elif [[ -z $state ]] || ! install_and_start; then
-        fail_once "the run could not be started" 1
-        return
+    elif [[ -z $state ]] || ! install_and_start >&2; then  # stdout is for the log alone
+        [[ $(slice_state) != READY ]] || fail_once "the run could not be started" 1
+        return 0
     fi
     started=1
+    : >"$temporary/log"
     seen=0
 }
 
@@ -268,7 +269,7 @@ follow() {
 
 finish() {
     say "$2"
-    [[ -z ${flags[delete]} ]] || remove_slice
+    [[ -z ${flags[delete]} ]] || remove_slice >&2
     exit "$1"
 }
 
@@ -283,7 +284,6 @@ decide() {
         running | "") sleep "${flags[poll]}" ;;
         *)
             started=""
-            : >"$temporary/log"
             # Processes of a slice that is going away end in any way; also with 2, for they wait in
             # vain for each other.
             [[ $(slice_state) == READY ]] || return 0
@@ -328,7 +328,6 @@ main() {
     temporary="$(mktemp -d)"
     trap 'rm -rf "$temporary"' EXIT
     trap 'say "the run goes on: this command follows it again, --stop stops it"; exit 130' INT TERM
-    : >"$temporary/log"
     pack
     while :; do
         ensure_slice

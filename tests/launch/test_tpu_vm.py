@@ -193,6 +193,17 @@ def test_the_run_outlives_the_script_and_is_followed_again_or_stopped(cloud):
     assert cloud.kinds().count("start") == 1
 
 
+def test_a_lost_connection_loses_and_doubles_no_line_of_the_log(cloud):
+    """Also not in the second log, of the second slice."""
+    cloud.write("runs", "preempted", "count")
+    cloud.write("breaks", 20, 0.7, 0.5)
+    code, out, err = cloud.train()
+    assert code == 0, err
+    assert cloud.kinds().count("follow") == 4
+    flags, *lines = out.splitlines()
+    assert lines == [flags, *map(str, range(1, 21))]
+
+
 def test_a_queued_resource_is_waited_for_and_replaced_when_it_is_suspended(cloud):
     cloud.write("runs", 0)
     cloud.write("queue", "SUSPENDED")
