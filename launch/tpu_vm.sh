@@ -24,6 +24,10 @@
 # by --stop; another after --max_failures; 2, too, for wrong flags, and 1 if gcloud fails.
 set -euo pipefail
 
+if ((BASH_VERSINFO[0] < 5)); then
+    echo "error: bash 5 or newer is needed, this is $BASH_VERSION" >&2
+    exit 2
+fi
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 readonly HERE
 declare -A flags=(
@@ -62,7 +66,7 @@ parse() {
         fi
         flag="${argument#--}"
         flag="${flag%%=*}"
-        if [[ $argument != --* || ! -v flags[$flag] ]]; then
+        if [[ ! $argument =~ ^--[a-z_]+(=|$) || ! -v flags[$flag] ]]; then
             fail "unknown flag '${argument%%=*}'; allowed:$(printf ' --%s' "${!flags[@]}")"
         elif [[ $SWITCHES == *" $flag "* ]]; then
             [[ $argument != *=* ]] || fail "--$flag takes no value"

@@ -239,6 +239,7 @@ def test_what_gcloud_refuses(cloud):
     [
         (["--nam=a"], "unknown flag '--nam'"),
         (["a"], "unknown flag 'a'"),
+        (["--a]b=c"], "unknown flag '--a]b'"),
         (["--zone=b"], "--name is missing"),
         (["--name=a", "--zone=b", "--", *RUN], "--type is missing"),
         (["--name="], "--name needs a value"),
