@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
+from aggnets_jax.distributed import to_host
 from aggnets_jax.errors import OtherArrays
 from aggnets_jax.paths import by_path
 
@@ -55,6 +55,4 @@ def of_json(value: Any) -> str:
 
 
 def _sum(array: jax.Array) -> str:
-    if not (array.is_fully_addressable or array.is_fully_replicated):
-        array = multihost_utils.process_allgather(array, tiled=True)
-    return hashlib.sha256(np.ascontiguousarray(array)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(to_host(array))).hexdigest()

@@ -50,6 +50,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         ("dtype", ("float32", "bfloat16")),
         ("weight_decay_on", ("all", "kernels")),
         ("batch_norm", ("global", "device")),
+        ("sharding", ("replicated", "fsdp")),
         ("label_smoothing_over", ("all", "others")),
     ):
         if config[name] not in allowed:

@@ -81,7 +81,7 @@ def join(
                 )
             except (RuntimeError, ValueError) as error:
                 raise UserError(_unjoined(cluster, error)) from error
-        ctypes.CDLL(None).signal(signal.SIGABRT, _end_aborted)
+        _tell_of_aborts()
     if expected_processes not in (None, n := jax.process_count()):
         raise UserError(
             f"--expected_processes is {expected_processes}, and there are {n}"
@@ -157,12 +157,16 @@ def _ending_after(seconds: float, message: str) -> Iterator[None]:
         timer.cancel()
 
 
-@ctypes.CFUNCTYPE(None, ctypes.c_int)
-def _end_aborted(number: int) -> None:
-    """Adds a line to JAX's report that another process is lost, which it then would die of.
+def _tell_of_aborts() -> None:
+    """Adds a line to what JAX says when another process is lost, of which it then would die.
 
     A handler of Python's own would wait for the main thread, and this for the other process.
     """
+    ctypes.CDLL(None).signal(signal.SIGABRT, _end_aborted)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _end_aborted(number: int) -> None:
     os.write(sys.stderr.fileno(), _ABORTED)
     os._exit(LostProcess.exit_code)
 
@@ -187,6 +191,13 @@ def noticing_losses() -> Iterator[None]:
 def is_first() -> bool:
     """Whether this is the process that writes the files of the workdir and prints."""
     return jax.process_index() == 0
+
+
+def to_host(array: jax.Array) -> np.ndarray:
+    """The whole of an array; all processes must ask for it if it is divided among them."""
+    if not (array.is_fully_addressable or array.is_fully_replicated):
+        array = multihost_utils.process_allgather(array, tiled=True)
+    return np.asarray(array)
 
 
 def first_does(action: Callable[[], Result]) -> Result | None:

@@ -17,6 +17,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data, sharding
 from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.compilation import compiler_options
+from aggnets_jax.distributed import is_first
 from aggnets_jax.errors import Diverged, UserError, one_line, unknown
 from aggnets_jax.execution import without_loops
 from aggnets_jax.layout import rearranged
@@ -227,7 +228,8 @@ def evaluate_checkpoint(
     if not math.isfinite(metrics["loss"]):
         raise Diverged(f"the loss of the evaluation is not finite at step {step}")
     try:
-        write_json(local_path(workdir) / "evaluation.json", metrics)
+        if is_first():
+            write_json(local_path(workdir) / "evaluation.json", metrics)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics

@@ -64,13 +64,14 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
 
         evaluate_checkpoint(flags.workdir, which, flags.data_dir)
     elif flags.mode == "predict":
+        from aggnets_jax.distributed import first_does
         from aggnets_jax.predict import check_report, predict, report_predictions
 
         form = "table" if flags.format is None else flags.format
         top = 5 if flags.top is None else flags.top
         check_report(form, flags.output)
         predictions = predict(flags.workdir, flags.images, which=which, seed=flags.seed, top=top)
-        report_predictions(predictions, form, flags.output)
+        first_does(lambda: report_predictions(predictions, form, flags.output))
     elif flags.mode == "report":
         from aggnets_jax.report import report
 

@@ -18,6 +18,7 @@ from rich.text import Text
 from aggnets_jax import data, sharding
 from aggnets_jax.compilation import compiler_options
 from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.distributed import to_host
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import restore_network
 from aggnets_jax.step import Variables
@@ -84,8 +85,8 @@ def predict(
     for batch in batches:
         # The outputs of a batch are fetched when the next one is dispatched.
         behind, ahead = ahead, step(variables, batch)
-        outputs += [jax.device_get(behind)] if behind else []
-    outputs.append(jax.device_get(ahead))
+        outputs += [jax.tree.map(to_host, behind)] if behind else []
+    outputs.append(jax.tree.map(to_host, ahead))
     classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     return [
         Prediction(file, tuple(info.class_names[k] for k in numbers), tuple(map(float, values)))

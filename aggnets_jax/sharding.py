@@ -1,4 +1,12 @@
-"""The mesh that everything runs on: all devices along one axis, "data"."""
+"""The mesh that everything runs on: all devices along one axis, "data".
+
+Batches are divided over it. Parameters and the optimiser's state are either on every device, and
+their gradients summed over all (data parallel); or divided, too (fully sharded, FSDP): then each
+device gathers the parameters for a step and updates its part of them.
+"""
+
+import math
+from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -19,6 +27,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def by_example(mesh: Mesh) -> NamedSharding:
     """The sharding of batches: the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def of_state(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
+    """The shardings of a state, or of a part of it.
+
+    Args:
+      mesh: of all devices.
+      tree: of arrays or their shapes.
+      kind: "replicated", or "fsdp": kernels and what belongs to them are divided along the longest
+        axis that the devices divide; where there is none, and in vectors, everything is copied.
+      leading: axes in front that are not the network's, as of several seeds.
+    """
+    devices = mesh.size if kind == "fsdp" else 1
+
+    def of_array(array: jax.ShapeDtypeStruct) -> NamedSharding:
+        axes = [a for a in range(leading, array.ndim) if array.shape[a] % devices == 0]
+        if devices == 1 or array.ndim - leading < 2 or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: array.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+
+    return jax.tree.map(of_array, tree)
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of arrays on one device."""
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(tree)
+    )
 
 
 def check_divisible(name: str, size: int, devices: int) -> None:

@@ -1,7 +1,7 @@
 """The state of a run and the function that takes it from one step to the next."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData, make_mix
 from aggnets_jax.errors import UserError
+from aggnets_jax.gradients import Examples, accumulated, each_device, gathered
 from aggnets_jax.losses import cross_entropy, smooth_targets
 from aggnets_jax.strength import Strength, StrengthState
 
@@ -21,23 +22,6 @@ Variables = dict[str, Any]
 
 # Key of the model's randomness, apart from the epochs, which augmentation folds into the seed.
 _MODEL_STREAM = 2**32 - 1
-
-
-class Examples(NamedTuple):
-    """What a network is trained with.
-
-    Attributes:
-      images: float32 [batch, height, width, channels].
-      targets: labels int32 [batch], or probabilities float32 [batch, classes].
-      labels: int32 [batch].
-    """
-
-    images: jax.Array
-    targets: jax.Array
-    labels: jax.Array
-
-
-GradientFn = Callable[[Any, Any, Examples, Variables, jax.Array], Any]
 
 
 class Totals(struct.PyTreeNode):
@@ -197,18 +181,21 @@ def make_train_step(
     The batch is that of `data.train_data`. With `config.accumulation_steps` it is computed in
     as many parts, each normalised by its own statistics, and their gradients are averaged. With
     `config.batch_norm` "device" so is the part of the batch on each device of the mesh, and the
-    running averages become the mean of theirs.
+    running averages become the mean of theirs. With `config.sharding` "fsdp" parameters are
+    gathered before that, and the gradients divided.
 
     Raises (when it is traced):
       UserError: if `config.strength` is set and the network regularises nothing by it.
     """
     mix = make_mix(config.data)
     skip = config.data.damaged == "skip"
-    gradient_fn = _accumulated(
+    gradient_fn = accumulated(
         jax.value_and_grad(_make_loss(model), has_aux=True), config.accumulation_steps
     )
     if config.batch_norm == "device" and mesh is not None:
-        gradient_fn = _each_device(gradient_fn, mesh)
+        gradient_fn = each_device(gradient_fn, mesh)
+    if config.sharding == "fsdp" and mesh is not None:
+        gradient_fn = gathered(gradient_fn, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         images = preprocess(batch, train=True, seed=state.seed)
@@ -331,55 +318,3 @@ def _filled(model: nn.Module, images: jax.Array, value: jax.Array) -> Variables:
             " model.args of its family (docs/networks.md), or set config.strength=0"
         )
     return {"strength": jax.tree.map(lambda _: value, variables["strength"])}
-
-
-def _each_device(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
-    """What `gradient_fn` returns for the part of a batch on each device, averaged."""
-
-    def on_device(
-        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
-    ) -> Any:
-        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        (loss, (batch_stats, correct)), gradients = gradient_fn(
-            params, batch_stats, examples, fixed, key
-        )
-        loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), "data")
-        return (loss, (batch_stats, jax.lax.psum(correct, "data"))), gradients
-
-    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
-    return jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, by_example, everywhere, everywhere),
-        out_specs=everywhere,
-        # Else the gradient of what all devices share would be summed over them already.
-        check_vma=False,
-    )
-
-
-def _accumulated(gradient_fn: GradientFn, parts: int) -> GradientFn:
-    """What `gradient_fn` returns for a batch, computed in as many parts one after another."""
-    if parts == 1:
-        return gradient_fn
-
-    def accumulate(
-        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
-    ) -> Any:
-        def part(carry: Any, inputs: Any) -> tuple[Any, None]:
-            batch_stats, sums = carry
-            examples, key = inputs
-            (loss, (batch_stats, correct)), gradients = gradient_fn(
-                params, batch_stats, examples, fixed, key
-            )
-            return (batch_stats, jax.tree.map(jnp.add, sums, (loss, correct, gradients))), None
-
-        # Every parts-th example, so that each device keeps to the examples that it holds.
-        split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), examples)
-        zeros = (jnp.zeros(()), jnp.zeros((), jnp.int32), jax.tree.map(jnp.zeros_like, params))
-        (batch_stats, (loss, correct, gradients)), _ = jax.lax.scan(
-            part, (batch_stats, zeros), (split, jax.random.split(key, parts))
-        )
-        mean = jax.tree.map(lambda g: g / parts, gradients)
-        return (loss / parts, (batch_stats, correct)), mean
-
-    return accumulate

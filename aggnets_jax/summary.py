@@ -19,6 +19,7 @@ from rich.table import Column, Table
 import aggnets_jax
 from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.distributed import to_host
 from aggnets_jax.models import Count
 from aggnets_jax.progress import Progress
 from aggnets_jax.step import of_seed, seeds
@@ -52,7 +53,7 @@ def fingerprint(params: Any) -> str:
     digest = hashlib.sha256()
     leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
     for path in sorted(leaves):
-        array = np.asarray(leaves[path])
+        array = to_host(leaves[path])
         digest.update(f"{path} {array.dtype.str} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

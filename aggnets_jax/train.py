@@ -79,9 +79,10 @@ def train_and_evaluate(
     Returns:
       The content of `workdir/summary.json`: `steps`, `final` and `best` metrics,
       `images_per_second`, `compile_seconds`, `compile_seconds_saved` (None if the step was not in
-      the compilation cache), `peak_memory_bytes`, `network` (`name`, `links`, `params`, `macs`),
-      `versions`, `devices`, `hardware`, `commit`, `config_changes`, `fingerprint`, the SHA-256 of
-      the parameters, and `seeds`, for each its `final`, `best` and `fingerprint`.
+      the compilation cache), `peak_memory_bytes` and `state_bytes` of a device, `network` (`name`,
+      `links`, `params`, `macs`), `versions`, `devices`, `hardware`, `commit`, `config_changes`,
+      `fingerprint`, the SHA-256 of the parameters, and `seeds`, for each its `final`, `best` and
+      `fingerprint`.
 
     Raises:
       UserError: for a config that fits no run, and the workdir is then left as it was; for data
@@ -132,7 +133,10 @@ def train_and_evaluate(
             form = with_loops(model, scan)
             return create_state(form, optimizer, config, info.image_shape, strength)
 
-        state = jax.jit(new_state, out_shardings=everywhere, compiler_options=options_for_once())()
+        placed = sharding.of_state(
+            mesh, jax.eval_shape(new_state), config.sharding, leading=config.num_seeds > 1
+        )
+        state = jax.jit(new_state, out_shardings=placed, compiler_options=options_for_once())()
         zero_totals = jax.tree.map(jnp.copy, state.totals)
         progress = Progress()
         restored = checkpoints.restore(
@@ -150,7 +154,7 @@ def train_and_evaluate(
                 config.num_seeds,
             )
             # Compiled, so that no two arrays of the state share a buffer: they are donated.
-            start_from = jax.jit(start_from, out_shardings=everywhere)
+            start_from = jax.jit(start_from, out_shardings=placed)
             state = start_from(variables, seeds(config))
         start = step = logged = state.updates
         if start > total_steps:
@@ -164,6 +168,7 @@ def train_and_evaluate(
             f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
             f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
             + (f" in {n} processes" if (n := jax.process_count()) > 1 else "")
+            + f", {sharding.bytes_per_device(state) / 1e6:.3g} MB of state on each"
             + (f"; continuing after step {start} of {total_steps}" if start else ""),
             flush=True,
         )
@@ -198,7 +203,7 @@ def train_and_evaluate(
             train_steps = jax.jit(
                 make_train_steps(train_step, training, config.num_seeds),
                 donate_argnums=0,
-                out_shardings=everywhere,
+                out_shardings=placed,
                 compiler_options=compiler_options(),
             )
             with counting_hits() as hits:
@@ -264,7 +269,7 @@ def train_and_evaluate(
                 with clock.paused():
                     metrics = evaluate(
                         eval_step,
-                        state.variables,
+                        jax.device_put(state.variables, everywhere),
                         eval_batches,
                         lambda: stop.agreed(mesh) is not None,
                     )
@@ -319,6 +324,7 @@ def train_and_evaluate(
             "compile_seconds": progress.compile_seconds,
             "compile_seconds_saved": progress.compile_seconds_saved,
             "peak_memory_bytes": progress.peak_memory_bytes,
+            "state_bytes": sharding.bytes_per_device(state),
             "network": network,
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
             "versions": versions(),

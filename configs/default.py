@@ -43,6 +43,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.steps_per_dispatch = 0  # of resident data, in one program; 0: 5 on CPU, else 50
     # Statistics of batch normalisation: of the "global" batch, or of each "device"'s part of it.
     config.batch_norm = "global"
+    # Of parameters and optimiser: "replicated", on every device; or "fsdp", a part on each.
+    config.sharding = "replicated"
 
     # ---- optimisation: SGD, as in all of the papers
     config.lr = 0.1  # the highest learning rate of the schedule
