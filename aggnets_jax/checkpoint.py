@@ -112,6 +112,10 @@ class Checkpoints:
         allowed = ", ".join(there) or "none"
         raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
 
+    def newest(self) -> int:
+        """The step of the latest checkpoint; -1 if there is none."""
+        return max(self._steps(LATEST), default=-1)
+
     def _steps(self, folder: str) -> list[int]:
         # A manager would make a folder that is not there, or fail on its own terms.
         if not (self._workdir / folder).is_dir():

@@ -27,7 +27,7 @@ FORMATS = ("table", "csv", "markdown")
 NOT_RUN = "not run"
 
 
-class _Data(NamedTuple):
+class KnownData(NamedTuple):
     """What the cost of a training depends on, known without the data being there."""
 
     image_shape: tuple[int, int, int]
@@ -36,10 +36,10 @@ class _Data(NamedTuple):
 
 
 _DATA = {
-    "cifar10": _Data((32, 32, 3), 10, {"train": 50_000}),
-    "cifar100": _Data((32, 32, 3), 100, {"train": 50_000}),
-    "imagenet2012": _Data((224, 224, 3), 1000, {"train": 1_281_167}),
-    "aggnets_digits": _Data((8, 8, 1), 10, {"train": 1_437, "train_10_per_class": 100}),
+    "cifar10": KnownData((32, 32, 3), 10, {"train": 50_000}),
+    "cifar100": KnownData((32, 32, 3), 100, {"train": 50_000}),
+    "imagenet2012": KnownData((224, 224, 3), 1000, {"train": 1_281_167}),
+    "aggnets_digits": KnownData((8, 8, 1), 10, {"train": 1_437, "train_10_per_class": 100}),
 }
 
 
@@ -93,11 +93,23 @@ def num_train(config: ml_collections.ConfigDict) -> int:
     Raises:
       UserError: for a set or a split of which this is not known without the data.
     """
-    name, split = config.data.name, config.data.train_split
-    examples = _data(name).examples
+    examples, split = known_data(config).examples, config.data.train_split
     if split not in examples:
-        raise unknown(f"size of the split of {name}", split, examples)
+        raise unknown(f"size of the split of {config.data.name}", split, examples)
     return examples[split]
+
+
+def known_data(config: ml_collections.ConfigDict) -> KnownData:
+    """What is known of a config's data set, with images as large as the network gets them.
+
+    Raises:
+      UserError: for a set of which nothing is known without the data.
+    """
+    if config.data.name not in _DATA:
+        raise unknown("size of data set", config.data.name, _DATA)
+    data, size = _DATA[config.data.name], config.data.image_size
+    shape = data.image_shape if size is None else (size, size, data.image_shape[-1])
+    return data._replace(image_shape=shape)
 
 
 def size(config: ml_collections.ConfigDict) -> Size:
@@ -106,12 +118,9 @@ def size(config: ml_collections.ConfigDict) -> Size:
     Raises:
       UserError: for a network that there is none of, or a data set that is not known here.
     """
-    data = _data(config.data.name)
-    shape = data.image_shape
-    if config.data.image_size is not None:
-        shape = (config.data.image_size, config.data.image_size, shape[-1])
+    data = known_data(config)
     arguments = json.dumps(config_lib.model_arguments(config), sort_keys=True)
-    return _size(config.model.name, arguments, data.num_classes, shape)
+    return _size(config.model.name, arguments, data.num_classes, data.image_shape)
 
 
 def training_cost(config: ml_collections.ConfigDict) -> int:
@@ -167,12 +176,6 @@ def in_units(macs: int) -> str:
         if macs >= 10**power:
             return f"{macs / 10**power:g} {unit}MACs"
     return f"{macs:g} MACs"
-
-
-def _data(name: str) -> _Data:
-    if name not in _DATA:
-        raise unknown("size of data set", name, _DATA)
-    return _DATA[name]
 
 
 @functools.cache

@@ -77,6 +77,12 @@ def _parser(description: str) -> Parser:
     )
     parser.add_argument("--data_dir", help="of the data set; overrides config.data.data_dir")
     parser.add_argument("--checkpoint", help="to read: latest, best or a step; default latest")
+    parser.add_argument(
+        "--watch",
+        action="store_const",
+        const=True,
+        help="eval: evaluate the newest checkpoint, and those to come until the run is finished",
+    )
     parser.add_argument("--seed", type=int, help="to read, of a run that trains several at once")
     parser.add_argument(
         "--images", action="append", help="predict: file, or folder of files; may be repeated"
@@ -136,6 +142,7 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
             makes_run or flags.mode == "eval" or ablates or flags.html is not None,
             "training, --mode=eval, --mode=ablate and --mode=report --html",
         ),
+        ("watch", flags.mode == "eval", "--mode=eval"),
         ("html", flags.mode == "report", "--mode=report"),
         *((flag, predicts, "--mode=predict") for flag in ("images", "top", "format")),
         *((flag, ablates, "--mode=ablate") for flag in _ABLATE),
@@ -156,6 +163,8 @@ def _check(flags: argparse.Namespace, overrides: Sequence[str]) -> None:
     ]:
         if getattr(flags, flag) is not None and not wanted:
             raise UserError(f"--{flag} is for {mode}")
+    if flags.watch and flags.checkpoint is not None:
+        raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
     if predicts and flags.images is None:
         raise UserError("--images is missing: a file, or a folder of files")
     if makes_run and flags.config is None:

@@ -1,7 +1,7 @@
 """The command line: train a network, evaluate, predict, report, cut its links, move weights.
 
     python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
-    python -m aggnets_jax.main --mode=eval --workdir=runs/digits
+    python -m aggnets_jax.main --mode=eval --workdir=runs/digits [--watch]
     python -m aggnets_jax.main --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
     python -m aggnets_jax.main --mode=report --workdir=runs/digits [--html]
     python -m aggnets_jax.main --mode=ablate --workdir=runs/digits
@@ -59,6 +59,10 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
         train_and_evaluate(
             config, flags.workdir, allow_config_change=bool(flags.allow_config_change)
         )
+    elif flags.watch:
+        from aggnets_jax.watch import watch
+
+        watch(flags.workdir, flags.data_dir)
     elif flags.mode == "eval":
         from aggnets_jax.evaluate import evaluate_checkpoint
 

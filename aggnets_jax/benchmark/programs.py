@@ -17,7 +17,7 @@ from aggnets_jax.benchmark.memory import check_memory, peak_bytes
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.compilation import compiler_options
-from aggnets_jax.data import Batch, DatasetInfo, Preprocess
+from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
 from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.step import TrainState, make_train_step, state_before
 
@@ -233,12 +233,6 @@ def make_batch(model: nn.Module, setting: Setting) -> dict[str, jax.Array]:
         "label": jax.random.randint(labels, (size,), 0, model.num_classes),
         "mask": jnp.ones(size, bool),
     }
-
-
-def as_they_are(batch: Batch, *, train: bool, seed: int | jax.Array = 0) -> jax.Array:
-    """The images of a batch; preprocesses nothing."""
-    del train, seed
-    return batch["image"]
 
 
 def _compile_train(

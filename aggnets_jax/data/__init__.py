@@ -17,7 +17,7 @@ from aggnets_jax.data.pipeline import (
     train_batches,
     train_data,
 )
-from aggnets_jax.data.preprocess import Preprocess, make_preprocess
+from aggnets_jax.data.preprocess import Preprocess, as_they_are, make_preprocess
 from aggnets_jax.data.resident import Batch, ResidentData
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "Preprocess",
     "ResidentData",
     "StreamedData",
+    "as_they_are",
     "describe",
     "eval_batches",
     "file_batches",

@@ -20,6 +20,14 @@ Preprocess = Callable[..., jax.Array]
 Steps = dict[Stream, Callable[[jax.Array, jax.Array], jax.Array]]
 
 
+def as_they_are(
+    batch: Mapping[str, jax.Array], *, train: bool, seed: int | jax.Array = 0
+) -> jax.Array:
+    """The images of a batch; preprocesses nothing."""
+    del train, seed
+    return batch["image"]
+
+
 def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -> Preprocess:
     """Returns `preprocess(batch, *, train, seed=0)`, pure and traceable: float32 [B, H, W, C].
 

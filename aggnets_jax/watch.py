@@ -1,0 +1,76 @@
+"""`--mode=eval --watch`: evaluates the checkpoints of a run while it trains, elsewhere."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from jax.experimental import multihost_utils
+
+from aggnets_jax import sharding
+from aggnets_jax.checkpoint import LATEST, Checkpoints
+from aggnets_jax.errors import Stopped, UserError
+from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.preemption import StopRequest
+from aggnets_jax.workdir import local_path
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the workdir."""
+
+
+def watch(
+    workdir: str | Path, data_dir: str | None = None, *, look_every: float = LOOK_EVERY
+) -> None:
+    """Evaluates the newest checkpoint, and each that is newer, until the run is finished.
+
+    Of checkpoints that come faster than they can be evaluated some are passed over. The run may
+    have yet to begin.
+
+    Args:
+      workdir: of the run; `evaluation.json` is that of the newest checkpoint.
+      data_dir: of the data set; default that of the run.
+      look_every: seconds between two looks.
+
+    Raises:
+      UserError: as `evaluate_checkpoint`.
+      Diverged: likewise.
+      Stopped: after SIGTERM or SIGINT.
+    """
+    evaluated = waiting = -1
+    mesh = sharding.make_mesh()
+    with StopRequest() as stop:
+        while True:
+            if signal := stop.agreed(mesh):
+                raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
+            newest, last = multihost_utils.broadcast_one_to_all(np.int32(_look(workdir)))
+            if newest > evaluated:
+                try:
+                    evaluate_checkpoint(workdir, str(newest), data_dir)
+                except UserError:
+                    if (local_path(workdir) / LATEST / str(newest)).is_dir():
+                        raise
+                    # The run has deleted it since: it keeps a few, and there is a newer one.
+                evaluated = newest
+            elif evaluated == last:
+                return
+            else:
+                if waiting < evaluated or waiting == -1:
+                    print(f"waiting for a checkpoint in {workdir}", flush=True)
+                    waiting = max(evaluated, 0)
+                time.sleep(look_every)
+
+
+def _look(workdir: str | Path) -> tuple[int, int]:
+    """Steps of the newest checkpoint, and of the finished run; -1 and -2 where there is none."""
+    path = local_path(workdir)
+    newest, last = -1, -2
+    if path.is_dir():
+        with Checkpoints(path) as checkpoints:
+            newest = checkpoints.newest()
+    try:
+        last = json.loads((path / "summary.json").read_text())["steps"]
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path / 'summary.json'} is not that of a run: {error}") from error
+    return newest, last

@@ -1,0 +1,71 @@
+"""`--mode=eval --watch` beside a run: its checkpoints are evaluated until it is finished."""
+
+import json
+import re
+import signal
+
+import pytest
+
+from aggnets_jax import watch as watch_module
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.main import main
+from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.watch import watch
+from tests import runs
+
+
+@pytest.fixture(scope="module")
+def workdir(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("watch") / "run"
+    train_and_evaluate(runs.tiny_config(data_dir), folder)
+    return folder
+
+
+def test_a_finished_run_is_evaluated_once(workdir, capsys):
+    watch(workdir)
+    out = capsys.readouterr().out
+    assert re.findall(r"^step (\d+)  evaluation", out, re.M) == ["12"]
+    found = json.loads((workdir / "evaluation.json").read_text())
+    assert found == evaluate_checkpoint(workdir, "12")
+
+
+def test_checkpoints_are_evaluated_as_they_come(workdir, monkeypatch, capsys):
+    """One that is gone is passed over, one that comes twice is not evaluated again."""
+    looks = iter([(-1, -2), (-1, -2), (5, -2), (10, -2), (10, -2), (12, 12), (12, 12)])
+    monkeypatch.setattr(watch_module, "_look", lambda _: next(looks))
+    slept = []
+    monkeypatch.setattr(watch_module.time, "sleep", slept.append)
+    assert not (workdir / "checkpoints" / "5").exists()
+    watch(workdir, look_every=3)
+    out = capsys.readouterr().out
+    assert re.findall(r"^step (\d+)  evaluation", out, re.M) == ["10", "12"]
+    assert out.count("waiting for a checkpoint") == 2
+    assert slept == [3, 3, 3]
+
+
+def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(watch_module.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
+    assert main(["--mode=eval", "--watch", f"--workdir={tmp_path / 'none'}"]) == 75
+    output = capsys.readouterr()
+    assert "waiting for a checkpoint" in output.out
+    assert output.err == "SIGTERM: watched up to step 0\n"
+
+
+def test_a_damaged_checkpoint_is_an_error(workdir, monkeypatch):
+    monkeypatch.setattr(watch_module, "_look", lambda _: (10, -2))
+    (workdir / "checkpoints" / "10" / "model" / "manifest.ocdbt").unlink()
+    with pytest.raises(UserError, match="damaged"):
+        watch(workdir)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--mode=train", "--config=x.py"], "--watch is for --mode=eval"),
+        (["--mode=eval", "--checkpoint=best"], "not that of --checkpoint"),
+    ],
+)
+def test_flags_that_do_not_go_with_it(flags, said, tmp_path, capsys):
+    assert main([*flags, "--watch", f"--workdir={tmp_path}"]) == 2
+    assert said in capsys.readouterr().err
