@@ -14,7 +14,7 @@ Results differ by the rounding of sums in another order. `jax.vmap` over images 
 seeds) is a loop.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import PartitionSpec
 
 # Channels that a convolution of one group should have to be fast, and how many convolutions a
 # grouped one may become: more are slow to compile.
@@ -93,9 +94,16 @@ def convolve(
     pads = tuple(map(tuple, padding))
     groups = feature_group_count
     if _native.value or jax.default_backend() != "cpu":
-        return lax.conv_general_dilated(
-            lhs, rhs, strides, pads, (1, 1), dilations, numbers, groups, precision=precision
+        in_xla = partial(
+            lax.conv_general_dilated,
+            window_strides=strides,
+            padding=pads,
+            rhs_dilation=dilations,
+            dimension_numbers=numbers,
+            feature_group_count=groups,
+            precision=precision,
         )
+        return (in_xla if groups == 1 else _on_each_device(in_xla, lhs.shape[0]))(lhs, rhs)
     window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
         return _one_group(lhs, rhs, window)
@@ -113,6 +121,21 @@ def convolve(
     )
     outputs = [_one_group(x, _block_diagonal(kernel, merged), window) for x, kernel in parts]
     return jnp.concatenate(outputs, axis=-1)
+
+
+def _on_each_device(
+    function: Callable[[jax.Array, jax.Array], jax.Array], batch_size: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The function of images and kernel, of each device's part of the images.
+
+    That is what XLA's partitioner makes of a batch that is divided, but for the gradients of
+    grouped convolutions: for these it gathers all images on each device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or not mesh.are_all_axes_auto or batch_size % mesh.size:
+        return function
+    batch, everywhere = PartitionSpec(mesh.axis_names), PartitionSpec()
+    return jax.shard_map(function, in_specs=(batch, everywhere), out_specs=batch)
 
 
 class _Window(NamedTuple):

@@ -65,6 +65,16 @@ def gathered(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     return of_parts
 
 
+def on_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+    """The same, where what is traced knows the mesh over which the batch is divided."""
+
+    def knowing(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return gradient_fn(*arguments)
+
+    return knowing
+
+
 def accumulated(gradient_fn: GradientFn, parts: int) -> GradientFn:
     """What `gradient_fn` returns for a batch, computed in as many parts one after another."""
     if parts == 1:

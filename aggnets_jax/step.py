@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData, make_mix
 from aggnets_jax.errors import UserError
-from aggnets_jax.gradients import Examples, accumulated, each_device, gathered
+from aggnets_jax.gradients import Examples, accumulated, each_device, gathered, on_mesh
 from aggnets_jax.losses import cross_entropy, smooth_targets
 from aggnets_jax.strength import Strength, StrengthState
 
@@ -196,6 +196,8 @@ def make_train_step(
         gradient_fn = each_device(gradient_fn, mesh)
     if config.sharding == "fsdp" and mesh is not None:
         gradient_fn = gathered(gradient_fn, mesh)
+    if mesh is not None:
+        gradient_fn = on_mesh(gradient_fn, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         images = preprocess(batch, train=True, seed=state.seed)
