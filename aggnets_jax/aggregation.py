@@ -10,8 +10,9 @@ on each: the addend of a sum, and the channels of a concatenation, though only w
 """
 
 import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -268,23 +269,38 @@ class DualPath:
         )
 
 
+class Affine(NamedTuple):
+    """The map x -> factor x + shift, as normalisations are; both broadcast against x."""
+
+    factor: jax.Array
+    shift: jax.Array
+
+
+def affine_sum(inputs: Sequence[jax.Array], maps: Sequence[Affine]) -> jax.Array:
+    """The sum of all maps of their inputs, in the dtype of these.
+
+    So that of a normalised input no more than two numbers for each image and channel are kept.
+    """
+    total = functools.reduce(operator.add, [shift for _, shift in maps])
+    for x, (factor, _) in zip(inputs, maps, strict=True):
+        total = total + factor * x
+    return total.astype(inputs[0].dtype)
+
+
 class NormalisedSum:
     """sum_i W[layer, i] * N(y_i): weighted normalised shortcuts (DSNet, eq. 12).
 
-    N is computed once for each output and shared by all layers that read it. W is the parameter
-    `weights{layer}/weights` [sources, channels] of the stage, 1 at first.
+    The statistics of N are computed once for each output and shared by all layers that read it. W
+    is the parameter `weights{layer}/weights` [sources, channels] of the stage, 1 at first.
     """
 
     def __init__(
-        self,
-        norm: Callable[..., Callable[[jax.Array], jax.Array]],
-        *,
-        weighted: bool = True,
+        self, norm: Callable[..., Callable[[jax.Array], Affine]], *, weighted: bool = True
     ) -> None:
         """Takes `norm(name=...)`, which makes N, and whether W is learnt rather than 1."""
         self.norm = norm
         self.weighted = weighted
-        self._normalised: dict[int, jax.Array] = {}
+        self._maps: dict[int, Affine] = {}
 
     def __call__(
         self,
@@ -295,29 +311,28 @@ class NormalisedSum:
     ) -> jax.Array:
         """[batch, height, width, channels] each -> the same shape."""
         for source in sources:
-            if source not in self._normalised:
+            if source not in self._maps:
                 norm = self.norm(name=f"source{source}_norm")
-                self._normalised[source] = norm(outputs[source])
-        read = weighted(self._normalised, sources, weights)
-        terms = [read[source] for source in sources]
-        return (
-            WeightedSum(name=f"weights{layer}")(terms)
-            if self.weighted
-            else sum(terms[1:], terms[0])
-        )
+                self._maps[source] = norm(outputs[source])
+        read = weighted(self._maps, sources, weights)
+        inputs, maps = [outputs[source] for source in sources], [read[source] for source in sources]
+        if not self.weighted:
+            return affine_sum(inputs, maps)
+        return WeightedSum(name=f"weights{layer}")(inputs, maps)
 
 
 class WeightedSum(nn.Module):
-    """sum_i weights[i] * x_i, by channel, in the dtype of x."""
+    """sum_i weights[i] * map_i(x_i), by channel, in the dtype of x."""
 
     @nn.compact
-    def __call__(self, terms: Sequence[jax.Array]) -> jax.Array:
+    def __call__(self, inputs: Sequence[jax.Array], maps: Sequence[Affine]) -> jax.Array:
         """[..., channels] each -> the same shape."""
-        weights = self.param("weights", nn.initializers.ones, (len(terms), terms[0].shape[-1]))
-        weights = weights.astype(terms[0].dtype)
-        return sum(
-            (w * x for w, x in zip(weights[1:], terms[1:], strict=True)), weights[0] * terms[0]
-        )
+        shape = (len(inputs), inputs[0].shape[-1])
+        weights = self.param("weights", nn.initializers.ones, shape)
+        scaled = [
+            Affine(w * factor, w * shift) for w, (factor, shift) in zip(weights, maps, strict=True)
+        ]
+        return affine_sum(inputs, scaled)
 
 
 def pad_channels(x: jax.Array, features: int) -> jax.Array:

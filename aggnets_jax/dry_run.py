@@ -1,6 +1,6 @@
 """Compiles the train step of a config for devices that are not there, and says what it takes.
 
-python -m aggnets_jax.dry_run --config=configs/dsnet/table1.py:dsnet50 --processes=4 --devices=8
+python -m aggnets_jax.dry_run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
 
 XLA compiles it for as many simulated devices, of the CPU, with the convolutions of accelerators. So
 collectives and FLOPs are those of a pod; its compiler fuses and lays out arrays in another way, and

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.aggregation import Measured, batch_statistics, plain
+from aggnets_jax.aggregation import Affine, Measured, batch_statistics, plain
 
 
 class BatchNorm(nn.Module):
@@ -42,22 +42,9 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Measured) -> jax.Array:
         """[..., channels] -> the same shape; the statistics of `Measured` are those it brings."""
+        mean, var = self.statistics(x)
         features = plain(x)
         shape = features.shape[-1:]
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-        if self.use_running_average:
-            mean, var = running_mean.value, running_var.value
-        else:
-            if isinstance(x, Measured):
-                mean, var = x.mean, x.var
-            else:
-                axis_name = None if self.is_initializing() else self.axis_name
-                mean, var = batch_statistics(x, axis_name)
-            if not self.is_initializing():
-                for running, now in ((running_mean, mean), (running_var, var)):
-                    running.value = self.momentum * running.value + (1 - self.momentum) * now
-
         # In this order gradients are rounded as those of `nn.BatchNorm` are.
         y = features - mean
         factor = jax.lax.rsqrt(var + self.epsilon)
@@ -67,3 +54,31 @@ class BatchNorm(nn.Module):
         if self.use_bias:
             y += self.param("bias", nn.initializers.zeros, shape)
         return y.astype(self.dtype)
+
+    def statistics(self, x: jax.Array | Measured) -> tuple[jax.Array, jax.Array]:
+        """Mean and variance to normalise by, [channels]; updates the running averages."""
+        shape = plain(x).shape[-1:]
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if self.use_running_average:
+            return running_mean.value, running_var.value
+        if isinstance(x, Measured):
+            mean, var = x.mean, x.var
+        else:
+            axis_name = None if self.is_initializing() else self.axis_name
+            mean, var = batch_statistics(x, axis_name)
+        if not self.is_initializing():
+            for running, now in ((running_mean, mean), (running_var, var)):
+                running.value = self.momentum * running.value + (1 - self.momentum) * now
+        return mean, var
+
+
+class AffineBatchNorm(BatchNorm):
+    """The same without scale and bias, as the map that it is."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> Affine:
+        """[..., channels] -> factor and shift [channels]."""
+        mean, var = self.statistics(x)
+        factor = jax.lax.rsqrt(var + self.epsilon)
+        return Affine(factor, -mean * factor)

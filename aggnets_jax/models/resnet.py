@@ -123,7 +123,6 @@ class ResNet(nn.Module):
                 ),
                 activation=nn.relu,
                 train=train,
-                dtype=self.dtype,
                 execution=self.execution,
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
@@ -141,7 +140,7 @@ class ResNet(nn.Module):
         if self.attention is not None:
             block = partial(block, attention=ATTENTIONS[self.attention](norm, conv, self.dtype))
         if self.shortcuts.inner:
-            made = self.shortcuts.make_norm(train=train, dtype=self.dtype)
+            made = self.shortcuts.make_norm(train=train)
             block = partial(
                 block,
                 inner_shortcut=partial(NormalisedShortcut, made, self.shortcuts.weighted),

@@ -25,25 +25,27 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax import named
 from aggnets_jax.aggregation import (
+    Affine,
     Aggregation,
     NormalisedSum,
     Outputs,
+    affine_sum,
     check_aggregation,
     make_aggregation,
 )
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.models.batch_norm import AffineBatchNorm
 from aggnets_jax.stage import Stage
 from aggnets_jax.topology import Topology
 
-Norm = Callable[..., Callable[[jax.Array], jax.Array]]
-"""`norm(name=...)` makes a normalisation."""
+Norm = Callable[..., Callable[[jax.Array], Affine]]
+"""`norm(name=...)` makes a normalisation, a function to the map that it is."""
 
 
 def _groups(channels: int) -> int:
@@ -53,40 +55,40 @@ def _groups(channels: int) -> int:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation without scale and shift.
+    """Group normalisation without scale and shift, of images whose statistics are float32 or wider.
 
     Attributes:
       groups: their number for a number of channels.
-      dtype: of the result.
     """
 
     groups: Callable[[int], int]
-    dtype: DTypeLike
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
-        return nn.GroupNorm(
-            self.groups(x.shape[-1]),
-            epsilon=1e-5,
-            dtype=self.dtype,
-            use_bias=False,
-            use_scale=False,
-        )(x)
+    def __call__(self, x: jax.Array) -> Affine:
+        """[batch, height, width, channels] -> factor and shift [batch, 1, 1, channels]."""
+        channels = x.shape[-1]
+        groups = self.groups(channels)
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x.reshape(x.shape[0], -1, groups, channels // groups)
+        mean, square = jnp.mean(x, (1, 3)), jnp.mean(x * x, (1, 3))
+        # As `nn.GroupNorm`, which computes the variance from the mean square, too.
+        factor = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + 1e-5)
+        both = Affine(factor, -mean * factor)
+        return jax.tree.map(lambda v: jnp.repeat(v, channels // groups, 1)[:, None, None], both)
 
 
-def _group_norm(groups: Callable[[int], int], *, train: bool, dtype: DTypeLike) -> Norm:
+def _group_norm(groups: Callable[[int], int], *, train: bool) -> Norm:
     del train
-    return partial(GroupNorm, groups, dtype)
+    return partial(GroupNorm, groups)
 
 
-def _batch_norm(*, train: bool, dtype: DTypeLike) -> Norm:
-    return partial(layers.batch_norm(train=train, dtype=dtype), use_bias=False, use_scale=False)
+def _batch_norm(*, train: bool) -> Norm:
+    return partial(AffineBatchNorm, use_running_average=not train, dtype=jnp.float32)
 
 
-def _no_norm(*, train: bool, dtype: DTypeLike) -> Norm:
-    del train, dtype
-    return lambda name: lambda x: x
+def _no_norm(*, train: bool) -> Norm:
+    del train
+    return lambda name: lambda x: Affine(jnp.ones((), x.dtype), jnp.zeros((), x.dtype))
 
 
 # The rows of Table 1; none of them has a scale and a shift, which W would make redundant.
@@ -147,14 +149,14 @@ class Shortcuts:
                 f" {self.aggregation!r}"
             )
 
-    def make_norm(self, *, train: bool, dtype: DTypeLike) -> Norm:
+    def make_norm(self, *, train: bool) -> Norm:
         """What makes N."""
-        return NORMS[self.norm](train=train, dtype=dtype)
+        return NORMS[self.norm](train=train)
 
-    def make_aggregation(self, *, train: bool, dtype: DTypeLike) -> Aggregation:
+    def make_aggregation(self, *, train: bool) -> Aggregation:
         """A fresh aggregation of outputs, or of pairs `Joined`."""
         aggregate = (
-            NormalisedSum(self.make_norm(train=train, dtype=dtype), weighted=self.weighted)
+            NormalisedSum(self.make_norm(train=train), weighted=self.weighted)
             if self.aggregation == "normalised_sum"
             else make_aggregation(self.aggregation)
         )
@@ -177,7 +179,6 @@ class Shortcuts:
         *,
         activation: Callable[[jax.Array], jax.Array],
         train: bool,
-        dtype: DTypeLike,
         execution: Execution,
         kind: Callable[[int], Any],
         name: str,
@@ -190,7 +191,6 @@ class Shortcuts:
           block: `block(layer, name=...)` makes F of layer 1, 2, ...
           activation: of the sum.
           train: whether N normalises by the batch, if it is batch normalisation.
-          dtype: in which to compute.
           execution: of the stage.
           kind: of a block, see `Stage`.
           name: of the stage.
@@ -215,7 +215,7 @@ class Shortcuts:
             unit,
             aggregation=self.aggregation
             if self.aggregation == "sum" and not pairs
-            else partial(self.make_aggregation, train=train, dtype=dtype),
+            else partial(self.make_aggregation, train=train),
             shortcuts=True,
             execution=execution,
             kind=kind,
@@ -238,8 +238,8 @@ class NormalisedShortcut(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> the same shape."""
-        x = self.norm(name="norm")(x)
-        if not self.weighted:
-            return x
-        weights = self.param("weights", nn.initializers.ones, x.shape[-1:])
-        return weights.astype(x.dtype) * x
+        factor, shift = self.norm(name="norm")(x)
+        if self.weighted:
+            weights = self.param("weights", nn.initializers.ones, x.shape[-1:])
+            factor, shift = weights * factor, weights * shift
+        return affine_sum([x], [Affine(factor, shift)])

@@ -120,7 +120,6 @@ class WideResNet(nn.Module):
                 ),
                 activation=lambda y: y,
                 train=train,
-                dtype=self.dtype,
                 execution=self.execution,
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
