@@ -6,6 +6,7 @@ device gathers the parameters for a step and updates its part of them.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -39,16 +40,22 @@ def of_state(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
         axis that the devices divide; where there is none, and in vectors, everything is copied.
       leading: axes in front that are not the network's, as of several seeds.
     """
-    devices = mesh.size if kind == "fsdp" else 1
 
     def of_array(array: jax.ShapeDtypeStruct) -> NamedSharding:
-        axes = [a for a in range(leading, array.ndim) if array.shape[a] % devices == 0]
-        if devices == 1 or array.ndim - leading < 2 or not axes:
+        axis = divided_axis(array.shape[leading:], mesh.size) if kind == "fsdp" else -1
+        if axis < 0:
             return replicated(mesh)
-        longest = max(axes, key=lambda axis: array.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*[None] * longest, "data"))
+        return NamedSharding(mesh, PartitionSpec(*[None] * (leading + axis), "data"))
 
     return jax.tree.map(of_array, tree)
+
+
+def divided_axis(shape: Sequence[int], devices: int) -> int:
+    """Which axis of an array "fsdp" divides over devices; -1 if every device has a copy."""
+    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if devices == 1 or len(shape) < 2 or not axes:
+        return -1
+    return max(axes, key=lambda axis: shape[axis])
 
 
 def bytes_per_device(tree: Any) -> int:

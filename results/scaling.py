@@ -1,0 +1,242 @@
+"""Compiled programs beside the model of docs/scaling.md: `python results/scaling.py`.
+
+Writes results/scaling.csv: for three networks, both shardings and 1 to 8 simulated devices, what
+`python -m aggnets_jax.dry_run` finds (state and bytes of collectives of a device), and what the
+model says of them. And results/scaling_predicted.csv: the efficiency of steps to 1024 devices.
+"""
+
+import argparse
+import csv
+import json
+import math
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from aggnets_jax import create_model, model_info, sharding
+from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.errors import UserError
+
+HERE = Path(__file__).parent
+
+
+class Workload(NamedTuple):
+    """What is trained: a network, its data set, and images on each device."""
+
+    network: str
+    data: str
+    image_size: int
+    batch: int
+
+
+WORKLOADS = (
+    Workload("resnet50", "imagenet2012", 224, 64),
+    Workload("densenet121", "imagenet2012", 224, 64),
+    Workload("sparsenet_bc100_k12", "cifar10", 32, 64),
+)
+# What a program is compiled with: small batches, for collectives do not depend on them.
+COMPILED_BATCH = 2
+
+
+class System(NamedTuple):
+    """Devices and what joins them, as published.
+
+    Attributes:
+      name: of the devices.
+      flops: peak in bfloat16, FLOP/s.
+      bandwidth: of a device to the others in one direction, bytes/s.
+      most: devices that are joined so.
+      source: of both.
+    """
+
+    name: str
+    flops: float
+    bandwidth: float
+    most: int
+    source: str
+
+
+SYSTEMS = (
+    System("TPU v5p", 459e12, 600e9, 8960, "docs.cloud.google.com/tpu/docs/v5p-training"),
+    System("TPU v5e", 197e12, 200e9, 256, "cloud.google.com/tpu/docs/v5e"),
+    System("H100, 400 Gb/s each", 989e12, 50e9, 1 << 20, "NVIDIA DGX H100 datasheet"),
+)
+# Assumed: the share of the peak that steps of convolutional networks reach on one device, and the
+# seconds that a message takes to the next device.
+UTILISATION = 0.3
+LATENCY = 2e-6
+DEVICES = (1, 8, 32, 128, 256, 512, 1024)
+
+
+class Network(NamedTuple):
+    """What the model knows of a network.
+
+    Attributes:
+      params: their number.
+      divided: of these, in arrays that `fsdp` divides over 8 devices, and so over fewer.
+      norms: batch normalisations.
+      channels: that they normalise, together.
+      macs: of an image.
+    """
+
+    params: int
+    divided: int
+    norms: int
+    channels: int
+    macs: int
+
+
+def network_of(workload: Workload) -> Network:
+    """Counts what communication depends on."""
+    classes, size = (1000, 224) if workload.data == "imagenet2012" else (10, 32)
+    model = create_model(workload.network, classes)
+    info = model_info(workload.network, classes, input_shape=(size, size, 3))
+    images = jax.ShapeDtypeStruct((1, size, size, 3), "float32")
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    means = [
+        x
+        for path, x in jax.tree_util.tree_leaves_with_path(variables["batch_stats"])
+        if path[-1].key == "mean"
+    ]
+    params = jax.tree.leaves(variables["params"])
+    return Network(
+        params=info.params,
+        divided=sum(math.prod(x.shape) for x in params if sharding.divided_axis(x.shape, 8) >= 0),
+        norms=len(means),
+        channels=sum(x.size for x in means),
+        macs=info.macs,
+    )
+
+
+def state_bytes(network: Network, kind: str, devices: int) -> float:
+    """Parameters and momentum, 4 bytes each, and two running averages of each channel."""
+    divided = network.divided if kind == "fsdp" else 0
+    return 8 * (network.params - divided + divided / devices) + 8 * network.channels
+
+
+def reduced_bytes(network: Network) -> int:
+    """Results of all-reduces: gradients, and two sums of each channel, forward and backward."""
+    return 4 * network.params + 16 * network.channels
+
+
+def gathered_bytes(network: Network, kind: str) -> int:
+    """Results of all-gathers: the parameters that are divided."""
+    return 4 * network.divided if kind == "fsdp" else 0
+
+
+def seconds(network: Network, workload: Workload, system: System, devices: int) -> dict[str, float]:
+    """Seconds of a step: of computation, of gradients and gathered parameters, of statistics."""
+    compute = 6 * network.macs * workload.batch / (UTILISATION * system.flops)
+    if devices == 1:
+        return {"compute": compute, "gradients": 0.0, "statistics": 0.0}
+    # A ring moves each byte twice past each device; latencies add up over its dimensions.
+    moved = 2 * (devices - 1) / devices / system.bandwidth
+    hops = 2 * math.ceil(math.log2(devices))
+    return {
+        "compute": compute,
+        "gradients": 4 * network.params * moved + hops * LATENCY,
+        "statistics": 16 * network.channels * moved + 2 * network.norms * hops * LATENCY,
+    }
+
+
+def predicted() -> Iterator[dict[str, Any]]:
+    """The efficiency of each network on each system, against as many devices alone."""
+    for workload in WORKLOADS:
+        network = network_of(workload)
+        for system in SYSTEMS:
+            for devices in (n for n in DEVICES if n <= system.most):
+                parts = seconds(network, workload, system, devices)
+                compute, gradients, statistics = parts.values()
+                # Gradients can be summed while the backward pass, two thirds of a step, goes on;
+                # with the statistics each layer has to wait for them.
+                hidden = max(0.0, gradients - compute * 2 / 3)
+                yield {
+                    "network": workload.network,
+                    "batch_per_device": workload.batch,
+                    "system": system.name,
+                    "devices": devices,
+                    "compute_ms": f"{1e3 * compute:.4g}",
+                    "gradients_ms": f"{1e3 * gradients:.4g}",
+                    "statistics_ms": f"{1e3 * statistics:.4g}",
+                    "efficiency": f"{compute / (compute + statistics + gradients):.3f}",
+                    "efficiency_overlapped": f"{compute / (compute + statistics + hidden):.3f}",
+                    "efficiency_device_statistics": f"{compute / (compute + hidden):.3f}",
+                }
+
+
+def compiled(workload: Workload, kind: str, devices: int) -> dict[str, Any]:
+    """What the dry run finds."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "found.json")
+        flags = {
+            "config": "configs/default.py",
+            "config.model.name": workload.network,
+            "config.data.name": workload.data,
+            "config.batch_size": COMPILED_BATCH * devices,
+            "config.sharding": kind,
+            "devices": devices,
+            "json": file,
+        }
+        if workload.data == "imagenet2012":
+            flags["config.data.image_size"] = workload.image_size
+        command = [sys.executable, "-m", "aggnets_jax.dry_run"]
+        command += [f"--{name}={value}" for name, value in flags.items()]
+        if subprocess.run(command, cwd=HERE.parent, stdout=subprocess.DEVNULL).returncode:
+            raise UserError(f"failed: {' '.join(command)}")
+        return json.loads(file.read_text())
+
+
+def measured() -> Iterator[dict[str, Any]]:
+    """Compiled programs beside the model."""
+    for workload in WORKLOADS:
+        network = network_of(workload)
+        for kind, devices in [("replicated", n) for n in (1, 2, 4, 8)] + [("fsdp", 2), ("fsdp", 8)]:
+            found = compiled(workload, kind, devices)
+            sums = {name: each["bytes"] for name, each in found["collectives"].items()}
+            communicates = devices > 1
+            yield {
+                "network": workload.network,
+                "sharding": kind,
+                "devices": devices,
+                "state_mb": f"{found['state_bytes'] / 1e6:.4g}",
+                "state_mb_model": f"{state_bytes(network, kind, devices) / 1e6:.4g}",
+                "all_reduce_mb": f"{sums.pop('all-reduce', 0) / 1e6:.4g}",
+                "all_reduce_mb_model": f"{communicates * reduced_bytes(network) / 1e6:.4g}",
+                "all_gather_mb": f"{sums.pop('all-gather', 0) / 1e6:.4g}",
+                "all_gather_mb_model": f"{communicates * gathered_bytes(network, kind) / 1e6:.4g}",
+                "other_mb": f"{sum(sums.values()) / 1e6:.4g}",
+                "gflop": f"{found['flops'] / 1e9:.4g}",
+                "gflop_model": f"{6 * network.macs * COMPILED_BATCH / 1e9:.4g}",
+            }
+
+
+def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
+    """Writes a table, and prints its rows as they are made."""
+    with file.open("w", newline="") as lines:
+        writer = None
+        for row in rows:
+            writer = writer or csv.DictWriter(lines, list(row), lineterminator="\n")
+            if lines.tell() == 0:
+                writer.writeheader()
+            writer.writerow(row)
+            lines.flush()
+            print(*row.values(), flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Writes both tables."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--predict_only", action="store_true", help="nothing is compiled")
+    given = parser.parse_args(arguments)
+    write(HERE / "scaling_predicted.csv", predicted())
+    if not given.predict_only:
+        write(HERE / "scaling.csv", measured())
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(main))
