@@ -193,9 +193,10 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def to_host(array: jax.Array) -> np.ndarray:
+def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     """The whole of an array; all processes must ask for it if it is divided among them."""
-    if not (array.is_fully_addressable or array.is_fully_replicated):
+    here = isinstance(array, np.ndarray) or array.is_fully_addressable
+    if not (here or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)
     return np.asarray(array)
 
