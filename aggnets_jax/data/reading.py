@@ -1,4 +1,4 @@
-"""Stored examples, as TFDS reads them: images still encoded, in a known order."""
+"""Stored examples, in the files that TFDS writes: ranges of records, images still encoded."""
 
 from __future__ import annotations
 
@@ -19,76 +19,118 @@ if TYPE_CHECKING:
 JPEG_TRANSFORM = "INTEGER_ACCURATE"
 
 
-def read_encoded(
-    builder: tfds.core.DatasetBuilder,
-    split: str,
-    *,
-    fill_up: bool,
-    shuffle_files: bool = False,
-    **read_options: Any,
-) -> tf.data.Dataset:
-    """Returns a split's examples: "image" (encoded), "label" (int64) and "tfds_id", all scalars.
+class SplitReader:
+    """Reads any range of a split's records, and opens no file that holds nothing of it.
 
-    Args:
-      builder: of a prepared image classification set.
-      split: TFDS split, slices included.
-      fill_up: whether examples with the images "" and the ids "__0", "__1", ... come last, instead
-        of as many that can't be read.
-      shuffle_files: whether the order of the files is shuffled.
-      **read_options: for `tfds.ReadConfig`.
+    A split is a list of pieces of files, read one after the other. A file may hold several, as in
+    "train[:40%]+train[60%:]".
 
-    Raises:
-      UserError: a file is not there.
+    Attributes:
+      num_examples: of the split.
+      num_files: that hold some of them.
     """
-    import_tensorflow()
-    import tensorflow_datasets as tfds
 
-    instructions = builder.info.splits[split].file_instructions
-    _check_files([epath.Path(instruction.filename) for instruction in instructions])
-    examples = builder.as_dataset(
-        split=split,
-        shuffle_files=shuffle_files,
-        decoders=_decoders(builder),
-        read_config=tfds.ReadConfig(
-            try_autocache=False,
-            skip_prefetch=True,
-            enable_ordering_guard=False,  # the few sets stored in an order are shuffled as well
-            assert_cardinality=not fill_up,
-            add_tfds_id=True,
-            **read_options,
-        ),
-    )
-    image, label = feature_keys(builder)
-    examples = examples.map(
-        lambda example: {
-            "image": example[image],
-            "label": example[label],
-            "tfds_id": example["tfds_id"],
-        }
-    )
-    if not fill_up:
-        return examples
-    # What is left of a file after a damaged record is one error.
-    return _filled_up(examples, builder.info.splits[split].num_examples, len(instructions))
+    def __init__(self, builder: tfds.core.DatasetBuilder, split: str, *, fill_up: bool) -> None:
+        """Reads no file.
+
+        Args:
+          builder: of a prepared image classification set.
+          split: TFDS split, slices included.
+          fill_up: whether records that can't be read come all the same, see `read`.
+
+        Raises:
+          UserError: a file is not there.
+        """
+        pieces = builder.info.splits[split].file_instructions
+        _check_files([epath.Path(piece.filename) for piece in pieces])
+        self.num_examples = sum(piece.take for piece in pieces)
+        self.num_files = len({piece.filename for piece in pieces})
+        self._builder = builder
+        self._fill_up = fill_up
+        self._files = [str(piece.filename) for piece in pieces]
+        self._skips = np.array([piece.skip for piece in pieces], np.int64)
+        # Twice, for ranges that go on at the split's beginning.
+        self._starts = np.cumsum([0, *(piece.take for _ in range(2) for piece in pieces)])
+
+    def read(
+        self, start: int | tf.Tensor, count: int | tf.Tensor, seed: tf.Tensor | None = None
+    ) -> tf.data.Dataset:
+        """Returns the records of a range, which goes on with the first behind the last.
+
+        Args:
+          start: the index of its first record, int64.
+          count: of records, N at most, int64.
+          seed: int64 [2], shuffles the files of the range; without it they are read in order.
+
+        Returns:
+          "record", for `parse`, and "index" int64, its number in the split, as scalars. With
+          `fill_up`, a record that can't be read has ~index instead, which is negative. What
+          follows it in its file and in the range can't be read either.
+        """
+        # TFDS's readers do not pass through AutoGraph, and have nothing for it to convert.
+        tf = import_tensorflow()
+        start = tf.convert_to_tensor(start, tf.int64)
+        end = start + count
+        first = tf.searchsorted(self._starts, [start], side="right")[0] - 1
+        pieces = tf.range(first, tf.searchsorted(self._starts, [end])[0])
+        if seed is not None:
+            pieces = tf.random.experimental.stateless_shuffle(pieces, seed=seed)
+        files, skips = tf.constant(self._files), tf.constant(self._skips)
+        starts = tf.constant(self._starts)
+
+        @tf.autograph.experimental.do_not_convert
+        def part(piece: tf.Tensor) -> tf.data.Dataset:
+            begin = tf.maximum(start, starts[piece])
+            number = piece % len(self._files)
+            skip = skips[number] + begin - starts[piece]
+            take = tf.minimum(end, starts[piece + 1]) - begin
+            records = self._read_file(files[number], skip, take)
+            return records.enumerate(begin % self.num_examples).map(_numbered)
+
+        return tf.data.Dataset.from_tensor_slices(pieces).flat_map(part)
+
+    def parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the encoded image and the label, int64, of a record that could be read."""
+        image, label = feature_keys(self._builder)
+        example = self._builder.info.features.deserialize_example(
+            record, decoders=_decoders(self._builder)
+        )
+        return example[image], example[label]
+
+    def _read_file(self, file: tf.Tensor, skip: tf.Tensor, take: tf.Tensor) -> tf.data.Dataset:
+        """Returns exactly `take` pairs: a record, and whether it could be read."""
+        tf = import_tensorflow()
+        records = _raw(self._builder, file).skip(skip).take(take)
+        if not self._fill_up:
+            records = records.map(lambda record: (record, True))
+            return records.apply(tf.data.experimental.assert_cardinality(take))
+        # An error ends a file, and is one more try; a file that is gone would fail for ever.
+        tries = tf.data.Dataset.range(take + 1)
+        readable = tf.data.Dataset.zip(tries, records).ignore_errors()
+        lost = tf.data.Dataset.from_tensors(("", False)).repeat(take)
+        return readable.map(lambda _, record: (record, True)).concatenate(lost).take(take)
 
 
-def read_in_order(
-    builder: tfds.core.DatasetBuilder, split: str, *, fill_up: bool
-) -> tf.data.Dataset:
-    """Returns a split's examples, see `read_encoded`, one file after the other."""
-    return read_encoded(builder, split, fill_up=fill_up, interleave_cycle_length=1)
+def _numbered(index: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> dict[str, tf.Tensor]:
+    content, readable = record
+    return {"record": content, "index": import_tensorflow().where(readable, index, ~index)}
 
 
 def read_images(builder: tfds.core.DatasetBuilder, file: str) -> tf.data.Dataset:
     """Returns the encoded images of one of a data set's files."""
-    from tensorflow_datasets.core import file_adapters
-
-    read = file_adapters.ADAPTER_FOR_FORMAT[builder.info.file_format].make_tf_data
     image, _ = feature_keys(builder)
     decoders = _decoders(builder)
-    return read(file).map(
+    return _raw(builder, file).map(
         lambda record: builder.info.features.deserialize_example(record, decoders=decoders)[image]
     )
+
+
+def _raw(builder: tfds.core.DatasetBuilder, file: str | tf.Tensor) -> tf.data.Dataset:
+    """Returns the records of a file, whatever its format, as bytes."""
+    from tensorflow_datasets.core import file_adapters
+
+    form = builder.info.file_format or file_adapters.DEFAULT_FILE_FORMAT
+    return file_adapters.ADAPTER_FOR_FORMAT[form].make_tf_data(file)
 
 
 def _decoders(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
@@ -116,21 +158,6 @@ def _check_files(files: Sequence[epath.Path]) -> None:
         for file in files:
             if file.parent == folder and file.name not in there:
                 raise UserError(f"{file} is not there")
-
-
-def _filled_up(examples: tf.data.Dataset, count: int, errors: int) -> tf.data.Dataset:
-    tf = import_tensorflow()
-    # As many tries as there may be examples and errors: a file that is gone would fail for ever.
-    tries = tf.data.Dataset.range(count + errors)
-    readable = tf.data.Dataset.zip(tries, examples).ignore_errors().map(lambda _, example: example)
-    lost = tf.data.Dataset.range(count).map(
-        lambda number: {
-            "image": tf.constant(""),
-            "label": tf.constant(0, tf.int64),
-            "tfds_id": tf.strings.join(["__", tf.strings.as_string(number)]),
-        }
-    )
-    return readable.concatenate(lost).take(count)
 
 
 def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:

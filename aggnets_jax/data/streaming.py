@@ -1,8 +1,8 @@
 """The host's pipelines: stored examples, decoded, cropped and resized by tf.data.
 
-The order of an epoch is a function of (seed, epoch): the files are shuffled, then, where they hold
-many, the encoded images in a buffer of at most SHUFFLE_BYTES. The crops are a function of (seed,
-epoch, index).
+The order of an epoch is a function of (seed, epoch): of files that hold many images see `streams`,
+whose buffers hold at most SHUFFLE_BYTES of encoded images together; other files are shuffled as a
+whole. The crops are a function of (seed, epoch, index).
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.damage import SKIPPED, Files, Record, Records, Source, image_or_black
+from aggnets_jax.data.damage import Example, Files, Record, Records, Source, example_or_black
 from aggnets_jax.data.host_images import any_image, eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.info import DatasetInfo
-from aggnets_jax.data.reading import check_classes, check_labels, read_encoded, read_in_order
+from aggnets_jax.data.reading import SplitReader, check_classes, check_labels
+from aggnets_jax.data.streams import eval_records, only_rows, train_records
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 SHUFFLE_BYTES = 1 << 30
 DECODE_BATCH = 512
+# The index in a batch of whatever is lost with its file.
+LOST = -1
 
 HostBatch = dict[str, np.ndarray]
 
@@ -84,8 +87,8 @@ def train_dataset(
 ) -> HostBatches:
     """Returns the endless batches from `start_step` on, reduced to some of their rows.
 
-    Every process goes through all records in the same order and decodes its own rows, so that
-    batches do not depend on the number of processes.
+    A process reads the streams that its rows come from, see `streams`, or the files of its rows;
+    which these are does not depend on the number of processes, and neither do batches.
 
     Args:
       builder: of the prepared data set.
@@ -107,54 +110,29 @@ def train_dataset(
         files, labels = list_examples(builder, split, info.class_names)
         check_classes(labels, split)
         one_epoch = _epochs_of_files(files, labels, seed)
-        source = Files(files, info.image_shape[-1])
+        first_epoch, done = divmod(start_step * batch_size, info.num_train)
+        records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
+        records = only_rows(records, batch_size, rows)
+        source, parse = Files(files, info.image_shape[-1]), _read_file
     else:
-        one_epoch = _epochs(builder, split, seed, skip)
-        source = Records(builder, info, split)
+        reader = SplitReader(builder, split, fill_up=skip)
+        records = train_records(
+            reader,
+            batch_size=batch_size,
+            rows=rows,
+            seed=seed,
+            start_step=start_step,
+            buffer_size=_shuffle_buffer(builder, split),
+        )
+        source, parse = Records(builder, info, split), _parser(reader)
     augment = train_image(info, seed)
 
-    def decode(record: Record) -> tf.Tensor:
-        return augment(_encoded(record), record["epoch"], record["index"])
+    def decode(record: Record) -> Example:
+        encoded, label = parse(record)
+        return augment(encoded, record["epoch"], record["index"]), label
 
-    first_epoch, done = divmod(start_step * batch_size, info.num_train)
-    records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
-    dataset = _decode_rows(records, _decoder(decode, info, skip), batch_size, rows)
+    dataset = _decoded(records, _decoder(decode, info, skip), len(rows))
     return HostBatches(dataset, source, info.num_classes, split)
-
-
-def _epochs(
-    builder: tfds.core.DatasetBuilder, split: str, seed: int, skip: bool
-) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Returns a function from an epoch to its encoded records, in its order."""
-    tf = import_tensorflow()
-    buffer_size = _shuffle_buffer(builder, split)
-    example_index = _index_from_id(builder, split)
-
-    # TFDS's reader does not pass through AutoGraph, and has nothing for it to convert.
-    @tf.autograph.experimental.do_not_convert
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        file_seed, record_seed = tf.unstack(
-            tf.random.stateless_uniform(
-                [2], seed=[seed, epoch], minval=0, maxval=tf.int64.max, dtype=tf.int64
-            )
-        )
-        records = read_encoded(
-            builder,
-            split,
-            fill_up=skip,
-            shuffle_files=True,
-            shuffle_seed=file_seed,
-            shuffle_reshuffle_each_iteration=False,
-        ).shuffle(buffer_size, seed=record_seed, reshuffle_each_iteration=False)
-        return records.map(
-            lambda record: {
-                **record,
-                "epoch": epoch,
-                "index": example_index(record["tfds_id"]),
-            }
-        )
-
-    return one_epoch
 
 
 def _epochs_of_files(
@@ -207,12 +185,14 @@ def eval_dataset(
     if info.name == IMAGE_FOLDER:
         files, labels = list_examples(builder, split, info.class_names)
         records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
-        source = Files(files, info.image_shape[-1])
+        records = only_rows(records, batch_size, rows)
+        source, parse = Files(files, info.image_shape[-1]), _read_file
     else:
-        records = read_in_order(builder, split, fill_up=skip)
-        source = Records(builder, info, split)
-    dataset = _decode_rows(records, _eval_decoder(eval_image(info), info, skip), batch_size, rows)
-    return HostBatches(dataset, source, info.num_classes, split)
+        reader = SplitReader(builder, split, fill_up=skip)
+        records = eval_records(reader, batch_size, rows)
+        source, parse = Records(builder, info, split), _parser(reader)
+    decoder = _eval_decoder(eval_image(info), parse, info, skip)
+    return HostBatches(_decoded(records, decoder, len(rows)), source, info.num_classes, split)
 
 
 def load_split(
@@ -256,57 +236,68 @@ def file_dataset(
     records = tf.data.Dataset.from_tensor_slices(
         {"file": list(files), "label": np.zeros(len(files), np.int64)}
     )
-    decoder = _eval_decoder(any_image(info), info, skip=False)
-    dataset = _decode_rows(records, decoder, batch_size, rows)
+    decoder = _eval_decoder(any_image(info), _read_file, info, skip=False)
+    dataset = _decoded(only_rows(records, batch_size, rows), decoder, len(rows))
     source = Files(files, info.image_shape[-1])
     return HostBatches(dataset, source, info.num_classes, "of files")
 
 
+def _read_file(record: Record) -> Example:
+    """Returns an encoded image, read now from a file of its own, and its label."""
+    return import_tensorflow().io.read_file(record["file"]), record["label"]
+
+
+def _parser(reader: SplitReader) -> Callable[[Record], Example]:
+    return lambda record: reader.parse(record["record"])
+
+
 def _eval_decoder(
-    image: Callable[[tf.Tensor], tf.Tensor], info: DatasetInfo, skip: bool
+    image: Callable[[tf.Tensor], tf.Tensor],
+    parse: Callable[[Record], Example],
+    info: DatasetInfo,
+    skip: bool,
 ) -> Callable[[Record], Record]:
-    return _decoder(lambda record: image(_encoded(record)), info, skip)
+    def decode(record: Record) -> Example:
+        encoded, label = parse(record)
+        return image(encoded), label
+
+    return _decoder(decode, info, skip)
 
 
 def _decoder(
-    image: Callable[[Record], tf.Tensor], info: DatasetInfo, skip: bool
+    decode: Callable[[Record], Example], info: DatasetInfo, skip: bool
 ) -> Callable[[Record], Record]:
-    """Returns a function from a record to an example of a batch, with a decoded image."""
+    """Returns a function from a record to an example of a batch, with a decoded image.
+
+    Args:
+      decode: returns an image uint8 [H, W, C] and its label, int64.
+      info: from `describe`.
+      skip: whether what `decode` can't decode is black, and named in "damaged".
+    """
     tf = import_tensorflow()
+    or_black = example_or_black(decode, info.image_shape)
 
-    def numbers(record: Record) -> Record:
-        kept = record.keys() & {"label", "epoch", "index"}
-        return {key: tf.cast(record[key], tf.int32) for key in kept}
+    def example(record: Record) -> Record:
+        found = {}
+        if skip:
+            image, label, whole = or_black(record)
+            name = record["file"] if "file" in record else tf.strings.as_string(record["index"])
+            found["damaged"] = tf.where(whole, "", name)
+        else:
+            image, label = decode(record)
+        found |= {"image": image, "label": tf.cast(label, tf.int32)}
+        if "epoch" in record:
+            found["epoch"] = tf.cast(record["epoch"], tf.int32)
+            found["index"] = tf.cast(tf.maximum(record["index"], LOST), tf.int32)
+        return found
 
-    if not skip:
-        return lambda record: {"image": image(record), **numbers(record)}
-    or_black = image_or_black(image, info.image_shape)
-
-    def decode(record: Record) -> Record:
-        example = numbers(record)
-        example["image"], whole = or_black(record)
-        example["label"] = tf.where(whole, example["label"], SKIPPED)
-        name = record["file" if "file" in record else "tfds_id"]
-        return {**example, "damaged": tf.where(whole, "", name)}
-
-    return decode
-
-
-def _encoded(record: Record) -> tf.Tensor:
-    """Returns a record's encoded image, read now if it is in a file of its own."""
-    return import_tensorflow().io.read_file(record["file"]) if "file" in record else record["image"]
+    return example
 
 
-def _decode_rows(
-    records: tf.data.Dataset, decode: Callable, batch_size: int, rows: np.ndarray
-) -> tf.data.Dataset:
+def _decoded(records: tf.data.Dataset, decode: Callable, batch_size: int) -> tf.data.Dataset:
     tf = import_tensorflow()
-    if len(rows) < batch_size:
-        held = tf.constant(np.isin(np.arange(batch_size), rows))
-        records = records.enumerate().filter(lambda place, _: held[place % batch_size])
-        records = records.map(lambda _, record: record)
     images = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return images.batch(len(rows)).prefetch(tf.data.AUTOTUNE)
+    return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
 
 
 def _shuffle_buffer(builder: tfds.core.DatasetBuilder, split: str) -> int:
@@ -315,45 +306,3 @@ def _shuffle_buffer(builder: tfds.core.DatasetBuilder, split: str) -> int:
     total = sum(part.num_examples for part in stored)
     bytes_each = max(1, sum(part.num_bytes for part in stored) // total)
     return min(builder.info.splits[split].num_examples, SHUFFLE_BYTES // bytes_each)
-
-
-def _index_from_id(
-    builder: tfds.core.DatasetBuilder, split: str
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from TFDS's id, "FILE__PLACE IN FILE", to the number in reading order.
-
-    For the id of an example that is lost, without a file, the number is -1.
-
-    A split is a list of pieces of files, read one after the other. A file may hold several, as in
-    "train[:40%]+train[60%:]".
-    """
-    tf = import_tensorflow()
-    pieces = builder.info.splits[split].file_instructions
-    lengths = np.array([piece.take for piece in pieces], np.int64)
-    first_index = np.cumsum(lengths) - lengths
-    # A place in the files laid end to end, in the order in which the split first names them.
-    ends = {}
-    for piece in pieces:
-        file = piece.basename()
-        ends[file] = max(ends.get(file, 0), piece.skip + piece.take)
-    file_starts = dict(zip(ends, np.cumsum([0, *ends.values()])[:-1], strict=True))
-    piece_starts = np.array([file_starts[p.basename()] + p.skip for p in pieces], np.int64)
-    order = np.argsort(piece_starts, kind="stable")
-    starts = tf.constant(piece_starts[order])
-    shifts = tf.constant((first_index - piece_starts)[order])
-    table = tf.lookup.StaticHashTable(
-        tf.lookup.KeyValueTensorInitializer(
-            tf.constant(list(file_starts)), tf.constant(list(file_starts.values()), tf.int64)
-        ),
-        default_value=-1,
-    )
-
-    def example_index(tfds_id: tf.Tensor) -> tf.Tensor:
-        file = tf.strings.regex_replace(tfds_id, "__[0-9]+$", "")
-        place = tf.strings.to_number(tf.strings.regex_replace(tfds_id, "^.*__", ""), tf.int64)
-        start = table.lookup(file)
-        place += start
-        piece = tf.maximum(tf.searchsorted(starts, place[None], side="right")[0] - 1, 0)
-        return tf.where(start < 0, start, place + shifts[piece])
-
-    return example_index
