@@ -111,6 +111,7 @@ def test_mistakes_are_one_line(arguments, array, message):
 
 
 STOPS, LOSES = "stop_once()", "sys.exit(0 if restarts else 76)"
+ENDS_EARLY = "signal.signal(15, signal.SIG_DFL)\nif not restarts: os.kill(os.getpid(), 15)"
 # The last task of an array has the number of the array.
 LAST_STOPS = "stop_once() if os.environ['SLURM_ARRAY_TASK_ID'] == '1' else sys.exit(0)"
 
@@ -131,6 +132,7 @@ def ended(slurm, tmp_path_factory):
         "requeued": STOPS,
         "cancelled": STOPS,
         "lost": LOSES,
+        "early": ENDS_EARLY,
         "wrong": "sys.exit(2)",
         "one_failed": "sys.exit(3 * task)",
     }.items():
@@ -151,7 +153,7 @@ def ended(slurm, tmp_path_factory):
     # As preemption without it does: to tasks and script.
     slurm.run("scontrol", "requeue", jobs["requeued"])
     slurm.run("scancel", jobs["cancelled"])
-    for name in ("stopped", "requeued", "array_1", "lost"):
+    for name in ("stopped", "requeued", "array_1", "lost", "early"):
         slurm.wait_until_said(folder / name, "start 1")
     ends = {job: slurm.wait_for(jobs[job], "COMPLETED FAILED CANCELLED") for job in jobs}
     return {job: (end, (folder / job).read_text()) for job, end in ends.items()}
@@ -179,9 +181,10 @@ def test_what_slurm_ends_it_starts_again_or_not(ended):
 
 
 def test_a_lost_process_is_tried_again_and_a_mistake_is_not(ended):
-    ends = {name: ended[name][0] for name in ("lost", "wrong", "one_failed")}
+    ends = {name: ended[name][0] for name in ("lost", "early", "wrong", "one_failed")}
     assert {name: (end["ExitCode"], end["Restarts"]) for name, end in ends.items()} == {
         "lost": ("0:0", "1"),
+        "early": ("0:0", "1"),
         "wrong": ("2:0", "0"),
         "one_failed": ("3:0", "0"),
     }
@@ -210,8 +213,8 @@ def test_two_tasks_train_are_stopped_and_go_on(end, slurm, data_dir, tmp_path):
     file = runs.write_config(tmp_path / "tiny.py", config)
     log, workdir = tmp_path / "log", tmp_path / "run"
     options = [f"--output={log}", "--ntasks=2"]
-    if end == "time":  # SLURM sends the signal as soon as less than 300 s are left
-        options.append("--time=5")
+    if end == "time":  # 300 s of which are left after a minute
+        options.append("--time=6")
     flags = (f"--config={file}", f"--workdir={workdir}")
     cpus = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", "PYTHON": sys.executable}
     job = slurm.submit(*options, SCRIPT, *flags, **cpus)
@@ -219,7 +222,7 @@ def test_two_tasks_train_are_stopped_and_go_on(end, slurm, data_dir, tmp_path):
     slurm.wait_until_said(log, f" 1/{total}", timeout=240)
     if end == "requeue":
         slurm.run("scontrol", "requeue", job)
-    slurm.wait_until_said(log, "stopped after step", times=2, timeout=120)
+    slurm.wait_until_said(log, "stopped after step", times=2, timeout=180)
     slurm.wait_until_said(log, "continuing after step", timeout=240)
     text = log.read_text()
     assert "2 processes of SLURM with 4 devices, 2 of them here" in text
