@@ -1,9 +1,14 @@
-"""SIGTERM and SIGINT: a request to save and stop at the next step; the second one stops at once."""
+"""SIGTERM and SIGINT: a request to save and stop at the next step; the second one stops at once.
+
+SIGTERM comes from schedulers, and from SLURM, when it preempts a job, twice within a second. Those
+of a few seconds are therefore one.
+"""
 
 import functools
 import os
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Self
 
@@ -15,6 +20,8 @@ from jax.sharding import Mesh
 from aggnets_jax import sharding
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SAME = 5.0
+"""Seconds in which SIGTERM that comes again is the same request."""
 
 
 class StopRequest:
@@ -48,11 +55,15 @@ class StopRequest:
 
     @staticmethod
     def _watch(reader: int) -> None:
-        noted = 0
+        first = None
         while received := os.read(reader, 1):
-            noted += received[0] in SIGNALS
-            if noted == 2:
-                os._exit(128 + received[0])
+            number, now = received[0], time.monotonic()
+            if number not in SIGNALS:
+                continue
+            if first is None:
+                first = number, now
+            elif {first[0], number} != {signal.SIGTERM} or now - first[1] > SAME:
+                os._exit(128 + number)
         os.close(reader)
 
     def agreed(self, mesh: Mesh) -> str | None:

@@ -25,21 +25,44 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
 
 
 @pytest.mark.parametrize(
-    ("signals", "code"), [("SIGTERM SIGTERM", 143), ("SIGTERM SIGINT", 130), ("SIGINT", 0)]
+    ("signals", "code"),
+    [
+        ("SIGTERM later SIGTERM", 143),
+        ("SIGTERM SIGINT", 130),
+        ("SIGINT SIGINT", 130),
+        ("SIGINT", 0),
+    ],
 )
 def test_the_second_signal_ends_the_process_at_once(signals, code):
     program = f"""
 import os, signal, time
-from aggnets_jax.preemption import StopRequest
-with StopRequest():
+from aggnets_jax import preemption
+with preemption.StopRequest():
     for name in "{signals}".split():
-        os.kill(os.getpid(), signal.Signals[name])
+        if name == "later":
+            time.sleep(preemption.SAME + 0.5)
+        else:
+            os.kill(os.getpid(), signal.Signals[name])
     time.sleep({60 if " " in signals else 0})
 """
     began = time.monotonic()
     done = subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, timeout=60)
     assert done.returncode == code
     assert time.monotonic() - began < 30
+
+
+def test_sigterm_that_slurm_sends_twice_is_one_request():
+    program = """
+import os, signal, time
+from aggnets_jax.preemption import StopRequest
+with StopRequest():
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+"""
+    assert (
+        subprocess.run([sys.executable, "-c", program], cwd=runs.ROOT, timeout=60).returncode == 0
+    )
 
 
 def start_processes(*arguments, processes=2, devices=2):

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from tests import runs
+from tests.launch.slurm import CPUS
 
 SCRIPT = "launch/slurm.sbatch"
 # Instead of Python: says what it was started with, and does what $DO says.
@@ -200,7 +201,7 @@ def test_a_task_of_an_array_is_queued_again_alone(ended):
 
 # What ends the training, and after how many steps it would end by itself: for the time to be over,
 # SLURM looks twice a minute.
-ENDS = {"requeue": 200, "time": 100_000}
+ENDS = {"requeue": 200, "preemption": 200, "time": 100_000}
 
 
 @pytest.mark.slow
@@ -222,6 +223,9 @@ def test_two_tasks_train_are_stopped_and_go_on(end, slurm, data_dir, tmp_path):
     slurm.wait_until_said(log, f" 1/{total}", timeout=240)
     if end == "requeue":
         slurm.run("scontrol", "requeue", job)
+    elif end == "preemption":
+        all_there_are = ("--partition=high", f"--ntasks={CPUS}")
+        slurm.submit(*all_there_are, "--output=/dev/null", "--wrap=sleep 1")
     slurm.wait_until_said(log, "stopped after step", times=2, timeout=180)
     slurm.wait_until_said(log, "continuing after step", timeout=240)
     text = log.read_text()
