@@ -36,7 +36,7 @@ def watch(
       Diverged: likewise.
       Stopped: after SIGTERM or SIGINT.
     """
-    evaluated = waiting = -1
+    evaluated, told = -1, None
     mesh = sharding.make_mesh()
     with StopRequest() as stop:
         while True:
@@ -54,9 +54,9 @@ def watch(
             elif evaluated == last:
                 return
             else:
-                if waiting < evaluated or waiting == -1:
+                if told != evaluated:
                     print(f"waiting for a checkpoint in {workdir}", flush=True)
-                    waiting = max(evaluated, 0)
+                    told = evaluated
                 time.sleep(look_every)
 
 
