@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple, Self, TextIO
 
 from aggnets_jax.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Child(NamedTuple):
@@ -40,6 +40,8 @@ class Child(NamedTuple):
 class Children:
     """Within its context, SIGTERM and SIGINT go to all processes that it has started.
 
+    So does SIGHUP, of a terminal that is closed, as SIGTERM; not if it was ignored (`nohup`).
+
     Attributes:
       running: by name.
       asked: the signals that came.
@@ -53,7 +55,11 @@ class Children:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._previous = {
+            number: signal.signal(number, self._note)
+            for number in SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -80,8 +86,9 @@ class Children:
         """Waits for a process to end, and passes signals on.
 
         Returns:
-          Which it was and its exit code, 128 + N after signal N; None if a signal came, or if
-          `timeout` seconds are over.
+          Which it was and its exit code, 128 + N after signal N; `Stopped.exit_code` after one that
+          it was sent from here before it could notice. None if a signal came, or if `timeout`
+          seconds are over.
         """
         try:
             event = self._events.get(timeout=timeout)
@@ -91,8 +98,9 @@ class Children:
             self.asked.append(event)
             self.send(event)
             return None
-        del self.running[event[0].name]
-        return event
+        child, code = event
+        del self.running[child.name]
+        return child, Stopped.exit_code if code - 128 in self.asked else code
 
     def send(self, number: int) -> None:
         """Sends a signal to all that are running."""
@@ -100,7 +108,7 @@ class Children:
             process.send_signal(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._events.put(signal.Signals(number))
+        self._events.put(signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
 
     def _attend(self, child: Child, process: subprocess.Popen) -> None:
         readers = [

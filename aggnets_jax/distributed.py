@@ -51,8 +51,9 @@ def join(
       num_processes: in all.
       process_id: of this one, counted from 0.
       expected_processes: how many there must be.
-      timeout: seconds to wait for the others; default 300. The process ends with exit code 2 when
-        they are over.
+      timeout: seconds to wait for the others; default 300. When they are over, the process ends
+        with `UserError.exit_code` if the address was given, else with `LostProcess.exit_code`: a
+        cluster may be slow.
 
     Raises:
       UserError: if there can be no such process, no connection, or not as many as expected.
@@ -69,7 +70,9 @@ def join(
         raise UserError("--coordinator_address, --num_processes and --process_id go together")
     if cluster is not None or None not in given:
         where = coordinator_address or f"the coordinator that {cluster} names"
-        with _ending_after(timeout, f"{where} and all processes did not answer within {timeout} s"):
+        code = (UserError if coordinator_address else LostProcess).exit_code
+        late = f"{where} and all processes did not answer within {timeout} s"
+        with _ending_after(timeout, late, code):
             try:
                 jax.distributed.initialize(
                     coordinator_address,
@@ -141,12 +144,12 @@ def _unjoined(cluster: str | None, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _ending_after(seconds: float, message: str) -> Iterator[None]:
-    """Ends the process with a line when seconds are over: JAX would abort it, with a long one."""
+def _ending_after(seconds: float, message: str, code: int) -> Iterator[None]:
+    """Ends the process, with a line, when seconds are over: JAX would abort it, with a long one."""
 
     def end() -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
-        os._exit(UserError.exit_code)
+        os._exit(code)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True

@@ -53,8 +53,10 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     flags, overrides = parser.parse_with_overrides(arguments)
     check_whole_number("processes", flags.processes, 1)
     check_whole_number("devices", flags.devices, 1)
-    if flags.json is not None and not local_path(flags.json).parent.is_dir():
-        raise UserError(f"{flags.json} can't be written: it has no folder")
+    if flags.json is not None:
+        file = local_path(flags.json)
+        if file.is_dir() or not file.parent.is_dir():
+            raise UserError(f"{flags.json} can't be written: it is a folder, or in none")
     return flags, overrides
 
 
@@ -69,12 +71,13 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
       Of a device and a step: `state_bytes`, `allocated_bytes` (with batch and temporaries),
       `temporary_bytes`, `flops`, as XLA counts them, `model_flops` (two for each of three passes'
       multiply-adds), and `collectives`, for each kind its `count` and the `bytes` of its results;
-      `params` and `state_arrays`.
+      and `params`. `flops` and `collectives` count what is in a loop, of accumulation or of scanned
+      layers, once.
 
     Raises:
       UserError: for a config that fits no run, or batches that the devices can't share.
     """
-    sharding.check_divisible("batch_size", config.batch_size, devices * config.accumulation_steps)
+    sharding.check_divisible("batch_size", config.batch_size, devices, config.accumulation_steps)
     num_classes, image_shape, num_train = _facts(config)
     model = create_configured_model(config, num_classes)
     macs = sum(part.macs for part in count(model, image_shape).values())
@@ -179,6 +182,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         f" {flags.processes} x {flags.devices} devices, {batch // devices} on each"
     )
     Console().print(_table(found))
+    if config.accumulation_steps > 1 or config.model.scan:
+        print("collectives, and what XLA counts, are those of one turn of each loop")
     if flags.json is not None:
         write_json(local_path(flags.json), found)
 

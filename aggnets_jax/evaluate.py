@@ -202,17 +202,22 @@ def restore_network(
 
 
 def evaluate_checkpoint(
-    workdir: str | Path, which: str = "latest", data_dir: str | None = None
-) -> dict[str, Any]:
+    workdir: str | Path,
+    which: str = "latest",
+    data_dir: str | None = None,
+    *,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """Evaluates a checkpoint, and prints the result.
 
     Args:
       workdir: of the run; gets `evaluation.json` if it can be written.
       which: as for `restore_network`.
       data_dir: of the data set; default that of the run.
+      interrupted: as for `evaluate`.
 
     Returns:
-      As `evaluate`, and the `step`.
+      As `evaluate`, and the `step`. None if it was interrupted.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
@@ -223,7 +228,10 @@ def evaluate_checkpoint(
     step, config, info, model, variables = restored
     batches = evaluation_batches(restored, mesh, data_dir)
     eval_step = make_eval_step(model, data.make_preprocess(config.data, info), config.num_seeds)
-    metrics = {"step": step, **evaluate(eval_step, variables, batches)}
+    metrics = evaluate(eval_step, variables, batches, interrupted)
+    if metrics is None:
+        return None
+    metrics = {"step": step, **metrics}
     print_evaluation(metrics)
     if not math.isfinite(metrics["loss"]):
         raise Diverged(f"the loss of the evaluation is not finite at step {step}")

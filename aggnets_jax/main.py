@@ -15,6 +15,7 @@ another of several processes was lost.
 
 import argparse
 import sys
+import traceback
 from collections.abc import Sequence
 
 import ml_collections
@@ -103,7 +104,11 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    code = exit_code(lambda: run(arguments))
+    try:
+        code = exit_code(lambda: run(arguments))
+    except Exception:  # a defect; but one of several processes must not wait for the others
+        traceback.print_exc()
+        code = 1
     if code:
         from aggnets_jax.distributed import leave
 

@@ -66,10 +66,12 @@ def bytes_per_device(tree: Any) -> int:
     )
 
 
-def check_divisible(name: str, size: int, devices: int) -> None:
+def check_divisible(name: str, size: int, devices: int, accumulation_steps: int = 1) -> None:
     """Raises `UserError` if a batch of that size can't be shared out equally."""
-    if size % devices:
+    parts = devices * accumulation_steps
+    if size % parts:
+        times = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
         raise UserError(
-            f"config.{name} {size} is not divisible by {devices} devices;"
-            f" nearest: {max(1, round(size / devices)) * devices}"
+            f"config.{name} {size} is not divisible by {devices} devices{times};"
+            f" nearest: {max(1, round(size / parts)) * parts}"
         )

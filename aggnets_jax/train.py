@@ -86,7 +86,7 @@ def train_and_evaluate(
 
     Raises:
       UserError: for a config that fits no run, and the workdir is then left as it was; for data
-        that can't be read, and the state is then saved.
+        that can't be read, and a process alone then saves the state.
       Diverged: when the loss or a gradient is NaN or infinite, at more steps than
         `config.skip_nonfinite_steps` allows.
       Stopped: after SIGTERM or SIGINT, when the state is saved.
@@ -100,8 +100,9 @@ def train_and_evaluate(
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
         mesh = sharding.make_mesh()
-        parts = mesh.size * config.accumulation_steps
-        sharding.check_divisible("batch_size", config.batch_size, parts)
+        sharding.check_divisible(
+            "batch_size", config.batch_size, mesh.size, config.accumulation_steps
+        )
         sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         info = data.describe(config.data)
         preprocess = data.make_preprocess(config.data, info)

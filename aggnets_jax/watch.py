@@ -1,18 +1,19 @@
 """`--mode=eval --watch`: evaluates the checkpoints of a run while it trains, elsewhere."""
 
-import json
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from aggnets_jax import sharding
 from aggnets_jax.checkpoint import LATEST, Checkpoints
+from aggnets_jax.distributed import in_any
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.preemption import StopRequest
-from aggnets_jax.workdir import local_path
+from aggnets_jax.workdir import check_fields, local_path, read_json
 
 LOOK_EVERY = 5.0
 """Seconds between two looks at the workdir."""
@@ -42,14 +43,21 @@ def watch(
         while True:
             if signal := stop.agreed(mesh):
                 raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
-            newest, last = multihost_utils.broadcast_one_to_all(np.int32(_look(workdir)))
-            if newest > evaluated:
+            newest, last = _agreed_look(workdir)
+            if newest > evaluated and _all_see(workdir, newest):
+                error = None
                 try:
-                    evaluate_checkpoint(workdir, str(newest), data_dir)
-                except UserError:
-                    if (local_path(workdir) / LATEST / str(newest)).is_dir():
-                        raise
-                    # The run has deleted it since: it keeps a few, and there is a newer one.
+                    evaluate_checkpoint(
+                        workdir,
+                        str(newest),
+                        data_dir,
+                        interrupted=lambda: stop.agreed(mesh) is not None,
+                    )
+                except UserError as raised:
+                    error = raised
+                # The run keeps a few: if it has deleted this one since, there is a newer one.
+                if (error := in_any(error)) and _agreed_look(workdir)[0] == newest:
+                    raise error
                 evaluated = newest
             elif evaluated == last:
                 return
@@ -67,10 +75,20 @@ def _look(workdir: str | Path) -> tuple[int, int]:
     if path.is_dir():
         with Checkpoints(path) as checkpoints:
             newest = checkpoints.newest()
-    try:
-        last = json.loads((path / "summary.json").read_text())["steps"]
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path / 'summary.json'} is not that of a run: {error}") from error
+    summary = path / "summary.json"
+    if summary.exists():
+        found = read_json(summary)
+        check_fields(summary, found, {"steps": int})
+        last = found["steps"]
     return newest, last
+
+
+def _agreed_look(workdir: str | Path) -> tuple[int, int]:
+    """What the first process sees."""
+    return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
+
+
+def _all_see(workdir: str | Path, step: int) -> bool:
+    """Whether a checkpoint is there for all processes, which restore it together."""
+    here = (local_path(workdir) / LATEST / str(step)).is_dir()
+    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.int32(here)).all())

@@ -273,7 +273,8 @@ follow() {
 
 finish() {
     say "$2"
-    [[ -z ${flags[delete]} ]] || remove_slice >&2
+    [[ -z ${flags[delete]} ]] || remove_slice >&2 ||
+        say "the slice could not be deleted, and goes on to cost"
     exit "$1"
 }
 

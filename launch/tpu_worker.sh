@@ -12,6 +12,11 @@ readonly RUN="$HOME/aggnets_run"           # what the run leaves: log, pid, exit
 readonly CHECKOUT="$HOME/aggnets_checkout"
 readonly PACKED="$HOME/aggnets_checkout.tar.gz"
 
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
 running() {
     # A number may be that of another process since the machine has started anew.
     [[ -s $RUN/pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$RUN/pid")/cmdline" \
@@ -57,7 +62,9 @@ start() {
     cd "$CHECKOUT"
     # A session of its own, which outlives the connection.
     setsid nohup bash "$HOME/tpu_worker.sh" watch "$@" >"$RUN/log" 2>&1 </dev/null &
+    local tries=100
     until [[ -s $RUN/pid ]]; do
+        ((tries-- > 0)) || fail "the run has not begun within 10 s"
         sleep 0.1
     done
 }
@@ -116,6 +123,7 @@ stop() {
     touch "$RUN/stopped"
     kill -TERM "$(<"$RUN/pid")"
     await_end 600
+    ! running || fail "it has not ended within 600 s, and is still running"
     tail -n 1 "$RUN/log"
 }
 

@@ -57,11 +57,11 @@ def write_config(file, config):
     return file
 
 
-def start(*arguments, devices=1):
+def start(*arguments, devices=1, launcher=()):
     """Starts `python -m aggnets_jax.main` on as many simulated devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [sys.executable, "-m", "aggnets_jax.main", *map(str, arguments)],
+        [*launcher, sys.executable, "-m", "aggnets_jax.main", *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,

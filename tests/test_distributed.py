@@ -1,6 +1,7 @@
 """Several processes: how they find each other, what they compute, and what if one is gone."""
 
 import json
+import shutil
 import signal
 import time
 
@@ -123,6 +124,17 @@ def test_a_coordinator_that_does_not_answer_is_waited_for_as_long_as_said(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cluster_whose_processes_do_not_come_may_be_tried_again(monkeypatch):
+    ended = []
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed.os, "_exit", ended.append)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: time.sleep(1.5))
+    monkeypatch.setattr(distributed, "_tell_of_aborts", lambda: None)
+    join(timeout=1)
+    assert ended == [LostProcess.exit_code]
+
+
 def finish_all(processes):
     ends = [runs.finish(process) for process in processes]
     assert [code for code, _, _ in ends] == [0] * len(ends), ends
@@ -193,6 +205,18 @@ def test_a_process_that_dies_ends_the_other(killed, data_dir, tmp_path):
     assert "lost" in err.splitlines()[-1]
     assert time.monotonic() - began < 150
     assert runs.finish(processes[killed])[0] == -signal.SIGKILL
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("mpirun"), reason="Open MPI is not installed")
+def test_open_mpi_starts_both_processes(data_dir, tmp_path):
+    file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(data_dir))
+    mpirun = ("mpirun", "--allow-run-as-root", "--oversubscribe", "-n", "2")
+    flags = (f"--config={file}", f"--workdir={tmp_path / 'run'}", "--expected_processes=2")
+    code, out, err = runs.finish(runs.start(*flags, devices=2, launcher=mpirun))
+    assert code == 0, err
+    assert "2 processes of Open MPI with 4 devices, 2 of them here" in out
+    assert runs.summary(tmp_path / "run")["final"]["examples"] == 360
 
 
 @pytest.mark.slow

@@ -99,6 +99,7 @@ def test_an_evaluation_that_is_not_finite_is_told():
     check_evaluation({"step": 4, "loss": 1.0})
 
 
+@pytest.mark.slow
 def test_a_last_step_that_diverges_is_not_saved(data_dir, tmp_path):
     with pytest.raises(Diverged, match="not finite at step 1"):
         train_and_evaluate(runs.tiny_config(data_dir, total_steps=1, lr=1e38), tmp_path)

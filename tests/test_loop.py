@@ -15,7 +15,11 @@ FIRST, LAST = 2, 8
 
 @pytest.mark.parametrize(
     ("resident", "steps_per_dispatch"),
-    [("always", 2), pytest.param("always", 1, marks=pytest.mark.slow), ("never", 1)],
+    [
+        ("always", 2),
+        pytest.param("always", 1, marks=pytest.mark.slow),
+        pytest.param("never", 1, marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_waits_or_is_moved_unasked(
     resident, steps_per_dispatch, data_dir, tmp_path, monkeypatch

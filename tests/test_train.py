@@ -105,7 +105,7 @@ def _interrupt(monkeypatch, step, action):
 
 # The first batch is asked for before the step is compiled; after step 4 an evaluation is due,
 # after 5 a checkpoint, after 12 all is done.
-@pytest.mark.parametrize("step", [1, slow(4), 5, slow(11), 12])
+@pytest.mark.parametrize("step", [slow(1), slow(4), 5, slow(11), slow(12)])
 def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole
     config = runs.tiny_config(data_dir)
@@ -139,7 +139,7 @@ def test_streamed_run_stopped_and_started_again(data_dir, tmp_path, monkeypatch)
     _assert_same_run(resumed, tmp_path / "run", summary, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("step", [2, 9])
+@pytest.mark.parametrize("step", [slow(2), 9])
 def test_crashed_at_a_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole
 
@@ -234,7 +234,7 @@ def test_a_checkpoint_of_one_device_evaluates_on_eight(whole):
     assert evaluation == pytest.approx(whole[1]["final"], rel=2e-6)
 
 
-@pytest.mark.parametrize("eval_batch_size", [7, 360, 1000])
+@pytest.mark.parametrize("eval_batch_size", [7, slow(360), slow(1000)])
 def test_evaluation_counts_every_example_once(eval_batch_size, whole, data_dir, tmp_path):
     config = runs.tiny_config(data_dir, total_steps=4, eval_batch_size=eval_batch_size)
     final = train_and_evaluate(config, tmp_path)["final"]
@@ -245,6 +245,7 @@ def test_evaluation_counts_every_example_once(eval_batch_size, whole, data_dir, 
     assert final["loss"] == pytest.approx(expected["eval/loss"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_divergence_stops_the_run_and_names_the_steps(data_dir, tmp_path):
     config = runs.tiny_config(data_dir, lr=1e15, checkpoint_every_steps=1, log_every_steps=12)
     with pytest.raises(Diverged, match=r"not finite at step [23]"):
@@ -259,7 +260,7 @@ def test_divergence_stops_the_run_and_names_the_steps(data_dir, tmp_path):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"dtype": "bfloat16"},
+        slow({"dtype": "bfloat16"}),
         slow({"ema_decay": 0.5, "label_smoothing": 0.1, "grad_clip_norm": 0.1}),
         slow({"accumulation_steps": 4, "weight_decay_on": "kernels"}),
         slow({"model": {"name": "sparsenet_sum20", "topology": "fractal", "aggregation": "mean"}}),

@@ -48,7 +48,8 @@ def test_a_checkpoint_of_loops_is_one_of_the_network(with_loops):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("before", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [False, True])
 def test_a_run_goes_on_in_the_other_form(before, data_dir, tmp_path):
     """With the momentum and the averages that it had: as if it had not changed."""
     changes = {"ema_decay": 0.5}

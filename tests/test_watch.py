@@ -41,7 +41,7 @@ def test_checkpoints_are_evaluated_as_they_come(workdir, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert re.findall(r"^step (\d+)  evaluation", out, re.M) == ["10", "12"]
     assert out.count("waiting for a checkpoint") == 2
-    assert slept == [3, 3, 3]
+    assert slept == [3, 3, 3, 3]
 
 
 def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
@@ -57,6 +57,29 @@ def test_a_damaged_checkpoint_is_an_error(workdir, monkeypatch):
     (workdir / "checkpoints" / "10" / "model" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match="damaged"):
         watch(workdir)
+
+
+@pytest.mark.parametrize("steps", ["null", '"12"'])
+def test_a_damaged_summary_is_an_error(steps, tmp_path):
+    (tmp_path / "summary.json").write_text(f'{{"steps": {steps}}}')
+    with pytest.raises(UserError, match=r"summary.json is damaged: steps must be"):
+        watch(tmp_path)
+
+
+def test_a_checkpoint_that_goes_while_it_is_evaluated_is_passed_over(workdir, monkeypatch, capsys):
+    looks = iter([(10, -2), (12, -2), (12, 12), (12, 12)])
+    monkeypatch.setattr(watch_module, "_look", lambda _: next(looks))
+    evaluate = watch_module.evaluate_checkpoint
+
+    def gone_at_10(workdir, which, *arguments, **more):
+        if which == "10":
+            raise UserError("there is no checkpoint of step 10")
+        return evaluate(workdir, which, *arguments, **more)
+
+    monkeypatch.setattr(watch_module, "evaluate_checkpoint", gone_at_10)
+    watch(workdir)
+    out = capsys.readouterr().out
+    assert re.findall(r"^step (\d+)  evaluation", out, re.M) == ["12"]
 
 
 @pytest.mark.parametrize(

@@ -177,7 +177,7 @@ def _train(
 def _training_data(
     config: ml_collections.ConfigDict, total_steps: int, mesh: Mesh
 ) -> data.ResidentData | data.StreamedData:
-    sharding.check_divisible("batch_size", config.batch_size, mesh.size * config.accumulation_steps)
+    sharding.check_divisible("batch_size", config.batch_size, mesh.size, config.accumulation_steps)
     sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return data.train_data(
         config.data,

@@ -33,6 +33,7 @@ def _rows(tmp_path, *arguments):
     return json.loads(file.read_text())["rows"]
 
 
+@pytest.mark.slow
 def test_images_of_cifar_live_on_the_devices_or_are_streamed(tmp_path):
     info = _describe("cifar10")
     assert (info.num_train, info.num_classes, info.resident) == (24, 10, True)

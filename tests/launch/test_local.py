@@ -47,7 +47,8 @@ def stand_ins(*programs):
 def launch(*programs, ending=local.ENDING):
     """Starts the launcher with programs in the place of the training."""
     script = """
-import json, sys
+import json, signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
 from aggnets_jax.children import Child
 from launch import local
 children, ending = json.loads(sys.argv[1])
@@ -83,7 +84,7 @@ def test_a_killed_process_is_told_with_its_signal(capfd):
     assert out == "half a line"  # the first process prints itself
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_the_launcher_reaches_each_process_once(number):
     process = launch(TRAINS, TRAINS)
     lines = sorted(process.stdout.readline() for _ in range(2))
@@ -93,6 +94,14 @@ def test_a_signal_to_the_launcher_reaches_each_process_once(number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
     assert sorted(err.splitlines()) == ["process 1: signals: 1", "signals: 1"]
+
+
+def test_who_is_stopped_before_it_can_notice_is_stopped_all_the_same():
+    process = launch("import time; print('ready', flush=True); time.sleep(100)")
+    process.stdout.readline()
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (75, "")
 
 
 def test_who_was_asked_to_stop_gets_no_second_signal_when_another_fails():

@@ -39,8 +39,12 @@ def _numbers(name):
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
-# Of each family the network with the smallest numbers; tracing them all takes minutes.
-QUICK = {find_family(name).name: name for name in sorted(list_models(), key=_numbers, reverse=True)}
+# Of each family the network with the smallest numbers, if it is no long one; tracing them all takes
+# minutes.
+SMALLEST = {
+    find_family(name).name: name for name in sorted(list_models(), key=_numbers, reverse=True)
+}
+QUICK = {*SMALLEST.values()} - {"hcgnet_c", "res2net54_2w_16s_w64_128_256", "seqresnext24"}
 
 _param = nn.Module.param
 
@@ -64,8 +68,7 @@ def info(name, classes, **overrides):
 
 
 def marked(names):
-    quick = set(QUICK.values())
-    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
+    return [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in names]
 
 
 def test_every_listed_model_is_in_the_table():

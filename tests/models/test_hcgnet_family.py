@@ -81,7 +81,9 @@ def test_counts_follow_from_the_widths(name, classes):
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if name in ("hcgnet_a3", "hcgnet_c") else ())
+        pytest.param(
+            name, marks=pytest.mark.slow if name in ("hcgnet_a3", "hcgnet_b", "hcgnet_c") else ()
+        )
         for name in WIDTHS
     ],
 )

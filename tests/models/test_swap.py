@@ -134,10 +134,10 @@ def test_every_family_trains(family):
         ("sparsenet", "windowed", "concat"),
         ("sparsenet_bc", "dense", "mean"),
         pytest.param("hcgnet", "sparse", "concat", marks=pytest.mark.slow),
-        ("dsnet_cifar", "sparse", "normalised_sum"),
-        ("seqresnet", "log_dense", "concat"),
+        pytest.param("dsnet_cifar", "sparse", "normalised_sum", marks=pytest.mark.slow),
+        pytest.param("seqresnet", "log_dense", "concat", marks=pytest.mark.slow),
         pytest.param("mdnet", "sparse", "concat", marks=pytest.mark.slow),
-        ("sparsenet_sum", "windowed", "concat"),
+        pytest.param("sparsenet_sum", "windowed", "concat", marks=pytest.mark.slow),
     ],
 )
 def test_parts_in_the_place_of_others(family, topology, aggregation):
