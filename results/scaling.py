@@ -1,26 +1,34 @@
-"""Compiled programs beside the model of docs/scaling.md: `python results/scaling.py`.
+"""What is measured beside the model of docs/scaling.md: `python results/scaling.py`.
 
-Writes results/scaling.csv: for three networks, both shardings and 1 to 8 simulated devices, what
-`python -m aggnets_jax.dry_run` finds (state and bytes of collectives of a device), and what the
-model says of them. And results/scaling_predicted.csv: the efficiency of steps to 1024 devices.
+Writes three tables of three networks, or those of them that `--tables` names:
+
+* predicted: results/scaling_predicted.csv, the efficiency of steps to 1024 devices.
+* compiled: results/scaling.csv, for both shardings and 1 to 8 simulated devices what
+  `python -m aggnets_jax.dry_run` finds (state and bytes of collectives of a device).
+* timed: results/scaling_timed.csv, the steps of 1 to 8 simulated devices, which share this
+  machine's cores, beside the model with this machine's own figures.
 """
 
 import argparse
 import csv
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from aggnets_jax import create_model, model_info, sharding
 from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, unknown
 
 HERE = Path(__file__).parent
 
@@ -39,8 +47,10 @@ WORKLOADS = (
     Workload("densenet121", "imagenet2012", 224, 64),
     Workload("sparsenet_bc100_k12", "cifar10", 32, 64),
 )
-# What a program is compiled with: small batches, for collectives do not depend on them.
+# What a program is compiled with, and timed with: small batches, for collectives do not depend on
+# them, and simulated devices share two cores.
 COMPILED_BATCH = 2
+TIMED_BATCH = 4
 
 
 class System(NamedTuple):
@@ -191,7 +201,7 @@ def compiled(workload: Workload, kind: str, devices: int) -> dict[str, Any]:
         return json.loads(file.read_text())
 
 
-def measured() -> Iterator[dict[str, Any]]:
+def compiled_rows() -> Iterator[dict[str, Any]]:
     """Compiled programs beside the model."""
     for workload in WORKLOADS:
         network = network_of(workload)
@@ -215,9 +225,88 @@ def measured() -> Iterator[dict[str, Any]]:
             }
 
 
+def timed() -> Iterator[dict[str, Any]]:
+    """Steps of simulated devices, data parallel with global statistics, beside the model.
+
+    N devices on the same cores compute N times as long as one; to that the model adds what the
+    all-reduces of a step take, each of the two kinds timed alone.
+    """
+    for workload in WORKLOADS:
+        network = network_of(workload)
+        alone = step_seconds(workload, 1)
+        for devices in (1, 2, 4, 8):
+            step = alone if devices == 1 else step_seconds(workload, devices)
+            gradients = all_reduce_seconds(devices, network.params, 1)
+            statistics = all_reduce_seconds(
+                devices, round(2 * network.channels / network.norms), 2 * network.norms
+            )
+            model = devices * alone + gradients + statistics
+            yield {
+                "network": workload.network,
+                "batch_per_device": TIMED_BATCH,
+                "devices": devices,
+                "step_ms": f"{1e3 * step:.4g}",
+                "step_ms_model": f"{1e3 * model:.4g}",
+                "gradients_ms": f"{1e3 * gradients:.4g}",
+                "statistics_ms": f"{1e3 * statistics:.4g}",
+                "efficiency": f"{devices * alone / step:.3f}",
+                "efficiency_model": f"{devices * alone / model:.3f}",
+            }
+
+
+def step_seconds(workload: Workload, devices: int) -> float:
+    """Seconds of a step, as the benchmark measures it in a process with so many devices."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "rows.json")
+        command = [sys.executable, "-m", "aggnets_jax.benchmark", f"--models={workload.network}"]
+        command += [f"--batch_size={TIMED_BATCH * devices}", f"--image_size={workload.image_size}"]
+        command += ["--steps_per_dispatch=1", "--repeats=5", "--seconds=5", f"--json={file}"]
+        devices_here = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+        run = subprocess.run(
+            command, cwd=HERE.parent, env=os.environ | devices_here, stdout=subprocess.DEVNULL
+        )
+        if run.returncode:
+            raise UserError(f"failed: {' '.join(command)}")
+        (row,) = json.loads(file.read_text())["rows"]
+        return row["ms"] / 1e3
+
+
+def all_reduce_seconds(devices: int, size: int, count: int) -> float:
+    """The fewest seconds of so many all-reduces, one after another, of `size` floats each."""
+    if devices == 1:
+        return 0.0
+    mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
+
+    def one_after_another(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, count, lambda _, x: jax.lax.pmean(x, "data"), x)
+
+    everywhere = PartitionSpec()
+    run = jax.jit(
+        jax.shard_map(
+            one_after_another, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+    )
+    x = jax.device_put(jnp.ones(size), sharding.replicated(mesh))
+    jax.block_until_ready(run(x))
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        jax.block_until_ready(run(x))
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+TABLES: dict[str, tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = {
+    "predicted": ("scaling_predicted.csv", predicted),
+    "compiled": ("scaling.csv", compiled_rows),
+    "timed": ("scaling_timed.csv", timed),
+}
+
+
 def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Writes a table, and prints its rows as they are made."""
-    with file.open("w", newline="") as lines:
+    unfinished = file.with_suffix(".unfinished")
+    with unfinished.open("w", newline="") as lines:
         writer = None
         for row in rows:
             writer = writer or csv.DictWriter(lines, list(row), lineterminator="\n")
@@ -226,16 +315,27 @@ def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
             writer.writerow(row)
             lines.flush()
             print(*row.values(), flush=True)
+    unfinished.replace(file)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes both tables."""
+    """Writes the tables."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--predict_only", action="store_true", help="nothing is compiled")
+    parser.add_argument("--tables", default=",".join(TABLES), help="default all: %(default)s")
+    parser.add_argument("--output", default=str(HERE), help="folder; default %(default)s")
     given = parser.parse_args(arguments)
-    write(HERE / "scaling_predicted.csv", predicted())
-    if not given.predict_only:
-        write(HERE / "scaling.csv", measured())
+    tables = given.tables.split(",")
+    for table in tables:
+        if table not in TABLES:
+            raise unknown("table", table, TABLES)
+    if not Path(given.output).is_dir():
+        raise UserError(f"--output {given.output} is no folder")
+    # For the all-reduces that are timed here.
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", 8)
+    for table in tables:
+        name, rows = TABLES[table]
+        write(Path(given.output, name), rows())
 
 
 if __name__ == "__main__":
