@@ -91,4 +91,6 @@ def _agreed_look(workdir: str | Path) -> tuple[int, int]:
 def _all_see(workdir: str | Path, step: int) -> bool:
     """Whether a checkpoint is there for all processes, which restore it together."""
     here = (local_path(workdir) / LATEST / str(step)).is_dir()
-    return jax.process_count() == 1 or bool(multihost_utils.process_allgather(np.int32(here)).all())
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.int32(here)).all())

@@ -289,8 +289,7 @@ decide() {
         running | "") sleep "${flags[poll]}" ;;
         *)
             started=""
-            # Processes of a slice that is going away end in any way; also with 2, for they wait in
-            # vain for each other.
+            # Processes of a slice that is going away end in any way.
             [[ $(slice_state) == READY ]] || return 0
             [[ $code != 2 ]] || finish 2 "the run has ended with exit code 2"
             if [[ $code == 75 ]]; then

@@ -82,8 +82,17 @@ REMATERIALISED = [
 ]
 
 
-@pytest.mark.parametrize(("family", "overrides"), REMATERIALISED)
-@pytest.mark.parametrize("remat", ["layer", "norm"])
+@pytest.mark.parametrize(
+    ("family", "overrides", "remat"),
+    [
+        (*REMATERIALISED[0], "norm"),
+        (*REMATERIALISED[1], "layer"),
+        pytest.param(*REMATERIALISED[0], "layer", marks=pytest.mark.slow),
+        pytest.param(*REMATERIALISED[1], "norm", marks=pytest.mark.slow),
+        pytest.param(*REMATERIALISED[2], "layer", marks=pytest.mark.slow),
+        pytest.param(*REMATERIALISED[2], "norm", marks=pytest.mark.slow),
+    ],
+)
 def test_rematerialisation_changes_nothing(family, overrides, remat):
     """The draws of dropout are the same, too."""
     kept, size = tiny(family, **overrides)

@@ -44,7 +44,12 @@ def _numbers(name):
 SMALLEST = {
     find_family(name).name: name for name in sorted(list_models(), key=_numbers, reverse=True)
 }
-QUICK = {*SMALLEST.values()} - {"hcgnet_c", "res2net54_2w_16s_w64_128_256", "seqresnext24"}
+QUICK = {*SMALLEST.values()} - {
+    "hcgnet_c",
+    "res2net54_2w_16s_w64_128_256",
+    "seqresnet_b_k16_r7_n1",
+    "seqresnext24",
+}
 
 _param = nn.Module.param
 

@@ -15,7 +15,6 @@ SLOW = {*golden.FILES} - {"sparsenet40_k24_c100"}
 SLOW_IN_FLOAT32 = {*golden.FILES} - {
     "sparsenet40_k24_c100",
     "sparsenet_bc100_k24_c10",
-    "densenet_bc100_k12_c100",
 }
 
 
