@@ -139,7 +139,7 @@ def test_several_seeds_at_once_are_each_of_them(groups):
     np.testing.assert_allclose(shared[1][2], run(x[2], kernels[0])[1], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+@pytest.mark.parametrize("strides", [pytest.param((1, 1), marks=pytest.mark.slow), (2, 1)])
 @pytest.mark.parametrize("outer", [jax.jacrev, jax.jacfwd])
 def test_gradients_of_gradients_are_the_native_ones(outer, strides):
     random = np.random.default_rng(0)

@@ -227,6 +227,7 @@ def test_one_and_eight_devices_give_the_same_losses(data_dir, tmp_path):
         assert eight == pytest.approx(one, rel=2e-6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_one_device_evaluates_on_eight(whole):
     code, _, err = runs.finish(runs.start("--mode=eval", f"--workdir={whole[0]}", devices=8))
     assert code == 0, err
@@ -276,6 +277,7 @@ def test_variants_of_the_recipe_train_and_restore(changes, data_dir, tmp_path):
     assert evaluate_checkpoint(tmp_path) == summary["final"]
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
     train_and_evaluate(runs.tiny_config(data_dir, total_steps=4, profile_steps=(2, 3)), tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))

@@ -89,6 +89,7 @@ def test_pgd_comes_to_the_worst_corner_of_a_linear_model(batch, weights):
     np.testing.assert_allclose(changed[:7], worst[:7], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_random_starts_follow_from_the_seed_and_the_images_number(batch, weights):
     def start(seed, first, rows):
         attack = Attacker(linear, make_attack("pgd", steps=1, step_size=1e-9), seed)

@@ -125,7 +125,9 @@ def assert_equal(actual, expected):
         np.testing.assert_array_equal(actual[path], value, err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    "train", [pytest.param(True, marks=pytest.mark.slow), False], ids=["train", "eval"]
+)
 def test_dense_sum_is_a_residual_network_bit_for_bit(train):
     assert_equal(*both(2, jnp.float32, train))
 

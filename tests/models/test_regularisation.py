@@ -159,8 +159,14 @@ def test_branch_scale_is_that_of_the_blocks_outputs():
 @pytest.mark.parametrize(
     ("family", "tiny", "arguments", "strengths"),
     [
-        ("hcgnet", {"modules": (1, 1), "growth_rate": 4}, {"dropblock": 2}, 1),
-        ("mdnet", {"depth": 3, "alpha": 6}, {"dynamic_regularisation": True}, 3),
+        pytest.param(
+            *("hcgnet", {"modules": (1, 1), "growth_rate": 4}, {"dropblock": 2}, 1),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("mdnet", {"depth": 3, "alpha": 6}, {"dynamic_regularisation": True}, 3),
+            marks=pytest.mark.slow,
+        ),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"dynamic_regularisation": True}, 3),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"stochastic_depth": 0.5}, 0),
     ],

@@ -170,9 +170,9 @@ def test_topologies_are_those_of_all_layers():
 @pytest.mark.parametrize(
     ("topology", "aggregation"),
     [
-        ("sparse", "concat"),
+        pytest.param("sparse", "concat", marks=pytest.mark.slow),
         pytest.param("windowed", "concat", marks=pytest.mark.slow),
-        pytest.param("plain", "sum", marks=pytest.mark.slow),
+        ("plain", "sum"),
     ],
 )
 def test_nothing_is_without_gradient(topology, aggregation):

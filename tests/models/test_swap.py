@@ -95,24 +95,24 @@ def test_every_family_takes_a_topology_and_an_aggregation(family):
     assert {"topology", "topology_args", "aggregation", "dtype"} <= set(parameters)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", sorted(TINY))
-def test_endpoints_and_dtypes_of_every_family(family):
+def test_endpoints_and_dtypes_of_every_family(family, dtype):
     arguments, size = TINY[family]
-    for dtype in (jnp.float32, jnp.bfloat16):
-        model = create_model(family, 7, **arguments, dtype=dtype)
-        images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
-        (logits, endpoints), variables = jax.eval_shape(
-            model.init_with_output, jax.random.key(0), images
-        )
-        stages = sum(name.startswith("stage") for name in endpoints)
-        names = [f"stage{i}" for i in range(1, stages + 1)]
-        assert {*endpoints} == {"stem", *names, "pre_logits_2d", "pre_logits", "logits"}
-        assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
-        assert endpoints["pre_logits_2d"].ndim == 4 and endpoints["pre_logits"].ndim == 2
-        assert endpoints["stage1"].dtype == endpoints["pre_logits_2d"].dtype == dtype
-        assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
-        assert set(variables) <= {"params", "batch_stats"}
-        assert len(model.topologies) >= 1
+    model = create_model(family, 7, **arguments, dtype=jnp.dtype(dtype))
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    (logits, endpoints), variables = jax.eval_shape(
+        model.init_with_output, jax.random.key(0), images
+    )
+    stages = sum(name.startswith("stage") for name in endpoints)
+    names = [f"stage{i}" for i in range(1, stages + 1)]
+    assert {*endpoints} == {"stem", *names, "pre_logits_2d", "pre_logits", "logits"}
+    assert (logits.shape, logits.dtype) == ((2, 7), jnp.float32)
+    assert endpoints["pre_logits_2d"].ndim == 4 and endpoints["pre_logits"].ndim == 2
+    assert endpoints["stage1"].dtype == endpoints["pre_logits_2d"].dtype == dtype
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
+    assert set(variables) <= {"params", "batch_stats"}
+    assert len(model.topologies) >= 1
 
 
 def small(families):

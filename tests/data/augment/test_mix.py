@@ -56,7 +56,7 @@ def test_partners_are_a_uniform_permutation(field):
         assert len(set(others)) == len(others)
 
 
-@pytest.mark.parametrize("alpha", [0.4, 1.0])
+@pytest.mark.parametrize("alpha", [0.4, pytest.param(1.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("per", ["batch", "sample"])
 def test_mixup_ratios_are_beta_and_the_images_share_them(alpha, per):
     images, targets = mixed(mixup=alpha, mix_ratio_per=per)
