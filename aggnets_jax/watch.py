@@ -45,9 +45,9 @@ def watch(
                 raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
             newest, last = _agreed_look(workdir)
             if newest > evaluated and _all_see(workdir, newest):
-                error = None
+                metrics = error = None
                 try:
-                    evaluate_checkpoint(
+                    metrics = evaluate_checkpoint(
                         workdir,
                         str(newest),
                         data_dir,
@@ -55,9 +55,12 @@ def watch(
                     )
                 except UserError as raised:
                     error = raised
-                # The run keeps a few: if it has deleted this one since, there is a newer one.
-                if (error := in_any(error)) and _agreed_look(workdir)[0] == newest:
-                    raise error
+                if error := in_any(error):
+                    # The run keeps a few: if it has deleted this one since, there is a newer one.
+                    if _agreed_look(workdir)[0] == newest:
+                        raise error
+                elif metrics is None:
+                    continue  # a signal came
                 evaluated = newest
             elif evaluated == last:
                 return

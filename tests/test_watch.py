@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from aggnets_jax import watch as watch_module
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
 from aggnets_jax.train import train_and_evaluate
@@ -50,6 +50,20 @@ def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
     output = capsys.readouterr()
     assert "waiting for a checkpoint" in output.out
     assert output.err == "SIGTERM: watched up to step 0\n"
+
+
+def test_a_signal_ends_an_evaluation(workdir, monkeypatch):
+    monkeypatch.setattr(watch_module, "_look", lambda _: (12, -2))
+    evaluate = watch_module.evaluate_checkpoint
+
+    def stopped_in(*arguments, interrupted):
+        assert not interrupted()
+        signal.raise_signal(signal.SIGINT)
+        assert evaluate(*arguments, interrupted=interrupted) is None
+
+    monkeypatch.setattr(watch_module, "evaluate_checkpoint", stopped_in)
+    with pytest.raises(Stopped, match="SIGINT: watched up to step 0"):
+        watch(workdir)
 
 
 def test_a_damaged_checkpoint_is_an_error(workdir, monkeypatch):
