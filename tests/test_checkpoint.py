@@ -96,6 +96,7 @@ def test_nothing_is_restored_where_there_is_nothing(tmp_path):
 # ---- Damage.
 
 
+@pytest.mark.slow
 def test_any_damage_to_any_file_is_harmless_or_found(two, tmp_path, capsys):
     """Whatever is damaged: the values are those of a checkpoint, to the bit."""
     found = {"flipped": 0, "truncated": 0, "missing": 0}

@@ -64,6 +64,7 @@ def test_what_a_step_takes_replicated_and_fully_sharded(tmp_path):
     assert 0.5 * 4 * 4714 < gathered["bytes"] <= 4 * 4714
 
 
+@pytest.mark.slow
 def test_gradients_of_grouped_convolutions_are_of_each_devices_images(tmp_path):
     """XLA's partitioner would gather all images on each device for them."""
     _, found = dry_run(tmp_path, model={"name": "resnext11_2x4d"})

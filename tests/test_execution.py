@@ -126,6 +126,7 @@ def temporary_bytes(model, size, batch=16):
     return gradient.lower(variables["params"]).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_rematerialisation_saves_memory():
     def taken(remat):
         model = create_model("densenet_bc", 5, stage_depths=(8,), growth_rate=12, remat=remat)

@@ -48,6 +48,7 @@ def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
     file.write_text(right)
 
 
+@pytest.mark.slow
 def test_overrides_reach_the_run(finished, tmp_path):
     file, _ = finished
     arguments = [f"--config={file}", f"--workdir={tmp_path}", "--config.total_steps=1"]

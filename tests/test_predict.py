@@ -235,6 +235,7 @@ def test_the_command_line(trained):
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
     images, workdir = trained
     for k in range(3):

@@ -32,6 +32,7 @@ def _after(steps):
     return state
 
 
+@pytest.mark.slow
 def test_training_computes_the_step_of_the_package():
     program = train(SETTING)
     program.run(1)

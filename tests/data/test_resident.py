@@ -48,6 +48,7 @@ def test_every_example_comes_once_an_epoch(num_examples, batch_size, most_steps,
         assert np.array_equal(np.sort(index[epochs == epoch]), np.arange(num_examples))
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(num_examples=sizes, batch_size=sizes, start=st.integers(0, 10**7), most=st.integers(2, 6))
 def test_a_batch_follows_from_its_step_alone(num_examples, batch_size, start, most):
