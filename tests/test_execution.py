@@ -147,7 +147,7 @@ SCANNED = [
     ("sparsenet", {"depth": 16, "aggregation": "sum"}),
     ("densenet", {"stage_depths": (7, 2)}),
     ("densenet_bc", {"depth": 40}),
-    ("hcgnet", {"modules": (3, 4)}),
+    ("hcgnet", {"modules": (2, 6)}),
     ("sparsenet_sum", {"depth": 38}),
     ("preact_resnet", {"depth": 38}),
     ("resnet_cifar", {"stage_depths": (4, 5)}),
