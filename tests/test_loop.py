@@ -77,3 +77,9 @@ def test_nothing_waits_or_is_moved_unasked(
 def test_the_guard_sees_what_is_moved_unasked():
     with jax.transfer_guard("disallow"), pytest.raises(Exception, match="Disallowed"):
         jax.jit(lambda x: x + 1)(np.int32(1))
+
+
+@pytest.mark.slow
+def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
+    train_and_evaluate(runs.tiny_config(data_dir, total_steps=4, profile_steps=(2, 3)), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))

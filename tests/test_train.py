@@ -277,12 +277,6 @@ def test_variants_of_the_recipe_train_and_restore(changes, data_dir, tmp_path):
     assert evaluate_checkpoint(tmp_path) == summary["final"]
 
 
-@pytest.mark.slow
-def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
-    train_and_evaluate(runs.tiny_config(data_dir, total_steps=4, profile_steps=(2, 3)), tmp_path)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
