@@ -1,6 +1,15 @@
-# Every target does its own set-up; nothing is needed but make and Python 3.11 or newer.
-PYTHON ?= python3
-VENV := .venv
+# Every target does its own set-up; nothing is needed but make and a supported Python.
+
+# Newest first. Python 3.14 waits for a TensorFlow that supports it.
+SUPPORTED := 3.13 3.12 3.11
+# The newest supported Python on the path or among pyenv's; make PYTHON=... overrides.
+ifndef PYTHON
+PYTHON := $(shell for version in $(SUPPORTED); do \
+	for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+		"$$python" -c "import ensurepip" 2>/dev/null && echo "$$python" && exit; done; done)
+endif
+VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+VENV ?= .venv
 RUN := $(VENV)/bin/python
 # A process for each core; tests of one file share what they train.
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
@@ -8,11 +17,13 @@ DEMO := runs/demo
 
 .PHONY: setup demo test test-slow torch lint lock clean
 
-setup: $(VENV)/.ready
+setup: $(VENV)/.ready-$(VERSION)
 
-$(VENV)/.ready: requirements.lock setup.py pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "error: Python 3.11 or newer is needed; make PYTHON=/path/to/python3.11"; exit 2; }
+$(VENV)/.ready-$(VERSION): requirements.lock setup.py pyproject.toml
+ifeq ($(filter $(VERSION),$(SUPPORTED)),)
+	@echo "error: no supported Python ($(SUPPORTED)) found; make PYTHON=/path/to/python3.13"; exit 2
+endif
+	@echo "Python $(VERSION): $(PYTHON)"
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN) -m pip install --quiet --require-hashes -r requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -40,11 +51,11 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
-# The lock is universal: one file for Python 3.11 to 3.13.
+# One file for all supported Pythons; each gets the newest packages that support it.
 lock: setup
 	$(RUN) -m pip install --quiet uv
-	$(RUN) -m uv pip compile setup.py --extra dev --universal --python-version 3.11 \
-		--fork-strategy fewest --generate-hashes --no-emit-index-url --quiet \
+	$(RUN) -m uv pip compile setup.py --extra dev --universal --python-version 3.11 --upgrade \
+		--fork-strategy requires-python --generate-hashes --no-emit-index-url --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
