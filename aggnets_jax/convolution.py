@@ -27,6 +27,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from aggnets_jax.compilation import kept_apart
+
 # Channels that a convolution of one group should have to be fast, and how many convolutions a
 # grouped one may become: more are slow to compile.
 _WIDE = 32
@@ -104,6 +106,9 @@ def convolve(
             precision=precision,
         )
         return (in_xla if groups == 1 else _on_each_device(in_xla, lhs.shape[0]))(lhs, rhs)
+    # XLA would compute what precedes the convolution again for the gradient of the kernel, in the
+    # order of its transposed images, which takes several times as long as to read them.
+    lhs = kept_apart(lhs)
     window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
         return _one_group(lhs, rhs, window)

@@ -280,7 +280,7 @@ def default_steps_per_dispatch() -> int:
     On accelerators a call costs about as much as a small step. On the CPU a loop reuses the memory
     that calls ask for anew; there are fewer, as a run that is to stop first ends them.
     """
-    return 5 if jax.default_backend() == "cpu" else 50
+    return 10 if jax.default_backend() == "cpu" else 50
 
 
 def make_train_steps(
