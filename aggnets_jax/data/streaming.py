@@ -8,7 +8,7 @@ whole. The crops are a function of (seed, epoch, index).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from aggnets_jax.data.host_images import any_image, eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.info import DatasetInfo
 from aggnets_jax.data.reading import SplitReader, check_classes, check_labels
+from aggnets_jax.data.small import read_small
 from aggnets_jax.data.streams import eval_records, only_rows, train_records
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
@@ -166,7 +167,7 @@ def eval_dataset(
     batch_size: int,
     rows: np.ndarray,
     skip: bool,
-) -> HostBatches:
+) -> Iterable[HostBatch]:
     """Returns the batches of a split in order, reduced to some of their rows.
 
     Args:
@@ -181,6 +182,8 @@ def eval_dataset(
       Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller. They
       raise UserError at an image that can't be read, or is damaged and not skipped.
     """
+    if info.resident and (small := read_small(builder, info, split)):
+        return _batches(*small, batch_size, rows)
     tf = import_tensorflow()
     if info.name == IMAGE_FOLDER:
         files, labels = list_examples(builder, split, info.class_names)
@@ -193,6 +196,17 @@ def eval_dataset(
         source, parse = Records(builder, info, split), _parser(reader)
     decoder = _eval_decoder(eval_image(info), parse, info, skip)
     return HostBatches(_decoded(records, decoder, len(rows)), source, info.num_classes, split)
+
+
+def _batches(
+    images: np.ndarray, labels: np.ndarray, batch_size: int, rows: np.ndarray
+) -> list[HostBatch]:
+    batches = []
+    for start in range(0, len(labels), batch_size):
+        held = start + rows[start + rows < len(labels)]
+        if len(held):  # the last batch may end before the rows
+            batches.append({"image": images[held], "label": labels[held]})
+    return batches
 
 
 def load_split(
