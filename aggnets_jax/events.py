@@ -8,6 +8,9 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT
+from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 PATTERN = "events.out.tfevents.*"
@@ -37,7 +40,14 @@ class EventFile:
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add scalars by their names."""
-        values = [Summary.Value(tag=k, simple_value=float(v)) for k, v in scalars.items()]
+        values = [
+            Summary.Value(
+                tag=name,
+                metadata=create_summary_metadata(display_name=None, description=None),
+                tensor=TensorProto(dtype=DT_FLOAT, tensor_shape={}, float_val=[float(value)]),
+            )
+            for name, value in scalars.items()
+        ]
         self._write(Event(step=int(step), summary=Summary(value=values)))
 
     def flush(self) -> None:

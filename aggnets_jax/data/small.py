@@ -27,26 +27,39 @@ SMALL_BYTES = 4 << 20
 _FORMS = {1: b"\x08\x00", 3: b"\x08\x02"}
 
 
-def read_small(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str
-) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read all images, uint8 [N, H, W, C], and labels, int32 [N], of a split in order.
+def is_small(builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str) -> bool:
+    """Tell whether a split's files are there, small, and of the form that can be read here.
 
     Args:
-      builder: of a prepared image classification set.
+      builder: of a prepared data set.
       info: from `describe`, of images that are not resized.
       split: TFDS split, slices included.
-
-    Returns:
-      None if the split is not small, or not in perfect order.
     """
     form = builder.info.file_format
     if info.image_shape[-1] not in _FORMS or form is None or form.value != "tfrecord":
-        return None
+        return False
+    files = {piece.filename for piece in builder.info.splits[split].file_instructions}
+    try:
+        return sum(map(os.path.getsize, files)) <= SMALL_BYTES
+    except OSError:  # on another machine, or not there
+        return False
+
+
+def read_small(
+    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Read all images, uint8 [N, H, W, C], and labels, int32 [N], of a small split in order.
+
+    Args:
+      builder: of a prepared image classification set.
+      info: from `describe`.
+      split: for which `is_small` holds.
+
+    Returns:
+      None if the split is not in perfect order.
+    """
     try:
         pieces = builder.info.splits[split].file_instructions
-        if sum(os.path.getsize(file) for file in {p.filename for p in pieces}) > SMALL_BYTES:
-            return None
         records = (record for p in pieces for record in _records(p.filename, p.skip, p.take))
         images, labels = zip(*_examples(builder, info, records), strict=True)
     except Exception:  # of anybody's; TensorFlow meets the same, and what it says is told

@@ -9,7 +9,7 @@ from PIL import Image
 from aggnets_jax.data import small, streaming
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.info import describe
-from aggnets_jax.data.small import read_small
+from aggnets_jax.data.small import is_small, read_small
 from aggnets_jax.data.streaming import eval_dataset
 from tests.data.conftest import make_config
 from tests.data.damaging import change_image, copy_of, flip, half, larger, shard, truncate
@@ -21,7 +21,7 @@ def opened(name, data_dir):
 
 
 def of_tensorflow(builder, info, split, monkeypatch):
-    monkeypatch.setattr(streaming, "read_small", lambda *_: None)
+    monkeypatch.setattr(streaming, "is_small", lambda *_: False)
     size = builder.info.splits[split].num_examples
     (batch,) = eval_dataset(builder, info, split, batch_size=size, rows=np.arange(size), skip=False)
     return batch["image"], batch["label"]
@@ -31,6 +31,7 @@ def of_tensorflow(builder, info, split, monkeypatch):
 @pytest.mark.parametrize("name", ["cifar10", "aggnets_digits"])
 def test_what_is_read_is_what_tensorflow_reads(name, split, cifar10, digits_dir, monkeypatch):
     builder, info = opened(name, cifar10[0] if name == "cifar10" else digits_dir)
+    assert is_small(builder, info, split)
     found = read_small(builder, info, split)
     for ours, theirs in zip(found, of_tensorflow(builder, info, split, monkeypatch), strict=True):
         assert ours.dtype == theirs.dtype
@@ -83,6 +84,23 @@ def test_what_is_not_in_order_is_not_read(cifar10, tmp_path, change):
     assert read_small(builder, info, "train") is None
 
 
-def test_what_is_not_small_is_not_read(cifar10, monkeypatch):
+def test_what_is_not_small_or_not_there(cifar10, tmp_path, monkeypatch):
+    data_dir = copy_of(cifar10[0], tmp_path / "data")
+    builder, info = opened("cifar10", data_dir)
+    assert is_small(builder, info, "test")
+    shard(data_dir, "test", 1).unlink()
+    assert not is_small(builder, info, "test")
     monkeypatch.setattr(small, "SMALL_BYTES", 1000)
-    assert read_small(*opened("cifar10", cifar10[0]), "train") is None
+    assert not is_small(builder, info, "train")
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 3], [3]])
+def test_batches_have_their_rows(cifar10, rows, monkeypatch):
+    builder, info = opened("cifar10", cifar10[0])
+    read = {"batch_size": 4, "rows": np.array(rows), "skip": False}
+    ours = [*eval_dataset(builder, info, "test", **read)]
+    monkeypatch.setattr(streaming, "is_small", lambda *_: False)
+    theirs = [*eval_dataset(builder, info, "test", **read)]
+    assert [batch.keys() for batch in ours] == [batch.keys() for batch in theirs]
+    for mine, other in zip(ours, theirs, strict=True):
+        assert all(np.array_equal(mine[name], other[name]) for name in other)
