@@ -23,12 +23,13 @@ INSTALL = [
     "numpy>=2.0",
     "optax>=0.2.5,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
+    "pillow>=11",
     "rich>=13.7",
     "safetensors>=0.5",
     "scikit-learn>=1.5",  # the handwritten digits
     "scipy>=1.12",
-    "tensorboard>=2.18",  # clu.metric_writers needs it and does not say so
-    # For input pipelines and summaries only, never on the accelerator.
+    "tensorboard>=2.18",
+    # For input pipelines only, never on the accelerator.
     f"tensorflow-cpu>=2.20,<3; {X86}",
     f"tensorflow>=2.20,<3; {OTHER}",
     "tensorflow-datasets>=4.9.7",

@@ -1,7 +1,11 @@
 """Aggregation networks: convolutional networks defined by how layers read earlier layers."""
 
-from aggnets_jax.models import ModelInfo, create_model, list_families, list_models, model_info
-from aggnets_jax.topology import Topology, make_topology
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aggnets_jax.models import ModelInfo, create_model, list_families, list_models, model_info
+    from aggnets_jax.topology import Topology, make_topology
 
 __version__ = "0.1.0"
 
@@ -14,3 +18,20 @@ __all__ = [
     "make_topology",
     "model_info",
 ]
+
+# JAX and Flax take most of a second to import, and each program of the package imports this first,
+# if only to say what its flags are.
+_FROM = {"Topology": "topology", "make_topology": "topology"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name, or the modules that were always there, when first asked for."""
+    if name in ("models", "topology"):
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module(f"{__name__}.{_FROM.get(name, 'models')}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

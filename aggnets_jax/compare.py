@@ -20,7 +20,6 @@ import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from scipy import stats
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.command_line import Parser, exit_code
@@ -155,6 +154,8 @@ def compare(
 
 def _difference(group: Sequence[Result], reference: Sequence[Result], measure: str) -> Difference:
     """Of one network, whose p-values are not corrected yet."""
+    from scipy import stats  # takes half a second to import
+
     ours, theirs = (
         {result.record["seed"]: float(result.record[measure]) for result in results}
         for results in (group, reference)

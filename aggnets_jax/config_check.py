@@ -4,11 +4,13 @@ import ml_collections
 
 from aggnets_jax import named
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.execution import REMAT
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` for values that fit no run, whatever the data and the devices."""
+    # Imports JAX, which those that print their flags or read tables can do without.
+    from aggnets_jax.execution import REMAT
+
     for name in (
         "log_every_steps",
         "eval_every_steps",

@@ -14,23 +14,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 from rich.console import Console
 from rich.table import Table
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, experiments, sharding
+from aggnets_jax import experiments
 from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.compilation import allocated_bytes, compiler_options
-from aggnets_jax.convolution import native
 from aggnets_jax.errors import UserError
-from aggnets_jax.models import count, create_configured_model
 from aggnets_jax.named import check_whole_number
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import create_state, make_train_step, over_seeds
-from aggnets_jax.strength import make_strength
 from aggnets_jax.workdir import local_path, write_json
 
 _COLLECTIVE = re.compile(
@@ -77,6 +69,18 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
     Raises:
       UserError: for a config that fits no run, or batches that the devices can't share.
     """
+    # Here, since JAX is imported with them, which --help can do without.
+    import jax
+    import jax.numpy as jnp
+
+    from aggnets_jax import data, sharding
+    from aggnets_jax.compilation import allocated_bytes, compiler_options
+    from aggnets_jax.convolution import native
+    from aggnets_jax.models import count, create_configured_model
+    from aggnets_jax.optimizer import make_optimizer
+    from aggnets_jax.step import create_state, make_train_step, over_seeds
+    from aggnets_jax.strength import make_strength
+
     sharding.check_divisible("batch_size", config.batch_size, devices, config.accumulation_steps)
     num_classes, image_shape, num_train = _facts(config)
     model = create_configured_model(config, num_classes)
@@ -144,6 +148,8 @@ def _facts(config: ml_collections.ConfigDict) -> tuple[int, tuple[int, int, int]
         known = experiments.known_data(config)
         return known.num_classes, known.image_shape, experiments.num_train(config)
     except UserError:
+        from aggnets_jax import data
+
         info = data.describe(config.data)
         return info.num_classes, info.image_shape, info.num_train
 
@@ -171,6 +177,8 @@ def _table(found: dict[str, Any]) -> Table:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = parse(arguments)
+    import jax
+
     config = config_lib.load(flags.config, overrides)
     devices = flags.processes * flags.devices
     jax.config.update("jax_platforms", "cpu")

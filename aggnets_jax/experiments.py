@@ -3,6 +3,8 @@
 python -m aggnets_jax.experiments [--family=sparsenet] [--format=table|csv|markdown]
 """
 
+from __future__ import annotations
+
 import csv
 import functools
 import json
@@ -10,7 +12,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_collections
 from rich.console import Console
@@ -20,8 +22,10 @@ from rich.table import Table
 from aggnets_jax import config as config_lib
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.models import count, create_model, table
-from aggnets_jax.models.registry import find_family
+
+# The models import JAX, which --help can do without.
+if TYPE_CHECKING:
+    from aggnets_jax.models import table
 
 FORMATS = ("table", "csv", "markdown")
 NOT_RUN = "not run"
@@ -180,6 +184,9 @@ def in_units(macs: int) -> str:
 
 @functools.cache
 def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
+    from aggnets_jax.models import count, create_model
+    from aggnets_jax.models.registry import find_family
+
     overrides = json.loads(arguments)
     listed = _listed().get(name)
     as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
@@ -192,6 +199,8 @@ def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) 
 @functools.cache
 def _listed() -> dict[str, table.Row]:
     """The page of all networks, if it is there: deep networks take seconds to count."""
+    from aggnets_jax.models import table
+
     page = Path(__file__).parents[1] / "docs" / "models.md"
     return table.read(page.read_text()) if page.is_file() else {}
 

@@ -23,12 +23,14 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax import flags as flags_lib
 from aggnets_jax.command_line import exit_code
-from aggnets_jax.compilation_cache import keep_programs
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = flags_lib.parse(arguments, __doc__)
+    # From here on JAX is imported, and by each mode what it needs; --help ends before.
+    from aggnets_jax.compilation_cache import keep_programs
+
     keep_programs()
     config = None
     if flags.config is not None:

@@ -1,4 +1,4 @@
-"""Everything clu: what a run writes about itself.
+"""What a run writes about itself.
 
 A workdir gets `metrics.jsonl`, one line for each step at which metrics were logged, with what
 follows from config and step alone; `timing.jsonl`, with what does not; and both for TensorBoard.
@@ -15,14 +15,12 @@ from typing import Any, Self
 import jax
 import ml_collections
 import numpy as np
+from clu import parameter_overview
 
-from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import Diverged, UserError, one_line
+from aggnets_jax.events import PATTERN, EventFile
 from aggnets_jax.step import Totals, seeds
 from aggnets_jax.workdir import write_text
-
-tf = import_tensorflow()  # quietly and without accelerators, before clu does it
-from clu import metric_writers, parameter_overview  # noqa: E402
 
 
 class JsonLines:
@@ -115,16 +113,16 @@ class MetricLog:
 
     def __init__(self, workdir: Path, lines: Mapping[str, int], *, writes: bool = True) -> None:
         self._files: dict[str, JsonLines] = {}
-        self._tensorboard = None
+        self._tensorboard: EventFile | None = None
         if not writes:
             return
         for name in ("metrics", "timing"):
             self._files[name] = JsonLines(workdir / f"{name}.jsonl", lines.get(name, 0))
-        for events in (workdir / "tensorboard").glob("events.out.tfevents.*"):
+        for events in (workdir / "tensorboard").glob(PATTERN):
             events.unlink()
         try:
-            self._tensorboard = metric_writers.SummaryWriter(str(workdir / "tensorboard"))
-        except tf.errors.OpError as error:
+            self._tensorboard = EventFile(workdir / "tensorboard")
+        except OSError as error:
             self._without_tensorboard(error)
         for file in self._files.values():
             for line in file.kept:
@@ -162,11 +160,14 @@ class MetricLog:
         try:
             if self._tensorboard is not None:
                 getattr(self._tensorboard, method)(*arguments)
-        except Exception as error:  # TensorFlow's, or of what is no number
+        except (OSError, TypeError, ValueError) as error:  # of the disk, or of what is no number
             self._without_tensorboard(error)
 
     def _without_tensorboard(self, error: Exception) -> None:
         # It shows what is in the other files, so nothing is lost.
+        if self._tensorboard is not None:
+            with contextlib.suppress(OSError):
+                self._tensorboard.close()
         self._tensorboard = None
         print(f"warning: nothing more goes to TensorBoard: {one_line(error)}", file=sys.stderr)
 

@@ -14,9 +14,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.data.catalog import find_builder, is_prepared
-from aggnets_jax.data.info import feature_keys
-from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -53,6 +50,11 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
       UserError: unknown set, not for image classification, files missing or damaged, no network,
         or a directory that cannot be written.
     """
+    # All of it, and JAX with it, is imported after the flags are parsed.
+    from aggnets_jax.data.catalog import find_builder, is_prepared
+    from aggnets_jax.data.info import feature_keys
+    from aggnets_jax.data.tf_runtime import import_tensorflow
+
     tf = import_tensorflow()
     import tensorflow_datasets as tfds
 
@@ -87,6 +89,8 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
 
 
 def _report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> None:
+    from aggnets_jax.data.info import feature_keys
+
     print(f"{name} {builder.version} is prepared in {builder.data_path}")
     for split, facts in sorted(builder.info.splits.items()):
         print(f"  {split}: {facts.num_examples} examples")

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
-from scipy import stats
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.command_line import Parser, exit_code
@@ -193,6 +192,8 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """
     if len(values) < 2:
         return values[0], math.nan, math.nan
+    from scipy import stats  # takes half a second to import
+
     deviation = statistics.stdev(values)
     half = stats.t.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
     return statistics.fmean(values), deviation, float(half)

@@ -1,5 +1,6 @@
 """What a run says of itself at its start and at its end."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
@@ -88,9 +89,17 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "aggnets_jax": aggnets_jax.__version__,
-        "tensorflow": import_tensorflow().__version__,
+        "tensorflow": _tensorflow_version(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
+
+
+def _tensorflow_version() -> str:
+    """That of whichever of its builds is installed; importing it to ask takes seconds."""
+    for build in ("tensorflow", "tensorflow-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(build)
+    return import_tensorflow().__version__
 
 
 def commit() -> str | None:

@@ -15,14 +15,13 @@ import numpy as np
 import optax
 from flax import linen as nn
 
+from aggnets_jax.ablation import PENALTIES
 from aggnets_jax.ablation.removal import least_harmful
 from aggnets_jax.ablation.sets import StageLink
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.links import StageLinks, all_links, collection
 from aggnets_jax.named import check_number, check_whole_number
 from aggnets_jax.step import Variables
-
-PENALTIES = ("l1", "topk")
 
 # Parts of the trained parameters.
 NETWORK, LINKS = "network", "links"

@@ -5,45 +5,41 @@ python -m aggnets_jax.analysis efficiency --output=FOLDER [--results=results] [.
 """
 
 import argparse
+import ast
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from aggnets_jax import sharding
-from aggnets_jax.analysis import (
-    efficiency,
-    gates,
-    grad_cam,
-    gradients,
-    paths,
-    reuse,
-    robustness,
-    shortcuts,
-    topology,
-    weights,
-)
 from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.compilation_cache import keep_programs
-from aggnets_jax.evaluate import restore_network
-from aggnets_jax.workdir import make_folder
 
-# Each has `add_arguments(parser)` for its own flags, and `run(restored, given, output)`, which
-# prints a table and writes files into the folder `output`.
-ANALYSES: dict[str, ModuleType] = {
-    "grad_cam": grad_cam,
-    "robustness": robustness,
-    "weights": weights,
-    "shortcuts": shortcuts,
-    "gates": gates,
-    "gradients": gradients,
-    "topology": topology,
-    "paths": paths,
-    "reuse": reuse,
-}
+# Modules beside this one. Each has `add_arguments(parser)` for its own flags, and
+# `run(restored, given, output)`, which prints a table and writes files into the folder `output`.
+ANALYSES = (
+    "grad_cam",
+    "robustness",
+    "weights",
+    "shortcuts",
+    "gates",
+    "gradients",
+    "topology",
+    "paths",
+    "reuse",
+)
 
 # Of tables of runs and not of a checkpoint; their `run` is `run(given, output)`.
-OF_RESULTS: dict[str, ModuleType] = {"efficiency": efficiency}
+OF_RESULTS = ("efficiency",)
+
+
+def first_line(name: str) -> str:
+    """Read what an analysis says of itself first, without importing it, JAX and Matplotlib."""
+    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"aggnets_jax.analysis.{name}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,14 +54,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="name", required=True, metavar="NAME")
-    for name, module in (ANALYSES | OF_RESULTS).items():
-        told = module.__doc__.partition("\n")[0]
+    words = sys.argv[1:] if arguments is None else arguments
+    for name in ANALYSES + OF_RESULTS:
+        told = first_line(name)
         command = commands.add_parser(name, help=told, description=told, allow_abbrev=False)
         if name in OF_RESULTS:
             command.add_argument("--output", required=True, help="folder to write to")
         else:
             _add_arguments_of_checkpoint(command)
-        module.add_arguments(command)
+        if name in words:
+            _module(name).add_arguments(command)
     return parser.parse_args(arguments)
 
 
@@ -81,15 +79,20 @@ def _add_arguments_of_checkpoint(command: argparse.ArgumentParser) -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
+    from aggnets_jax import sharding
+    from aggnets_jax.compilation_cache import keep_programs
+    from aggnets_jax.evaluate import restore_network
+    from aggnets_jax.workdir import make_folder
+
     keep_programs()
     if given.name in OF_RESULTS:
-        OF_RESULTS[given.name].run(given, make_folder(given.output))
+        _module(given.name).run(given, make_folder(given.output))
         return
     mesh = sharding.make_mesh()
     restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
     restored = restored._replace(variables=restored.of_one(given.seed))
     output = make_folder(given.output or Path(given.workdir, "analysis"))
-    ANALYSES[given.name].run(restored, given, output)
+    _module(given.name).run(restored, given, output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

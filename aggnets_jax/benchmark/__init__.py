@@ -2,3 +2,6 @@
 
 python -m aggnets_jax.benchmark --models=NAME,... --modes=train,eval,...
 """
+
+MODES = ("train", "eval", "compile", "ablation", "input", "input_streamed")
+"""What is timed: names, for --help; `programs.MODES` has the programs, and imports JAX."""

@@ -3,6 +3,8 @@
 python -m aggnets_jax.benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
 """
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import dataclasses
@@ -11,20 +13,18 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-from jax.experimental.compilation_cache import compilation_cache
-
-from aggnets_jax.benchmark import against_torch, report
-from aggnets_jax.benchmark.measure import Contender, compare, contenders
-from aggnets_jax.benchmark.programs import MODES
-from aggnets_jax.benchmark.setting import Setting, parse_arguments, parse_forms
+from aggnets_jax.benchmark import MODES
 from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models import check_image_shape, input_shape
 from aggnets_jax.named import check_number, check_whole_number
-from aggnets_jax.step import default_steps_per_dispatch
 from aggnets_jax.workdir import local_path
+
+# The rest imports JAX, and so is imported where the flags are parsed.
+if TYPE_CHECKING:
+    from aggnets_jax.benchmark.measure import Contender
+    from aggnets_jax.benchmark.setting import Setting
 
 _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
@@ -69,6 +69,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _check(given: argparse.Namespace) -> None:
+    from aggnets_jax.benchmark import against_torch
+    from aggnets_jax.benchmark.setting import parse_arguments, parse_forms
+
     given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
         if mode not in MODES:
@@ -100,6 +103,10 @@ def setting_of(model: str, given: argparse.Namespace) -> Setting:
     Raises:
       UserError: for an unknown model, or images of no size.
     """
+    from aggnets_jax.benchmark.setting import Setting
+    from aggnets_jax.models import check_image_shape, input_shape
+    from aggnets_jax.step import default_steps_per_dispatch
+
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])
@@ -121,6 +128,9 @@ def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender
     Raises:
       UserError: if one of them can't be made, or gets images that are too small.
     """
+    from aggnets_jax.benchmark import against_torch
+    from aggnets_jax.benchmark.measure import contenders
+
     made = contenders(setting, given.forms)
     if given.against == TORCH:
         made += against_torch.contenders(setting, made[0], given.against_forms)
@@ -137,6 +147,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def _measure(given: argparse.Namespace, words: Sequence[str]) -> None:
+    from aggnets_jax.benchmark import report
+    from aggnets_jax.benchmark.measure import compare
+
     if given.against == TORCH:
         # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -165,6 +178,9 @@ def _measure(given: argparse.Namespace, words: Sequence[str]) -> None:
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
     """Inside of this everything is compiled anew, since that is measured, too."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
     before = jax.config.jax_enable_compilation_cache
     try:
         jax.config.update("jax_enable_compilation_cache", False)

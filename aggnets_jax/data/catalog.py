@@ -41,12 +41,14 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
-    if base == DIGITS:
-        import_tensorflow()  # which the definition of a builder imports, less quietly
-        from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
     # Asking for a version, any version, is what makes TFDS look at the files first.
     versioned = name if ":" in name else f"{name}:*.*.*"
     try:
+        with contextlib.suppress(tfds.core.DatasetNotFoundError):
+            return tfds.builder(versioned, data_dir=data_dir)
+        if base == DIGITS:  # which lie nowhere: only preparing them needs what this imports
+            import_tensorflow()  # which the definition of a builder imports, less quietly
+            from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
         known = {*tfds.list_builders(with_community_datasets=False), DIGITS, IMAGE_FOLDER}

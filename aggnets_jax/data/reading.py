@@ -93,7 +93,7 @@ class SplitReader:
         """Returns the encoded image and the label, int64, of a record that could be read."""
         image, label = feature_keys(self._builder)
         example = self._builder.info.features.deserialize_example(
-            record, decoders=_decoders(self._builder)
+            record, decoders=leaving_images_encoded(self._builder)
         )
         return example[image], example[label]
 
@@ -119,7 +119,7 @@ def _numbered(index: tf.Tensor, record: tuple[tf.Tensor, tf.Tensor]) -> dict[str
 def read_images(builder: tfds.core.DatasetBuilder, file: str) -> tf.data.Dataset:
     """Returns the encoded images of one of a data set's files."""
     image, _ = feature_keys(builder)
-    decoders = _decoders(builder)
+    decoders = leaving_images_encoded(builder)
     return _raw(builder, file).map(
         lambda record: builder.info.features.deserialize_example(record, decoders=decoders)[image]
     )
@@ -133,7 +133,7 @@ def _raw(builder: tfds.core.DatasetBuilder, file: str | tf.Tensor) -> tf.data.Da
     return file_adapters.ADAPTER_FOR_FORMAT[form].make_tf_data(file)
 
 
-def _decoders(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
+def leaving_images_encoded(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     """Returns those that leave images encoded, which are the dear ones.
 
     Leaving out the other features altogether, with PartialDecoding, makes TFDS warn of its own use

@@ -7,8 +7,9 @@ whole. The crops are a function of (seed, epoch, index).
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ from aggnets_jax.data.host_images import any_image, eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.info import DatasetInfo
 from aggnets_jax.data.reading import SplitReader, check_classes, check_labels
+from aggnets_jax.data.small import is_small, read_small
 from aggnets_jax.data.streams import eval_records, only_rows, train_records
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
@@ -73,6 +75,41 @@ class HostBatches:
         for identity in damaged:
             for message in self._source.of(identity.decode()):
                 print(f"skipped: {message}", file=sys.stderr, flush=True)
+
+
+class SmallBatches:
+    """Batches as those of `HostBatches`, of a split that TensorFlow reads only if it must."""
+
+    def __init__(
+        self,
+        read: Callable[[], tuple[np.ndarray, np.ndarray] | None],
+        batch_size: int,
+        rows: np.ndarray,
+        otherwise: Callable[[], HostBatches],
+    ) -> None:
+        """Reads nothing before the first pass.
+
+        Args:
+          read: returns images and labels of the split, or None if they are not in order.
+          batch_size: of the whole batch.
+          rows: the rows of a batch to have, ascending, int64 [R].
+          otherwise: makes the batches then.
+        """
+        self._read = read
+        self._batch_size = batch_size
+        self._rows = rows
+        self._otherwise = otherwise
+
+    def __iter__(self) -> Iterator[HostBatch]:
+        if (small := self._read()) is None:
+            yield from self._otherwise()
+            return
+        images, labels = small
+        for start in range(0, len(labels), self._batch_size):
+            held = start + self._rows
+            held = held[held < len(labels)]
+            if len(held):  # the last batch may end before the rows
+                yield {"image": images[held], "label": labels[held]}
 
 
 def train_dataset(
@@ -166,7 +203,7 @@ def eval_dataset(
     batch_size: int,
     rows: np.ndarray,
     skip: bool,
-) -> HostBatches:
+) -> Iterable[HostBatch]:
     """Returns the batches of a split in order, reduced to some of their rows.
 
     Args:
@@ -181,6 +218,24 @@ def eval_dataset(
       Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller. They
       raise UserError at an image that can't be read, or is damaged and not skipped.
     """
+
+    def of_tensorflow() -> HostBatches:
+        return _eval_dataset(builder, info, split, batch_size, rows, skip)
+
+    if info.resident and is_small(builder, info, split):
+        read = functools.partial(read_small, builder, info, split)
+        return SmallBatches(read, batch_size, rows, otherwise=of_tensorflow)
+    return of_tensorflow()
+
+
+def _eval_dataset(
+    builder: tfds.core.DatasetBuilder,
+    info: DatasetInfo,
+    split: str,
+    batch_size: int,
+    rows: np.ndarray,
+    skip: bool,
+) -> HostBatches:
     tf = import_tensorflow()
     if info.name == IMAGE_FOLDER:
         files, labels = list_examples(builder, split, info.class_names)

@@ -3,9 +3,10 @@
 import itertools
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from aggnets_jax.command_line import Parser, exit_code
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.registry import (
     find_family,
@@ -133,5 +134,15 @@ def read(text: str) -> dict[str, Row]:
     return rows
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    parser = Parser(
+        prog="python -m aggnets_jax.models.table",
+        description="Prints the page of all networks, docs/models.md; counting takes minutes.",
+    )
+    parser.parse_args(arguments)
     sys.stdout.write(page({name: row(name) for name in list_models()}))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))

@@ -16,7 +16,7 @@ from aggnets_jax import sharding
 from aggnets_jax.ablation.command import Options, ablate
 from aggnets_jax.ablation.tables import FILES, RECORD
 from aggnets_jax.analysis import grad_cam, weights
-from aggnets_jax.analysis.__main__ import ANALYSES
+from aggnets_jax.analysis.__main__ import ANALYSES, first_line
 from aggnets_jax.analysis.heat_map import draw_heat_maps
 from aggnets_jax.data import EvalBatches
 from aggnets_jax.errors import Diverged, UserError
@@ -226,9 +226,7 @@ def _number(stage: str) -> int:
 def _further(network: _Network, part: Part) -> Part:
     """The pictures of other analyses and sweeps that lie in the workdir."""
     told = {
-        f"analysis/{name}.png": module.__doc__.partition("\n")[0]
-        for name, module in ANALYSES.items()
-        if name not in _DRAWN_HERE
+        f"analysis/{name}.png": first_line(name) for name in ANALYSES if name not in _DRAWN_HERE
     }
     told |= {f"ablation/{name}.png": text for name, text in _SWEEPS.items()}
     files = {network.workdir / name: text for name, text in told.items()}

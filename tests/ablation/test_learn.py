@@ -141,7 +141,7 @@ def test_a_search_starts_from_a_run(data_dir, tmp_path, monkeypatch, capsys):
         seen.append(variables["params"])
         return evaluate(eval_step, variables, batches)
 
-    monkeypatch.setattr(learn, "evaluate", recording)
+    monkeypatch.setattr("aggnets_jax.ablation.pattern.evaluate", recording)
     arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK, lr=0.0)
     assert learn.main([*arguments, f"--from={tmp_path}/run"]) == 0
     assert f"starting from {tmp_path}/run after step 2" in capsys.readouterr().out

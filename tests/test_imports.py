@@ -1,0 +1,81 @@
+"""What commands import: nothing that takes long and that they can do without."""
+
+import re
+import subprocess
+import sys
+
+import ml_collections
+import pytest
+
+import aggnets_jax
+from aggnets_jax.config import resolve
+from aggnets_jax.data import describe
+from tests import runs
+
+PACKAGE = runs.ROOT / "aggnets_jax"
+SLOW = {
+    *("clu", "flax", "jax", "matplotlib", "orbax", "scipy", "sklearn"),
+    *("tensorflow", "tensorflow_datasets"),
+}
+COMMANDS = sorted(
+    ".".join(file.relative_to(runs.ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for file in PACKAGE.rglob("*.py")
+    if '\nif __name__ == "__main__":\n' in file.read_text()
+)
+# It lies in the package of the networks, which registers all of them.
+OF_NETWORKS = "aggnets_jax.models.table"
+
+
+def slow_imports(*arguments):
+    """The slow packages that Python imports, and what it prints."""
+    process = subprocess.run(
+        [sys.executable, "-X", "importtime", *map(str, arguments)],
+        cwd=runs.ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = re.findall(r"^import time:.*\| *(\w+)", process.stderr, re.MULTILINE)
+    assert "aggnets_jax" in modules
+    return SLOW & {*modules}, process.stdout
+
+
+def test_the_package_imports_nothing_slow():
+    assert slow_imports("-c", "import aggnets_jax")[0] == set()
+
+
+def test_models_import_jax_and_flax_alone():
+    code = "import aggnets_jax; print(aggnets_jax.create_model('resnet50').num_classes)"
+    imported, out = slow_imports("-c", code)
+    assert imported <= {"flax", "jax"}
+    assert out == "1000\n"
+
+
+def test_public_names_are_there():
+    public = {}
+    exec("from aggnets_jax import *", public)
+    assert {*aggnets_jax.__all__} <= {*public} & {*dir(aggnets_jax)}
+    assert aggnets_jax.models.create_model is aggnets_jax.create_model
+    with pytest.raises(AttributeError, match="module 'aggnets_jax' has no attribute 'create_modl'"):
+        aggnets_jax.create_modl  # noqa: B018
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_imports_nothing_slow(command):
+    imported, out = slow_imports("-m", command, "--help")
+    assert out.startswith(f"usage: python -m {command}")
+    assert imported <= ({"flax", "jax"} if command == OF_NETWORKS else set())
+
+
+def test_digits_are_trained_without_tensorflow(data_dir, tmp_path):
+    config = runs.tiny_config(data_dir, total_steps=1)
+    describe(
+        resolve(ml_collections.ConfigDict(config)).data
+    )  # which prepares them, with TensorFlow
+    file = runs.write_config(tmp_path / "digits.py", config)
+    imported, _ = slow_imports(
+        *("-m", "aggnets_jax.main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    )
+    assert "jax" in imported
+    assert not imported & {"matplotlib", "scipy", "sklearn", "tensorflow"}
+    assert runs.summary(tmp_path / "run")["versions"]["tensorflow"]
