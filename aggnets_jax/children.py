@@ -141,9 +141,10 @@ def common_code(codes: Sequence[int]) -> int:
 
 
 def _print_lines(stream: BinaryIO, target: TextIO, prefix: str) -> None:
-    for line in stream:
-        try:
-            # In one piece, so that lines of several processes don't mix.
-            os.write(target.fileno(), f"{prefix}: ".encode() + line.rstrip(b"\n") + b"\n")
-        except OSError:
-            continue  # nobody reads on; the process would wait for a reader
+    with stream:
+        for line in stream:
+            try:
+                # In one piece, so that lines of several processes don't mix.
+                os.write(target.fileno(), f"{prefix}: ".encode() + line.rstrip(b"\n") + b"\n")
+            except OSError:
+                continue  # nobody reads on; the process would wait for a reader

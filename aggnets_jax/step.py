@@ -227,7 +227,7 @@ def make_train_step(
         )
         step = state.step + 1
         finite = jnp.isfinite(loss) & jnp.isfinite(
-            optax.global_norm((gradients, params, batch_stats))
+            optax.tree.norm((gradients, params, batch_stats))
         )
         after = state.replace(
             params=params,

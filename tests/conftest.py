@@ -1,6 +1,9 @@
-"""What all tests share: one compilation cache a session, and the digits."""
+"""What all tests share: how their programs are compiled, a cache of them, the digits, a run."""
 
+import fcntl
+import gc
 import os
+import shutil
 import tempfile
 
 import pytest
@@ -11,9 +14,63 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="aggnets_jax_compilation_cache_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    # Nearly all programs here are small and run a few times: to compile them takes the time. What
+    # needs them as users have them takes the fixture `optimised`.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# Tracing makes many objects that stay; the collector would go through all of them again and again.
+gc.set_threshold(100_000, 20, 100)
+
+
+@pytest.fixture
+def optimised(monkeypatch):
+    """What a test compiles, also in processes that it starts, is compiled as users have it."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    import jax
+
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory):
-    """Where the digits get prepared, and nothing else."""
-    return str(tmp_path_factory.mktemp("tfds"))
+def made_once(tmp_path_factory):
+    """Makes a folder by a function, once for all processes that run tests; nobody may change it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+
+    def made(name, make):
+        folder, done = root / name, root / f"{name}.made"
+        with (root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def data_dir(made_once):
+    """Where the digits are, and nothing else."""
+    from aggnets_jax.data.catalog import open_prepared
+
+    return str(made_once("tfds", lambda folder: open_prepared("aggnets_digits", str(folder))))
+
+
+@pytest.fixture(scope="session")
+def finished_run(made_once, data_dir):
+    """The workdir of `tests.runs.tiny_config`, trained to its end; tests that change it copy it."""
+    from aggnets_jax.train import train_and_evaluate
+    from tests import runs
+
+    def train(folder):
+        summary = train_and_evaluate(runs.tiny_config(data_dir), folder / "run")
+        assert runs.summary(folder / "run") == summary
+
+    return made_once("finished_run", train) / "run"

@@ -27,7 +27,7 @@ DATASET = DatasetInfo(
 
 
 def tiny_config(data_dir, **changes):
-    """SparseNet-BC-16 (k = 4) on the digits; epochs end at steps 45, 90, ..."""
+    """SparseNet-10 (k = 4) on the digits; epochs end at steps 45, 90, ..."""
     return {
         "total_steps": 12,
         "log_every_steps": 3,
@@ -38,7 +38,7 @@ def tiny_config(data_dir, **changes):
         "steps_per_dispatch": 1,
         "lr": 0.05,
         "schedule": "constant",
-        "model": {"name": "sparsenet_bc16_k4", "args": {"dropout": 0.1}},
+        "model": {"name": "sparsenet10_k4", "args": {"dropout": 0.1}},
         "data": {
             "name": "aggnets_digits",
             "data_dir": data_dir,

@@ -5,7 +5,6 @@ import functools
 import json
 import re
 
-import jax
 import pytest
 
 from aggnets_jax import config as config_lib
@@ -136,12 +135,9 @@ def trainings(file, data_dir):
 @pytest.fixture(scope="module")
 def train(tmp_path_factory):
     """Trains a config, given as JSON, and returns its summary: once, if files have it in common."""
-    # Programs that run twice need not be fast.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield functools.cache(
+    return functools.cache(
         lambda config: train_and_evaluate(json.loads(config), tmp_path_factory.mktemp("run"))
     )
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from aggnets_jax import create_model, models
 from aggnets_jax.convert import from_torch, to_torch
 from aggnets_jax.errors import UserError
 from tests.models import golden
+from tests.models.variables import shapes_of, starting_from_zeros
 from tests.patterns import one_line_error
 
 PLAIN = "densenet40_k12"
@@ -24,9 +24,17 @@ def weights():
     return golden.state_dict(golden.load("densenet40_k12_c10")["state_dict"])
 
 
+@pytest.fixture(autouse=True)
+def shapes_alone():
+    """What is converted replaces all that a network starts from."""
+    with starting_from_zeros():
+        yield
+
+
 def any_variables(model, images):
     """Values that differ, of the shapes that the network has for such images."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *images)))
+    size, _, channels = images
+    shapes = shapes_of(model, size, channels)
     random = np.random.default_rng(0)
     return jax.tree.map(lambda x: random.uniform(0.1, 1, x.shape).astype(np.float32), shapes)
 

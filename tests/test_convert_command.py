@@ -1,6 +1,7 @@
 """`--mode=convert`: a workdir's weights to a file, and a file's weights to a workdir."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -18,12 +19,11 @@ from tests import runs
 
 
 @pytest.fixture(scope="module")
-def trained(data_dir, tmp_path_factory):
-    """(config file, workdir, its evaluation, its weights in a file) of a run of six steps."""
+def trained(finished_run, data_dir, tmp_path_factory):
+    """(config file, workdir, its evaluation, its weights in a file) of a run."""
     folder = tmp_path_factory.mktemp("convert")
-    file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir, total_steps=6))
-    workdir, weights = folder / "run", folder / "run.safetensors"
-    assert main([f"--config={file}", f"--workdir={workdir}"]) == 0
+    file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir))
+    workdir, weights = shutil.copytree(finished_run, folder / "run"), folder / "run.safetensors"
     assert main(["--mode=convert", f"--workdir={workdir}", f"--to_torch={weights}"]) == 0
     return file, workdir, runs.summary(workdir)["final"], weights
 
@@ -41,7 +41,7 @@ def test_what_is_written_and_read_has_the_same_accuracy(trained, tmp_path, capsy
     arguments += [f"--config.ema_decay={averaged}", f"--from_torch={weights}"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert f"{workdir} has the weights of {weights} as those of sparsenet_bc16_k4" in out
+    assert f"{workdir} has the weights of {weights} as those of sparsenet10_k4" in out
     assert evaluation(workdir) == {**final, "step": 0}
 
     again = tmp_path / "again.safetensors"

@@ -1,6 +1,7 @@
 """The convolution of the CPU equals XLA's own: outputs and both gradients, in float64."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,7 @@ GROUPS = [
 ]
 
 
+@partial(jax.jit, static_argnums=(0, 3, 4, 5, 6))
 def outputs_and_gradients(function, x, kernel, strides, pads, dilations, groups):
     def run(x, kernel):
         return function(
@@ -130,12 +132,12 @@ def test_several_seeds_at_once_are_each_of_them(groups):
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((3, 2, 6, 6, 4)), jnp.float32)
     kernels = jnp.asarray(random.standard_normal((3, 3, 3, 4 // groups, 4)), jnp.float32)
-    run = gradients(groups=groups)
+    run = jax.jit(gradients(groups=groups))
     each = [run(*pair) for pair in zip(x, kernels, strict=True)]
-    for together in (jax.vmap(run), jax.jit(jax.vmap(run))):
+    for together in (jax.vmap(gradients(groups=groups)), jax.jit(jax.vmap(run))):
         for actual, expected in zip(together(x, kernels), zip(*each, strict=True), strict=True):
             np.testing.assert_allclose(actual, jnp.stack(expected), rtol=1e-5, atol=1e-5)
-    shared = jax.vmap(run, (0, None))(x, kernels[0])
+    shared = jax.jit(jax.vmap(run, (0, None)))(x, kernels[0])
     np.testing.assert_allclose(shared[1][2], run(x[2], kernels[0])[1], rtol=1e-5, atol=1e-5)
 
 
@@ -144,6 +146,7 @@ def test_several_seeds_at_once_are_each_of_them(groups):
 def test_gradients_of_gradients_are_the_native_ones(outer, strides):
     random = np.random.default_rng(0)
 
+    @jax.jit
     def second(x, kernel):
         inner = jax.grad(
             lambda x, k: jnp.sum(jnp.sin(convolve(x, k, strides, ((1, 0), (1, 2))))), (0, 1)

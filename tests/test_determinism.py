@@ -29,8 +29,8 @@ def test_equal_runs_are_equal_to_the_bit(pair):
     assert (row.repeated, row.train_loss, row.eval_loss, row.parameters) == ("equal", 0, 0, 0)
 
 
-def test_what_differs_is_told(pair, tmp_path):
-    other = shutil.copytree(pair[0], tmp_path / "other")
+def test_what_differs_is_told(finished_run, tmp_path):
+    other = shutil.copytree(finished_run, tmp_path / "other")
     metrics = runs.metrics(other)
     line = json.loads(metrics.splitlines()[0])
     nearly = json.dumps({**line, "train/loss": line["train/loss"] * 1.5}) + "\n"
@@ -38,17 +38,17 @@ def test_what_differs_is_told(pair, tmp_path):
     (other / "summary.json").write_text(
         json.dumps({**runs.summary(other), "fingerprint": "0", "final": {}})
     )
-    assert determinism.unequal(other, pair[0]) == ["fingerprint", "final", "metrics.jsonl"]
-    row = determinism.compare("resident", 2, (other, other), on_one=pair[0])
+    assert determinism.unequal(other, finished_run) == ["fingerprint", "final", "metrics.jsonl"]
+    row = determinism.compare("resident", 2, (other, other), on_one=finished_run)
     assert row.repeated == "equal"
     assert row.train_loss == pytest.approx(0.5)
     assert (row.eval_loss, row.parameters) == (0, 0)
 
 
 @pytest.mark.parametrize(("repeated", "equal"), [("equal", True), ("fingerprint", False)])
-def test_the_table_and_the_exit_code(repeated, equal, pair, monkeypatch, tmp_path):
+def test_the_table_and_the_exit_code(repeated, equal, finished_run, monkeypatch, tmp_path):
     row = determinism.Row("streamed", 8, "once", repeated, 1.26e-7, 0.0, 0.5, "")
-    monkeypatch.setattr(determinism, "measure", lambda *_: ([row], runs.summary(pair[0])))
+    monkeypatch.setattr(determinism, "measure", lambda *_: ([row], runs.summary(finished_run)))
     arguments = ["--path=streamed", f"--output={tmp_path / 'table.csv'}"]
     if equal:
         assert determinism.main(arguments) == 0

@@ -11,6 +11,15 @@ from aggnets_jax.data.catalog import find_builder
 from aggnets_jax.data.info import feature_keys
 from aggnets_jax.errors import UserError
 from tests import runs
+from tests.models.variables import starting_from_zeros
+
+
+@pytest.fixture(autouse=True)
+def counts_alone():
+    """No network of these is initialised."""
+    with starting_from_zeros():
+        yield
+
 
 SPARSENET = "configs/sparsenet/table2.py:sparsenet_bc100_k24_c100"
 

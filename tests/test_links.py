@@ -1,5 +1,7 @@
 """Masks of links: what a cut link means, for every kind of aggregation and of network."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,7 @@ from aggnets_jax.links import all_links, collection, find_links, masks_without
 from aggnets_jax.models.registry import list_families
 from aggnets_jax.stage import Stage
 from tests.models.tiny import TINY
-from tests.models.variables import random_variables
+from tests.models.variables import random_variables, starting_from_zeros
 from tests.test_stage import jit
 
 # One of each way to aggregate, and of each kind of unit that reads what is aggregated.
@@ -44,15 +46,26 @@ def network(family, **changes):
     arguments, side = TINY[family]
     model = create_model(family, 3, **{**arguments, **KINDS.get(family, {}), **changes})
     images = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
-    variables = random_variables(model, side, np.float32)
-    return model, images, variables, find_links(model, images.shape[1:])
+    return model, images, random_variables(model, side, np.float32), stages_of(model, side)
 
 
+@functools.cache
+def stages_of(model, side):
+    with starting_from_zeros():
+        return find_links(model, (side, side, 3))
+
+
+@functools.cache  # many tests mask the links of one network
 def logits_of(model, jit=jit):
     def compute(variables, images, masks):
         return model.apply({**variables, **collection(masks)}, images)[0]
 
     return jit(compute)
+
+
+@functools.cache
+def plain_logits_of(model, jit=jit):
+    return jit(lambda variables, images: model.apply(variables, images)[0])
 
 
 def quick_ones(families):
@@ -63,8 +76,8 @@ def quick_ones(families):
 def with_and_without_ones(family, jit):
     model, images, variables, stages = network(family)
     ones = masks_without(stages, [])
-    plain = jit(lambda variables, images: model.apply(variables, images)[0])(variables, images)
-    return logits_of(model, jit)(variables, images, ones), plain
+    masked = logits_of(model, jit)(variables, images, ones)
+    return masked, plain_logits_of(model, jit)(variables, images)
 
 
 @pytest.mark.parametrize("family", quick_ones(list_families()))
@@ -73,6 +86,7 @@ def test_ones_change_nothing_to_the_bit(family):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("family", sorted(KINDS))
 def test_ones_change_nothing_to_the_bit_when_compiled_as_usual(family):
     masked, plain = with_and_without_ones(family, jax.jit)
@@ -174,9 +188,9 @@ def test_a_concatenated_link_is_rows_of_the_readers_kernel(stage, link, weight):
         else (params["transition1"]["conv"] if stage == "stage1" else params["classifier"])
     )
     reader["kernel"] = _rows(reader["kernel"], sum(widths[:source]), widths[source], weight)
-    weighed, _ = jit(model.apply)({**variables, "params": params}, images)
+    weighed = plain_logits_of(model)({**variables, "params": params}, images)
     np.testing.assert_allclose(masked, weighed, rtol=1e-4, atol=1e-5)
-    plain, _ = jit(model.apply)(variables, images)
+    plain = plain_logits_of(model)(variables, images)
     assert np.abs(masked - plain).max() > 1e-3
 
 
@@ -191,9 +205,9 @@ def test_a_sum_without_a_link_is_the_sum_of_the_others(family):
     edges[-1] = {"edges": stage.topology.remove([link]).links}
     arguments = {"topology": "custom", "topology_args": edges, "aggregation": "sum"}
     without, *_ = network(family, **arguments)
-    expected, _ = jit(without.apply)(variables, images)
+    expected = plain_logits_of(without)(variables, images)
     np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-5)
-    plain, _ = jit(model.apply)(variables, images)
+    plain = plain_logits_of(model)(variables, images)
     assert np.abs(masked - plain).max() > 1e-3
 
 
@@ -206,7 +220,7 @@ def test_a_dense_shortcut_is_its_weighted_term(family, weight):
     params = jax.tree.map(jnp.asarray, variables["params"])
     weights = params["stage2"]["weights3"]
     weights["weights"] = weights["weights"].at[1].multiply(weight)
-    expected, _ = jit(model.apply)({**variables, "params": params}, images)
+    expected = plain_logits_of(model)({**variables, "params": params}, images)
     masked = logits_of(model)(variables, images, masks)
     np.testing.assert_allclose(masked, expected, rtol=1e-4, atol=1e-5)
 

@@ -36,8 +36,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def digits(data_dir, tmp_path_factory):
-    """Workdir of a run on grey images of 8x8."""
+def digits_in_batches(data_dir, tmp_path_factory):
+    """Workdir of a run on grey images of 8x8, which are evaluated in batches of 40."""
     workdir = tmp_path_factory.mktemp("digits") / "run"
     train_and_evaluate(
         runs.tiny_config(data_dir, total_steps=4, lr=0.2, eval_batch_size=40), workdir
@@ -77,7 +77,7 @@ def test_a_prediction_does_not_depend_on_the_other_images(trained):
 
 
 @pytest.mark.slow
-def test_batches_are_padded(digits, data_dir, tmp_path):
+def test_batches_are_padded(digits_in_batches, data_dir, tmp_path):
     """The digits' own test images, as files, in several batches of which the last is not full."""
     import tensorflow_datasets as tfds
 
@@ -86,10 +86,11 @@ def test_batches_are_padded(digits, data_dir, tmp_path):
     for number, example in enumerate(examples.as_numpy_iterator()):
         labels.append(str(example["label"]))
         Image.fromarray(example["image"][..., 0]).save(tmp_path / f"{number:02}.png")
-    predictions = predict(digits, [tmp_path], top=1)
+    predictions = predict(digits_in_batches, [tmp_path], top=1)
     assert [p.image for p in predictions] == [str(tmp_path / f"{k:02}.png") for k in range(50)]
 
-    restored = restore_network(digits, "latest", sharding.replicated(sharding.make_mesh()))
+    mesh = sharding.make_mesh()
+    restored = restore_network(digits_in_batches, "latest", sharding.replicated(mesh))
     images = np.stack(
         [np.asarray(Image.open(tmp_path / f"{k:02}.png"))[..., None] for k in range(50)]
     )
@@ -102,13 +103,13 @@ def test_batches_are_padded(digits, data_dir, tmp_path):
     assert np.allclose([p.probabilities[0] for p in predictions], expected.max(-1), rtol=1e-4)
 
 
-def test_images_of_another_size_and_of_colours_suit_a_grey_network(digits, tmp_path):
+def test_images_of_another_size_and_of_colours_suit_a_grey_network(finished_run, tmp_path):
     """They are resized as PIL does it, whole."""
     values = np.random.default_rng(0).integers(0, 256, (30, 50), np.uint8)
     small = Image.fromarray(values).resize((8, 8), Image.Resampling.BILINEAR)
     small.save(tmp_path / "small.png")
     Image.fromarray(np.stack([values] * 3, axis=-1)).save(tmp_path / "large.png")
-    large, small = predict(digits, [tmp_path], top=10)
+    large, small = predict(finished_run, [tmp_path], top=10)
     assert large.image.endswith("large.png")
     by_class = [dict(zip(p.classes, p.probabilities, strict=True)) for p in (large, small)]
     assert by_class[0] == pytest.approx(by_class[1], abs=0.01)
@@ -281,10 +282,11 @@ def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
     assert captured.out == ""
 
 
-def test_of_several_seeds_one_must_be_chosen(digits, tmp_path, monkeypatch):
-    restored = restore_network(digits, "latest", sharding.replicated(sharding.make_mesh()))
+def test_of_several_seeds_one_must_be_chosen(finished_run, tmp_path, monkeypatch):
+    mesh = sharding.make_mesh()
+    restored = restore_network(finished_run, "latest", sharding.replicated(mesh))
     restored.config.num_seeds = 2
     monkeypatch.setattr("aggnets_jax.predict.restore_network", lambda *_, **__: restored)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     with pytest.raises(UserError, match="choose one by --seed: 0, 1"):
-        predict(digits, [tmp_path / "black.png"])
+        predict(finished_run, [tmp_path / "black.png"])

@@ -12,7 +12,6 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.page import parts
 from tests import browser as browsers
-from tests import runs
 
 SECTIONS = (
     "results",
@@ -28,13 +27,11 @@ HOSTILE = "<script>window.attacked = true</script><img src=x onerror='window.att
 
 
 @pytest.fixture(scope="module")
-def workdir(data_dir, tmp_path_factory):
+def workdir(finished_run, tmp_path_factory):
     """Of a run, with its page."""
-    folder = tmp_path_factory.mktemp("page")
-    file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir, total_steps=4))
-    assert main([f"--config={file}", f"--workdir={folder / 'run'}"]) == 0
-    assert main(["--mode=report", f"--workdir={folder / 'run'}", "--html"]) == 0
-    return folder / "run"
+    workdir = shutil.copytree(finished_run, tmp_path_factory.mktemp("page") / "run")
+    assert main(["--mode=report", f"--workdir={workdir}", "--html"]) == 0
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +190,7 @@ def test_without_scripts_nothing_is_missing(page, workdir):
         ActionChains(page).move_to_element(links[3]).perform()
         assert links[3].find_element("css selector", ".tip").is_displayed()
         page.find_element("css selector", "summary").click()
-        assert '"total_steps": 4' in page.find_element("css selector", "pre").text
+        assert '"total_steps": 12' in page.find_element("css selector", "pre").text
     finally:
         page.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
@@ -316,7 +313,7 @@ def test_networks_without_weights_and_data_that_is_missing(workdir, tmp_path, mo
     copy = copy_of(workdir, tmp_path / "run", without=("ablation",))
     monkeypatch.setattr(parts.weights, "link_weights", lambda restored: {})
     page = make_page(copy, "--data_dir=/nowhere").decode()
-    assert "Not shown: the links of sparsenet_bc16_k4 have no weights" in page
+    assert "Not shown: the links of sparsenet10_k4 have no weights" in page
     assert page.count("/nowhere") == 2
 
 

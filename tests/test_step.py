@@ -1,6 +1,6 @@
 """One step of training, against what it says it computes."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +28,17 @@ def _batch(size=8):
     }
 
 
+@cache
 def _make(**changes):
-    config = config_lib.resolve({"schedule": "constant", **changes})
-    model = create_model("sparsenet_bc16_k4", 10)
+    config = config_lib.resolve({"schedule": "constant", "lr": 0.1, **changes})
+    model = _network()
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
     return model, optimizer, state, jit(make_train_step(model, optimizer, _preprocess, config))
+
+
+def _network(**arguments):
+    return create_model("sparsenet10_k4", 10, stage_depths=(2, 1), **arguments)
 
 
 def _create_state(model, optimizer, config):
@@ -119,7 +124,7 @@ def test_the_first_step_that_is_not_finite_is_remembered():
 @pytest.mark.slow
 def test_dropout_differs_between_steps_and_follows_from_the_seed():
     config = config_lib.resolve({"schedule": "constant", "lr": 0.0})
-    model = create_model("sparsenet_bc16_k4", 10, dropout=0.5)
+    model = _network(dropout=0.5)
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
     step = jit(make_train_step(model, optimizer, _preprocess, config))
@@ -134,7 +139,7 @@ def test_dropout_differs_between_steps_and_follows_from_the_seed():
 @pytest.mark.slow
 def test_bfloat16_computes_low_and_keeps_parameters_high():
     config = config_lib.resolve({})
-    model = create_model("sparsenet_bc16_k4", 10, dtype=jnp.bfloat16)
+    model = _network(dtype=jnp.bfloat16)
     optimizer, _ = make_optimizer(config, 100, 10.0)
     state = _create_state(model, optimizer, config)
     state = jit(make_train_step(model, optimizer, _preprocess, config))(state, _batch())
@@ -147,7 +152,7 @@ def test_bfloat16_computes_low_and_keeps_parameters_high():
 
 def _after(changes, *lrs):
     """A state, and what it is after steps of which some have an infinite gradient."""
-    _, _, state, step = _make(lr=0.1, **changes)
+    _, _, state, step = _make(**changes)
     before = jax.tree.map(np.asarray, state)
     for bad in lrs:
         batch = _batch()

@@ -9,7 +9,7 @@ from aggnets_jax.sharding import make_mesh, replicated
 from aggnets_jax.train import train_and_evaluate
 from tests.runs import tiny_config
 
-NETWORK = {"name": "sparsenet_bc16_k4", "args": {"stage_depths": (7, 2)}}
+NETWORK = {"name": "sparsenet10_k4", "args": {"stage_depths": (7, 2)}}
 
 
 def run(workdir, data_dir, steps=6, *, model=None, allow_config_change=False, **changes):

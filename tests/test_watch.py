@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 
 import pytest
@@ -10,16 +11,13 @@ from aggnets_jax import watch as watch_module
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
-from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.watch import watch
-from tests import runs
 
 
 @pytest.fixture(scope="module")
-def workdir(data_dir, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("watch") / "run"
-    train_and_evaluate(runs.tiny_config(data_dir), folder)
-    return folder
+def workdir(finished_run, tmp_path_factory):
+    """Of a run that is finished."""
+    return shutil.copytree(finished_run, tmp_path_factory.mktemp("watch") / "run")
 
 
 def test_a_finished_run_is_evaluated_once(workdir, capsys):

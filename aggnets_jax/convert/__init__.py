@@ -9,6 +9,7 @@ another shape are errors. The counters `num_batches_tracked` of PyTorch's normal
 nothing here uses, are checked to belong to one, dropped, and written as 0.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -168,10 +169,16 @@ def _network(
     """The network, and the shapes of its variables by their paths, in the order of computation."""
     model = models.create_model(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape
-    images = jax.ShapeDtypeStruct((1, *models.check_image_shape(shape)), jnp.float32)
+    return model, dict(_shapes(model, models.check_image_shape(shape)))
+
+
+@functools.lru_cache(maxsize=4)  # weights often go to and fro
+def _shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a network's variables by their paths."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     variables.pop("strength", None)  # of a regularisation, no weight
-    return model, {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
+    return {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:

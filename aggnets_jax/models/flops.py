@@ -103,9 +103,9 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
 
     model = without_loops(model)
     images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with nn.intercept_methods(count_module):
-        program = jax.make_jaxpr(model.apply)(variables, images)
+        # With its first values, from which nothing is counted: so the network is traced once.
+        program = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), images)
     rectified = pooled = 0
     for equation in _equations(program.jaxpr):
         if equation.params.get("name") == "relu":

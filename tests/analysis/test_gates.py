@@ -17,8 +17,6 @@ from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.sharding import make_mesh
 from tests.analysis.networks import restored
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def network(data_dir):

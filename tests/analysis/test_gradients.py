@@ -25,8 +25,6 @@ from tests.analysis.networks import gradients_behind, linear, restored, walks
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 PATTERNS = [
     make_topology("dense", 3),
     make_topology("sparse", 5),

@@ -16,8 +16,6 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.links import StageLinks
 from tests.analysis.networks import gradients_behind, linear, walks
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 STAGES = [
     (make_topology("dense", 3), "concat", False, 1),
     (make_topology("sparse", 4), "sum", False, 1),

@@ -14,8 +14,6 @@ from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.topology import bound, longest_by_distance, number_of_links, sparse_base
 from tests.analysis.networks import restored
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 8, 9, 26, 27, 40])
 @pytest.mark.parametrize(

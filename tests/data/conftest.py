@@ -30,7 +30,7 @@ def make_config(name, data_dir, **changes):
     return config
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def sharding():
     """One device."""
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])

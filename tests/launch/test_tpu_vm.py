@@ -21,31 +21,39 @@ SLICE = ("--name=a", "--zone=us-east5-a", "--type=v6e-16", "--poll=0")
 RUN = ("--config=configs/digits.py", "--workdir=/mnt/runs/a", "--config.model.name=a b")
 
 
+def git(checkout, *arguments):
+    return subprocess.run(
+        ["git", *arguments], cwd=checkout, capture_output=True, text=True, check=True
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """With the scripts; they read it and leave it as it is."""
+    checkout = tmp_path_factory.mktemp("tpu_vm") / "checkout"
+    (checkout / "launch").mkdir(parents=True)
+    for name in ("tpu_vm.sh", "tpu_worker.sh"):
+        shutil.copy(LAUNCH / name, checkout / "launch")
+    (checkout / "requirements.lock").touch()
+    git(checkout, "init", "--quiet")
+    git(checkout, "add", ".")
+    git(checkout, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "a")
+    return checkout
+
+
 class Cloud:
     """The folder of a stand-in's cloud, and a checkout with the script."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, checkout):
         self.folder = folder / "cloud"
         self.folder.mkdir()
-        self.checkout = folder / "checkout"
-        (self.checkout / "launch").mkdir(parents=True)
-        for name in ("tpu_vm.sh", "tpu_worker.sh"):
-            shutil.copy(LAUNCH / name, self.checkout / "launch")
-        (self.checkout / "requirements.lock").touch()
-        self.git("init", "--quiet")
-        self.git("add", ".")
-        self.git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "a")
-        self.commit = self.git("rev-parse", "HEAD").strip()
+        self.checkout = checkout
+        self.commit = git(checkout, "rev-parse", "HEAD").strip()
         self.environment = {
             **os.environ,
             "CLOUD": str(self.folder),
             "PATH": f"{STAND_IN}:{os.environ['PATH']}",
         }
-
-    def git(self, *arguments):
-        return subprocess.run(
-            ["git", *arguments], cwd=self.checkout, capture_output=True, text=True, check=True
-        ).stdout
 
     def write(self, name, *lines):
         (self.folder / name).write_text("".join(f"{line}\n" for line in lines))
@@ -89,8 +97,8 @@ class Cloud:
 
 
 @pytest.fixture
-def cloud(tmp_path):
-    cloud = Cloud(tmp_path)
+def cloud(tmp_path, checkout):
+    cloud = Cloud(tmp_path, checkout)
     yield cloud
     for pid in cloud.folder.glob("worker*/aggnets_run/pid"):
         with contextlib.suppress(ProcessLookupError):

@@ -5,6 +5,7 @@ with counts.json, which holds figures measured on reference implementations, and
 """
 
 import contextlib
+import functools
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,9 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from flax import linen as nn
 
 from aggnets_jax import create_model, list_models, model_info
-from aggnets_jax.models import table
+from aggnets_jax.models import registry, table
 from aggnets_jax.models.flops import (
     Operations,
     count_operations,
@@ -31,6 +31,7 @@ from tests.models.misprints import (
     rounds_to,
 )
 from tests.models.page import ROWS
+from tests.models.variables import starting_from_zeros
 
 COUNTS = json.loads(Path(__file__).with_name("counts.json").read_text())
 
@@ -51,19 +52,16 @@ QUICK = {*SMALLEST.values()} - {
     "seqresnext24",
 }
 
-_param = nn.Module.param
-
-
-def _param_of_zeros(self, name, init, *arguments, **keywords):
-    # Only shapes matter, and tracing the random numbers takes a third of the time.
-    return _param(self, name, nn.initializers.zeros, *arguments, **keywords)
+# A network's MACs, its FLOPs and its size need the same counts.
+_count = functools.cache(registry.count)
 
 
 @contextlib.contextmanager
 def fast_tracing():
     # In a thread, where the stack begins anew: below pytest's frames CPython 3.11 happens to get
     # and give back memory for frames at every other call, which takes half of the time.
-    with mock.patch.object(nn.Module, "param", _param_of_zeros), ThreadPoolExecutor(1) as thread:
+    once = mock.patch.object(registry, "count", _count)
+    with starting_from_zeros(), once, ThreadPoolExecutor(1) as thread:
         yield lambda *arguments, **keywords: thread.submit(*arguments, **keywords).result()
 
 

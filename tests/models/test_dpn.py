@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from tests.models.straight_line import assert_straight_line, max_pool_3
+from tests.models.variables import model_info
 from tests.patterns import one_line_error
 
 # As of timm's networks of these names.

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from aggnets_jax.models.fractalnet import DropPath
 from tests.models.straight_line import Layers, assert_straight_line, halves, jit
-from tests.models.variables import random_variables
+from tests.models.variables import model_info, random_variables
 from tests.patterns import one_line_error
 
 # Table 3, with 100 classes.

@@ -64,7 +64,7 @@ def test_float64_outputs_gradients_and_training(file):
             )
             updates, optimiser_state = optimiser.update(gradients, optimiser_state, params)
             params = optax.apply_updates(params, updates)
-            norm = optax.global_norm(gradients)
+            norm = optax.tree.norm(gradients)
             return params, batch_stats, optimiser_state, loss, logits, norm
 
         params, batch_stats = variables["params"], variables["batch_stats"]

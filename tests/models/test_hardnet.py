@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from aggnets_jax.models.hardnet import layer_width
 from tests.models.straight_line import assert_straight_line, halves, jit, max_pool_3
-from tests.models.variables import random_variables
+from tests.models.variables import model_info, random_variables
 from tests.patterns import one_line_error
 
 SIZES = {

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
+from tests.models.variables import model_info
 from tests.patterns import one_line_error
 
 # Parameters and multiply-adds of the reference code, those of A2 and C by `counted` alone.

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from aggnets_jax.topology import make_topology
 from tests.models.straight_line import assert_straight_line, halves, jit
+from tests.models.variables import model_info
 from tests.patterns import one_line_error
 
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from tests.models.straight_line import jit
-from tests.models.variables import random_variables
+from tests.models.variables import model_info, random_variables
 from tests.patterns import one_line_error
 
 

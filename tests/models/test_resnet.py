@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.models.residual_blocks import block_numbers
 from tests.models import residual_numpy
 from tests.models.residual import assert_is, drawn, parameters, shapes
+from tests.models.variables import model_info
 
 TINY = {"width": 25, "stage_depths": (3, 2)}
 

@@ -244,9 +244,12 @@ def test_dropout_follows_each_convolution_of_a_layer_in_training_only(name, conv
     images = np.random.default_rng(0).standard_normal((4, 8, 8, 3)).astype(np.float32)
     variables = random_variables(without, 8, np.float32)
     run = functools.partial(
-        model.apply, variables, images, mutable=["batch_stats", "intermediates"]
+        model.apply,
+        train=True,
+        mutable=["batch_stats", "intermediates"],
+        capture_intermediates=True,
     )
-    _, state = run(train=True, rngs={"dropout": jax.random.key(1)}, capture_intermediates=True)
+    _, state = jit(run)(variables, images, rngs={"dropout": jax.random.key(1)})
     for stage, layer in [(1, 1), (1, 2), (2, 1)]:
         seen = state["intermediates"][f"stage{stage}"][f"layer{layer}"]
         for conv in range(1, convs + 1):

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model, model_info
+from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from tests.models import residual_numpy as layers
 from tests.models.residual import SIZE, assert_is, drawn, jit, parameters, shapes
-from tests.models.variables import random_variables
+from tests.models.variables import model_info, random_variables
 
 WRN = {"depth": 16, "widening": 2}
 
