@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow torch lint lock clean
+.PHONY: setup demo test test-slow smoke torch lint lock clean
 
 setup: $(VENV)/.ready-$(VERSION)
 
@@ -41,6 +41,13 @@ test: setup
 # Deep networks, and those with many parts, against their references.
 test-slow: setup
 	$(PYTEST) -m slow
+
+# What depends most on the versions of the stack, and the comparisons with PyTorch.
+SMOKE := tests/test_main.py tests/test_step.py tests/test_compilation.py tests/test_convolution.py \
+	tests/test_execution.py tests/test_convert_files.py tests/test_trust_weights.py \
+	tests/models/test_golden.py tests/benchmark
+smoke: lint demo
+	$(PYTEST) -m "not slow" $(SMOKE)
 
 # The build without CUDA, for the tests of what is compared with PyTorch; others skip them.
 torch: setup
