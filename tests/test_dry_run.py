@@ -29,8 +29,9 @@ def test_collectives_are_counted_with_the_bytes_of_their_results():
 
 
 def dry_run(tmp_path, **changes):
-    """What the command writes, for the tiny network on 2 x 4 devices."""
-    file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(None, **changes))
+    """What the command writes, for a network with bottlenecks on 2 x 4 devices."""
+    config = runs.tiny_config(None, **{"model": {"name": "sparsenet_bc16_k4"}, **changes})
+    file = runs.write_config(tmp_path / "tiny.py", config)
     written = tmp_path / "found.json"
     flags = (f"--config={file}", "--processes=2", "--devices=4", f"--json={written}")
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
@@ -48,20 +49,20 @@ def dry_run(tmp_path, **changes):
 
 def test_what_a_step_takes_replicated_and_fully_sharded(tmp_path):
     out, copied = dry_run(tmp_path)
-    assert "2,618 parameters, replicated; batches of 32 over 2 x 4 devices, 4 on each" in out
-    assert copied["params"] == 2618
+    assert "4,714 parameters, replicated; batches of 32 over 2 x 4 devices, 4 on each" in out
+    assert copied["params"] == 4714
     # Parameters and momentum, 4 bytes each; the rest is statistics and counts.
-    assert 8 * 2618 <= copied["state_bytes"] <= 8 * 2618 + 2048
-    assert copied["model_flops"] == 6 * 70_288 * 4
+    assert 8 * 4714 <= copied["state_bytes"] <= 8 * 4714 + 2048
+    assert copied["model_flops"] == 6 * 128_336 * 4
     assert 0.5 < copied["flops"] / copied["model_flops"] < 2
     assert set(copied["collectives"]) == {"all-reduce"}
     # The gradients, each once, and the statistics of normalisations, there and back.
-    assert 4 * 2618 <= copied["collectives"]["all-reduce"]["bytes"] <= 2 * 4 * 2618
+    assert 4 * 4714 <= copied["collectives"]["all-reduce"]["bytes"] <= 2 * 4 * 4714
 
     _, divided = dry_run(tmp_path, sharding="fsdp")
     assert divided["state_bytes"] < 0.5 * copied["state_bytes"]
     gathered = divided["collectives"]["all-gather"]
-    assert 0.5 * 4 * 2618 < gathered["bytes"] <= 4 * 2618
+    assert 0.5 * 4 * 4714 < gathered["bytes"] <= 4 * 4714
 
 
 @pytest.mark.slow
