@@ -18,7 +18,9 @@ def get_config() -> ml_collections.ConfigDict:
             "schedule_args": {"warmup_steps": 50},
             "weight_decay": 5e-4,
             "label_smoothing": 0.1,
-            "model": {"name": "sparsenet_bc40_k24"},
+            "ema_decay": 0.98,
+            # Eight layers on 8x8 pixels and four on 4x4: a third stage would see 2x2.
+            "model": {"name": "sparsenet_bc", "args": {"growth_rate": 16, "stage_depths": (8, 4)}},
             "data": {"name": "aggnets_digits", "crop_padding": 1, "flip": False},
         }
     )

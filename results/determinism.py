@@ -35,7 +35,8 @@ ROOT = Path(__file__).parents[1]
 AT_ONCE = 2
 RUN = {
     "model.name": "sparsenet10_k4",
-    "model.args.dropout": 0.1,
+    "model.args": {"dropout": 0.1},
+    "ema_decay": 0.0,
     "total_steps": 12,
     "log_every_steps": 3,
     "eval_every_steps": 12,

@@ -38,7 +38,7 @@ LANES = 2
 # before the checkpoint that has them.
 RUN = {
     "model.name": "sparsenet10_k4",
-    "model.args.dropout": 0.1,
+    "model.args": {"dropout": 0.1},
     "total_steps": 60,
     "log_every_steps": 2,
     "eval_every_steps": 5,
