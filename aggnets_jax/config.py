@@ -112,11 +112,20 @@ def load(file: str, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
     for field, value in allowed.get(row, {}).items():
         _set(config, field, value)
     config.file = file
+    before, overridden = config.model.copy_and_resolve_references(), set()
     for override in overrides:
         name, equals, text = override.partition("=")
         if not equals:
             raise UserError(f"override {override!r} must have the form --config.field=value")
         _set(config, name, _parse(config, name, text))
+        overridden.add(name)
+    renamed = config.model.name != before.name and before.args
+    # With them the named network would be another one.
+    if renamed and not any(name.startswith("model.args") for name in overridden):
+        raise UserError(
+            f"config.model.args of {file} ({', '.join(before.args)}) are for {before.name}; with"
+            " another network set them, too: --config.model.args={} for none"
+        )
     check(config)
     return config
 

@@ -210,3 +210,17 @@ def test_recipes_by_name():
     assert config_lib.recipe("digits").data.name == "aggnets_digits"
     with pytest.raises(UserError, match="unknown recipe 'digit'; nearest: digits"):
         config_lib.recipe("digit")
+
+
+def test_arguments_of_a_file_are_not_those_of_another_network(tmp_path):
+    file = tmp_path / "two_stages.py"
+    file.write_text(
+        "import ml_collections\n\n\ndef get_config():\n    return ml_collections.ConfigDict("
+        '{"model": {"name": "sparsenet_bc", "args": {"stage_depths": (8, 4)}}})\n'
+    )
+    with pytest.raises(UserError, match=r"\(stage_depths\) are for sparsenet_bc; .*args=\{\}"):
+        config_lib.load(str(file), ["model.name=densenet40_k12"])
+    for overrides in (["model.topology=dense"], ["model.name=sparsenet_bc"]):
+        assert config_lib.load(str(file), overrides).model.args.stage_depths == (8, 4)
+    config = config_lib.load(str(file), ["model.name=densenet40_k12", "model.args={}"])
+    assert config_lib.model_arguments(config).keys().isdisjoint({"stage_depths"})
