@@ -84,6 +84,29 @@ ON_CPU = (
     "seqresnet_k8_r4_n1",
     "efficientnet_b0 --image_size=64",
 )
+BESIDE_TORCH = (
+    "densenet40_k12",
+    "sparsenet40_k12",
+    "sparsenet_bc100_k12",
+    "resnet110_cifar",
+    "dsnet50_cifar_w25",
+)
+OTHERS_BESIDE_TORCH = (
+    "preact_resnet110",
+    "resnext50_cifar_w25",
+    "res2net54_2w_16s_w64_128_256",
+    "hcgnet_a1",
+    "highway19",
+    "fractalnet20_w16",
+    "mdnet30_a64",
+    "mixnet100_k12_12",
+    "pyramidnet110_a48",
+    "seqresnet_k8_r4_n1",
+    "wrn16_8",
+    "dpn68 --image_size=64",
+    "hardnet68 --image_size=64",
+    "efficientnet_b0 --image_size=64",
+)
 
 
 def cpu_families() -> Iterator[Command]:
@@ -94,10 +117,13 @@ def cpu_families() -> Iterator[Command]:
 
 
 def cpu_torch() -> Iterator[Command]:
-    """Networks in PyTorch, on a CPU."""
-    for model in ("densenet40_k12", "sparsenet40_k12", "resnet110_cifar"):
-        rival = ["--against=torch", "--against_forms=eager+channels_last"]
+    """Networks in PyTorch, on a CPU: five, and one of each other family."""
+    rival = ["--against=torch", "--against_forms=eager+channels_last"]
+    for model in BESIDE_TORCH:
         yield [f"--models={model}", "--forms=default,remat=norm", *rival]
+    for model in OTHERS_BESIDE_TORCH:
+        short = ["--batch_size=16", "--repeats=3", "--seconds=2"]
+        yield [*f"--models={model}".split(), "--forms=default", *short, *rival]
 
 
 def memory() -> Iterator[Command]:
