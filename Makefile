@@ -11,8 +11,9 @@ endif
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# A process for each core; tests of one file share what they train.
-PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
+# A process more than there are cores, as some tests wait for processes that they start; tests of one
+# file share what they train.
+PYTEST := $(RUN) -m pytest --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile
 DEMO := runs/demo
 
 .PHONY: setup demo test test-slow smoke torch lint lock clean

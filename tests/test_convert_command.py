@@ -17,6 +17,9 @@ from aggnets_jax.optimizer import make_optimizer
 from aggnets_jax.step import create_state
 from tests import runs
 
+# Without the arguments that the config has for its own.
+ANOTHER = "--config.model.args={} --config.model.name"
+
 
 @pytest.fixture(scope="module")
 def trained(finished_run, data_dir, tmp_path_factory):
@@ -61,7 +64,8 @@ def import_densenet(config, workdir):
     file = workdir.with_suffix(".safetensors")
     write_state_dict(file, ours)
     arguments = ["--mode=convert", f"--config={config}", f"--workdir={workdir}"]
-    assert main([*arguments, f"--from_torch={file}", f"--config.model.name={name}"]) == 0
+    network = (f"--config.model.name={name}", "--config.model.args={}")
+    assert main([*arguments, f"--from_torch={file}", *network]) == 0
     return ours
 
 
@@ -161,8 +165,8 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
         ("IMPORT --from_torch=NOWHERE", "nowhere.safetensors can't be read"),
         ("IMPORT --from_torch=CONFIG", "allowed: .safetensors"),
         ("IMPORT --from_torch=OTHER", "'classifier.linear.bias' has the shape (11,)"),
-        ("IMPORT --from_torch=WEIGHTS --config.model.name=sparsenet_bc22_k4", "are missing"),
-        ("IMPORT --from_torch=WEIGHTS --config.model.name=preact_resnet20", "'preact_resnet20'"),
+        (f"IMPORT --from_torch=WEIGHTS {ANOTHER}=sparsenet_bc22_k4", "are missing"),
+        (f"IMPORT --from_torch=WEIGHTS {ANOTHER}=preact_resnet20", "'preact_resnet20'"),
         ("IMPORT --from_torch=WEIGHTS --data_dir=/nowhere", "/nowhere"),
         ("IMPORT --from_torch=WEIGHTS --config.schedule=cosin", "nearest: cosine"),
     ],
