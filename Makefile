@@ -13,7 +13,7 @@ VENV ?= .venv
 RUN := $(VENV)/bin/python
 # A process more than there are cores, as some tests wait for processes that they start; tests of one
 # file share what they train.
-PYTEST := $(RUN) -m pytest --numprocesses $(shell expr $$(nproc) + 1) --dist loadfile
+PYTEST := $(RUN) -m pytest --numprocesses $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --dist loadfile
 DEMO := runs/demo
 
 .PHONY: setup demo test test-slow smoke torch lint lock clean
