@@ -11,9 +11,8 @@ endif
 VERSION := $(if $(PYTHON),$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
 VENV ?= .venv
 RUN := $(VENV)/bin/python
-# A process more than there are cores, as some tests wait for processes that they start; tests of one
-# file share what they train.
-PYTEST := $(RUN) -m pytest --numprocesses $(shell expr 1 + $$(getconf _NPROCESSORS_ONLN)) --dist loadfile
+# A process for each core; tests of one file share what they train.
+PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
 .PHONY: setup demo test test-slow smoke torch lint lock clean
