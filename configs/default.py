@@ -40,7 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.batch_size = 64  # over all devices, in one update
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
-    config.steps_per_dispatch = 0  # of resident data, in one program; 0: 5 on CPU, else 50
+    config.steps_per_dispatch = 0  # of resident data, in one program; 0: 10 on CPU, else 50
     # Statistics of batch normalisation: of the "global" batch, or of each "device"'s part of it.
     config.batch_norm = "global"
     # Of parameters and optimiser: "replicated", on every device; or "fsdp", a part on each.
