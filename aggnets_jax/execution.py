@@ -17,6 +17,7 @@ from aggnets_jax.errors import UserError
 CONVOLUTION = "convolution"
 
 REMAT: dict[str, Callable[..., Any] | None] = {
+    "auto": None,  # see `Execution.recomputed`
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
     "norm": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
@@ -28,10 +29,11 @@ class Execution:
     """How stages are computed.
 
     Attributes:
-      remat: what is computed a second time for the gradient rather than kept. "none"; all of a
-        "layer", of which only the output is kept; or what is cheap, concatenation, normalisation
-        ("norm") and activation, while the outputs of convolutions are kept. The last is the memory
-        efficient DenseNet (Pleiss et al., arXiv 1707.06990).
+      remat: what to recompute for the gradient rather than keep. "none"; "layer", all of a layer
+        but its output; "norm", what is cheap (concatenation, normalisation and activation), as in
+        the memory-efficient DenseNet (Pleiss et al., arXiv 1707.06990). "auto" is "norm" on a CPU
+        for preactivated layers that read a concatenation: to recompute it takes less time there
+        than to write and read it (results/speed.csv). Otherwise it is "none".
       scan: whether equal layers of a stage are compiled once, as the body of a loop, and have their
         variables in one array with an axis of layers in front.
       shared_statistics: whether mean and variance of a feature are computed once for all layers
@@ -41,7 +43,7 @@ class Execution:
       UserError: for another `remat`, or values of another type.
     """
 
-    remat: str = "none"
+    remat: str = "auto"
     scan: bool = False
     shared_statistics: bool = True
 
@@ -50,6 +52,12 @@ class Execution:
         for name in ("scan", "shared_statistics"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
+
+    def resolved_remat(self, normalises_concatenation: bool) -> str:
+        """Return `remat`, with "auto" resolved for layers that normalise a concatenation or not."""
+        if self.remat != "auto":
+            return self.remat
+        return "norm" if normalises_concatenation and jax.default_backend() == "cpu" else "none"
 
 
 def with_loops(model: nn.Module, scan: bool) -> nn.Module:

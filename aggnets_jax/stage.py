@@ -94,17 +94,18 @@ class Stage(nn.Module):
     ) -> Any:
         """The output of layer 1, 2, ..., which is at some position in the topology."""
         previous = [outputs[-1]] if self.shortcuts else []
-        if self.execution.remat == "none":
+        joins = self.aggregation == "concat"
+        remat = self.execution.resolved_remat(joins and self.preactivated and self.train)
+        if remat == "none":
             return self.unit(layer, name=f"layer{layer}")(*previous, read(outputs, position))
         # To be kept are what layers put out and sums of it, but no concatenations.
-        joins = self.aggregation == "concat"
         kept = {source: outputs[source] for source in self.topology.sources_of(position)}
 
         def compute(scope: Scope, *inputs: Any) -> Any:
             aggregate = read(inputs[-1], position) if joins else inputs[-1]
             return Layer(self.unit, layer, parent=scope)(*inputs[:-1], aggregate)
 
-        compute = lift.checkpoint(compute, policy=REMAT[self.execution.remat])
+        compute = lift.checkpoint(compute, policy=REMAT[remat])
         return compute(self.scope, *previous, kept if joins else read(outputs, position))
 
     def _reader(self) -> Callable[[Sequence[Any], int], Any]:

@@ -85,9 +85,10 @@ def get_config() -> ml_collections.ConfigDict:
     # concat | sum | mean. None: that of the named network.
     config.model.aggregation = placeholder(str)
     # How the stages are computed, which changes nothing but rounding: docs/performance.md.
-    # Computed again for the gradient, rather than kept: none, each "layer", or what is between
-    # convolutions, concatenation, normalisation and activation ("norm").
-    config.model.remat = "none"
+    # Recomputed for the gradient, rather than kept: "none", each "layer", or what is between
+    # convolutions, concatenation, normalisation and activation ("norm"). "auto": "norm" where that
+    # is faster.
+    config.model.remat = "auto"
     config.model.scan = False  # equal layers are compiled once, as the body of a loop
     config.model.shared_statistics = True  # of a feature, for all that normalise it
     # Further arguments of the family: depth, growth_rate, dropout, pool, ...

@@ -28,14 +28,14 @@ from aggnets_jax.train import train_and_evaluate
 HERE = Path(__file__).parent
 SEEDS = range(3)
 STEPS, EVERY = 150, 15
-PLAIN = {"model.shared_statistics": False}
+PLAIN = {"model.shared_statistics": False, "model.remat": "none"}
 FORMS: dict[str, dict[str, Any]] = {
     "plain": PLAIN,
-    "shared statistics": {},
+    "shared statistics": {"model.remat": "none"},
     "remat=norm": {"model.remat": "norm"},
     "remat=layer": {"model.remat": "layer"},
     "scan": {"model.scan": True},
-    "bfloat16": {"dtype": "bfloat16"},
+    "bfloat16": {"model.remat": "none", "dtype": "bfloat16"},
 }
 COLUMNS = ("form", "seed", "step", "loss", "error", "jax", "aggnets_jax", "commit", "hardware")
 

@@ -120,7 +120,7 @@ def cpu_torch() -> Iterator[Command]:
     """Networks in PyTorch, on a CPU: five, and one of each other family."""
     rival = ["--against=torch", "--against_forms=eager+channels_last"]
     for model in BESIDE_TORCH:
-        yield [f"--models={model}", "--forms=default,remat=norm", *rival]
+        yield [f"--models={model}", "--forms=default,remat=none", *rival]
     for model in OTHERS_BESIDE_TORCH:
         short = ["--batch_size=16", "--repeats=3", "--seconds=2"]
         yield [*f"--models={model}".split(), "--forms=default", *short, *rival]
@@ -128,9 +128,9 @@ def cpu_torch() -> Iterator[Command]:
 
 def memory() -> Iterator[Command]:
     """What forms save, and what they cost."""
-    forms = "--forms=default,remat=norm,remat=layer,scan"
+    forms = "--forms=remat=none,remat=norm,remat=layer,scan"
     yield ["--models=densenet_bc100_k12", forms, "--repeats=3", "--seconds=1"]
-    forms = "--forms=default,remat=layer,scan"
+    forms = "--forms=remat=none,remat=layer,scan"
     # Written out, these take minutes to compile.
     yield ["--models=sparsenet_bc400_k12", "--modes=compile", forms, "--repeats=1"]
     yield ["--models=densenet_bc190_k40", "--modes=compile", forms]

@@ -96,17 +96,47 @@ REMATERIALISED = [
 )
 def test_rematerialisation_changes_nothing(family, overrides, remat):
     """The draws of dropout are the same, too."""
-    kept, size = tiny(family, **overrides)
+    kept, size = tiny(family, remat="none", **overrides)
     again, _ = tiny(family, remat=remat, **overrides)
     variables = random_variables(kept, size)
     one, other = (train_pass(model, variables, size) for model in (kept, again))
     assert largest_difference(one, other) < 1e-12
 
 
+@pytest.mark.parametrize(
+    ("backend", "family", "overrides", "remat"),
+    [
+        ("cpu", "densenet_bc", {"stage_depths": (2, 1)}, "norm"),
+        ("cpu", "densenet_bc", {"stage_depths": (2, 1), "aggregation": "sum"}, "none"),
+        ("cpu", "resnet_cifar", {}, "none"),
+        ("tpu", "densenet_bc", {"stage_depths": (2, 1)}, "none"),
+    ],
+)
+def test_by_default_cpus_recompute_the_normalised_concatenation(
+    monkeypatch, backend, family, overrides, remat
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    by_default, size = tiny(family, **overrides)
+    explicit, _ = tiny(family, remat=remat, **overrides)
+
+    def gradient(model):
+        images = jnp.zeros((2, size, size, 3))
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+
+        def loss(variables):
+            (logits, _), _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return logits.sum()
+
+        return str(jax.make_jaxpr(jax.grad(loss))(variables))
+
+    assert gradient(by_default) == gradient(explicit)
+    assert ("remat" in gradient(by_default)) == (remat == "norm")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_all_families_can_be_rematerialised(family):
-    kept, size = tiny(family)
+    kept, size = tiny(family, remat="none")
     again, _ = tiny(family, remat="layer")
     variables = random_variables(kept, size)
     one, other = (train_pass(model, variables, size) for model in (kept, again))
