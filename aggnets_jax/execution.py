@@ -17,7 +17,7 @@ from aggnets_jax.errors import UserError
 CONVOLUTION = "convolution"
 
 REMAT: dict[str, Callable[..., Any] | None] = {
-    "auto": None,  # see `Execution.recomputed`
+    "auto": None,  # see `Execution.resolved_remat`
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
     "norm": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
