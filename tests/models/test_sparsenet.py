@@ -264,7 +264,7 @@ def test_dropout_follows_each_convolution_of_a_layer_in_training_only(name, conv
 )
 def test_training_lowers_the_loss_and_reaches_every_parameter(topology, aggregation):
     model = create_model(
-        "sparsenet19_k6", stage_depths=(4, 2), topology=topology, aggregation=aggregation
+        "sparsenet19_k6", stage_depths=(3, 1), topology=topology, aggregation=aggregation
     )
     images = np.random.default_rng(0).standard_normal((16, 8, 8, 3)).astype(np.float32)
     labels = np.arange(16) % 10
