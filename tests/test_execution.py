@@ -47,7 +47,7 @@ def shapes_of(model, size):
     "family", ["densenet", "sparsenet_bc", pytest.param("hcgnet", marks=pytest.mark.slow)]
 )
 def test_shared_statistics_change_nothing(family):
-    few = {} if family == "hcgnet" else {"stage_depths": (3, 1)}
+    few = {} if family == "hcgnet" else {"stage_depths": (2, 1)}
     apart, size = tiny(family, shared_statistics=False, **few)
     shared, _ = tiny(family, **few)
     variables = random_variables(apart, size)

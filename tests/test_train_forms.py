@@ -42,7 +42,7 @@ def test_a_checkpoint_of_loops_is_one_of_the_network(with_loops):
     loops, stacked = variables_of(workdir, keep_loops=True)
     apart, variables = variables_of(workdir)
     images = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
-    one, other = (m.apply(v, images)[0] for m, v in ((loops, stacked), (apart, variables)))
+    one, other = (jax.jit(m.apply)(v, images)[0] for m, v in ((loops, stacked), (apart, variables)))
     assert "layers4_7" in stacked["params"]["stage1"]
     assert set(variables["params"]["stage1"]) == {f"layer{n}" for n in range(1, 8)}
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

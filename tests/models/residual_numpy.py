@@ -32,20 +32,26 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def conv(part, x, stride=1, groups=1):
-    kernel = np.asarray(part.params["kernel"])
-    size, (_, height, width, _) = kernel.shape[0], x.shape
-    x = np.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+def convolve(x, kernel, stride=1, groups=1, dilation=1):
+    """Convolves images with zeros around them: an odd kernel keeps their size at stride 1."""
+    kernel = np.asarray(kernel)
+    reach = dilation * (kernel.shape[0] - 1)
+    x = np.pad(x, ((0, 0), (reach // 2, reach // 2), (reach // 2, reach // 2), (0, 0)))
+    height, width = x.shape[1] - reach, x.shape[2] - reach
 
     def one_group(x, kernel):
         return sum(
-            x[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
-            for i in range(size)
-            for j in range(size)
+            x[:, i : i + height : stride, j : j + width : stride] @ kernel[k, m]
+            for k, i in enumerate(range(0, reach + 1, dilation))
+            for m, j in enumerate(range(0, reach + 1, dilation))
         )
 
     xs, kernels = np.split(x, groups, axis=-1), np.split(kernel, groups, axis=-1)
     return np.concatenate([*map(one_group, xs, kernels)], axis=-1)
+
+
+def conv(part, x, stride=1, groups=1):
+    return convolve(x, part.params["kernel"], stride, groups)
 
 
 def batch_norm(part, x):

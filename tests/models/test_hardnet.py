@@ -59,7 +59,7 @@ READS = {1: [0], 2: [1, 0], 3: [2], 4: [3, 2, 0]}
 def straight_line(depthwise):
     def conv_norm(layers, x, path, stride=1):
         x = layers.norm(layers.conv(x, f"{path}/conv", stride), f"{path}/norm")
-        return jnp.clip(x, 0, 6)
+        return np.clip(x, 0, 6)
 
     def depthwise_norm(layers, x, path, stride):
         x = layers.conv(x, f"{path}/conv", stride, groups=x.shape[-1])
@@ -77,9 +77,9 @@ def straight_line(depthwise):
         for block, put_out in ((1, [1, 3, 4]), (2, [1, 3])):
             y = [x]
             for layer in range(1, put_out[-1] + 1):
-                read = jnp.concatenate([y[source] for source in READS[layer]], axis=-1)
+                read = np.concatenate([y[source] for source in READS[layer]], axis=-1)
                 y.append(unit(layers, read, f"stage{block}/layer{layer}"))
-            x = jnp.concatenate([y[layer] for layer in put_out], axis=-1)
+            x = np.concatenate([y[layer] for layer in put_out], axis=-1)
             x = conv_norm(layers, x, f"transition{block}")
             if block == 1:
                 x = depthwise_norm(layers, x, "down1", 2) if depthwise else halves(x).max(-1)

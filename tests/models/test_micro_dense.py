@@ -28,10 +28,10 @@ def micro_dense(net, x, path, features, stride, compressed, widths, groups, fina
         z = net.norm_relu(net.conv(joined, f"{inner}/conv1"), f"{inner}/norm1")
         z = net.norm_relu(net.conv(z, f"{inner}/conv2", groups=k), f"{inner}/norm2")
         assert z.shape[3] == width
-        joined = jnp.concatenate([joined, z], axis=3)
+        joined = np.concatenate([joined, z], axis=3)
     y = net.norm(net.conv(joined, f"{path}/output_conv"), f"{path}/output_norm")
     assert y.shape[3] == features
-    return jnp.maximum(y, 0) if final_relu else y
+    return np.maximum(y, 0) if final_relu else y
 
 
 # Paths, widths floor(16 + 9 k / blocks) and strides of the blocks.
@@ -125,18 +125,13 @@ def test_a_block_is_table_1(stride, final_relu, train):
         def ours(variables, images):
             return block.apply(variables, images, mutable=["batch_stats"])
 
-        @jit
-        def expected(variables, images):
-            net = Layers({kind: {"block": tree} for kind, tree in variables.items()}, train)
-            widths, groups = [8, 12], [2, 3]
-            y = micro_dense(net, images, "block", 12, stride, 4, widths, groups, final_relu)
-            return y, net.updated
-
-        (output, updates), (expected_output, running) = (
-            run(variables, images) for run in (ours, expected)
-        )
+        output, updates = ours(variables, images)
+    net = Layers({kind: {"block": tree} for kind, tree in variables.items()}, train)
+    widths, groups = [8, 12], [2, 3]
+    expected = micro_dense(net, images, "block", 12, stride, 4, widths, groups, final_relu)
+    running = net.updated
     assert output.shape == (2, 8 // stride, 8 // stride, 12)
-    np.testing.assert_allclose(output, expected_output, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(output, expected, rtol=1e-9, atol=1e-9)
     assert (np.asarray(output).min() < 0) != final_relu
     assert len(running) == (7 if train else 0)
     for path, values in running.items():
@@ -275,21 +270,21 @@ def rival(net, x, widths, cardinality=None):
     def middle(y, path, stride):
         if cardinality is not None:
             return net.norm_relu(net.conv(y, f"{path}/conv2", stride, cardinality), f"{path}/norm2")
-        splits = jnp.split(y, 3, axis=3)
+        splits = np.split(y, 3, axis=3)
 
         def scale(x, number):
             inside = f"{path}/scales/layer{number}"
             return net.norm_relu(net.conv(x, f"{inside}/conv", stride), f"{inside}/norm")
 
         if stride == 2:
-            padded = jnp.pad(splits[2], [(0, 0), (1, 1), (1, 1), (0, 0)])
+            padded = np.pad(splits[2], [(0, 0), (1, 1), (1, 1), (0, 0)])
             size = splits[2].shape[1]
             pooled = sum(
                 padded[:, i : i + size : 2, j : j + size : 2] for i in range(3) for j in range(3)
             )
-            return jnp.concatenate([scale(splits[0], 1), scale(splits[1], 2), pooled / 9], axis=3)
+            return np.concatenate([scale(splits[0], 1), scale(splits[1], 2), pooled / 9], axis=3)
         first = scale(splits[0], 1)
-        return jnp.concatenate([first, scale(splits[1] + first, 2), splits[2]], axis=3)
+        return np.concatenate([first, scale(splits[1] + first, 2), splits[2]], axis=3)
 
     x = net.norm_relu(net.conv(x, "stem_conv"), "stem_norm")
     for i, features in enumerate(widths, start=1):
@@ -299,7 +294,7 @@ def rival(net, x, widths, cardinality=None):
             y = net.norm_relu(net.conv(x, f"{path}/conv1"), f"{path}/norm1")
             y = middle(y, path, stride)
             y = net.norm(net.conv(y, f"{path}/conv3"), f"{path}/norm3")
-            x = jnp.maximum(widen(x if stride == 1 else halves(x).mean(-1), features) + y, 0)
+            x = np.maximum(widen(x if stride == 1 else halves(x).mean(-1), features) + y, 0)
     return net.linear(x.mean((1, 2)), "classifier")
 
 

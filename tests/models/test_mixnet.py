@@ -51,8 +51,9 @@ def running_map(k1, k2, depths):
                 path = f"stage{i}/layer{layer}"
                 inner = bottleneck(layers, x, f"{path}/inner") if k1 else 0
                 outer = [bottleneck(layers, x, f"{path}/outer")] if k2 else []
-                end = x.shape[-1]
-                x = jnp.concatenate([x.at[..., end - k1 : end].add(inner), *outer], axis=-1)
+                x = x.copy()
+                x[..., x.shape[-1] - k1 :] += inner
+                x = np.concatenate([x, *outer], axis=-1)
         x = layers.norm_relu(x, "head_norm").mean((1, 2))
         return layers.linear(x, "classifier")
 

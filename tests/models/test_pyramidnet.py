@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from aggnets_jax import create_model
@@ -14,8 +15,8 @@ from tests.patterns import one_line_error
 
 
 def widen(x, features):
-    new = jnp.zeros((*x.shape[:3], features - x.shape[3]), x.dtype)
-    return jnp.concatenate([x, new], axis=3)
+    new = np.zeros((*x.shape[:3], features - x.shape[3]), x.dtype)
+    return np.concatenate([x, new], axis=3)
 
 
 def pyramid(net, x, blocks, bottleneck, sources=None):

@@ -211,15 +211,20 @@ def test_dropblock_follows_each_transition():
     variables["strength"] = jax.tree.map(lambda _: 0.3, variables["strength"])
     images = np.random.default_rng(0).standard_normal((8, 16, 16, 3)).astype(np.float32)
     chosen = {"transition1", "transition2", "dropblock1", "dropblock2"}
-    _, state = jit(
-        functools.partial(
-            model.apply,
+
+    @jit  # of what comes behind nothing is compiled
+    def outputs_of_chosen(variables, images):
+        _, state = model.apply(
+            variables,
+            images,
             train=True,
             mutable=["batch_stats", "intermediates"],
+            rngs={"dropout": jax.random.key(0)},
             capture_intermediates=lambda module, _: module.name in chosen,
         )
-    )(variables, images, rngs={"dropout": jax.random.key(0)})
-    outputs = {name: state["intermediates"][name]["__call__"][0] for name in chosen}
+        return {name: state["intermediates"][name]["__call__"][0] for name in chosen}
+
+    outputs = outputs_of_chosen(variables, images)
     for number, side in ((1, 8), (2, 4)):
         before, after = (outputs[f"{name}{number}"] for name in ("transition", "dropblock"))
         kept = np.asarray(after != 0).all(-1, keepdims=True)

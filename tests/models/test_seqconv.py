@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import traverse_util
-from jax import lax
 
 from aggnets_jax import create_model, make_topology
 from aggnets_jax.models import layers
 from aggnets_jax.models.seqconv import Features, Group, ResidualBlock, SeqConv
+from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
 # Compiling takes most of the time here.
@@ -32,24 +32,15 @@ class StraightLine:
         return f"params/{path}/kernel" in self.variables
 
     def conv(self, x, path, stride=1, groups=1):
-        kernel = self.variables[f"params/{path}/kernel"]
-        pad = kernel.shape[0] // 2
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            [(pad, pad)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
+        return convolve(x, self.variables[f"params/{path}/kernel"], stride, groups)
 
     def norm_relu(self, x, path):
         if self.train:
-            mean, var = jnp.mean(x, (0, 1, 2)), jnp.var(x, (0, 1, 2))
+            mean, var = np.mean(x, (0, 1, 2)), np.var(x, (0, 1, 2))
         else:
             mean, var = (self.variables[f"batch_stats/{path}/{name}"] for name in ("mean", "var"))
         scale, bias = (self.variables[f"params/{path}/{name}"] for name in ("scale", "bias"))
-        return jnp.maximum((x - mean) / jnp.sqrt(var + 1e-5) * scale + bias, 0)
+        return np.maximum((x - mean) / np.sqrt(var + 1e-5) * scale + bias, 0)
 
     def conv_norm_relu(self, x, path, stride=1, groups=1):
         raw = self.conv(x, f"{path}/conv", stride, groups)
@@ -65,12 +56,12 @@ class StraightLine:
             elif self.has(f"{group}/conv"):
                 raw, norm = self.conv(window, f"{group}/conv"), f"{group}/norm"
             else:
-                return jnp.concatenate(raws, -1), jnp.concatenate(acts, -1)
+                return np.concatenate(raws, -1), np.concatenate(acts, -1)
             if residual is not None:
                 raw = raw + residual[..., i * k : (i + 1) * k]
             raws.append(raw)
             acts.append(self.norm_relu(raw, norm))
-            window = jnp.concatenate([window[..., k if windowed else 0 :], acts[-1]], -1)
+            window = np.concatenate([window[..., k if windowed else 0 :], acts[-1]], -1)
         raise AssertionError
 
     def block(self, raw, act, path, k, c=1, windowed=True):
@@ -90,7 +81,7 @@ class StraightLine:
             if i > 0:
                 down = f"downsample{i}"
                 _, more = self.layer(act, f"{down}/extension", ks[i - 1], cs[i - 1], windowed)
-                joined = jnp.concatenate([act, more], -1)
+                joined = np.concatenate([act, more], -1)
                 groups = joined.shape[-1] // k * c
                 raw, act = self.conv_norm_relu(joined, f"{down}/downsizing", 2, groups)
             for block in range(1, n + 1):
@@ -127,12 +118,11 @@ def test_networks_written_out(case, train):
         size = 32 if case == "imagenet" else 8
         images = np.random.default_rng(1).standard_normal((2, size, size, 3))
 
-        def both(variables, images):
-            (logits, _), _ = model.apply(variables, images, train=train, mutable=["batch_stats"])
-            straight = StraightLine(variables, train).network(images, ks, cs, blocks, windowed)
-            return logits, straight
+        def apply(variables, images):
+            return model.apply(variables, images, train=train, mutable=["batch_stats"])[0][0]
 
-        logits, expected = jit(both)(variables, images)
+        logits = jit(apply)(variables, images)
+    expected = StraightLine(variables, train).network(images, ks, cs, blocks, windowed)
     assert logits.dtype == jnp.float64
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(logits, expected, rtol=1e-9, atol=1e-9)
@@ -181,14 +171,10 @@ def test_windowed_layer_and_residual_block(slices, groups, bottleneck, cardinali
         residual = random.standard_normal((2, 5, 4, groups * k))
         variables = random_like(jax.eval_shape(layer().init, jax.random.key(0), x))
 
-        def both(variables, x, residual):
-            nested = {c: {"seqconv": v} for c, v in variables.items()}
-            straight = StraightLine(nested, False)
-            expected = straight.layer(x, "seqconv", k, cardinality, residual=residual)
-            return layer().apply(variables, x, residual), expected
-
+        straight = StraightLine({c: {"seqconv": v} for c, v in variables.items()}, False)
         for added in (None, residual):
-            actual, expected = jit(both)(variables, x, added)
+            actual = jit(layer().apply)(variables, x, added)
+            expected = straight.layer(x, "seqconv", k, cardinality, residual=added)
             np.testing.assert_allclose(actual.raw, expected[0], rtol=1e-11, atol=1e-11)
             np.testing.assert_allclose(actual.activated, expected[1], rtol=1e-11, atol=1e-11)
         if slices != groups:
@@ -198,12 +184,9 @@ def test_windowed_layer_and_residual_block(slices, groups, bottleneck, cardinali
         features = Features(residual, x)
         variables = random_like(jax.eval_shape(block.init, jax.random.key(0), features))
 
-        def both_blocks(variables, features):
-            nested = {c: {"block": v} for c, v in variables.items()}
-            straight = StraightLine(nested, False).block(*features, "block", k, cardinality)
-            return block.apply(variables, features), straight
-
-        actual, expected = jit(both_blocks)(variables, features)
+        actual = jit(block.apply)(variables, features)
+        straight = StraightLine({c: {"block": v} for c, v in variables.items()}, False)
+        expected = straight.block(*features, "block", k, cardinality)
         np.testing.assert_allclose(actual.raw, expected[0], rtol=1e-11, atol=1e-11)
         np.testing.assert_allclose(actual.activated, expected[1], rtol=1e-11, atol=1e-11)
 
@@ -231,18 +214,16 @@ def test_any_pattern_over_slices_and_groups(name, arguments, aggregation):
         for i in range(groups):
             read = [y[source] for source in topology.sources_of(slices + i)]
             if aggregation == "concat":
-                read = jnp.concatenate(read, -1)
+                read = np.concatenate(read, -1)
             else:
                 read = sum(read) / (len(read) if aggregation == "mean" else 1)
             y.append(straight.conv_norm_relu(read, f"groups/layer{i + 1}")[1])
-        return jnp.concatenate(y[slices:], -1)
+        return np.concatenate(y[slices:], -1)
 
     with jax.enable_x64(True):
         variables = random_like(jax.eval_shape(layer.init, jax.random.key(0), x))
-        actual, expected = jit(lambda v, x: (layer.apply(v, x).activated, written_out(v, x)))(
-            variables, x
-        )
-    np.testing.assert_allclose(actual, expected, rtol=1e-11, atol=1e-11)
+        actual = jit(layer.apply)(variables, x).activated
+    np.testing.assert_allclose(actual, written_out(variables, x), rtol=1e-11, atol=1e-11)
 
 
 def test_a_block_begins_as_the_identity_on_raw_features():

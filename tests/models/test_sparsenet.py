@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax import lax
 
 from aggnets_jax import create_model
 from aggnets_jax.models import layers
+from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
 # Compiling takes most of the time here.
@@ -45,24 +45,17 @@ class Reference:
         weights, running = self._at(self.params, path), self._at(self.stats, path)
         mean, var = running["mean"], running["var"]
         if self.train:
-            mean = jnp.mean(x, (0, 1, 2))
-            var = jnp.mean((x - mean) ** 2, (0, 1, 2))
+            mean = np.mean(x, (0, 1, 2))
+            var = np.mean((x - mean) ** 2, (0, 1, 2))
             self.updated[path] = {
                 "mean": 0.9 * running["mean"] + 0.1 * mean,
                 "var": 0.9 * running["var"] + 0.1 * var,
             }
-        x = (x - mean) / jnp.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
-        return jnp.maximum(x, 0)
+        x = (x - mean) / np.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
+        return np.maximum(x, 0)
 
-    def conv(self, x, path, stride=1, pad=0, groups=1):
-        return lax.conv_general_dilated(
-            x,
-            self._at(self.params, path)["kernel"],
-            (stride, stride),
-            [(pad, pad), (pad, pad)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=groups,
-        )
+    def conv(self, x, path, stride=1, groups=1):
+        return convolve(x, self._at(self.params, path)["kernel"], stride, groups)
 
     def halve(self, x):
         n, h, w, c = x.shape
@@ -71,7 +64,7 @@ class Reference:
 
     def combine(self, y, sources, aggregation):
         if aggregation == "concat":
-            return jnp.concatenate([y[s] for s in sources], axis=-1)
+            return np.concatenate([y[s] for s in sources], axis=-1)
         return sum(y[s] for s in sources) / (len(sources) if aggregation == "mean" else 1)
 
     def __call__(
@@ -87,16 +80,16 @@ class Reference:
         groups=1,
     ):
         if imagenet:
-            x = self.norm_relu(self.conv(x, "stem_conv", stride=2, pad=3), "stem_norm")
-            x = jnp.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-jnp.inf)
+            x = self.norm_relu(self.conv(x, "stem_conv", stride=2), "stem_norm")
+            x = np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)], constant_values=-np.inf)
             size = (x.shape[1] - 3) // 2 + 1
             shifted = [
                 x[:, i : i + 2 * size - 1 : 2, j : j + 2 * size - 1 : 2]
                 for i, j in itertools.product(range(3), repeat=2)
             ]
-            x = functools.reduce(jnp.maximum, shifted)
+            x = functools.reduce(np.maximum, shifted)
         else:
-            x = self.conv(x, "stem_conv", pad=1)
+            x = self.conv(x, "stem_conv")
         for i, (rule, depth) in enumerate(zip(rules, depths, strict=True), start=1):
             if i > 1:
                 x = self.norm_relu(x, f"transition{i - 1}/norm")
@@ -109,14 +102,14 @@ class Reference:
                 if bottleneck:
                     h = self.norm_relu(self.conv(h, f"{path}/conv1"), f"{path}/norm2")
                 last = "conv2" if bottleneck else "conv1"
-                y.append(self.conv(h, f"{path}/{last}", pad=1, groups=groups))
+                y.append(self.conv(h, f"{path}/{last}", groups=groups))
                 if layer == 1 and aggregation != "concat":
                     y[0] = self.conv(x, f"stage{i}/projection")
             x = self.combine(y, rule(depth + 1), aggregation)
         x = self.norm_relu(x, "head_norm")
         if flatten:
             x = self.halve(x)
-            x = jnp.concatenate([x[..., c].reshape(len(x), -1) for c in range(x.shape[-1])], axis=1)
+            x = np.concatenate([x[..., c].reshape(len(x), -1) for c in range(x.shape[-1])], axis=1)
         else:
             x = x.mean((1, 2))
         return x @ self.params["classifier"]["kernel"] + self.params["classifier"]["bias"]
@@ -202,16 +195,13 @@ def test_network_is_the_straight_line_code(network, train):
             )
             return logits, updates["batch_stats"]
 
-        @jit
-        def expected(variables, images):
-            reference = Reference(variables, train)
-            return reference(images, rules, depths, bottleneck, **options), reference.updated
-
         logits, batch_stats = ours(variables, images)
-        expected_logits, updated = expected(variables, images)
+    reference = Reference(variables, train)
+    expected = reference(images, rules, depths, bottleneck, **options)
+    updated = reference.updated
     assert logits.dtype == jnp.float64
     assert logits.shape == (3, 7)
-    np.testing.assert_allclose(logits, expected_logits, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(logits, expected, rtol=1e-10, atol=1e-10)
     if not train:
         assert updated == {}
         updated = variables["batch_stats"]
@@ -274,7 +264,7 @@ def test_dropout_follows_each_convolution_of_a_layer_in_training_only(name, conv
 )
 def test_training_lowers_the_loss_and_reaches_every_parameter(topology, aggregation):
     model = create_model(
-        "sparsenet19_k6", stage_depths=(4, 2), topology=topology, aggregation=aggregation
+        "sparsenet19_k6", stage_depths=(3, 1), topology=topology, aggregation=aggregation
     )
     images = np.random.default_rng(0).standard_normal((16, 8, 8, 3)).astype(np.float32)
     labels = np.arange(16) % 10

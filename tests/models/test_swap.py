@@ -72,12 +72,12 @@ def check_one_step(model, size):
     assert all(np.isfinite(norm) for norm in jax.tree.leaves(norms))
 
 
-def swapped(family, topology, aggregation):
+def swapped(family, topology, aggregation, **changes):
     arguments, size = TINY[family]
     model = create_model(
         family,
         2,
-        **arguments,
+        **{**arguments, **changes},
         topology=topology,
         topology_args=TOPOLOGIES[topology],
         aggregation=aggregation,
@@ -142,7 +142,9 @@ def test_every_family_trains(family):
     ],
 )
 def test_parts_in_the_place_of_others(family, topology, aggregation):
-    check_one_step(*swapped(family, topology, aggregation))
+    # One stage in which patterns differ, and another behind it.
+    few = {"stage_depths": (3, 1)} if family in ("sparsenet", "sparsenet_bc") else {}
+    check_one_step(*swapped(family, topology, aggregation, **few))
 
 
 combinations = given(
