@@ -13,7 +13,7 @@ def get_config() -> ml_collections.ConfigDict:
             "eval_every_steps": 100,
             "checkpoint_every_steps": 100,
             "batch_size": 64,
-            "lr": 0.1,
+            "lr": 0.2,
             "schedule": "cosine",
             "schedule_args": {"warmup_steps": 50},
             "weight_decay": 5e-4,

@@ -29,8 +29,8 @@ COLUMNS = (
 )
 
 
-def train(seed: int, folder: str) -> dict[str, Any]:
-    """The row of a run."""
+def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
+    """The row of a run of the code of a commit."""
     config = config_lib.load(str(config_lib.configs_folder() / "digits.py"), [f"seed={seed}"])
     began, cpu_began = time.perf_counter(), time.process_time()
     final = train_and_evaluate(config, Path(folder, str(seed)))["final"]
@@ -42,7 +42,7 @@ def train(seed: int, folder: str) -> dict[str, Any]:
         "cpu_seconds": round(time.process_time() - cpu_began),
         "jax": jax.__version__,
         "aggnets_jax": __version__,
-        "commit": commit(),
+        "commit": code,
         "hardware": hardware(),
     }
 
@@ -50,6 +50,7 @@ def train(seed: int, folder: str) -> dict[str, Any]:
 def main() -> None:
     """Trains, writes and judges."""
     keep_programs()
+    code = commit()  # before the table that is written differs from it
     rows = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -58,7 +59,7 @@ def main() -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for seed in SEEDS:
-            rows.append(train(seed, folder))
+            rows.append(train(seed, folder, code))
             writer.writerow(rows[-1])
             file.flush()
     accuracies = [row["accuracy"] for row in rows]
