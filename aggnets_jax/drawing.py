@@ -86,7 +86,8 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=part)
     axes.set(xlabel="step", title=name, yscale="log" if name == "loss" else "linear")
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
 
 
 def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
