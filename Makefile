@@ -43,8 +43,8 @@ test-slow: setup
 	$(PYTEST) -m slow
 
 # What depends most on the versions of the stack, and the comparisons with PyTorch.
-SMOKE := tests/test_main.py tests/test_step.py tests/test_compilation.py tests/test_convolution.py \
-	tests/test_execution.py tests/test_convert_files.py tests/test_trust_weights.py \
+SMOKE := tests/test_main.py tests/training/test_step.py tests/runtime/test_compilation.py tests/layers/test_convolution.py \
+	tests/connectivity/test_execution.py tests/convert/test_files.py tests/convert/test_trust_weights.py \
 	tests/models/test_golden.py tests/benchmark
 smoke: lint demo
 	$(PYTEST) -m "not slow" $(SMOKE)

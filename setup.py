@@ -58,7 +58,7 @@ setup(
         *(f"aggnets_jax.configs.{folder}" for folder in find_namespace_packages("configs")),
     ],
     package_dir={"aggnets_jax.configs": "configs"},
-    package_data={"aggnets_jax.page": ["page.*"]},
+    package_data={"aggnets_jax.reports.page": ["page.*"]},
     install_requires=INSTALL,
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],

@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aggnets_jax.connectivity.topology import Topology, make_topology
     from aggnets_jax.models import ModelInfo, create_model, list_families, list_models, model_info
-    from aggnets_jax.topology import Topology, make_topology
 
 __version__ = "0.1.0"
 
@@ -21,12 +21,12 @@ __all__ = [
 
 # JAX and Flax take most of a second to import, and each program of the package imports this first,
 # if only to say what its flags are.
-_FROM = {"Topology": "topology", "make_topology": "topology"}
+_FROM = {"Topology": "connectivity.topology", "make_topology": "connectivity.topology"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name, or the modules that were always there, when first asked for."""
-    if name in ("models", "topology"):
+    """Import a public name, or the package of the networks, when first asked for."""
+    if name == "models":
         return importlib.import_module(f"{__name__}.{name}")
     if name in __all__:
         return getattr(importlib.import_module(f"{__name__}.{_FROM.get(name, 'models')}"), name)

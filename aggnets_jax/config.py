@@ -4,7 +4,6 @@ import ast
 import difflib
 import importlib.util
 import json
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import ml_collections
 
 from aggnets_jax.config_check import check
 from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.files import is_line
 
 # Fields whose values are arguments of functions, checked where these are called.
 FREE_FORM = (
@@ -228,11 +228,6 @@ def _import(file: Path) -> Any:
     module = importlib.util.module_from_spec(spec)
     _call(file, lambda: spec.loader.exec_module(module))
     return module
-
-
-def is_line(text: str) -> bool:
-    """Whether a text is one line that can be printed: it has no breaks and control characters."""
-    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)
 
 
 def _plain(value: Any, depth: int = 0) -> Any:

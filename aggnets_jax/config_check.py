@@ -2,14 +2,14 @@
 
 import ml_collections
 
-from aggnets_jax import named
+from aggnets_jax.arguments import choose
 from aggnets_jax.errors import UserError, unknown
 
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises `UserError` for values that fit no run, whatever the data and the devices."""
     # Imports JAX, which those that print their flags or read tables can do without.
-    from aggnets_jax.execution import REMAT
+    from aggnets_jax.connectivity.execution import REMAT
 
     for name in (
         "log_every_steps",
@@ -62,7 +62,7 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, whose in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
         if name in config.model.args:
             raise UserError(f"config.model.args.{name} can't be set: it is that of the {whose}")
-    named.choose("config.model.remat", REMAT, config.model.remat)
+    choose("config.model.remat", REMAT, config.model.remat)
 
 
 def _check_length(config: ml_collections.ConfigDict) -> None:

@@ -1,30 +1,29 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
 import math
+import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Mesh, Sharding
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
-from aggnets_jax import config as config_lib
-from aggnets_jax import data, sharding
-from aggnets_jax.checkpoint import Checkpoints
-from aggnets_jax.compilation import compiler_options
-from aggnets_jax.distributed import is_first
-from aggnets_jax.errors import Diverged, UserError, one_line, unknown
-from aggnets_jax.execution import without_loops
-from aggnets_jax.layout import rearranged
-from aggnets_jax.losses import cross_entropy
-from aggnets_jax.models import create_configured_model
-from aggnets_jax.step import Variables, of_seed, over_seeds, seeds
-from aggnets_jax.workdir import local_path, write_json
+from aggnets_jax import data
+from aggnets_jax.errors import Diverged, Stopped, UserError, one_line
+from aggnets_jax.files import check_fields, local_path, read_json, write_json
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.runtime.distributed import in_any, is_first
+from aggnets_jax.runtime.preemption import StopRequest
+from aggnets_jax.training.losses import cross_entropy
+from aggnets_jax.training.state import Variables, over_seeds
+from aggnets_jax.workdir.checkpoints import LATEST, Checkpoints
+from aggnets_jax.workdir.restore import Restored, restore_network
 
 EvalStep = Callable[[Variables, data.Batch], dict[str, jax.Array]]
 
@@ -126,81 +125,6 @@ def _add(total: dict[str, np.ndarray], sums: Mapping[str, jax.Array]) -> None:
         total[name] = total.get(name, 0) + np.asarray(value, np.float64)
 
 
-class Restored(NamedTuple):
-    """A network as a checkpoint has it.
-
-    Attributes:
-      step: after which it was saved.
-      config: of its run.
-      info: of the data set of its run.
-      model: the network.
-      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
-        these are the first axis of each array.
-    """
-
-    step: int
-    config: ml_collections.ConfigDict
-    info: data.DatasetInfo
-    model: nn.Module
-    variables: Variables
-
-    def of_one(self, seed: int | None) -> Variables:
-        """The variables of the network of a seed, which may be None if there is only one.
-
-        Raises:
-          UserError: if the run has no such seed, or several and none is chosen.
-        """
-        there = np.ravel(seeds(self.config)).tolist()
-        if seed is None and len(there) > 1:
-            seeds_there = ", ".join(map(str, there))
-            raise UserError(f"the run has several networks; choose one by --seed: {seeds_there}")
-        if seed is not None and seed not in there:
-            raise unknown("seed", str(seed), map(str, there))
-        number = 0 if seed is None else there.index(seed)
-        return of_seed(self.variables, number, len(there))
-
-
-def restore_network(
-    workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
-) -> Restored:
-    """Restores a network with nothing but the directory of its run; no data set is opened.
-
-    Args:
-      workdir: of the run.
-      which: "latest", "best" or the number of a step.
-      devices: the sharding of the variables.
-      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
-        one, which compiles fast, rather than to have its layers apart.
-
-    Raises:
-      UserError: if there is no such checkpoint.
-    """
-    with Checkpoints(local_path(workdir)) as checkpoints:
-        folder, step = checkpoints.find(which)
-        config = config_lib.resolve(checkpoints.restore_config(folder, step))
-        info = checkpoints.restore_dataset(folder, step)
-        model = create_configured_model(config, info.num_classes)
-
-        def shapes(model: nn.Module) -> Variables:
-            images = jnp.zeros((1, *info.image_shape))
-            return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
-
-        of_seeds = over_seeds(lambda tree, seed: tree, config.num_seeds, (None, 0))
-        variables = checkpoints.restore_variables(
-            folder,
-            step,
-            jax.eval_shape(of_seeds, shapes(model), seeds(config)),
-            devices,
-            averaged=config.ema_decay > 0,
-        )
-        if config.model.scan and not keep_loops:
-            config.model.scan = False
-            model = without_loops(model)
-            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
-            variables = apart(variables)
-    return Restored(step, config, info, model, variables)
-
-
 def evaluate_checkpoint(
     workdir: str | Path,
     which: str = "latest",
@@ -223,8 +147,8 @@ def evaluate_checkpoint(
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
       Diverged: if the loss is NaN or infinite; it is printed, and `evaluation.json` left as it was.
     """
-    mesh = sharding.make_mesh()
-    restored = restore_network(workdir, which, sharding.replicated(mesh), keep_loops=True)
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     step, config, info, model, variables = restored
     batches = evaluation_batches(restored, mesh, data_dir)
     eval_step = make_eval_step(model, data.make_preprocess(config.data, info), config.num_seeds)
@@ -260,9 +184,9 @@ def evaluation_batches(
     if data_dir is not None:
         config.data.data_dir = data_dir
     _check_same_classes(restored.info, data.describe(config.data))
-    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return data.eval_batches(
-        config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
+        config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.by_example(mesh)
     )
 
 
@@ -287,3 +211,87 @@ def print_evaluation(metrics: dict[str, Any]) -> None:
         f"  accuracy {metrics['accuracy']:.2%} of {metrics['examples']} images{skipped}{mean}",
         flush=True,
     )
+
+
+LOOK_EVERY = 5.0
+"""Seconds between two looks at the workdir."""
+
+
+def watch(
+    workdir: str | Path, data_dir: str | None = None, *, look_every: float = LOOK_EVERY
+) -> None:
+    """Evaluates the newest checkpoint, and each that is newer, until the run is finished.
+
+    Of checkpoints that come faster than they can be evaluated some are passed over. The run may
+    have yet to begin.
+
+    Args:
+      workdir: of the run; `evaluation.json` is that of the newest checkpoint.
+      data_dir: of the data set; default that of the run.
+      look_every: seconds between two looks.
+
+    Raises:
+      UserError: as `evaluate_checkpoint`.
+      Diverged: likewise.
+      Stopped: after SIGTERM or SIGINT.
+    """
+    evaluated, told = -1, None
+    mesh = mesh_lib.make_mesh()
+    with StopRequest() as stop:
+        while True:
+            if signal := stop.agreed(mesh):
+                raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
+            newest, last = _agreed_look(workdir)
+            if newest > evaluated and _all_see(workdir, newest):
+                metrics = error = None
+                try:
+                    metrics = evaluate_checkpoint(
+                        workdir,
+                        str(newest),
+                        data_dir,
+                        interrupted=lambda: stop.agreed(mesh) is not None,
+                    )
+                except UserError as raised:
+                    error = raised
+                if error := in_any(error):
+                    # The run keeps a few: if it has deleted this one since, there is a newer one.
+                    if _agreed_look(workdir)[0] == newest:
+                        raise error
+                elif metrics is None:
+                    continue  # a signal came
+                evaluated = newest
+            elif evaluated == last:
+                return
+            else:
+                if told != evaluated:
+                    print(f"waiting for a checkpoint in {workdir}", flush=True)
+                    told = evaluated
+                time.sleep(look_every)
+
+
+def _look(workdir: str | Path) -> tuple[int, int]:
+    """Steps of the newest checkpoint, and of the finished run; -1 and -2 where there is none."""
+    path = local_path(workdir)
+    newest, last = -1, -2
+    if path.is_dir():
+        with Checkpoints(path) as checkpoints:
+            newest = checkpoints.newest()
+    summary = path / "summary.json"
+    if summary.exists():
+        found = read_json(summary)
+        check_fields(summary, found, {"steps": int})
+        last = found["steps"]
+    return newest, last
+
+
+def _agreed_look(workdir: str | Path) -> tuple[int, int]:
+    """What the first process sees."""
+    return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
+
+
+def _all_see(workdir: str | Path, step: int) -> bool:
+    """Whether a checkpoint is there for all processes, which restore it together."""
+    here = (local_path(workdir) / LATEST / str(step)).is_dir()
+    if jax.process_count() == 1:
+        return here
+    return bool(multihost_utils.process_allgather(np.int32(here)).all())

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from aggnets_jax.command_line import Parser
+from aggnets_jax.cli import Parser
 from aggnets_jax.errors import UserError, unknown
 
 MODES = ("train", "eval", "predict", "report", "ablate", "convert")

@@ -22,14 +22,14 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import flags as flags_lib
-from aggnets_jax.command_line import exit_code
+from aggnets_jax.cli import exit_code
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = flags_lib.parse(arguments, __doc__)
     # From here on JAX is imported, and by each mode what it needs; --help ends before.
-    from aggnets_jax.compilation_cache import keep_programs
+    from aggnets_jax.runtime.compilation import keep_programs
 
     keep_programs()
     config = None
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if flags.mode not in flags_lib.DISTRIBUTED:
         do(flags, config)
     else:
-        from aggnets_jax.distributed import join, noticing_losses
+        from aggnets_jax.runtime.distributed import join, noticing_losses
 
         join(
             flags.coordinator_address,
@@ -63,7 +63,7 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
             config, flags.workdir, allow_config_change=bool(flags.allow_config_change)
         )
     elif flags.watch:
-        from aggnets_jax.watch import watch
+        from aggnets_jax.evaluate import watch
 
         watch(flags.workdir, flags.data_dir)
     elif flags.mode == "eval":
@@ -71,8 +71,8 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
 
         evaluate_checkpoint(flags.workdir, which, flags.data_dir)
     elif flags.mode == "predict":
-        from aggnets_jax.distributed import first_does
         from aggnets_jax.predict import check_report, predict, report_predictions
+        from aggnets_jax.runtime.distributed import first_does
 
         form = "table" if flags.format is None else flags.format
         top = 5 if flags.top is None else flags.top
@@ -80,20 +80,20 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
         predictions = predict(flags.workdir, flags.images, which=which, seed=flags.seed, top=top)
         first_does(lambda: report_predictions(predictions, form, flags.output))
     elif flags.mode == "report":
-        from aggnets_jax.report import report
+        from aggnets_jax.reports.run import report
 
         report(flags.workdir, html=bool(flags.html), data_dir=flags.data_dir)
     elif flags.mode == "ablate":
-        from aggnets_jax.ablation.command import Options, ablate
+        from aggnets_jax.ablation.ablate import Options, ablate
 
         options = Options(**flags_lib.given(flags, Options._fields))
         ablate(flags.workdir, options, which=which, seed=flags.seed, data_dir=flags.data_dir)
     elif flags.from_torch is not None:
-        from aggnets_jax.convert.command import import_weights
+        from aggnets_jax.convert.runs import import_weights
 
         import_weights(config, flags.workdir, flags.from_torch)
     else:
-        from aggnets_jax.convert.command import export_weights
+        from aggnets_jax.convert.runs import export_weights
 
         export_weights(
             flags.workdir,
@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         code = 1
     if code:
-        from aggnets_jax.distributed import leave
+        from aggnets_jax.runtime.distributed import leave
 
         leave(code)
     return code

@@ -15,14 +15,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aggnets_jax import data, sharding
-from aggnets_jax.compilation import compiler_options
+from aggnets_jax import data
 from aggnets_jax.data.image_folder import ENDINGS
-from aggnets_jax.distributed import to_host
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.evaluate import restore_network
-from aggnets_jax.step import Variables
-from aggnets_jax.workdir import local_path, write_text
+from aggnets_jax.files import local_path, write_text
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import restore_network
 
 PredictStep = Callable[[Variables, data.Batch], tuple[jax.Array, jax.Array]]
 
@@ -70,14 +71,14 @@ def predict(
     if top < 1:
         raise UserError(f"top must be at least 1, not {top}")
     files = find_images(images)
-    mesh = sharding.make_mesh()
-    restored = restore_network(workdir, which, sharding.replicated(mesh), keep_loops=True)
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, info = restored.config, restored.info
     variables = restored.of_one(seed)
     # As in the evaluation, but no larger than the files need, and for any number of devices.
     each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
     batches = data.file_batches(
-        files, info, batch_size=each * mesh.size, sharding=sharding.by_example(mesh)
+        files, info, batch_size=each * mesh.size, sharding=mesh_lib.by_example(mesh)
     )
     preprocess = data.make_preprocess(config.data, info)
     step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))

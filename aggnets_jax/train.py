@@ -15,38 +15,38 @@ import ml_collections
 import numpy as np
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, sharding
-from aggnets_jax.clock import Clock
-from aggnets_jax.compilation import compiler_options, options_for_once
-from aggnets_jax.compilation_cache import counting_hits
-from aggnets_jax.data.placement import replicate
-from aggnets_jax.distributed import first_does, in_any, is_first
-from aggnets_jax.divergence import REPORT, check_evaluation, check_totals
+from aggnets_jax import data
+from aggnets_jax.connectivity.execution import with_loops
+from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
-from aggnets_jax.execution import with_loops
-from aggnets_jax.initial import initial_variables
-from aggnets_jax.metrics import MetricLog, evaluation_metrics, parameter_table, training_metrics
+from aggnets_jax.files import write_json, write_text
 from aggnets_jax.models import count, create_configured_model
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.preemption import StopRequest
-from aggnets_jax.profile import Profile
-from aggnets_jax.progress import Progress
-from aggnets_jax.run_checkpoints import RunCheckpoints
-from aggnets_jax.step import (
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options, counting_hits, options_for_once
+from aggnets_jax.runtime.distributed import first_does, in_any, is_first
+from aggnets_jax.runtime.mesh import replicate
+from aggnets_jax.runtime.preemption import StopRequest
+from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.regularisation_schedules import make_strength
+from aggnets_jax.training.state import (
     Totals,
     TrainState,
     create_state,
-    default_steps_per_dispatch,
-    make_train_step,
-    make_train_steps,
     of_seed,
     over_seeds,
     seeds,
     state_before,
 )
-from aggnets_jax.strength import make_strength
-from aggnets_jax.summary import (
+from aggnets_jax.training.step import default_steps_per_dispatch, make_train_step, make_train_steps
+from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
+from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals
+from aggnets_jax.workdir.folder import CONFIG, open_workdir
+from aggnets_jax.workdir.metric_log import MetricLog, parameter_table
+from aggnets_jax.workdir.profiler import Profile
+from aggnets_jax.workdir.progress import Clock, Progress
+from aggnets_jax.workdir.provenance import (
     by_seed,
     commit,
     fingerprint,
@@ -55,7 +55,6 @@ from aggnets_jax.summary import (
     print_overview,
     versions,
 )
-from aggnets_jax.workdir import CONFIG, open_workdir, write_json, write_text
 
 
 def train_and_evaluate(
@@ -99,11 +98,11 @@ def train_and_evaluate(
         # ---- What can be wrong with the config, with this data and these devices.
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
-        mesh = sharding.make_mesh()
-        sharding.check_divisible(
+        mesh = mesh_lib.make_mesh()
+        mesh_lib.check_divisible(
             "batch_size", config.batch_size, mesh.size, config.accumulation_steps
         )
-        sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         info = data.describe(config.data)
         preprocess = data.make_preprocess(config.data, info)
         model = create_configured_model(config, info.num_classes)
@@ -128,13 +127,13 @@ def train_and_evaluate(
         profile = stack.enter_context(Profile(config.profile_steps, workdir / "profile"))
 
         # ---- The state: that of the newest checkpoint, or a new one, with given weights.
-        everywhere = sharding.replicated(mesh)
+        everywhere = mesh_lib.replicated(mesh)
 
         def new_state(scan: bool = config.model.scan) -> TrainState:
             form = with_loops(model, scan)
             return create_state(form, optimizer, config, info.image_shape, strength)
 
-        placed = sharding.of_state(
+        placed = mesh_lib.of_state(
             mesh, jax.eval_shape(new_state), config.sharding, leading=config.num_seeds > 1
         )
         state = jax.jit(new_state, out_shardings=placed, compiler_options=options_for_once())()
@@ -169,7 +168,7 @@ def train_and_evaluate(
             f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
             f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
             + (f" in {n} processes" if (n := jax.process_count()) > 1 else "")
-            + f", {sharding.bytes_per_device(state) / 1e6:.3g} MB of state on each"
+            + f", {mesh_lib.bytes_per_device(state) / 1e6:.3g} MB of state on each"
             + (f"; continuing after step {start} of {total_steps}" if start else ""),
             flush=True,
         )
@@ -177,7 +176,7 @@ def train_and_evaluate(
         # ---- What runs: batches, the evaluation, the compiled steps.
         intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
         eval_batches = data.eval_batches(
-            config.data, batch_size=config.eval_batch_size, sharding=sharding.by_example(mesh)
+            config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.by_example(mesh)
         )
         eval_batches.check()
         eval_step = make_eval_step(model, preprocess, config.num_seeds)
@@ -188,11 +187,11 @@ def train_and_evaluate(
                 seeds=seeds(config),
                 start_step=start,
                 most_steps=min(steps_per_dispatch(config), total_steps, *intervals),
-                sharding=sharding.by_example(mesh),
+                sharding=mesh_lib.by_example(mesh),
             )
             # How many steps a dispatch makes, on the devices.
             number = functools.cache(
-                lambda steps: replicate(np.asarray(steps, np.int32), sharding.by_example(mesh))
+                lambda steps: replicate(np.asarray(steps, np.int32), mesh_lib.by_example(mesh))
             )
             # For the log: a program for each of its lines would wait for the steps.
             learning_rates = jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(total_steps)))
@@ -325,7 +324,7 @@ def train_and_evaluate(
             "compile_seconds": progress.compile_seconds,
             "compile_seconds_saved": progress.compile_seconds_saved,
             "peak_memory_bytes": progress.peak_memory_bytes,
-            "state_bytes": sharding.bytes_per_device(state),
+            "state_bytes": mesh_lib.bytes_per_device(state),
             "network": network,
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
             "versions": versions(),

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
-
 from aggnets_jax.schedules import make_schedule
+from matplotlib.figure import Figure
 
 # Of each: the schedule, its arguments, the highest learning rate, epochs, images and batch size.
 CIFAR, IMAGENET = 50_000, 1_281_167

@@ -20,7 +20,7 @@ import time
 from collections.abc import Sequence
 
 from aggnets_jax.children import Child, Children, common_code, how_it_ended
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError
 
 ENDING = ((5.0, signal.SIGTERM), (20.0, signal.SIGKILL))

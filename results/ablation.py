@@ -16,17 +16,13 @@ from pathlib import Path
 
 import numpy as np
 
-from aggnets_jax import data, sharding
+from aggnets_jax import data
 from aggnets_jax.ablation import sets, sweep
-from aggnets_jax.command_line import Parser, exit_code
-from aggnets_jax.evaluate import (
-    Restored,
-    evaluate,
-    evaluation_batches,
-    make_eval_step,
-    restore_network,
-)
-from aggnets_jax.summary import commit, hardware, versions
+from aggnets_jax.cli import Parser, exit_code
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.provenance import commit, hardware, versions
+from aggnets_jax.workdir.restore import Restored, restore_network
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -41,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def evaluation(restored: Restored) -> Callable[[], None]:
     """What evaluates the network once, as `--mode=eval` does."""
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     step = make_eval_step(restored.model, preprocess)
     batches = evaluation_batches(restored, mesh)
@@ -60,8 +56,8 @@ def seconds(run: Callable[[], object], times: int = 1) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, and writes the table."""
     given = parse(arguments)
-    mesh = sharding.make_mesh()
-    restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(given.workdir, given.checkpoint, mesh_lib.replicated(mesh))
     ablation = sweep.Ablation(restored, mesh)
     cuts = sets.single_links(ablation.stages)
     evaluate_once = evaluation(restored)

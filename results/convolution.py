@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from aggnets_jax.convolution import convolve
+from aggnets_jax.layers.convolution import convolve
 
 # Batch, size, channels, features, kernel size, stride, groups, dilation, and whether in a loop.
 SHAPES = [

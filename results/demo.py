@@ -17,9 +17,9 @@ import jax
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
-from aggnets_jax.compilation_cache import keep_programs
-from aggnets_jax.summary import commit, hardware
+from aggnets_jax.runtime.compilation import keep_programs
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.provenance import commit, hardware
 
 SEEDS = range(20)
 LEAST = 0.983

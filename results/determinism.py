@@ -24,12 +24,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.data.digits import digits_split, first_of_each_class
+from aggnets_jax.data.prepare import prepare
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.main import run as run_command_line
-from aggnets_jax.metrics import read_json_lines
-from aggnets_jax.prepare_data import prepare
+from aggnets_jax.workdir.metric_log import read_json_lines
 
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 2

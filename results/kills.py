@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing import event_accumulator
 
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError
-from aggnets_jax.metrics import read_json_lines
+from aggnets_jax.workdir.metric_log import read_json_lines
 
 ROOT = Path(__file__).parents[1]
 LANES = 2

@@ -30,12 +30,13 @@ from unittest import mock
 import jax
 import numpy as np
 
-from aggnets_jax import __version__, data, sharding, train
+from aggnets_jax import __version__, data, train
 from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.programs import Program, train_program
-from aggnets_jax.compilation_cache import VARIABLE
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.summary import hardware
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import VARIABLE
+from aggnets_jax.workdir.provenance import hardware
 
 TURNS = 6
 COLUMNS = (
@@ -68,7 +69,7 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         config.data,
         batch_size=config.batch_size,
         seed=0,
-        sharding=sharding.by_example(sharding.make_mesh()),
+        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
     )
     batch = jax.device_get(next(batches))
     each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1

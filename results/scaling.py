@@ -4,7 +4,7 @@ Writes three tables of three networks, or those of them that `--tables` names:
 
 * predicted: results/scaling_predicted.csv, the efficiency of steps to 1024 devices.
 * compiled: results/scaling.csv, for both shardings and 1 to 8 simulated devices what
-  `python -m aggnets_jax.dry_run` finds (state and bytes of collectives of a device).
+  `python -m aggnets_jax.benchmark.dry_run` finds (state and bytes of collectives of a device).
 * timed: results/scaling_timed.csv, the steps of 1 to 8 simulated devices, which share this
   machine's cores, beside the model with this machine's own figures.
 """
@@ -26,9 +26,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from aggnets_jax import create_model, model_info, sharding
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax import create_model, model_info
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.runtime import mesh as mesh_lib
 
 HERE = Path(__file__).parent
 
@@ -116,7 +117,7 @@ def network_of(workload: Workload) -> Network:
     params = jax.tree.leaves(variables["params"])
     return Network(
         params=info.params,
-        divided=sum(math.prod(x.shape) for x in params if sharding.divided_axis(x.shape, 8) >= 0),
+        divided=sum(math.prod(x.shape) for x in params if mesh_lib.divided_axis(x.shape, 8) >= 0),
         norms=len(means),
         channels=sum(x.size for x in means),
         macs=info.macs,
@@ -194,7 +195,7 @@ def compiled(workload: Workload, kind: str, devices: int) -> dict[str, Any]:
         }
         if workload.data == "imagenet2012":
             flags["config.data.image_size"] = workload.image_size
-        command = [sys.executable, "-m", "aggnets_jax.dry_run"]
+        command = [sys.executable, "-m", "aggnets_jax.benchmark.dry_run"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         if subprocess.run(command, cwd=HERE.parent, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"failed: {' '.join(command)}")
@@ -286,7 +287,7 @@ def all_reduce_seconds(devices: int, size: int, count: int) -> float:
             one_after_another, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
         )
     )
-    x = jax.device_put(jnp.ones(size), sharding.replicated(mesh))
+    x = jax.device_put(jnp.ones(size), mesh_lib.replicated(mesh))
     jax.block_until_ready(run(x))
     seconds = []
     for _ in range(5):

@@ -13,12 +13,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from aggnets_jax import __version__, data, sharding
+from aggnets_jax import __version__, data
 from aggnets_jax import config as config_lib
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import create_state, make_train_step, make_train_steps, seeds
-from aggnets_jax.summary import hardware
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import create_state, seeds
+from aggnets_jax.training.step import make_train_step, make_train_steps
+from aggnets_jax.workdir.provenance import hardware
 
 SEEDS = 8
 BATCH_SIZE = 64
@@ -31,7 +33,7 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
     config = config_lib.load(
         f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}", f"batch_size={BATCH_SIZE}"]
     )
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     info = data.describe(config.data)
     model = create_configured_model(config, info.num_classes)
     optimizer, _ = make_optimizer(config, 100, info.num_train / config.batch_size)
@@ -39,7 +41,7 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
         config.data,
         batch_size=config.batch_size,
         seeds=seeds(config),
-        sharding=sharding.by_example(mesh),
+        sharding=mesh_lib.by_example(mesh),
     )
     step = make_train_step(model, optimizer, data.make_preprocess(config.data, info), config)
     steps = jax.jit(make_train_steps(step, training, num_seeds))

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aggnets_jax import compare, main, results
+from aggnets_jax import main
 from aggnets_jax.ablation import learn
-from aggnets_jax.topology import Link, make_topology
-from aggnets_jax.workdir import write_json
+from aggnets_jax.connectivity.topology import Link, make_topology
+from aggnets_jax.files import write_json
+from aggnets_jax.reports import compare, results
 
 DEPTH = 12
 SEEDS = range(1, 6)  # 0 is that of the search

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.topology import make_topology
 
 properties = settings(deadline=None, derandomize=True, max_examples=100)
 

@@ -8,12 +8,12 @@ import re
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import experiments
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.models.registry import find_family
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.strength import make_strength
+from aggnets_jax.reports import experiments
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.regularisation_schedules import make_strength
 from tests import runs
 from tests.data.official_formats import (
     prepare_small_cifar10,

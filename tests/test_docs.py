@@ -6,9 +6,9 @@ import re
 import pytest
 
 import aggnets_jax
+from aggnets_jax.connectivity.topology import PATTERNS
 from aggnets_jax.models import list_families
-from aggnets_jax.models.table import family_row
-from aggnets_jax.topology import PATTERNS
+from aggnets_jax.models.page import family_row
 from tests import runs
 
 DOCS = sorted((runs.ROOT / "docs").glob("*.md"))

@@ -23,7 +23,7 @@ COMMANDS = sorted(
     if '\nif __name__ == "__main__":\n' in file.read_text()
 )
 # It lies in the package of the networks, which registers all of them.
-OF_NETWORKS = "aggnets_jax.models.table"
+OF_NETWORKS = "aggnets_jax.models.page"
 
 
 def slow_imports(*arguments):

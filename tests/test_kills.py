@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from aggnets_jax.metrics import MetricLog
+from aggnets_jax.workdir.metric_log import MetricLog
 from results import kills
 
 SUMMARY = {

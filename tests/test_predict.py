@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aggnets_jax import sharding
-from aggnets_jax.checkpoint import Checkpoints
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluate_checkpoint, restore_network
+from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
 from aggnets_jax.predict import Prediction, predict, report_predictions
+from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.checkpoints import Checkpoints
+from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 from tests.data.image_folders import COLOURS, make_image_folder
 
@@ -89,8 +90,8 @@ def test_batches_are_padded(digits_in_batches, data_dir, tmp_path):
     predictions = predict(digits_in_batches, [tmp_path], top=1)
     assert [p.image for p in predictions] == [str(tmp_path / f"{k:02}.png") for k in range(50)]
 
-    mesh = sharding.make_mesh()
-    restored = restore_network(digits_in_batches, "latest", sharding.replicated(mesh))
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(digits_in_batches, "latest", mesh_lib.replicated(mesh))
     images = np.stack(
         [np.asarray(Image.open(tmp_path / f"{k:02}.png"))[..., None] for k in range(50)]
     )
@@ -283,8 +284,8 @@ def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
 
 
 def test_of_several_seeds_one_must_be_chosen(finished_run, tmp_path, monkeypatch):
-    mesh = sharding.make_mesh()
-    restored = restore_network(finished_run, "latest", sharding.replicated(mesh))
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(finished_run, "latest", mesh_lib.replicated(mesh))
     restored.config.num_seeds = 2
     monkeypatch.setattr("aggnets_jax.predict.restore_network", lambda *_, **__: restored)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.convert import read_state_dict
-from aggnets_jax.convert.command import export_weights
+from aggnets_jax.convert.runs import export_weights
 from aggnets_jax.data import ResidentData
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint

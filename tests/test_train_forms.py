@@ -4,9 +4,10 @@ import jax
 import numpy as np
 import pytest
 
-from aggnets_jax.evaluate import evaluate_checkpoint, restore_network
-from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.restore import restore_network
 from tests.runs import tiny_config
 
 NETWORK = {"name": "sparsenet10_k4", "args": {"stage_depths": (7, 2)}}

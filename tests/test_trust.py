@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 import aggnets_jax
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, models, results
+from aggnets_jax import data, models
 from aggnets_jax.convert import read_state_dict
-from aggnets_jax.evaluate import restore_network
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.report import report
-from aggnets_jax.sharding import make_mesh, replicated
-from aggnets_jax.strength import make_strength
-from aggnets_jax.workdir import open_workdir
+from aggnets_jax.reports import results
+from aggnets_jax.reports.run import report
+from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.regularisation_schedules import make_strength
+from aggnets_jax.workdir.folder import open_workdir
+from aggnets_jax.workdir.restore import restore_network
 from tests.foreign import (
     BYTES,
     CODE,

@@ -7,11 +7,10 @@ import signal
 
 import pytest
 
-from aggnets_jax import watch as watch_module
+from aggnets_jax import evaluate as watch_module
 from aggnets_jax.errors import Stopped, UserError
-from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.evaluate import evaluate_checkpoint, watch
 from aggnets_jax.main import main
-from aggnets_jax.watch import watch
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,11 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
-from aggnets_jax import data, sharding
+from aggnets_jax import data
 from aggnets_jax.errors import UserError
-from aggnets_jax.models.batch_norm import BatchNorm
-from aggnets_jax.step import Variables, seeds
+from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.training.state import Variables, seeds
 
 
 def of_batch(
@@ -85,13 +86,13 @@ class BatchStatistics:
             raise UserError(f"batches for batch statistics must be at least 1, not {num_batches}")
         if not jax.tree.leaves(variables.get("batch_stats", {})):
             raise UserError(f"{config.model.name!r} has no batch statistics to estimate anew")
-        sharding.check_divisible("batch_size", config.batch_size, mesh.size)
+        mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size)
         self._variables = variables
         batches = data.train_batches(
             config.data,
             batch_size=config.batch_size,
             seed=int(np.ravel(seeds(config))[0]),
-            sharding=sharding.by_example(mesh),
+            sharding=mesh_lib.by_example(mesh),
         )
         self._batches = list(itertools.islice(batches, num_batches))
 

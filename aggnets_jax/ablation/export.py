@@ -24,11 +24,11 @@ from aggnets_jax.ablation.removal import (
     smaller_network,
 )
 from aggnets_jax.ablation.sets import StageLink, Stages
-from aggnets_jax.convert.command import write_new_run
+from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.step import Variables
-from aggnets_jax.workdir import local_path, write_text
+from aggnets_jax.files import local_path, write_text
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
 
 _CONFIG = '''"""A network without some of its links; cut.csv says which.
 

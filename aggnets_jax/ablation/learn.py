@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation import PENALTIES
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError
 
 
@@ -72,7 +72,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     # These import JAX, which --help can do without.
     from aggnets_jax.ablation.pattern import learn
     from aggnets_jax.ablation.pruning import Penalty
-    from aggnets_jax.compilation_cache import keep_programs
+    from aggnets_jax.runtime.compilation import keep_programs
 
     keep_programs()
     if flags.init_from is not None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, sharding
+from aggnets_jax import data
 from aggnets_jax.ablation.export import config_text, cut_table
 from aggnets_jax.ablation.pruning import (
     LINKS,
@@ -23,28 +23,24 @@ from aggnets_jax.ablation.pruning import (
 )
 from aggnets_jax.ablation.removal import Smaller, smaller_network
 from aggnets_jax.ablation.sets import StageLink, to_text
-from aggnets_jax.compilation import compiler_options
-from aggnets_jax.divergence import check_evaluation, check_totals
-from aggnets_jax.drawing import save_topologies
+from aggnets_jax.connectivity.drawing import save_topologies
+from aggnets_jax.connectivity.links import find_links
+from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored, evaluate, make_eval_step, print_evaluation
-from aggnets_jax.initial import initial_variables
-from aggnets_jax.links import find_links
-from aggnets_jax.metrics import training_metrics
+from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
+from aggnets_jax.files import write_json, write_text
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import (
-    TrainState,
-    TrainStep,
-    create_state,
-    make_train_step,
-    make_train_steps,
-    seeds,
-    state_before,
-)
-from aggnets_jax.strength import make_strength
-from aggnets_jax.summary import commit, hardware, versions
-from aggnets_jax.workdir import CONFIG, open_workdir, write_json, write_text
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.metrics import training_metrics
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.regularisation_schedules import make_strength
+from aggnets_jax.training.state import TrainState, create_state, seeds, state_before
+from aggnets_jax.training.step import TrainStep, make_train_step, make_train_steps
+from aggnets_jax.workdir.divergence import check_evaluation, check_totals
+from aggnets_jax.workdir.folder import CONFIG, open_workdir
+from aggnets_jax.workdir.provenance import commit, hardware, versions
+from aggnets_jax.workdir.restore import Restored
 
 
 def learn(
@@ -124,13 +120,13 @@ def _train(
 ) -> TrainState:
     """The state after the last step; prints how it goes."""
     total_steps = config_lib.total_steps(config, info.num_train)
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     training = _training_data(config, total_steps, mesh)
     state, train_step = _start(network, config, info, penalty, workdir)
     train_steps = jax.jit(
         make_train_steps(train_step, training, config.num_seeds),
         donate_argnums=0,
-        out_shardings=sharding.replicated(mesh),
+        out_shardings=mesh_lib.replicated(mesh),
         compiler_options=compiler_options(),
     )
     zero_totals = jax.tree.map(jnp.copy, state.totals)
@@ -157,14 +153,14 @@ def _train(
 def _training_data(
     config: ml_collections.ConfigDict, total_steps: int, mesh: Mesh
 ) -> data.ResidentData | data.StreamedData:
-    sharding.check_divisible("batch_size", config.batch_size, mesh.size, config.accumulation_steps)
-    sharding.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, config.accumulation_steps)
+    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return data.train_data(
         config.data,
         batch_size=config.batch_size,
         seeds=seeds(config),
         most_steps=min(config.steps_per_dispatch or 1, total_steps, config.log_every_steps),
-        sharding=sharding.by_example(mesh),
+        sharding=mesh_lib.by_example(mesh),
     )
 
 
@@ -176,7 +172,7 @@ def _start(
     workdir: Path,
 ) -> tuple[TrainState, TrainStep]:
     """The state before the first step, and the function of a step."""
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     total_steps = config_lib.total_steps(config, info.num_train)
     steps_per_epoch = info.num_train / config.batch_size
     optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
@@ -184,7 +180,7 @@ def _start(
     strength = make_strength(config, total_steps, steps_per_epoch)
     state = jax.jit(
         lambda: create_state(network, optimizer, config, info.image_shape, strength),
-        out_shardings=sharding.replicated(mesh),
+        out_shardings=mesh_lib.replicated(mesh),
     )()
     if config.init_from is not None:
         variables = {"params": state.params[NETWORK], "batch_stats": state.batch_stats}
@@ -192,7 +188,7 @@ def _start(
         variables = network.join(variables, state.params[LINKS])
         state = jax.jit(
             lambda variables: state_before(variables, optimizer, config, config.seed, strength),
-            out_shardings=sharding.replicated(mesh),
+            out_shardings=mesh_lib.replicated(mesh),
         )(variables)
     preprocess = data.make_preprocess(config.data, info)
     return state, make_train_step(
@@ -208,7 +204,7 @@ def _evaluate(
     weights: Sequence[np.ndarray],
 ) -> list[dict[str, Any]]:
     """Evaluates the network with several weights of its links."""
-    devices = sharding.by_example(sharding.make_mesh())
+    devices = mesh_lib.by_example(mesh_lib.make_mesh())
     batches = data.eval_batches(config.data, batch_size=config.eval_batch_size, sharding=devices)
     eval_step = make_eval_step(network, data.make_preprocess(config.data, info))
     variables, found = state.variables, []

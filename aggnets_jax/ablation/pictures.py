@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from aggnets_jax.ablation.sets import EVERYWHERE, Stages
-from aggnets_jax.ablation.statistics import Measurement
-from aggnets_jax.ablation.tables import Row
-from aggnets_jax.drawing import ACCENT, INK, LONG, SHORT
+from aggnets_jax.ablation.sweep_tables import Row
+from aggnets_jax.ablation.tally import Measurement
+from aggnets_jax.connectivity.drawing import ACCENT, INK, LONG, SHORT
 
 # No change is grey, so that it differs from no link, which is white.
 _CHANGES = LinearSegmentedColormap.from_list("changes", [LONG, "#e4e7e9", ACCENT])

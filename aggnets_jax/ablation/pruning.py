@@ -18,10 +18,10 @@ from flax import linen as nn
 from aggnets_jax.ablation import PENALTIES
 from aggnets_jax.ablation.removal import least_harmful
 from aggnets_jax.ablation.sets import StageLink
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.links import StageLinks, all_links, collection
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.links import StageLinks, all_links, collection
-from aggnets_jax.named import check_number, check_whole_number
-from aggnets_jax.step import Variables
+from aggnets_jax.training.state import Variables
 
 # Parts of the trained parameters.
 NETWORK, LINKS = "network", "links"

@@ -18,14 +18,13 @@ from flax import traverse_util
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation.sets import StageLink, Stages, to_text
+from aggnets_jax.connectivity.links import StageLinks, collection, find_links, masks_without
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Link, Topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import StageLinks, collection, find_links, masks_without
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.paths import by_path
-from aggnets_jax.stage import Stage
-from aggnets_jax.step import Variables
-from aggnets_jax.topology import Link, Topology
+from aggnets_jax.training.state import Variables, by_path
+from aggnets_jax.workdir.restore import Restored
 
 # By which logits of the smaller network may differ, relative to the largest.
 _TOLERANCE = 1e-3

@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.config import is_line
+from aggnets_jax.connectivity.links import StageLinks, all_links, masks_without
+from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.links import StageLinks, all_links, masks_without
-from aggnets_jax.topology import Link
-from aggnets_jax.workdir import local_path
+from aggnets_jax.files import is_line, local_path
 
 Stages = Mapping[str, StageLinks]
 """From `links.find_links`."""

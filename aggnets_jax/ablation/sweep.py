@@ -20,12 +20,19 @@ from jax.sharding import Mesh, PartitionSpec
 from aggnets_jax import data
 from aggnets_jax.ablation.batch_statistics import BatchStatistics
 from aggnets_jax.ablation.sets import CutSet, StageLink
-from aggnets_jax.ablation.statistics import Measurement, Tally
-from aggnets_jax.compilation import compiler_options
+from aggnets_jax.ablation.tally import Measurement, Tally
+from aggnets_jax.connectivity.links import (
+    StageLinks,
+    all_links,
+    collection,
+    find_links,
+    masks_without,
+)
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import Restored, evaluation_batches, score
-from aggnets_jax.links import StageLinks, all_links, collection, find_links, masks_without
-from aggnets_jax.step import Variables
+from aggnets_jax.evaluate import evaluation_batches, score
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
 
 Scores = Callable[[Variables, Mapping[str, Any], data.Batch], dict[str, jax.Array]]
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 
 # Modules beside this one. Each has `add_arguments(parser)` for its own flags, and
 # `run(restored, given, output)`, which prints a table and writes files into the folder `output`.
@@ -79,17 +79,17 @@ def _add_arguments_of_checkpoint(command: argparse.ArgumentParser) -> None:
 def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     given = parse(arguments)
-    from aggnets_jax import sharding
-    from aggnets_jax.compilation_cache import keep_programs
-    from aggnets_jax.evaluate import restore_network
-    from aggnets_jax.workdir import make_folder
+    from aggnets_jax.files import make_folder
+    from aggnets_jax.runtime import mesh as mesh_lib
+    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.workdir.restore import restore_network
 
     keep_programs()
     if given.name in OF_RESULTS:
         _module(given.name).run(given, make_folder(given.output))
         return
-    mesh = sharding.make_mesh()
-    restored = restore_network(given.workdir, given.checkpoint, sharding.replicated(mesh))
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(given.workdir, given.checkpoint, mesh_lib.replicated(mesh))
     restored = restored._replace(variables=restored.of_one(given.seed))
     output = make_folder(given.output or Path(given.workdir, "analysis"))
     _module(given.name).run(restored, given, output)

@@ -24,13 +24,14 @@ from flax import linen as nn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, sharding
-from aggnets_jax.analysis import records
-from aggnets_jax.compilation import compiler_options
+from aggnets_jax import data, tables
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored, evaluation_batches
+from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.models.hcgnet import ForgetGate, UpdateGate
-from aggnets_jax.step import Variables
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
 
 BINS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -227,7 +228,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     images = jnp.zeros((1, *restored.info.image_shape))
     if not jax.eval_shape(partial(gate_values, restored.model), restored.variables, images):
         raise UserError(f"{restored.config.model.name} has no gates; HCGNet has")
-    batches = evaluation_batches(restored, sharding.make_mesh(), given.data_dir)
+    batches = evaluation_batches(restored, mesh_lib.make_mesh(), given.data_dir)
     found = gate_statistics(restored, batches)
     rows = [
         {"module": module, "gate": kind, "channels": len(gate.sums), **describe(gate)}
@@ -238,8 +239,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for row in rows
     ]
     title = f"{given.workdir}, step {restored.step}: gates over {batches.num_examples} images"
-    records.show(title, shown)
-    records.save(rows, output / "gates.csv")
+    tables.show(title, shown)
+    tables.save(rows, output / "gates.csv")
     of_classes = [
         {
             "module": module,
@@ -251,6 +252,6 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for (module, kind), gate in found.items()
         for number, name in enumerate(restored.info.class_names)
     ]
-    records.save(of_classes, output / "gates_classes.csv")
+    tables.save(of_classes, output / "gates_classes.csv")
     draw(found, restored.info.class_names).savefig(output / "gates.png")
     print(", ".join(str(output / f"gates{end}") for end in (".csv", "_classes.csv", ".png")))

@@ -19,14 +19,15 @@ from flax import linen as nn
 from jax.extend import core
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, sharding
-from aggnets_jax.analysis import records
-from aggnets_jax.analysis.overlays import draw_overlays
-from aggnets_jax.compilation import compiler_options
+from aggnets_jax import data, tables
+from aggnets_jax.analysis.plots import draw_overlays
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.evaluate import Restored, evaluation_batches
+from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.predict import find_images
-from aggnets_jax.step import Variables
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
 
 PREDICTED, TRUE = "predicted", "true"
 LAST_MAP = "pre_logits_2d"
@@ -354,14 +355,14 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Does what the command line says."""
     if not 1 <= given.count <= MOST:
         raise UserError(f"--count must be between 1 and {MOST}, not {given.count}")
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     if given.images:
         if given.data_dir is not None:
             raise UserError("--data_dir is of the evaluation split, and --images are other images")
         files = find_images(given.images)[: given.count]
         size = -(-len(files) // mesh.size) * mesh.size
         batches = data.file_batches(
-            files, restored.info, batch_size=size, sharding=sharding.by_example(mesh)
+            files, restored.info, batch_size=size, sharding=mesh_lib.by_example(mesh)
         )
         pictures = first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
     else:
@@ -369,8 +370,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     endpoints = tuple(dict.fromkeys(given.endpoint or [LAST_MAP]))
     explained = explain(restored, pictures, endpoints, given.whose)
     found = of_each_map(explained, restored.info.class_names)
-    records.show(f"{given.workdir}, step {restored.step}: Grad-CAM", list(map(_cells, found)))
-    records.save(found, output / "grad_cam.csv")
+    tables.show(f"{given.workdir}, step {restored.step}: Grad-CAM", list(map(_cells, found)))
+    tables.save(found, output / "grad_cam.csv")
     draw(explained, restored.info.class_names).savefig(output / "grad_cam.png")
     print(f"{output / 'grad_cam.csv'}, {output / 'grad_cam.png'}")
 

@@ -17,14 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, sharding
-from aggnets_jax.analysis import records
+from aggnets_jax import data, tables
 from aggnets_jax.analysis.grad_cam import first_pictures
 from aggnets_jax.analysis.path_gradients import make_backward, steps_of
-from aggnets_jax.analysis.stages import has_shortcuts, output_of, stages_of
+from aggnets_jax.analysis.taps import has_shortcuts, output_of, stages_of
+from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored, evaluation_batches
-from aggnets_jax.links import StageLinks
+from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.restore import Restored
 
 
 def shortest_paths(stage: StageLinks) -> np.ndarray:
@@ -113,7 +114,7 @@ def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Arr
     """The first `given.count` images of the test set, normalised, and their labels."""
     if given.count < 1:
         raise UserError(f"--count must be at least 1, not {given.count}")
-    batches = evaluation_batches(restored, sharding.make_mesh(), given.data_dir)
+    batches = evaluation_batches(restored, mesh_lib.make_mesh(), given.data_dir)
     pictures = first_pictures(batches, given.count)
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     images = preprocess({"image": jnp.asarray(pictures.images)}, train=False)
@@ -141,11 +142,11 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in stages_of(restored).items()
         for row in _records(name, stage, measured[name], norms[name])
     ]
-    records.show(
+    tables.show(
         f"{given.workdir}, step {restored.step}: |d loss / d y| of {len(images)} images",
         [{column: _cell(value) for column, value in row.items()} for row in rows],
     )
-    records.save(rows, output / "gradients.csv")
+    tables.save(rows, output / "gradients.csv")
     draw(rows).savefig(output / "gradients.png")
     print(f"{output / 'gradients.csv'}, {output / 'gradients.png'}")
 

@@ -24,10 +24,10 @@ import numpy as np
 from flax import linen as nn
 
 from aggnets_jax.analysis.taps import tapped
-from aggnets_jax.compilation import compiler_options
-from aggnets_jax.links import StageLinks
-from aggnets_jax.losses import cross_entropy
-from aggnets_jax.step import Variables
+from aggnets_jax.connectivity.links import StageLinks
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.losses import cross_entropy
+from aggnets_jax.training.state import Variables
 
 
 class Steps(NamedTuple):

@@ -27,13 +27,14 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from aggnets_jax.analysis import gradients, records
+from aggnets_jax import tables
+from aggnets_jax.analysis import gradients
 from aggnets_jax.analysis.path_gradients import Backward, Steps, make_backward, steps_of
-from aggnets_jax.analysis.stages import choose, has_shortcuts, inputs_of, output_of, stages_of
+from aggnets_jax.analysis.taps import choose, has_shortcuts, inputs_of, output_of, stages_of
+from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import StageLinks
-from aggnets_jax.step import Variables
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
 
 _MOST_IMAGES = 64  # that run at once, each as often as its paths have lengths
 
@@ -251,7 +252,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     images, labels = gradients.first_images(restored, given)
     found = stage_paths(restored, images, labels, samples=given.samples, pattern=given.stages)
     title = f"{given.workdir}, step {restored.step}: path lengths, in layers"
-    records.show(title, [_summary(name, paths) for name, paths in found.items()])
+    tables.show(title, [_summary(name, paths) for name, paths in found.items()])
     rows = [
         {
             "stage": name,
@@ -265,7 +266,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, paths in found.items()
         for number, length in enumerate(paths.lengths)
     ]
-    records.save(rows, output / "paths.csv")
+    tables.save(rows, output / "paths.csv")
     draw(found).savefig(output / "paths.png")
     print(f"{output / 'paths.csv'}, {output / 'paths.png'}")
 

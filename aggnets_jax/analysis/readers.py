@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.analysis.stages import inputs_of
-from aggnets_jax.links import StageLinks, collection
-from aggnets_jax.step import Variables
-from aggnets_jax.topology import Link
+from aggnets_jax.analysis.taps import inputs_of
+from aggnets_jax.connectivity.links import StageLinks, collection
+from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.training.state import Variables
 
 
 class Reader(NamedTuple):

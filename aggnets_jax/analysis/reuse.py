@@ -25,11 +25,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from aggnets_jax.analysis import records
+from aggnets_jax import tables
 from aggnets_jax.analysis.shortcuts import shortcut_weights
-from aggnets_jax.analysis.stages import stages_of
+from aggnets_jax.analysis.taps import stages_of
 from aggnets_jax.analysis.weights import heat_maps
-from aggnets_jax.evaluate import Restored
+from aggnets_jax.workdir.restore import Restored
 
 
 class Use(NamedTuple):
@@ -113,9 +113,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for distance, share in by_distance(use.matrix).items()
     ]
     title = f"{given.workdir}, step {restored.step}: use of outputs, means over a stage"
-    records.show(title, [_summary(name, found[name], rows) for name in found])
-    records.save(rows, output / "reuse.csv")
-    records.save(distances, output / "reuse_distances.csv")
+    tables.show(title, [_summary(name, found[name], rows) for name in found])
+    tables.save(rows, output / "reuse.csv")
+    tables.save(distances, output / "reuse_distances.csv")
     draw(found, rows).savefig(output / "reuse.png")
     print(", ".join(str(output / f"reuse{end}") for end in (".csv", "_distances.csv", ".png")))
 

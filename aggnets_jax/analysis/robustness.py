@@ -16,21 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from scipy import stats
 
-from aggnets_jax import data, sharding
-from aggnets_jax.analysis import records
-from aggnets_jax.compilation import compiler_options
+from aggnets_jax import data, tables
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.evaluate import (
-    Restored,
-    evaluate,
-    evaluation_batches,
-    make_eval_step,
-    restore_network,
-    score,
-)
-from aggnets_jax.step import Variables
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored, restore_network
 
 ATTACKS = ("fgsm", "pgd")
 NO_ATTACK = "none"
@@ -235,13 +229,6 @@ def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str
     }
 
 
-def wilson_interval(accuracy: float, examples: int) -> tuple[float, float]:
-    """The 95 % confidence interval of an accuracy in 0..1 over as many independent examples."""
-    right = round(accuracy * examples)
-    interval = stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
     """Draws accuracies over epsilon: a colour for each network, a kind of line for each attack.
 
@@ -318,10 +305,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Does what the command line says."""
     attacks, epsilons = _attacks(given), parse_epsilons(given.epsilons)
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     networks = {given.workdir: restored}
     for workdir in given.against:
-        other = restore_network(workdir, given.checkpoint, sharding.replicated(mesh))
+        other = restore_network(workdir, given.checkpoint, mesh_lib.replicated(mesh))
         other = other._replace(variables=other.of_one(given.seed))
         _check_same_images(workdir, other.info, restored.info)
         networks[workdir] = other
@@ -330,8 +317,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         batches = evaluation_batches(network, mesh, given.data_dir)
         rows = measure(network, batches, attacks, epsilons, given.start_seed or 0)
         found += [{"network": workdir, "step": network.step, **row} for row in rows]
-    records.show(f"accuracy on {restored.info.name} under attack", list(map(_cells, found)))
-    records.save(found, output / "robustness.csv")
+    tables.show(f"accuracy on {restored.info.name} under attack", list(map(_cells, found)))
+    tables.save(found, output / "robustness.csv")
     draw(found).savefig(output / "robustness.png")
     print(f"{output / 'robustness.csv'}, {output / 'robustness.png'}")
 

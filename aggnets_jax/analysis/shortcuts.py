@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import traverse_util
 
-from aggnets_jax.analysis import records
-from aggnets_jax.analysis.heat_map import save_heat_maps
-from aggnets_jax.analysis.stages import stages_of
+from aggnets_jax import tables
+from aggnets_jax.analysis.plots import save_heat_maps
+from aggnets_jax.analysis.taps import stages_of
+from aggnets_jax.connectivity.topology import Link, Topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.topology import Link, Topology
+from aggnets_jax.workdir.restore import Restored
 
 LABEL = "mean |W| over channels"
 
@@ -100,11 +100,11 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in found.items()
         for (layer, source), weights in stage.weights.items()
     ]
-    records.show(
+    tables.show(
         f"{given.workdir}, step {restored.step}: {LABEL}",
         [_summary(name, stage) for name, stage in found.items()],
     )
-    records.save(rows, output / "shortcuts.csv")
+    tables.save(rows, output / "shortcuts.csv")
     maps = {name: stage.means() for name, stage in found.items()}
     save_heat_maps(
         output / "shortcuts.png",

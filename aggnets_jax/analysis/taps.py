@@ -8,12 +8,16 @@ is an aggregate of its own. The network and its parameters stay what they are.
 """
 
 import contextlib
-from collections.abc import Callable
+import fnmatch
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import linen as nn
 
-from aggnets_jax.stage import Stage
+from aggnets_jax.connectivity.links import StageLinks, find_links
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.errors import unknown
+from aggnets_jax.workdir.restore import Restored
 
 Tap = Callable[[str, int, Any], Any]
 """`(stage, layer, value) -> value`, of the same structure, shapes and dtypes."""
@@ -73,3 +77,36 @@ def tapped(
         return output if module.shortcuts else written(name, module.topology.depth + 1, output)
 
     return nn.intercept_methods(intercept)
+
+
+def stages_of(restored: Restored) -> dict[str, StageLinks]:
+    """The stages of a network that have links."""
+    stages = find_links(restored.model, restored.info.image_shape)
+    return {name: stage for name, stage in stages.items() if stage.links}
+
+
+def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """The stages whose names match a shell pattern.
+
+    Raises:
+      UserError: if none do.
+    """
+    chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
+    if not chosen:
+        raise unknown("stage", pattern, stages)
+    return chosen
+
+
+def inputs_of(stage: StageLinks) -> int:
+    """How many of a stage's outputs are its inputs; the first layer has this number."""
+    return stage.links[0][0]
+
+
+def output_of(stage: StageLinks) -> int:
+    """The layer that is the stage's output: N + 1, or N in a stage of shortcuts."""
+    return stage.links[-1][0]
+
+
+def has_shortcuts(stage: StageLinks) -> bool:
+    """Whether what layers read goes past what they compute of the previous output."""
+    return output_of(stage) <= stage.topology.depth

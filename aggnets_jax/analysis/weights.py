@@ -23,14 +23,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from aggnets_jax.analysis import records
-from aggnets_jax.analysis.heat_map import save_heat_maps
+from aggnets_jax import tables
+from aggnets_jax.analysis.plots import save_heat_maps
 from aggnets_jax.analysis.readers import Reader, find_readers, weight_by_channel
-from aggnets_jax.analysis.stages import choose, inputs_of, stages_of
+from aggnets_jax.analysis.taps import choose, inputs_of, stages_of
+from aggnets_jax.connectivity.links import StageLinks
+from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import StageLinks
-from aggnets_jax.topology import Link
+from aggnets_jax.workdir.restore import Restored
 
 LABEL = "mean |w| / largest of the layer"
 
@@ -118,9 +118,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         )
     found = choose(found, given.stages)
     title = f"{given.workdir}, step {restored.step}: {LABEL}"
-    records.show(title, [_summary(name, stage) for name, stage in found.items()])
+    tables.show(title, [_summary(name, stage) for name, stage in found.items()])
     rows = [record for name, stage in found.items() for record in _records(name, stage)]
-    records.save(rows, output / "weights.csv")
+    tables.save(rows, output / "weights.csv")
     save_heat_maps(
         output / "weights.png",
         {name: normalised(stage.means) for name, stage in found.items()},

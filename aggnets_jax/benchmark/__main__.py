@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.benchmark import MODES
-from aggnets_jax.command_line import Parser, exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.named import check_number, check_whole_number
-from aggnets_jax.workdir import local_path
+from aggnets_jax.files import local_path
 
 # The rest imports JAX, and so is imported where the flags are parsed.
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def setting_of(model: str, given: argparse.Namespace) -> Setting:
     """
     from aggnets_jax.benchmark.setting import Setting
     from aggnets_jax.models import check_image_shape, input_shape
-    from aggnets_jax.step import default_steps_per_dispatch
+    from aggnets_jax.training.step import default_steps_per_dispatch
 
     shape = input_shape(model)
     if given.image_size is not None:

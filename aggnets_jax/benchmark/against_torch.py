@@ -21,7 +21,7 @@ from aggnets_jax.benchmark.programs import Compiled, Program, make_batch, step_c
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.step import Variables
+from aggnets_jax.training.state import Variables
 
 MODES = ("train", "eval")
 _PARTS = ("eager", "compile", "channels_last")

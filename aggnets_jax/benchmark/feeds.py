@@ -15,10 +15,11 @@ import jax
 import numpy as np
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, sharding
+from aggnets_jax import data
 from aggnets_jax.benchmark.programs import Program
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.runtime import mesh as mesh_lib
 
 # The largest images that are CIFAR's; those of ImageNet are cut and resized by the host.
 _CIFAR_SIDE = 32
@@ -54,7 +55,7 @@ def make_feed(setting: Setting, resident: str) -> Program:
         config.data,
         batch_size=setting.batch_size,
         seeds=np.int32(0),
-        sharding=sharding.by_example(sharding.make_mesh()),
+        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
     )
     images = jax.jit(lambda feed: preprocess(training.batch(feed, 0), train=True))
     steps = itertools.count()

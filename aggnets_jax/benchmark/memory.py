@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import jax
 
-from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.runtime.compilation import allocated_bytes
 
 T = TypeVar("T")
 

@@ -12,14 +12,15 @@ import numpy as np
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import sharding
 from aggnets_jax.benchmark.memory import check_memory, peak_bytes
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
-from aggnets_jax.compilation import compiler_options
 from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import TrainState, make_train_step, state_before
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import TrainState, state_before
+from aggnets_jax.training.step import make_train_step
 
 # Of which the optimiser's schedule makes a run; no step depends on its length.
 _STEPS_OF_RUN = 10_000
@@ -89,8 +90,8 @@ def train_program(
 ) -> Program:
     """Steps of training on one batch that stays on the devices: what a training loop can reach.
 
-    Forward, backward, and the update of SGD with Nesterov's momentum, as `aggnets_jax.step` makes
-    it, with the state donated. The parameters are random, see `random_variables`.
+    Forward, backward, and the update of SGD with Nesterov's momentum, as
+    `aggnets_jax.training.step` makes it, with the state donated. The parameters are random, see `random_variables`.
 
     Args:
       model: the network.
@@ -103,8 +104,8 @@ def train_program(
       OutOfMemory: if the step needs more memory than there is.
     """
     preprocess = preprocess or as_they_are
-    mesh = sharding.make_mesh()
-    everywhere, by_example = sharding.replicated(mesh), sharding.by_example(mesh)
+    mesh = mesh_lib.make_mesh()
+    everywhere, by_example = mesh_lib.replicated(mesh), mesh_lib.by_example(mesh)
     shapes = jax.eval_shape(make_batch)
     images = jax.eval_shape(lambda batch: preprocess(batch, train=True, seed=0), shapes)
     variables = abstract_variables(model, images.shape[1:])
@@ -171,16 +172,16 @@ def ablation(setting: Setting) -> Program:
     """
     from aggnets_jax.ablation.sets import single_links
     from aggnets_jax.ablation.sweep import default_at_once, linked_stages, make_scores
-    from aggnets_jax.evaluate import Restored
-    from aggnets_jax.links import collection, masks_without
+    from aggnets_jax.connectivity.links import collection, masks_without
+    from aggnets_jax.workdir.restore import Restored
 
-    model, mesh = setting.create(), sharding.make_mesh()
+    model, mesh = setting.create(), mesh_lib.make_mesh()
     network = Restored(0, step_config(setting), _info(model, setting), model, {})
     stages = linked_stages(network)
     at_once = default_at_once(network, setting.batch_size // mesh.size)
     masks = [masks_without(stages, cut.links) for cut in single_links(stages)[:at_once]]
     changed = collection(jax.tree.map(lambda *each: np.stack(each), *masks))
-    changed = jax.device_put(changed, sharding.replicated(mesh))
+    changed = jax.device_put(changed, mesh_lib.replicated(mesh))
     program = _forward_program(setting, model, make_scores(model, as_they_are, mesh), changed)
     program.images *= len(masks)
     return program
@@ -244,7 +245,7 @@ def _compile_train(
     steps_per_dispatch: int,
 ) -> Compiled:
     """Compiles `(state, batch, count) -> state`, from the shapes of variables and batch."""
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     optimizer = _optimizer(config)
     step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
 
@@ -256,11 +257,11 @@ def _compile_train(
     state = jax.eval_shape(
         lambda variables: state_before(variables, optimizer, config, config.seed), variables
     )
-    everywhere = sharding.replicated(mesh)
+    everywhere = mesh_lib.replicated(mesh)
     jitted = jax.jit(
         steps,
         donate_argnums=0,
-        in_shardings=(everywhere, sharding.by_example(mesh), everywhere),
+        in_shardings=(everywhere, mesh_lib.by_example(mesh), everywhere),
         out_shardings=everywhere,
         compiler_options=compiler_options(),
     )
@@ -269,8 +270,8 @@ def _compile_train(
 
 def _forward_program(setting: Setting, model: nn.Module, jitted: Any, *between: Any) -> Program:
     """The program of calls `jitted(variables, *between, batch)`."""
-    mesh = sharding.make_mesh()
-    everywhere, by_example = sharding.replicated(mesh), sharding.by_example(mesh)
+    mesh = mesh_lib.make_mesh()
+    everywhere, by_example = mesh_lib.replicated(mesh), mesh_lib.by_example(mesh)
     shapes = abstract_variables(model, setting.image_shape)
     batch = jax.eval_shape(lambda: make_batch(model, setting))
     with setting.form.tracing():

@@ -15,8 +15,8 @@ from rich.table import Column, Table
 
 import aggnets_jax
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.summary import commit, hardware
-from aggnets_jax.workdir import local_path, write_text
+from aggnets_jax.files import local_path, write_text
+from aggnets_jax.workdir.provenance import commit, hardware
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 

@@ -10,8 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from aggnets_jax import convolution, create_model
+from aggnets_jax import create_model
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.layers import convolution
 
 # What a part of a form's name says of the arguments of the network.
 _PARTS: dict[str, dict[str, Any]] = {

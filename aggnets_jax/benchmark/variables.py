@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.layout import run_of
-from aggnets_jax.step import Variables
+from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.training.state import Variables
 
 
 def abstract_variables(model: nn.Module, image_shape: tuple[int, ...]) -> Variables:

@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.workdir import local_path
+from aggnets_jax.files import local_path
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
 ENDINGS = (".safetensors", *_PICKLES)

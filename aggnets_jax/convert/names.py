@@ -15,14 +15,14 @@ from typing import Any
 
 from flax import linen as nn
 
+from aggnets_jax.connectivity.topology import Topology, make_topology
+from aggnets_jax.layers.residual_blocks import BasicBlock, Bottleneck
 from aggnets_jax.models.efficientnet import EfficientNet
 from aggnets_jax.models.hcgnet import HCGNet
 from aggnets_jax.models.res2net import Res2Block, scale_wiring
-from aggnets_jax.models.residual_blocks import BasicBlock, Bottleneck
 from aggnets_jax.models.resnet import ResNet
 from aggnets_jax.models.seqresnet import SeqResNet, SeqResNeXt
 from aggnets_jax.models.sparsenet import SparseNet
-from aggnets_jax.topology import Topology, make_topology
 
 Rule = tuple[str, Callable[..., str]]
 """A pattern of module paths here, and a function from its groups to the name there."""

@@ -8,8 +8,7 @@ Importing this package imports no TensorFlow; the first data set that is opened 
 """
 
 from aggnets_jax.data.augment.mix import Mix, make_mix
-from aggnets_jax.data.info import DatasetInfo, describe
-from aggnets_jax.data.pipeline import (
+from aggnets_jax.data.batches import (
     EvalBatches,
     StreamedData,
     eval_batches,
@@ -17,6 +16,7 @@ from aggnets_jax.data.pipeline import (
     train_batches,
     train_data,
 )
+from aggnets_jax.data.dataset_info import DatasetInfo, describe
 from aggnets_jax.data.preprocess import Preprocess, as_they_are, make_preprocess
 from aggnets_jax.data.resident import Batch, ResidentData
 

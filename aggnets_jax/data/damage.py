@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from aggnets_jax.data.host_images import eval_image
-from aggnets_jax.data.info import DatasetInfo
-from aggnets_jax.data.reading import image_decoder, read_images
+from aggnets_jax.data.dataset_info import DatasetInfo
+from aggnets_jax.data.decoding import eval_image, image_decoder
+from aggnets_jax.data.records import read_images
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
 

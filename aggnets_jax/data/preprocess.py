@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from aggnets_jax import named
-from aggnets_jax.data.augment import color, crop, rectangles
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.data.augment import transforms
 from aggnets_jax.data.augment.policies import make_policy
-from aggnets_jax.data.augment.randomness import Stream, example_key
-from aggnets_jax.data.info import DatasetInfo
+from aggnets_jax.data.augment.transforms import Stream, example_key
+from aggnets_jax.data.dataset_info import DatasetInfo
 from aggnets_jax.errors import UserError
 
 Preprocess = Callable[..., jax.Array]
@@ -87,9 +87,9 @@ def _before_normalisation(data_config: ml_collections.ConfigDict, info: DatasetI
     """Checks the config, and returns the steps on images of 0..255."""
     padding, strength = data_config.crop_padding, data_config.color_jitter
     deviation, probability = data_config.lighting, data_config.erasing
-    named.check_number("color_jitter", strength, 0, 1)
-    named.check_number("lighting", deviation, 0)
-    named.check_number("erasing", probability, 0, 1)
+    check_number("color_jitter", strength, 0, 1)
+    check_number("lighting", deviation, 0)
+    check_number("erasing", probability, 0, 1)
     policy = make_policy(data_config.policy, data_config.policy_args, info.image_shape[:2])
     if policy:
         _check_channels(f"policy={data_config.policy!r}", info, (1, 3))
@@ -99,12 +99,14 @@ def _before_normalisation(data_config: ml_collections.ConfigDict, info: DatasetI
         _check_channels(f"lighting={deviation}", info, (3,))
     partial = functools.partial
     steps = {
-        Stream.CROP: padding and not info.resized and partial(crop.padded_crop, padding=padding),
-        Stream.FLIP: data_config.flip and crop.flip,
+        Stream.CROP: padding
+        and not info.resized
+        and partial(transforms.padded_crop, padding=padding),
+        Stream.FLIP: data_config.flip and transforms.flip,
         Stream.POLICY: policy,
-        Stream.COLOR_JITTER: strength and partial(color.jitter, strength=strength),
-        Stream.LIGHTING: deviation and partial(color.lighting, deviation=deviation),
-        Stream.ERASING: probability and partial(rectangles.erase, probability=probability),
+        Stream.COLOR_JITTER: strength and partial(transforms.jitter, strength=strength),
+        Stream.LIGHTING: deviation and partial(transforms.lighting, deviation=deviation),
+        Stream.ERASING: probability and partial(transforms.erase, probability=probability),
     }
     return {stream: step for stream, step in steps.items() if step}
 
@@ -112,8 +114,8 @@ def _before_normalisation(data_config: ml_collections.ConfigDict, info: DatasetI
 def _after_normalisation(data_config: ml_collections.ConfigDict, info: DatasetInfo) -> Steps:
     """Checks the config, and returns the steps on normalised images."""
     side = data_config.cutout
-    named.check_whole_number("cutout", side, 0, min(info.image_shape[:2]))
-    return {Stream.CUTOUT: functools.partial(rectangles.cutout, side=side)} if side else {}
+    check_whole_number("cutout", side, 0, min(info.image_shape[:2]))
+    return {Stream.CUTOUT: functools.partial(transforms.cutout, side=side)} if side else {}
 
 
 def _check_channels(what: str, info: DatasetInfo, allowed: tuple[int, ...]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from jax.typing import ArrayLike
 
-from aggnets_jax.data.placement import replicate
+from aggnets_jax.runtime.mesh import replicate
 
 Batch = dict[str, jax.Array]
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.info import DatasetInfo, feature_keys
-from aggnets_jax.data.reading import leaving_images_encoded
+from aggnets_jax.data.dataset_info import DatasetInfo, feature_keys
+from aggnets_jax.data.records import leaving_images_encoded
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

@@ -8,21 +8,19 @@ from aggnets_jax.models import (  # noqa: F401
     hardnet,
     hcgnet,
     highway,
-    log_densenet,
     micro_dense,
-    micro_dense_rivals,
+    micro_dense_baselines,
     mixnet,
     preact_resnet,
     pyramidnet,
     res2net,
     resnet,
-    resnet_attention,
-    resnet_small,
+    resnet_variants,
     seqresnet,
     sparsenet,
     wide_resnet,
 )
-from aggnets_jax.models.counting import Count, count
+from aggnets_jax.models.flops import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
     check_image_shape,

@@ -29,14 +29,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import DualPath, Masked, check_aggregation
+from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 HEAD_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "elu": nn.elu}
 
@@ -52,7 +52,7 @@ class NormReluConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, rows, columns, features]."""
-        x = layers.activate(self.norm(name="norm"), x)
+        x = common.activate(self.norm(name="norm"), x)
         return self.conv(self.features, 1, stride=self.stride, name="conv")(x)
 
 
@@ -78,7 +78,7 @@ class DualPathUnit(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, rows, columns, features]."""
-        x = self.conv(self.width, 1, name="conv1")(layers.activate(self.norm(name="norm1"), x))
+        x = self.conv(self.width, 1, name="conv1")(common.activate(self.norm(name="norm1"), x))
         x = nn.relu(self.norm(name="norm2")(x))
         x = self.conv(self.width, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
         x = nn.relu(self.norm(name="norm3")(x))
@@ -121,12 +121,12 @@ class DPN(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = partial(layers.batch_norm(train=train, dtype=self.dtype), epsilon=1e-3)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = partial(common.batch_norm(train=train, dtype=self.dtype), epsilon=1e-3)
+        conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
         x = jnp.asarray(images, self.dtype)
-        x = layers.imagenet_stem(
+        x = common.imagenet_stem(
             x, self.stem_features, kernel_size=self.stem_kernel, norm=norm, conv=conv
         )
         endpoints["stem"] = x
@@ -153,11 +153,11 @@ class DPN(nn.Module):
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = layers.features_of(x)
+            endpoints[f"stage{i}"] = common.features_of(x)
 
         activation = HEAD_ACTIVATIONS[self.head_activation]
-        x = layers.activate(norm(name="head_norm"), x, activation)
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        x = common.activate(norm(name="head_norm"), x, activation)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 class Variant(NamedTuple):
@@ -223,7 +223,7 @@ def dpn(
         nearest = min(VARIANTS, key=lambda d: abs(d - depth))
         raise UserError(f"no DPN of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
     check_aggregation(aggregation, ("dual_path", "concat", "sum", "mean"))
-    named.choose("head_activation", HEAD_ACTIVATIONS, head_activation)
+    choose("head_activation", HEAD_ACTIVATIONS, head_activation)
     given = {
         "stage_depths": stage_depths,
         "growth_rate": growth_rate,
@@ -236,9 +236,9 @@ def dpn(
     numbers = VARIANTS[depth]._replace(**{k: v for k, v in given.items() if v is not None})
     growth_rates = per_stage("growth_rate", numbers.growth_rate, len(numbers.stage_depths))
     for k in growth_rates:
-        named.check_whole_number("growth_rate", k, 1)
+        check_whole_number("growth_rate", k, 1)
     for name in ("width", "groups", "residual", "stem_features"):
-        named.check_whole_number(name, getattr(numbers, name), 1)
+        check_whole_number(name, getattr(numbers, name), 1)
     if numbers.width % numbers.groups:
         raise UserError(f"width {numbers.width} is not divisible by groups {numbers.groups}")
     if numbers.stem_kernel not in (3, 7):

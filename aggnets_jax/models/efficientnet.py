@@ -32,15 +32,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.micro_dense import MicroDense, micro_dense_block
 from aggnets_jax.models.pyramidnet import average_halves, checked_shortcut_aggregation, joined
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
 
 class MBConvStage(NamedTuple):
@@ -79,7 +79,7 @@ class SqueezeExcite(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> the same shape."""
-        gate = layers.global_average(x)[:, None, None]
+        gate = common.global_average(x)[:, None, None]
         gate = nn.swish(
             self.conv(self.reduced, 1, bias_init=nn.initializers.zeros, name="reduce")(gate)
         )
@@ -158,8 +158,8 @@ class EfficientNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
         x = conv(32, 3, stride=2, name="stem_conv")(jnp.asarray(images, self.dtype))
@@ -174,7 +174,7 @@ class EfficientNet(nn.Module):
         def with_shortcut(number: int, branch: nn.Module) -> Callable[..., jax.Array]:
             rate = self.drop_connect * (number - 1) / BLOCKS
             # What is drawn follows from the name, which must be another one for each block.
-            drop = layers.branch_dropout(rate, train=train, name=f"branch_dropout{number}")
+            drop = common.branch_dropout(rate, train=train, name=f"branch_dropout{number}")
             return joined(lambda x: drop(branch(x)))
 
         first = 1
@@ -203,7 +203,7 @@ class EfficientNet(nn.Module):
 
         x = nn.swish(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
         dropout = nn.Dropout(self.dropout, deterministic=not train)
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype, dropout=dropout)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, dropout=dropout)
 
 
 def efficientnet_b0(
@@ -281,7 +281,7 @@ def micro_dense_efficientnet_b0(
       UserError: for numbers that fit no network.
     """
     for number in replaced:
-        named.check_whole_number("replaced", number, 2)
+        check_whole_number("replaced", number, 2)
     if max(replaced, default=0) > BLOCKS or len(set(replaced)) < len(replaced):
         raise UserError(f"replaced must be different numbers from 2 to {BLOCKS}, got {replaced}")
     return EfficientNet(
@@ -309,8 +309,8 @@ def _shortcuts(topology: str | Sequence[str], topology_args: TopologyArgs) -> tu
 
 
 def _checked_rates(dropout: float, drop_connect: float) -> dict[str, float]:
-    named.check_number("dropout", dropout, 0, 0.99)
-    named.check_number("drop_connect", drop_connect, 0, 0.99)
+    check_number("dropout", dropout, 0, 0.99)
+    check_number("drop_connect", drop_connect, 0, 0.99)
     return {"dropout": dropout, "drop_connect": drop_connect}
 
 

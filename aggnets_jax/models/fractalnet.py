@@ -34,14 +34,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Outputs, check_aggregation, weighted
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.aggregation import Outputs, check_aggregation, weighted
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 
 class FractalConv(nn.Module):
@@ -144,9 +144,9 @@ class FractalNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
         # The "xavier" of Caffe, which looks at the fan-in only.
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
+        conv = partial(common.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
         x = jnp.asarray(images, self.dtype)
         endpoints = {"stem": x}
         key = self.make_rng("dropout") if train and self.drop_path else None
@@ -155,7 +155,7 @@ class FractalNet(nn.Module):
         for i, (topology, width, rate) in enumerate(
             zip(self.topologies, self.widths, self.dropout, strict=True), start=1
         ):
-            dropout = partial(layers.channel_dropout, rate, train=train)
+            dropout = partial(common.channel_dropout, rate, train=train)
             unit = partial(FractalConv, width, norm, conv, dropout)
             x = Stage(
                 topology,
@@ -170,7 +170,7 @@ class FractalNet(nn.Module):
             endpoints[f"stage{i}"] = x
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
 
-        return layers.classify(
+        return common.classify(
             x,
             endpoints,
             self.num_classes,
@@ -217,10 +217,10 @@ def fractalnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    named.check_whole_number("width", width, 1)
+    check_whole_number("width", width, 1)
     check_aggregation(aggregation)
     blocks = 5 if widths is None else len(widths)
-    named.check_whole_number("the number of blocks", blocks, 1)
+    check_whole_number("the number of blocks", blocks, 1)
     if stage_depths is None:
         stage_depths = (_convolutions(depth, blocks),) * blocks
     blocks = len(stage_depths)
@@ -228,12 +228,12 @@ def fractalnet(
         widths = [width * 2 ** min(i, max(0, blocks - 2)) for i in range(blocks)]
     widths = per_stage("widths", tuple(widths), blocks)
     for features in widths:
-        named.check_whole_number("widths", features, 1)
+        check_whole_number("widths", features, 1)
     rates = per_stage("dropout", dropout, blocks)
     for rate in rates:
-        named.check_number("dropout", rate, 0, 0.99)
+        check_number("dropout", rate, 0, 0.99)
     topologies = stage_topologies(topology, topology_args, stage_depths)
-    named.check_number("drop_path", drop_path, 0, 0.99)
+    check_number("drop_path", drop_path, 0, 0.99)
     if drop_path and ({t.name for t in topologies}, aggregation) != ({"fractal"}, "mean"):
         raise UserError(
             "drop_path needs columns: the topology 'fractal' and the aggregation 'mean'"

@@ -29,14 +29,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.aggregation import check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 
 class ConvNorm(nn.Module):
@@ -136,8 +136,8 @@ class HarDNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=layers.uniform_fan_in)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
         parts = {"norm": norm, "conv": conv}
         unit = (
             partial(SeparableConvNorm, **parts)
@@ -179,13 +179,13 @@ class HarDNet(nn.Module):
             if downsampled:
                 x = halve(x, 2, f"down{i}")
 
-        return layers.classify(
+        return common.classify(
             x,
             endpoints,
             self.num_classes,
             dtype=self.dtype,
             dropout=nn.Dropout(self.dropout, deterministic=not train),
-            bias_init=layers.uniform_bias(x.shape[-1]),
+            bias_init=common.uniform_bias(x.shape[-1]),
         )
 
 
@@ -287,10 +287,10 @@ def hardnet(
     stem = per_stage("stem_features", numbers.stem_features, 2)
     for name, values in (("growth_rate", growth_rates), ("features", widths), ("stem", stem)):
         for value in values:
-            named.check_whole_number(name, value, 1)
-    named.check_number("multiplier", numbers.multiplier, 1, 4)
-    named.check_number("dropout", dropout, 0, 0.99)
-    named.check_number("map_dropout", map_dropout, 0, 0.99)
+            check_whole_number(name, value, 1)
+    check_number("multiplier", numbers.multiplier, 1, 4)
+    check_number("dropout", dropout, 0, 0.99)
+    check_number("map_dropout", map_dropout, 0, 0.99)
     return HarDNet(
         num_classes=num_classes,
         topologies=stage_topologies(topology, topology_args, numbers.stage_depths),

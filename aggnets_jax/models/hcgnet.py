@@ -39,16 +39,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Masked, check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number, choose
+from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
+from aggnets_jax.layers.regularisation import DropBlock
 from aggnets_jax.models.flops import with_elementwise
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.regularisation import DropBlock
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 MULTIPLIER = 4
 
@@ -57,7 +57,7 @@ def _linear(
     features: int, inputs: jax.Array, conv: Callable[..., nn.Module], name: str
 ) -> jax.Array:
     """A 1x1 convolution with bias, the linear layer of the gates."""
-    bias_init = layers.uniform_bias(inputs.shape[-1])
+    bias_init = common.uniform_bias(inputs.shape[-1])
     return conv(features, 1, bias_init=bias_init, name=name)(inputs)
 
 
@@ -161,7 +161,7 @@ class SMG(nn.Module):
         def norm_relu_conv(
             x: jax.Array | Masked, index: str, *arguments: int, **keywords: int
         ) -> jax.Array:
-            x = layers.activate(self.norm(name=f"norm{index}"), x)
+            x = common.activate(self.norm(name=f"norm{index}"), x)
             return self.conv(*arguments, **keywords, name=f"conv{index}")(x)
 
         channels = self.features
@@ -213,8 +213,8 @@ class HCGNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=layers.uniform_fan_in)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
         x = self._stem(jnp.asarray(images, self.dtype), norm, conv)
         endpoints = {"stem": x}
 
@@ -222,8 +222,8 @@ class HCGNet(nn.Module):
             zip(self.topologies, self.growth_rates, strict=True), start=1
         ):
             if i > 1:
-                channels = layers.features_of(x).shape[-1]
-                features = layers.compressed(channels, self.compression)
+                channels = common.features_of(x).shape[-1]
+                features = common.compressed(channels, self.compression)
                 width = channels - (channels - features) // 2
                 x = SMG(features, width, 1, 2, 4, norm, conv, name=f"transition{i - 1}")(x)
                 if self.dropblock:
@@ -242,16 +242,16 @@ class HCGNet(nn.Module):
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = layers.features_of(x)
+            endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = layers.activate(norm(name="head_norm"), x)
-        return layers.classify(
+        x = common.activate(norm(name="head_norm"), x)
+        return common.classify(
             x,
             endpoints,
             self.num_classes,
             dtype=self.dtype,
             dropout=nn.Dropout(self.dropout, deterministic=not train),
-            bias_init=layers.uniform_bias(x.shape[-1]),
+            bias_init=common.uniform_bias(x.shape[-1]),
         )
 
     def _stem(
@@ -316,24 +316,24 @@ def hcgnet(
       UserError: for numbers that fit no network.
     """
     if variant is not None:
-        defaults = named.choose("variant", VARIANTS, variant)
+        defaults = choose("variant", VARIANTS, variant)
         modules = defaults[0] if modules is None else modules
         growth_rate = defaults[1] if growth_rate is None else growth_rate
     if not modules or growth_rate is None:
         raise UserError("a network needs the arguments 'modules' and 'growth_rate', or 'variant'")
-    named.check_whole_number("groups", groups, 1)
+    check_whole_number("groups", groups, 1)
     growth_rates = per_stage("growth_rate", growth_rate, len(modules))
     for k in growth_rates:
-        named.check_whole_number("growth_rate", k, 2)
+        check_whole_number("growth_rate", k, 2)
         if k % groups:
             raise UserError(f"growth_rate {k} is not divisible by groups {groups}")
     topologies = stage_topologies(topology, topology_args, modules)
     if stem_features is None:
         stem_features = 64 if imagenet_stem else 2 * growth_rates[0]
-    named.check_whole_number("stem_features", stem_features, 2)
-    named.check_number("compression", compression, 0.01, 1)
-    named.check_number("dropout", dropout, 0, 0.99)
-    named.check_whole_number("dropblock", dropblock, 0)
+    check_whole_number("stem_features", stem_features, 2)
+    check_number("compression", compression, 0.01, 1)
+    check_number("dropout", dropout, 0, 0.99)
+    check_whole_number("dropblock", dropblock, 0)
     check_aggregation(aggregation)
     return HCGNet(
         num_classes,

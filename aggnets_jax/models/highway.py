@@ -32,14 +32,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.aggregation import check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 HEAD_FEATURES = 100
 
@@ -102,7 +102,7 @@ class HighwayNet(nn.Module):
 
         The endpoint `stem` is the output of the first convolution.
         """
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=_kernel_init)
+        conv = partial(common.conv, dtype=self.dtype, kernel_init=_kernel_init)
         plain = partial(conv, bias_init=nn.initializers.zeros)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         endpoints = {}
@@ -126,7 +126,7 @@ class HighwayNet(nn.Module):
             endpoints[f"stage{i}"] = x
 
         x = nn.relu(plain(HEAD_FEATURES, 1, name="head_conv")(x))
-        return layers.classify(
+        return common.classify(
             x,
             endpoints,
             self.num_classes,
@@ -172,15 +172,15 @@ def highway(
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
-        named.check_whole_number("depth", depth, 5)
+        check_whole_number("depth", depth, 5)
         stage_depths = [(depth - 2 + i) // 3 for i in range(3)]
     for n in stage_depths:
-        named.check_whole_number("the number of layers of a stage", n, 1)
+        check_whole_number("the number of layers of a stage", n, 1)
     features = per_stage("widths", widths, len(stage_depths))
     for width in features:
-        named.check_whole_number("widths", width, 1)
-    named.check_number("gate_bias", gate_bias, -100, 100)
-    named.check_number("dropout", dropout, 0, 0.99)
+        check_whole_number("widths", width, 1)
+    check_number("gate_bias", gate_bias, -100, 100)
+    check_number("dropout", dropout, 0, 0.99)
     return HighwayNet(
         num_classes,
         stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),

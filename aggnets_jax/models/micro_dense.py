@@ -32,10 +32,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number, choose
+from aggnets_jax.connectivity.aggregation import check_aggregation
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import (
+    MAX_DEPTH,
+    Topology,
+    TopologyArgs,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
@@ -44,8 +52,6 @@ from aggnets_jax.models.pyramidnet import (
     make_shortcut_topologies,
 )
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import MAX_DEPTH, Topology, TopologyArgs, per_stage, stage_topologies
 
 # Channels and groups of the 3x3 convolution of layer l, from c_0.
 WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
@@ -108,7 +114,7 @@ class MicroDense(Block):
 
     def compressed(self, channels: int) -> int:
         """c_0 of c_i."""
-        return layers.compressed(channels, self.compression, least=4) // 4 * 4
+        return common.compressed(channels, self.compression, least=4) // 4 * 4
 
     def width_and_groups(self, compressed: int, layer: int) -> tuple[int, int]:
         """c_l and k_l."""
@@ -261,9 +267,9 @@ def micro_dense_block(
     aggregation: str = "concat",
 ) -> MicroDense:
     """Makes a `MicroDense` of checked arguments; see there, and `mdnet`."""
-    named.check_whole_number("num_layers", num_layers, 1)
-    named.check_number("compression", compression, 0.01, 4)
-    named.choose("width_rule", WIDTH_RULES, width_rule)
+    check_whole_number("num_layers", num_layers, 1)
+    check_number("compression", compression, 0.01, 4)
+    choose("width_rule", WIDTH_RULES, width_rule)
     check_aggregation(
         aggregation,
         ("concat", "padded_sum"),
@@ -275,7 +281,7 @@ def micro_dense_block(
 
 def stage_blocks(depth: int) -> tuple[int, int, int]:
     """Blocks of each stage, a third of `depth`; raises `UserError` if it can't be divided."""
-    named.check_whole_number("depth", depth, 1, 3 * MAX_DEPTH)
+    check_whole_number("depth", depth, 1, 3 * MAX_DEPTH)
     if depth % 3:
         raise UserError(
             f"depth {depth} fits no network of this family; allowed: 3n blocks, nearest"
@@ -292,7 +298,7 @@ def _widths(
         raise UserError("a network needs one of the arguments 'alpha' and 'widths'")
     if widths is not None:
         return stepped_widths(widths, blocks)
-    named.check_whole_number("alpha", alpha, 0)
+    check_whole_number("alpha", alpha, 0)
     return 16, linear_widths(16, alpha, sum(blocks))
 
 
@@ -304,7 +310,7 @@ def stepped_widths(widths: Sequence[int], blocks: Sequence[int]) -> tuple[int, t
     """
     widths = per_stage("widths", widths, len(blocks))
     for width in widths:
-        named.check_whole_number("widths", width, 1)
+        check_whole_number("widths", width, 1)
     if sorted(widths) != [*widths]:
         raise UserError(f"widths must not fall, a shortcut can only be padded; got {widths}")
     return widths[0], tuple(w for w, n in zip(widths, blocks, strict=True) for _ in range(n))

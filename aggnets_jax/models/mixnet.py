@@ -26,15 +26,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Masked, Mixed, check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
+from aggnets_jax.connectivity.aggregation import Masked, Mixed, check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
 from aggnets_jax.models.sparsenet import DenseLayer, Transition
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
 
 class MixedLayer(nn.Module):
@@ -93,9 +93,9 @@ class MixNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
-        dropout = partial(layers.channel_dropout, self.dropout, train=train)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
+        dropout = partial(common.channel_dropout, self.dropout, train=train)
         bottleneck = partial(
             DenseLayer, bottleneck=True, groups=1, norm=norm, conv=conv, dropout=dropout
         )
@@ -105,7 +105,7 @@ class MixNet(nn.Module):
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
-            x = layers.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
+            x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
             x = conv(self.stem_features, 3, name="stem_conv")(x)
         endpoints["stem"] = x
@@ -125,10 +125,10 @@ class MixNet(nn.Module):
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = layers.features_of(x)
+            endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = layers.activate(norm(name="head_norm"), x)
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        x = common.activate(norm(name="head_norm"), x)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 # Layers of each stage, and k1 = k2.
@@ -183,14 +183,14 @@ def mixnet(
     for name, k in (("k1", k1), ("k2", k2)):
         if k is None:
             raise UserError(f"a network needs the argument {name!r}")
-        named.check_whole_number(name, k, 0)
+        check_whole_number(name, k, 0)
     if k1 + k2 == 0:
         raise UserError("k1 and k2 can't both be 0: layers would have no channels")
     if stem_features is None:
         stem_features = max(2 * k2, k1)
-    named.check_whole_number("stem_features", stem_features, 1)
-    named.check_number("compression", compression, 0.01, 1)
-    named.check_number("dropout", dropout, 0, 0.99)
+    check_whole_number("stem_features", stem_features, 1)
+    check_number("compression", compression, 0.01, 1)
+    check_number("dropout", dropout, 0, 0.99)
     return MixNet(
         num_classes,
         stage_topologies(topology, topology_args, stage_depths),
@@ -212,7 +212,7 @@ def _stage_depths(depth: int | None, imagenet_stem: bool) -> tuple[int, ...]:
         if depth not in IMAGENET:
             raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET]}")
         return IMAGENET[depth][0]
-    n = named.layers_in_depth(depth, 6, 4)
+    n = layers_in_depth(depth, 6, 4)
     return (n, n, n)
 
 

@@ -23,13 +23,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Masked, check_aggregation
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.arguments import check_number, layers_in_depth
+from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.layers import common
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
 EXPANSION = 4
 
@@ -52,7 +52,7 @@ class PreActBottleneck(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4w]."""
-        x = self.conv(self.width, 1, name="conv1")(layers.activate(self.norm(name="norm1"), x))
+        x = self.conv(self.width, 1, name="conv1")(common.activate(self.norm(name="norm1"), x))
         x = nn.relu(self.norm(name="norm2")(x))
         x = self.conv(self.width, 3, stride=self.stride, name="conv2")(x)
         x = nn.relu(self.norm(name="norm3")(x))
@@ -67,7 +67,7 @@ class PreActResNet(nn.Module):
       topologies: one for each stage.
       aggregation: "sum", or "mean" or "concat".
       stochastic_depth: probability of dropping an image's F in the last block, see
-        `layers.stochastic_depth`.
+        `common.stochastic_depth`.
       dtype: in which to compute.
       execution: of the stages.
     """
@@ -84,10 +84,10 @@ class PreActResNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
         blocks = sum(topology.depth for topology in self.topologies)
-        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
         before, endpoints = 0, {}
 
         def block(number: int, *arguments: int, name: str) -> Callable[[jax.Array], jax.Array]:
@@ -97,7 +97,7 @@ class PreActResNet(nn.Module):
 
         def projection(*arguments: int, stride: int, name: str) -> Callable[[jax.Array], jax.Array]:
             project = conv(*arguments, stride=stride, name=name)
-            return lambda x: project(layers.masked(x))
+            return lambda x: project(common.masked(x))
 
         x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
         endpoints["stem"] = x
@@ -117,11 +117,11 @@ class PreActResNet(nn.Module):
                 execution=self.execution,
                 name=f"stage{i + 1}",
             )(x)
-            endpoints[f"stage{i + 1}"] = layers.features_of(x)
+            endpoints[f"stage{i + 1}"] = common.features_of(x)
             before += topology.depth
 
-        x = layers.activate(norm(name="head_norm"), x)
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        x = common.activate(norm(name="head_norm"), x)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 def preact_resnet(
@@ -149,8 +149,8 @@ def preact_resnet(
       UserError: for a depth that is not 9n + 2.
     """
     check_aggregation(aggregation)
-    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
-    n = named.layers_in_depth(depth, 9, 2)
+    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
+    n = layers_in_depth(depth, 9, 2)
     topologies = stage_topologies(topology, topology_args, (n, n, n))
     return PreActResNet(num_classes, topologies, aggregation, stochastic_depth, dtype)
 

@@ -29,15 +29,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation, pad_channels
+from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
+from aggnets_jax.connectivity.aggregation import check_aggregation, pad_channels
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
+from aggnets_jax.layers.regularisation import DynamicScale
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.regularisation import DynamicScale
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
 
 class Basic(nn.Module):
@@ -138,7 +138,7 @@ class PyramidNet(nn.Module):
       aggregation: of what a shortcut reads, see `pyramidnet`.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN.
       stochastic_depth: probability of dropping an image's F in the last block, see
-        `layers.stochastic_depth`.
+        `common.stochastic_depth`.
       dynamic_regularisation: whether F is scaled by random numbers in training, see
         `regularisation.DynamicScale`.
       branch_scale: by which it is scaled in evaluation, and on average in training, if so.
@@ -169,11 +169,11 @@ class PyramidNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
         block = partial(self.block, norm=norm, conv=conv)
         activation = nn.relu if self.block.rectifies_sum else _identity
-        drop = layers.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
+        drop = common.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
         before, endpoints = 0, {}
 
         def layer(number: int, stride: int, name: str) -> Callable[..., jax.Array]:
@@ -202,13 +202,13 @@ class PyramidNet(nn.Module):
 
         if not self.block.rectifies_sum:
             x = nn.relu(norm(name="head_norm")(x))
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _stem(
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
     ) -> jax.Array:
         if self.imagenet_stem:
-            return layers.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
+            return common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         x = norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
         return nn.relu(x) if self.block.rectifies_sum else x
 
@@ -278,8 +278,8 @@ def pyramidnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    named.check_whole_number("depth", depth, 0)
-    named.check_whole_number("alpha", alpha, 0)
+    check_whole_number("depth", depth, 0)
+    check_whole_number("alpha", alpha, 0)
     blocks = _blocks(depth, bottleneck, imagenet_stem)
     stem_features = 64 if imagenet_stem else 16
     expansion = 4 if bottleneck else 1
@@ -306,7 +306,7 @@ def _blocks(depth: int, bottleneck: bool, imagenet_stem: bool) -> tuple[int, ...
                 f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET_DEPTHS]}, bottlenecks"
             )
         return IMAGENET_DEPTHS[depth]
-    n = named.layers_in_depth(depth, 9 if bottleneck else 6, 2)
+    n = layers_in_depth(depth, 9 if bottleneck else 6, 2)
     return (n, n, n)
 
 
@@ -327,8 +327,8 @@ def checked_regularisation(
     stochastic_depth: float, dynamic_regularisation: bool, branch_scale: float
 ) -> dict[str, Any]:
     """Returns them as fields of a `PyramidNet`, or raises `UserError` if they can't be."""
-    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
-    named.check_number("branch_scale", branch_scale, 0.01, 100)
+    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
+    check_number("branch_scale", branch_scale, 0.01, 100)
     if branch_scale != 1 and not dynamic_regularisation:
         raise UserError("branch_scale is of dynamic_regularisation, which is not set")
     return {

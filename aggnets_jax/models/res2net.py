@@ -29,20 +29,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Aggregation, Outputs, make_aggregation
+from aggnets_jax.arguments import check_whole_number
+from aggnets_jax.connectivity.aggregation import Aggregation, Outputs, make_aggregation
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, make_topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.residual_blocks import EXPANSION, block_numbers, inner_features
+from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.residual_blocks import (
-    EXPANSION,
-    block_numbers,
-    inner_features,
-)
 from aggnets_jax.models.resnet import ResNet, residual_network
-from aggnets_jax.models.shortcuts import Shortcuts
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, make_topology
 
 
 class ScaleLayer(nn.Module):
@@ -199,9 +195,9 @@ def res2net(
     Raises:
       UserError: for numbers that fit no network.
     """
-    named.check_whole_number("groups", groups, 1)
-    named.check_whole_number("base_width", base_width, 1)
-    named.check_whole_number("scale", scale, 2)
+    check_whole_number("groups", groups, 1)
+    check_whole_number("base_width", base_width, 1)
+    check_whole_number("scale", scale, 2)
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")

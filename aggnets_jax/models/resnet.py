@@ -32,22 +32,22 @@ from flax import linen as nn
 from flax.core import FrozenDict
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import pad_channels
+from aggnets_jax.arguments import check_number, check_whole_number, choose
+from aggnets_jax.connectivity.aggregation import pad_channels
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
-from aggnets_jax.models.attention import ATTENTIONS
-from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.residual_blocks import (
+from aggnets_jax.layers import common
+from aggnets_jax.layers.attention import ATTENTIONS
+from aggnets_jax.layers.residual_blocks import (
     BASIC_BLOCKS,
     Projection,
     block_numbers,
     choose_block,
     has_bottleneck_options,
 )
-from aggnets_jax.models.shortcuts import NormalisedShortcut, Shortcuts
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.layers.shortcuts import NormalisedShortcut, Shortcuts
+from aggnets_jax.models.registry import Printed, register_family
 
 
 class ResNet(nn.Module):
@@ -65,7 +65,7 @@ class ResNet(nn.Module):
       padded: whether the shortcut of a block that opens a stage takes every stride-th position and
         is padded with zeros, rather than projected (option A of the paper, not B).
       stochastic_depth: probability of dropping an image's F in the last block, see
-        `layers.stochastic_depth`.
+        `common.stochastic_depth`.
       dtype: in which to compute.
       execution: of the stages.
     """
@@ -95,14 +95,14 @@ class ResNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
         block = self._block(norm, conv, train)
         before, endpoints = 0, {}
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
-            x = layers.imagenet_stem(x, self.width, norm=norm, conv=conv)
+            x = common.imagenet_stem(x, self.width, norm=norm, conv=conv)
         else:
             x = nn.relu(norm(name="stem_norm")(conv(self.width, 3, name="stem_conv")(x)))
         endpoints["stem"] = x
@@ -130,7 +130,7 @@ class ResNet(nn.Module):
             endpoints[f"stage{i}"] = x
             before += 1 + topology.depth
 
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
@@ -146,7 +146,7 @@ class ResNet(nn.Module):
                 inner_shortcut=partial(NormalisedShortcut, made, self.shortcuts.weighted),
             )
         blocks = sum(1 + topology.depth for topology in self.shortcut_topologies)
-        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
 
         def regularised(number: int, width: int, stride: int, name: str) -> Callable:
             unit, dropout = block(width, stride, name=name), drop(number)
@@ -177,8 +177,8 @@ def residual_network(
       UserError: for numbers that fit no network.
     """
     for blocks in stage_depths:
-        named.check_whole_number("the number of blocks of a stage", blocks, 1)
-    named.check_whole_number("width", width, 1)
+        check_whole_number("the number of blocks of a stage", blocks, 1)
+    check_whole_number("width", width, 1)
     features, rest = divmod(64 * width, 100)
     if rest:
         nearest = max(25, 25 * round(width / 25))
@@ -186,9 +186,9 @@ def residual_network(
             f"width {width} % of 64 channels is no whole number; allowed: multiples of 25,"
             f" nearest {nearest}"
         )
-    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
+    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
     if attention is not None:
-        named.choose("attention", ATTENTIONS, attention)
+        choose("attention", ATTENTIONS, attention)
     return ResNet(
         num_classes,
         stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),

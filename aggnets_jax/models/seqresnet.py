@@ -32,14 +32,20 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.connectivity.aggregation import check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import (
+    MAX_DEPTH,
+    Topology,
+    TopologyArgs,
+    make_topology,
+    per_stage,
+)
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
-from aggnets_jax.models.flops import in_binary_units
-from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.seqconv import (
+from aggnets_jax.layers import common
+from aggnets_jax.layers.seqconv import (
     ConvNormReLU,
     Downsampling,
     Features,
@@ -50,8 +56,8 @@ from aggnets_jax.models.seqconv import (
     group_topology,
     layer_topologies,
 )
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import MAX_DEPTH, Topology, TopologyArgs, make_topology, per_stage
+from aggnets_jax.models.flops import in_binary_units
+from aggnets_jax.models.registry import Printed, register_family
 
 
 class SeqResNet(nn.Module):
@@ -94,14 +100,14 @@ class SeqResNet(nn.Module):
         The endpoints of the stages are activated features; that of the stem is what the first
         stage reads.
         """
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype, kernel_init=layers.he_fan_out_uniform)
-        dropout = partial(layers.channel_dropout, self.dropout, train=train)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.he_fan_out_uniform)
+        dropout = partial(common.channel_dropout, self.dropout, train=train)
         plain = partial(ConvNormReLU, norm=norm, conv=conv)
         group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
         endpoints = {}
 
-        no_dropout = partial(layers.channel_dropout, 0.0, train=train)
+        no_dropout = partial(common.channel_dropout, 0.0, train=train)
         x = self._stem(jnp.asarray(images, self.dtype), plain, partial(group, dropout=no_dropout))
         endpoints["stem"] = x.activated
         group = partial(group, dropout=dropout)
@@ -124,12 +130,12 @@ class SeqResNet(nn.Module):
             endpoints[f"stage{i + 1}"] = x.activated
 
         x = plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
-        return layers.classify(
+        return common.classify(
             x,
             endpoints,
             self.num_classes,
             dtype=self.dtype,
-            kernel_init=layers.uniform_fan_out,
+            kernel_init=common.uniform_fan_out,
         )
 
     @property
@@ -223,7 +229,7 @@ def seqresnet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    named.check_whole_number("widening", widening, 1)
+    check_whole_number("widening", widening, 1)
     return _network(
         num_classes=num_classes,
         widths=(16 * widening, 32 * widening, 48 * widening),
@@ -275,7 +281,7 @@ def seqresnet_imagenet(
     Raises:
       UserError: for numbers that fit no network.
     """
-    named.check_whole_number("width", width, 1)
+    check_whole_number("width", width, 1)
     if blocks is None:
         if depth not in IMAGENET_BLOCKS:
             allowed = f"{[*IMAGENET_BLOCKS]}, or the argument 'blocks'"
@@ -310,13 +316,13 @@ def _network(
     dropout: float,
     **fields: object,
 ) -> SeqResNet:
-    named.check_number("dropout", dropout, 0, 0.99)
+    check_number("dropout", dropout, 0, 0.99)
     check_aggregation(aggregation)
     group_widths = per_stage("group_width", group_width, len(widths))
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))
     for number in blocks:
-        named.check_whole_number("blocks", number, 1, MAX_DEPTH)
+        check_whole_number("blocks", number, 1, MAX_DEPTH)
     check_groups(widths, group_widths, cardinalities, bottleneck)
     network = SeqResNeXt if max(cardinalities) > 1 else SeqResNet
     slices = [width // k for width, k in zip(widths, group_widths, strict=True)]

@@ -28,15 +28,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.aggregation import Masked, check_aggregation
+from aggnets_jax.arguments import check_number, check_whole_number, choose, layers_in_depth
+from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.flops import two_for_each_multiply_add
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology, TopologyArgs, per_stage, stage_topologies
 
 
 class DenseLayer(nn.Module):
@@ -61,7 +61,7 @@ class DenseLayer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height, width, growth_rate]."""
-        x = layers.activate(self.norm(name="norm1"), x)
+        x = common.activate(self.norm(name="norm1"), x)
         if not self.bottleneck:
             return self.dropout()(
                 self.conv(self.growth_rate, 3, groups=self.groups, name="conv1")(x)
@@ -82,8 +82,8 @@ class Transition(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
-        x = layers.activate(self.norm(name="norm"), x)
-        features = layers.compressed(x.shape[-1], self.compression, least=self.least)
+        x = common.activate(self.norm(name="norm"), x)
+        features = common.compressed(x.shape[-1], self.compression, least=self.least)
         x = self.conv(features, 1, name="conv")(x)
         return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
@@ -136,14 +136,14 @@ class SparseNet(nn.Module):
           `stage1`, ..., `pre_logits_2d` [batch, height, width, channels], `pre_logits`
           [batch, features] and `logits`.
         """
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
-        dropout = partial(layers.channel_dropout, self.dropout, train=train)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
+        dropout = partial(common.channel_dropout, self.dropout, train=train)
         endpoints = {}
 
         x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
-            x = layers.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
+            x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
             x = conv(self.stem_features, 3, name="stem_conv")(x)
         endpoints["stem"] = x
@@ -168,11 +168,11 @@ class SparseNet(nn.Module):
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)
-            endpoints[f"stage{i}"] = layers.features_of(x)
+            endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = layers.activate(norm(name="head_norm"), x)
-        pool = layers.POOLS[self.pool]
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype, pool=pool)
+        x = common.activate(norm(name="head_norm"), x)
+        pool = common.POOLS[self.pool]
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, pool=pool)
 
 
 def sparsenet(
@@ -240,18 +240,18 @@ def sparsenet(
 def _check_fields(
     stem_features: int, compression: float, dropout: float, aggregation: str, pool: str
 ) -> None:
-    named.check_whole_number("stem_features", stem_features, 1)
-    named.check_number("compression", compression, 0.01, 1)
-    named.check_number("dropout", dropout, 0, 0.99)
+    check_whole_number("stem_features", stem_features, 1)
+    check_number("compression", compression, 0.01, 1)
+    check_number("dropout", dropout, 0, 0.99)
     check_aggregation(aggregation)
-    named.choose("pool", layers.POOLS, pool)
+    choose("pool", common.POOLS, pool)
 
 
 def _growth_rates(growth_rate: int | Sequence[int], stages: int, groups: int) -> tuple[int, ...]:
-    named.check_whole_number("groups", groups, 1)
+    check_whole_number("groups", groups, 1)
     growth_rates = per_stage("growth_rate", growth_rate, stages)
     for k in growth_rates:
-        named.check_whole_number("growth_rate", k, 1)
+        check_whole_number("growth_rate", k, 1)
         if k % groups:
             raise UserError(f"growth_rate {k} is not divisible by groups {groups}")
     return growth_rates
@@ -275,7 +275,7 @@ def _stage_depths(depth: int | None, bottleneck: bool, imagenet_stem: bool) -> t
         return IMAGENET_DEPTHS[depth]
     # What the papers call 1001 layers are 6 * 166 + 4.
     counted = 1000 if bottleneck and depth == 1001 else depth
-    layers_per_stage = named.layers_in_depth(counted, 6 if bottleneck else 3, 4)
+    layers_per_stage = layers_in_depth(counted, 6 if bottleneck else 3, 4)
     return (layers_per_stage,) * 3
 
 

@@ -24,13 +24,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax import named
-from aggnets_jax.execution import Execution
-from aggnets_jax.models import layers
+from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.layers import common
+from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.shortcuts import Shortcuts
-from aggnets_jax.topology import Topology, TopologyArgs, stage_topologies
 
 
 class WideBlock(nn.Module):
@@ -77,7 +77,7 @@ class WideResNet(nn.Module):
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: what is added to F.
       dropout: probability of dropping a value between the convolutions of a block.
-      stochastic_depth: of dropping an image's F in the last block, see `layers.stochastic_depth`.
+      stochastic_depth: of dropping an image's F in the last block, see `common.stochastic_depth`.
       dtype: in which to compute.
       execution: of the stages.
     """
@@ -96,11 +96,11 @@ class WideResNet(nn.Module):
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = layers.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(layers.conv, dtype=self.dtype)
+        norm = common.batch_norm(train=train, dtype=self.dtype)
+        conv = partial(common.conv, dtype=self.dtype)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         blocks = sum(1 + topology.depth for topology in self.topologies)
-        drop = layers.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
         before, endpoints = 0, {}
 
         def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
@@ -128,7 +128,7 @@ class WideResNet(nn.Module):
             before += 1 + topology.depth
 
         x = nn.relu(norm(name="head_norm")(x))
-        return layers.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
 def wide_resnet(
@@ -165,11 +165,11 @@ def wide_resnet(
     Raises:
       UserError: for a depth that is not 6n + 4, and other numbers that fit no network.
     """
-    named.check_whole_number("depth", depth, 1)
-    named.check_whole_number("widening", widening, 1)
-    named.check_number("dropout", dropout, 0, 0.99)
-    named.check_number("stochastic_depth", stochastic_depth, 0, 0.99)
-    n = named.layers_in_depth(depth, 6, 4)
+    check_whole_number("depth", depth, 1)
+    check_whole_number("widening", widening, 1)
+    check_number("dropout", dropout, 0, 0.99)
+    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
+    n = layers_in_depth(depth, 6, 4)
     return WideResNet(
         num_classes,
         stage_topologies(topology, topology_args, (n - 1,) * 3, shortcuts=True),

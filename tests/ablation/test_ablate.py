@@ -10,8 +10,8 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.convert.command import write_new_run
-from aggnets_jax.initial import initial_variables
+from aggnets_jax.convert.initialize import initial_variables
+from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
 from tests import runs

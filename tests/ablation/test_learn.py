@@ -13,11 +13,12 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation import learn
 from aggnets_jax.ablation.pruning import LINKS, NETWORK
-from aggnets_jax.evaluate import evaluate, restore_network
-from aggnets_jax.links import find_links
+from aggnets_jax.connectivity.links import find_links
+from aggnets_jax.evaluate import evaluate
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 
 

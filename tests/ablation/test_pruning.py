@@ -15,9 +15,9 @@ from aggnets_jax.ablation.pruning import (
     WeighedNetwork,
     with_links,
 )
+from aggnets_jax.connectivity.links import StageLinks, find_links
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.links import StageLinks, find_links
-from aggnets_jax.topology import make_topology
 from tests.test_stage import jit
 
 

@@ -8,11 +8,11 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation import removal
 from aggnets_jax.ablation.sets import listed_sets
+from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import Restored
-from aggnets_jax.links import collection, find_links, masks_without
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.paths import by_path
+from aggnets_jax.training.state import by_path
+from aggnets_jax.workdir.restore import Restored
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 from tests.runs import DATASET

@@ -6,8 +6,8 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.ablation import sets
+from aggnets_jax.connectivity.links import all_links, find_links
 from aggnets_jax.errors import UserError
-from aggnets_jax.links import all_links, find_links
 
 
 @pytest.fixture(scope="module")

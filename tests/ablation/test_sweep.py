@@ -8,13 +8,15 @@ import pytest
 from scipy import stats
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data, sharding
+from aggnets_jax import data
 from aggnets_jax.ablation import sets, sweep
 from aggnets_jax.ablation.batch_statistics import of_batch
+from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import Restored, evaluate, evaluation_batches, make_eval_step, score
-from aggnets_jax.links import collection, find_links, masks_without
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
 from aggnets_jax.models import create_configured_model
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.restore import Restored
 from tests import runs
 from tests.models.variables import random_variables
 from tests.test_stage import jit
@@ -38,7 +40,7 @@ def untrained(data_dir):
 def images(untrained):
     """All of the test split, normalised, and the labels."""
     config, info = untrained.config.data, untrained.info
-    devices = sharding.by_example(sharding.make_mesh())
+    devices = mesh_lib.by_example(mesh_lib.make_mesh())
     (batch,) = data.eval_batches(config, batch_size=360, sharding=devices)
     return data.make_preprocess(config, info)(batch, train=False), batch
 
@@ -69,7 +71,7 @@ def restored(untrained, images, apply, masks_of):
 
 @pytest.fixture(scope="module")
 def ablation(restored):
-    return sweep.Ablation(restored, sharding.make_mesh(), at_once=5)
+    return sweep.Ablation(restored, mesh_lib.make_mesh(), at_once=5)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +127,7 @@ def test_all_sweeps_are_one_program_whose_last_call_is_filled_up(ablation, one_b
 
 
 def test_the_network_as_it_is_has_the_accuracy_of_the_evaluation(restored, ablation):
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     metrics = evaluate(
         make_eval_step(restored.model, preprocess),
@@ -140,7 +142,7 @@ def test_the_network_as_it_is_has_the_accuracy_of_the_evaluation(restored, ablat
 
 
 def test_a_call_takes_what_leaves_the_last_one_nearly_full(restored):
-    mesh = sharding.make_mesh()
+    mesh = mesh_lib.make_mesh()
     wide = sweep.Ablation(restored, mesh, at_once=20)
     chunks = list(wide._chunks([()] * 3))
     assert [part for part, _ in chunks] == [slice(0, 3)]
@@ -155,7 +157,7 @@ def training_batches(restored):
         restored.config.data,
         batch_size=restored.config.batch_size,
         seed=0,
-        sharding=sharding.by_example(sharding.make_mesh()),
+        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
     )
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     return [preprocess(batch, train=False) for batch in itertools.islice(batches, 2)]
@@ -194,7 +196,7 @@ def test_re_estimated_statistics_are_means_over_batches(
     restored, training_batches, images, apply, masks_of
 ):
     """Of each set of links for itself, and the accuracies are those of the networks with them."""
-    again = sweep.Ablation(restored, sharding.make_mesh(), at_once=2, reestimated=2)
+    again = sweep.Ablation(restored, mesh_lib.make_mesh(), at_once=2, reestimated=2)
     cuts = sets.listed_sets(["stage1:2-0,stage2:1-0", "stage2:3-1"], again.stages)
     baseline, measured, _ = again.measure(cuts)
     statistics = jit(lambda v, x: of_batch(restored.model, v, x))
@@ -222,7 +224,7 @@ def test_a_loss_that_is_not_finite_is_told(restored, ablation):
     variables["params"]["classifier"]["bias"][0] = np.inf
     cuts = sets.single_links(ablation.stages)[: ablation.at_once - 1]
     broken = sweep.Ablation(
-        restored._replace(variables=variables), sharding.make_mesh(), at_once=ablation.at_once
+        restored._replace(variables=variables), mesh_lib.make_mesh(), at_once=ablation.at_once
     )
     broken.scores = ablation.scores  # which is compiled
     with pytest.raises(Diverged, match="not finite at step 3"):
@@ -239,7 +241,7 @@ def test_a_loss_that_is_not_finite_is_told(restored, ablation):
 )
 def test_what_is_refused(restored, arguments, message):
     with pytest.raises(UserError, match=message):
-        sweep.Ablation(restored, sharding.make_mesh(), **arguments)
+        sweep.Ablation(restored, mesh_lib.make_mesh(), **arguments)
 
 
 def test_networks_that_have_nothing_to_ablate(data_dir):

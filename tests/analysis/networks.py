@@ -10,10 +10,10 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.evaluate import Restored
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.stage import Stage
-from aggnets_jax.topology import Topology
+from aggnets_jax.workdir.restore import Restored
 from tests import runs
 from tests.models.variables import random_variables
 

@@ -14,7 +14,7 @@ from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.gates import QUANTILES, describe, gate_statistics, gate_values, quantiles
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
-from aggnets_jax.sharding import make_mesh
+from aggnets_jax.runtime.mesh import make_mesh
 from tests.analysis.networks import restored
 
 

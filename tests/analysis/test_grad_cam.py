@@ -11,15 +11,11 @@ from PIL import Image
 
 from aggnets_jax import create_model
 from aggnets_jax.analysis.__main__ import main
-from aggnets_jax.analysis.grad_cam import (
-    first_pictures,
-    grad_cam,
-    grad_cam_grid,
-    logits_behind,
-)
+from aggnets_jax.analysis.grad_cam import first_pictures, grad_cam, grad_cam_grid, logits_behind
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluation_batches, restore_network
-from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.workdir.restore import restore_network
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 from tests.test_links import KINDS

@@ -16,11 +16,10 @@ from aggnets_jax.analysis.gradients import (
     measured_paths,
     shortest_paths,
 )
-from aggnets_jax.analysis.stages import stages_of
-from aggnets_jax.analysis.taps import tapped
+from aggnets_jax.analysis.taps import stages_of, tapped
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
-from aggnets_jax.sharding import make_mesh
+from aggnets_jax.runtime.mesh import make_mesh
 from tests.analysis.networks import gradients_behind, linear, restored, walks
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables

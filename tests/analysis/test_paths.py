@@ -11,9 +11,9 @@ from aggnets_jax import make_topology
 from aggnets_jax.analysis import gradients, paths
 from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.paths import count_paths, draw_paths, mean_length, path_of, stage_paths
-from aggnets_jax.analysis.stages import stages_of
+from aggnets_jax.analysis.taps import stages_of
+from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
-from aggnets_jax.links import StageLinks
 from tests.analysis.networks import gradients_behind, linear, walks
 
 STAGES = [

@@ -11,15 +11,11 @@ import numpy as np
 import pytest
 
 from aggnets_jax.analysis.__main__ import main
-from aggnets_jax.analysis.robustness import (
-    Attacker,
-    as_pixels,
-    make_attack,
-    parse_epsilons,
-    wilson_interval,
-)
-from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches, restore_network
-from aggnets_jax.sharding import make_mesh, replicated
+from aggnets_jax.analysis.robustness import Attacker, as_pixels, make_attack, parse_epsilons
+from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
+from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 
 

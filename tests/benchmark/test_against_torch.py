@@ -14,8 +14,9 @@ from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.errors import UserError
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import make_train_step, state_before
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import state_before
+from aggnets_jax.training.step import make_train_step
 from tests.benchmark.test_command import NETWORK
 
 SETTING = Setting("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})

@@ -37,7 +37,7 @@ def _rows(tmp_path, *arguments):
 def test_images_of_cifar_live_on_the_devices_or_are_streamed(tmp_path):
     info = _describe("cifar10")
     assert (info.num_train, info.num_classes, info.resident) == (24, 10, True)
-    assert info.mean == data.info.NORMALISATION["cifar10"][0]
+    assert info.mean == data.dataset_info.NORMALISATION["cifar10"][0]
     rows = _rows(
         tmp_path, "--models=sparsenet40_k12", "--modes=input,input_streamed", "--batch_size=8"
     )

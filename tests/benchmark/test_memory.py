@@ -6,8 +6,8 @@ import pytest
 
 from aggnets_jax.benchmark import memory
 from aggnets_jax.benchmark.memory import OutOfMemory, backing_off, check_memory
-from aggnets_jax.compilation import allocated_bytes
 from aggnets_jax.errors import UserError
+from aggnets_jax.runtime.compilation import allocated_bytes
 
 
 def _compiled():

@@ -10,16 +10,17 @@ import pytest
 from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config, train
 from aggnets_jax.benchmark.setting import Form, Setting, parse_form, parse_forms
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
-from aggnets_jax.compilation import compiler_options
 from aggnets_jax.errors import UserError
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import make_train_step, state_before
+from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import state_before
+from aggnets_jax.training.step import make_train_step
 
 SETTING = Setting("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
 
 
 def _after(steps):
-    """The state after some steps, as `aggnets_jax.step` makes them."""
+    """The state after some steps, as `aggnets_jax.training.step` makes them."""
     model, config = SETTING.create(), step_config(SETTING)
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     step = jax.jit(

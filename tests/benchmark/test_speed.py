@@ -9,7 +9,7 @@ import pytest
 from aggnets_jax import list_models
 from aggnets_jax.benchmark import __main__ as benchmark
 from aggnets_jax.benchmark import report
-from aggnets_jax.command_line import exit_code
+from aggnets_jax.cli import exit_code
 from aggnets_jax.models.registry import find_family
 
 

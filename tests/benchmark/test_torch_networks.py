@@ -10,19 +10,15 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model, list_families
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.topology import make_topology
 from tests.models.straight_line import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 
 torch = pytest.importorskip("torch")
 
-from aggnets_jax.benchmark.torch_networks import (  # noqa: E402
-    create,
-    load_variables,
-    published,
-)
+from aggnets_jax.benchmark.torch_networks import create, load_variables, published
 from aggnets_jax.benchmark.torch_networks.parts import Stage, add  # noqa: E402
 
 LABELS = np.array([0, 1, 2, 3])

@@ -8,7 +8,7 @@ from flax import linen as nn
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.damage import Files, Records
-from aggnets_jax.data.streaming import train_dataset
+from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from tests.data.conftest import make_config

@@ -8,9 +8,9 @@ from sklearn.datasets import load_digits
 
 from aggnets_jax.data import describe
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import NORMALISATION
 from aggnets_jax.data.digits import digits_split
-from aggnets_jax.data.info import NORMALISATION
-from aggnets_jax.data.streaming import load_split
+from aggnets_jax.data.host_pipeline import load_split
 from tests.data.conftest import make_config
 
 SPLIT_SHA256 = "95e807df1c7dc48c478c35047d7b3a8dbcc8e3ac97c739d2a11c2b4a8b19be65"

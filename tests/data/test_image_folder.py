@@ -9,10 +9,10 @@ from PIL import Image
 
 from aggnets_jax.data import describe, eval_batches, file_batches, train_batches
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.data.image_folder import list_examples
-from aggnets_jax.data.streaming import train_dataset
+from aggnets_jax.data.prepare import main as prepare_data
 from aggnets_jax.errors import UserError
-from aggnets_jax.prepare_data import main as prepare_data
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_pipeline import join, take

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aggnets_jax.data import small, streaming
+from aggnets_jax.benchmark.programs import streaming
+from aggnets_jax.data import small
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.info import describe
+from aggnets_jax.data.dataset_info import describe
+from aggnets_jax.data.host_pipeline import eval_dataset
 from aggnets_jax.data.small import is_small, read_small
-from aggnets_jax.data.streaming import eval_dataset
 from tests.data.conftest import make_config
 from tests.data.damaging import change_image, copy_of, flip, half, larger, shard, truncate
 

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from aggnets_jax.children import Child, common_code, how_it_ended
-from aggnets_jax.command_line import exit_code
+from aggnets_jax.cli import exit_code
 from launch import local
 from tests import runs
 

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.command_line import exit_code
+from aggnets_jax.cli import exit_code
 from launch import sweep
 from tests import runs
 

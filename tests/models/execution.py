@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aggnets_jax.losses import cross_entropy
+from aggnets_jax.training.losses import cross_entropy
 
 
 def train_pass(model, variables, size, *, batch=4, seed=0, compiled=True):

@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from aggnets_jax.models import table
+from aggnets_jax.models import page
 
-ROWS = table.read((Path(__file__).parents[2] / "docs" / "models.md").read_text())
+ROWS = page.read((Path(__file__).parents[2] / "docs" / "models.md").read_text())

@@ -15,13 +15,8 @@ from unittest import mock
 import pytest
 
 from aggnets_jax import create_model, list_models, model_info
-from aggnets_jax.models import registry, table
-from aggnets_jax.models.flops import (
-    Operations,
-    count_operations,
-    in_binary_units,
-    with_elementwise,
-)
+from aggnets_jax.models import page, registry
+from aggnets_jax.models.flops import Operations, count_operations, in_binary_units, with_elementwise
 from aggnets_jax.models.registry import find_family, find_printed
 from tests.models.misprints import (
     ELSEWHERE,
@@ -76,13 +71,13 @@ def marked(names):
 
 def test_every_listed_model_is_in_the_table():
     missing = sorted(set(list_models()) ^ set(ROWS))
-    assert not missing, "python -m aggnets_jax.models.table > docs/models.md"
+    assert not missing, "python -m aggnets_jax.models.page > docs/models.md"
 
 
 @pytest.mark.parametrize("name", marked(list_models()))
 def test_the_table_is_that_of_the_networks(name):
     with fast_tracing() as run:
-        assert run(table.row, name) == ROWS[name].line
+        assert run(page.row, name) == ROWS[name].line
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from aggnets_jax import create_model
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.efficientnet import MBConv
 from tests.models.straight_line import Layers, assert_straight_line, jit
 from tests.models.test_counts import info
@@ -85,8 +85,8 @@ def mbconv_of(features, expansion, kernel_size, stride, train=True, dtype=jnp.fl
         expansion,
         kernel_size,
         stride,
-        norm=layers.batch_norm(train=train, dtype=dtype),
-        conv=functools.partial(layers.conv, dtype=dtype),
+        norm=common.batch_norm(train=train, dtype=dtype),
+        conv=functools.partial(common.conv, dtype=dtype),
     )
 
 
@@ -176,13 +176,13 @@ def test_branches_are_dropped_linearly_in_the_number_of_the_block(name, openings
 
 def test_a_dropped_branch_is_dropped_for_a_whole_image():
     x = jnp.ones((4000, 2, 2, 3))
-    drop = layers.branch_dropout(0.25, train=True)
+    drop = common.branch_dropout(0.25, train=True)
     y = np.asarray(drop.apply({}, x, rngs={"dropout": jax.random.key(0)}))
     first = y[:, :1, :1, :1]
     assert (y == first).all()
     np.testing.assert_allclose(np.unique(first), [0, 4 / 3], rtol=1e-6)
     assert (first == 0).mean() == pytest.approx(0.25, abs=0.03)
-    assert (layers.branch_dropout(0.25, train=False).apply({}, x) == x).all()
+    assert (common.branch_dropout(0.25, train=False).apply({}, x) == x).all()
 
 
 def test_convolutions_are_drawn_as_he_has_it():

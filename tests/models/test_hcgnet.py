@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.hcgnet import SMG
 from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
@@ -134,8 +134,8 @@ def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train):
             groups=groups,
             stride=stride,
             reduction=reduction,
-            norm=layers.batch_norm(train=train, dtype=jnp.float64),
-            conv=functools.partial(layers.conv, dtype=jnp.float64),
+            norm=common.batch_norm(train=train, dtype=jnp.float64),
+            conv=functools.partial(common.conv, dtype=jnp.float64),
             name="smg",
         )
         x = np.random.default_rng(1).standard_normal((5, 6, 7, 10))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
-from aggnets_jax.topology import make_topology
+from aggnets_jax.connectivity.topology import make_topology
 from tests.models.residual_numpy import convolve
 from tests.models.straight_line import assert_straight_line, halves, jit
 from tests.models.variables import model_info

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model, model_info
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models.micro_dense import MicroDenseBlock, micro_dense_block
 from tests.models.straight_line import Layers, assert_straight_line, at, halves, jit
 from tests.models.test_counts import info
@@ -107,8 +107,8 @@ def block_of(stride=1, features=12, train=True, dtype=jnp.float32, **arguments):
     return made(
         features,
         stride=stride,
-        norm=layers.batch_norm(train=train, dtype=dtype),
-        conv=functools.partial(layers.conv, dtype=dtype),
+        norm=common.batch_norm(train=train, dtype=dtype),
+        conv=functools.partial(common.conv, dtype=dtype),
         name=None,
     )
 

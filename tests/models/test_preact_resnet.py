@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from aggnets_jax import create_model
-from aggnets_jax.convolution import convolve
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.convolution import convolve
 from tests.models import residual_numpy
 from tests.models.variables import random_variables
 

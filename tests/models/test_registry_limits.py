@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model, model_info
-from aggnets_jax.models import check_image_shape, layers, paper_flops
+from aggnets_jax.layers import common
+from aggnets_jax.models import check_image_shape, paper_flops
 from tests.patterns import one_line_error
 
 
@@ -141,16 +142,16 @@ def test_a_transition_has_channels(name, channels):
 
 def test_the_allowed_compression_leaves_channels():
     for channels in range(1, 100):
-        message = one_line_error(layers.compressed, channels, 0.5 / channels)
-        assert layers.compressed(channels, float(message.split()[-1])) == 1
+        message = one_line_error(common.compressed, channels, 0.5 / channels)
+        assert common.compressed(channels, float(message.split()[-1])) == 1
 
 
 def test_compression_is_rounded_down_in_decimals():
     assert int(0.29 * 100) == 28
-    assert layers.compressed(100, 0.29) == 29
-    assert layers.compressed(101, 0.29) == 29
-    assert layers.compressed(7, 0.5) == 3
-    assert layers.compressed(3, 0.1, least=2) == 2
+    assert common.compressed(100, 0.29) == 29
+    assert common.compressed(101, 0.29) == 29
+    assert common.compressed(7, 0.5) == 3
+    assert common.compressed(3, 0.1, least=2) == 2
 
 
 @pytest.mark.parametrize(

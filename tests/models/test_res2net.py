@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family, find_printed
 from aggnets_jax.models.res2net import scale_wiring
-from aggnets_jax.topology import make_topology
 from tests.models import residual_numpy as layers
 from tests.models.residual import assert_is, parameters, shapes
 

@@ -9,8 +9,8 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.residual_blocks import block_numbers
 from aggnets_jax.models.registry import find_family
-from aggnets_jax.models.residual_blocks import block_numbers
 from tests.models import residual_numpy
 from tests.models.residual import assert_is, drawn, parameters, shapes
 from tests.models.variables import model_info

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from aggnets_jax import create_model
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
@@ -213,7 +213,7 @@ def test_network_is_the_straight_line_code(network, train):
 
 def test_channel_dropout_drops_whole_channels_and_scales_the_rest():
     x = jnp.asarray(np.random.default_rng(0).uniform(1, 2, (8, 4, 5, 200)), jnp.float32)
-    dropped = layers.channel_dropout(0.3, train=True).apply(
+    dropped = common.channel_dropout(0.3, train=True).apply(
         {}, x, rngs={"dropout": jax.random.key(1)}
     )
     alive = np.asarray(dropped != 0)
@@ -222,7 +222,7 @@ def test_channel_dropout_drops_whole_channels_and_scales_the_rest():
     np.testing.assert_allclose(dropped, np.where(alive, x / 0.7, 0), rtol=1e-6)
     assert abs(np.mean(~channels) - 0.3) < 5 * np.sqrt(0.3 * 0.7 / channels.size)
     assert len({row.tobytes() for row in channels}) == 8
-    kept = layers.channel_dropout(0.3, train=False).apply({}, x)
+    kept = common.channel_dropout(0.3, train=False).apply({}, x)
     np.testing.assert_array_equal(kept, x)
 
 

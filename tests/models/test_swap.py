@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aggnets_jax import create_model, list_families
-from aggnets_jax.aggregation import AGGREGATIONS
+from aggnets_jax.connectivity.aggregation import AGGREGATIONS
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family
 from tests.models.tiny import TINY

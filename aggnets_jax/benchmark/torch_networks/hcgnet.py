@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import Stage, concat, concatenated, conv, norm_relu
+from aggnets_jax.layers import common
 from aggnets_jax.models import hcgnet as jax_networks
-from aggnets_jax.models import layers
 
 
 class AttentionPool(nn.Module):
@@ -106,7 +106,7 @@ class HCGNet(nn.Module):
 
         for i, topology in enumerate(network.topologies, 1):
             if i > 1:
-                less = layers.compressed(features, network.compression)
+                less = common.compressed(features, network.compression)
                 width = features - (features - less) // 2
                 transition = SMG(features, less, width, groups=1, stride=2, reduction=4)
                 self.add_module(f"transition{i - 1}", transition)

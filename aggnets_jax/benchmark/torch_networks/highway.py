@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import add, conv
+from aggnets_jax.connectivity.topology import Sources
 from aggnets_jax.models import highway as jax_networks
-from aggnets_jax.topology import Sources
 
 
 class HighwayLayer(nn.Module):

@@ -6,15 +6,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import (
-    Stage,
-    concat,
-    conv,
-    imagenet_stem,
-    norm_relu,
-)
+from aggnets_jax.benchmark.torch_networks.parts import Stage, concat, conv, imagenet_stem, norm_relu
 from aggnets_jax.benchmark.torch_networks.sparsenet import DenseLayer, Transition
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models import mixnet as jax_networks
 
 
@@ -64,7 +58,7 @@ class MixNet(nn.Module):
         for i, topology in enumerate(network.topologies, 1):
             if i > 1:
                 inputs = features
-                features = layers.compressed(inputs, network.compression, least=k1)
+                features = common.compressed(inputs, network.compression, least=k1)
                 self.add_module(f"transition{i - 1}", Transition(inputs, features))
             widths = [features, *[k1 + k2] * topology.depth]
             *inputs, features = (

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.topology import Sources
+from aggnets_jax.connectivity.topology import Sources
 
 Aggregate = Callable[[Sequence[Tensor]], Tensor]
 

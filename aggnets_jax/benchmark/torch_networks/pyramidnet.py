@@ -6,17 +6,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.micro_dense import MicroDenseBlock
-from aggnets_jax.benchmark.torch_networks.parts import (
-    conv,
-    imagenet_stem,
-    norm_relu,
-    padded_add,
-)
+from aggnets_jax.benchmark.torch_networks.parts import conv, imagenet_stem, norm_relu, padded_add
 from aggnets_jax.benchmark.torch_networks.residual_blocks import Bottleneck, Res2Block
 from aggnets_jax.benchmark.torch_networks.shortcuts import ShortcutStage
-from aggnets_jax.models import micro_dense, micro_dense_rivals
+from aggnets_jax.layers.residual_blocks import EXPANSION
+from aggnets_jax.models import micro_dense, micro_dense_baselines
 from aggnets_jax.models import pyramidnet as jax_networks
-from aggnets_jax.models.residual_blocks import EXPANSION
 
 
 class PyramidBlock(nn.Module):
@@ -66,7 +61,7 @@ def make_block(block: jax_networks.Block, inputs: int, features: int, stride: in
         return MicroDenseBlock(inputs, features, stride, block)
     # A bottleneck's widths are a quarter of what it puts out.
     width, base_width = features // EXPANSION, block.base_width * EXPANSION
-    if isinstance(block, micro_dense_rivals.ResNeXtBlock):
+    if isinstance(block, micro_dense_baselines.ResNeXtBlock):
         return Bottleneck(inputs, width, stride, groups=block.cardinality, base_width=base_width)
     return Res2Block(inputs, width, stride, topology=block.topology, base_width=base_width)
 

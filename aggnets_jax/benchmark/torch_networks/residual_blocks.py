@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import concat, conv, norm_relu
-from aggnets_jax.models import res2net, residual_blocks
-from aggnets_jax.models.attention import REDUCTION
-from aggnets_jax.models.residual_blocks import EXPANSION, inner_features
+from aggnets_jax.layers import residual_blocks
+from aggnets_jax.layers.attention import REDUCTION
+from aggnets_jax.layers.residual_blocks import EXPANSION, inner_features
+from aggnets_jax.models import res2net
 
 
 class ChannelGate(nn.Module):

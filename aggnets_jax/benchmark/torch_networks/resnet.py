@@ -6,12 +6,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import (
-    conv,
-    imagenet_stem,
-    norm_relu,
-    pad_channels,
-)
+from aggnets_jax.benchmark.torch_networks.parts import conv, imagenet_stem, norm_relu, pad_channels
 from aggnets_jax.benchmark.torch_networks.residual_blocks import BLOCKS
 from aggnets_jax.benchmark.torch_networks.shortcuts import InnerShortcut, ShortcutStage
 from aggnets_jax.models import resnet as jax_networks

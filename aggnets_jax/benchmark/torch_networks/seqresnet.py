@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import concat, conv, norm_relu
+from aggnets_jax.connectivity.topology import Topology, make_topology
 from aggnets_jax.models import seqresnet as jax_networks
-from aggnets_jax.topology import Topology, make_topology
 
 Raw = Sequence[Tensor]
 """What leaves the last convolutions of the groups, one map for each group."""

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import Aggregate, add
-from aggnets_jax.models.shortcuts import Shortcuts
-from aggnets_jax.topology import Sources
+from aggnets_jax.connectivity.topology import Sources
+from aggnets_jax.layers.shortcuts import Shortcuts
 
 
 def _group_norm(features: int) -> nn.GroupNorm:

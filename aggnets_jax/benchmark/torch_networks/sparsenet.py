@@ -14,7 +14,7 @@ from aggnets_jax.benchmark.torch_networks.parts import (
     imagenet_stem,
     norm_relu,
 )
-from aggnets_jax.models import layers
+from aggnets_jax.layers import common
 from aggnets_jax.models import sparsenet as jax_networks
 
 
@@ -69,7 +69,7 @@ class SparseNet(nn.Module):
 
         for i, topology in enumerate(network.topologies, 1):
             if i > 1:
-                inputs, features = features, layers.compressed(features, network.compression)
+                inputs, features = features, common.compressed(features, network.compression)
                 self.add_module(f"transition{i - 1}", Transition(inputs, features))
             k = network.growth_rates[i - 1]
             *inputs, features = concatenated(topology.sources, features, [k] * topology.depth)

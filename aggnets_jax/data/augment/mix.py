@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from aggnets_jax import named
-from aggnets_jax.data.augment.randomness import Stream, example_key
-from aggnets_jax.data.augment.rectangles import rectangle
+from aggnets_jax.arguments import check_number
+from aggnets_jax.data.augment.transforms import Stream, example_key, rectangle
 from aggnets_jax.errors import unknown
 
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
@@ -41,7 +40,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     """
     mixup, cutmix = data_config.mixup, data_config.cutmix
     for field, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-        named.check_number(field, alpha, 0, _LARGEST_ALPHA)
+        check_number(field, alpha, 0, _LARGEST_ALPHA)
     if data_config.mix_ratio_per not in RATIO_PER:
         raise unknown("value of mix_ratio_per", str(data_config.mix_ratio_per), RATIO_PER)
     if not (mixup or cutmix):

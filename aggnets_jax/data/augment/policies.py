@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aggnets_jax import named
+from aggnets_jax.arguments import check_arguments, check_number, check_whole_number, choose
 from aggnets_jax.data.augment.operations import OPERATIONS, Operation, both_directions, stack
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
@@ -91,8 +91,8 @@ def make_policy(name: str, arguments: Mapping[str, Any], size: tuple[int, int]) 
     Raises:
       UserError: for an unknown name or argument, or a value that is not allowed.
     """
-    function = named.choose("policy", POLICIES, name)
-    named.check_arguments(f"policy {name!r}", function, arguments)
+    function = choose("policy", POLICIES, name)
+    check_arguments(f"policy {name!r}", function, arguments)
     return function(size, **arguments)
 
 
@@ -123,8 +123,8 @@ def autoaugment(sub_policies: tuple, size: tuple[int, int]) -> Augment:
 
 def randaugment(size: tuple[int, int], *, num_ops: int = 2, magnitude: float = 9) -> Augment:
     """`num_ops` operations, each any of RANDOM, at `magnitude` tenths of their full strength."""
-    named.check_whole_number("num_ops of policy 'randaugment'", num_ops, 1, 100)
-    named.check_number("magnitude of policy 'randaugment'", magnitude, 0, 10)
+    check_whole_number("num_ops of policy 'randaugment'", num_ops, 1, 100)
+    check_number("magnitude of policy 'randaugment'", magnitude, 0, 10)
     table = stack([both_directions(name, magnitude / 10, size) for name in RANDOM])
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from aggnets_jax.data.augment.color import COLOR_AXES, jitter, lighting
+from aggnets_jax.data.augment.transforms import COLOR_AXES, jitter, lighting
 from tests.data.augment import pil
 from tests.data.augment.draws import COUNT, over_keys
 

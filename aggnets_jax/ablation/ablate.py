@@ -1,0 +1,263 @@
+"""`--mode=ablate`: what a trained network loses without its links, in tables and pictures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from aggnets_jax.ablation import sets as sets_lib
+from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
+from aggnets_jax.ablation.pictures import save_pictures
+from aggnets_jax.ablation.removal import least_harmful, smaller_network
+from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
+from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
+from aggnets_jax.ablation.sweep_tables import (
+    RECORD,
+    Row,
+    earlier_sweeps,
+    finite,
+    least_first,
+    table,
+    write,
+)
+from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.files import make_folder
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.restore import Restored, restore_network
+
+SWEEPS = ("links", "sources", "layers", "distance", "random")
+
+
+class Options(NamedTuple):
+    """What to cut, and what to do with it.
+
+    Attributes:
+      sweep: kinds of `SWEEPS`, with commas between them; default all, or none if there is `cut`.
+      cut: sets of links of one's own, see `sets.listed_sets`.
+      draws: of the random sets.
+      draw_seed: likewise.
+      at_once: sets that are evaluated at a time, see `Ablation`.
+      reestimate_batch_statistics: from how many training batches, see `Ablation`.
+      output: folder of the tables and pictures; default WORKDIR/ablation.
+      export: new folder for the network without some links, see `export`.
+      export_least: how many of the least important links these are; default those of `cut`.
+    """
+
+    sweep: str | None = None
+    cut: Sequence[str] = ()
+    draws: int = 10
+    draw_seed: int = 0
+    at_once: int | None = None
+    reestimate_batch_statistics: int = 0
+    output: str | None = None
+    export: str | None = None
+    export_least: int | None = None
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The sweeps, in their order.
+
+        Raises:
+          UserError: for an unknown one.
+        """
+        if self.sweep is None:
+            return () if self.cut else SWEEPS
+        asked = self.sweep.split(",")
+        for kind in asked:
+            if kind not in SWEEPS:
+                raise unknown("sweep", kind, SWEEPS)
+        return tuple(kind for kind in SWEEPS if kind in asked)
+
+
+def ablate(
+    workdir: str | Path,
+    options: Options,
+    *,
+    which: str = "latest",
+    seed: int | None = None,
+    data_dir: str | None = None,
+) -> Path:
+    """Evaluates a checkpoint without sets of links; prints, draws and writes what came out.
+
+    Args:
+      workdir: of the run.
+      options: what to cut.
+      which: as for `evaluate.restore_network`.
+      seed: of a run with several.
+      data_dir: of the data set; default that of the run.
+
+    Returns:
+      The folder of the tables.
+
+    Raises:
+      UserError: if there is no such checkpoint, data set, link or option, or a folder can't be
+        written.
+      Diverged: if the loss of the network as it is is not finite.
+    """
+    _check(options)
+    mesh = mesh_lib.make_mesh()
+    restored = restore_network(workdir, which, mesh_lib.replicated(mesh))
+    stages = linked_stages(restored)
+    kinds = _sets(stages, options)
+    if options.export is not None:
+        _check_export(restored, stages, () if options.export_least else kinds["list"])
+    ablation = Ablation(
+        restored,
+        mesh,
+        seed=seed,
+        data_dir=data_dir,
+        at_once=options.at_once,
+        reestimated=options.reestimate_batch_statistics,
+    )
+    folder = make_folder(options.output or Path(workdir, "ablation"))
+    network = _network(restored, seed, options)
+    earlier = earlier_sweeps(folder, network, kinds)
+    together = [cut for of_kind in kinds.values() for cut in of_kind]
+    print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
+    measured = ablation.measure(together)
+    pairs = iter(zip(together, measured.sets, strict=True))
+    rows = {kind: [next(pairs) for _ in of_kind] for kind, of_kind in kinds.items()}
+    record = {"network": network, **_record(ablation, measured, which, options)}
+    chance = 1 / restored.info.num_classes
+    try:
+        write(folder, record, rows, earlier)
+        pictures = save_pictures(folder, stages, rows, measured.baseline, chance)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
+    _print(measured, rows, [folder / RECORD, *pictures])
+    if options.export is not None:
+        _export(ablation, rows, options, seed)
+    return folder
+
+
+def _check(options: Options) -> None:
+    """Refuses what can be refused before anything is read."""
+    kinds = options.kinds
+    if options.reestimate_batch_statistics < 0:
+        raise UserError(
+            "reestimate_batch_statistics must be at least 0 batches, not"
+            f" {options.reestimate_batch_statistics}"
+        )
+    if options.export_least is not None:
+        if options.export is None:
+            raise UserError("export_least needs --export=FOLDER to write to")
+        if options.export_least < 1:
+            raise UserError(f"export_least must be at least 1 link, not {options.export_least}")
+        if "links" not in kinds:
+            raise UserError("export_least needs the sweep of single links: --sweep=links")
+    if options.export is not None:
+        if options.export_least is None and not options.cut:
+            raise UserError("export needs the links to cut: --cut=LINKS, or --export_least=NUMBER")
+        check_new_folder(options.export)
+
+
+def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
+    """What is cut, by kind."""
+    make: dict[str, Callable[[], list[CutSet]]] = {
+        "links": lambda: sets_lib.single_links(stages),
+        "sources": lambda: sets_lib.by_source(stages),
+        "layers": lambda: sets_lib.by_layer(stages),
+        "distance": lambda: sets_lib.by_distance(stages),
+        "random": lambda: sets_lib.random_sets(stages, options.draws, options.draw_seed),
+    }
+    kinds = {kind: make[kind]() for kind in options.kinds}
+    if options.cut:
+        kinds["list"] = sets_lib.listed_sets(options.cut, stages)
+    return kinds
+
+
+def _check_export(restored: Restored, stages: Stages, listed: Sequence[CutSet]) -> None:
+    """Refuses to export what is no network, before anything is measured."""
+    if len(listed) > 1:
+        raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
+    smaller_network(restored, stages, listed[0].links if listed else ())
+
+
+def _network(restored: Restored, seed: int | None, options: Options) -> dict[str, Any]:
+    """What is ablated, as JSON data: sets of the same can be compared."""
+    config, info = restored.config, restored.info
+    return {
+        "name": config.model.name,
+        "step": restored.step,
+        "seed": config.seed if seed is None else seed,
+        "data": info.name,
+        "split": info.eval_split,
+        "reestimate_batch_statistics": options.reestimate_batch_statistics,
+    }
+
+
+def _record(ablation: Ablation, measured: Measured, which: str, options: Options) -> dict[str, Any]:
+    """What else is the same for all sets."""
+    baseline = measured.baseline
+    return {
+        "checkpoint": which,
+        "examples": measured.examples,
+        "baseline": {"accuracy": baseline.accuracy, "loss": finite(baseline.loss)},
+        "options": {
+            "sweep": list(options.kinds),
+            "cut": list(options.cut),
+            "draws": options.draws,
+            "draw_seed": options.draw_seed,
+            "at_once": ablation.at_once,
+        },
+    }
+
+
+def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]) -> None:
+    baseline = measured.baseline
+    console = Console()
+    for kind, title in (("links", "single links that matter most"), ("list", "listed links")):
+        if kind in rows:
+            console.print(table(title, rows[kind]))
+    if not {"links", "list"} & rows.keys():
+        kind = next(iter(rows))
+        console.print(table(f"{kind} that matter most", rows[kind]))
+    print(
+        f"all links: accuracy {baseline.accuracy:.2%}, loss {baseline.loss:.4f}, of"
+        f" {measured.examples} images; changes of accuracy are in percentage points"
+    )
+    for file in files:
+        print(file, flush=True)
+
+
+def _export(
+    ablation: Ablation, rows: dict[str, list[Row]], options: Options, seed: int | None
+) -> None:
+    """Exports the network without the listed links, or without those that matter least."""
+    restored, stages = ablation.restored, ablation.stages
+    if options.export_least is None:
+        cut = rows["list"][0][0].links
+    else:
+        cut, kept = _least(ablation, rows["links"], options.export_least)
+        if kept:
+            print(f"must stay, though they matter less: {sets_lib.to_text(kept)}")
+    export(
+        restored,
+        ablation.variables_without(cut),
+        stages,
+        cut,
+        options.export,
+        batch=next(iter(ablation.batches)),
+        seed=seed,
+    )
+
+
+def _least(
+    ablation: Ablation, rows: Sequence[Row], number: int
+) -> tuple[list[StageLink], list[StageLink]]:
+    """The links that matter least, of those whose weights can be cut; and those that must stay."""
+    restored, stages, variables = ablation.restored, ablation.stages, ablation.variables
+    fit: dict[str, bool] = {}
+
+    def fits(link: StageLink) -> bool:
+        # What reads a stage's output may be as wide as its input; a layer is not.
+        name, (layer, _) = link
+        if layer <= stages[name].topology.depth:
+            return True
+        if name not in fit:
+            fit[name] = weights_fit(restored, variables, stages, [link])
+        return fit[name]
+
+    ordered = [cut.links[0] for cut, _ in least_first(rows)]
+    return least_harmful(stages, ordered, number, fits)

@@ -1,0 +1,285 @@
+"""What a connection pattern costs and how near it keeps the layers: Table 1 of the SparseNet paper.
+
+Zhu et al., arXiv 1801.05895, Section 3.2: for N layers, and for layer l,
+
+                          parameters    shortest gradient path   aggregated features
+    plain                 O(N)          O(N)                     O(1)
+    dense, sum            O(N)          O(1)                     O(l)
+    dense, concat         O(N^2)        O(1)                     O(l)
+    sparse, sum           O(N)          O(log N)                 O(log l)
+    sparse, concat        O(N log N)    O(log N)                 O(log l)
+
+Here the numbers themselves stand, of each stage of a network and of the same network with the
+patterns of the table. Parameters are those of the stage's layers. Links are those into layers; the
+features that layer N aggregates are counted in outputs. The path is the longest among the shortest
+between any two outputs: by the pattern, by a formula (see `bound`), and on real gradients
+(`gradients.measured_paths`), of which the last two columns say how many pairs agree.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import tables
+from aggnets_jax.analysis import gradients
+from aggnets_jax.analysis.gradients import measured_paths, shortest_paths
+from aggnets_jax.analysis.plots import draw_heat_map
+from aggnets_jax.analysis.taps import has_shortcuts, inputs_of, output_of, stages_of
+from aggnets_jax.connectivity.links import StageLinks, find_links
+from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.errors import UserError
+from aggnets_jax.models import create_model
+from aggnets_jax.workdir.restore import Restored
+
+# By pattern: orders of the parameters under concatenation and under sums, of the shortest gradient
+# path, and of the aggregated features.
+ORDERS = {
+    "plain": ("N", "N", "N", "1"),
+    "dense": ("N^2", "N", "1", "l"),
+    "sparse": ("N log N", "N", "log N", "log l"),
+}
+
+
+def sparse_base(topology: Topology) -> int | None:
+    """The c of a "sparse" topology; None for another, or one so shallow that it is plain."""
+    offsets = sorted({layer - source for layer, source in topology.links})
+    return offsets[1] if topology.name == "sparse" and len(offsets) > 1 else None
+
+
+def number_of_links(topology: Topology) -> int | None:
+    """Links into layers by the formula for the pattern, None where there is none.
+
+    N for "plain", N (N + 1) / 2 for "dense"; for "sparse" the sum over l of floor(log_c l) + 1, of
+    which eq. 4 leaves out the 1.
+    """
+    depth, base = topology.depth, sparse_base(topology)
+    if topology.name == "dense":
+        return depth * (depth + 1) // 2
+    if base is not None:
+        return sum(len(_digits(layer, base)) for layer in range(1, depth + 1))
+    return depth if topology.name in ("plain", "sparse") else None
+
+
+def bound(topology: Topology, distance: int) -> int | None:
+    """The longest shortest path between outputs at most so far apart, None without a formula.
+
+    `distance` for "plain", 1 for "dense". In "sparse" a path over S layers writes S as a sum of
+    powers of c, the shortest with as many as the digits of S to the base c add up to; none has more
+    than c - 1, so that this is at most (c - 1) (floor(log_c S) + 1), the O((c - 1) log S) of the
+    paper.
+    """
+    if distance < 1:
+        return 0
+    base = sparse_base(topology)
+    if base is not None:
+        return max(sum(_digits(s, base)) for s in range(1, distance + 1))
+    return {"plain": distance, "sparse": distance, "dense": 1}.get(topology.name)
+
+
+def _digits(number: int, base: int) -> list[int]:
+    digits = []
+    while number:
+        number, digit = divmod(number, base)
+        digits.append(digit)
+    return digits
+
+
+class Pattern(NamedTuple):
+    """One stage under one pattern.
+
+    Attributes:
+      stage: its links.
+      params: of its layers.
+      measured: float64 [N + 2, N + 2], see `measured_paths`; None where nothing was trained.
+    """
+
+    stage: StageLinks
+    params: int
+    measured: np.ndarray | None = None
+
+
+def patterns(restored: Restored, images: jax.Array) -> dict[str, list[Pattern]]:
+    """Each stage of a network as it is, then under the patterns of the table.
+
+    Args:
+      restored: with the variables of one network.
+      images: float [B, height, width, channels], normalised, to measure paths on.
+
+    Returns:
+      By stage. Patterns that the network's family does not have are left out, and those that make
+      the same links as the network's own.
+    """
+    measured = measured_paths(restored, images)
+    found = {
+        name: [Pattern(stage, _count(restored.variables["params"], name), measured[name])]
+        for name, stage in stages_of(restored).items()
+    }
+    arguments = config_lib.model_arguments(restored.config)
+    arguments.pop("topology_args", None)
+    for pattern in ORDERS:
+        arguments["topology"] = pattern
+        try:
+            model = create_model(restored.config.model.name, restored.info.num_classes, **arguments)
+        except UserError:
+            continue
+        stages = find_links(model, restored.info.image_shape)
+        shapes = jax.eval_shape(model.init, jax.random.key(0), images[:1])["params"]
+        for name, of_stage in found.items():
+            own = of_stage[0].stage
+            if name in stages and stages[name].links and set(stages[name].links) != set(own.links):
+                of_stage.append(Pattern(stages[name], _count(shapes, name)))
+    return found
+
+
+def _count(params: Mapping[str, Any], stage: str) -> int:
+    for key in stage.split("/"):
+        params = params.get(key, {})
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+
+
+def longest_by_distance(lengths: np.ndarray) -> list[float]:
+    """The longest finite path between outputs that are 1, 2, ... apart; 0 where there is none.
+
+    Args:
+      lengths: [N + 2, N + 2] by layer and source.
+    """
+    diagonals = (np.diagonal(lengths, -distance) for distance in range(1, len(lengths)))
+    return [float(max(each[np.isfinite(each)], default=0)) for each in diagonals]
+
+
+def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
+    """A row of the table: a stage under a pattern.
+
+    Args:
+      name: of the stage.
+      pattern: of it.
+      sums: whether its outputs are added, and not concatenated.
+    """
+    stage, topology = pattern.stage, pattern.stage.topology
+    paths = shortest_paths(stage)
+    # Formulas are those of patterns that begin at one input.
+    known = topology.name if inputs_of(stage) == 1 else ""
+    by_concat, by_sum, path, features = ORDERS.get(known, ("",) * 4)
+    last = [source for layer, source in stage.links if layer == topology.depth]
+    row = {
+        "stage": name,
+        "pattern": topology.name,
+        "layers": topology.depth,
+        "parameters": pattern.params,
+        "parameters_order": by_sum if sums else by_concat,
+        "links": sum(layer <= topology.depth for layer, _ in stage.links),
+        "links_formula": number_of_links(topology) if known else None,
+        "features": len(last),
+        "features_order": features,
+        "longest_path": max(longest_by_distance(paths)),
+        "path_bound": bound(topology, output_of(stage)) if known else None,
+        "path_order": path,
+        "measured_path": None,
+        "pairs": None,
+        "pairs_that_agree": None,
+    }
+    if pattern.measured is not None:
+        pairs = np.isfinite(paths) & (paths > 0)
+        row["measured_path"] = max(longest_by_distance(pattern.measured))
+        row["pairs"] = int(pairs.sum())
+        row["pairs_that_agree"] = int((pairs & (paths == pattern.measured)).sum())
+    return row
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this analysis."""
+    gradients.add_arguments(parser, images=4)
+
+
+def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+    """Does what the command line says."""
+    images, _ = gradients.first_images(restored, given)
+    found = patterns(restored, images)
+    if not found:
+        raise UserError(f"{restored.config.model.name} has no stage with links")
+    sums = getattr(restored.model, "aggregation", "concat") in ("sum", "mean")
+    rows = [
+        describe(name, pattern, sums or has_shortcuts(pattern.stage))
+        for name, of_stage in found.items()
+        for pattern in of_stage
+    ]
+    title = f"{given.workdir}, step {restored.step}: patterns (SparseNet, Table 1)"
+    tables.show(title, [_cells(row) for row in rows])
+    tables.save(rows, output / "topology.csv")
+    draw(found).savefig(output / "topology.png")
+    print(f"{output / 'topology.csv'}, {output / 'topology.png'}")
+
+
+def _cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row for people to read."""
+
+    def order(name: str) -> str:
+        return f"O({row[name]})" if row[name] else ""
+
+    agree = row["pairs_that_agree"]
+    return {
+        "stage": row["stage"],
+        "pattern": row["pattern"],
+        "N": str(row["layers"]),
+        "parameters": f"{row['parameters']:,} {order('parameters_order')}",
+        "links": f"{row['links']}",
+        "by formula": "" if row["links_formula"] is None else str(row["links_formula"]),
+        "features": f"{row['features']} {order('features_order')}",
+        "longest path": f"{row['longest_path']:g} {order('path_order')}",
+        "bound": "" if row["path_bound"] is None else str(row["path_bound"]),
+        "measured": "" if agree is None else f"{row['measured_path']:g}",
+        "pairs that agree": "" if agree is None else f"{agree} of {row['pairs']}",
+    }
+
+
+def draw(found: Mapping[str, list[Pattern]]) -> Figure:
+    """Draws the paths of the deepest stages: by pair, and by distance under each pattern.
+
+    Args:
+      found: from `patterns`. Stages of the same links are drawn once.
+    """
+    distinct = {frozenset(of[0].stage.links): (name, of) for name, of in reversed(found.items())}
+    deepest = sorted(distinct.values(), key=lambda item: -item[1][0].stage.topology.depth)[:4]
+    figure = Figure((8, 3.5 * len(deepest)), dpi=120, layout="compressed")
+    panels = figure.subplots(len(deepest), 2, squeeze=False)
+    for (left, right), (name, of_stage) in zip(panels, deepest, strict=True):
+        own = of_stage[0]
+        lengths = np.where(np.isfinite(own.measured) & (own.measured > 0), own.measured, np.nan)
+        first, topology = inputs_of(own.stage), own.stage.topology
+        draw_heat_map(left, lengths[:, :-1], topology, inputs=first, colours="viridis")
+        left.set_title(f"{name}: links until a gradient arrives", fontsize=9)
+        left.set_ylabel("output", fontsize=8)
+        _draw_by_distance(right, of_stage)
+    return figure
+
+
+def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
+    """Draws the longest shortest path between outputs of a stage, by how far they are apart."""
+    own = of_stage[0]
+    curves = [
+        (pattern.stage.topology.name, longest_by_distance(shortest_paths(pattern.stage)), "-")
+        for pattern in of_stage
+    ]
+    bounds = [bound(own.stage.topology, distance) for distance in range(1, len(curves[0][1]) + 1)]
+    if inputs_of(own.stage) == 1 and None not in bounds:
+        curves.append((f"bound of {own.stage.topology.name}", bounds, ":"))
+    for label, lengths, line in curves:
+        axes.plot(range(1, len(lengths) + 1), lengths, line, linewidth=1.2, label=label)
+    lengths = longest_by_distance(own.measured)
+    axes.plot(
+        range(1, len(lengths) + 1), lengths, "o", color="black", markersize=3, label="measured"
+    )
+    axes.set_xlabel("layers apart", fontsize=8)
+    axes.set_ylabel("links on the longest shortest path", fontsize=8)
+    axes.tick_params(labelsize=7)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False, fontsize=7)

@@ -1,0 +1,1 @@
+"""How layers read earlier layers: topologies, aggregations, stages, loops over layers."""

@@ -1,0 +1,70 @@
+"""Pictures of connection patterns and of training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Arc
+
+from aggnets_jax.connectivity.topology import Topology
+
+# Colours of links by length, from neighbours to the longest, and of what is not a link.
+SHORT, LONG, INK, ACCENT = "#9db4c0", "#c1440e", "#253237", "#1f6f8b"
+
+_FLATNESS = 0.6  # height of an arc by its width
+
+
+def draw_topology(topology: Topology, axes: Axes) -> None:
+    """Draws the outputs of a stage in a row and each link as an arc, longer ones redder.
+
+    The square at the left is the stage's input, that at the right its output; its links are counted
+    apart.
+    """
+    colours = LinearSegmentedColormap.from_list("links", [SHORT, LONG])
+    end = topology.depth + 1
+    # Dense patterns have links by the thousand: thinner and fainter ones then.
+    weight = min(1.0, (12 * end / len(topology.links)) ** 0.5)
+    for layer, source in topology.links:
+        length = layer - source
+        axes.add_patch(
+            Arc(
+                ((layer + source) / 2, 0),
+                width=length,
+                height=_FLATNESS * length,
+                theta1=0,
+                theta2=180,
+                color=colours((length - 1) / max(1, end - 1)),
+                linewidth=0.4 + 1.2 * weight,
+                alpha=0.35 + 0.6 * weight,
+            )
+        )
+    size = max(2.0, min(7.0, 160 / end))
+    axes.plot(range(1, end), [0] * topology.depth, "o", color=INK, markersize=size)
+    axes.plot([0, end], [0, 0], "s", color=ACCENT, markersize=size + 1)
+    axes.set(xlim=(-0.7, end + 0.7), ylim=(-0.7, _height(topology)), aspect="equal")
+    axes.axis("off")
+    axes.set_title(
+        f"{topology.name}: {topology.depth} layers,"
+        f" {topology.num_links} + {len(topology.output_sources)} links",
+        fontsize=10,
+        color=INK,
+    )
+
+
+def _height(topology: Topology) -> float:
+    longest = max(layer - source for layer, source in topology.links)
+    return _FLATNESS * longest / 2 + 0.7
+
+
+def save_topologies(topologies: Sequence[Topology], file: Path) -> None:
+    """Draws patterns below each other into a file; its ending says the format."""
+    heights = [_height(topology) + 0.7 for topology in topologies]
+    inches = 10 / max(topology.depth + 2.4 for topology in topologies)
+    figure = Figure(figsize=(10, inches * sum(heights) + 0.4 * len(heights)), dpi=120)
+    grid = figure.subplots(len(topologies), 1, squeeze=False, height_ratios=heights)
+    for topology, axes in zip(topologies, grid.flat, strict=True):
+        draw_topology(topology, axes)
+    figure.tight_layout()
+    figure.savefig(file)

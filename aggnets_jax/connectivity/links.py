@@ -1,0 +1,110 @@
+"""The links of a network, and masks of them: what travels on a link, times a number in [0, 1].
+
+    masks["stage1"][layer, source]    float32 [N + 2, N + 1]; 1 leaves a link as it is, 0 cuts it
+
+Masks are an input of a network and no part of it, so that one compiled function serves for all:
+
+    logits, _ = model.apply({**variables, **collection(masks)}, images)
+
+A stage goes by the path of its module, "stage1", or "stage1/layer2/layers" for one in a block of
+another. Layers and sources have the numbers of its topology (N + 1 is the stage's output).
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax import traverse_util
+
+from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.errors import UserError, unknown
+
+Masks = Mapping[str, Any]
+"""By stage, arrays of float32 [N + 2, N + 1]."""
+
+
+class StageLinks(NamedTuple):
+    """Where a network can be cut.
+
+    Attributes:
+      topology: of the stage.
+      links: pairs `(layer, source)` that carry something; those of the stage's output are last. In
+        a stage of shortcuts only its layers read links, and its output is the last layer.
+    """
+
+    topology: Topology
+    links: tuple[Link, ...]
+
+    def ones(self) -> np.ndarray:
+        """The mask that changes nothing, float32 [N + 2, N + 1]."""
+        return np.ones((self.topology.depth + 2, self.topology.depth + 1), np.float32)
+
+
+def find_links(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, StageLinks]:
+    """Finds the stages of a network, in the order in which they begin; nothing is computed.
+
+    Args:
+      model: a network of this package, or any with `Stage`s in it.
+      image_shape: height, width and channels of images that fit it.
+    """
+    found: dict[str, StageLinks] = {}
+
+    def record(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
+        module = context.module
+        if isinstance(module, Stage) and context.method_name == "__call__":
+            topology = module.topology
+            first = len(arguments)  # the number of the first layer, behind the stage's inputs
+            last = topology.depth if module.shortcuts else topology.depth + 1
+            links = tuple(link for link in topology.links if first <= link[0] <= last)
+            found["/".join(module.path)] = StageLinks(topology, links)
+        return call(*arguments, **keywords)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    return found
+
+
+def all_links(stages: Mapping[str, StageLinks]) -> list[tuple[str, Link]]:
+    """All of a network's links, `(stage, (layer, source))`."""
+    return [(name, link) for name, stage in stages.items() for link in stage.links]
+
+
+def masks_without(
+    stages: Mapping[str, StageLinks], cut: Iterable[tuple[str, Link]]
+) -> dict[str, np.ndarray]:
+    """The masks that cut some links and leave the others as they are.
+
+    Args:
+      stages: from `find_links`.
+      cut: `(stage, (layer, source))` of each.
+
+    Raises:
+      UserError: for a link that is not there.
+    """
+    masks = {name: stage.ones() for name, stage in stages.items()}
+    for name, link in cut:
+        if name not in stages:
+            raise unknown("stage", name, stages)
+        if link not in stages[name].links:
+            raise UserError(_no_link(name, stages[name], link))
+        masks[name][link] = 0
+    return masks
+
+
+def _no_link(name: str, stage: StageLinks, link: Link) -> str:
+    layer, source = link
+    sources = [s for n, s in stage.links if n == layer]
+    if not sources:
+        layers = sorted({n for n, _ in stage.links})
+        return f"{name} has no layer {layer} with links; allowed: {layers[0]}..{layers[-1]}"
+    return f"{name}: layer {layer} does not read {source}; allowed: {', '.join(map(str, sources))}"
+
+
+def collection(masks: Masks) -> dict[str, Any]:
+    """The variables `{"links": ...}` of a network that has these masks."""
+    flat = {(*name.split("/"), "mask"): mask for name, mask in masks.items()}
+    return {"links": traverse_util.unflatten_dict(flat)}

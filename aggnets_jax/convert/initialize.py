@@ -1,0 +1,145 @@
+"""Where a run starts that does not start from its initialisation: at the weights of another."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.convert import count_classes, from_torch, read_state_dict
+from aggnets_jax.convert.files import ENDINGS
+from aggnets_jax.data import DatasetInfo
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import local_path
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.training.state import Variables, by_path, of_seed, over_seeds
+from aggnets_jax.workdir.restore import Restored, restore_network
+
+_CLASSIFIER = "params/classifier/"
+
+
+def initial_variables(
+    config: ml_collections.ConfigDict,
+    info: DatasetInfo,
+    variables: Variables,
+    workdir: str | Path,
+) -> Variables:
+    """Replaces the variables of a new network by those that `config.init_from` has.
+
+    All parameters and batch statistics are replaced; those of a run are the ones that are
+    evaluated, its averages if it has any. Only the classifier stays new where its shape or the
+    names of a run's classes are others, and that is printed. One network is where all of several
+    seeds start.
+
+    Args:
+      config: of the run that starts; whole, with `init_from`.
+      info: of its data set.
+      variables: "params" and "batch_stats" as initialised; with several seeds, these are the first
+        axis of each array.
+      workdir: of the run that starts.
+
+    Returns:
+      Variables like the given ones.
+
+    Raises:
+      UserError: if there are no such weights, or they are not those of the network.
+    """
+    if not config.model.scan:
+        return _replaced(config, info, variables, workdir)
+    # Other runs and files have the weights of each layer apart.
+    apart = ml_collections.ConfigDict(config)
+    apart.model.scan = False
+    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=config.num_seeds), variables)
+    model = create_configured_model(apart, info.num_classes)
+    images = jnp.zeros((1, *info.image_shape))
+    like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    variables = over_seeds(partial(rearranged, like=like), config.num_seeds)(variables)
+    variables = _replaced(apart, info, variables, workdir)
+    return over_seeds(partial(rearranged, like=first), config.num_seeds)(variables)
+
+
+def _replaced(
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+) -> Variables:
+    """The same for a network without loops."""
+    if Path(config.init_from).suffix in ENDINGS:
+        source, given, num_seeds = config.init_from, _from_file(config, info), 1
+        same_classes = True  # as far as a file of weights tells
+    else:
+        source, given, restored = _from_run(config, workdir)
+        num_seeds = restored.config.num_seeds
+        same_classes = restored.info.class_names == info.class_names
+    if num_seeds not in (1, config.num_seeds):
+        raise UserError(
+            f"{source} has networks of {num_seeds} seeds, and config.num_seeds is"
+            f" {config.num_seeds}; allowed: {num_seeds}"
+        )
+    new, old = by_path(variables), by_path(given)
+    if num_seeds < config.num_seeds:
+        old = {path: jnp.broadcast_to(x, (config.num_seeds, *x.shape)) for path, x in old.items()}
+    _check_paths(source, config.model.name, new, old)
+    other = [path for path in new if new[path].shape != old[path].shape]
+    new_head = bool(other) or not same_classes
+    for path in other:
+        if not path.startswith(_CLASSIFIER):
+            raise UserError(
+                f"{source} does not fit {config.model.name!r}: {path} has the shape"
+                f" {old[path].shape} there, and must have {new[path].shape}"
+            )
+    print(
+        f"starting from {source}"
+        + (f"; the classifier is new, for {info.num_classes} classes" if new_head else ""),
+        flush=True,
+    )
+    replaced = [
+        x if new_head and path.startswith(_CLASSIFIER) else jnp.asarray(old[path], x.dtype)
+        for path, x in new.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(variables), replaced)
+
+
+def _from_run(
+    config: ml_collections.ConfigDict, workdir: str | Path
+) -> tuple[str, Variables, Restored]:
+    """What it is, its variables, and the rest of it."""
+    folder = local_path(config.init_from)
+    if folder.resolve() == local_path(workdir).resolve():
+        raise UserError(f"config.init_from {config.init_from} is the workdir itself")
+    devices = mesh_lib.replicated(mesh_lib.make_mesh())
+    restored = restore_network(folder, config.init_checkpoint, devices)
+    source = f"{config.init_from} after step {restored.step}"
+    return source, restored.variables, restored
+
+
+def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
+    if config.init_checkpoint != "latest":
+        raise UserError(
+            f"config.init_checkpoint={config.init_checkpoint} is for the workdir of a run, and"
+            f" config.init_from is the file {config.init_from}"
+        )
+    state_dict = read_state_dict(config.init_from)
+    network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
+    num_classes = count_classes(config.model.name, state_dict, **network)
+    return from_torch(config.model.name, state_dict, num_classes=num_classes, **network)
+
+
+def _check_paths(
+    source: str, network: str, new: dict[str, jax.Array], old: dict[str, jax.Array]
+) -> None:
+    for path in old:
+        if path not in new:
+            raise UserError(
+                f"{source} does not fit: " + str(unknown(f"variable of {network!r}", path, new))
+            )
+    missing = [path for path in new if path not in old]
+    if missing:
+        more = ", ..." if len(missing) > 3 else ""
+        raise UserError(
+            f"{source} does not fit: {len(missing)} variables of {network!r} are missing:"
+            f" {', '.join(missing[:3])}{more}"
+        )

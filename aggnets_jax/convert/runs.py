@@ -1,0 +1,118 @@
+"""`--mode=convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import data
+from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
+from aggnets_jax.convert.files import check_new_file
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import write_json
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.regularisation_schedules import make_strength
+from aggnets_jax.training.state import Variables, state_before
+from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
+from aggnets_jax.workdir.folder import CONFIG, open_workdir
+from aggnets_jax.workdir.progress import Progress
+from aggnets_jax.workdir.restore import restore_network
+
+
+def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
+    """Makes the workdir of a run that has weights from a file and has not made a step.
+
+    It can be evaluated, and the run can be gone on with, which is training from these weights.
+
+    Args:
+      config: of the run; whole.
+      workdir: a new one.
+      file: see `read_state_dict`.
+
+    Raises:
+      UserError: if the file's weights are not those of the config's network; nothing is written.
+    """
+    info = data.describe(config.data)
+    if config.num_seeds > 1:
+        raise UserError("a file has the weights of one network: set config.num_seeds=1")
+    variables = from_torch(
+        config.model.name,
+        read_state_dict(file),
+        num_classes=info.num_classes,
+        input_shape=info.image_shape,
+        **config_lib.model_arguments(config),
+    )
+    write_new_run(config, info, variables, workdir)
+    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+
+
+def write_new_run(
+    config: ml_collections.ConfigDict,
+    info: data.DatasetInfo,
+    variables: Variables,
+    workdir: str | Path,
+) -> None:
+    """Makes the workdir of a run that starts from given variables and has not made a step.
+
+    Args:
+      config: of the run, of one seed; whole.
+      info: of its data set.
+      variables: "params" and maybe "batch_stats" of its network.
+      workdir: a new one.
+
+    Raises:
+      UserError: if there is a run in it, or the config has no optimiser; nothing is written.
+    """
+    total_steps = config_lib.total_steps(config, info.num_train)
+    steps_per_epoch = info.num_train / config.batch_size
+    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
+    strength = make_strength(config, total_steps, steps_per_epoch)
+    variables = jax.tree.map(jnp.asarray, variables)
+    state = state_before(variables, optimizer, config, config.seed, strength)
+    config_json = config_lib.to_json(config)
+    with open_workdir(workdir, config_json) as path:
+        if (path / CONFIG).exists():
+            raise UserError(f"workdir {workdir} holds a run already; give a new one")
+        with RunCheckpoints(path, keep=1, config=config_json, dataset=info) as checkpoints:
+            checkpoints.save(state, Progress())
+            checkpoints.finish()
+        # Last, so that a workdir that is left half made is not taken for that of a run.
+        write_json(path / CONFIG, config_json)
+
+
+def export_weights(
+    workdir: str | Path,
+    file: str,
+    *,
+    which: str = "latest",
+    seed: int | None = None,
+    dialect: str | None = None,
+) -> None:
+    """Writes the weights of a checkpoint, those that are evaluated, to a new file.
+
+    Args:
+      workdir: of the run.
+      file: see `write_state_dict`.
+      which: "latest", "best" or the number of a step.
+      seed: of a run with several.
+      dialect: see `to_torch`.
+
+    Raises:
+      UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
+    """
+    check_new_file(file)
+    everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
+    restored = restore_network(workdir, which, everywhere)
+    state_dict = to_torch(
+        restored.config.model.name,
+        restored.of_one(seed),
+        num_classes=restored.info.num_classes,
+        input_shape=restored.info.image_shape,
+        dialect=dialect,
+        **config_lib.model_arguments(restored.config),
+    )
+    write_state_dict(file, state_dict)
+    print(f"{file} has the weights of {workdir} after step {restored.step}", flush=True)

@@ -1,0 +1,126 @@
+"""Files that are whole or absent; one clear line when they can't be read or written."""
+
+import json
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aggnets_jax.errors import UserError, one_line
+
+# What JSON data can be; numbers are those of float32 and no NaN.
+_KINDS = {
+    dict: "an object",
+    list: "a list",
+    int: "a whole number",
+    float: "a number",
+    str: "a line of text",
+    str | None: "a line of text or null",
+}
+
+
+def local_path(path: str | Path) -> Path:
+    """A path on this machine, "~" replaced.
+
+    Raises:
+      UserError: if there can be none such.
+    """
+    try:
+        local = Path(path).expanduser()
+        if b"\0" in os.fsencode(local):
+            raise ValueError("its name has a NUL character")
+        local.exists()
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        # A name that is too long; a ~ that nobody has; None.
+        raise UserError(f"{str(path)!r} is no file or directory: {one_line(error)}") from error
+    return local
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Makes a folder to write to, if it is not there.
+
+    Raises:
+      UserError: if it can't be made.
+    """
+    path = local_path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
+    return path
+
+
+def write_json(file: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON file as `write_text` does."""
+    write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a file at once: whoever reads it sees the old content or the new.
+
+    Raises:
+      OSError: with the name of the file, if it can't be written.
+    """
+    try:
+        _partial(file).write_text(text)
+        os.replace(_partial(file), file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f".{file.name}.tmp")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Reads a JSON object from a file of a workdir.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    try:
+        value = json.loads(file.read_text())
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is damaged: {one_line(error)}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is damaged: it holds no JSON object")
+    return value
+
+
+def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
+    """Checks that JSON data is what it is used as.
+
+    Args:
+      file: it is from.
+      value: the data.
+      fields: a mapping of names of fields to what each must be; a list with what all items must be;
+        or one of `_KINDS`, `dict` being lines of text by lines of text.
+      where: of the file the data is, for the message.
+
+    Raises:
+      UserError: if it is something else.
+    """
+    kind = type(fields) if isinstance(fields, dict | list) else fields
+    fits = isinstance(value, int | float if kind is float else kind)
+    if isinstance(value, str):
+        fits = fits and is_line(value)
+    elif isinstance(value, int | float):
+        fits = fits and not isinstance(value, bool) and abs(value) < 2.0**128
+    if not fits:
+        raise UserError(f"{file} is damaged: {where or 'it'} must be {_KINDS[kind]}")
+    if fields is dict:
+        check_fields(file, [*value, *value.values()], [str], where)
+    elif isinstance(fields, dict):
+        for name, inner in fields.items():
+            check_fields(file, value.get(name), inner, f"{where}.{name}".lstrip("."))
+    elif isinstance(fields, list):
+        for number, item in enumerate(value):
+            check_fields(file, item, fields[0], f"{where}[{number}]")
+
+
+def is_line(text: str) -> bool:
+    """Whether a text is one line that can be printed: it has no breaks and control characters."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)

@@ -1,0 +1,243 @@
+"""The parts that networks are made of, with the conventions shared by all of them.
+
+* Convolutions pad symmetrically, (kernel - 1) / 2 * dilation on each side, also with stride 2,
+  where XLA's "SAME" would pad (0, 1) on even inputs.
+* Batch normalisation has eps 1e-5 and keeps 0.9 of its running averages at each step. The running
+  variance is the biased one.
+* Everything computes in `dtype`; parameters are float32, batch statistics and logits at least
+  float32. With float64 parameters and `dtype=float64` all of it is float64.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+from jax.typing import DTypeLike
+
+from aggnets_jax.connectivity.aggregation import Masked, Measured, plain
+from aggnets_jax.connectivity.execution import CONVOLUTION
+from aggnets_jax.errors import UserError
+from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.layers.convolution import convolve
+
+# He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
+he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# The same from a uniform distribution, U(+-sqrt(6 / (kh * kw * out))).
+he_fan_out_uniform = nn.initializers.variance_scaling(2.0, "fan_out", "uniform")
+
+# U(+-sqrt(3 / out)).
+uniform_fan_out = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
+
+# PyTorch's default for linear layers, U(-1 / sqrt(in), 1 / sqrt(in)).
+uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
+    """PyTorch's default for the biases of a layer with `fan_in` inputs, as `uniform_fan_in`."""
+    bound = fan_in**-0.5
+
+    def draw(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return draw
+
+
+def conv(
+    features: int,
+    kernel_size: int,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    dilation: int = 1,
+    dtype: DTypeLike,
+    kernel_init: nn.initializers.Initializer = he_fan_out,
+    bias_init: nn.initializers.Initializer | None = None,
+    name: str,
+) -> nn.Conv:
+    """A square convolution, with a bias if `bias_init` is given.
+
+    Raises:
+      UserError: if `features` is not divisible by `groups`.
+    """
+    if features % groups:
+        raise UserError(f"{features} features are not divisible by {groups} groups")
+    return nn.Conv(
+        features,
+        (kernel_size, kernel_size),
+        strides=stride,
+        padding=(kernel_size - 1) // 2 * dilation,
+        kernel_dilation=dilation,
+        feature_group_count=groups,
+        use_bias=bias_init is not None,
+        dtype=dtype,
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        conv_general_dilated=_named_convolve,
+        name=name,
+    )
+
+
+def _named_convolve(*arguments: Any, **keywords: Any) -> jax.Array:
+    """`convolve`, whose result a rematerialisation can tell from others."""
+    return checkpoint_name(convolve(*arguments, **keywords), CONVOLUTION)
+
+
+def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
+    """Makes batch normalisations: by the batch in training, else by the running averages."""
+    return partial(BatchNorm, use_running_average=not train, dtype=dtype)
+
+
+def activate(
+    norm: Callable[[jax.Array | Measured], jax.Array],
+    x: jax.Array | Measured | Masked,
+    activation: Callable[[jax.Array], jax.Array] = nn.relu,
+) -> jax.Array:
+    """activation(norm(x)), multiplied by the mask of x if it has one.
+
+    What reads the aggregate of a stage begins with it, so that links can be masked.
+    """
+    if isinstance(x, Masked):
+        return x.replace(features=activation(norm(x.features))).applied()
+    return activation(norm(x))
+
+
+def masked(x: jax.Array | Measured | Masked) -> jax.Array:
+    """x, multiplied by its mask if it has one, for what neither normalises nor activates it."""
+    return x.applied() if isinstance(x, Masked) else plain(x)
+
+
+def features_of(x: jax.Array | Measured | Masked) -> jax.Array:
+    """The features of a stage's output as they are, for the endpoints."""
+    return plain(x.features if isinstance(x, Masked) else x)
+
+
+def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
+    """Drops whole channels of [batch, height, width, channels] with probability `rate`."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
+
+
+def branch_dropout(rate: float, *, train: bool, name: str | None = None) -> nn.Dropout:
+    """Drops all of an image's residual branch with probability `rate` (stochastic depth)."""
+    return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train, name=name)
+
+
+def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int], nn.Dropout]:
+    """Makes what drops the branch of block 1, ..., blocks with probability rate * block / blocks.
+
+    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382, Section 3,
+    with images dropped one by one, and branches that are kept scaled up in training rather than
+    all of them down in evaluation.
+    """
+    # What is drawn follows from the name, which must be another one for each block.
+    return lambda block: branch_dropout(
+        rate * block / blocks, train=train, name=f"branch_dropout{block}"
+    )
+
+
+def imagenet_stem(
+    x: jax.Array,
+    features: int,
+    *,
+    kernel_size: int = 7,
+    norm: Callable[..., nn.Module],
+    conv: Callable[..., nn.Module],
+) -> jax.Array:
+    """Convolution-BN-ReLU-maxpool3x3, both at stride 2: `stem_conv` and `stem_norm` of a network.
+
+    Args:
+      x: [batch, height, width, channels].
+      features: channels of the result [batch, height / 4, width / 4, features].
+      kernel_size: of the convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+    x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
+    x = nn.relu(norm(name="stem_norm")(x))
+    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
+def compressed(channels: int, compression: float, *, least: int = 0) -> int:
+    """floor(compression * channels), but at least `least`.
+
+    Raises:
+      UserError: if no channels are left.
+    """
+    # In decimals, as 0.29 * 100 is 28.999999999999996 in floating point.
+    features = max(math.floor(Fraction(str(compression)) * channels), least)
+    if not features:
+        allowed = math.ceil(1000 / channels) / 1000
+        raise UserError(
+            f"compression {compression} leaves none of {channels} channels; allowed: at least"
+            f" {allowed}"
+        )
+    return features
+
+
+def global_average(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> [batch, channels]."""
+    return jnp.mean(x, axis=(1, 2))
+
+
+def average_and_flatten(x: jax.Array) -> jax.Array:
+    """[batch, height, width, channels] -> 2x2 average at stride 2, flattened channel first.
+
+    A 7x7 map gives nine values for each channel (the counts of SparseNet, Table 4). The order is
+    that of a channel-first network, so that its weights move without a permutation.
+    """
+    pooled = nn.avg_pool(x, (2, 2), strides=(2, 2))
+    if 0 in pooled.shape:
+        raise UserError(f"images are too small: a map of {x.shape[1]}x{x.shape[2]} can't be pooled")
+    return pooled.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
+
+
+POOLS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "global": global_average,
+    "flatten": average_and_flatten,
+}
+
+
+def classify(
+    x: jax.Array,
+    endpoints: dict[str, jax.Array],
+    num_classes: int,
+    *,
+    dtype: DTypeLike,
+    pool: Callable[[jax.Array], jax.Array] = global_average,
+    dropout: Callable[[jax.Array], jax.Array] | None = None,
+    kernel_init: nn.initializers.Initializer = uniform_fan_in,
+    bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Ends a network: pooling, dropout, and the linear layer `classifier`.
+
+    Args:
+      x: [batch, height, width, channels].
+      endpoints: of the network so far.
+      num_classes: size of the logits.
+      dtype: of x; logits are at least float32.
+      pool: makes [batch, features] of x.
+      dropout: of these features, if given.
+      kernel_init: of the classifier.
+      bias_init: of the classifier.
+
+    Returns:
+      Logits [batch, num_classes], and the endpoints with `pre_logits_2d`, `pre_logits`, `logits`.
+    """
+    endpoints["pre_logits_2d"] = x
+    x = endpoints["pre_logits"] = pool(x)
+    if dropout is not None:
+        x = dropout(x)
+    logits = endpoints["logits"] = nn.Dense(
+        num_classes,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+        kernel_init=kernel_init,
+        bias_init=bias_init,
+        name="classifier",
+    )(x)
+    return logits, endpoints

@@ -1,0 +1,190 @@
+"""The blocks F of residual networks with the activation last, and how many a depth has.
+
+Papers: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, and
+Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017, arXiv
+1611.05431. What is added to F is the business of the network.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+from flax import linen as nn
+
+from aggnets_jax.arguments import check_whole_number, choose, layers_in_depth
+from aggnets_jax.errors import UserError
+
+EXPANSION = 4
+
+
+def inner_features(width: int, base_width: int, groups: int) -> int:
+    """Channels of a grouped 3x3 convolution in a bottleneck: groups * floor(width base_width / 64).
+
+    Raises:
+      UserError: if there are none.
+    """
+    features = groups * (width * base_width // 64)
+    if not features:
+        raise UserError(
+            f"base_width {base_width} leaves no channels at a width of {width}; allowed: at least"
+            f" {-(-64 // width)}"
+        )
+    return features
+
+
+class BasicBlock(nn.Module):
+    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
+
+    Attributes:
+      width: channels of both convolutions.
+      stride: of the first.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+      attention: makes what scales the output, if given.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, width]."""
+        x = self.conv(self.width, 3, stride=self.stride, name="conv1")(x)
+        x = nn.relu(self.norm(name="norm1")(x))
+        x = self.norm(name="norm2")(self.conv(self.width, 3, name="conv2")(x))
+        return x if self.attention is None else self.attention(name="attention")(x)
+
+
+class Bottleneck(nn.Module):
+    """F: conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
+
+    Attributes:
+      width: a quarter of the channels of the output.
+      stride: of the 3x3 convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+      attention: makes what scales the output, if given.
+      groups: of the 3x3 convolution.
+      base_width: inner is groups * floor(width * base_width / 64).
+      inner_shortcut: makes what is added to the 3x3's output of its input, at stride 1, if given.
+    """
+
+    width: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+    attention: Callable[..., nn.Module] | None = None
+    groups: int = 1
+    base_width: int = 64
+    inner_shortcut: Callable[..., nn.Module] | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4 width]."""
+        inner = inner_features(self.width, self.base_width, self.groups)
+        x = z = nn.relu(self.norm(name="norm1")(self.conv(inner, 1, name="conv1")(x)))
+        x = self.conv(inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
+        x = self.norm(name="norm2")(x)
+        if self.inner_shortcut is not None and self.stride == 1:
+            x = x + self.inner_shortcut(name="inner_shortcut")(z)
+        x = self.norm(name="norm3")(self.conv(EXPANSION * self.width, 1, name="conv3")(nn.relu(x)))
+        return x if self.attention is None else self.attention(name="attention")(x)
+
+
+def has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
+    """Whether one of them is not that of a block without."""
+    return groups != 1 or base_width != 64 or inner_shortcuts
+
+
+def choose_block(
+    name: str, groups: int, base_width: int, inner_shortcuts: bool
+) -> tuple[type[nn.Module], dict[str, int]]:
+    """Returns "basic" or "bottleneck" blocks, and the options that they are made with.
+
+    Raises:
+      UserError: for an unknown name, or options that basic blocks do not have.
+    """
+    check_whole_number("groups", groups, 1)
+    check_whole_number("base_width", base_width, 1)
+    block = choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
+    if block is Bottleneck:
+        return Bottleneck, {"groups": groups, "base_width": base_width}
+    if has_bottleneck_options(groups, base_width, inner_shortcuts):
+        raise UserError(
+            "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
+            " that is another depth than 18 and 34"
+        )
+    return block, {}
+
+
+class Projection(nn.Module):
+    """The shortcut of a block that opens a stage: conv1x1(features, stride)-BN."""
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, any] -> [batch, height / stride, width / stride, features]."""
+        return self.norm(name="norm")(
+            self.conv(self.features, 1, stride=self.stride, name="conv")(x)
+        )
+
+
+# Where the blocks of the stages do not follow from the depth, and which networks have basic blocks.
+BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
+_OTHER_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+_SMALL_DEPTHS = {"basic": tuple(BASIC_BLOCKS), "bottleneck": (14, 26, 38)}
+
+
+def block_numbers(
+    depth: int, stages: int = 4, *, blocks: Sequence[str] = ("basic", "bottleneck")
+) -> tuple[int, ...]:
+    """Blocks of each stage of a network of some depth.
+
+    Args:
+      depth: counts the convolutions of the blocks, the stem and the classifier.
+      stages: 4, or 3 of equal depth (ResNeXt-29).
+      blocks: "basic" and "bottleneck", or the one kind that the network can have. Of both, the
+        depth says which it has; three stages have bottlenecks.
+
+    Raises:
+      UserError: for a depth that no network has.
+    """
+    check_whole_number("depth", depth, 1)
+    if stages not in (3, 4):
+        raise UserError(f"stages must be 3 or 4, got {stages!r}")
+    if stages == 3:
+        return (layers_in_depth(depth, 3 * (3 if "bottleneck" in blocks else 2), 2),) * 3
+    kind = "basic" if depth in BASIC_BLOCKS else "bottleneck"
+    found = _four_stages(depth)
+    if found and kind in blocks:
+        return found
+    allowed, nearest = _allowed_of_four_stages(depth, blocks)
+    wrong = f"has {kind} blocks, this network others" if found else "fits no network of this family"
+    raise UserError(f"depth {depth} {wrong}; allowed: {allowed}, nearest {nearest}")
+
+
+def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int]:
+    """Depths of networks with such blocks in words, and the one nearest to `depth`."""
+    depths = sorted(small for kind in blocks for small in _SMALL_DEPTHS[kind])
+    words = ", ".join(map(str, depths))
+    if "bottleneck" in blocks:
+        words += ", and 3n + 2 from 41 on"
+        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
+    return words, min(depths, key=lambda allowed: abs(allowed - depth))
+
+
+def _four_stages(depth: int) -> tuple[int, ...] | None:
+    if depth in BASIC_BLOCKS:
+        return BASIC_BLOCKS[depth]
+    if depth in _OTHER_BLOCKS:
+        return _OTHER_BLOCKS[depth]
+    if depth in _SMALL_DEPTHS["bottleneck"]:
+        return ((depth - 2) // 12,) * 4
+    blocks, rest = divmod(depth - 2, 3)
+    return None if depth < 41 or rest else (3, 4, blocks - 10, 3)

@@ -1,0 +1,148 @@
+"""The page of all networks: python -m aggnets_jax.models.page > docs/models.md."""
+
+import itertools
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from aggnets_jax.cli import Parser, exit_code
+from aggnets_jax.models.flops import multiply_adds
+from aggnets_jax.models.registry import (
+    find_family,
+    list_families,
+    list_models,
+    model_info,
+    paper_flops,
+)
+
+_HEAD = """# All networks
+
+Made by `python -m aggnets_jax.models.page > docs/models.md`.
+
+Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
+and linear layers for one image, FLOPs what the network's paper counts (`aggnets_jax.models.flops`);
+links those inside the stages. Errors are the top-1 errors in percent that the paper prints.
+
+## Families
+
+Every network that fits a name can be made, `create_model("densenet_bc160_k18")`, and by its
+numbers, `create_model("densenet_bc", depth=160, growth_rate=18)`. `[...]` may be missing, `(a|b)`
+is a choice.
+
+| family | names | paper |
+|---|---|---|
+"""
+
+_COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "note")
+_DATA_SETS = {"cifar10": "C10", "cifar100": "C100", "imagenet2012": "ImageNet"}
+
+
+def row(name: str) -> str:
+    """A network's line of the table."""
+    info = model_info(name)
+    flops = info.macs if find_family(name).flops is multiply_adds else paper_flops(name)
+    heads = {info.num_classes: info.params}
+    if info.num_classes == 10:
+        # A classifier has as many weights and one bias for each class.
+        heads[100] = info.params + 9 * info.parts["classifier"].params
+    params = " / ".join(f"{number:,} ({classes})" for classes, number in heads.items())
+    printed = info.printed
+    figures = [printed.params, printed.flops and f"{printed.flops} FLOPs"]
+    figures += [f"{_DATA_SETS.get(k, k)} {error:g}" for k, error in printed.error.items()]
+    cells = [
+        f"`{name}`",
+        params,
+        f"{info.macs:,}",
+        f"{flops / 1e9:.3f}G",
+        f"{info.links:,}",
+        f"{printed.table}: {', '.join(filter(None, figures))}".removesuffix(": "),
+        printed.note or "",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def family_row(name: str) -> str:
+    """A family's line: its name, the pattern of its networks' names, and where it comes from."""
+    family = find_family(name)
+    return f"| `{name}` | `{_readable(family.pattern.pattern)}` | {family.paper} |"
+
+
+def _readable(pattern: str) -> str:
+    """A regular expression of names as `densenet{depth}[_k{growth_rate}]`."""
+    for found, written in [
+        (r"\(\?P<(\w+)>\\d[^()]*(\([^()]*\)[^()]*)*\)", r"{\1}"),  # numbers
+        (r"\(\?(?:P<\w+>|:)", "("),  # other groups
+        (r"\(([^()]*(?:\([^()]*\)[^()]*)*)\)\?", r"[\1]"),  # optional ones
+        (r"\|", r"\|"),  # a table's cells end at bars
+    ]:
+        pattern = re.sub(found, written, pattern)
+    return pattern
+
+
+def page(rows: dict[str, str]) -> str:
+    """The whole page from the lines of all networks."""
+    parts = [_HEAD + "\n".join([*map(family_row, list_families()), ""])]
+    families = {name: find_family(name) for name in rows}
+    names = sorted(rows, key=lambda name: (families[name].name, name))
+    for family, group in itertools.groupby(names, key=families.get):
+        header = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+        parts.append(
+            "\n".join(
+                [f"## {family.name}\n", f"{family.paper}\n", *header, *map(rows.get, group), ""]
+            )
+        )
+    return "\n".join(parts)
+
+
+class Row(NamedTuple):
+    """A network's line of the table, read back.
+
+    Attributes:
+      line: whole.
+      params: trainable scalars, by the number of classes.
+      macs: for one image, with the fewest classes of these.
+      flops: as the network's paper counts them.
+    """
+
+    line: str
+    params: Mapping[int, int]
+    macs: int
+    flops: float
+
+    def macs_with(self, classes: int) -> int:
+        """Those with another head, from what the heads differ in."""
+        if classes not in self.params:
+            raise KeyError(classes)
+        features = (self.params[100] - self.params[10]) // 90 - 1 if 10 in self.params else 0
+        return self.macs + features * (classes - min(self.params))
+
+
+def read(text: str) -> dict[str, Row]:
+    """The rows of a page, by network."""
+    rows = {}
+    for line in text.splitlines():
+        if line.startswith("| `") and line.count(" | ") > 3:  # families have fewer columns
+            _, name, params, macs, flops, *_ = (cell.strip() for cell in line.split("|"))
+            heads = re.findall(r"([\d,]+) \((\d+)\)", params)
+            rows[name.strip("`")] = Row(
+                line,
+                {int(classes): int(number.replace(",", "")) for number, classes in heads},
+                int(macs.replace(",", "")),
+                float(flops.removesuffix("G")) * 1e9,
+            )
+    return rows
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Does what the command line says."""
+    parser = Parser(
+        prog="python -m aggnets_jax.models.page",
+        description="Prints the page of all networks, docs/models.md; counting takes minutes.",
+    )
+    parser.parse_args(arguments)
+    sys.stdout.write(page({name: row(name) for name in list_models()}))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(run))

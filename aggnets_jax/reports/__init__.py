@@ -1,0 +1,1 @@
+"""What is read from workdirs: pages, comparisons, tables of results."""

@@ -1,0 +1,258 @@
+"""Error over parameters and over multiply-adds, of the tables of runs in a folder of results.
+
+Parameter efficiency as the SparseNet paper draws it (arXiv 1801.05895, Figure 2): a point for each
+network, a line for each family and pattern.
+"""
+
+import argparse
+import itertools
+import math
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import tables
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.models.registry import find_family
+from aggnets_jax.reports.experiments import list_experiments, read_results, size
+from aggnets_jax.statistics import mean_and_interval
+
+_COSTS = {"params": "parameters", "macs": "multiply-adds for one image"}
+_MARKERS = "osD^vPX"
+
+
+class Point(NamedTuple):
+    """A network's error, measured or printed.
+
+    Attributes:
+      data: set that it was trained on, and which part of it, if not all.
+      line: family and pattern that it is of.
+      network: its name.
+      config: file with row, and flags.
+      params: trainable scalars.
+      macs: multiply-adds for one image.
+      error: top-1 error in percent; the mean over seeds.
+      half: half the width of the mean's 95 % confidence interval; NaN of one seed or a print.
+      seeds: how many; 0 of what a paper prints.
+    """
+
+    data: str
+    line: str
+    network: str
+    config: str
+    params: int
+    macs: int
+    error: float
+    half: float
+    seeds: int
+
+
+def measured_points(results: Path) -> list[Point]:
+    """The networks in the tables of runs of a folder, one point for each config.
+
+    Raises:
+      UserError: for a file that can't be read or is no table of runs.
+    """
+    rows: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for file, row in read_results(results):
+        try:
+            numbers = {"params": int(row["params"]), "macs": int(row["macs"])}
+            numbers["error"] = float(row["error"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{file} can't be read: {one_line(error)}") from error
+        if not (min(numbers["params"], numbers["macs"]) > 0 and 0 <= numbers["error"] <= 100):
+            raise UserError(f"{file} is damaged: sizes must be above 0, errors in 0..100 %")
+        by_seed = rows.setdefault((row["config"], row["overrides"]), {})
+        by_seed[row["seed"]] = {**row, **numbers}
+    return [_measured(*names, list(by_seed.values())) for names, by_seed in rows.items()]
+
+
+def _measured(config: str, overrides: str, rows: Sequence[Mapping[str, Any]]) -> Point:
+    row = rows[0]
+    error, _, half = mean_and_interval([each["error"] for each in rows])
+    known = _load(config, overrides)
+    return Point(
+        data=_data_of(known) if known else row["data"],
+        line=_line_of(known) if known else row["network"],
+        network=row["network"],
+        config=f"{config} {overrides}".strip(),
+        params=row["params"],
+        macs=row["macs"],
+        error=error,
+        half=half,
+        seeds=len(rows),
+    )
+
+
+def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
+    """The config of a row, if its file comes with the package: reading one runs it."""
+    root = config_lib.configs_folder()
+    name, _, row = file.partition(".py:")
+    path = root.parent / (f"{name}.py" if row else file)
+    if path.resolve() not in {each.resolve() for each in root.rglob("*.py")}:
+        return None
+    try:
+        flags = [flag.removeprefix("--config.") for flag in shlex.split(overrides, comments=True)]
+        config = config_lib.load(f"{path}:{row}" if row else str(path), flags)
+        find_family(config.model.name)
+    except ValueError:  # UserError, of another version's row or flag, or no flags at all
+        return None
+    return config
+
+
+def _data_of(config: ml_collections.ConfigDict) -> str:
+    split = config.data.train_split
+    return config.data.name if split == "train" else f"{config.data.name}, {split}"
+
+
+def _line_of(config: ml_collections.ConfigDict) -> str:
+    family, pattern = find_family(config.model.name).name, config.model.topology
+    if pattern is None:
+        return family
+    return f"{family}, {pattern if isinstance(pattern, str) else '+'.join(map(str, pattern))}"
+
+
+def printed_points(family: str) -> Iterator[Point]:
+    """What papers print about the configs of a family, with the sizes the networks have here.
+
+    Args:
+      family: folder of configs, such as "sparsenet".
+
+    Raises:
+      UserError: if there is no such folder.
+    """
+    for name, config in list_experiments(family):
+        if config.paper.error is not None:
+            params, macs = size(config)
+            yield Point(
+                data=_data_of(config),
+                line=_line_of(config),
+                network=config.model.name,
+                config=name,
+                params=params,
+                macs=macs,
+                error=config.paper.error,
+                half=math.nan,
+                seeds=0,
+            )
+
+
+def draw(points: Sequence[Point]) -> Figure:
+    """Draws a row for each data set: error over parameters, and over multiply-adds.
+
+    Measured points are filled, with their intervals, and joined by a line; printed ones are hollow,
+    and joined by a dashed line.
+
+    Args:
+      points: at least one.
+    """
+    sets, lines = (
+        list(dict.fromkeys(values))
+        for values in zip(*((p.data, p.line) for p in points), strict=True)
+    )
+    styles = {
+        line: {"color": f"C{number % 10}", "marker": _MARKERS[number % len(_MARKERS)]}
+        for number, line in enumerate(lines)
+    }
+    figure = Figure(figsize=(11, 3.6 * len(sets) + 0.3), dpi=120, layout="constrained")
+    for name, row in zip(sets, figure.subplots(len(sets), 2, squeeze=False), strict=True):
+        here = [point for point in points if point.data == name]
+        for axes, (field, cost) in zip(row, _COSTS.items(), strict=True):
+            _draw_lines(axes, here, field, styles)
+            axes.set_xscale("log")
+            axes.set_xlabel(cost)
+            axes.set_ylabel("top-1 error, %")
+            axes.grid(alpha=0.25, which="both")
+            axes.set_title(name, fontsize=10, parse_math=False)
+        handles = dict(zip(*reversed(row[0].get_legend_handles_labels()), strict=True))
+        row[1].legend(
+            handles.values(),
+            handles.keys(),
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+            frameon=False,
+            fontsize=8,
+        )
+    return figure
+
+
+def _draw_lines(
+    axes: Axes, points: Iterable[Point], field: str, styles: Mapping[str, Mapping[str, str]]
+) -> None:
+    ordered = sorted(points, key=lambda p: (p.line, not p.seeds, getattr(p, field)))
+    for (line, measured), group in itertools.groupby(ordered, lambda p: (p.line, p.seeds > 0)):
+        group = list(group)
+        axes.errorbar(
+            [getattr(point, field) for point in group],
+            [point.error for point in group],
+            yerr=[point.half for point in group] if measured else None,
+            linestyle="-" if measured else "--",
+            linewidth=1,
+            markersize=5,
+            markerfacecolor=None if measured else "none",
+            capsize=3,
+            label=line if measured else f"{line} (printed)",
+            **styles[line],
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this analysis."""
+    parser.add_argument("--results", help="folder of CSV files of runs; default results")
+    parser.add_argument(
+        "--printed",
+        action="append",
+        default=[],
+        metavar="FAMILY",
+        help="folder of configs whose printed errors to draw, too; may be repeated",
+    )
+
+
+def run(given: argparse.Namespace, output: Path) -> None:
+    """Does what the command line says."""
+    results = Path(given.results or "results")
+    if given.results is not None and not results.is_dir():
+        raise UserError(f"results {results} is no folder")
+    points = measured_points(results)
+    points += itertools.chain.from_iterable(map(printed_points, dict.fromkeys(given.printed)))
+    if not points:
+        raise UserError(f"no tables of runs in {results}, and no --printed=FAMILY with errors")
+    points.sort(key=lambda p: (p.data, p.line, not p.seeds, p.params))
+    tables.show("parameter efficiency", list(map(_cells, points)))
+    tables.save([_record(point) for point in points], output / "efficiency.csv")
+    draw(points).savefig(output / "efficiency.png")
+    print(f"{output / 'efficiency.csv'}, {output / 'efficiency.png'}")
+
+
+def _record(point: Point) -> dict[str, Any]:
+    """A point as plain numbers; there is no interval of one seed or a print."""
+    interval = not math.isnan(point.half)
+    return {
+        **{name: value for name, value in point._asdict().items() if name not in ("half", "seeds")},
+        "low": point.error - point.half if interval else None,
+        "high": point.error + point.half if interval else None,
+        "seeds": point.seeds,
+    }
+
+
+def _cells(point: Point) -> dict[str, str]:
+    """A point for people to read."""
+    record = _record(point)
+    there = record["low"] is not None
+    return {
+        "data": point.data,
+        "family": point.line,
+        "network": point.network,
+        "parameters": f"{point.params:,}",
+        "multiply-adds": f"{point.macs:,}",
+        "error, %": f"{point.error:.2f}",
+        "95 % interval": f"{record['low']:.2f} to {record['high']:.2f}" if there else "",
+        "seeds": str(point.seeds) if point.seeds else "printed",
+        "config": point.config,
+    }

@@ -1,0 +1,165 @@
+"""The page of a run: one HTML file that shows all that is known of it, and needs no network.
+
+It has a content security policy by which nothing is fetched and no script runs but its own, and
+whatever comes from a workdir is escaped.
+"""
+
+import base64
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import ml_collections
+from markupsafe import Markup
+
+import aggnets_jax
+from aggnets_jax import config as config_lib
+from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.files import write_text
+from aggnets_jax.reports.page import parts, pictures
+from aggnets_jax.reports.page.pictures import loss_text, percent, points
+from aggnets_jax.reports.results import read_run
+
+PAGE = "report.html"
+
+# Sections that every page has, before and behind those of the network: ids and titles.
+_FIRST = (
+    ("results", "Results"),
+    ("config", "Configuration"),
+    ("training", "Training"),
+    ("connections", "Connections"),
+)
+_LAST = ("environment", "Environment")
+
+_HERE = Path(__file__).parent
+
+
+def write_page(
+    workdir: Path,
+    summary: Mapping[str, Any],
+    config: ml_collections.ConfigDict,
+    topologies: Sequence[Topology],
+    curves: Sequence[Mapping[str, Any]],
+    restored: Mapping[str, Any] | None,
+    data_dir: str | None = None,
+) -> Path:
+    """Writes `report.html`, and before it whatever is missing in the workdir for it.
+
+    What a network does not have, or can't be computed, is said in its place.
+
+    Args:
+      workdir: of a finished run.
+      summary: of the run.
+      config: of the run, resolved.
+      topologies: of the network's stages.
+      curves: lines of `metrics.jsonl`.
+      restored: what `--mode=eval` found, if it did.
+      data_dir: of the data set; default that of the run.
+
+    Returns:
+      The file.
+
+    Raises:
+      UserError: if a file of the workdir is damaged.
+      OSError: if the page can't be written.
+    """
+    network_parts = parts.make_parts(workdir, data_dir)
+    script = (_HERE / "page.js").read_text(encoding="utf-8")
+    text = _template().render(
+        title=f"{summary['network']['name']} on {config.data.name}",
+        workdir=str(workdir),
+        summary=summary,
+        config=config,
+        numbers=_numbers(summary),
+        results=_results(summary, restored),
+        differences=_differences(config),
+        full_config=json.dumps(config_lib.to_json(config), indent=2, ensure_ascii=False),
+        curves=pictures.of_curves(curves),
+        topologies=pictures.of_topologies(topologies),
+        parts=network_parts,
+        environment=_environment(summary),
+        commands=_commands(workdir),
+        version=aggnets_jax.__version__,
+        script=Markup(script),
+        script_hash=_hash(script),
+        sections=[*_FIRST, *((part.id, part.title) for part in network_parts), _LAST],
+    )
+    # Names may have any letters, and whoever writes or reads the file any encoding.
+    write_text(workdir / PAGE, text.encode("ascii", "xmlcharrefreplace").decode())
+    return workdir / PAGE
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.globals |= {"percent": percent, "points": points, "loss_text": loss_text}
+    return environment.get_template("page.html")
+
+
+def _hash(script: str) -> str:
+    """What a content security policy calls a script that may run."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
+
+
+def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    network, final = summary["network"], summary["final"]
+    several = len(summary["seeds"])
+    return [
+        (
+            f"accuracy, mean of {several} seeds" if several > 1 else "accuracy",
+            percent(final["accuracy"]),
+        ),
+        ("loss", loss_text(final["loss"])),
+        ("parameters", f"{network['params']:,}"),
+        ("multiply-adds", f"{network['macs']:,}"),
+        ("links", f"{network['links']:,}"),
+    ]
+
+
+def _results(
+    summary: Mapping[str, Any], restored: Mapping[str, Any] | None
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Rows of the table: what was evaluated, and its metrics."""
+    seeds = summary["seeds"]
+    if len(seeds) == 1:
+        step = summary["final"]["step"]
+        rows = [("final", {"step": step, **seeds[0]["final"]}), ("best", seeds[0]["best"])]
+    else:
+        rows = [(f"final, mean of {len(seeds)} seeds", summary["final"])]
+        for each in seeds:
+            rows += [(f"final, seed {each['seed']}", each["final"])]
+            rows += [(f"best, seed {each['seed']}", each["best"])]
+    return rows if restored is None else [*rows, ("restored in a new process", restored)]
+
+
+def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
+    """Fields that differ from their defaults, with the default and the value."""
+    both = config_lib.changes(
+        config_lib.to_json(config_lib.default_config()), config_lib.to_json(config)
+    )
+    return [
+        (name, *(json.dumps(value, ensure_ascii=False) for value in values))
+        for name, values in both.items()
+    ]
+
+
+def _environment(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("Hardware", summary["hardware"]),
+        ("Speed", f"{summary['images_per_second']:,.0f} images/s in training"),
+        ("Commit", summary["commit"] or "unknown"),
+        ("Versions", ", ".join(f"{name} {v}" for name, v in summary["versions"].items())),
+        *((f"Fingerprint, seed {each['seed']}", each["fingerprint"]) for each in summary["seeds"]),
+    ]
+
+
+def _commands(workdir: Path) -> tuple[str, str]:
+    """What makes the run, and what makes the page."""
+    flags = ["--mode=report", f"--workdir={workdir}", "--html"]
+    page = shlex.join(["python", "-m", "aggnets_jax.main", *flags])
+    return read_run(workdir)[0].command, page

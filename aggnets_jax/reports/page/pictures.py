@@ -1,0 +1,136 @@
+"""Pictures as data URIs, so that a page needs no other file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from aggnets_jax.connectivity.drawing import draw_topology
+from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.reports.curves import draw_curve
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_INCHES = 8  # largest width of a connection pattern
+_LARGE = 500_000  # bytes of an SVG above which pixels are the lighter form
+
+
+class Picture(NamedTuple):
+    """A figure of the page.
+
+    Attributes:
+      source: data URI.
+      alt: what who does not see it should know.
+      caption: what is seen.
+      wide: whether it keeps a width at which it can be read, and scrolls on narrow screens.
+    """
+
+    source: str
+    alt: str
+    caption: str
+    wide: bool = False
+
+
+def embedded(figure: Figure) -> str:
+    """A figure as a data URI: SVG, or PNG where that would be large. The same figure, the same."""
+    with matplotlib.rc_context({"svg.hashsalt": "aggnets_jax"}):
+        svg = _saved(figure, format="svg", metadata={"Date": None})
+    if len(svg) <= _LARGE:
+        return _data_uri("svg+xml", svg)
+    return _data_uri("png", _saved(figure, format="png", dpi=160))
+
+
+def embedded_png(file: Path) -> str:
+    """A PNG file as a data URI.
+
+    Raises:
+      UserError: if it can't be read, or is none.
+    """
+    try:
+        png = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    if not png.startswith(_PNG):
+        raise UserError(f"{file} is damaged: it is no PNG")
+    return _data_uri("png", png)
+
+
+def _saved(figure: Figure, **how: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, **how)
+    return file.getvalue()
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def of_curves(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Loss and accuracy by step, of the lines of `metrics.jsonl`."""
+    pictures = []
+    for name in ("loss", "accuracy"):
+        figure = Figure(figsize=(5, 3.2), layout="constrained")
+        axes = figure.subplots()
+        draw_curve(lines, name, axes)
+        axes.spines[["top", "right"]].set_visible(False)
+        last = [line[f"eval/{name}"] for line in lines if f"eval/{name}" in line][-1:]
+        end = f", at the end {last[0]:.4g} in evaluation" if last else ""
+        alt = f"Curves of the {name} in training and in evaluation by step{end}."
+        caption = {
+            "loss": "Loss by step, on a logarithmic axis. In training it includes label smoothing"
+            " and what the images go through there.",
+            "accuracy": "Accuracy by step: share of the images whose class is the most probable.",
+        }[name]
+        pictures.append(Picture(embedded(figure), alt, caption))
+    return pictures
+
+
+def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
+    """The connection pattern of each stage; stages that are alike share a picture."""
+    stages: dict[Topology, list[str]] = {}
+    for number, topology in enumerate(topologies, start=1):
+        stages.setdefault(topology, []).append(str(number))
+    pictures = []
+    for topology, numbers in stages.items():
+        figure = Figure()
+        axes = figure.add_axes((0, 0, 1, 1))
+        draw_topology(topology, axes)
+        axes.set_title("")  # the caption says it
+        left, right, bottom, top = (*axes.get_xlim(), *axes.get_ylim())
+        axes.set(xlim=(left + 0.4, right - 0.4), ylim=(bottom + 0.4, top - 0.4))
+        width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
+        inches = min(_INCHES / width, 1)  # of a link between neighbours
+        figure.set_size_inches(inches * width, inches * height)
+        where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_listed(numbers)}"
+        outputs = len(topology.output_sources)
+        links = f"{topology.num_links} + {outputs} links"
+        layers = f"{topology.depth} layer{'s' if topology.depth > 1 else ''}"
+        caption = f"{where}: {topology.name}, {layers}, {links}."
+        alt = f"Arcs from each output to the layers that read it. {caption}"
+        pictures.append(Picture(embedded(figure), alt, caption, wide=topology.depth > 20))
+    return pictures
+
+
+def _listed(items: Sequence[str]) -> str:
+    return f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage."""
+    return f"{100 * share:.2f} %"
+
+
+def points(change: float, digits: int = 2) -> str:
+    """A change of a share of 1, in percentage points with its sign."""
+    text = f"{100 * change:+.{digits}f}"
+    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
+
+
+def loss_text(value: float | None, sign: str = "") -> str:
+    """A loss, or with sign "+" a change of it; None is one that is not finite."""
+    return "not finite" if value is None else f"{value:{sign}.4f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,126 @@
+"""The mesh that everything runs on: all devices along one axis, "data".
+
+Batches are divided over it. Parameters and the optimiser's state are either on every device, and
+their gradients summed over all (data parallel); or divided, too (fully sharded, FSDP): then each
+device gathers the parameters for a step and updates its part of them.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from aggnets_jax.errors import UserError
+
+
+def make_mesh() -> Mesh:
+    """All devices along the axis "data"."""
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device has a copy of."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_example(mesh: Mesh) -> NamedSharding:
+    """The sharding of batches: the first axis over all devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def of_state(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
+    """The shardings of a state, or of a part of it.
+
+    Args:
+      mesh: of all devices.
+      tree: of arrays or their shapes.
+      kind: "replicated", or "fsdp": kernels and what belongs to them are divided along the longest
+        axis that the devices divide; where there is none, and in vectors, everything is copied.
+      leading: axes in front that are not the network's, as of several seeds.
+    """
+
+    def of_array(array: jax.ShapeDtypeStruct) -> NamedSharding:
+        axis = divided_axis(array.shape[leading:], mesh.size) if kind == "fsdp" else -1
+        if axis < 0:
+            return replicated(mesh)
+        return NamedSharding(mesh, PartitionSpec(*[None] * (leading + axis), "data"))
+
+    return jax.tree.map(of_array, tree)
+
+
+def divided_axis(shape: Sequence[int], devices: int) -> int:
+    """Which axis of an array "fsdp" divides over devices; -1 if every device has a copy."""
+    axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
+    if devices == 1 or len(shape) < 2 or not axes:
+        return -1
+    return max(axes, key=lambda axis: shape[axis])
+
+
+def bytes_per_device(tree: Any) -> int:
+    """Bytes of arrays on one device."""
+    return sum(
+        math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
+        for array in jax.tree.leaves(tree)
+    )
+
+
+def check_divisible(name: str, size: int, devices: int, accumulation_steps: int = 1) -> None:
+    """Raises `UserError` if a batch of that size can't be shared out equally."""
+    parts = devices * accumulation_steps
+    if size % parts:
+        times = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
+        raise UserError(
+            f"config.{name} {size} is not divisible by {devices} devices{times};"
+            f" nearest: {max(1, round(size / parts)) * parts}"
+        )
+
+
+def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
+    """Returns the rows of a batch that this process's devices hold, ascending, int64 [rows].
+
+    Args:
+      sharding: over the batch axis.
+      batch_size: of the whole batch, over all processes.
+
+    Raises:
+      UserError: the batch cannot be divided evenly over the devices.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch_size must be at least 1, not {batch_size}")
+    try:
+        slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+        sharding.shard_shape((batch_size,))
+    except ValueError:
+        devices = sharding.mesh.size
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided evenly over {devices} devices"
+        ) from None
+    held = np.zeros(batch_size, bool)
+    for (rows,) in slices:
+        held[rows] = True
+    return np.flatnonzero(held)
+
+
+def place_rows(
+    local: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
+) -> dict[str, jax.Array]:
+    """Returns a batch on the devices, from the rows that this process holds.
+
+    Args:
+      local: arrays whose first axis are the rows `local_rows` names.
+      sharding: over the batch axis.
+      batch_size: of the whole batch, over all processes.
+    """
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
+        for name, rows in local.items()
+    }
+
+
+def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    """Returns the array on every device of the sharding's mesh; all processes must hold it."""
+    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    return jax.make_array_from_process_local_data(everywhere, array, array.shape)

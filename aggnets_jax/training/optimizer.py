@@ -1,0 +1,120 @@
+"""SGD as the papers' reference scripts have it."""
+
+import math
+import re
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.training.schedules import make_schedule
+
+_Factors = list[tuple[re.Pattern, float]]
+
+
+def make_optimizer(
+    config: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: float
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """Makes the optimiser of a config, and its learning rate as a function of the step.
+
+    The gradient is clipped, then weight decay is added, then come momentum and the learning rate,
+    as in PyTorch: v <- m v + (g + w p); p <- p - lr (g + w p + m v) with Nesterov's. A parameter's
+    factor of the learning rate multiplies its whole update. Those that are frozen stay what they
+    are to the bit, and their gradients do not count where the others' are clipped.
+
+    Args:
+      config: whole.
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch; need not be a whole number.
+
+    Raises:
+      UserError: for a schedule that is unknown or ill-configured, or ill-formed
+        `config.lr_factors`; from the optimiser's `init`, for those of no parameter.
+    """
+    scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1
+    schedule = make_schedule(
+        config.schedule, config.lr * scale, total_steps, steps_per_epoch, **config.schedule_args
+    )
+    decayed = _is_kernel if config.weight_decay_on == "kernels" else None
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.grad_clip_norm)
+        if config.grad_clip_norm
+        else optax.identity(),
+        optax.add_decayed_weights(config.weight_decay, mask=decayed),
+        optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.nesterov),
+    )
+    if factors := _parse_factors(config.lr_factors):
+        optimizer = _multiply_updates(optimizer, factors)
+    return optimizer, schedule
+
+
+def _is_kernel(params: Any) -> Any:
+    def decide(path: Any, value: jax.Array) -> bool:
+        axis_of_layers = any(run_of(key.key) for key in path)
+        return value.ndim - axis_of_layers > 1
+
+    return jax.tree_util.tree_map_with_path(decide, params)
+
+
+def _parse_factors(pairs: Sequence[Any]) -> _Factors:
+    """Pairs of a pattern and a factor, checked."""
+    factors = []
+    for pair in pairs:
+        match pair:
+            case str(pattern), Real() as factor if not isinstance(factor, bool):
+                pass
+            case _:
+                raise UserError(
+                    "config.lr_factors must be pairs of a pattern and a factor, such as"
+                    f" (('stem.*', 0.0),), got {pair!r}"
+                )
+        if not (math.isfinite(factor) and factor >= 0):
+            raise UserError(
+                f"config.lr_factors: the factor of {pattern!r} must be at least 0 and finite,"
+                f" got {factor}"
+            )
+        try:
+            factors.append((re.compile(pattern), float(factor)))
+        except (re.error, OverflowError, RecursionError) as error:
+            raise UserError(
+                f"config.lr_factors: {pattern!r} is no regular expression: {one_line(error)}"
+            ) from error
+    return factors
+
+
+def _multiply_updates(
+    optimizer: optax.GradientTransformation, factors: _Factors
+) -> optax.GradientTransformation:
+    """An optimiser whose updates are multiplied by factors, 0 for parameters that it never sees."""
+
+    def is_trained(params: Any) -> Any:
+        return jax.tree.map(bool, _factor_of_each(params, factors))
+
+    def multiply(updates: Any, params: Any) -> Any:
+        # The negative zero is the one number that leaves every other as it is when it is added.
+        return jax.tree.map(
+            lambda update, factor: factor * update if factor else jnp.full_like(update, -0.0),
+            updates,
+            _factor_of_each(updates, factors),
+        )
+
+    return optax.chain(optax.masked(optimizer, is_trained), optax.stateless(multiply))
+
+
+def _factor_of_each(params: Any, factors: _Factors) -> Any:
+    """The factor of each parameter, in a tree like theirs."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for pattern, _ in factors:
+        if not any(map(pattern.fullmatch, paths)):
+            raise unknown("path of parameters in config.lr_factors", pattern.pattern, paths)
+    return tree.unflatten(
+        next((factor for pattern, factor in factors if pattern.fullmatch(path)), 1.0)
+        for path in paths
+    )

@@ -1,0 +1,177 @@
+"""How strong a regularisation inside the network is at each step, by name.
+
+What is regularised is the network's business: DropBlock drops this share of positions, dynamic
+regularisation scales residual branches by random numbers of about this size (see
+`models/regularisation.py`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from flax import struct
+
+from aggnets_jax.arguments import check_arguments, check_number, choose
+from aggnets_jax.errors import unknown
+from aggnets_jax.training.schedules import cycle_fraction, in_steps
+
+
+class StrengthState(struct.PyTreeNode):
+    """What a strength that follows the training loss depends on.
+
+    Attributes:
+      value: the strength, float32.
+      smoothed_loss: moving average of the training loss, float32; infinite before the first step.
+    """
+
+    value: jax.Array
+    smoothed_loss: jax.Array
+
+
+class Strength(NamedTuple):
+    """A strength that changes in training; all three are pure functions.
+
+    Attributes:
+      init: `init()` is the `StrengthState` before the first step.
+      value: `value(state, step)` is the strength, float32, in the step after `step` updates.
+      update: `update(state, loss)` is the state after a step whose loss, the mean of its batch,
+        was `loss`.
+    """
+
+    init: Callable[[], StrengthState]
+    value: Callable[[StrengthState, jax.Array], jax.Array]
+    update: Callable[[StrengthState, jax.Array], StrengthState]
+
+
+def constant(highest: float, total_steps: int, steps_per_epoch: float) -> Strength:
+    """The same at every step."""
+    return _of_step(lambda step: jnp.float32(highest))
+
+
+def sawtooth(
+    highest: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    first_cycle_steps: float,
+    cycle_multiplier: float = 2.0,
+    every: str = "epoch",
+    repeats: int = 1,
+    shape: str = "cosine",
+) -> Strength:
+    """Rises from 0 towards the highest in each cycle of the learning rate, and falls back to 0.
+
+    Args:
+      highest: strength that the end of a cycle approaches.
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch.
+      first_cycle_steps: as those of `schedules.sgdr`, as the next three.
+      cycle_multiplier: of each cycle's length to that of the one before.
+      every: "step", or "epoch" for one value in all of an epoch.
+      repeats: equal parts of the run that begin with a first cycle each.
+      shape: "cosine", by which strength and learning rate have a constant sum if their highest
+        values are the same (the reference code of HCGNet), or "linear".
+
+    Raises:
+      UserError: for a value that is not allowed.
+    """
+    fraction = cycle_fraction(
+        total_steps,
+        steps_per_epoch,
+        first_cycle_steps=first_cycle_steps,
+        cycle_multiplier=cycle_multiplier,
+        every=every,
+        repeats=repeats,
+    )
+    if shape not in ("cosine", "linear"):
+        raise unknown("value of shape", shape, ("cosine", "linear"))
+    if shape == "linear":
+        return _of_step(lambda step: highest * fraction(step))
+    return _of_step(lambda step: highest * 0.5 * (1 - jnp.cos(jnp.pi * fraction(step))))
+
+
+def dynamic(
+    highest: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    initial: float = 0.0,
+    increment: float = 1e-3,
+    decrement: float = 1e-3,
+    smoothing: float = 0.9,
+) -> Strength:
+    """Grows after a step by which the smoothed training loss fell, shrinks after another.
+
+    This is the rule of Wang et al., "Convolutional Neural Networks with Dynamic Regularization",
+    arXiv 1909.11862, with constants of our own.
+
+    Args:
+      highest: strength that is never exceeded; it is never below 0 either.
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch.
+      initial: strength in the first steps, of which the loss of one can't have fallen.
+      increment: what it grows by.
+      decrement: what it shrinks by.
+      smoothing: share of the earlier average in the average of the loss after a step.
+
+    Raises:
+      UserError: for a value that is not allowed.
+    """
+    check_number("initial", initial, 0, highest)
+    check_number("increment", increment, 0)
+    check_number("decrement", decrement, 0)
+    check_number("smoothing", smoothing, 0, 0.999999)
+
+    def update(state: StrengthState, loss: jax.Array) -> StrengthState:
+        earlier, loss = state.smoothed_loss, jnp.asarray(loss, jnp.float32)
+        first = jnp.isinf(earlier)
+        smoothed = jnp.where(first, loss, smoothing * earlier + (1 - smoothing) * loss)
+        change = jnp.where(smoothed < earlier, jnp.float32(increment), -jnp.float32(decrement))
+        value = jnp.clip(state.value + jnp.where(first, 0.0, change), 0.0, highest)
+        return StrengthState(value, smoothed)
+
+    return Strength(
+        lambda: StrengthState(jnp.float32(initial), jnp.float32(jnp.inf)),
+        lambda state, step: state.value,
+        update,
+    )
+
+
+def _of_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
+    """A strength that does not depend on the loss."""
+    return Strength(
+        lambda: StrengthState(jnp.float32(0.0), jnp.float32(jnp.inf)),
+        lambda state, step: value(step),
+        lambda state, loss: state,
+    )
+
+
+STRENGTHS: dict[str, Callable[..., Strength]] = {
+    f.__name__: f for f in (constant, sawtooth, dynamic)
+}
+
+
+def make_strength(
+    config: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: float
+) -> Strength | None:
+    """Makes the strength that a config asks for, None if `config.strength` is 0.
+
+    Args:
+      config: with `strength`, the highest, `strength_schedule`, one of `STRENGTHS`, and
+        `strength_args`, its arguments; those in steps may be given in epochs.
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch; need not be a whole number.
+
+    Raises:
+      UserError: for an unknown name or argument, or a value the schedule does not admit.
+    """
+    name = config.strength_schedule
+    function = choose("strength_schedule", STRENGTHS, name)
+    arguments = in_steps(function, config.strength_args, steps_per_epoch)
+    check_arguments(f"strength_schedule {name!r}", function, arguments)
+    check_number("strength", config.strength, 0)
+    if not config.strength:
+        return None
+    return function(config.strength, total_steps, steps_per_epoch, **arguments)

@@ -1,0 +1,243 @@
+"""Learning-rate schedules by name: functions of the number of updates done so far.
+
+An argument of a schedule that ends in `_steps` may be given in epochs: `warmup_epochs=5` is
+`warmup_steps` of five epochs, whatever the batch size.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.typing import ArrayLike
+
+from aggnets_jax.arguments import check_arguments, check_number, check_whole_number, choose
+from aggnets_jax.errors import UserError, unknown
+
+_LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled step
+
+
+def constant(lr: float, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
+    """The same at every step."""
+    return optax.constant_schedule(lr)
+
+
+def step(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    boundaries: Sequence[float] = (0.5, 0.75),
+    factor: float = 0.1,
+) -> optax.Schedule:
+    """Multiplied by `factor` at each boundary, a fraction of the run.
+
+    The defaults are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of 300) and of
+    DSNet (iterations 32,000 and 48,000 of 64,000).
+    """
+    if not all(0 < b < 1 for b in boundaries) or sorted(set(boundaries)) != list(boundaries):
+        raise UserError(f"boundaries must be rising fractions of the run, got {boundaries}")
+    check_number("factor", factor, 0, 1)
+    starts = np.array([0, *(round(b * total_steps) for b in boundaries)], np.int32)
+    values = (lr * factor ** np.arange(len(starts))).astype(np.float32)
+    return lambda count: jnp.asarray(values)[_last_begun(starts, count)]
+
+
+def cosine(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    warmup_steps: float = 0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Half a cosine down to `end_factor * lr`, after a linear rise from 0 over `warmup_steps`.
+
+    A run that ends within the warm-up has no cosine.
+    """
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    check_number("end_factor", end_factor, 0, 1)
+    rise = min(round(warmup_steps), total_steps)
+    fall = optax.cosine_decay_schedule(lr, max(1, total_steps - rise), alpha=end_factor)
+    if not rise:
+        return fall
+    return optax.join_schedules([optax.linear_schedule(0.0, lr, round(warmup_steps)), fall], [rise])
+
+
+def warmup_cosine(
+    lr: float, total_steps: int, steps_per_epoch: float, *, warmup_steps: float
+) -> optax.Schedule:
+    """Half a cosine over the whole run, times a linear rise from 0 to 1 over `warmup_steps`.
+
+    Micro-Dense Nets, equations 15 and 16; the highest learning rate is somewhat below `lr`.
+    """
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    fall = optax.cosine_decay_schedule(lr, total_steps)
+    if not warmup_steps:
+        return fall
+    rise = optax.linear_schedule(0.0, 1.0, warmup_steps)
+    return lambda count: rise(count) * fall(count)
+
+
+def sgdr(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    first_cycle_steps: float,
+    cycle_multiplier: float = 2.0,
+    every: str = "step",
+    repeats: int = 1,
+) -> optax.Schedule:
+    """Cosines to 0 with warm restarts (arXiv 1608.03983); see `cycle_fraction`."""
+    fraction = cycle_fraction(
+        total_steps,
+        steps_per_epoch,
+        first_cycle_steps=first_cycle_steps,
+        cycle_multiplier=cycle_multiplier,
+        every=every,
+        repeats=repeats,
+    )
+    return lambda count: lr * 0.5 * (1 + jnp.cos(jnp.pi * fraction(count)))
+
+
+def cycle_fraction(
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    first_cycle_steps: float,
+    cycle_multiplier: float = 2.0,
+    every: str = "step",
+    repeats: int = 1,
+) -> Callable[[ArrayLike], jax.Array]:
+    """How far each step is in its cycle: from 0, where a cycle begins, to below 1.
+
+    Args:
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch, in general no whole number: a batch may hold the end of
+        an epoch and the beginning of the next, and then belongs to the former.
+      first_cycle_steps: length of the first cycle.
+      cycle_multiplier: of each cycle's length to that of the cycle before it, at least 1.
+      every: "step", or "epoch" for the fraction at its epoch's beginning, in all of the epoch;
+        the first cycle then is a whole number of epochs.
+      repeats: equal parts of the run that begin with a first cycle each.
+
+    Returns:
+      A function of the number of updates done so far, int32, to float32 of the same shape.
+
+    Raises:
+      UserError: for a value that is not allowed.
+    """
+    check_number("first_cycle_steps", first_cycle_steps, 1, 2**31)
+    check_number("cycle_multiplier", cycle_multiplier, 1, 100)
+    check_whole_number("repeats", repeats, 1, _LONGEST_TABLE)
+    if every not in ("step", "epoch"):
+        raise unknown("value of every", every, ("step", "epoch"))
+    if every == "step":
+        starts, lengths = _cycles(total_steps, first_cycle_steps, cycle_multiplier, repeats)
+
+        def fraction_of_step(count: ArrayLike) -> jax.Array:
+            cycle = _last_begun(starts, count)
+            # Subtracted as whole numbers, of which float32 has those to 2**24 only.
+            return (count - jnp.asarray(starts)[cycle]) / jnp.asarray(lengths, jnp.float32)[cycle]
+
+        return fraction_of_step
+
+    first_steps = _first_steps_of_epochs(total_steps, steps_per_epoch)
+    epochs = np.arange(len(first_steps))
+    first_cycle = round(first_cycle_steps / steps_per_epoch, 6)
+    if first_cycle % 1:
+        raise UserError(
+            f"with every='epoch' the first cycle must be a whole number of epochs, it has"
+            f" {first_cycle:g}"
+        )
+    starts, lengths = _cycles(len(epochs), first_cycle, cycle_multiplier, repeats)
+    cycles = np.searchsorted(starts, epochs, side="right") - 1
+    fractions = ((epochs - starts[cycles]) / lengths[cycles]).astype(np.float32)
+    return lambda count: jnp.asarray(fractions)[_last_begun(first_steps, count)]
+
+
+def _cycles(
+    total: int, first: float, multiplier: float, repeats: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where each cycle begins, int32, and its length, float64, in steps or epochs."""
+    starts, lengths = [], []
+    for part in range(repeats):
+        start, end = (-(-n * total // repeats) for n in (part, part + 1))
+        length = first
+        while start < end:
+            starts.append(start)
+            lengths.append(length)
+            start, length = start + length, length * multiplier
+            if len(starts) > _LONGEST_TABLE:
+                raise UserError(f"the run has more than {_LONGEST_TABLE} cycles; make them longer")
+    return _first_at_or_after(np.array(starts)).astype(np.int32), np.array(lengths)
+
+
+def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
+    """The step that has the first example of each epoch as its first, or the next one."""
+    if total_steps > _LONGEST_TABLE * steps_per_epoch:
+        raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
+    epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
+    first_steps = _first_at_or_after(epochs * steps_per_epoch)
+    return first_steps[first_steps < total_steps].astype(np.int32)
+
+
+def _first_at_or_after(positions: np.ndarray) -> np.ndarray:
+    # What is a whole number but for rounding, is one.
+    return np.ceil(np.round(positions, 6))
+
+
+def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
+    """Index of the last of the rising `starts` that is not after `count`."""
+    return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)
+}
+
+
+def make_schedule(
+    name: str, lr: float, total_steps: int, steps_per_epoch: float, /, **arguments: Any
+) -> optax.Schedule:
+    """Makes a schedule.
+
+    Args:
+      name: one of `SCHEDULES`.
+      lr: the highest learning rate.
+      total_steps: updates in the run.
+      steps_per_epoch: updates in an epoch; need not be a whole number.
+      **arguments: the schedule's own; those in steps may be given in epochs.
+
+    Raises:
+      UserError: for an unknown name or argument, or a value the schedule does not admit.
+    """
+    function = choose("schedule", SCHEDULES, name)
+    arguments = in_steps(function, arguments, steps_per_epoch)
+    check_arguments(f"schedule {name!r}", function, arguments)
+    return function(lr, total_steps, steps_per_epoch, **arguments)
+
+
+def in_steps(
+    function: Callable, arguments: Mapping[str, Any], steps_per_epoch: float
+) -> dict[str, Any]:
+    """Arguments for a function, those in epochs as the ones in steps that it has instead.
+
+    Raises:
+      UserError: if one is given in both, or its epochs are no number of at least 0.
+    """
+    converted = dict(arguments)
+    for name in arguments:
+        twin = f"{name.removesuffix('_epochs')}_steps"
+        if not name.endswith("_epochs") or twin not in inspect.signature(function).parameters:
+            continue
+        if twin in arguments:
+            raise UserError(f"give one of {name!r} and {twin!r}, not both")
+        check_number(name, arguments[name], 0)
+        converted[twin] = converted.pop(name) * steps_per_epoch
+    return converted

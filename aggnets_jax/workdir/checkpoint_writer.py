@@ -1,0 +1,329 @@
+"""Everything Orbax, second half: saving the checkpoints of a run, and going on from them."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.data import DatasetInfo
+from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
+from aggnets_jax.runtime.distributed import first_does, in_any
+from aggnets_jax.training.state import TrainState, of_seed, over_seeds
+from aggnets_jax.workdir import checkpoints
+from aggnets_jax.workdir.checkpoints import BEST, LATEST, Checkpoints
+from aggnets_jax.workdir.folder import another_config
+from aggnets_jax.workdir.progress import Progress
+
+DAMAGED = "damaged"
+
+
+class RunCheckpoints(Checkpoints):
+    """The checkpoints of a run. Saves are asynchronous; leaving the context waits for them.
+
+    A save that fails, for want of space or of a disk, is told on stderr; the checkpoints before it
+    stay as they are, and the next save tries again.
+
+    Args:
+      workdir: of the run.
+      keep: how many of the latest checkpoints to keep.
+      config: as JSON data, to be saved in each checkpoint.
+      dataset: likewise.
+    """
+
+    def __init__(
+        self,
+        workdir: str | Path,
+        *,
+        keep: int,
+        config: Mapping[str, Any],
+        dataset: DatasetInfo,
+    ) -> None:
+        super().__init__(workdir)
+        self._config = config
+        self._dataset = dataset
+        # Of the best ones two, for a run may go on from before the newer one.
+        self._keep = {LATEST: keep, BEST: 2}
+        # Of the newest saves, by folder: the step, and what was wrong if it failed.
+        self._begun: dict[str, int] = {}
+        self._failures: dict[str, str] = {}
+
+    def __exit__(self, *exception: object) -> None:
+        for folder in (BEST, LATEST):
+            if error := self._wait(folder):
+                self.failed(error, self._begun[folder], folder)
+        super().__exit__(*exception)
+
+    def _options(self, folder: str) -> dict[str, Any]:
+        return {
+            "max_to_keep": self._keep[folder],
+            "cleanup_tmp_directories": True,
+            # Else threads wait for a directory that can't be made, past the run's end.
+            "async_options": ocp.AsyncOptions(create_directories_asynchronously=False),
+        }
+
+    # ---- Saving.
+
+    def save(self, state: TrainState, progress: Progress) -> None:
+        """Begins to save the whole state; does nothing if that step is saved already.
+
+        What `progress` names as the best is on the disk before; if it could not be saved, then
+        `progress` is changed to name the one that is.
+        """
+        if not self._settle(BEST):
+            self._name_saved_best(progress)
+        self._settle(LATEST)
+        model, training = _split(state)
+        self._begin(LATEST, state.updates, progress, {"model": model, "training": training})
+
+    def save_best(self, state: TrainState, progress: Progress) -> None:
+        """Begins to save the network as that of the best evaluation so far."""
+        self._settle(BEST)
+        self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
+
+    def finish(self) -> None:
+        """Waits until all is saved.
+
+        Raises:
+          Unsaved: if the state that was to be saved last is not.
+        """
+        self._settle(BEST)
+        if not self._settle(LATEST):
+            steps = self._steps(LATEST)
+            raise Unsaved(
+                f"{self._failures[LATEST]}; the same command goes on"
+                + (f" from step {steps[-1]}" if steps else "")
+            )
+
+    def _begin(self, folder: str, step: int, progress: Progress, arrays: Mapping[str, Any]) -> None:
+        self._failures.pop(folder, None)
+        self._begun[folder] = step
+        data = {
+            "config": dict(self._config),
+            "dataset": dataclasses.asdict(self._dataset),
+            "progress": dataclasses.asdict(progress),
+        }
+        checksums = {
+            **{item: checkpoints.of_arrays(tree) for item, tree in arrays.items()},
+            **{item: checkpoints.of_json(value) for item, value in data.items()},
+        }
+        items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
+        for item, value in {**data, "checksums": checksums}.items():
+            items[item] = ocp.args.JsonSave(value)
+        if error := in_any(self._tried(folder, step, items)):
+            self.failed(error, step, folder)
+
+    def _tried(self, folder: str, step: int, items: Mapping[str, Any]) -> Exception | None:
+        """Begins to save; returns what was wrong."""
+        try:
+            manager = self._manager(folder)
+            if step not in manager.all_steps():
+                manager.save(step, args=ocp.args.Composite(**items))
+        except Exception as error:
+            return error
+        return None
+
+    def _wait(self, folder: str) -> Exception | None:
+        """Waits for what is being saved; returns what was wrong with it."""
+        try:
+            if folder in self._managers:
+                self._managers[folder].wait_until_finished()
+        except Exception as error:  # of the operating system, or what TensorStore makes of it
+            return error
+        return None
+
+    def _settle(self, folder: str) -> bool:
+        """Waits for what is being saved; returns whether the newest save succeeded."""
+        if error := in_any(self._wait(folder)):
+            self.failed(error, self._begun[folder], folder)
+        return folder not in self._failures
+
+    def failed(self, error: Exception, step: int, folder: str = LATEST) -> None:
+        """Notes why the state after a step, or what must be before it, could not be saved.
+
+        All processes must be told.
+        """
+        what = "best network" if folder == BEST else "state"
+        reason = one_line(error)
+        self._failures[folder] = f"the {what} after step {step} could not be saved: {reason}"
+        self._warn(self._failures[folder])
+        self._forget(folder)
+
+    def _name_saved_best(self, progress: Progress) -> None:
+        steps = self._steps(BEST)
+        try:
+            saved = steps and self._read(BEST, steps[-1], "progress")["progress"]["best"]
+        except Damaged as error:
+            self._warn(str(error))
+            saved = None
+        progress.best = saved or None
+
+    # ---- Restoring.
+
+    def restore(
+        self,
+        state: TrainState,
+        *,
+        allow_config_change: bool = False,
+        other_form: Callable[[], TrainState] | None = None,
+    ) -> tuple[TrainState, Progress] | None:
+        """Restores the newest checkpoint that is whole, and sets those aside that are damaged.
+
+        Args:
+          state: whose shapes, dtypes and shardings the restored state gets; its seed, too.
+          allow_config_change: whether config and data set may be others than the checkpoint's.
+          other_form: makes the shapes of the state of the same network with loops over its layers,
+            or without, whichever `state` is not.
+
+        Returns:
+          The state and the progress that was saved with it; None if there is no checkpoint.
+
+        Raises:
+          UserError: if there are checkpoints and none is whole, or it is of another run; nothing
+            is set aside then.
+        """
+        damaged: list[Damaged] = []
+        steps = self._steps(LATEST)
+        for step in reversed(steps):
+            try:
+                changes = self._changes(step, allow_config_change)
+                if self._has_loops(step) == self._config["model"]["scan"] or other_form is None:
+                    restored = self._restore_state(step, state, changes)
+                else:
+                    saved = _like(other_form(), state)
+                    restored = self._restore_state(step, saved, changes)
+                    restored = _rearranged(restored[0], state), restored[1]
+            except Damaged as error:
+                damaged.append(error)
+                continue
+            except UserError as error:
+                if damaged:
+                    raise UserError(f"{damaged[0]}; the one before: {error}") from error
+                raise
+            first_does(lambda: self._set_aside(damaged))
+            self._forget(LATEST)
+            self._drop_best_after(step, restored[1])
+            return restored
+        if damaged:
+            raise UserError(f"no checkpoint of {self._workdir} is whole: {damaged[0]}")
+        self._check_new()
+        self._drop_best_after(0, Progress())
+        return None
+
+    def _has_loops(self, step: int) -> bool:
+        """Whether the network of a checkpoint has its layers in loops."""
+        return config_lib.resolve(self.restore_config(LATEST, step)).model.scan
+
+    def _check_new(self) -> None:
+        """Checks that a run without a checkpoint has never had one."""
+        best = self._steps(BEST)
+        # Lines of the log that are on the disk are counted when a checkpoint is saved.
+        lost = best and self._read(BEST, best[-1], "progress")["progress"]["lines"]
+        if lost or (self._workdir / DAMAGED).is_dir():
+            raise UserError(
+                f"{self._workdir} has had checkpoints, and has none to go on from; to start anew,"
+                " give another workdir"
+            )
+
+    def _drop_best_after(self, step: int, progress: Progress) -> None:
+        """Deletes networks of the best evaluations that the run has yet to come to (again)."""
+        later = [best for best in self._steps(BEST) if best > step]
+        for best in later:
+            self._manager(BEST).delete(best)
+        # They had taken the place of the one that was the best then.
+        if later and progress.best and progress.best["step"] not in self._steps(BEST):
+            progress.best = None
+
+    def _changes(self, step: int, allow_config_change: bool) -> list[str]:
+        """What differs between the run that saved a checkpoint and this one."""
+        config = self.restore_config(LATEST, step)
+        changes = config_lib.differences(config, self._config)
+        now, before = (
+            dataclasses.asdict(info) for info in (self._dataset, self.restore_dataset(LATEST, step))
+        )
+        data = [f"data set's {name}" for name in now if now[name] != before[name]]
+        if changes and not allow_config_change:
+            raise another_config(self._workdir, changes)
+        if data and not allow_config_change:
+            raise UserError(
+                f"data set {before['name']} has changed since the run in {self._workdir} was saved"
+                f" ({', '.join(data)}); give another workdir, or --allow_config_change"
+            )
+        return changes + data
+
+    def _restore_state(
+        self, step: int, state: TrainState, changes: Sequence[str]
+    ) -> tuple[TrainState, Progress]:
+        model, training = jax.tree.map(ocp.utils.to_shape_dtype_struct, _split(state))
+        try:
+            restored = self._read(LATEST, step, "progress", model=model, training=training)
+        except OtherArrays as error:
+            if not changes:
+                raise
+            # Not the checkpoint is at fault.
+            raise UserError(
+                f"the run can't go on with that change of the config ({'; '.join(changes)}):"
+                f" {error.reason}"
+            ) from error
+        restored_state = TrainState(**restored["model"], **restored["training"])
+        progress = Progress(**restored["progress"])
+        if changes:
+            progress.config_changes.append({"step": step, "changes": list(changes)})
+        return restored_state.replace(seed=state.seed), progress
+
+    def _set_aside(self, damaged: Sequence[Damaged]) -> None:
+        """Moves checkpoints away, and says so."""
+        for error in damaged:
+            folder = self._workdir / DAMAGED
+            folder.mkdir(exist_ok=True)
+            name = f"{error.path.parent.name}-{error.path.name}"
+            places = (folder / f"{name}{suffix}" for suffix in _suffixes())
+            place = next(place for place in places if not place.exists())
+            error.path.rename(place)
+            self._warn(f"{error}; set aside as {place}")
+
+    @staticmethod
+    def _warn(message: str) -> None:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def _suffixes() -> Iterator[str]:
+    """Nothing, "-2", "-3", ..."""
+    yield ""
+    yield from (f"-{number}" for number in itertools.count(2))
+
+
+def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    model = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
+    training = {
+        "seed": state.seed,
+        "opt_state": state.opt_state,
+        "step": state.step,
+        "strength": state.strength,
+        "totals": state.totals,
+    }
+    return model, training
+
+
+def _like(shapes: TrainState, state: TrainState) -> TrainState:
+    """Shapes of a state, to be restored to where another is."""
+    everywhere = state.step.sharding
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
+    )
+
+
+def _rearranged(saved: TrainState, state: TrainState) -> TrainState:
+    """What was saved, in the form of a state and on its devices."""
+    num_seeds = state.step.size
+    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=num_seeds), state)
+    saved = saved.replace(seed=state.seed)
+    moved = over_seeds(partial(rearranged, like=first), num_seeds)(saved)
+    return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), moved, state)

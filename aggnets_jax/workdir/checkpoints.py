@@ -1,0 +1,249 @@
+"""Everything Orbax, first half: what a checkpoint is, and reading it.
+
+A workdir holds two series of checkpoints: `checkpoints/`, the latest of the run, from which it
+goes on; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
+
+    model      params, batch_stats and, where the config asks for them, their averages "ema"
+    training   the rest of the state: optimiser, step, seed, ... (not in `best/`)
+    config     the resolved config as JSON
+    dataset    what the network knows of its data, names of the classes included, as JSON: so that
+               nothing but the directory is needed to have the network
+    progress   as JSON: which step was evaluated last, which evaluation was the best
+    checksums  of all of the others, as JSON; whatever is read is compared with them
+
+Orbax gives a checkpoint its name when all of it is written.
+"""
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+
+from aggnets_jax.data import DatasetInfo
+from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
+from aggnets_jax.files import check_fields
+from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.training.state import by_path
+from aggnets_jax.workdir import checkpoints
+
+LATEST, BEST = "checkpoints", "best"
+JSON_ITEMS = ("config", "dataset", "progress")
+
+
+_DATASET = {
+    "name": str,
+    "num_classes": int,
+    "class_names": [str],
+    "image_shape": [int],
+    "num_train": int,
+    "num_eval": int,
+    "train_split": str,
+    "eval_split": str,
+    "mean": [float],
+    "std": [float],
+}
+
+
+class Checkpoints:
+    """The checkpoints of a workdir, to be read; nothing is written.
+
+    Args:
+      workdir: of the run.
+    """
+
+    def __init__(self, workdir: str | Path) -> None:
+        self._workdir = Path(workdir).expanduser().absolute()
+        for folder in (LATEST, BEST):
+            path = self._workdir / folder
+            if path.exists() and not path.is_dir():
+                raise UserError(f"{path} must be a directory of checkpoints")
+        self._managers: dict[str, ocp.CheckpointManager] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for folder in (BEST, LATEST):
+            self._forget(folder)
+
+    def _options(self, folder: str) -> dict[str, Any]:
+        return {"read_only": True}
+
+    def _manager(self, folder: str) -> ocp.CheckpointManager:
+        if folder not in self._managers:
+            self._managers[folder] = ocp.CheckpointManager(
+                self._workdir / folder,
+                options=ocp.CheckpointManagerOptions(
+                    # The metadata of a damaged checkpoint would be an error before any is read.
+                    lightweight_initialize=True,
+                    **self._options(folder),
+                ),
+                item_names=("model", "training", *JSON_ITEMS, "checksums"),
+            )
+        return self._managers[folder]
+
+    def _forget(self, folder: str) -> None:
+        """Closes the manager of a folder, so that the next one looks at what is on the disk."""
+        if manager := self._managers.pop(folder, None):
+            with contextlib.suppress(Exception):  # that of a save that failed, once more
+                manager.close()
+
+    def find(self, which: str) -> tuple[str, int]:
+        """The folder and step of the "latest" checkpoint, the "best", or that of a given step.
+
+        Raises:
+          UserError: if there is none.
+        """
+        if not self._workdir.is_dir():
+            raise UserError(f"there is no workdir {self._workdir}")
+        folders = {"latest": LATEST, "best": BEST}
+        steps = {name: self._steps(folder) for name, folder in folders.items()}
+        if which in folders:
+            if not steps[which]:
+                raise UserError(f"no checkpoint in {self._workdir / folders[which]}")
+            return folders[which], steps[which][-1]
+        for name, folder in folders.items():
+            if which in map(str, steps[name]):
+                return folder, int(which)
+        there = [name for name in folders if steps[name]]
+        there += map(str, sorted({*steps["latest"], *steps["best"]}))
+        allowed = ", ".join(there) or "none"
+        raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
+
+    def newest(self) -> int:
+        """The step of the latest checkpoint; -1 if there is none."""
+        return max(self._steps(LATEST), default=-1)
+
+    def _steps(self, folder: str) -> list[int]:
+        # A manager would make a folder that is not there, or fail on its own terms.
+        if not (self._workdir / folder).is_dir():
+            return []
+        return sorted(self._manager(folder).all_steps())
+
+    def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
+        """Reads items of a checkpoint, and compares them with their checksums.
+
+        Args:
+          folder: of the checkpoint.
+          step: of the checkpoint.
+          *json_items: names of items that are JSON.
+          **arrays: shapes, dtypes and shardings of items that are arrays.
+
+        Raises:
+          Damaged: if that can't be read, or is not what was saved.
+        """
+        path = self._workdir / folder / str(step)
+        manager = self._manager(folder)
+        try:
+            json_args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
+            items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
+            saved = items.pop("checksums")
+            for item, target in arrays.items():
+                checkpoints.check_kinds(path, item, saved[item], target)
+            if arrays:
+                array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
+                items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
+            for item in json_items:
+                if checkpoints.of_json(items[item]) != saved[item]:
+                    raise Damaged(path, f"its {item} has another checksum")
+            for item in arrays:
+                for name, found in checkpoints.of_arrays(items[item]).items():
+                    if found != saved[item][name]:
+                        raise Damaged(path, f"{item}/{name} has another checksum")
+        except Damaged:
+            raise
+        except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
+            raise Damaged(path, one_line(error)) from error
+        except (MemoryError, OSError) as error:  # for which the checkpoint can do nothing
+            raise UserError(f"{path} can't be read: {one_line(error)}") from error
+        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+            raise Damaged(path, f"it can't be read: {one_line(error)}") from error
+        return items
+
+    def restore_config(self, folder: str, step: int) -> dict[str, Any]:
+        """The resolved config that a checkpoint was saved with, as JSON data."""
+        return self._read(folder, step, "config")["config"]
+
+    def restore_dataset(self, folder: str, step: int) -> DatasetInfo:
+        """What is known of the data set that a checkpoint was trained on."""
+        saved = self._read(folder, step, "dataset")["dataset"]
+        path = self._workdir / folder / str(step)
+        check_fields(path, saved, _DATASET)
+        # JSON has no tuples.
+        lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
+        try:
+            info = DatasetInfo(**{**saved, **{name: tuple(saved[name]) for name in lists}})
+        except TypeError as error:
+            raise Damaged(path, one_line(error)) from error
+        if len(info.class_names) != info.num_classes or len(info.image_shape) != 3:
+            raise Damaged(path, "its data set contradicts itself")
+        return info
+
+    def restore_variables(
+        self,
+        folder: str,
+        step: int,
+        variables: Mapping[str, Any],
+        sharding: Sharding,
+        *,
+        averaged: bool,
+    ) -> dict[str, Any]:
+        """Restores what `model.apply` takes.
+
+        Args:
+          folder: from `find`.
+          step: from `find`.
+          variables: shapes of "params" and "batch_stats".
+          sharding: that the arrays get.
+          averaged: whether the checkpoint has averages, which are then returned.
+        """
+        like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
+        target = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            {**like, "ema": like if averaged else None},
+        )
+        model = self._read(folder, step, model=target)["model"]
+        return model["ema"] or {name: model[name] for name in like}
+
+
+def of_arrays(tree: Any) -> dict[str, list[Any]]:
+    """The checksums of arrays by their paths: [dtype, shape, SHA-256 of the bytes]."""
+    return {path: [*kind(array), _sum(array)] for path, array in by_path(tree).items()}
+
+
+def kind(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
+    """[dtype, shape], with which an array's checksum begins."""
+    return [array.dtype.name, list(array.shape)]
+
+
+def check_kinds(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
+    """Compares the arrays that an item of a checkpoint has, by its checksums, with a target.
+
+    Raises:
+      OtherArrays: if names, dtypes or shapes differ.
+    """
+    there = {name: kind_and_sum[:2] for name, kind_and_sum in saved.items()}
+    wanted = {name: kind(array) for name, array in by_path(target).items()}
+    for name in sorted(wanted.keys() | there.keys()):
+        if wanted.get(name) != there.get(name):
+            was, now = (
+                f"{kinds[name][0]} {kinds[name][1]}" if name in kinds else "nothing"
+                for kinds in (there, wanted)
+            )
+            raise OtherArrays(path, f"{item}/{name} is {was} there, and must be {now}")
+
+
+def of_json(value: Any) -> str:
+    """SHA-256 of JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _sum(array: jax.Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(to_host(array))).hexdigest()

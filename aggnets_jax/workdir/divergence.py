@@ -1,0 +1,75 @@
+"""When a run has diverged: a loss, a gradient or a parameter is NaN or infinite."""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+from aggnets_jax import data
+from aggnets_jax.errors import Diverged, UserError
+from aggnets_jax.files import write_json
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.distributed import is_first
+from aggnets_jax.training.state import Totals, seeds
+
+REPORT = "divergence.json"
+
+
+def check_totals(
+    totals: Totals, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+) -> None:
+    """Checks that no more steps were undone than may be since metrics were last logged.
+
+    Args:
+      totals: of the run; with several seeds, these are the first axis.
+      config: of the run.
+      workdir: gets `divergence.json`, with what is needed to reproduce the step.
+      mesh: of the run.
+
+    Raises:
+      Diverged: if more steps were not finite than `config.skip_nonfinite_steps`.
+    """
+    totals = jax.device_get(totals)
+    columns = (seeds(config), totals.first_nonfinite, totals.nonfinite_steps)
+    for seed, first, bad in zip(*(np.ravel(column).tolist() for column in columns), strict=True):
+        if bad > config.skip_nonfinite_steps:
+            more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
+            whose = f" of seed {seed}" if config.num_seeds > 1 else ""
+            found = f"loss or gradient{whose} is not finite at step {first}{more}"
+            try:
+                _write_report(first, seed, config, workdir, mesh)
+            except (OSError, UserError) as error:
+                raise Diverged(f"{found}; its batch could not be written: {error}") from error
+            raise Diverged(f"{found}; its batch is in {workdir / REPORT}")
+
+
+def check_evaluation(metrics: Mapping[str, Any]) -> None:
+    """Raises `Diverged` if the loss of an evaluation, with its "step", is not finite."""
+    if not math.isfinite(metrics["loss"]):
+        raise Diverged(f"the loss of the evaluation is not finite at step {metrics['step']}")
+
+
+def _write_report(
+    step: int, seed: int, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+) -> None:
+    batches = data.train_batches(
+        config.data,
+        batch_size=config.batch_size,
+        seed=seed,
+        start_step=step - 1,
+        sharding=mesh_lib.by_example(mesh),
+    )
+    batch = next(batches)
+    examples = {
+        name: np.asarray(multihost_utils.process_allgather(batch[name], tiled=True)).tolist()
+        for name in ("epoch", "index")
+    }
+    if is_first():
+        report = {"step": step, "seed": seed, "split": config.data.train_split, **examples}
+        write_json(workdir / REPORT, report)

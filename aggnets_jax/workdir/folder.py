@@ -1,0 +1,116 @@
+"""The directory of a run: whose it is, and whether it can be written."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import _partial, check_fields, local_path, read_json
+
+CONFIG = "config.json"
+LOCK = ".lock"
+SUMMARY = "summary.json"
+
+# What readers of a summary rely on.
+METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
+_FIELDS_OF_SEED = {"seed": int, "final": METRICS, "best": METRICS, "fingerprint": str}
+_FIELDS_OF_SUMMARY = {
+    "steps": int,
+    "final": {"step": int, **METRICS},
+    "images_per_second": float,
+    "network": {"name": str, "links": int, "params": int, "macs": int},
+    "versions": dict,
+    "hardware": str,
+    "commit": str | None,
+    "config_changes": [{"step": int, "changes": [str]}],
+    "seeds": [_FIELDS_OF_SEED],
+}
+
+
+@contextlib.contextmanager
+def open_workdir(
+    workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
+) -> Iterator[Path]:
+    """Makes the directory of a new run, or checks that it is that of the run to go on with.
+
+    Within the context no other process can have it. If the context ends before anything is written
+    to a new directory, it is gone again.
+
+    Args:
+      workdir: of the run; local, for files are appended to and locked.
+      config: resolved, as JSON data.
+      allow_config_change: whether the run may be one of another config so far.
+
+    Raises:
+      UserError: if it can't be written, is in use, or holds something else than a run of this
+        config; it is then left as it was.
+    """
+    if "://" in str(workdir):
+        raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
+    try:
+        path = local_path(workdir)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        _check_same_run(path, config, allow_config_change)
+        path.mkdir(parents=True, exist_ok=True)
+        lock = (path / LOCK).open("a")
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"workdir {workdir} can't be used: {one_line(error)}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"workdir {path} is in use by another process") from error
+        except OSError:  # some network file systems know no locks
+            pass
+        try:
+            yield path
+        finally:
+            # If the storage is gone, that is not what the run ends with.
+            with contextlib.suppress(OSError):
+                if not (path / CONFIG).exists():
+                    (path / LOCK).unlink(missing_ok=True)
+                    for folder in missing:
+                        if not any(folder.iterdir()):
+                            folder.rmdir()
+
+
+def read_summary(workdir: Path) -> dict[str, Any]:
+    """Reads the summary of a finished run; one of an older version gets the fields it lacks.
+
+    Raises:
+      UserError: if it is missing or damaged.
+    """
+    summary = read_json(workdir / SUMMARY)
+    summary.setdefault("hardware", summary.get("devices"))
+    summary.setdefault("config_changes", [])
+    if not summary.get("seeds"):
+        # Seeds that trained together are told apart since several can.
+        seed = read_json(workdir / CONFIG).get("seed")
+        summary["seeds"] = [{"seed": seed, **summary}]
+    check_fields(workdir / SUMMARY, summary, _FIELDS_OF_SUMMARY)
+    return summary
+
+
+def another_config(workdir: Path, changes: Sequence[str]) -> UserError:
+    """The error for a run that would go on with another config; `changes` says what differs."""
+    return UserError(
+        f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
+        " workdir, or --allow_config_change to go on with the changed one"
+    )
+
+
+def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
+    # What a process left that was killed before it had written the config does not count.
+    own = {LOCK, _partial(path / CONFIG).name}
+    if not path.exists() or all(file.name in own for file in path.iterdir()):
+        return
+    if not (path / CONFIG).exists():
+        raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
+    changes = config_lib.differences(read_json(path / CONFIG), config)
+    if changes and not allow_config_change:
+        raise another_config(path, changes)

@@ -1,0 +1,97 @@
+"""Restore the network of a workdir."""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Sharding
+
+from aggnets_jax import config as config_lib
+from aggnets_jax import data
+from aggnets_jax.connectivity.execution import without_loops
+from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import local_path
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.training.state import Variables, of_seed, over_seeds, seeds
+from aggnets_jax.workdir.checkpoints import Checkpoints
+
+
+class Restored(NamedTuple):
+    """A network as a checkpoint has it.
+
+    Attributes:
+      step: after which it was saved.
+      config: of its run.
+      info: of the data set of its run.
+      model: the network.
+      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
+        these are the first axis of each array.
+    """
+
+    step: int
+    config: ml_collections.ConfigDict
+    info: data.DatasetInfo
+    model: nn.Module
+    variables: Variables
+
+    def of_one(self, seed: int | None) -> Variables:
+        """The variables of the network of a seed, which may be None if there is only one.
+
+        Raises:
+          UserError: if the run has no such seed, or several and none is chosen.
+        """
+        there = np.ravel(seeds(self.config)).tolist()
+        if seed is None and len(there) > 1:
+            seeds_there = ", ".join(map(str, there))
+            raise UserError(f"the run has several networks; choose one by --seed: {seeds_there}")
+        if seed is not None and seed not in there:
+            raise unknown("seed", str(seed), map(str, there))
+        number = 0 if seed is None else there.index(seed)
+        return of_seed(self.variables, number, len(there))
+
+
+def restore_network(
+    workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
+) -> Restored:
+    """Restores a network with nothing but the directory of its run; no data set is opened.
+
+    Args:
+      workdir: of the run.
+      which: "latest", "best" or the number of a step.
+      devices: the sharding of the variables.
+      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
+        one, which compiles fast, rather than to have its layers apart.
+
+    Raises:
+      UserError: if there is no such checkpoint.
+    """
+    with Checkpoints(local_path(workdir)) as checkpoints:
+        folder, step = checkpoints.find(which)
+        config = config_lib.resolve(checkpoints.restore_config(folder, step))
+        info = checkpoints.restore_dataset(folder, step)
+        model = create_configured_model(config, info.num_classes)
+
+        def shapes(model: nn.Module) -> Variables:
+            images = jnp.zeros((1, *info.image_shape))
+            return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+
+        of_seeds = over_seeds(lambda tree, seed: tree, config.num_seeds, (None, 0))
+        variables = checkpoints.restore_variables(
+            folder,
+            step,
+            jax.eval_shape(of_seeds, shapes(model), seeds(config)),
+            devices,
+            averaged=config.ema_decay > 0,
+        )
+        if config.model.scan and not keep_loops:
+            config.model.scan = False
+            model = without_loops(model)
+            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
+            variables = apart(variables)
+    return Restored(step, config, info, model, variables)

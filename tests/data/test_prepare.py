@@ -1,0 +1,123 @@
+"""python -m aggnets_jax.data.prepare: what it prints, and one line for each mistake."""
+
+import subprocess
+import sys
+import tarfile
+
+import pytest
+
+from aggnets_jax.data import describe, prepare
+from tests.data.conftest import make_config
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "aggnets_jax.data.prepare", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_as_a_program(tmp_path):
+    answer = run("--name=aggnets_digits", f"--data_dir={tmp_path / 'new'}")
+    assert (answer.returncode, answer.stderr) == (0, "")
+    for fact in (
+        f"is prepared in {tmp_path}/new/aggnets_digits/1.1.0\n",
+        "train: 1437 examples\n",
+        "test: 360 examples\n",
+        "classes: 10\n",
+        f"data.name=aggnets_digits data.data_dir={tmp_path}/new\n",
+    ):
+        assert fact in answer.stdout
+    assert describe(make_config("aggnets_digits", tmp_path / "new")).num_train == 1437
+
+
+@pytest.mark.slow
+def test_a_mistake_as_a_program(tmp_path):
+    answer = run("--name=imagenet2012", f"--data_dir={tmp_path}")
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("error: files for imagenet2012 are missing; give --manual_dir")
+    assert answer.stderr.count("\n") == 1
+
+
+def fails_with(capfd, message, *arguments):
+    assert prepare.main(arguments) == 2
+    error = capfd.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    assert message in error
+
+
+def test_unknown_name(capfd):
+    fails_with(capfd, "unknown data set 'cifar11'; nearest: cifar10", "--name=cifar11")
+
+
+def test_arguments(capfd):
+    fails_with(capfd, "required: --name", "--nam=cifar10")
+    fails_with(capfd, "unrecognized arguments: --dir=x", "--name=cifar10", "--dir=x")
+
+
+def test_not_for_image_classification(capfd, tmp_path):
+    fails_with(
+        capfd, "not for image classification", "--name=imdb_reviews", f"--data_dir={tmp_path}"
+    )
+
+
+def test_directories(capfd, tmp_path):
+    fails_with(capfd, "'/proc/x'", "--name=aggnets_digits", "--data_dir=/proc/x")
+    fails_with(
+        capfd,
+        "manual_dir /nowhere does not exist",
+        "--name=cifar10",
+        f"--data_dir={tmp_path}",
+        "--manual_dir=/nowhere",
+    )
+
+
+def test_files_that_are_not_the_official_ones(capfd, tmp_path):
+    (tmp_path / "cifar-10-binary.tar.gz").write_bytes(b"something else")
+    arguments = ("--name=cifar10", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}")
+    fails_with(capfd, "cannot prepare cifar10: Artifact", *arguments)
+
+
+def test_imagenet_without_the_validation_images(capfd, tmp_path):
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w"):
+        pass
+    arguments = ("--name=imagenet2012", f"--data_dir={tmp_path}", f"--manual_dir={tmp_path}")
+    fails_with(capfd, "ILSVRC2012_img_val.tar", *arguments)
+
+
+def test_no_network(capfd, tmp_path, monkeypatch):
+    import requests
+
+    def refuse(*_, **__):
+        raise requests.exceptions.ConnectionError("Failed to resolve 'www.cs.toronto.edu'")
+
+    monkeypatch.setattr(requests.Session, "get", refuse)
+    fails_with(
+        capfd,
+        "cannot prepare cifar10: Failed to resolve 'www.cs.toronto.edu'",
+        "--name=cifar10",
+        f"--data_dir={tmp_path}",
+    )
+
+
+def test_what_is_prepared_is_left_alone(capfd, cifar10):
+    data_dir = cifar10[0]
+    facts = data_dir / "cifar10" / "3.0.2" / "dataset_info.json"
+    before = facts.stat().st_mtime_ns
+    assert prepare.main(["--name=cifar10", f"--data_dir={data_dir}"]) == 0
+    assert facts.stat().st_mtime_ns == before
+    assert "train: 103 examples" in capfd.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def quiet_again():
+    """main() quietens the loggers of the whole process."""
+    from absl import logging
+
+    level = logging.get_verbosity()
+    yield
+    logging.set_verbosity(level)

@@ -1,0 +1,398 @@
+"""Checkpoints: what was saved is what is restored, or it is told and the one before is taken."""
+
+import dataclasses
+import errno
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.errors import Damaged, Unsaved, UserError
+from aggnets_jax.training.state import Totals, TrainState
+from aggnets_jax.workdir import checkpoints
+from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
+from aggnets_jax.workdir.checkpoints import Checkpoints
+from aggnets_jax.workdir.progress import Progress
+from tests.runs import DATASET
+
+CONFIG = config_lib.to_json(config_lib.resolve({}))
+
+
+def make_state(step, seed=0, width=3):
+    """A state of little arrays, of which each has values of its own."""
+    rng = np.random.default_rng(step)
+    array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    params = {"conv": {"kernel": array(3, 3, 1, width)}, "classifier": {"bias": array(2)}}
+    return TrainState(
+        seed=jnp.asarray(seed, jnp.int32),
+        step=jnp.asarray(step, jnp.int32),
+        params=params,
+        batch_stats={"norm": {"mean": array(width)}},
+        opt_state=(jax.tree.map(jnp.ones_like, params), jnp.asarray(step, jnp.int32)),
+        ema=None,
+        strength=None,
+        totals=Totals.zeros(),
+    )
+
+
+def open_checkpoints(workdir, *, keep=2, config=CONFIG, dataset=DATASET):
+    return RunCheckpoints(workdir, keep=keep, config=config, dataset=dataset)
+
+
+def save(workdir, *steps):
+    with open_checkpoints(workdir) as checkpoints:
+        for step in steps:
+            checkpoints.save(make_state(step), Progress(evaluated=step))
+        checkpoints.finish()
+
+
+def restore(workdir, *, state=None, allow_config_change=False, **changes):
+    with open_checkpoints(workdir, **changes) as checkpoints:
+        return checkpoints.restore(
+            make_state(0) if state is None else state, allow_config_change=allow_config_change
+        )
+
+
+def assert_is(restored, step):
+    state, progress = restored
+    assert progress.evaluated == step
+    jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A workdir with checkpoints of steps 1 and 2."""
+    workdir = tmp_path_factory.mktemp("two")
+    save(workdir, 1, 2)
+    return workdir
+
+
+@pytest.fixture
+def copy(two, tmp_path):
+    return shutil.copytree(two, tmp_path / "copy")
+
+
+def files_of(workdir, step):
+    return sorted(f for f in (workdir / "checkpoints" / str(step)).rglob("*") if f.is_file())
+
+
+def test_the_newest_is_restored(two):
+    assert_is(restore(two), 2)
+    assert not (two / "damaged").exists()
+
+
+def test_nothing_is_restored_where_there_is_nothing(tmp_path):
+    assert restore(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- Damage.
+
+
+@pytest.mark.slow
+def test_any_damage_to_any_file_is_harmless_or_found(two, tmp_path, capsys):
+    """Whatever is damaged: the values are those of a checkpoint, to the bit."""
+    found = {"flipped": 0, "truncated": 0, "missing": 0}
+    rng = np.random.default_rng(0)
+    for number, file in enumerate(files_of(two, 2)):
+        for damage in found:
+            copy = shutil.copytree(two, tmp_path / f"{number}-{damage}")
+            victim = copy / file.relative_to(two)
+            content = bytearray(victim.read_bytes())
+            if damage == "missing":
+                victim.unlink()
+            elif content:
+                place = rng.integers(len(content))
+                flipped = content[:]
+                flipped[place] ^= 1 << rng.integers(8)
+                victim.write_bytes(flipped if damage == "flipped" else content[:place])
+            state, _ = restored = restore(copy)
+            assert_is(restored, state.updates)
+            lines = capsys.readouterr().err.splitlines(keepends=True)
+            errors = "".join(line for line in lines if line.startswith("warning: "))
+            if state.updates == 1:
+                found[damage] += 1
+                aside = copy / "damaged" / "checkpoints-2"
+                assert aside.is_dir()
+                path = copy / "checkpoints" / "2"
+                assert errors.startswith(f"warning: checkpoint {path} is damaged: ")
+                assert errors.endswith(f"; set aside as {aside}\n")
+                assert not path.exists()
+            else:
+                assert errors == ""
+    # Orbax writes files that it does not read, and how many there are differs from save to save.
+    files = len(files_of(two, 2))
+    assert sum(found.values()) / len(found) > files / 4, found
+    assert min(found.values()) > files / 5, found
+
+
+def test_the_checksum_finds_values_that_orbax_restores_without_complaint(copy, capsys):
+    """The arrays of another step, whole and readable, in the place of the saved ones."""
+    shutil.rmtree(copy / "checkpoints/2/model")
+    shutil.copytree(copy / "checkpoints/1/model", copy / "checkpoints/2/model")
+    assert_is(restore(copy), 1)
+    assert "model/batch_stats/norm/mean has another checksum" in capsys.readouterr().err
+
+
+def test_the_checksum_finds_json_that_was_edited(copy, capsys):
+    file = copy / "checkpoints/2/progress/metadata"
+    file.write_text(file.read_text().replace('"evaluated": 2', '"evaluated": 3'))
+    assert_is(restore(copy), 1)
+    assert "its progress has another checksum" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_network_is_damaged_for_this_run(copy, capsys):
+    shutil.rmtree(copy / "checkpoints/2")
+    with open_checkpoints(copy) as checkpoints:
+        checkpoints.save(make_state(2, width=4), Progress())
+    assert_is(restore(copy), 1)
+    message = "model/batch_stats/norm/mean is float32 [4] there, and must be float32 [3]"
+    assert message in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_saved_again_and_a_second_one_set_aside_beside_it(copy):
+    for number in ("", "-2"):
+        (copy / "checkpoints/2/model/manifest.ocdbt").unlink()
+        assert_is(restore(copy), 1)
+        assert (copy / f"damaged/checkpoints-2{number}").is_dir()
+        save(copy, 2)
+        assert_is(restore(copy), 2)
+
+
+def test_without_a_whole_checkpoint_the_run_stops_and_nothing_is_moved(copy):
+    for step in (1, 2):
+        shutil.rmtree(copy / f"checkpoints/{step}/training")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"no checkpoint .* is whole: .*checkpoints/2 is damag"):
+            restore(copy)
+    assert not (copy / "damaged").exists()
+
+
+def test_a_run_does_not_start_again_beside_its_damaged_checkpoints(copy):
+    (copy / "checkpoints/2/model/manifest.ocdbt").unlink()
+    restore(copy)
+    shutil.rmtree(copy / "checkpoints/1")
+    with pytest.raises(UserError, match="has had checkpoints, and has none to go on from"):
+        restore(copy)
+
+
+def test_a_run_does_not_start_again_where_its_checkpoints_are_gone(tmp_path):
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(4), Progress())
+        checkpoints.finish()
+    # As a kill before the first checkpoint leaves it: the run comes to that network again.
+    assert restore(tmp_path) is None
+    assert not any(p.name.isdigit() for p in (tmp_path / "best").iterdir())
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(4), Progress(lines={"metrics": 3}))
+        checkpoints.finish()
+    with pytest.raises(UserError, match="has had checkpoints"):
+        restore(tmp_path)
+    assert (tmp_path / "best" / "4").is_dir()
+
+
+@pytest.mark.parametrize(("older", "best"), [(1, 1), (2, None)])
+def test_the_best_network_is_one_that_the_run_has_come_to(older, best, tmp_path):
+    """best/ has networks of steps 1 and 4; the run goes on from step 3."""
+    progress = Progress(best={"step": older, "accuracy": 0.5})
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(1), progress)
+        checkpoints.save(make_state(3), progress)
+        checkpoints.save_best(make_state(4), progress)
+        checkpoints.finish()
+    _, progress = restore(tmp_path)
+    assert (progress.best and progress.best["step"]) == best
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.find("best") == ("best", 1)
+
+
+def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved(tmp_path, capsys):
+    best = {"step": 1, "accuracy": 0.5}
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(1), Progress(best=best))
+        checkpoints.finish()
+        (tmp_path / "best/1/progress/metadata").write_text("{")
+        checkpoints.failed(OSError("full"), 2, "best")
+        checkpoints.save(make_state(3), progress := Progress(best=best))
+        checkpoints.finish()
+    assert progress.best is None
+    assert "checkpoint" in capsys.readouterr().err
+    assert restore(tmp_path)[0].updates == 3
+
+
+def test_storage_that_can_not_be_read_is_no_damage(copy, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(UserError, match=r"checkpoints/2 can't be read: .*Input/output error"):
+        restore(copy)
+    assert not (copy / "damaged").exists()
+
+
+def test_damage_is_told_if_the_checkpoint_before_is_refused(copy):
+    other = changed(lr=0.5)
+    with open_checkpoints(copy, config=other) as checkpoints:
+        checkpoints.save(make_state(3), Progress())
+        checkpoints.finish()
+    (copy / "checkpoints/3/progress/metadata").write_text("")
+    with pytest.raises(UserError, match=r"checkpoints/3 is damaged: .*another config \(lr"):
+        restore(copy, config=other)
+
+
+def test_reading_alone_moves_nothing(copy):
+    (copy / "checkpoints/2/config/metadata").write_text("{")
+    with Checkpoints(copy) as checkpoints, pytest.raises(Damaged):
+        checkpoints.restore_config(*checkpoints.find("latest"))
+    assert (copy / "checkpoints/2").is_dir()
+
+
+def test_an_unfinished_save_does_not_count(copy):
+    shutil.copytree(copy / "checkpoints/2", copy / "checkpoints/3.orbax-checkpoint-tmp")
+    assert_is(restore(copy), 2)
+
+
+# ---- Metadata that no run has written.
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda children: (
+        st.lists(children, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["config", "params", "step", "item_metadata", "tree_metadata", "x"]),
+            children,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    content=st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode()),
+    data=st.data(),
+)
+def test_whatever_the_metadata_says_the_values_are_right_or_it_is_an_error(
+    content, data, two, tmp_path_factory
+):
+    copy = shutil.copytree(two, tmp_path_factory.mktemp("fuzz") / "copy")
+    texts = [f for f in files_of(copy, 2) if f.parent.name != "d" and f.suffix != ".ocdbt"]
+    data.draw(st.sampled_from(texts)).write_bytes(content)
+    before = {file for file in copy.rglob("*") if file.is_file()}
+    with Checkpoints(copy) as checkpoints:
+        try:
+            assert checkpoints.restore_config("checkpoints", 2) == CONFIG
+            assert checkpoints.restore_dataset("checkpoints", 2) == DATASET
+        except UserError as error:
+            assert "\n" not in str(error)
+    assert {file for file in copy.rglob("*") if file.is_file()} == before
+    state, _ = restored = restore(copy)
+    assert_is(restored, state.updates)
+
+
+@pytest.mark.parametrize("name", ["2x", "-3", "0007", "notes.txt", "7"])
+def test_other_names_in_the_folder_are_no_checkpoints(name, copy):
+    (copy / "checkpoints" / name).write_text("mine")
+    assert_is(restore(copy), 2)
+
+
+# ---- Another config, another data set.
+
+
+def changed(**changes):
+    return config_lib.to_json(config_lib.resolve({**CONFIG, **changes}))
+
+
+def test_another_config_is_refused_and_may_be_allowed(copy):
+    other = changed(lr=0.5, seed=7)
+    with pytest.raises(UserError, match=r"another config \(lr: 0.1 -> 0.5; seed: 0 -> 7\)"):
+        restore(copy, config=other)
+    state, progress = restore(
+        copy, config=other, state=make_state(0, seed=7), allow_config_change=True
+    )
+    assert int(state.seed) == 7
+    assert progress.config_changes == [{"step": 2, "changes": ["lr: 0.1 -> 0.5", "seed: 0 -> 7"]}]
+
+
+def test_another_data_set_is_refused_and_may_be_allowed(copy):
+    other = dataclasses.replace(DATASET, num_train=11)
+    with pytest.raises(UserError, match=r"changed since .* \(data set's num_train\)"):
+        restore(copy, dataset=other)
+    _, progress = restore(copy, dataset=other, allow_config_change=True)
+    assert progress.config_changes[0]["changes"] == ["data set's num_train"]
+
+
+def test_a_change_that_the_state_can_not_follow_is_refused_and_nothing_set_aside(copy):
+    with pytest.raises(UserError, match=r"can't go on with that change .*lr: 0.1 -> 0.5.*float32"):
+        restore(
+            copy, config=changed(lr=0.5), state=make_state(0, width=4), allow_config_change=True
+        )
+    assert (copy / "checkpoints/2").is_dir()
+
+
+def test_a_config_from_before_a_field_there_is_now_is_the_same(copy):
+    older = {name: value for name, value in CONFIG.items() if name != "skip_nonfinite_steps"}
+    assert config_lib.differences(older, CONFIG) == []
+    assert config_lib.differences(older, changed(skip_nonfinite_steps=2)) == [
+        "skip_nonfinite_steps: 0 -> 2"
+    ]
+
+
+# ---- Checksums.
+
+
+@given(st.data())
+@settings(max_examples=50, deadline=None)
+def test_checksums_change_with_the_values_and_their_places(data):
+    dtype = data.draw(st.sampled_from(["float32", "int32", "bfloat16", "uint8"]))
+    array = np.arange(24, dtype=np.uint8).view(np.uint8)
+    array = np.resize(array, 6 * jnp.dtype(dtype).itemsize).view(jnp.dtype(dtype)).reshape(2, 3)
+    flipped = array.copy()
+    words = flipped.reshape(-1).view(np.uint8)
+    for place in data.draw(st.sets(st.integers(0, len(words) - 1), min_size=1)):
+        words[place] ^= data.draw(st.sampled_from([1, 0x80, 0xFF]))
+    sums = [checkpoints.of_arrays([jnp.asarray(a)]) for a in (array, flipped, array.T, array[::-1])]
+    assert sums[0] == checkpoints.of_arrays([jnp.asarray(array)])
+    assert all(other != sums[0] for other in sums[1:])
+
+
+def test_checksums_are_the_same_however_an_array_is_spread():
+    devices = np.array(jax.devices())
+    mesh = jax.sharding.Mesh(devices, ("data",))
+    array = jnp.arange(16 * len(devices), dtype=jnp.float32).reshape(-1, 4)
+    spread = jax.device_put(
+        array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    )
+    assert checkpoints.of_arrays([spread]) == checkpoints.of_arrays([array])
+
+
+# ---- Storage that fails.
+
+
+def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_path, capsys):
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(1), Progress(evaluated=1))
+        checkpoints.finish()
+        (tmp_path / "checkpoints").rename(tmp_path / "gone")
+        (tmp_path / "checkpoints").write_text("not a directory")
+        checkpoints.save(make_state(2), Progress(evaluated=2))
+        with pytest.raises(Unsaved, match="the state after step 2 could not be saved: "):
+            checkpoints.finish()
+        (tmp_path / "checkpoints").unlink()
+        (tmp_path / "gone").rename(tmp_path / "checkpoints")
+        checkpoints.save(make_state(3), Progress(evaluated=3))
+        checkpoints.finish()
+    assert capsys.readouterr().err.count("\n") == 1
+    assert_is(restore(tmp_path), 3)
+    shutil.rmtree(tmp_path / "checkpoints/3")
+    assert_is(restore(tmp_path), 1)
