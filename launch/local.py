@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from aggnets_jax.children import Child, Children, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError
 

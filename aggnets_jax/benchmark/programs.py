@@ -91,7 +91,8 @@ def train_program(
     """Steps of training on one batch that stays on the devices: what a training loop can reach.
 
     Forward, backward, and the update of SGD with Nesterov's momentum, as
-    `aggnets_jax.training.step` makes it, with the state donated. The parameters are random, see `random_variables`.
+    `aggnets_jax.training.step` makes it, with the state donated. The
+    parameters are random, see `random_variables`.
 
     Args:
       model: the network.

@@ -153,7 +153,7 @@ def test_order_changes_with_epoch_and_seed(many_files):
 def records_read(monkeypatch):
     """A list that gets an item for each record that is read or passed over in a file."""
     tf = import_tensorflow()
-    read, raw = [], records._raw
+    read, raw = [], data.records._raw
 
     def count(record):
         read.append(record)

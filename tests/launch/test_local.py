@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from aggnets_jax.children import Child, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, common_code, how_it_ended
 from aggnets_jax.cli import exit_code
 from launch import local
 from tests import runs
@@ -49,7 +49,7 @@ def launch(*programs, ending=local.ENDING):
     script = """
 import json, signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
-from aggnets_jax.children import Child
+from aggnets_jax.runtime.processes import Child
 from launch import local
 children, ending = json.loads(sys.argv[1])
 sys.exit(local.run([Child(*child) for child in children], ending))
