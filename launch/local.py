@@ -19,9 +19,9 @@ import sys
 import time
 from collections.abc import Sequence
 
-from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError
+from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
 
 ENDING = ((5.0, signal.SIGTERM), (20.0, signal.SIGKILL))
 """After how many seconds the others get which signal, when a process has failed or stopped.

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import flags as flags_lib
-from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError, one_line
 from aggnets_jax.files import local_path, read_json
+from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, another_config
 
 SCRIPT = Path(__file__).with_name("slurm.sbatch")

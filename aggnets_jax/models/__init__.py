@@ -8,6 +8,7 @@ from aggnets_jax.models import (  # noqa: F401
     hardnet,
     hcgnet,
     highway,
+    log_densenet,
     micro_dense,
     micro_dense_baselines,
     mixnet,

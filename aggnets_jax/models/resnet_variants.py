@@ -1,13 +1,20 @@
-"""ResNet for small images: three stages of basic blocks with 16, 32 and 64 channels.
+"""ResNets for small images, and those whose blocks scale their outputs: SE and CBAM.
 
-Paper: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385,
-Section 4.2.
+Three stages of basic blocks with 16, 32 and 64 channels, for small images: He et al., "Deep
+Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, Section 4.2.
 
     y_l = ReLU(F_l(y_{l-1}) + y_{l-1}),  F = conv3x3-BN-ReLU-conv3x3-BN
 
 Shortcuts that widen have no parameters: they take every other position and are padded with zeros
 (option A), by which the printed sizes come out. `padded=False` gives the projections of the
 networks for ImageNet.
+
+Attention: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507, and Woo et
+al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521.
+
+    y_l = ReLU(attention(F_l(y_{l-1})) + y_{l-1})
+
+The wrappers are in `layers.attention`; every other residual network takes them as its argument.
 """
 
 from functools import partial
@@ -33,3 +40,22 @@ register_family(
     paper="Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385",
     printed=_PRINTED,
 )
+
+for _name, _attention, _error, _paper in [
+    ("seresnet", "se", 23.29, "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507"),
+    (
+        "cbam_resnet",
+        "cbam",
+        22.66,
+        "CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521",
+    ),
+]:
+    register_family(
+        _name,
+        partial(resnet, attention=_attention, imagenet_stem=True),
+        pattern=rf"{_name}(?P<depth>\d+)",
+        paper=_paper,
+        printed={f"{_name}50": Printed("CBAM, Table 4", "28.1M", {"imagenet2012": _error})},
+        input_shape=(224, 224, 3),
+        num_classes=1000,
+    )

@@ -18,7 +18,7 @@ from tests.models.variables import random_variables
 
 torch = pytest.importorskip("torch")
 
-from aggnets_jax.benchmark.torch_networks import create, load_variables, published
+from aggnets_jax.benchmark.torch_networks import create, load_variables, published  # noqa: E402
 from aggnets_jax.benchmark.torch_networks.parts import Stage, add  # noqa: E402
 
 LABELS = np.array([0, 1, 2, 3])

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from aggnets_jax.runtime.processes import Child, common_code, how_it_ended
 from aggnets_jax.cli import exit_code
+from aggnets_jax.runtime.processes import Child, common_code, how_it_ended
 from launch import local
 from tests import runs
 
