@@ -1,15 +1,14 @@
-"""Confidence intervals and tests, for whatever compares runs and evaluations."""
+"""Confidence intervals and tests, for all that compares runs and evaluations.
+
+SciPy's statistics take half a second to import, so each function imports them.
+"""
 
 import math
 import statistics
 from collections.abc import Sequence
 
-from scipy import stats
-
 LEVEL = 0.95
-
-
-_Z = float(stats.norm.ppf((1 + LEVEL) / 2))
+_Z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def accuracy_interval(lost: int, gained: int, examples: int) -> tuple[float, float]:
@@ -39,6 +38,8 @@ def mean_interval(total: float, squares: float, examples: int) -> tuple[float, f
     """
     if examples < 2:
         return math.nan, math.nan
+    from scipy import stats
+
     mean = total / examples
     variance = max(0.0, squares - total * mean) / (examples - 1)
     half = float(stats.t.ppf((1 + LEVEL) / 2, examples - 1)) * math.sqrt(variance / examples)
@@ -52,7 +53,7 @@ def mean_and_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """
     if len(values) < 2:
         return values[0], math.nan, math.nan
-    from scipy import stats  # takes half a second to import
+    from scipy import stats
 
     deviation = statistics.stdev(values)
     half = stats.t.ppf(0.975, len(values) - 1) * deviation / math.sqrt(len(values))
@@ -77,6 +78,8 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 def wilson_interval(accuracy: float, examples: int) -> tuple[float, float]:
     """The 95 % confidence interval of an accuracy in 0..1 over as many independent examples."""
+    from scipy import stats
+
     right = round(accuracy * examples)
     interval = stats.binomtest(right, examples).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
