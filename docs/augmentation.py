@@ -7,13 +7,13 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from aggnets_jax.data.host_images import train_image
 from matplotlib.figure import Figure
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from aggnets_jax.config import default_config
 from aggnets_jax.data import DatasetInfo, make_mix, make_preprocess
+from aggnets_jax.data.decoding import train_image
 
 # Of `config.data`, beside no crops and no flips; lengths as parts of the side.
 ROWS = {

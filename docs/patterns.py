@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from aggnets_jax.drawing import draw_topology
 from matplotlib.figure import Figure
 
 from aggnets_jax import make_topology
+from aggnets_jax.connectivity.drawing import draw_topology
 
 
 def draw(file: Path) -> None:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from aggnets_jax.schedules import make_schedule
 from matplotlib.figure import Figure
+
+from aggnets_jax.training.schedules import make_schedule
 
 # Of each: the schedule, its arguments, the highest learning rate, epochs, images and batch size.
 CIFAR, IMAGENET = 50_000, 1_281_167

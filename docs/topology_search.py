@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aggnets_jax.analysis.heat_map import draw_heat_map
-from aggnets_jax.drawing import ACCENT, INK, LONG, draw_topology
-from aggnets_jax.topology import Topology, make_topology
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+
+from aggnets_jax.analysis.plots import draw_heat_map
+from aggnets_jax.connectivity.drawing import ACCENT, INK, LONG, draw_topology
+from aggnets_jax.connectivity.topology import Topology, make_topology
 
 RESULTS = Path(__file__).parents[1] / "results"
 TITLES = {"learnt_l1": "L1", "learnt_topk": "top-k"}

@@ -17,6 +17,7 @@ import ml_collections
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
@@ -213,10 +214,10 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     family, arguments = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
-    arguments.check_whole_number("num_classes", num_classes, 1)
+    check_whole_number("num_classes", num_classes, 1)
     how = {name: overrides.pop(name) for name in EXECUTION if name in overrides}
     arguments = {"num_classes": num_classes, **arguments, **overrides}
-    arguments.check_arguments(f"model {name!r}", family.build, arguments)
+    check_arguments(f"model {name!r}", family.build, arguments)
     for argument, value in arguments.items():
         _check_size(argument, value)
     if "dtype" in arguments:

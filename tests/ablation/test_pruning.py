@@ -18,7 +18,7 @@ from aggnets_jax.ablation.pruning import (
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
-from tests.test_stage import jit
+from tests.connectivity.test_stage import jit
 
 
 def dense(*depths):

@@ -13,10 +13,10 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.training.state import by_path
 from aggnets_jax.workdir.restore import Restored
+from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 from tests.runs import DATASET
-from tests.test_stage import jit
 
 _CONCAT = {"stage_depths": (3, 2), "growth_rate": 4}
 # Links to cut of a network of each kind, and what it is besides its family.

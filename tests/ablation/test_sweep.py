@@ -18,8 +18,8 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.workdir.restore import Restored
 from tests import runs
+from tests.connectivity.test_stage import jit
 from tests.models.variables import random_variables
-from tests.test_stage import jit
 
 NETWORK = {"name": "densenet", "args": {"stage_depths": (2, 2), "growth_rate": 4, "dropout": 0.1}}
 

@@ -16,10 +16,10 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.workdir.restore import restore_network
+from tests.connectivity.test_links import KINDS
+from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
-from tests.test_links import KINDS
-from tests.test_stage import jit
 
 # One that concatenates, one that adds, one with gates, and one whose groups read each other; with
 # an endpoint and the modules that read it.

@@ -16,9 +16,9 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import list_families
 from aggnets_jax.runtime.compilation import kept_apart
+from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
-from tests.test_stage import jit
 
 # One of each way to aggregate, and of each kind of unit that reads what is aggregated.
 KINDS = {

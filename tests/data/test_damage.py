@@ -24,7 +24,7 @@ from tests.data.damaging import (
     truncate,
 )
 from tests.data.image_folders import make_image_folder
-from tests.data.test_pipeline import join, take
+from tests.data.test_batches import join, take
 
 SLOWLY = pytest.mark.slow
 

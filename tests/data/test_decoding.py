@@ -12,7 +12,7 @@ from aggnets_jax.data import describe, eval_batches, train_batches
 from aggnets_jax.data.decoding import _random_window, train_image
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
-from tests.data.test_pipeline import join, take
+from tests.data.test_batches import join, take
 
 WIDTH, HEIGHT = 240, 180
 COUNT = 400

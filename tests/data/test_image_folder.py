@@ -15,7 +15,7 @@ from aggnets_jax.data.prepare import main as prepare_data
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
-from tests.data.test_pipeline import join, take
+from tests.data.test_batches import join, take
 
 SIZE = 16
 

@@ -17,7 +17,7 @@ from aggnets_jax.data.records import SplitReader
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
 from tests.data.official_formats import prepare_small_cifar10
-from tests.data.test_pipeline import join
+from tests.data.test_batches import join
 
 NUM_TRAIN, NUM_TEST, FILES = 163, 50, 16
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from aggnets_jax.reports import compare, experiments
-from tests.test_results import write_run
+from tests.reports.test_results import write_run
 
 DENSE = ("model.topology=dense",)
 WINDOWED = ("model.topology=windowed",)

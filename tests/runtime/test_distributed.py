@@ -14,7 +14,7 @@ from aggnets_jax.main import main
 from aggnets_jax.runtime import distributed
 from aggnets_jax.runtime.distributed import find_cluster, join
 from tests import runs
-from tests.test_preemption import start_processes
+from tests.runtime.test_preemption import start_processes
 
 SLURM = {
     "SLURM_JOB_ID": "7",

@@ -13,7 +13,7 @@ from aggnets_jax import create_model
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from aggnets_jax.training.step import make_train_step
-from tests.test_stage import jit
+from tests.connectivity.test_stage import jit
 
 RNG = np.random.default_rng(0)
 
