@@ -20,6 +20,7 @@ FREE_FORM = (
     "model.args",
     "schedule_args",
     "strength_args",
+    "task_args",
     "data.policy_args",
 )
 

@@ -49,6 +49,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
     for name, allowed in (
+        ("task", ("classification", "link_weights")),
         ("dtype", ("float32", "bfloat16")),
         ("weight_decay_on", ("all", "kernels")),
         ("batch_norm", ("global", "device")),
