@@ -4,10 +4,11 @@
         --penalty=topk --strength=0.02 --keep=51
         --penalty=l1 --strength=0.1 [--keep=51]
 
-What travels on a link is multiplied by its weight in [0, 1]. The penalty takes weight from all
-links (l1), or from all but the K strongest (topk); --from starts from the weights of a trained
-network. NEW/pattern.json has what was learnt, NEW/config.py trains the pattern that is left from
-the initialisation, NEW/cut.csv lists the links that are gone, NEW/pattern.png draws the others.
+Each link is multiplied by its weight in [0, 1]. The penalty takes weight from all links (l1), or
+from all but the K strongest (topk); --from starts from the weights of a trained network. NEW is the
+workdir of the training, and the same command goes on after a stop. At the end NEW/pattern.json has
+the weights, NEW/config.py trains the pattern that is left from the initialisation, NEW/cut.csv
+lists the links that are gone, and NEW/pattern.png draws the others.
 
 Factors on parts of a network that a proximal step shrinks are those of Huang and Wang, "Data-Driven
 Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213. That gradients
@@ -43,7 +44,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument(
         "--config", required=True, help="config file; any of its fields: --config.lr=0.2"
     )
-    parser.add_argument("--workdir", required=True, help="new local directory")
+    parser.add_argument(
+        "--workdir", required=True, help="local directory, new or of the same search"
+    )
     parser.add_argument(
         "--from", dest="init_from", help="workdir of a run to start from; config.init_from"
     )
