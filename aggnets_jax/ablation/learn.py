@@ -44,9 +44,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str
     parser.add_argument(
         "--config", required=True, help="config file; any of its fields: --config.lr=0.2"
     )
-    parser.add_argument(
-        "--workdir", required=True, help="local directory, new or of the same search"
-    )
+    parser.add_argument("--workdir", required=True, help="new local directory")
     parser.add_argument(
         "--from", dest="init_from", help="workdir of a run to start from; config.init_from"
     )

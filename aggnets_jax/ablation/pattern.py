@@ -134,11 +134,11 @@ def learn(
     smaller_network(given, links.stages, [])  # refuses networks whose patterns can't be set
 
     # The task says what the checkpoints hold, so that no other program takes them for a network's.
-    run_config = ml_collections.ConfigDict(config)
-    run_config.task, run_config.task_args = "link_weights", penalty._asdict()
-    summary = train_and_evaluate(run_config, workdir, task=LinkWeights(task, links, penalty))
+    config_json = {**config_lib.to_json(config), "task": "link_weights"}
+    config_json["task_args"] = {**penalty._asdict(), "keep": penalty.keep and list(penalty.keep)}
+    summary = train_and_evaluate(config_json, workdir, task=LinkWeights(task, links, penalty))
 
-    with open_workdir(workdir, config_lib.to_json(config_lib.resolve(run_config))) as path:
+    with open_workdir(workdir, config_json) as path:
         network = WeighedNetwork(model, links)
         params, variables = _restore(path, network, config, info)
         weights = np.clip(np.asarray(params[LINKS]), 0, 1)
@@ -181,9 +181,8 @@ def _restore(
         saved = checkpoints.restore_model(
             *checkpoints.find("latest"), shapes, everywhere, averaged=config.ema_decay > 0
         )
-    return saved["params"], saved["ema"] or {
-        name: saved[name] for name in ("params", "batch_stats")
-    }
+    ema = saved.pop("ema")
+    return saved["params"], ema or saved
 
 
 def _evaluate(
