@@ -1,6 +1,6 @@
 """Measures speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
 
-A table is a list of commands `python -m aggnets_jax.benchmark ...`, each a process of its own, one
+A table is a list of commands `aggnets benchmark ...`, each a process of its own, one
 after another. Their rows go to results/speed.csv, in the place of those that the same command of
 the same table has made before; docs/benchmark.md explains the columns. What stands behind `--` is
 given to all commands, such as `-- --seconds=1`.

@@ -1,4 +1,4 @@
-"""`python -m aggnets_jax.benchmark.dry_run`: a train step on devices that are not there."""
+"""`aggnets dry-run`: a train step on devices that are not there."""
 
 import json
 import os

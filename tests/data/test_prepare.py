@@ -1,4 +1,4 @@
-"""python -m aggnets_jax.data.prepare: what it prints, and one line for each mistake."""
+"""aggnets prepare-data: what it prints, and one line for each mistake."""
 
 import subprocess
 import sys

@@ -97,7 +97,7 @@ def test_a_row_for_each_run_and_seed(tmp_path):
     # Mean 24, deviation sqrt(2), and t = 12.706 with one degree of freedom.
     assert "| 2 | 24.00 | 1.41 | 11.29 to 36.71 | 22.12 (SparseNet, Table 2) |" in page
     assert "| 1 | 50.00 |  |  | 22.12 (SparseNet, Table 2) |" in page
-    run = "    python -m aggnets_jax.main --config=" + SPARSENET
+    run = "    aggnets train --config=" + SPARSENET
     assert f"{run} --config.num_seeds=2 --workdir={tmp_path}/a\n" in page
     assert f"{run} --config.lr=0.2 --config.seed=4 --workdir={tmp_path}/b\n" in page
     assert "* commit: abc123+\n" in page
