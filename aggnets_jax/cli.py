@@ -58,11 +58,8 @@ class Parser(argparse.ArgumentParser):
         """Return the error for a word that the parser does not know."""
         flag = text.partition("=")[0]
         flags = self._option_string_actions
-        if (
-            flag.partition(".")[0] == "--config"
-            and "--workdir" in flags
-            and "--config" not in flags
-        ):
+        of_config = flag.partition(".")[0] == "--config" and "--config" not in flags
+        if of_config and "--workdir" in flags:
             return UserError(f"{self.prog} takes the config of the workdir, not --config")
         return unknown("flag", flag, flags)
 

@@ -30,8 +30,8 @@ def overview() -> str:
     lines = ["usage: aggnets COMMAND [FLAG ...]"]
     for title, names in GROUPS.items():
         lines += ["", f"{title}:"]
-        lines += [f"  {name:<14}{commands.load(name).__doc__.partition('\n')[0]}" for name in names]
-    lines += ["", "aggnets COMMAND --help shows an example and the flags."]
+        lines += [f"  {name:<14}{commands.first_line(name)}" for name in names]
+    lines += ["", "aggnets COMMAND --help shows its flags and an example."]
     return "\n".join(lines)
 
 

@@ -17,6 +17,11 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
 
 
+def first_line(name: str) -> str:
+    """Return the line of a subcommand in the list of all subcommands."""
+    return load(name).__doc__.partition("\n")[0]
+
+
 def make_parser(name: str) -> Parser:
     """Return the parser of a subcommand's flags."""
     command = load(name)

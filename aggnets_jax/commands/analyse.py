@@ -1,5 +1,6 @@
 """Analyse a trained network as papers do: tables and pictures in WORKDIR/analysis.
 
+Examples:
     aggnets analyse weights --workdir=runs/digits
     aggnets analyse efficiency --output=runs/efficiency
 

@@ -1,5 +1,6 @@
 """Compare networks over seeds: paired differences with confidence intervals.
 
+Example:
     aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
 
 Runs that differ only in the seed are one network. The runs after --against are the reference; each

@@ -28,6 +28,6 @@ def run(flags: argparse.Namespace) -> None:
     whole = Parser(prog="aggnets")
     subcommands = whole.add_subparsers()
     for name in NAMES:
-        line = commands.load(name).__doc__.partition("\n")[0]
-        commands.load(name).add_arguments(subcommands.add_parser(name, help=line))
+        parser = subcommands.add_parser(name, help=commands.first_line(name))
+        commands.load(name).add_arguments(parser)
     print(shtab.complete(whole, flags.shell))

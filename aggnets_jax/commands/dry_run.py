@@ -1,5 +1,6 @@
 """Compile a config's train step for devices that are not there, and report its cost.
 
+Example:
     aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
 
 XLA compiles for simulated devices of the CPU, with the convolutions of accelerators. So collectives

@@ -1,5 +1,6 @@
 """Learn a connection pattern: train weights of links with the network under a penalty.
 
+Examples:
     aggnets learn --config=CONFIG --workdir=NEW --penalty=topk --strength=0.02 --keep=51
     aggnets learn --config=CONFIG --workdir=NEW --penalty=l1 --strength=0.1 --from=RUN
 
@@ -32,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     add("--strength", required=True, type=float, help="of the penalty, in loss per unit of weight")
     add(
         "--keep",
-        help="links to keep, in all or in each stage (17,17,17); l1's default: all that have weight",
+        help="links to keep, in all or in each stage: 17,17,17; l1 by default keeps all with weight",
     )
 
 

@@ -1,5 +1,6 @@
 """List networks with their parameters and multiply-adds, or describe one of them.
 
+Examples:
     aggnets models 'sparsenet_bc*'
     aggnets models sparsenet_bc100_k24
     aggnets models --page

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Mapping
-
 from typing import TYPE_CHECKING
 
 from aggnets_jax.cli import Parser

@@ -1,8 +1,9 @@
 """Train the rows of a config's `sweep()`, each in a workdir with the row's name.
 
+Example:
     aggnets sweep --config=configs/digits_50k.py --workdir=runs/50k -- --config.num_seeds=5
 
-trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` of them at a time. `--slurm`
+The command trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` at a time. `--slurm`
 submits an array of jobs instead, with options of sbatch in `--slurm="--time=8:00:00 --nodes=2"`;
 `--print` prints the commands, for another scheduler. Flags after `--` are given to each run.
 
@@ -139,7 +140,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
 
 
 def train(waiting: Sequence[Run], at_once: int) -> int:
-    """Trains runs on this machine.
+    """Train runs on this machine.
 
     Returns:
       The exit code for all of them.
@@ -177,7 +178,7 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
 
 
 def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
-    """The command that submits runs as an array to SLURM."""
+    """Return the command that submits runs as an array to SLURM."""
     at_once = "" if given.at_once is None else f"%{given.at_once}"
     return [
         "sbatch",
@@ -193,7 +194,7 @@ def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
 
 
 def submit(command: Sequence[str]) -> None:
-    """Submits an array; its tasks have this interpreter.
+    """Submit an array, whose tasks use this interpreter.
 
     Raises:
       UserError: if SLURM is not here, or does not take it.

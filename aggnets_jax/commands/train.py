@@ -1,5 +1,6 @@
 """Train a network, and evaluate it on the way.
 
+Examples:
     aggnets train --config=configs/digits.py --workdir=runs/digits
     aggnets train --config=configs/digits.py --workdir=runs/high_lr --config.lr=0.2
 
