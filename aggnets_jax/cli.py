@@ -54,14 +54,13 @@ class Parser(argparse.ArgumentParser):
             flags.overrides = [text.removeprefix("--config.") for text in overrides]
         return flags
 
+    def has(self, flag: str) -> bool:
+        """Return whether there is a flag, such as "--workdir"."""
+        return flag in self._option_string_actions
+
     def unknown_flag(self, text: str) -> UserError:
         """Return the error for a word that the parser does not know."""
-        flag = text.partition("=")[0]
-        flags = self._option_string_actions
-        of_config = flag.partition(".")[0] == "--config" and "--config" not in flags
-        if of_config and "--workdir" in flags:
-            return UserError(f"{self.prog} takes the config of the workdir, not --config")
-        return unknown("flag", flag, flags)
+        return unknown("flag", text.partition("=")[0], self._option_string_actions)
 
 
 def exit_code(program: Callable[[], int | None]) -> int:

@@ -14,21 +14,11 @@ from aggnets_jax import commands
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 
-GROUPS = {
-    "Train and evaluate": ("train", "eval", "predict", "report"),
-    "Look inside": ("analyse", "ablate", "learn"),
-    "Compare": ("compare", "results", "experiments"),
-    "Move weights": ("convert",),
-    "Plan and measure": ("models", "dry-run", "benchmark"),
-    "Prepare and automate": ("prepare-data", "sweep", "completion"),
-}
-NAMES = tuple(name for names in GROUPS.values() for name in names)
-
 
 def overview() -> str:
     """Return the list of all subcommands, with a line for each."""
     lines = ["usage: aggnets COMMAND [FLAG ...]"]
-    for title, names in GROUPS.items():
+    for title, names in commands.GROUPS.items():
         lines += ["", f"{title}:"]
         lines += [f"  {name:<14}{commands.first_line(name)}" for name in names]
     lines += ["", "aggnets COMMAND --help shows its flags and an example."]
@@ -59,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int | None:
     name, *rest = _with_subcommand(words)
-    if name not in NAMES:
-        raise UserError(f"{unknown('command', name, NAMES)}; see aggnets --help")
+    if name not in commands.NAMES:
+        raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")
     flags = commands.make_parser(name).parse(rest)
     flags.command = shlex.join(["aggnets", name, *rest])
     return commands.load(name).run(flags)

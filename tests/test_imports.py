@@ -74,7 +74,7 @@ def test_digits_are_trained_without_tensorflow(data_dir, tmp_path):
     )  # which prepares them, with TensorFlow
     file = runs.write_config(tmp_path / "digits.py", config)
     imported, _ = slow_imports(
-        *("-m", "aggnets_jax.main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+        *("-m", "aggnets_jax", "train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     )
     assert "jax" in imported
     assert not imported & {"matplotlib", "scipy", "sklearn", "tensorflow"}

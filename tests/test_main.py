@@ -19,7 +19,7 @@ def finished(data_dir, tmp_path_factory):
     assert (code, err) == (0, "")
     assert "2,618" in out and "ETA" in out and "images/s" in out
     with contextlib.redirect_stderr(io.StringIO()) as err:
-        assert main(["--mode=eval", f"--workdir={folder / 'run'}"]) == 0
+        assert main(["eval", f"--workdir={folder / 'run'}"]) == 0
     assert err.getvalue() == ""
     return file, folder / "run"
 
@@ -31,7 +31,7 @@ def test_another_process_evaluates_to_the_last_digit(finished):
 
 def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     _, workdir = finished
-    assert main(["--mode=report", f"--workdir={workdir}"]) == 0
+    assert main(["report", f"--workdir={workdir}"]) == 0
     out = capsys.readouterr().out
     for text in ("network", "links", "parameters", "MACs", "accuracy", "images/s", "2,618"):
         assert text in out
@@ -46,7 +46,7 @@ def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
     file = workdir / "evaluation.json"
     right = file.read_text()
     file.write_text(json.dumps({**json.loads(right), "accuracy": 0.5}))
-    assert main(["--mode=report", f"--workdir={workdir}"]) == 2
+    assert main(["report", f"--workdir={workdir}"]) == 2
     assert "accuracy 0.5," in capsys.readouterr().err
     file.write_text(right)
 
@@ -74,10 +74,10 @@ def test_overrides_reach_the_run(finished, tmp_path):
         (["--config=configs/digits.py", "--workdir=W", "--config.lr"], "must have the form"),
         (["--config=configs/digits.py", "--workdir=W", "--confg.lr=1"], "nearest: --config"),
         (["--config=configs/digits.py", "--workdir=W", "now"], "unknown flag 'now'"),
-        (["--mode=evl", "--workdir=W"], "nearest: eval"),
-        (["--mode=eval", "--workdir=W"], "there is no workdir"),
-        (["--mode=eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
-        (["--mode=report", "--workdir=W"], "summary.json can't be read"),
+        (["evl", "--workdir=W"], "nearest: eval"),
+        (["eval", "--workdir=W"], "there is no workdir"),
+        (["eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
+        (["report", "--workdir=W"], "summary.json can't be read"),
         (["--config=configs/digits.py", "--workdir=W", "--data_dir=/nowhere"], "/nowhere"),
         (["--config=configs/digits.py", "--workdir=W", "--checkpoint=best"], "--checkpoint"),
     ],
@@ -116,7 +116,7 @@ def test_divergence_has_its_own_exit_code(finished, tmp_path, capsys):
 
 def test_a_missing_checkpoint_names_those_there_are(finished, capsys):
     _, workdir = finished
-    assert main(["--mode=eval", f"--workdir={workdir}", "--checkpoint=3"]) == 2
+    assert main(["eval", f"--workdir={workdir}", "--checkpoint=3"]) == 2
     folders = [*(workdir / "checkpoints").iterdir(), *(workdir / "best").iterdir()]
     steps = sorted({int(folder.name) for folder in folders})
     assert {5, 6, runs.summary(workdir)["best"]["step"]} <= {*steps}

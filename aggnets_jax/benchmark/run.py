@@ -24,7 +24,12 @@ _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
 
 
-def _check(given: argparse.Namespace) -> None:
+def check(given: argparse.Namespace) -> None:
+    """Check the flags, and split those with commas.
+
+    Raises:
+      UserError: for a value that is not allowed.
+    """
     from aggnets_jax.benchmark import against_torch
     from aggnets_jax.benchmark.setting import parse_arguments, parse_forms
 
@@ -99,9 +104,9 @@ def run(given: argparse.Namespace) -> None:
     """Measure, print the table, and write it.
 
     Raises:
-      UserError: for a value that is not allowed.
+      UserError: as `check` and `contenders_of`.
     """
-    _check(given)
+    check(given)
     with _no_compilation_cache():
         _measure(given)
 

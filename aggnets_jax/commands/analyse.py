@@ -17,7 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from aggnets_jax.cli import Parser
-from aggnets_jax.commands import shared
+from aggnets_jax.commands import CommandParser, shared
 
 # Each module has `add_arguments(parser)` for the flags of its own, and
 # `run(restored, flags, output)`, which prints a table and writes files into the folder `output`.
@@ -38,7 +38,7 @@ OF_RESULTS = ("efficiency",)
 """Analyses of tables of results, without a checkpoint: their `run` is `run(flags, output)`."""
 
 
-class _AnalysisParser(Parser):
+class _AnalysisParser(CommandParser):
     """Parser of one analysis; the analysis, and JAX with it, is imported only when it is chosen."""
 
     def parse_known_args(

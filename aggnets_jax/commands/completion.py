@@ -23,11 +23,10 @@ def run(flags: argparse.Namespace) -> None:
     import shtab
 
     from aggnets_jax import commands
-    from aggnets_jax.main import NAMES
 
     whole = Parser(prog="aggnets")
     subcommands = whole.add_subparsers()
-    for name in NAMES:
+    for name in commands.NAMES:
         parser = subcommands.add_parser(name, help=commands.first_line(name))
         commands.load(name).add_arguments(parser)
     print(shtab.complete(whole, flags.shell))

@@ -10,6 +10,13 @@ from aggnets_jax.cli import Parser
 from aggnets_jax.commands import shared
 from aggnets_jax.errors import UserError
 
+_DIRECTIONS = {
+    "checkpoint": "to_torch",
+    "seed": "to_torch",
+    "dialect": "to_torch",
+    "data_dir": "from_torch",
+}
+
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
@@ -26,12 +33,9 @@ def run(flags: argparse.Namespace) -> None:
     """Convert in one direction."""
     if (flags.from_torch is None) == (flags.to_torch is None):
         raise UserError("aggnets convert needs one of --from_torch=FILE and --to_torch=FILE")
-    direction = "from_torch" if flags.from_torch else "to_torch"
-    for flag in ("dialect", "seed") if flags.from_torch else ("data_dir",):
-        if getattr(flags, flag) is not None:
-            raise UserError(f"--{flag} is not for --{direction}")
-    if flags.from_torch and flags.checkpoint != "latest":
-        raise UserError("--checkpoint is not for --from_torch")
+    for flag, direction in _DIRECTIONS.items():
+        if getattr(flags, direction) is None and getattr(flags, flag) not in (None, "latest"):
+            raise UserError(f"--{flag} is for --{direction}")
     if flags.from_torch and not flags.config:
         raise UserError("--config is missing: a config file such as configs/digits.py")
     if flags.to_torch and (flags.config or flags.overrides):

@@ -33,7 +33,7 @@ def add_arguments(parser: Parser) -> None:
     add("--strength", required=True, type=float, help="of the penalty, in loss per unit of weight")
     add(
         "--keep",
-        help="links to keep, in all or in each stage: 17,17,17; l1 by default keeps all with weight",
+        help="links to keep, in all or for each stage: 17,17,17; l1's default: all with weight",
     )
 
 

@@ -1,4 +1,4 @@
-"""`--mode=convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
+"""`aggnets convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
 
 from pathlib import Path
 
