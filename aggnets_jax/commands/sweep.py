@@ -199,6 +199,8 @@ def submit(command: Sequence[str]) -> None:
     Raises:
       UserError: if SLURM is not here, or does not take it.
     """
+    if not SCRIPT.is_file():
+        raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
     if shutil.which("sbatch") is None:
         raise UserError("there is no SLURM here: no sbatch; --dry_run prints the command")
     done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable})
