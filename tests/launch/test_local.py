@@ -146,6 +146,11 @@ def test_dry_run_prints_the_commands():
         assert line.endswith(f"--num_processes=2 --process_id={number}")
 
 
+def test_another_subcommand_than_train(capsys):
+    local.main(["--processes=1", "--dry_run", "--", "eval", "--workdir=a"])
+    assert "-m aggnets_jax eval --workdir=a --coordinator_address=" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
