@@ -33,7 +33,7 @@ _OURS = ("--coordinator_address", "--num_processes", "--process_id")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line.
+    """Parse the command line.
 
     Raises:
       UserError: for what can't be started.
@@ -59,7 +59,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def processes(given: argparse.Namespace) -> list[Child]:
-    """The processes that a command line asks for."""
+    """Return the processes of a command line."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -85,7 +85,7 @@ def processes(given: argparse.Namespace) -> list[Child]:
 
 
 def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]] = ENDING) -> int:
-    """Runs processes that belong together until all have ended.
+    """Run processes that belong together until all have ended.
 
     Args:
       children: to start.
@@ -123,7 +123,7 @@ def _failed(code: int) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says, and exits."""
+    """Run the command line, and exit."""
     given = parse(arguments)
     children = processes(given)
     if given.dry_run:

@@ -32,7 +32,7 @@ MISTAKES = {
 
 
 def examples(name):
-    """The command lines in the docstring of a subcommand, without `aggnets NAME`."""
+    """Return the command lines in the docstring of a subcommand, without `aggnets NAME`."""
     found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.load(name).__doc__, re.M)
     return [shlex.split(words) for words in found]
 
