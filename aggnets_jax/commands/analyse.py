@@ -59,15 +59,15 @@ def run(flags: argparse.Namespace) -> None:
     """Read the checkpoint, and run the analysis."""
     from aggnets_jax.files import make_folder
     from aggnets_jax.runtime import mesh as mesh_lib
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
     from aggnets_jax.workdir.restore import restore_network
 
-    keep_programs()
+    enable_program_cache()
     inputs: list[Any] = []
     if flags.analysis not in OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
-        inputs.append(restored._replace(variables=restored.of_one(flags.seed)))
+        inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
     output = make_folder(flags.output or Path(flags.workdir, "analysis"))
     _module(flags.analysis).run(*inputs, flags, output)
 

@@ -41,9 +41,9 @@ def run(flags: argparse.Namespace) -> None:
     """Learn the pattern."""
     from aggnets_jax.ablation.pattern import learn
     from aggnets_jax.ablation.pruning import Penalty
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     config = shared.load_config(flags, {"init_from": flags.init_from})
     keep = None if flags.keep is None else _numbers(flags.keep)
     learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))

@@ -23,7 +23,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.data_dir is not None and not flags.html:
         raise UserError("--data_dir is for --html")
     from aggnets_jax.reports.run import report
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     report(flags.workdir, html=flags.html, data_dir=flags.data_dir)

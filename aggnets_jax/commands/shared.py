@@ -75,7 +75,7 @@ def add_processes(parser: Parser) -> None:
 @contextlib.contextmanager
 def together(flags: argparse.Namespace) -> Iterator[None]:
     """Join the other processes of a run, and notice inside the context when one is lost."""
-    from aggnets_jax.runtime.distributed import join, noticing_losses
+    from aggnets_jax.runtime.distributed import join, report_lost_processes
 
     join(
         flags.coordinator_address,
@@ -84,5 +84,5 @@ def together(flags: argparse.Namespace) -> Iterator[None]:
         expected_processes=flags.expected_processes,
         timeout=flags.join_timeout,
     )
-    with noticing_losses():
+    with report_lost_processes():
         yield

@@ -28,10 +28,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Train."""
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
     from aggnets_jax.train import train_and_evaluate
 
-    keep_programs()
+    enable_program_cache()
     config = shared.load_config(flags, {"data.data_dir": flags.data_dir})
     with shared.together(flags):
         train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)
