@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
-    """Seconds of our convolution and of XLA's."""
+    """Return the milliseconds of our convolution and of XLA's."""
     batch, size, channels, features, kernel, stride, groups, dilation, loop = shape
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((batch, size, size, channels)), jnp.float32)
