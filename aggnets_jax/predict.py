@@ -1,4 +1,4 @@
-"""Prediction: the most probable classes of images in files."""
+"""`aggnets predict`: the most probable classes of images in files."""
 
 import csv
 import io

@@ -80,14 +80,14 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
         return jax.vmap(of_one)(changed)
 
-    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
     # Each device for itself: masks and examples are one axis in a convolution, which the
     # compiler could not divide by examples.
     return jax.jit(
         jax.shard_map(
             scores,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, by_example),
+            in_specs=(everywhere, everywhere, batch_sharding),
             out_specs=PartitionSpec(None, "data"),
             check_vma=False,
         ),

@@ -53,6 +53,6 @@ def _with_seeds(
     scalars = {f"{prefix}/{name}": float(np.mean(value)) for name, value in values.items()}
     if config.num_seeds > 1:
         for name, value in values.items():
-            for seed, of_seed in zip(seeds(config), value, strict=True):
-                scalars[f"{prefix}/{name}/seed{seed}"] = float(of_seed)
+            for seed, at_seed in zip(seeds(config), value, strict=True):
+                scalars[f"{prefix}/{name}/seed{seed}"] = float(at_seed)
     return scalars

@@ -53,7 +53,7 @@ class Progress:
 
     def add_evaluation(self, metrics: dict[str, Any], by: str) -> bool:
         """Note an evaluation, with its "step"; return whether it is the best so far by a metric."""
-        now = [{"step": metrics["step"], **of_seed} for of_seed in metrics.get("seeds", ())]
+        now = [{"step": metrics["step"], **at_seed} for at_seed in metrics.get("seeds", ())]
         pairs = zip(self.best_of_seeds or now, now, strict=True)
         self.best_of_seeds = [new if new[by] > old[by] else old for old, new in pairs]
         self.evaluated, self.final = metrics["step"], metrics

@@ -13,7 +13,6 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.ablation import learn
 from aggnets_jax.ablation.pruning import LINKS, NETWORK
 from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.errors import UserError
@@ -40,7 +39,7 @@ TOPK = ("--penalty=topk", "--strength=0.02", "--keep=9")
 def found(data_dir, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("found")
     workdir = tmp_path / "learnt"
-    assert learn.main(command(data_dir, workdir, tmp_path, *TOPK)) == 0
+    assert main(["learn", *command(data_dir, workdir, tmp_path, *TOPK)]) == 0
     return workdir, json.loads((workdir / "pattern.json").read_text())
 
 
@@ -82,14 +81,14 @@ def test_a_search_leaves_a_pattern_that_trains(found):
 @pytest.mark.slow
 def test_a_search_can_be_repeated(found, data_dir, tmp_path):
     _, pattern = found
-    assert learn.main(command(data_dir, tmp_path / "again", tmp_path, *TOPK)) == 0
+    assert main(["learn", *command(data_dir, tmp_path / "again", tmp_path, *TOPK)]) == 0
     again = json.loads((tmp_path / "again" / "pattern.json").read_text())
     assert again["stages"] == pattern["stages"]
     assert again["evaluation"] == pattern["evaluation"]
 
 
 def refusal(capsys, arguments):
-    assert learn.main(arguments) == 2
+    assert main(["learn", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
@@ -139,9 +138,9 @@ def test_a_search_goes_on_after_a_stop(found, data_dir, tmp_path, monkeypatch, c
     arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK)
     with monkeypatch.context() as patch:
         patch.setattr(data.ResidentData, "feed", interrupted)
-        assert learn.main(arguments) == 75
+        assert main(["learn", *arguments]) == 75
     assert not (tmp_path / "learnt" / "pattern.json").exists()
-    assert learn.main(arguments) == 0
+    assert main(["learn", *arguments]) == 0
     again = json.loads((tmp_path / "learnt" / "pattern.json").read_text())
     assert again["stages"] == pattern["stages"]
     assert again["evaluation"] == pattern["evaluation"]
@@ -158,7 +157,7 @@ def test_a_search_with_another_penalty_is_refused(found, data_dir, tmp_path, cap
 
 @pytest.mark.slow
 def test_other_programs_do_not_take_its_checkpoints_for_a_network(found, capsys):
-    with pytest.raises(UserError, match=r"task='link_weights' is for .*ablation\.learn"):
+    with pytest.raises(UserError, match=r"task='link_weights' is for .*aggnets learn"):
         evaluate_checkpoint(found[0])
 
 
@@ -175,7 +174,7 @@ def test_a_search_starts_from_a_run(data_dir, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("aggnets_jax.ablation.pattern.evaluate", recording)
     arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK, lr=0.0)
-    assert learn.main([*arguments, f"--from={tmp_path}/run"]) == 0
+    assert main(["learn", *arguments, f"--from={tmp_path}/run"]) == 0
     assert f"starting from {tmp_path}/run after step 2" in capsys.readouterr().out
     for params in seen:
         jax.tree.map(np.testing.assert_array_equal, params[NETWORK], trained["params"])
@@ -199,7 +198,7 @@ def test_devices_change_nothing_but_rounding(found, data_dir, tmp_path):
     _, pattern = found
     process = subprocess.run(
         [
-            *(sys.executable, "-m", "aggnets_jax.ablation.learn"),
+            *(sys.executable, "-m", "aggnets_jax", "learn"),
             *command(data_dir, tmp_path / "learnt", tmp_path, *TOPK),
         ],
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},

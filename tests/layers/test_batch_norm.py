@@ -27,7 +27,7 @@ batch = {
     "label": jnp.asarray(rng.integers(0, 10, 16), jnp.int32),
 }
 model = create_model("sparsenet10_k4", 10)
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 assert mesh.size == 4
 
 def after(batch, mesh, **changes):

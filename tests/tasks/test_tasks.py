@@ -94,7 +94,7 @@ def test_the_loop_trains_another_task_and_goes_on_with_it(data_dir, tmp_path, ca
     ("changes", "message"),
     [
         ({"task": "clasification"}, "unknown config.task 'clasification'; nearest: classification"),
-        ({"task": "link_weights"}, "is for python -m aggnets_jax.ablation.learn alone"),
+        ({"task": "link_weights"}, "is for `aggnets learn` alone"),
         ({"task_args": {"anchors": 3}}, "unknown argument of task 'classification' 'anchors'"),
     ],
 )
