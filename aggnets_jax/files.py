@@ -9,7 +9,7 @@ from typing import Any
 
 from aggnets_jax.errors import UserError, one_line
 
-# Kinds of JSON data; numbers are those of float32, without NaN.
+# Kinds of JSON data; numbers are within the range of float32.
 _KINDS = {
     dict: "an object",
     list: "a list",
