@@ -141,7 +141,7 @@ def learn(
         weights, trained = _restore(path, given._replace(model=WeighedNetwork(model, links)))
         cut, needed = links.cut(weights, penalty.keep)
         is_left = np.array([link not in cut for link in links.links])
-        evaluations = [_evaluate(task, trained, each) for each in (weights, weights * is_left)]
+        evaluations = _evaluate(task, trained, [weights, weights * is_left])
         smaller = smaller_network(given, links.stages, cut)
         learnt = {
             "network": config.model.name,
@@ -178,17 +178,19 @@ def _restore(workdir: Path, network: Restored) -> tuple[np.ndarray, Restored]:
     return weights, network._replace(step=step, variables=saved.pop("ema") or saved)
 
 
-def _evaluate(task: Task, trained: Restored, weights: np.ndarray) -> dict[str, Any]:
-    """Evaluate the network with given weights of its links."""
+def _evaluate(task: Task, trained: Restored, weights: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    """Evaluate the network with several weights of its links."""
     config, info, variables = trained.config, trained.info, trained.variables
     batches = task.eval_data(config, mesh_lib.batch_sharding(mesh_lib.make_mesh()))
     eval_step = make_eval_step(task, trained.model, task.make_preprocess(config, info))
-    params = {**variables["params"], LINKS: jnp.asarray(weights)}
-    metrics = evaluate(task, eval_step, {**variables, "params": params}, batches)
-    metrics = {"step": trained.step, **metrics}
-    print_evaluation(task, metrics)
-    check_evaluation(task, metrics)
-    return metrics
+    found = []
+    for each in weights:
+        params = {**variables["params"], LINKS: jnp.asarray(each)}
+        metrics = evaluate(task, eval_step, {**variables, "params": params}, batches)
+        found.append({"step": trained.step, **metrics})
+        print_evaluation(task, found[-1])
+        check_evaluation(task, found[-1])
+    return found
 
 
 def _stages(links: WeighedLinks, weights: np.ndarray, smaller: Smaller) -> dict[str, Any]:
