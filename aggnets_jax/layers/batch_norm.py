@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.connectivity.aggregation import Affine, Measured, batch_statistics, plain
+from aggnets_jax.connectivity.aggregation import Affine
+from aggnets_jax.connectivity.features import WithStatistics, batch_statistics, without_statistics
 
 
 class BatchNorm(nn.Module):
@@ -40,10 +41,10 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array | Measured) -> jax.Array:
-        """[..., channels] -> the same shape; the statistics of `Measured` are those it brings."""
+    def __call__(self, x: jax.Array | WithStatistics) -> jax.Array:
+        """Normalise [..., channels] by the statistics that x has, or else by its own."""
         mean, var = self.statistics(x)
-        features = plain(x)
+        features = without_statistics(x)
         shape = features.shape[-1:]
         # In this order gradients are rounded as those of `nn.BatchNorm` are.
         y = features - mean
@@ -55,14 +56,14 @@ class BatchNorm(nn.Module):
             y += self.param("bias", nn.initializers.zeros, shape)
         return y.astype(self.dtype)
 
-    def statistics(self, x: jax.Array | Measured) -> tuple[jax.Array, jax.Array]:
+    def statistics(self, x: jax.Array | WithStatistics) -> tuple[jax.Array, jax.Array]:
         """Mean and variance to normalise by, [channels]; updates the running averages."""
-        shape = plain(x).shape[-1:]
+        shape = without_statistics(x).shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.use_running_average:
             return running_mean.value, running_var.value
-        if isinstance(x, Measured):
+        if isinstance(x, WithStatistics):
             mean, var = x.mean, x.var
         else:
             axis_name = None if self.is_initializing() else self.axis_name

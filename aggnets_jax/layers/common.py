@@ -20,8 +20,8 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from aggnets_jax.connectivity.aggregation import Masked, Measured, plain
 from aggnets_jax.connectivity.execution import CONVOLUTION
+from aggnets_jax.connectivity.features import Masked, WithStatistics, without_statistics
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.layers.convolution import convolve
@@ -95,8 +95,8 @@ def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
 
 
 def activate(
-    norm: Callable[[jax.Array | Measured], jax.Array],
-    x: jax.Array | Measured | Masked,
+    norm: Callable[[jax.Array | WithStatistics], jax.Array],
+    x: jax.Array | WithStatistics | Masked,
     activation: Callable[[jax.Array], jax.Array] = nn.relu,
 ) -> jax.Array:
     """activation(norm(x)), multiplied by the mask of x if it has one.
@@ -108,14 +108,14 @@ def activate(
     return activation(norm(x))
 
 
-def masked(x: jax.Array | Measured | Masked) -> jax.Array:
+def masked(x: jax.Array | WithStatistics | Masked) -> jax.Array:
     """x, multiplied by its mask if it has one, for what neither normalises nor activates it."""
-    return x.applied() if isinstance(x, Masked) else plain(x)
+    return x.applied() if isinstance(x, Masked) else without_statistics(x)
 
 
-def features_of(x: jax.Array | Measured | Masked) -> jax.Array:
+def features_of(x: jax.Array | WithStatistics | Masked) -> jax.Array:
     """The features of a stage's output as they are, for the endpoints."""
-    return plain(x.features if isinstance(x, Masked) else x)
+    return without_statistics(x.features if isinstance(x, Masked) else x)
 
 
 def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
-from aggnets_jax.connectivity import aggregation
+from aggnets_jax.connectivity import features
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import batch_norm
 from aggnets_jax.models import count
@@ -61,13 +61,13 @@ def test_shared_statistics_change_nothing(family):
 def test_statistics_of_a_feature_are_computed_once(monkeypatch):
     model, size = tiny("densenet")
     variables = random_variables(model, size)
-    measured, real = [], aggregation.batch_statistics
+    measured, real = [], features.batch_statistics
 
     def record(x, *arguments):
         measured.append(x.shape[-1])
         return real(x, *arguments)
 
-    monkeypatch.setattr(aggregation, "batch_statistics", record)
+    monkeypatch.setattr(features, "batch_statistics", record)
     monkeypatch.setattr(batch_norm, "batch_statistics", record)
     images = jnp.zeros((2, size, size, 3))
     jax.eval_shape(lambda: model.apply(variables, images, train=True, mutable=["batch_stats"]))
@@ -202,9 +202,9 @@ def test_loops_compute_the_same(family, overrides):
     scanned, _ = tiny(family, scan=True, **overrides)
     variables, like = random_variables(apart, size), shapes_of(scanned, size)
     one = train_pass(apart, variables, size)
-    other = train_pass(scanned, rearranged(variables, like), size)
+    other = train_pass(scanned, match_layout(variables, like), size)
     assert any("layers" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(like))
-    other |= {name: rearranged(other[name], one[name]) for name in ("gradients", "batch_stats")}
+    other |= {name: match_layout(other[name], one[name]) for name in ("gradients", "batch_stats")}
     assert largest_difference(one, other) < 1e-10
 
 
@@ -212,8 +212,8 @@ def test_variables_move_there_and_back():
     apart, size = tiny("densenet_bc", stage_depths=(6, 2))
     scanned, _ = tiny("densenet_bc", stage_depths=(6, 2), scan=True)
     variables = random_variables(apart, size)
-    moved = rearranged(variables, shapes_of(scanned, size))
-    back = rearranged(moved, variables)
+    moved = match_layout(variables, shapes_of(scanned, size))
+    back = match_layout(moved, variables)
     assert jax.tree.structure(back) == jax.tree.structure(variables)
     assert largest_difference(variables, back) == 0
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, shapes_of(scanned, size))
@@ -227,7 +227,7 @@ def test_weights_of_what_a_layer_does_not_read_start_and_stay_zero():
     images = jnp.zeros((1, size, size, 3))
     variables = jax.jit(lambda: scanned.init(jax.random.key(0), images))()
     ones = jax.tree.map(jnp.ones_like, random_variables(apart, size))
-    read = rearranged(ones, variables)
+    read = match_layout(ones, variables)
     padded = jax.tree.map(lambda r: r == 0, read)
     assert sum(jnp.sum(p) for p in jax.tree.leaves(padded)) > 100
     gradients = train_pass(scanned, variables, size)["gradients"]
