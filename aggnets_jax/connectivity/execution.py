@@ -57,7 +57,7 @@ class Execution:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
-    def remat_policy(self, *, normalises_concatenation: bool) -> Callable[..., Any] | None:
+    def remat_policy(self, normalises_concatenation: bool) -> Callable[..., Any] | None:
         """Return the policy of `jax.checkpoint` for a layer, or None if nothing is recomputed.
 
         Args:

@@ -6,8 +6,8 @@ Masks are inputs of a network, so that one compiled function serves for all of t
 
     logits, _ = model.apply({**variables, **collection(masks)}, images)
 
-The name of a stage is the path of its module: "stage1", or "stage1/layer2/layers" for a stage within
-a block. Layers and sources are numbered as in its topology (N + 1 is the stage's output).
+The name of a stage is the path of its module: "stage1", or "stage1/layer2/layers" for a stage
+within a block. Layers and sources are numbered as in its topology (N + 1 is the stage's output).
 """
 
 from collections.abc import Iterable, Mapping

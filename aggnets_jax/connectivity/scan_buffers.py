@@ -1,8 +1,24 @@
-"""Runs of equal layers, and the buffers in which a loop keeps the outputs of a stage."""
-# ruff: noqa: D102 (the methods of buffers are documented in their protocol)
+"""Runs of equal layers, and the buffers in which a loop keeps the outputs of a stage.
+
+`Slots` and `Channels` are layouts of a buffer, a pytree of arrays. Both have these methods, where
+`layer` and `sources` are numbers, or traced arrays in a loop:
+
+    start(outputs, like)           make a buffer of y_0, ..., y_i, with room for outputs like `like`
+    read(buffer, run, sources)     return what a layer of a run reads
+    write(buffer, layer, output)   return the buffer with one more output
+    end(buffer)                    return what the stage's output is made of
+
+and for the backward pass, in which a second buffer holds the gradients of the outputs:
+
+    end_gradient(buffer, added)      make the second buffer from the gradient of what `end` returned
+    write_gradient(gradient, layer)  return the gradient of one output
+    add_gradient(gradient, run, sources, added)    add the gradient of what a layer has read
+    start_gradient(gradient)         return the gradients of y_0, ..., y_i
+"""
+# ruff: noqa: D102
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,41 +69,7 @@ def find_runs(topology: Topology, first: int, key: Callable[[int], Any]) -> tupl
     return tuple(map(run, runs))
 
 
-class Buffer(Protocol):
-    """The outputs of a stage, or their gradients, as a pytree of arrays.
-
-    A buffer describes the layout, and its methods take the arrays. `layer` and `sources` are
-    numbers, or traced arrays in a loop.
-    """
-
-    runs: tuple[Run, ...]
-
-    def start(self, outputs: Sequence[Any], like: Any) -> Any:
-        """Make a buffer with y_0, ..., y_i; later outputs have the shapes and dtypes of `like`."""
-
-    def read(self, buffer: Any, run: Run, sources: Any) -> Any:
-        """Return what a layer of a run reads."""
-
-    def write(self, buffer: Any, layer: Any, output: Any) -> Any:
-        """Return the buffer with one more output."""
-
-    def end(self, buffer: Any) -> Any:
-        """Return the outputs that make up the stage's output."""
-
-    def end_gradient(self, buffer: Any, added: Any) -> Any:
-        """Make the buffer of gradients from the gradient `added` of what `end` returned."""
-
-    def write_gradient(self, gradient: Any, layer: Any) -> Any:
-        """Return the gradient of one output."""
-
-    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:
-        """Return the buffer of gradients plus the gradient `added` of what a layer has read."""
-
-    def start_gradient(self, gradient: Any) -> list[Any]:
-        """Return the gradients of the outputs y_0, ..., y_i that `start` was given."""
-
-
-class Slots(Buffer):
+class Slots:
     """An array [layers + 1, ...] with a slot for each output; outputs may be pytrees.
 
     Layers read lists of outputs, with zeros for the source -1. If y_0 is wider than the others it
@@ -190,7 +172,7 @@ def _each(run: Run, sources: Any) -> Sequence[Any]:
     return run.sources[0] if run.single else list(sources)
 
 
-class Channels(Buffer):
+class Channels:
     """One array [..., channels] of all outputs side by side; statistics are arrays [channels].
 
     Each layer of a run reads the channels that its last layer reads.
@@ -236,3 +218,6 @@ class Channels(Buffer):
     def _offset(self, layer: Any) -> Any:
         """Return the first channel of the output of a layer, counted from 1."""
         return self._input_width + (layer - 1) * self._width
+
+
+Buffer = Slots | Channels

@@ -32,7 +32,6 @@ MOST_DENSE_RUNS = 5
 """Runs of a stage whose layers read all before them. With more runs less is computed on padding,
 but compilation takes longer."""
 
-Kind = Callable[[int], Any]
 Kept = Callable[[Any], Any]
 
 
@@ -42,57 +41,42 @@ class Plan(NamedTuple):
     Attributes:
       buffer: the layout of the buffer, with the runs of layers.
       like: shapes and dtypes of what the buffer keeps of one layer.
-      start: `start(outputs)` returns what the buffer starts with, from y_0, ..., y_i.
       inputs: `inputs(read)` returns the inputs of a layer, a tuple, from what the buffer gives it.
-      keep: `keep(inputs, output)` returns what the buffer keeps of a layer.
       end: `end(read)` returns the stage's output from what the buffer gives at its end.
+      start: `start(outputs)` returns what the buffer starts with; default y_0, ..., y_i.
+      keep: `keep(inputs, output)` returns what the buffer keeps of a layer; default the output.
       widths: `widths(run)` returns how many channels each layer of a run reads, or None if all
         read equally many.
     """
 
     buffer: Buffer
     like: Any
-    start: Callable[[Sequence[Any]], list[Any]]
     inputs: Callable[[Any], tuple[Any, ...]]
-    keep: Callable[[tuple[Any, ...], Any], Any]
     end: Callable[[Any], Any]
+    start: Callable[[Sequence[Any]], list[Any]] = list
+    keep: Callable[[tuple[Any, ...], Any], Any] = lambda inputs, output: output
     widths: Callable[[Run], list[int] | None] = lambda run: None
 
 
-def make_plan(
-    topology: Topology,
-    unit: Unit,
-    outputs: Sequence[Any],
-    *,
-    aggregation: Any,
-    shortcuts: bool,
-    preactivated: bool,
-    kind: Kind,
-    kept: Kept,
-) -> Plan | None:
+def make_plan(stage: Any, outputs: Sequence[Any], kept: Kept) -> Plan | None:
     """Return how to compute the layers after some outputs in loops, or None if loops don't fit.
 
     Args:
-      topology: of the stage.
-      unit: of the stage.
+      stage: the `Stage`.
       outputs: y_0, ..., y_i, computed before.
-      aggregation: of the stage.
-      shortcuts: of the stage.
-      preactivated: of the stage.
-      kind: layers of one kind compute the same function.
       kept: `kept(output)` returns an output in the form in which other layers read it.
     """
-    first = len(outputs)
-    if topology.depth <= first or aggregation not in ("concat", "sum"):
+    first, topology = len(outputs), stage.topology
+    if topology.depth <= first or stage.aggregation not in ("concat", "sum"):
         return None
-    if shortcuts:
-        return _shortcuts(topology, kind, outputs)
-    if aggregation == "sum":
-        return _sum(topology, kind, outputs)
-    one_kind = len({kind(layer) for layer in range(1, topology.depth + 1)}) == 1
-    if first == 1 and _reads_all(topology, first) and preactivated and one_kind:
-        return _dense(topology, unit, outputs[0], kept)
-    return _concat(topology, unit, kind, outputs)
+    if stage.shortcuts:
+        return _shortcuts(stage, outputs)
+    if stage.aggregation == "sum":
+        return _sum(stage, outputs)
+    one_kind = len({stage.kind(layer) for layer in range(1, topology.depth + 1)}) == 1
+    if first == 1 and _reads_all(topology, first) and stage.preactivated and one_kind:
+        return _dense(stage, outputs[0], kept)
+    return _concat(stage, outputs)
 
 
 def _reads_all(topology: Topology, first: int) -> bool:
@@ -101,14 +85,14 @@ def _reads_all(topology: Topology, first: int) -> bool:
     return all(topology.sources_of(layer) == tuple(range(layer)) for layer in layers)
 
 
-def _concat(topology: Topology, unit: Unit, kind: Kind, outputs: Sequence[Any]) -> Plan:
+def _concat(stage: Any, outputs: Sequence[Any]) -> Plan:
     """Plan a concatenation; layers of a run read equally many outputs.
 
     The buffer keeps no statistics: to take and join them for each output takes half as long again
     to compile, and as long to run as computing them anew.
     """
-    first = len(outputs)
-    y_0, like = without_statistics(outputs[0]), _output_like(unit, first, outputs[-1])
+    first, topology = len(outputs), stage.topology
+    y_0, like = without_statistics(outputs[0]), _output_like(stage.unit, first, outputs[-1])
     apart = jax.tree.map(jnp.shape, y_0) != jax.tree.map(jnp.shape, like)
     input_width, width = (jax.tree.leaves(y)[0].shape[-1] for y in (y_0, like))
 
@@ -116,7 +100,7 @@ def _concat(topology: Topology, unit: Unit, kind: Kind, outputs: Sequence[Any]) 
         *near, far = topology.sources_of(layer)
         # A wider y_0 can take the place of the last output that a layer reads, not of others.
         alone = apart and (0 in near or (far == 0 and (not near or input_width < width)))
-        return kind(layer), len(near), layer if alone else None
+        return stage.kind(layer), len(near), layer if alone else None
 
     def widths(run: Run) -> list[int] | None:
         if run.single or not apart or all(0 not in read for read in run.sources):
@@ -133,22 +117,20 @@ def _concat(topology: Topology, unit: Unit, kind: Kind, outputs: Sequence[Any]) 
         like,
         start=lambda outputs: list(map(without_statistics, outputs)),
         inputs=lambda read: (joined(read),),
-        keep=lambda inputs, output: output,
         end=joined,
         widths=widths,
     )
 
 
-def _dense(topology: Topology, unit: Unit, y_0: Any, kept: Kept) -> Plan:
+def _dense(stage: Any, y_0: Any, kept: Kept) -> Plan:
     """Plan a concatenation of all before, in one array whose first channels a run reads."""
-    size = -(-topology.depth // MOST_DENSE_RUNS)
-    runs = find_runs(topology, 1, lambda layer: (layer - 1) // size)
-    like = _output_like(unit, 1, y_0, kept)
+    size = -(-stage.topology.depth // MOST_DENSE_RUNS)
+    runs = find_runs(stage.topology, 1, lambda layer: (layer - 1) // size)
+    like = _output_like(stage.unit, 1, y_0, kept)
     input_width, width = (without_statistics(y).shape[-1] for y in (y_0, like))
     return Plan(
         Channels(runs, input_width, width),
         like,
-        start=list,
         inputs=lambda read: (read,),
         keep=lambda inputs, output: kept(output),
         end=lambda read: read,
@@ -158,13 +140,13 @@ def _dense(topology: Topology, unit: Unit, y_0: Any, kept: Kept) -> Plan:
     )
 
 
-def _sum(topology: Topology, kind: Kind, outputs: Sequence[Any]) -> Plan:
+def _sum(stage: Any, outputs: Sequence[Any]) -> Plan:
     """Plan a sum; where each layer reads all before it, the buffer keeps the running sum."""
-    first, like = len(outputs), _like(outputs[-1])
+    first, topology, like = len(outputs), stage.topology, _like(outputs[-1])
     total = partial(reduce, operator.add)
     if _reads_all(topology, first):
         return Plan(
-            _previous(topology, kind, first),
+            _previous(stage, first),
             like,
             start=lambda outputs: [*outputs[:-1], total(outputs)],
             inputs=tuple,
@@ -172,34 +154,30 @@ def _sum(topology: Topology, kind: Kind, outputs: Sequence[Any]) -> Plan:
             end=total,
         )
     return Plan(
-        Slots(find_runs(topology, first, kind), topology.output_sources, apart=False),
+        Slots(find_runs(topology, first, stage.kind), topology.output_sources, apart=False),
         like,
-        start=list,
         inputs=lambda read: (total(read),),
-        keep=lambda inputs, output: output,
         end=total,
     )
 
 
-def _shortcuts(topology: Topology, kind: Kind, outputs: Sequence[Any]) -> Plan | None:
+def _shortcuts(stage: Any, outputs: Sequence[Any]) -> Plan | None:
     """Plan shortcuts from the previous output, or from all: then the buffer keeps their sum, too.
 
     The output of the stage is the last layer, so only the sources of layers count.
     """
-    first, like = len(outputs), _like(outputs[-1])
+    first, topology, like = len(outputs), stage.topology, _like(outputs[-1])
     read = {layer: topology.sources_of(layer) for layer in range(first, topology.depth + 1)}
     if all(sources == (layer - 1,) for layer, sources in read.items()):
         return Plan(
-            _previous(topology, kind, first),
+            _previous(stage, first),
             like,
-            start=list,
             inputs=lambda read: (read[0], read[0]),
-            keep=lambda inputs, output: output,
             end=lambda read: read[0],
         )
     if first == 1 and all(sources == tuple(range(layer)) for layer, sources in read.items()):
         return Plan(
-            _previous(topology, kind, first),
+            _previous(stage, first),
             (like, like),
             start=lambda outputs: [(outputs[0], outputs[0])],
             inputs=lambda read: read[0],
@@ -209,10 +187,10 @@ def _shortcuts(topology: Topology, kind: Kind, outputs: Sequence[Any]) -> Plan |
     return None
 
 
-def _previous(topology: Topology, kind: Kind, first: int) -> Buffer:
+def _previous(stage: Any, first: int) -> Slots:
     """Return a buffer from which each layer reads the previous slot only, and the end the last."""
-    runs = find_runs(make_topology("plain", topology.depth), first, kind)
-    return Slots(runs, (topology.depth,), apart=False)
+    depth = stage.topology.depth
+    return Slots(find_runs(make_topology("plain", depth), first, stage.kind), (depth,), apart=False)
 
 
 def _like(output: Any) -> Any:

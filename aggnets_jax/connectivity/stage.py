@@ -28,7 +28,7 @@ from aggnets_jax.connectivity.scan_variables import init_run, keys_of_run
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.connectivity.unit import Layer, Unit, make_layer
 from aggnets_jax.errors import UserError
-from aggnets_jax.runtime.compilation import with_barrier
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 
 Read = Callable[[Sequence[Any], int], Any]
 """`read(outputs, layer)` returns the aggregate that a layer of the topology reads."""
@@ -92,9 +92,9 @@ class Stage(nn.Module):
         outputs = [x if isinstance(x, Masked | WithStatistics) else kept(x) for x in inputs]
         for position in range(len(inputs), self.topology.depth + 1):
             layer = position - len(inputs) + 1
-            if scans and layer == 1 + projects and (plan := self._plan(outputs, kept)):
+            if scans and layer == 1 + projects and (plan := make_plan(self, outputs, kept)):
                 return self._run_in_loops(plan, outputs)
-            outputs.append(kept(with_barrier(self._run(layer, read, outputs, position))))
+            outputs.append(kept(barrier_on_cpu(self._run(layer, read, outputs, position))))
             if layer == 1 and projects:
                 outputs[0] = kept(self.projection(name="projection")(inputs[0]))
         return outputs[-1] if self.shortcuts else read(outputs, self.topology.depth + 1)
@@ -106,9 +106,7 @@ class Stage(nn.Module):
     def _run(self, layer: int, read: Read, outputs: Sequence[Any], position: int) -> Any:
         """Compute the output of the module `layer{layer}`, layer `position` of the topology."""
         previous = [outputs[-1]] if self.shortcuts else []
-        policy = self.execution.remat_policy(
-            normalises_concatenation=self._normalises_concatenation
-        )
+        policy = self.execution.remat_policy(self._normalises_concatenation)
         if policy is None:
             return make_layer(self.unit, layer)(*previous, read(outputs, position))
 
@@ -145,19 +143,6 @@ class Stage(nn.Module):
             return read.applied() if isinstance(read, Masked) and not self.preactivated else read
 
         return read
-
-    def _plan(self, outputs: Sequence[Any], kept: Callable[[Any], Any]) -> Plan | None:
-        """Return how to compute the layers after `outputs` in loops, or None if loops don't fit."""
-        return make_plan(
-            self.topology,
-            self.unit,
-            outputs,
-            aggregation=self.aggregation,
-            shortcuts=self.shortcuts,
-            preactivated=self.preactivated,
-            kind=self.kind,
-            kept=kept,
-        )
 
     def _run_in_loops(self, plan: Plan, outputs: Sequence[Any]) -> Any:
         """Compute the stage's output with the layers after `outputs` in loops.

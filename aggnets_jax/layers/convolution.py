@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from aggnets_jax.runtime.compilation import with_barrier
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 
 # A convolution is fast from this many channels on; groups are merged until they have them.
 _WIDE = 32
@@ -107,7 +107,7 @@ def convolve(
         return (in_xla if groups == 1 else _on_each_device(in_xla, lhs.shape[0]))(lhs, rhs)
     # Without the barrier XLA recomputes the images for the gradient of the kernel, in transposed
     # order, which takes several times as long as reading them.
-    lhs = with_barrier(lhs)
+    lhs = barrier_on_cpu(lhs)
     window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
         return _one_group(lhs, rhs, window)
@@ -198,12 +198,12 @@ def _one_by_one(
 ) -> tuple[jax.Array, int]:
     """Compute a `jax.vmap` as a loop; at once, the kernels would become groups."""
     mapped = [
-        jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None
+        None if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
     ]
 
-    def one(each: Sequence[jax.Array]) -> jax.Array:
-        rest = iter(each)
-        pair = [x if axis is None else next(rest) for x, axis in zip(operands, axes, strict=True)]
+    def one(each: Sequence[jax.Array | None]) -> jax.Array:
+        pair = [x if part is None else part for x, part in zip(operands, each, strict=True)]
         return _dense_p.bind(*pair, window=window)
 
     return lax.map(one, mapped), 0

@@ -7,8 +7,8 @@ Paper: Huang et al., "Sequentially Aggregated Convolutional Networks", arXiv 181
     output of both:   [x_1, x_2, ..., x_g]
 
 x_0 is the input of the layer, and g = features / k is the number of groups. For eq. 2 the input is
-split into g' slices of k channels, x_{1-g'}, ..., x_0, so that a group reads as many channels as the
-input has:
+split into g' slices of k channels, x_{1-g'}, ..., x_0, so that a group reads as many channels as
+the input has:
 
       input          groups                 A layer is one stage: y_0, ..., y_{g'-1} are the
     [ s1 s2 s3 ]  ->  a1  a2  a3            slices, and y_{g'}, y_{g'+1}, ... the groups.

@@ -41,7 +41,7 @@ def options_for_once() -> dict[str, int]:
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
-def with_barrier(tree: Any) -> Any:
+def barrier_on_cpu(tree: Any) -> Any:
     """What is computed before and behind a layer's output, compiled apart on the CPU.
 
     XLA:CPU computes sums of outputs again wherever they are read, and with them those of all layers

@@ -16,7 +16,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.unit import make_layer
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import list_families
-from aggnets_jax.runtime.compilation import with_barrier
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
@@ -113,7 +113,7 @@ class _WithoutMasks(Stage):
             read = aggregate(outputs, topology.sources_of(position), position)
             unit = make_layer(self.unit, layer)
             output = unit(outputs[-1], read) if self.shortcuts else unit(read)
-            outputs.append(with_barrier(output))
+            outputs.append(barrier_on_cpu(output))
             if layer == 1 and self.projection is not None and read_later:
                 outputs[0] = self.projection(name="projection")(inputs[0])
         if self.shortcuts:
