@@ -31,16 +31,10 @@ class Loops:
     plan: Plan
 
     def layer(self, run: Run, params: Any, rest: Any, read: Any) -> tuple[Any, Any]:
-        """Compute one layer of a run.
+        """Return what the buffer keeps of one layer of a run, and its updated running averages.
 
-        Args:
-          run: all its layers are computed as its first one.
-          params: parameters of the layer.
-          rest: what has no gradient: `batch_stats`, and the `key` of dropout if there is one.
-          read: what the buffer gives the layer.
-
-        Returns:
-          What the buffer keeps of the layer, and its updated running averages.
+        `rest` has no gradient: `batch_stats`, and the `key` of dropout if there is one. `read` is
+        what the buffer gives the layer. All layers of a run are computed as its first one.
         """
         inputs, name = self.plan.inputs(read), f"layer{run.first}"
         output, updated = Layer(self.unit, run.first, parent=None).apply(
@@ -60,13 +54,12 @@ def run_layers(
 
     Args:
       loops: the layers.
-      params: parameters by the name of the run, with an axis of layers in front unless the run is a
-        single layer.
-      rest: what has no gradient, arranged likewise; see `Loops.layer`.
+      params: parameters by name of run, with an axis of layers unless the run is a single layer.
+      rest: what has no gradient, likewise; see `Loops.layer`.
       outputs: what the buffer starts with.
 
     Returns:
-      What the buffer gives at its end, and the updated running averages, arranged as `params`.
+      What the buffer gives at its end, and the updated running averages by name of run.
     """
     return _forward(loops, params, rest, outputs)[0]
 

@@ -32,12 +32,8 @@ def match_layout(tree: Any, like: Any) -> Any:
     """Return variables, or a tree that contains some, in the layout of another tree.
 
     Args:
-      tree: arrays, without an axis of seeds.
+      tree: arrays, without an axis of seeds. In a loop, weights for unread channels become zero.
       like: the same for the same network, with or without loops; only structure and shapes count.
-
-    Returns:
-      The values of `tree`, structured as `like`. Weights of a loop for channels that a layer does
-      not read are zero.
     """
 
     def is_mapping(node: Any) -> bool:
@@ -82,18 +78,7 @@ def _cut(x: jax.Array, like: Any) -> jax.Array:
 
 
 def init_run(unit: Unit, plan: Plan, run: Run, buffer: Any, key: jax.Array) -> dict[str, Any]:
-    """Draw the initial variables of a run.
-
-    Args:
-      unit: of the stage.
-      plan: of the stage.
-      run: one of the plan's.
-      buffer: shapes and dtypes of the buffer.
-      key: for the run.
-
-    Returns:
-      Variables by collection, with an axis of layers in front unless the run is a single layer.
-    """
+    """Draw the initial variables of a run by collection; `buffer` has the shapes of the buffer."""
     sources = run.sources[0] if run.single else np.array(run.sources[0], np.int32)
     read = jax.eval_shape(lambda b: plan.buffer.read(b, run, sources), buffer)
 
@@ -122,12 +107,10 @@ def keys_of_run(key: jax.Array, run: Run) -> jax.Array:
 
 
 def _zero_unread(unread: np.ndarray, values: jax.Array, narrowest: Any) -> jax.Array:
-    """Set to zero the values for channels that a layer of a run does not read.
+    """Set the values [layers, ...] for the last `unread` [layers] channels of each layer to zero.
 
-    Args:
-      unread: how many channels each layer reads less than the widest layer [layers].
-      values: [layers, ...].
-      narrowest: the shape of the values of a layer that reads `max(unread)` channels less.
+    `narrowest` has the shape of a layer that reads `max(unread)` channels less; the axes that differ
+    are axes of input channels.
     """
     for axis, (most, least) in enumerate(zip(values.shape[1:], narrowest.shape, strict=True)):
         if most != least:

@@ -286,13 +286,8 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
 def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
     """Return one value for each stage; a list or tuple of one, or any other value, is for all.
 
-    Args:
-      what: the name of the values, for the message.
-      value: a list or tuple of values, or one value.
-      stages: number of stages.
-
     Raises:
-      UserError: if there are neither one nor `stages` values, or no stages.
+      UserError: if there are neither one nor `stages` values, or no stages; it names `what`.
     """
     if not stages:
         raise UserError("a network has at least one stage, got none")

@@ -30,11 +30,7 @@ REDUCTION = 16
 
 
 class ChannelGate(nn.Module):
-    """A gate for each channel: Linear(C / 16)-ReLU-Linear(C), summed over the inputs, sigmoid.
-
-    Attributes:
-      dtype: dtype of the computation.
-    """
+    """A gate for each channel: Linear(C / 16)-ReLU-Linear(C), summed over the inputs, sigmoid."""
 
     dtype: DTypeLike
 
@@ -50,11 +46,7 @@ class ChannelGate(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a function of their averages.
-
-    Attributes:
-      dtype: dtype of the computation.
-    """
+    """Scales channels by a function of their averages."""
 
     dtype: DTypeLike
 
@@ -65,16 +57,10 @@ class SqueezeExcite(nn.Module):
 
 
 class CBAM(nn.Module):
-    """Scales channels by their averages and maxima, then positions likewise over the channels.
+    """Scales channels by their averages and maxima, then positions likewise over the channels."""
 
-    Attributes:
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      dtype: dtype of the computation.
-    """
-
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     dtype: DTypeLike
 
     @nn.compact

@@ -26,6 +26,12 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.layers.convolution import convolve
 
+Norm = Callable[..., nn.Module]
+"""`norm(name=...)` makes a batch normalisation, see `batch_norm`."""
+
+Conv = Callable[..., nn.Module]
+"""`conv(features, kernel_size, stride=..., name=...)` makes a convolution, see `conv`."""
+
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 """Normal with standard deviation sqrt(2 / (kh * kw * out)) (He et al., arXiv 1502.01852)."""
 
@@ -147,17 +153,12 @@ def imagenet_stem(
     features: int,
     *,
     kernel_size: int = 7,
-    norm: Callable[..., nn.Module],
-    conv: Callable[..., nn.Module],
+    norm: Norm,
+    conv: Conv,
 ) -> jax.Array:
     """Compute convolution-BN-ReLU-maxpool3x3, both at stride 2, with `stem_conv` and `stem_norm`.
 
-    Args:
-      x: [batch, height, width, channels].
-      features: channels of the result [batch, height / 4, width / 4, features].
-      kernel_size: side of the convolution's kernel.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
+    Maps x [batch, height, width, channels] to [batch, height / 4, width / 4, features].
     """
     x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x))

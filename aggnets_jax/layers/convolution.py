@@ -77,13 +77,13 @@ def convolve(
       window_strides: strides of height and width.
       padding: (low, high) of height and width.
       lhs_dilation: must be 1.
-      rhs_dilation: dilations of the kernel's height and width; default 1.
+      rhs_dilation: dilations of the kernel, default 1.
       dimension_numbers: must be NHWC, HWIO, NHWC.
       feature_group_count: number of groups.
       precision: precision of the products.
 
     Returns:
-      [batch, output height, output width, features], in the dtype of `lhs`.
+      [batch, output height, output width, features].
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
     if dimension_numbers is not None:
@@ -259,13 +259,8 @@ batching.primitive_batchers[_dense_p] = _one_by_one
 def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Array:
     """Return the gradient's values that meet each position of the image, by kernel position.
 
-    Args:
-      gradient: [batch, output height, output width, features].
-      pads: paddings of the convolution, whose strides and dilations are 1.
-      sizes: height and width of the kernel.
-
-    Returns:
-      [batch, height, width, kernel height * kernel width * features].
+    Maps [batch, output height, output width, features] to [batch, height, width, kernel height *
+    kernel width * features], for a convolution whose strides and dilations are 1.
     """
     (rows, columns), ((top, bottom), (left, right)) = sizes, pads
     zero = jnp.zeros((), gradient.dtype)

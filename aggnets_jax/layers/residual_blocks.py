@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from aggnets_jax.arguments import check_whole_number, choose, layers_in_depth
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.common import Conv, Norm
 
 EXPANSION = 4
 
@@ -37,15 +38,13 @@ class BasicBlock(nn.Module):
     Attributes:
       width: channels of both convolutions.
       stride: stride of the first convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
       attention: makes the module that scales the output, if given (`attention.py`).
     """
 
     width: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     attention: Callable[..., nn.Module] | None = None
 
     @nn.compact
@@ -63,8 +62,6 @@ class Bottleneck(nn.Module):
     Attributes:
       width: a quarter of the channels of the output.
       stride: stride of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
       attention: makes the module that scales the output, if given (`attention.py`).
       groups: groups of the 3x3 convolution.
       base_width: inner is groups * floor(width * base_width / 64).
@@ -74,8 +71,8 @@ class Bottleneck(nn.Module):
 
     width: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     attention: Callable[..., nn.Module] | None = None
     groups: int = 1
     base_width: int = 64
@@ -125,8 +122,8 @@ class Projection(nn.Module):
 
     features: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -39,6 +39,7 @@ from aggnets_jax.connectivity.aggregation import Aggregation, Outputs, concat, m
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.common import Conv, Norm
 
 
 class Features(NamedTuple):
@@ -59,16 +60,14 @@ class ConvNormReLU(nn.Module):
     Attributes:
       features: channels of the output.
       kernel_size: side of the kernel.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
       stride: stride of the convolution.
       groups: groups of the convolution.
     """
 
     features: int
     kernel_size: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     stride: int = 1
     groups: int = 1
 
@@ -88,8 +87,6 @@ class Group(nn.Module):
       width: k, the channels of the output.
       bottleneck: whether a 1x1 convolution to k channels comes first.
       cardinality: c, the subgroups of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
       dropout: makes the channel dropout of the group's input.
       zero_init: whether the 3x3 convolution is initially 0.
     """
@@ -97,8 +94,8 @@ class Group(nn.Module):
     width: int
     bottleneck: bool
     cardinality: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     dropout: Callable[[], nn.Module]
     zero_init: bool = False
 
@@ -229,14 +226,7 @@ def check_groups(
     cardinalities: Sequence[int],
     bottleneck: bool,
 ) -> None:
-    """Raise `UserError` unless the channels of all stages can be divided into groups.
-
-    Args:
-      widths: channels of each stage.
-      group_widths: k of each stage.
-      cardinalities: c of each stage.
-      bottleneck: see `Group`.
-    """
+    """Raise `UserError` unless each stage's channels can be divided into groups of k, and k by c."""
     for i, (width, k, c) in enumerate(zip(widths, group_widths, cardinalities, strict=True)):
         check_whole_number("group_width", k, 1)
         check_whole_number("cardinality", c, 1)
@@ -288,10 +278,7 @@ def layer_topologies(
 def group_topology(topology: Topology, slices: int, groups: int) -> Topology:
     """Return the connections between the groups of a layer, with its whole input as y_0.
 
-    Args:
-      topology: the layer's topology; y_0, ..., y_{slices-1} are slices of its input.
-      slices: number of slices of the input.
-      groups: number of groups.
+    In the layer's own `topology` y_0, ..., y_{slices-1} are slices of its input.
     """
     read = topology.sources[slices - 1 : slices - 1 + groups]
     sources = (tuple(sorted({max(0, source - slices + 1) for source in each})) for each in read)

@@ -44,7 +44,7 @@ from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers.batch_norm import AffineBatchNorm
 
-Norm = Callable[..., Callable[[jax.Array], Affine]]
+AffineNorm = Callable[..., Callable[[jax.Array], Affine]]
 """`norm(name=...)` makes a normalisation: a function that returns the map it applies to x."""
 
 
@@ -81,7 +81,7 @@ def _identity(x: jax.Array) -> Affine:
     return Affine(jnp.ones((), x.dtype), jnp.zeros((), x.dtype))
 
 
-NORMS: dict[str, Callable[[bool], Norm]] = {
+NORMS: dict[str, Callable[[bool], AffineNorm]] = {
     "group": lambda train: partial(GroupNorm, _groups),
     "layer": lambda train: partial(GroupNorm, lambda channels: 1),
     "instance": lambda train: partial(GroupNorm, lambda channels: channels),
@@ -142,7 +142,7 @@ class Shortcuts:
                 f" {self.aggregation!r}"
             )
 
-    def make_norm(self, *, train: bool) -> Norm:
+    def make_norm(self, *, train: bool) -> AffineNorm:
         """Return what makes N."""
         return NORMS[self.norm](train)
 
@@ -226,7 +226,7 @@ class NormalisedShortcut(nn.Module):
       weighted: whether w is learnt, from 1 on, rather than 1.
     """
 
-    norm: Norm
+    norm: AffineNorm
     weighted: bool
 
     @nn.compact

@@ -27,7 +27,7 @@ def float64():
 
 
 def tiny(family, **overrides):
-    """The tiny network of a family in float64, and the size of its images."""
+    """Make the tiny network of a family in float64; return it with the size of its images."""
     arguments, size = TINY[family]
     return create_model(family, 5, **{**arguments, "dtype": jnp.float64, **overrides}), size
 
@@ -42,7 +42,7 @@ def shapes_of(model, size):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
 
-# ---- Statistics of a feature, once for all that normalise it.
+# ---- Statistics of a feature, computed once for all layers that normalise it.
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_statistics_of_a_feature_are_computed_once(monkeypatch):
     assert measured == [8, 4, 4, 16, 4, 4, 24, 4, 4]
 
 
-# ---- What is computed a second time.
+# ---- Recomputation for the gradient.
 
 
 REMATERIALISED = [
@@ -97,7 +97,7 @@ REMATERIALISED = [
     ],
 )
 def test_rematerialisation_changes_nothing(family, overrides, remat):
-    """The draws of dropout are the same, too."""
+    """Dropout draws the same numbers, too."""
     kept, size = tiny(family, remat="none", **overrides)
     again, _ = tiny(family, remat=remat, **overrides)
     variables = random_variables(kept, size)
@@ -146,7 +146,7 @@ def test_all_families_can_be_rematerialised(family):
 
 
 def temporary_bytes(model, size, batch=16):
-    """What XLA takes for the gradient of a network beside its arguments and results."""
+    """Return the bytes that XLA needs for a gradient beside its arguments and results."""
     images, labels = jnp.zeros((batch, size, size, 3), jnp.float32), jnp.zeros(batch, jnp.int32)
     variables = random_variables(model, size, np.float32)
 
@@ -221,7 +221,7 @@ def test_variables_move_there_and_back():
 
 @pytest.mark.slow
 def test_weights_of_what_a_layer_does_not_read_start_and_stay_zero():
-    """Else the layers of a dense stage would be wider than they are."""
+    """Otherwise the layers of a dense stage would be wider than they are."""
     apart, size = tiny("densenet", depth=22)
     scanned, _ = tiny("densenet", depth=22, scan=True)
     images = jnp.zeros((1, size, size, 3))
@@ -264,6 +264,6 @@ def test_links_of_loops_are_not_masked():
         ({"shared_statistics": "yes"}, "True or False"),
     ],
 )
-def test_what_is_no_way_of_computing(wrong, said):
+def test_unknown_ways_of_computing_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
         tiny("sparsenet", **wrong)

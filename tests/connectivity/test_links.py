@@ -1,4 +1,4 @@
-"""Masks of links: what a cut link means, for every kind of aggregation and of network."""
+"""Masks of links: the effect of a cut link, for every kind of aggregation and of network."""
 
 import functools
 
@@ -44,7 +44,7 @@ KINDS = {
 
 
 def network(family, **changes):
-    """The tiny network of a family, its images, variables and stages."""
+    """Make the tiny network of a family, its images, variables and stages."""
     arguments, side = TINY[family]
     model = create_model(family, 3, **{**arguments, **KINDS.get(family, {}), **changes})
     images = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
@@ -101,7 +101,7 @@ def test_ones_change_nothing_to_the_bit_when_compiled_as_usual(family):
 
 
 class _WithoutMasks(Stage):
-    """A stage in a world where there are no masks."""
+    """A stage that knows nothing of masks."""
 
     @nn.compact
     def __call__(self, *inputs):
@@ -179,7 +179,7 @@ def _rows(kernel, first, count, weight):
 @pytest.mark.parametrize("link", [(1, 0), (3, 1), (4, 0), (4, 2)])
 @pytest.mark.parametrize("stage", ["stage1", "stage3"])
 def test_a_concatenated_link_is_rows_of_the_readers_kernel(stage, link, weight):
-    """Behind normalisation and activation: as if the first convolution weighed it."""
+    """Masks act after the activation, as if the first convolution weighed the link."""
     model, images, variables, stages = network("densenet_bc", depth=22, compression=1.0)
     assert stages[stage].topology.depth == 3
     layer, source = link
