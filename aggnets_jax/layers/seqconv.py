@@ -226,7 +226,7 @@ def check_groups(
     cardinalities: Sequence[int],
     bottleneck: bool,
 ) -> None:
-    """Raise `UserError` unless each stage's channels can be divided into groups of k, and k by c."""
+    """Raise `UserError` unless the channels of all stages divide into groups of k, and k by c."""
     for i, (width, k, c) in enumerate(zip(widths, group_widths, cardinalities, strict=True)):
         check_whole_number("group_width", k, 1)
         check_whole_number("cardinality", c, 1)
