@@ -17,6 +17,7 @@ and for the backward pass, in which a second buffer holds the gradients of the o
 """
 # ruff: noqa: D102
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -53,20 +54,15 @@ class Run(NamedTuple):
 
 def find_runs(topology: Topology, first: int, key: Callable[[int], Any]) -> tuple[Run, ...]:
     """Split the layers from `first` on into runs of layers that have the same `key(layer)`."""
-    runs: list[list[int]] = []
-    for layer in range(first, topology.depth + 1):
-        if runs and key(layer) == key(layer - 1):
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
 
-    def run(layers: list[int]) -> Run:
+    def run(layers: Sequence[int]) -> Run:
         sources = [topology.sources_of(layer) for layer in layers]
         most = max(map(len, sources))
         filled = tuple((*read, *[-1] * (most - len(read))) for read in sources)
         return Run(layers[0], layers[-1], filled)
 
-    return tuple(map(run, runs))
+    layers = range(first, topology.depth + 1)
+    return tuple(run(list(group)) for _, group in itertools.groupby(layers, key))
 
 
 class Slots:

@@ -109,8 +109,8 @@ def keys_of_run(key: jax.Array, run: Run) -> jax.Array:
 def _zero_unread(unread: np.ndarray, values: jax.Array, narrowest: Any) -> jax.Array:
     """Set the values [layers, ...] for the last `unread` [layers] channels of each layer to zero.
 
-    `narrowest` has the shape of a layer that reads `max(unread)` channels less; the axes in which it
-    differs are axes of input channels.
+    `narrowest` has the shape of a layer that reads `max(unread)` channels less; the axes in which
+    it differs are axes of input channels.
     """
     for axis, (most, least) in enumerate(zip(values.shape[1:], narrowest.shape, strict=True)):
         if most != least:
