@@ -1,4 +1,4 @@
-"""Downloads a TFDS data set, or takes its files from a folder, and prepares it once.
+"""Download a TFDS data set, or take its files from a folder, and prepare it once.
 
 python -m aggnets_jax.data.prepare --name=cifar10 [--data_dir=DIR] [--manual_dir=DIR]
 """
@@ -39,18 +39,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set, prepared now if it was not.
+    """Return the builder of a data set, after preparing it if necessary.
 
     Args:
       name: TFDS name, with or without a config.
-      data_dir: made if it is not there; None is TFDS's default.
-      manual_dir: where the original files lie; None downloads them.
+      data_dir: directory of the prepared data, made if necessary; None is TFDS's default.
+      manual_dir: directory of the original files; None downloads them.
 
     Raises:
-      UserError: unknown set, not for image classification, files missing or damaged, no network,
-        or a directory that cannot be written.
+      UserError: the set is unknown or not for image classification, files are missing or damaged,
+        there is no network, or a directory cannot be written.
     """
-    # All of it, and JAX with it, is imported after the flags are parsed.
+    # These imports take seconds; wrong flags are reported before.
     from aggnets_jax.data.catalog import find_builder, is_prepared
     from aggnets_jax.data.dataset_info import feature_keys
     from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -72,7 +72,7 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
                 manual_dir=manual_dir, try_download_gcs=False
             )
         )
-    except AssertionError as error:  # TFDS asserts that files one must fetch oneself are there
+    except AssertionError as error:  # TFDS asserts that the manually fetched files exist
         wanted = one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or error)
         raise UserError(f"files for {name} are missing; give --manual_dir: {wanted}") from error
     except (

@@ -49,7 +49,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     per_sample = data_config.mix_ratio_per == "sample"
 
     def own_weight(key: jax.Array, cuts: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """Return the share of its own pixels that an example keeps: float32, () or [H, W, 1]."""
+        """Return the share of its own pixels that an example keeps: float32 [H, W, 1]."""
         ratio_key, box_key = jax.random.split(key)
         alpha = jnp.where(cuts, cutmix, mixup)
         ratio = jax.random.beta(ratio_key, alpha, alpha)

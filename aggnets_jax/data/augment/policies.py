@@ -121,7 +121,7 @@ def autoaugment(sub_policies: tuple, size: tuple[int, int]) -> Augment:
 
 
 def randaugment(size: tuple[int, int], *, num_ops: int = 2, magnitude: float = 9) -> Augment:
-    """Return a policy of `num_ops` operations from RANDOM, at `magnitude` tenths of full strength."""
+    """Return a policy of `num_ops` random operations, at `magnitude` tenths of full strength."""
     check_whole_number("num_ops of policy 'randaugment'", num_ops, 1, 100)
     check_number("magnitude of policy 'randaugment'", magnitude, 0, 10)
     table = stack([both_directions(name, magnitude / 10, size) for name in RANDOM])
