@@ -7,8 +7,10 @@ from flax import linen as nn
 
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.damage import Files, Records
+from aggnets_jax.data.damage import FileDamage, RecordDamage
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import train_dataset
+from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from tests.data.conftest import make_config
@@ -63,7 +65,7 @@ def test_the_first_damage_is_named(cifar10, tmp_path, damage):
 
 def records_of(data_dir, split="train"):
     config = make_config("cifar10", data_dir)
-    return Records(open_prepared("cifar10", config.data_dir), describe(config), split)
+    return RecordDamage(Split(open_prepared("cifar10", config.data_dir), describe(config), split))
 
 
 @pytest.mark.parametrize(
@@ -75,11 +77,10 @@ def test_of_a_slice_only_its_own_damage_counts(cifar10, tmp_path, split, lost):
     records = records_of(tmp_path / "data", split)
     found = records.first()
     assert found.endswith("is damaged from record 20 on") if lost else found is None
-    told = [message for index in lost for message in records.of(str(~index))]
-    assert told == ([found] if lost else [])
+    assert {records.message(str(~index)) for index in lost} == ({found} if lost else set())
     if 0 not in lost:
         message = f"split {split!r} of cifar10 can't always be read"
-        fails_with(message, lambda: records.of(str(~14)))
+        fails_with(message, lambda: records.message(str(~14)))
 
 
 @pytest.mark.parametrize(
@@ -161,11 +162,9 @@ def test_skipping_does_not_depend_on_start_or_rows(damaged, sharding):
     for name, values in through.items():
         assert np.array_equal(values[96:], resumed[name]), name
     assert (resumed["label"] == -1).any()
-    builder = open_prepared("cifar10", str(damaged[0]))
+    split = Split(open_prepared("cifar10", str(damaged[0])), describe(config), "train", skip=True)
     rows = np.arange(8, 16)
-    batches = train_dataset(
-        builder, describe(config), batch_size=16, rows=rows, seed=3, start_step=0, skip=True
-    )
+    batches = train_dataset(split, BatchRows(16, rows), seed=3, start_step=0)
     for step, batch in zip(range(10), batches, strict=False):
         for name, values in through.items():
             assert np.array_equal(values[16 * step + rows], batch[name]), name
@@ -284,7 +283,7 @@ def test_files_that_vanish_are_not_skipped(folder, sharding, policy):
 def test_what_is_whole_is_not_skipped(folder):
     """As when a disk fails for a moment: a batch without the image would not be that of a rerun."""
     file = f"{folder}/train/green/0.jpg"
-    fails_with(f"{file} can't always be read", lambda: Files([file], 3).of(file))
+    fails_with(f"{file} can't always be read", lambda: FileDamage([file], 3).message(file))
 
 
 @SLOWLY
