@@ -12,7 +12,7 @@ LARGEST_VALUE = 16
 
 
 def digits_split() -> tuple[np.ndarray, np.ndarray]:
-    """Return the fixed, stratified split: int64 places in `load_digits`, 1437 train and 360 test."""
+    """Return the fixed, stratified split: places in `load_digits`, int64 [1437] and [360]."""
     labels = load_digits().target
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=labels

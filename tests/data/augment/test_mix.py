@@ -78,7 +78,7 @@ def test_mixup_ratios_are_beta_and_the_images_share_them(alpha, per):
 
 
 def pasted_pixels(alpha, count):
-    """What the paper's procedure pastes into images, in numpy."""
+    """Return the numbers of pixels that the paper's procedure pastes into images, in numpy."""
     rng = np.random.default_rng(0)
     ratio = rng.beta(alpha, alpha, count)
     area = 1

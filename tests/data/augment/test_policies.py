@@ -21,7 +21,7 @@ def directions(name, strength):
 
 
 def autoaugment(sub_policies):
-    """Yields (probability, [(operation, strength), ...]) of all that may happen."""
+    """Yield (probability, [(operation, strength), ...]) for all outcomes."""
     for pair in sub_policies:
         choices = []
         for name, probability, *magnitude in pair:
