@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -47,26 +47,8 @@ def decode_or_blank(
     return example
 
 
-class Damage(Protocol):
-    """Search for damaged images in their files, which are read once more."""
-
-    def first(self) -> str | None:
-        """Return a message about the first damage, or None if there is no damage.
-
-        Raises:
-          UserError: something can't be read although it is not damaged.
-        """
-
-    def message(self, identity: str) -> str:
-        """Return the message about a damaged image, from its identity in a batch.
-
-        Raises:
-          UserError: the image is not damaged.
-        """
-
-
 class FileDamage:
-    """Damage in files of one image each; an image's identity is the name of its file.
+    """Search for damage in files of one image each, which are read once more.
 
     Args:
       files: JPEG, PNG, GIF or BMP.
@@ -78,11 +60,11 @@ class FileDamage:
         self._channels = channels
 
     def first(self) -> str | None:
-        """Return a message about the first damaged file, see `Damage`."""
+        """Return a message about the first damaged file, or None; raise UserError if it is gone."""
         return next(self._messages(self._files), None)
 
     def message(self, identity: str) -> str:
-        """Return the message about a damaged file, see `Damage`."""
+        """Return the message about a damaged file, by name; raise UserError if it is undamaged."""
         for message in self._messages([identity]):
             return message
         raise UserError(f"{identity} can't always be read")
@@ -98,7 +80,7 @@ class FileDamage:
 
 
 class RecordDamage:
-    """Damage in the records of a split; an image's identity is its "index" of `SplitReader.read`.
+    """Search for damage in the records of a split, which are read once more.
 
     Places in messages count the records of a file from 0.
     """
@@ -109,7 +91,7 @@ class RecordDamage:
         self._lost_from: dict[str, int] = {}
 
     def first(self) -> str | None:
-        """Return a message about the first damaged record, see `Damage`."""
+        """Return a message about the first damage, or None; raise UserError if a file is gone."""
         for piece in self._split.pieces:
             file, end = piece.filename, piece.skip + piece.take
             for place, ends in self._damaged(file, end, decode=True):
@@ -120,7 +102,11 @@ class RecordDamage:
         return None
 
     def message(self, identity: str) -> str:
-        """Return the message about a damaged record, see `Damage`."""
+        """Return the message about a damaged record, by its "index" of `SplitReader.read`.
+
+        Raises:
+          UserError: the record is lost with its file, but the file is undamaged.
+        """
         index = int(identity)
         lost = index < 0
         index = ~index if lost else index

@@ -72,13 +72,13 @@ class Split(NamedTuple):
     """A split of a prepared data set, for the functions that read it.
 
     Attributes:
-      builder: builder of the prepared data set.
+      builder: builder of the prepared data set; None for files without a data set.
       info: from `describe`.
       name: TFDS split, which may be a slice or a sum.
       skip: whether damaged images are skipped, see `damage`.
     """
 
-    builder: tfds.core.DatasetBuilder
+    builder: tfds.core.DatasetBuilder | None
     info: DatasetInfo
     name: str
     skip: bool = False

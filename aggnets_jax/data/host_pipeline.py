@@ -18,14 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.data.damage import (
-    SKIPPED,
-    Damage,
-    FileDamage,
-    Record,
-    RecordDamage,
-    decode_or_blank,
-)
+from aggnets_jax.data.damage import SKIPPED, FileDamage, Record, RecordDamage, decode_or_blank
 from aggnets_jax.data.dataset_info import DatasetInfo, Split
 from aggnets_jax.data.decoding import eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
@@ -57,15 +50,14 @@ class Source(NamedTuple):
     """Stored examples in the order of their batches.
 
     Attributes:
-      records: a scalar "file" or "index" of each example, and whatever `parse` needs; in training
-        also "epoch" and "index".
+      records: records with a "file" or an "index", and in training "epoch" and "index": scalars.
       parse: function from a record to its encoded image and its label, int64.
       damage: search for damaged images.
     """
 
     records: tf.data.Dataset
     parse: Callable[[Record], tuple[tf.Tensor, tf.Tensor]]
-    damage: Damage
+    damage: FileDamage | RecordDamage
 
 
 class HostBatches:
@@ -76,22 +68,18 @@ class HostBatches:
     read, or is damaged and not skipped.
 
     Args:
-      source: the stored examples of these rows.
+      split: split of the examples.
+      source: the examples in the rows of this process.
+      num_rows: R.
       image: function from an encoded image and its record to uint8 [H, W, C].
-      info: from `describe`.
-      rows: the rows of the batches.
-      split: name of the split, for messages.
-      skip: whether damaged images are skipped, see `damage`.
     """
 
     def __init__(
         self,
+        split: Split,
         source: Source,
+        num_rows: int,
         image: Callable[[tf.Tensor, Record], tf.Tensor],
-        info: DatasetInfo,
-        rows: BatchRows,
-        split: str,
-        skip: bool,
     ) -> None:
         tf = import_tensorflow()
 
@@ -99,13 +87,9 @@ class HostBatches:
             encoded, label = source.parse(record)
             return {"image": image(encoded, record), "label": label}
 
-        examples = source.records.map(
-            _example(decode, info.image_shape, skip),
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        self._dataset = examples.batch(len(rows.held)).prefetch(tf.data.AUTOTUNE)
-        self._num_classes = info.num_classes
+        example = _example(decode, split.info.image_shape, split.skip)
+        examples = source.records.map(example, tf.data.AUTOTUNE, deterministic=True)
+        self._dataset = examples.batch(num_rows).prefetch(tf.data.AUTOTUNE)
         self._split = split
         self._damage = source.damage
         self._message = functools.cache(source.damage.message)
@@ -120,11 +104,11 @@ class HostBatches:
                 if damaged is not None:
                     stored = stored[damaged == b""]
                     self._print(damaged[damaged != b""])
-                check_labels(stored, self._num_classes, self._split)
+                check_labels(stored, self._split.info.num_classes, self._split.name)
                 yield batch
         except tf.errors.OpError as error:
             # TensorFlow does not name the place; the search goes through everything once more.
-            always = f"split {self._split!r} can't always be read ({type(error).__name__})"
+            always = f"split {self._split.name!r} can't always be read ({type(error).__name__})"
             raise UserError(self._damage.first() or always) from error
 
     def _print(self, damaged: np.ndarray) -> None:
@@ -196,7 +180,7 @@ def train_dataset(split: Split, rows: BatchRows, *, seed: int, start_step: int) 
     def image(encoded: tf.Tensor, record: Record) -> tf.Tensor:
         return crop(encoded, record["epoch"], record["index"])
 
-    return HostBatches(source, image, info, rows, split.name, split.skip)
+    return HostBatches(split, source, len(rows.held), image)
 
 
 def eval_dataset(split: Split, rows: BatchRows) -> Callable[[], Iterator[HostBatch]]:
@@ -230,7 +214,7 @@ def _eval_dataset(split: Split, rows: BatchRows) -> HostBatches:
         reader = SplitReader(split)
         source = Source(eval_records(reader, rows), reader.parse, RecordDamage(split))
     crop = eval_image(info)
-    return HostBatches(source, lambda encoded, _: crop(encoded), info, rows, split.name, split.skip)
+    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
 
 
 def load_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
@@ -264,7 +248,8 @@ def file_dataset(files: Sequence[str], info: DatasetInfo, rows: BatchRows) -> Ho
     records = eval_files(files, np.zeros(len(files), np.int64), rows)
     crop = eval_image(info, any_size=True)
     source = _file_source(records, files, info)
-    return HostBatches(source, lambda encoded, _: crop(encoded), info, rows, "of files", skip=False)
+    split = Split(None, info, "of files")
+    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
 
 
 def _file_source(records: tf.data.Dataset, files: Sequence[str], info: DatasetInfo) -> Source:

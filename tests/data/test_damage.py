@@ -105,7 +105,7 @@ def test_a_run_stops_at_damage(cifar10, tmp_path, sharding, resident, change):
 
 @pytest.fixture(scope="module")
 def damaged(cifar10, tmp_path_factory):
-    """A data_dir with damage in every file, and the indices of damaged images and lost records."""
+    """Return a data_dir with damage in every file, and indices of damaged and of lost records."""
     data_dir = copy_of(cifar10[0], tmp_path_factory.mktemp("damaged") / "data")
     files = [shard(data_dir, "train", number) for number in range(3)]
     counts = [len(places(file)) - 1 for file in files]
@@ -243,7 +243,7 @@ def test_records_that_vanish_are_not_skipped(cifar10, tmp_path, sharding, policy
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with half a file among 9 training and 6 test images."""
+    """Return a folder with half a file among 9 training and 6 test images."""
     make_image_folder(tmp_path, {"train": 3, "test": 2})
     for split in ("train", "test"):
         file = tmp_path / split / "green" / "1.jpg"

@@ -66,7 +66,7 @@ def test_streams_are_as_many_as_batch_and_files_allow(batch_size, num_files, cou
 
 @pytest.fixture(scope="module")
 def many_files(tmp_path_factory):
-    """A config of 163 training and 50 test images in 16 files each."""
+    """Return a config of 163 training and 50 test images in 16 files each."""
     data_dir = tmp_path_factory.mktemp("many_files")
     prepare_small_cifar10(data_dir, num_train=NUM_TRAIN, num_test=NUM_TEST, num_shards=FILES)
     return make_config("cifar10", data_dir, resident="never")
@@ -124,7 +124,7 @@ def test_slices_and_sums(many_files, split):
 
 @pytest.fixture(scope="module", params=[np.arange(16), np.array([3, 4, 5, 11])])
 def through(request, many_files):
-    """Some rows of each batch, and these rows of the first 66 batches, read without a break."""
+    """Return some rows, and these rows of the first 66 batches, read without a break."""
     return request.param, train(many_files, 53 + 13, rows=request.param)
 
 
@@ -155,7 +155,7 @@ def test_order_changes_with_epoch_and_seed(many_files):
 
 @pytest.fixture
 def records_read(monkeypatch):
-    """A list that gets an item for each record that is read or passed over in a file."""
+    """Return a list that gets an item for each record that is read or passed over in a file."""
     tf = import_tensorflow()
     read, read_file = [], data.records.read_file
 
