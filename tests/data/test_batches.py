@@ -189,7 +189,7 @@ def test_examples_without_labels_are_refused(odd_sets, sharding):
         ({"seed": -1}, "seed must be at least 0, not -1"),
     ],
 )
-def test_mistakes_are_told_before_the_first_batch(cifar10, sharding, changes, message):
+def test_mistakes_are_errors_before_the_first_batch(cifar10, sharding, changes, message):
     settings = {"batch_size": 8, "seed": 0, "sharding": sharding} | changes
     with pytest.raises(UserError, match=message):
         train_batches(make_config("cifar10", cifar10[0]), **settings)

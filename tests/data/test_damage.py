@@ -118,15 +118,15 @@ def damaged(cifar10, tmp_path_factory):
 
 
 @pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=SLOWLY)])
-def test_skipped_images_keep_their_places_and_are_told_once(
+def test_skipped_images_keep_their_places_and_are_named_once(
     cifar10, damaged, sharding, capsys, resident
 ):
     data_dir, images, lost = damaged
     config = make_config("cifar10", data_dir, resident=resident, damaged="skip")
     seen = train(config, sharding, 20)
-    told = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr().err.splitlines()
     first, second, third = (shard(data_dir, "train", number) for number in range(3))
-    assert sorted(told) == [
+    assert sorted(printed) == [
         f"skipped: {second} is damaged from record 20 on",
         f"skipped: image 3 of {third} is damaged, or not of 32x32x3",
         f"skipped: image 5 of {first} is damaged, or not of 32x32x3",
@@ -142,7 +142,7 @@ def test_skipped_images_keep_their_places_and_are_told_once(
         )
         whole_ones = label != -1
         if resident == "never":
-            # Of the file whose record 20 is damaged, what follows it in the range that is read.
+            # Lost are the records after record 20 of its file, in the range that is read.
             gone = sorted({*range(103)} - {*index})
             assert gone == sorted(lost)[: len(gone)]
             assert gone
@@ -217,7 +217,7 @@ def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, cap
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("resident", ["always", "never"])
-def test_a_file_that_is_not_there_is_told_at_once(cifar10, tmp_path, sharding, resident, policy):
+def test_a_file_that_is_not_there_is_named_at_once(cifar10, tmp_path, sharding, resident, policy):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
     config = make_config("cifar10", data_dir, resident=resident, damaged=policy)
     for split in ("train", "test"):
@@ -251,7 +251,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_are_skipped_and_told_once(folder, sharding, capsys):
+def test_files_are_skipped_and_named_once(folder, sharding, capsys):
     config = make_config("image_folder", folder, image_size=16, damaged="skip")
     evaluation = evaluation_of(config, sharding)
     for _ in range(2):
@@ -259,11 +259,11 @@ def test_files_are_skipped_and_told_once(folder, sharding, capsys):
         assert seen["mask"].sum() == 5
         assert (seen["label"] == -1).sum() == 1
     seen = train(config, sharding, 4, batch_size=9)
-    told = [
+    printed = [
         f"skipped: {folder}/{split}/green/1.jpg is damaged, or no JPEG, PNG, GIF or BMP"
         for split in ("test", "train")
     ]
-    assert capsys.readouterr().err.splitlines() == told
+    assert capsys.readouterr().err.splitlines() == printed
     skipped = seen["label"] == -1
     assert np.array_equal(skipped.reshape(4, 9).sum(1), [1, 1, 1, 1])
     assert len(set(seen["index"][skipped])) == 1
@@ -332,7 +332,7 @@ def test_a_set_needs_two_classes(tmp_path):
     ("resident", "policy"),
     [("always", "stop"), ("never", "skip"), pytest.param("never", "stop", marks=SLOWLY)],
 )
-def test_labels_out_of_range_are_told_before_the_first_step(
+def test_labels_out_of_range_are_named_before_the_first_step(
     cifar10, tmp_path, sharding, resident, policy
 ):
     data_dir = copy_of(cifar10[0], tmp_path / "data")

@@ -249,7 +249,7 @@ def test_evaluation_augments_nothing(pictures):
         ({"cutout": 9}, 3, "cutout must be a whole number of at most 8, got 9"),
     ],
 )
-def test_wrong_values_are_told(changes, channels, message):
+def test_wrong_values_are_errors(changes, channels, message):
     with pytest.raises(UserError) as error:
         make_preprocess(make_config("made up", None, **changes), make_info(channels))
     assert message in str(error.value)

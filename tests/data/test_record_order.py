@@ -38,7 +38,7 @@ def splits_into_streams(draw):
 @settings(deadline=None, max_examples=20)
 @given(splits_into_streams(), st.integers(0, 10**6), st.integers(0, 400))
 def test_places_of_streams(streams, first_epoch, step):
-    """What the closed forms say is what counting says, in late epochs too."""
+    """The closed forms agree with counting, also in late epochs."""
     tf = import_tensorflow()
     ends = np.arange(streams.count + 1)
     first = first_epoch * streams.num_examples

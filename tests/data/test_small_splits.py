@@ -56,7 +56,7 @@ def png(pixels, **how):
 
 
 def with_wrong_checksum(data):
-    """Of the image's data, which PIL passes over when it decodes."""
+    """Change the checksum of the image data, which PIL ignores when it decodes."""
     place = data.index(b"IEND") - 5
     return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 

@@ -1,4 +1,4 @@
-"""What augmentations draw, over many keys."""
+"""Random draws of augmentations, over many keys."""
 
 import jax
 import numpy as np

@@ -158,6 +158,6 @@ def test_nothing_to_mix():
         ({"mix_ratio_per": "samples"}, "unknown value of mix_ratio_per 'samples'; nearest: sample"),
     ],
 )
-def test_wrong_values_are_told(fields, message):
+def test_wrong_values_are_errors(fields, message):
     with pytest.raises(UserError, match=message):
         make_mix(make_config("made up", None, **fields))
