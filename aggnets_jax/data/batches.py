@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -34,8 +35,7 @@ class StreamedData:
 
     Args:
       batches: batches on the host, with the rows of this process, from the first step on.
-      batch_size: size of the whole batch, over all devices and processes.
-      sharding: sharding of the batch axis.
+      place: function that moves a batch to the devices.
 
     Attributes:
       most_steps: 1; a feed is the batch of one step.
@@ -43,17 +43,13 @@ class StreamedData:
 
     most_steps = 1
 
-    def __init__(
-        self, batches: Iterator[HostBatch], batch_size: int, sharding: NamedSharding
-    ) -> None:
-        self._batches = batches
-        self._batch_size = batch_size
-        self._sharding = sharding
+    def __init__(self, batches: Iterator[HostBatch], place: Callable[[HostBatch], Batch]) -> None:
+        self._placed = map(place, batches)
         self._ahead = self._next()
 
     def _next(self) -> Batch | UserError:
         try:
-            return place_rows(next(self._batches), self._sharding, self._batch_size)
+            return next(self._placed)
         except UserError as error:
             return error  # raised at the step of this batch, which may never come
 
@@ -125,7 +121,8 @@ def train_data(
             f" {data_config.name} do not: set num_seeds=1"
         )
     batches = train_dataset(split, rows, seed=int(seeds), start_step=start_step)
-    return StreamedData(iter(batches), batch_size, sharding)
+    place = functools.partial(place_rows, sharding=sharding, batch_size=batch_size)
+    return StreamedData(iter(batches), place)
 
 
 def _open_split(data_config: ml_collections.ConfigDict, *, train: bool) -> Split:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # Encoded images in the shuffle buffers of all streams together.
 SHUFFLE_BYTES = 1 << 30
+# Images in each batch when a whole split is loaded.
 DECODE_BATCH = 512
 # The index in a batch of an example that is lost because its file is damaged.
 LOST = -1
