@@ -164,17 +164,16 @@ class EvalBatches:
     reads nothing.
 
     Args:
-      read: function that begins a pass over "image" and "label" of this process's rows of the
-        batches.
+      read: function that begins a pass over "image" and "label" of some rows of the batches.
       info: from `describe`.
-      rows: rows of the batches that `read` yields.
+      rows: the rows that `read` yields.
       sharding: sharding of the batch axis.
       skip: whether damaged images are skipped.
 
     Attributes:
       num_examples: examples in the split.
       batch_size: B.
-      skip: whether damaged images are skipped.
+      skip: as given.
     """
 
     def __init__(

@@ -11,13 +11,7 @@ from aggnets_jax.errors import unknown
 
 
 class KnownData(NamedTuple):
-    """Facts that the cost of a training depends on.
-
-    Attributes:
-      image_shape: (height, width, channels) of the network's input.
-      num_classes: number of classes.
-      examples: number of examples in each training split.
-    """
+    """Facts that the cost of a training depends on: input shape, classes, examples per split."""
 
     image_shape: tuple[int, int, int]
     num_classes: int

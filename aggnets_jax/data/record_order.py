@@ -176,14 +176,7 @@ def train_files(
 ) -> tf.data.Dataset:
     """Return the files of the endless training batches from a step on.
 
-    All N files are shuffled together, by (seed, epoch).
-
-    Args:
-      files: names, str [N].
-      labels: int64 [N].
-      rows: rows of the batches to read.
-      seed: seed of the order.
-      start_step: first step.
+    All files, str [N], and their labels, int64 [N], are shuffled together, by (seed, epoch).
 
     Returns:
       Scalars: "file", and "label", "epoch" and "index" int64.
