@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.unit import make_layer
 from aggnets_jax.errors import unknown
 from aggnets_jax.workdir.restore import Restored
 
@@ -52,9 +53,9 @@ def tapped(
             return call(*arguments, **keywords)
         name, first = "/".join(module.path), len(arguments)
 
-        def unit(number: int, name_of_unit: str) -> Callable[..., Any]:
+        def unit(number: int) -> Callable[..., Any]:
             layer = number + first - 1
-            compute = module.unit(number, name=name_of_unit)
+            compute = make_layer(module.unit, number)
 
             def tapped_unit(read: Any, *aggregate: Any) -> Any:
                 read = computed(name, layer, read)
@@ -65,7 +66,7 @@ def tapped(
 
         stage = _Tapped(
             module.topology,
-            unit=lambda number, name: unit(number, name),
+            unit=lambda number, name: unit(number),
             aggregation=module.aggregation,
             projection=module.projection,
             shortcuts=module.shortcuts,

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from aggnets_jax.connectivity.aggregation import concat, plain
 from aggnets_jax.connectivity.scan import Loops, run_layers
 from aggnets_jax.connectivity.scan_buffers import Buffer, Channels, Run, Slots, find_runs
 from aggnets_jax.connectivity.topology import Topology, make_topology
+from aggnets_jax.connectivity.unit import Layer
 
 if TYPE_CHECKING:
     from aggnets_jax.connectivity.stage import Stage
@@ -21,18 +21,6 @@ if TYPE_CHECKING:
 # Into how many runs a stage is cut where each layer reads all before it. With more of them less is
 # computed on padding, and they take longer to compile.
 MOST_DENSE_RUNS = 5
-
-
-class Layer(nn.Module):
-    """A layer of a stage, for what computes it apart from the rest of the stage."""
-
-    unit: Callable[..., Callable[..., Any]]
-    layer: int
-
-    @nn.compact
-    def __call__(self, *inputs: Any) -> Any:
-        """What the unit puts out."""
-        return self.unit(self.layer, name=f"layer{self.layer}")(*inputs)
 
 
 class Plan(NamedTuple):

@@ -15,8 +15,9 @@ from aggnets_jax.connectivity.aggregation import (
     measured,
 )
 from aggnets_jax.connectivity.execution import REMAT, Execution
-from aggnets_jax.connectivity.scan_plan import Layer, make_plan, scan
+from aggnets_jax.connectivity.scan_plan import make_plan, scan
 from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.connectivity.unit import Layer, Unit, make_layer
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.compilation import kept_apart
 
@@ -37,8 +38,8 @@ class Stage(nn.Module):
 
     Attributes:
       topology: who reads whom; its depth is the number of layers.
-      unit: `unit(layer, name=...)` makes the module of layer 1..N, called with one array
-        [batch, height, width, channels], with `shortcuts` with two.
+      unit: `unit(layer, name=...)`, or `unit(name=...)` if it takes no layer, makes the module of
+        layer 1..N, called with one array [batch, height, width, channels], with `shortcuts` two.
       aggregation: a name such as "concat", or a function that makes a fresh aggregation.
       projection: `projection(name=...)` makes the module whose output stands for y_0 from layer 2
         on, if one of them reads it. Layer 1, which can read nothing but the input, reads it as
@@ -55,7 +56,7 @@ class Stage(nn.Module):
     """
 
     topology: Topology
-    unit: Callable[..., nn.Module]
+    unit: Unit
     aggregation: str | Callable[[], Aggregation] = "concat"
     projection: Callable[..., nn.Module] | None = None
     shortcuts: bool = False
@@ -103,7 +104,7 @@ class Stage(nn.Module):
         joins = self.aggregation == "concat"
         remat = self.execution.resolved_remat(joins and self.preactivated and self.train)
         if remat == "none":
-            return self.unit(layer, name=f"layer{layer}")(*previous, read(outputs, position))
+            return make_layer(self.unit, layer)(*previous, read(outputs, position))
         # To be kept are what layers put out and sums of it, but no concatenations.
         kept = {source: outputs[source] for source in self.topology.sources_of(position)}
 

@@ -13,6 +13,7 @@ from aggnets_jax import create_model
 from aggnets_jax.connectivity.aggregation import make_aggregation
 from aggnets_jax.connectivity.links import all_links, collection, find_links, masks_without
 from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.unit import make_layer
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import list_families
 from aggnets_jax.runtime.compilation import kept_apart
@@ -110,7 +111,7 @@ class _WithoutMasks(Stage):
         for layer in range(1, topology.depth - len(inputs) + 2):
             position = layer + len(inputs) - 1
             read = aggregate(outputs, topology.sources_of(position), position)
-            unit = self.unit(layer, name=f"layer{layer}")
+            unit = make_layer(self.unit, layer)
             output = unit(outputs[-1], read) if self.shortcuts else unit(read)
             outputs.append(kept_apart(output))
             if layer == 1 and self.projection is not None and read_later:

@@ -39,7 +39,7 @@ class Tanh(nn.Module):
 def stage(topology, features, aggregation="concat", projection=None):
     return Stage(
         topology,
-        unit=lambda layer, name: Tanh(features, name=name),
+        unit=functools.partial(Tanh, features),
         aggregation=aggregation,
         projection=projection,
     )
