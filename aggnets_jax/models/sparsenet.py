@@ -29,10 +29,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number, choose, layers_in_depth
+from aggnets_jax.arguments import (
+    check_number,
+    check_whole_number,
+    choose,
+    known_depth,
+    layers_in_depth,
+)
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
 from aggnets_jax.connectivity.execution import Execution
-from aggnets_jax.connectivity.stage import Stage, alike
+from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
@@ -153,7 +159,7 @@ class SparseNet(nn.Module):
                 x = Transition(self.compression, norm, conv, name=f"transition{i - 1}")(x)
             x = Stage(
                 topology,
-                unit=alike(DenseLayer, k, self.bottleneck, self.groups, norm, conv, dropout),
+                unit=partial(DenseLayer, k, self.bottleneck, self.groups, norm, conv, dropout),
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, k, 1),
                 preactivated=True,
@@ -250,7 +256,7 @@ def _stage_depths(depth: int | None, bottleneck: bool, imagenet_stem: bool) -> t
     if depth is None:
         raise UserError("a network needs the argument 'depth', or 'stage_depths'")
     if imagenet_stem:
-        return common.known_depth(depth, IMAGENET_DEPTHS)
+        return known_depth(depth, IMAGENET_DEPTHS)
     # The 1001 layers of the papers are 6 * 166 + 4.
     counted = 1000 if bottleneck and depth == 1001 else depth
     return (layers_in_depth(counted, 6 if bottleneck else 3, 4),) * 3

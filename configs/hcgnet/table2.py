@@ -14,7 +14,6 @@ training or the lowest.
 from aggnets_jax.config import recipe
 from aggnets_jax.models.papers import reproduced
 
-
 ONE_RUN = {"total_epochs": 1270, "schedule_args.repeats": 1, "strength_args.repeats": 1}
 
 

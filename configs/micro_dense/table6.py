@@ -15,7 +15,6 @@ micro_dense_baselines.py in aggnets_jax/models.
 from aggnets_jax.config import recipe
 from aggnets_jax.models.papers import reproduced
 
-
 ROWS = {
     "resnext54_16x2d_w64_128_256": "resnext",
     "res2net54_2w_16s_w64_128_256": "res2net",

@@ -16,7 +16,6 @@ wide, that give the printed sizes.
 from aggnets_jax.config import recipe
 from aggnets_jax.models.papers import reproduced
 
-
 STEM_FEATURES = {
     "densenet100_k16_32_64": 24,
     "densenet_bc100_k16_32_64": 48,
