@@ -85,8 +85,10 @@ def layers_in_depth(depth: int, step: int, offset: int) -> int:
     return n
 
 
-def known_depth(depth: int, known: Mapping[int, Any]) -> Any:
+def known_depth(depth: int | None, known: Mapping[int, Any]) -> Any:
     """Return `known[depth]`, or raise `UserError` with the allowed and the nearest depths."""
+    if depth is None:
+        raise UserError(f"a network needs the argument 'depth'; allowed: {[*known]}")
     if depth not in known:
         nearest = min(known, key=lambda each: abs(each - depth))
         raise UserError(f"no network of depth {depth}; allowed: {[*known]}, nearest {nearest}")

@@ -167,7 +167,6 @@ def dpn(
     stem_kernel: int | None = None,
     topology: str | Sequence[str] = "dense",
     topology_args: TopologyArgs = None,
-    num_classes: int,
     **fields: Any,
 ) -> DPN:
     """Build a `DPN`.
@@ -183,7 +182,6 @@ def dpn(
       stem_kernel: 3 or 7.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      num_classes: size of the logits.
       **fields: further fields of `DPN`.
 
     Raises:
@@ -207,9 +205,16 @@ def dpn(
         raise UserError(f"width {width} is not divisible by groups {groups}")
     if stem_kernel not in (3, 7):
         raise UserError(f"stem_kernel must be 3 or 7, got {stem_kernel}")
-    topologies = stage_topologies(topology, topology_args, stage_depths)
-    sizes = (residual, growth_rates, width, groups, stem_features, stem_kernel)
-    network = DPN(num_classes, topologies, *sizes, **fields)
+    network = DPN(
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        residual=residual,
+        growth_rates=growth_rates,
+        width=width,
+        groups=groups,
+        stem_features=stem_features,
+        stem_kernel=stem_kernel,
+        **fields,
+    )
     check_aggregation(network.aggregation, ("dual_path", "concat", "sum", "mean"))
     choose("head_activation", HEAD_ACTIVATIONS, network.head_activation)
     return network

@@ -84,7 +84,7 @@ class SeparableConvNorm(nn.Module):
 
 
 def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
-    """Return the even number of channels of a layer's output, k * m^n where 2^n divides its number."""
+    """Return the channels of a layer's output, k * m^n to an even number; 2^n divides `layer`."""
     powers = (layer & -layer).bit_length() - 1
     return int(growth_rate * multiplier**powers + 1) // 2 * 2
 
@@ -187,7 +187,6 @@ def hardnet(
     multiplier: float | None = None,
     topology: str | Sequence[str] = "harmonic",
     topology_args: TopologyArgs = None,
-    num_classes: int,
     **fields: Any,
 ) -> HarDNet:
     """Build a `HarDNet`.
@@ -202,7 +201,6 @@ def hardnet(
       multiplier: m.
       topology: name of a pattern, or one for each block.
       topology_args: arguments of the pattern, or one mapping for each block.
-      num_classes: size of the logits.
       **fields: further fields of `HarDNet`.
 
     Raises:
@@ -221,13 +219,12 @@ def hardnet(
             check_whole_number(name, value, 1)
     check_number("multiplier", multiplier, 1, 4)
     network = HarDNet(
-        num_classes,
-        stage_topologies(topology, topology_args, stage_depths),
-        growth_rates,
-        widths,
-        per_stage("downsampled", downsampled, blocks),
-        stem,
-        multiplier,
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        growth_rates=growth_rates,
+        features=widths,
+        downsampled=per_stage("downsampled", downsampled, blocks),
+        stem_features=stem,
+        multiplier=multiplier,
         **fields,
     )
     because = "the layers have several widths"

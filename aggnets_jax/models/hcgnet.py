@@ -8,7 +8,7 @@ Classification", AAAI 2020, arXiv 1908.09699.
 
 The SMG module, with its equations, is in `layers.smg`.
 
-Where the paper and the reference code (https://github.com/winycg/HCGNet) differ, besides the module:
+Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
 * The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, which is alpha = 1.5
   times C_out but for the rounding; C_out is rounded down.
 * The code for ImageNet applies dropout to a tensor that it then leaves aside: 0.1 before the
@@ -141,7 +141,6 @@ def hcgnet(
     stem_features: int | None = None,
     groups: int = 4,
     imagenet_stem: bool = False,
-    num_classes: int,
     **fields: Any,
 ) -> HCGNet:
     """Build an `HCGNet`.
@@ -155,7 +154,6 @@ def hcgnet(
       stem_features: default 2k, and 64 with `imagenet_stem`.
       groups: groups of the 3x3 convolutions in hybrid blocks.
       imagenet_stem: whether for large images.
-      num_classes: size of the logits.
       **fields: further fields of `HCGNet`.
 
     Raises:
@@ -173,11 +171,10 @@ def hcgnet(
         stem_features = 64 if imagenet_stem else 2 * growth_rates[0]
     check_whole_number("stem_features", stem_features, 2)
     network = HCGNet(
-        num_classes,
-        topologies,
-        growth_rates,
-        stem_features,
-        groups,
+        topologies=topologies,
+        growth_rates=growth_rates,
+        stem_features=stem_features,
+        groups=groups,
         imagenet_stem=imagenet_stem,
         **fields,
     )

@@ -28,9 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
@@ -47,11 +45,11 @@ from aggnets_jax.layers import common
 from aggnets_jax.models.pyramidnet import (
     Block,
     PyramidNet,
-    checked_regularisation,
+    checked,
     linear_widths,
     make_shortcut_topologies,
 )
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 
 # Channels and groups of the 3x3 convolution of layer l, from c_0.
 WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
@@ -69,7 +67,7 @@ class MicroDenseLayer(nn.Module):
 
     Attributes:
       features: channels of both convolutions.
-      groups: of the second.
+      groups: groups of the second.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """
@@ -92,7 +90,7 @@ class MicroDense(Block):
     """Makes micro-dense blocks, MDConv-n with n the depth of `topology`.
 
     Attributes:
-      topology: who reads whom within a block.
+      topology: topology of the dense layers within a block.
       compression: c_0 / c_i, before c_0 is rounded down to a multiple of 4.
       width_rule: one of `WIDTH_RULES`.
       growing: whether the later layers have more channels and groups than the first.
@@ -109,15 +107,15 @@ class MicroDense(Block):
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
-        """The one within a block."""
+        """The topology within a block."""
         return (self.topology,)
 
     def compressed(self, channels: int) -> int:
-        """c_0 of c_i."""
+        """Return c_0 from c_i."""
         return common.compressed(channels, self.compression, least=4) // 4 * 4
 
     def width_and_groups(self, compressed: int, layer: int) -> tuple[int, int]:
-        """c_l and k_l."""
+        """Return c_l and k_l."""
         return WIDTH_RULES[self.width_rule](compressed, layer if self.growing else 1)
 
     def __call__(self, features: int, **arguments: Any) -> nn.Module:
@@ -131,7 +129,7 @@ class MicroDenseBlock(nn.Module):
     Attributes:
       features: c_u, channels of the output.
       stride: 1, or 2 by a 4x4 convolution in the place of the first 1x1.
-      block: what is inside.
+      block: numbers of the dense layers.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """
@@ -162,24 +160,8 @@ class MicroDenseBlock(nn.Module):
         return nn.relu(x) if self.block.final_relu else x
 
 
-# By (layers in a block, growing): the compression that comes nearest to the 736,874 parameters of
-# three growing layers in mdnet30_a64 (Figure 4). With five layers they are 2 % less, else within
-# 0.4 %.
-EQUAL_SIZE_COMPRESSIONS = {
-    (1, True): 0.618,  # 739,206
-    (2, True): 0.384,  # 734,406
-    (3, True): 0.275,
-    (4, True): 0.21,  # 735,854
-    (5, True): 0.16,  # 719,762
-    (3, False): 0.343,  # 739,014
-}
-# That of Table 6, where stages have one width: 1,783,442 parameters.
-STEPPED_COMPRESSION = 1 / 16
-
-
 def mdnet(
     *,
-    num_classes: int,
     depth: int,
     alpha: int | None = None,
     widths: Sequence[int] | None = None,
@@ -193,35 +175,27 @@ def mdnet(
     aggregation: str = "concat",
     shortcut_topology: str | Sequence[str] = "plain",
     shortcut_topology_args: TopologyArgs = None,
-    stochastic_depth: float = 0.0,
-    dynamic_regularisation: bool = False,
-    branch_scale: float = 1.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> PyramidNet:
-    """Builds a Micro-Dense Net from the numbers in its name.
+    """Build a Micro-Dense Net from the numbers in its name.
 
     Args:
-      num_classes: size of the logits.
       depth: blocks, a third of them in each stage.
       alpha: channels of the last block beyond the 16 of the stem.
-      widths: in the place of `alpha`, channels of each stage; the stem has those of the first.
+      widths: channels of each stage, in the place of `alpha`; the stem has those of the first.
       num_layers: n, dense layers in a block.
       compression: see `MicroDense`, as the next three; default from `EQUAL_SIZE_COMPRESSIONS` and
         `STEPPED_COMPRESSION`, else 0.275.
       width_rule: one of `WIDTH_RULES`.
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.
-      topology: who reads whom within a block.
+      topology: pattern of the dense layers within a block.
       topology_args: arguments of the pattern.
-      aggregation: within a block, "concat" or "padded_sum".
-      shortcut_topology: which outputs a block adds to what it computes, one pattern or one for each
-        stage; "plain" is the identity shortcut.
+      aggregation: aggregation within a block, "concat" or "padded_sum".
+      shortcut_topology: pattern of the outputs that are added to a block, or one for each stage;
+        "plain" is the identity shortcut.
       shortcut_topology_args: arguments of the pattern, or one mapping for each stage.
-      stochastic_depth: see `PyramidNet`, as the next two.
-      dynamic_regularisation: that of the rows with a "+"; changes nothing unless `config.strength`
-        is set.
-      branch_scale: A.
-      dtype: in which to compute.
+      **fields: further fields of `PyramidNet`; the rows with a "+" have `dynamic_regularisation`.
 
     Raises:
       UserError: for numbers that fit no network.
@@ -242,16 +216,16 @@ def mdnet(
     )
     blocks = stage_blocks(depth)
     stem_features, all_widths = _widths(alpha, widths, blocks)
-    return PyramidNet(
-        num_classes=num_classes,
-        shortcut_topologies=make_shortcut_topologies(
-            shortcut_topology, shortcut_topology_args, blocks
-        ),
-        widths=all_widths,
-        stem_features=stem_features,
-        block=block,
-        **checked_regularisation(stochastic_depth, dynamic_regularisation, branch_scale),
-        dtype=dtype,
+    return checked(
+        PyramidNet(
+            shortcut_topologies=make_shortcut_topologies(
+                shortcut_topology, shortcut_topology_args, blocks
+            ),
+            widths=all_widths,
+            stem_features=stem_features,
+            block=block,
+            **fields,
+        )
     )
 
 
@@ -266,7 +240,7 @@ def micro_dense_block(
     final_relu: bool = True,
     aggregation: str = "concat",
 ) -> MicroDense:
-    """Makes a `MicroDense` of checked arguments; see there, and `mdnet`."""
+    """Make a `MicroDense` of checked arguments; see there, and `mdnet`."""
     check_whole_number("num_layers", num_layers, 1)
     check_number("compression", compression, 0.01, 4)
     choose("width_rule", WIDTH_RULES, width_rule)
@@ -280,7 +254,7 @@ def micro_dense_block(
 
 
 def stage_blocks(depth: int) -> tuple[int, int, int]:
-    """Blocks of each stage, a third of `depth`; raises `UserError` if it can't be divided."""
+    """Return the blocks of each stage, a third of `depth`, or raise `UserError`."""
     check_whole_number("depth", depth, 1, 3 * MAX_DEPTH)
     if depth % 3:
         raise UserError(
@@ -293,7 +267,7 @@ def stage_blocks(depth: int) -> tuple[int, int, int]:
 def _widths(
     alpha: int | None, widths: Sequence[int] | None, blocks: Sequence[int]
 ) -> tuple[int, tuple[int, ...]]:
-    """Channels of the stem and of all blocks."""
+    """Return the channels of the stem and of all blocks."""
     if (alpha is None) == (widths is None):
         raise UserError("a network needs one of the arguments 'alpha' and 'widths'")
     if widths is not None:
@@ -303,10 +277,10 @@ def _widths(
 
 
 def stepped_widths(widths: Sequence[int], blocks: Sequence[int]) -> tuple[int, tuple[int, ...]]:
-    """Channels of the stem and of all blocks, from those of each stage.
+    """Return the channels of the stem and of all blocks from the channels of each stage.
 
     Raises:
-      UserError: if they are not as many as the stages, or one is narrower than the one before.
+      UserError: if there is not one width for each stage, or one is less than the one before.
     """
     widths = per_stage("widths", widths, len(blocks))
     for width in widths:
@@ -316,26 +290,19 @@ def stepped_widths(widths: Sequence[int], blocks: Sequence[int]) -> tuple[int, t
     return widths[0], tuple(w for w, n in zip(widths, blocks, strict=True) for _ in range(n))
 
 
-_PAPER = (
-    "When Residual Learning Meets Dense Aggregation: Rethinking the Aggregation of Deep Neural"
-    " Networks, arXiv 2004.08796"
-)
-_FIGURE_4 = "the paper does not say how the size is kept; here by the compression"
-_PRINTED = {
-    "mdnet30_a64": Printed("Table 3", "0.7M", {"cifar10": 3.41, "cifar100": 20.85}),
-    "mdnet60_a115": Printed("Table 4", "4.0M", {"cifar10": 2.58, "cifar100": 16.92}),
-    **{
-        f"mdnet30_a64_{variant}": Printed("Figure 4", "0.7M", note=_FIGURE_4)
-        for variant in ("n1", "n2", "n4", "n5", "fixed")
-    },
-    "mdnet54_w64_128_256": Printed(
-        "Table 6",
-        "1.8M",
-        {"cifar10": 3.35, "cifar100": 18.49},
-        "0.26G",
-        "the backbone is not given in the paper",
-    ),
+# By (layers in a block, growing): the compression that comes nearest to the 736,874 parameters of
+# three growing layers in mdnet30_a64 (Figure 4). With five layers they are 2 % less, else within
+# 0.4 %.
+EQUAL_SIZE_COMPRESSIONS = {
+    (1, True): 0.618,  # 739,206
+    (2, True): 0.384,  # 734,406
+    (3, True): 0.275,
+    (4, True): 0.21,  # 735,854
+    (5, True): 0.16,  # 719,762
+    (3, False): 0.343,  # 739,014
 }
+# The compression of Table 6, where stages have one width: 1,783,442 parameters.
+STEPPED_COMPRESSION = 1 / 16
 
 register_family(
     "mdnet",
@@ -343,6 +310,6 @@ register_family(
     pattern=r"mdnet(?P<depth>\d+)_(?:a(?P<alpha>\d+)|w(?P<widths>\d+(?:_\d+)+))"
     r"(?:_n(?P<num_layers>\d+))?(?P<growing>_fixed)?",
     parse={"growing": lambda text: False},
-    paper=_PAPER,
-    printed=_PRINTED,
+    paper="When Residual Learning Meets Dense Aggregation: Rethinking the Aggregation of Deep"
+    " Neural Networks, arXiv 2004.08796",
 )

@@ -142,7 +142,6 @@ def mixnet(
     stage_depths: Sequence[int] | None = None,
     stem_features: int | None = None,
     imagenet_stem: bool = False,
-    num_classes: int,
     **fields: Any,
 ) -> MixNet:
     """Build a `MixNet`.
@@ -156,7 +155,6 @@ def mixnet(
       stage_depths: layers of each stage; default from `depth`.
       stem_features: default the larger of 2 k2 and k1.
       imagenet_stem: whether for large images.
-      num_classes: size of the logits.
       **fields: further fields of `MixNet`.
 
     Raises:
@@ -175,9 +173,13 @@ def mixnet(
     if stem_features is None:
         stem_features = max(2 * k2, k1)
     check_whole_number("stem_features", stem_features, 1)
-    topologies = stage_topologies(topology, topology_args, stage_depths)
     network = MixNet(
-        num_classes, topologies, k1, k2, stem_features, imagenet_stem=imagenet_stem, **fields
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        k1=k1,
+        k2=k2,
+        stem_features=stem_features,
+        imagenet_stem=imagenet_stem,
+        **fields,
     )
     check_aggregation(network.aggregation, ("mixed", "concat", "sum", "mean"))
     check_number("compression", network.compression, 0.01, 1)

@@ -42,8 +42,8 @@ class Family:
 
     Attributes:
       name: name of the family, such as "sparsenet_bc".
-      build: function that makes the module from `num_classes` and further keyword arguments. If it
-        takes `**fields`, the module's fields with a default are among its arguments.
+      build: function that makes the module from `num_classes` and further keyword arguments; see
+        `_arguments` for its `**fields`.
       pattern: pattern of the networks' names; its groups are keyword arguments of `build`.
       parse: functions that make an argument of a group's text. By default the argument is a whole
         number, a tuple of whole numbers that are joined by "_", or the text itself.
@@ -118,22 +118,34 @@ def register_family(
 
 
 def _with_fields(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return `build` with the module's fields in its signature, in the place of `**fields`."""
+    """Return `build` with all keyword arguments in its signature, in the place of `**fields`."""
     signature = inspect.signature(build, eval_str=True)
-    named = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if len(named) < len(signature.parameters):
-        for field in dataclasses.fields(signature.return_annotation):
-            optional = field.default is not dataclasses.MISSING
-            if optional and field.name not in {"execution", "parent", "name", *named}:
-                named[field.name] = inspect.Parameter(
-                    field.name,
-                    inspect.Parameter.KEYWORD_ONLY,
-                    default=field.default,
-                    annotation=field.type,
-                )
     build = partial(build)
-    build.__signature__ = signature.replace(parameters=[*named.values()])
+    build.__signature__ = signature.replace(
+        parameters=[*_arguments(build.func, signature).values()]
+    )
     return build
+
+
+def _arguments(build: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Return the keyword arguments of a function, by name.
+
+    `**fields` stands for `num_classes` and the optional arguments of what the function returns, or
+    of the function that `**fields: Annotated[Any, function]` names.
+    """
+    found = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            found[name] = parameter
+            continue
+        target = (*getattr(parameter.annotation, "__metadata__", ()), signature.return_annotation)[
+            0
+        ]
+        for field, argument in _arguments(target, inspect.signature(target, eval_str=True)).items():
+            optional = argument.default is not argument.empty or field == "num_classes"
+            if optional and field not in {"execution", "parent", "name", *found}:
+                found[field] = argument.replace(kind=argument.KEYWORD_ONLY)
+    return found
 
 
 def _argument(text: str) -> int | tuple[int, ...] | str:
@@ -261,7 +273,7 @@ def input_shape(name: str, /) -> tuple[int, int, int]:
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the networks in the papers' tables, by a shell pattern: `"sparsenet*"`."""
+    """Return the names of the papers' networks that match a shell pattern such as "sparsenet*"."""
     return sorted(fnmatch.filter(papers.first_rows(), pattern))
 
 

@@ -186,7 +186,6 @@ def sparsenet(
     groups: int = 1,
     imagenet_stem: bool = False,
     bottleneck: bool = False,
-    num_classes: int,
     **fields: Any,
 ) -> SparseNet:
     """Build a `SparseNet` from the numbers in its name.
@@ -201,7 +200,6 @@ def sparsenet(
       groups: see `SparseNet`, as the rest.
       imagenet_stem: whether for large images.
       bottleneck: whether layers have a 1x1 convolution before the 3x3.
-      num_classes: size of the logits.
       **fields: further fields of `SparseNet`.
 
     Raises:
@@ -214,11 +212,10 @@ def sparsenet(
         stem_features = growth_rates[0] * (1 if imagenet_stem else 2)
     check_whole_number("stem_features", stem_features, 1)
     network = SparseNet(
-        num_classes,
-        stage_topologies(topology, topology_args, stage_depths),
-        growth_rates,
-        stem_features,
-        groups,
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        growth_rates=growth_rates,
+        stem_features=stem_features,
+        groups=groups,
         bottleneck=bottleneck,
         imagenet_stem=imagenet_stem,
         **fields,
