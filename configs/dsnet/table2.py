@@ -1,6 +1,6 @@
 r"""DSNet (arXiv 2010.12496), Table 2: errors on CIFAR-100 and CIFAR-10.
 
-python -m aggnets_jax.main --config=configs/dsnet/table2.py:dsnet50_w25_c100 \
+aggnets train --config=configs/dsnet/table2.py:dsnet50_w25_c100 \
     --workdir=runs/dsnet50_w25_c100
 
 Printed: ResNets, DSNets and DS2Nets of 50 layers at the whole and a quarter of the width, and of

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 3: errors on CIFAR-100, by depth.
 
-python -m aggnets_jax.main --config=configs/dsnet/table3.py:dsnet77 --workdir=runs/dsnet77
+aggnets train --config=configs/dsnet/table3.py:dsnet77 --workdir=runs/dsnet77
 
 Printed, all at a quarter of the width: ResNets, DSNets and DS2Nets of 26, 38 and 77 layers. The
 rows of 50 and 101 layers are in table2.py, where the errors of 101 layers differ.

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 4: errors on CIFAR-100, by width.
 
-python -m aggnets_jax.main --config=configs/dsnet/table4.py:dsnet50_w50 --workdir=runs/dsnet50_w50
+aggnets train --config=configs/dsnet/table4.py:dsnet50_w50 --workdir=runs/dsnet50_w50
 
 Printed: ResNets, DSNets and DS2Nets of 50 layers, at a quarter of the width with 3x3 convolutions
 twice as wide ("WRN"), and at half of the width. The rows at a quarter and at the whole of the width

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 5: errors on CIFAR-100 with ResNeXt as the backbone, by width.
 
-python -m aggnets_jax.main --config=configs/dsnet/table5.py:dsnext50_w25 --workdir=runs/dsnext50_w25
+aggnets train --config=configs/dsnet/table5.py:dsnext50_w25 --workdir=runs/dsnext50_w25
 
 Printed, at a quarter, half and the whole of the width: ResNeXt50, DSNeXt50 and DS2NeXt50.
 

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 7: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/dsnet/table7.py:dsnet50 --workdir=runs/dsnet50
+aggnets train --config=configs/dsnet/table7.py:dsnet50 --workdir=runs/dsnet50
 
 Printed: DSNet50, DS2Net50, and Res2Net50 with dense shortcuts. The other rows are quoted from other
 papers. Figure 4 has the curves of the first two runs, and Table 9 their errors again.

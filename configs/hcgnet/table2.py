@@ -1,6 +1,6 @@
 r"""HCGNet (arXiv 1908.09699), Table 2: errors on CIFAR-10 and CIFAR-100.
 
-python -m aggnets_jax.main --config=configs/hcgnet/table2.py:hcgnet_a1_c10 \
+aggnets train --config=configs/hcgnet/table2.py:hcgnet_a1_c10 \
     --workdir=runs/hcgnet_a1_c10
 
 Printed: HCGNet-A1, A2 and A3. The other rows are quoted from other papers.

@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 4, "+": errors with dynamic regularisation.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table4_plus.py:mdnet60_a115_c10 \
+aggnets train --config=configs/micro_dense/table4_plus.py:mdnet60_a115_c10 \
     --workdir=runs/mdnet60_a115_plus_c10
 
 Printed: the row with a "+" of the Micro-Dense Net of table4.py.

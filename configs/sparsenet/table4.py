@@ -1,6 +1,6 @@
 r"""SparseNet (arXiv 1801.05895), Table 4: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/sparsenet/table4.py:sparsenet201_k32 \
+aggnets train --config=configs/sparsenet/table4.py:sparsenet201_k32 \
     --workdir=runs/sparsenet201_k32
 
 Printed: SparseNets and DenseNets. The DenseNets have a star, which in Table 2 marks the authors'
