@@ -9,8 +9,8 @@ ICML 2019, arXiv 1905.11946 (Table 1).
       \_______________________________________________________________/
 
 expand, depthwise and project are convolution-BN, the first two with swish behind. A stage's first
-MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`, and the others
-are the layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
+MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`. The others are
+the layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
 expanded width.
 
 Micro-Dense-EfficientNet (Zhu et al., "When Residual Learning Meets Dense Aggregation: Rethinking

@@ -49,7 +49,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / stride, width / stride, features]."""
+        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
         x = self.conv(self.features, self.kernel_size, stride=self.stride, name="conv")(x)
         return nn.relu6(self.norm(name="norm")(x))
 
@@ -63,7 +63,7 @@ class DepthwiseNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / stride, width / stride, channels]."""
+        """[batch, height, width, channels] -> the same divided by the stride."""
         channels = x.shape[-1]
         x = self.conv(channels, 3, stride=self.stride, groups=channels, name="conv")(x)
         return self.norm(name="norm")(x)

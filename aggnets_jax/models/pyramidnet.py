@@ -269,6 +269,8 @@ def pyramidnet(
     """
     check_whole_number("depth", depth, 0)
     check_whole_number("alpha", alpha, 0)
+    if imagenet_stem and not bottleneck:
+        raise UserError("networks for ImageNet need bottlenecks")
     if imagenet_stem:
         blocks = known_depth(depth, IMAGENET_DEPTHS)
     else:
