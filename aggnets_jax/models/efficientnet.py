@@ -38,8 +38,9 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.micro_dense import MicroDense, micro_dense_block
-from aggnets_jax.models.pyramidnet import average_halves, check_shortcut_aggregation, joined
+from aggnets_jax.layers.micro_dense_blocks import MicroDense, micro_dense_block
+from aggnets_jax.layers.pyramid_blocks import average_halves, joined
+from aggnets_jax.models.pyramidnet import check_shortcut_aggregation
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 

@@ -23,10 +23,10 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, make_topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.pyramid_blocks import Block
 from aggnets_jax.layers.residual_blocks import EXPANSION, Bottleneck
 from aggnets_jax.models.micro_dense import stage_blocks, stepped_widths
 from aggnets_jax.models.pyramidnet import (
-    Block,
     PyramidNet,
     checked,
     make_shortcut_topologies,

@@ -34,8 +34,8 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.dense_layers import DenseLayer, Transition
 from aggnets_jax.models.registry import IMAGENET, register_family
-from aggnets_jax.models.sparsenet import DenseLayer, Transition
 
 
 class MixedLayer(nn.Module):

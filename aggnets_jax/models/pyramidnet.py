@@ -18,11 +18,9 @@ to the nearest whole number. Rounded down as in eq. 3 all printed sizes come out
 rounded down, too, except those of alpha = 270, where there is nothing to round.
 """
 
-import abc
-import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,100 +28,21 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
-from aggnets_jax.connectivity.aggregation import check_aggregation, pad_channels
+from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pyramid_blocks import (
+    Block,
+    PyramidBlock,
+    average_halves,
+    identity,
+    joined,
+)
 from aggnets_jax.layers.regularisation import DynamicScale
 from aggnets_jax.models.registry import IMAGENET, register_family
-
-
-class Basic(nn.Module):
-    """The unit F: BN-conv3x3(stride)-BN-ReLU-conv3x3-BN.
-
-    Attributes:
-      features: channels of the output.
-      stride: stride of the first convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    features: int
-    stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
-        x = self.norm(name="norm1")(x)
-        x = self.conv(self.features, 3, stride=self.stride, name="conv1")(x)
-        x = self.conv(self.features, 3, name="conv2")(nn.relu(self.norm(name="norm2")(x)))
-        return self.norm(name="norm3")(x)
-
-
-class Bottleneck(nn.Module):
-    """The unit F: BN-conv1x1-BN-ReLU-conv3x3(stride)-BN-ReLU-conv1x1(4 times as wide)-BN.
-
-    Attributes:
-      features: channels of the output, four times those inside.
-      stride: stride of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    features: int
-    stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
-        width = self.features // 4
-        x = self.conv(width, 1, name="conv1")(self.norm(name="norm1")(x))
-        x = nn.relu(self.norm(name="norm2")(x))
-        x = self.conv(width, 3, stride=self.stride, name="conv2")(x)
-        x = nn.relu(self.norm(name="norm3")(x))
-        return self.norm(name="norm4")(self.conv(self.features, 1, name="conv3")(x))
-
-
-class Block(abc.ABC):
-    """Makes the units F of a `PyramidNet`; blocks that make the same units are equal.
-
-    Attributes:
-      rectifies_sum: whether a ReLU follows the addition, and the stem; then no normalisation comes
-        before the classifier.
-      topologies: topologies within one block.
-    """
-
-    rectifies_sum: ClassVar[bool] = False
-    topologies: tuple[Topology, ...] = ()
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        features: int,
-        *,
-        stride: int,
-        norm: Callable[..., nn.Module],
-        conv: Callable[..., nn.Module],
-        name: str,
-    ) -> nn.Module:
-        """Makes F: [batch, height, width, channels] -> the same / stride, `features` wide."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PyramidBlock(Block):
-    """Makes `Bottleneck` or `Basic`."""
-
-    bottleneck: bool
-
-    def __call__(self, features: int, **arguments: Any) -> nn.Module:
-        """See `Block`."""
-        return (Bottleneck if self.bottleneck else Basic)(features, **arguments)
 
 
 class PyramidNet(nn.Module):
@@ -174,7 +93,7 @@ class PyramidNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         block = partial(self.block, norm=norm, conv=conv)
-        activation = nn.relu if self.block.rectifies_sum else _identity
+        activation = nn.relu if self.block.rectifies_sum else identity
         drop = common.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
         before, endpoints = 0, {}
 
@@ -213,32 +132,6 @@ class PyramidNet(nn.Module):
             return common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         x = norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
         return nn.relu(x) if self.block.rectifies_sum else x
-
-
-def _identity(x: jax.Array) -> jax.Array:
-    return x
-
-
-def joined(
-    unit: Callable[[jax.Array], jax.Array], activation: Callable[[jax.Array], jax.Array] = _identity
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return the layer activation(pad(shortcut) + unit(x)) of a stage with shortcuts."""
-
-    def layer(x: jax.Array, shortcut: jax.Array) -> jax.Array:
-        residual = unit(x)
-        return activation(pad_channels(shortcut, residual.shape[-1]) + residual)
-
-    return layer
-
-
-def average_halves(x: jax.Array) -> jax.Array:
-    """[batch, height, width, channels] -> half of both, by 2x2 averages."""
-    if x.shape[1] % 2 or x.shape[2] % 2:
-        raise UserError(
-            f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
-            " as in all stages for images with sides that are multiples of 32"
-        )
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
 def pyramidnet(

@@ -139,11 +139,9 @@ class ResNet(nn.Module):
         if self.attention is not None:
             block = partial(block, attention=ATTENTIONS[self.attention](norm, conv, self.dtype))
         if self.shortcuts.inner:
-            made = self.shortcuts.make_norm(train=train)
-            block = partial(
-                block,
-                inner_shortcut=partial(NormalisedShortcut, made, self.shortcuts.weighted),
-            )
+            inner_norm = self.shortcuts.make_norm(train=train)
+            inner = partial(NormalisedShortcut, inner_norm, self.shortcuts.weighted)
+            block = partial(block, inner_shortcut=inner)
         blocks = sum(1 + topology.depth for topology in self.shortcut_topologies)
         drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
 
@@ -172,8 +170,8 @@ def residual_network(
     """Build a `ResNet` of any block.
 
     Args:
-      block: class of F.
-      block_options: arguments of the blocks beyond width, stride, norm, conv and attention.
+      block: see `ResNet`, as `block_options`.
+      block_options: arguments of the blocks.
       stage_depths: blocks of each stage, the first of which opens it.
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       width: width of all blocks and the stem, in percent of the paper's.
@@ -200,14 +198,13 @@ def residual_network(
             f" nearest {nearest}"
         )
     depths = [n - 1 for n in stage_depths]
+    options = (aggregation, shortcut_norm, shortcut_weights, shortcut_sources, inner_shortcuts)
     network = ResNet(
         shortcut_topologies=stage_topologies(topology, topology_args, depths, shortcuts=True),
         block=block,
         block_options=FrozenDict(block_options),  # which has a hash
         width=features,
-        shortcuts=Shortcuts(
-            aggregation, shortcut_norm, shortcut_weights, shortcut_sources, inner_shortcuts
-        ),
+        shortcuts=Shortcuts(*options),
         **fields,
     )
     check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
@@ -253,6 +250,5 @@ def resnet(
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
         stage_depths = block_numbers(depth, stages, blocks=possible)
-    return residual_network(
-        *chosen, stage_depths=stage_depths, inner_shortcuts=inner_shortcuts, **fields
-    )
+    fields = {"stage_depths": stage_depths, "inner_shortcuts": inner_shortcuts, **fields}
+    return residual_network(*chosen, **fields)

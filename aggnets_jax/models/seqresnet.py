@@ -18,15 +18,14 @@ are the first of the next stage. The layer of the stem is a SeqConv, without win
 
 Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense".
 
-FLOPs as the paper prints them are (MACs + 4 * normalised elements + ReLU elements) / 2^30, where a
-linear layer counts products and additions and the pooling counts, too, cut off after two decimals.
-The dropout of 0.1 with which those for CIFAR were trained is an argument here, not a default.
+The paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here, not
+a default.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +43,7 @@ from aggnets_jax.connectivity.topology import (
     make_topology,
     per_stage,
 )
+from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.seqconv import (
     ConvNormReLU,
@@ -197,26 +197,28 @@ class SeqResNeXt(SeqResNet):
     """A SeqResNet-B whose 3x3 convolutions have subgroups."""
 
 
-def _network(
+def seqresnet(
     *,
-    widths: tuple[int, ...],
+    widening: int | None = None,
+    width: int | None = None,
+    depth: int | None = None,
+    blocks: int | Sequence[int] | None = None,
     group_width: int | Sequence[int],
-    blocks: int | Sequence[int],
     bottleneck: bool,
-    imagenet_stem: bool,
     cardinality: int | Sequence[int] = 1,
     topology: str | Sequence[str] = "windowed",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> SeqResNet:
-    """Build a network of any widths.
+    """Build a `SeqResNet` for CIFAR (Table 1) or for ImageNet (Table 2).
 
     Args:
-      widths: channels of each stage.
+      widening: r for CIFAR; the stages have 16r, 32r and 48r channels.
+      width: channels of the first stage for ImageNet, doubled in each later one.
+      depth: one of `IMAGENET_BLOCKS`; needed without `blocks`.
+      blocks: N, or one for each stage; default from `depth`.
       group_width: k, or one for each stage.
-      blocks: N, or one for each stage.
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
-      imagenet_stem: whether for large images.
       cardinality: c, or one for each stage.
       topology: pattern of the slices of a layer's input and its groups, or one for each stage. The
         pattern's output is not used.
@@ -226,6 +228,16 @@ def _network(
     Raises:
       UserError: for numbers that fit no network.
     """
+    if (widening is None) == (width is None):
+        raise UserError("a network needs one of the arguments 'widening' and 'width'")
+    if width is None:
+        check_whole_number("widening", widening, 1)
+        widths = (16 * widening, 32 * widening, 48 * widening)
+    else:
+        check_whole_number("width", width, 1)
+        widths = (width, 2 * width, 4 * width, 8 * width)
+    if blocks is None:
+        blocks = known_depth(depth, IMAGENET_BLOCKS)
     group_widths = per_stage("group_width", group_width, len(widths))
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))
@@ -240,74 +252,12 @@ def _network(
         cardinalities=cardinalities,
         blocks=blocks,
         bottleneck=bottleneck,
-        imagenet_stem=imagenet_stem,
+        imagenet_stem=width is not None,
         **fields,
     )
     check_number("dropout", network.dropout, 0, 0.99)
     check_aggregation(network.aggregation)
     return network
-
-
-def seqresnet(
-    *,
-    group_width: int | Sequence[int],
-    widening: int,
-    blocks: int | Sequence[int],
-    bottleneck: bool,
-    **fields: Annotated[Any, _network],
-) -> SeqResNet:
-    """Build a network for CIFAR from the numbers in its name (Table 1).
-
-    Args:
-      group_width: k, or one for each stage.
-      widening: r; the stages have 16r, 32r and 48r channels.
-      blocks: N, or one for each stage.
-      bottleneck: whether groups have a 1x1 convolution before the 3x3.
-      **fields: further arguments of `_network`.
-
-    Raises:
-      UserError: for numbers that fit no network.
-    """
-    check_whole_number("widening", widening, 1)
-    return _network(
-        widths=(16 * widening, 32 * widening, 48 * widening),
-        group_width=group_width,
-        blocks=blocks,
-        bottleneck=bottleneck,
-        imagenet_stem=False,
-        **fields,
-    )
-
-
-def seqresnet_imagenet(
-    *,
-    depth: int | None = None,
-    blocks: int | Sequence[int] | None = None,
-    width: int,
-    group_width: int | Sequence[int] = (32, 64, 64, 128),
-    **fields: Annotated[Any, _network],
-) -> SeqResNet:
-    """Build a network for ImageNet (Table 2).
-
-    Args:
-      depth: 22, 24 or 42; needed without `blocks`.
-      blocks: residual blocks of each stage; default from `depth`.
-      width: channels of the first stage, doubled in each later one.
-      group_width: k, or one for each stage.
-      **fields: further arguments of `_network`.
-
-    Raises:
-      UserError: for numbers that fit no network.
-    """
-    check_whole_number("width", width, 1)
-    return _network(
-        widths=(width, 2 * width, 4 * width, 8 * width),
-        group_width=group_width,
-        blocks=known_depth(depth, IMAGENET_BLOCKS) if blocks is None else blocks,
-        bottleneck=True,
-        imagenet_stem=True,
-        **fields,
-    )
 
 
 # 2 * blocks + 12 layers, with a bottleneck counted as one.
@@ -322,31 +272,20 @@ def _blocks(text: str) -> int | tuple[int, ...]:
     return int(text) if len(parts) == 1 else tuple(map(int, parts))
 
 
-for _name, _build, _pattern, _registered in [
-    ("seqresnet", partial(seqresnet, bottleneck=False), rf"seqresnet{_K}{_R_N}", {}),
-    ("seqresnet_b", partial(seqresnet, bottleneck=True), rf"seqresnet_b{_K}{_R_N}", {}),
-    (
-        "seqresnext",
-        partial(seqresnet, bottleneck=True),
-        rf"seqresnext{_K}_c(?P<cardinality>{NUMBERS}){_R_N}",
-        {},
-    ),
-    (
-        "seqresnet_b_imagenet",
-        partial(seqresnet_imagenet, width=128),
-        r"seqresnet_b(?P<depth>\d+)",
-        IMAGENET,
-    ),
-    (
-        "seqresnext_imagenet",
-        partial(seqresnet_imagenet, width=256, cardinality=(8, 8, 4, 4)),
-        r"seqresnext(?P<depth>\d+)",
-        IMAGENET,
-    ),
+_B = {"bottleneck": True}
+_LARGE = {**_B, "width": 128, "group_width": (32, 64, 64, 128)}
+_LARGE_NEXT = {**_LARGE, "width": 256, "cardinality": (8, 8, 4, 4)}
+
+for _name, _pattern, _fields, _registered in [
+    ("seqresnet", rf"seqresnet{_K}{_R_N}", {"bottleneck": False}, {}),
+    ("seqresnet_b", rf"seqresnet_b{_K}{_R_N}", _B, {}),
+    ("seqresnext", rf"seqresnext{_K}_c(?P<cardinality>{NUMBERS}){_R_N}", _B, {}),
+    ("seqresnet_b_imagenet", r"seqresnet_b(?P<depth>\d+)", _LARGE, IMAGENET),
+    ("seqresnext_imagenet", r"seqresnext(?P<depth>\d+)", _LARGE_NEXT, IMAGENET),
 ]:
     register_family(
         _name,
-        _build,
+        partial(seqresnet, **_fields),
         pattern=rf"{_pattern}(?P<topology>_full)?",
         paper="Sequentially Aggregated Convolutional Networks, arXiv 1811.10798",
         parse={"topology": lambda _: "dense", "blocks": _blocks},

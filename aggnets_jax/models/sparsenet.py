@@ -20,7 +20,7 @@ Where the papers and the reference code differ, or the print is wrong:
 * "1001 layers" are 6 * 166 + 4, that is 1000.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -36,62 +36,15 @@ from aggnets_jax.arguments import (
     known_depth,
     layers_in_depth,
 )
-from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
+from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.dense_layers import DenseLayer, Transition
 from aggnets_jax.models.flops import two_for_each_multiply_add
 from aggnets_jax.models.registry import IMAGENET, register_family
-
-
-class DenseLayer(nn.Module):
-    """The unit: BN-ReLU-conv3x3(k), with bottleneck BN-ReLU-conv1x1(4k) before it.
-
-    Attributes:
-      growth_rate: k, the channels of the output.
-      bottleneck: whether a 1x1 convolution to 4k channels comes first.
-      groups: groups of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      dropout: makes the channel dropout after each convolution.
-    """
-
-    growth_rate: int
-    bottleneck: bool
-    groups: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-    dropout: Callable[[], nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array | Masked) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height, width, growth_rate]."""
-        conv3x3 = partial(self.conv, self.growth_rate, 3, groups=self.groups)
-        x = common.activate(self.norm(name="norm1"), x)
-        if not self.bottleneck:
-            return self.dropout()(conv3x3(name="conv1")(x))
-        x = self.dropout()(self.conv(4 * self.growth_rate, 1, name="conv1")(x))
-        x = nn.relu(self.norm(name="norm2")(x))
-        return self.dropout()(conv3x3(name="conv2")(x))
-
-
-class Transition(nn.Module):
-    """BN-ReLU-conv1x1(floor(theta * channels), at least `least`)-average pool 2x2."""
-
-    compression: float
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-    least: int = 0
-
-    @nn.compact
-    def __call__(self, x: jax.Array | Masked) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
-        x = common.activate(self.norm(name="norm"), x)
-        features = common.compressed(x.shape[-1], self.compression, least=self.least)
-        x = self.conv(features, 1, name="conv")(x)
-        return nn.avg_pool(x, (2, 2), strides=(2, 2))
 
 
 class SparseNet(nn.Module):
@@ -261,31 +214,21 @@ def _stage_depths(depth: int | None, bottleneck: bool, imagenet_stem: bool) -> t
 
 NUMBERS = r"\d+(?:_\d+)*"
 BC = {"bottleneck": True, "compression": 0.5}
-_SPARSENET = ("sparse", "Sparsely Aggregated Convolutional Networks, ECCV 2018, arXiv 1801.05895")
-_DENSENET = ("dense", "Densely Connected Convolutional Networks, CVPR 2017, arXiv 1608.06993")
+_LARGE = {**BC, "imagenet_stem": True}
+_LARGE_DENSE = {**_LARGE, "growth_rate": 32, "stem_features": 64}
+_LARGE_SPARSE = {**_LARGE, "pool": "flatten"}
 _DEPTH, _K = r"(?P<depth>121|169|201|264)", rf"_k(?P<growth_rate>{NUMBERS})"
-_DENSENET_STEM = {"growth_rate": 32, "stem_features": 64}
+_SPARSE = ("sparse", "Sparsely Aggregated Convolutional Networks, ECCV 2018, arXiv 1801.05895")
+_DENSE = ("dense", "Densely Connected Convolutional Networks, CVPR 2017, arXiv 1608.06993")
 
 # ImageNet comes first: sparsenet121_k32 is a network of Table 4, though 121 fits CIFAR, too.
 for _name, _pattern, (_topology, _paper), _fields, _registered in [
-    (
-        "densenet_imagenet",
-        rf"densenet{_DEPTH}(?:{_K})?",
-        _DENSENET,
-        {**BC, "imagenet_stem": True, **_DENSENET_STEM},
-        IMAGENET,
-    ),
-    (
-        "sparsenet_imagenet",
-        rf"sparsenet{_DEPTH}{_K}",
-        _SPARSENET,
-        {**BC, "imagenet_stem": True, "pool": "flatten"},
-        IMAGENET,
-    ),
-    ("densenet", rf"densenet(?P<depth>\d+){_K}", _DENSENET, {}, {}),
-    ("densenet_bc", rf"densenet_bc(?P<depth>\d+){_K}", _DENSENET, BC, {}),
-    ("sparsenet", rf"sparsenet(?P<depth>\d+){_K}", _SPARSENET, {}, {}),
-    ("sparsenet_bc", rf"sparsenet_bc(?P<depth>\d+){_K}", _SPARSENET, BC, {}),
+    ("densenet_imagenet", rf"densenet{_DEPTH}(?:{_K})?", _DENSE, _LARGE_DENSE, IMAGENET),
+    ("sparsenet_imagenet", rf"sparsenet{_DEPTH}{_K}", _SPARSE, _LARGE_SPARSE, IMAGENET),
+    ("densenet", rf"densenet(?P<depth>\d+){_K}", _DENSE, {}, {}),
+    ("densenet_bc", rf"densenet_bc(?P<depth>\d+){_K}", _DENSE, BC, {}),
+    ("sparsenet", rf"sparsenet(?P<depth>\d+){_K}", _SPARSE, {}, {}),
+    ("sparsenet_bc", rf"sparsenet_bc(?P<depth>\d+){_K}", _SPARSE, BC, {}),
 ]:
     register_family(
         _name,
