@@ -23,7 +23,7 @@ Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or
   and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
   join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
-* Where drop-path would drop all inputs of a join, the paper keeps one; here all are as likely.
+* Where drop-path would drop all inputs of a join, the paper keeps one; here each is as likely.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import Outputs, check_aggregation, weighted
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
@@ -85,11 +85,7 @@ class DropPath:
         self._first_readers: dict[tuple[int, ...], int] = {}
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Sequence[int], layer: int, weights: jax.Array | None = None
     ) -> jax.Array:
         """[batch, height, width, channels] each -> the same shape."""
         sources = tuple(sources)
@@ -217,7 +213,8 @@ def fractalnet(
     blocks = 5 if widths is None else len(widths)
     check_whole_number("the number of blocks", blocks, 1)
     if stage_depths is None:
-        stage_depths = (_convolutions(depth, blocks),) * blocks
+        convolutions = {blocks * 2**i: 2 ** (i + 1) - 1 for i in range(12)}
+        stage_depths = (known_depth(depth, convolutions),) * blocks
     blocks = len(stage_depths)
     if widths is None:
         widths = [width * 2 ** min(i, max(0, blocks - 2)) for i in range(blocks)]
@@ -237,21 +234,6 @@ def fractalnet(
             "drop_path needs columns: the topology 'fractal' and the aggregation 'mean'"
         )
     return network
-
-
-def _convolutions(depth: int | None, blocks: int) -> int:
-    """Return the convolutions of a block, 2^C - 1, from the depth of the network."""
-    if depth is None:
-        raise UserError("a network needs the argument 'depth', or 'stage_depths'")
-    path, rest = divmod(depth, blocks)
-    if path < 1 or rest or path & (path - 1):
-        allowed = [blocks * 2**i for i in range(8)]
-        nearest = min(allowed, key=lambda d: abs(d - depth))
-        raise UserError(
-            f"depth {depth} fits no network of {blocks} blocks; allowed: {blocks} times a power"
-            f" of 2, nearest {nearest}"
-        )
-    return 2 * path - 1
 
 
 register_family(

@@ -145,11 +145,10 @@ class HarDNet(nn.Module):
         x = halve(x, 3, "stem_down")
         endpoints = {"stem": x}
 
-        last = len(self.topologies)
-        for i, (topology, growth_rate, features, downsampled) in enumerate(
-            zip(self.topologies, self.growth_rates, self.features, self.downsampled, strict=True),
-            start=1,
-        ):
+        blocks = zip(
+            self.topologies, self.growth_rates, self.features, self.downsampled, strict=True
+        )
+        for i, (topology, growth_rate, features, downsampled) in enumerate(blocks, start=1):
             x = Stage(
                 topology,
                 unit=lambda layer, name, k=growth_rate: unit(
@@ -160,7 +159,7 @@ class HarDNet(nn.Module):
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x
-            if i == last:
+            if i == len(self.topologies):
                 x = nn.Dropout(self.map_dropout, deterministic=not train)(x)
             x = ConvNorm(features, 1, 1, **parts, name=f"transition{i}")(x)
             if downsampled:

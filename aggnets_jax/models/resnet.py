@@ -175,8 +175,7 @@ def residual_network(
       stage_depths: blocks of each stage, the first of which opens it.
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       width: width of all blocks and the stem, in percent of the paper's.
-      topology: pattern of the outputs that are added to a block behind the first, or one for each
-        stage.
+      topology: pattern of the outputs that a block behind the first adds, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSNet).
       shortcut_norm: N of "normalised_sum", see `shortcuts.NORMS`.
