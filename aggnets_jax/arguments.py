@@ -83,3 +83,18 @@ def layers_in_depth(depth: int, step: int, offset: int) -> int:
             f" nearest {nearest}"
         )
     return n
+
+
+def known_depth(depth: int | None, known: Mapping[int, Any]) -> Any:
+    """Return `known[depth]`, or raise `UserError` with the allowed and the nearest depths."""
+    if depth is None:
+        raise UserError(f"a network needs the argument 'depth'; allowed: {[*known]}")
+    if depth not in known:
+        nearest = min(known, key=lambda each: abs(each - depth))
+        raise UserError(f"no network of depth {depth}; allowed: {[*known]}, nearest {nearest}")
+    return known[depth]
+
+
+def given_or(defaults: Sequence[Any], *given: Any) -> tuple[Any, ...]:
+    """Return the given values, with the default in the place of each None."""
+    return tuple(d if g is None else g for g, d in zip(given, defaults, strict=True))

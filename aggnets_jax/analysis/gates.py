@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import data, tables
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
-from aggnets_jax.models.hcgnet import ForgetGate, UpdateGate
+from aggnets_jax.layers.smg import ForgetGate, UpdateGate
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.training.state import Variables
