@@ -31,15 +31,26 @@ ANALYSES = (
 # Of tables of runs and not of a checkpoint; their `run` is `run(given, output)`.
 OF_RESULTS = ("efficiency",)
 
+_FILES = {
+    "gradients": "output_gradients",
+    "shortcuts": "shortcut_weights",
+    "topology": "pattern_costs",
+    "efficiency": "../reports/efficiency",
+}
+
 
 def first_line(name: str) -> str:
     """Read what an analysis says of itself first, without importing it, JAX and Matplotlib."""
-    source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    source = (
+        Path(__file__).parent.joinpath(f"{_FILES.get(name, name)}.py").read_text(encoding="utf-8")
+    )
     return ast.get_docstring(ast.parse(source)).partition("\n")[0]
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"aggnets_jax.analysis.{name}")
+    if name in OF_RESULTS:
+        return importlib.import_module(f"aggnets_jax.reports.{name}")
+    return importlib.import_module(f"aggnets_jax.analysis.{_FILES.get(name, name)}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

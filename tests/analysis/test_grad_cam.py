@@ -11,7 +11,8 @@ from PIL import Image
 
 from aggnets_jax import create_model
 from aggnets_jax.analysis.__main__ import main
-from aggnets_jax.analysis.grad_cam import first_pictures, grad_cam, grad_cam_grid, logits_behind
+from aggnets_jax.analysis.command import first_pictures
+from aggnets_jax.analysis.grad_cam import grad_cam, grad_cam_grid, logits_behind
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated

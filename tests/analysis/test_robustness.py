@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.analysis.__main__ import main
-from aggnets_jax.analysis.robustness import Attacker, as_pixels, make_attack, parse_epsilons
+from aggnets_jax.analysis.robustness import as_pixels, make_attack, make_attacker, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.statistics import accuracy_interval
@@ -44,7 +44,7 @@ def losses(weights, pixels, labels):
 
 @pytest.mark.parametrize("epsilon", [0, 2 / 255, 0.1])
 def test_fgsm_on_a_linear_model_is_the_sign_of_the_weights(batch, weights, epsilon):
-    attack = Attacker(linear, make_attack("fgsm"))
+    attack = make_attacker(linear, make_attack("fgsm"))
     changed = attack(weights, batch, epsilon, 0)
     pixels = np.float64(batch["image"]) / 255
     logits = linear(weights, pixels)
@@ -58,14 +58,14 @@ def test_fgsm_on_a_linear_model_is_the_sign_of_the_weights(batch, weights, epsil
 
 def test_zero_leaves_images_as_they_are(batch, weights):
     for name in ("fgsm", "pgd"):
-        changed = Attacker(linear, make_attack(name))(weights, batch, 0, 0)
+        changed = make_attacker(linear, make_attack(name))(weights, batch, 0, 0)
         np.testing.assert_array_equal(changed, jax.jit(as_pixels)(batch["image"]))
 
 
 @pytest.mark.parametrize("options", [{}, {"steps": 3}, {"steps": 5, "step_size": 1.7}])
 def test_pgd_stays_in_the_cube_and_in_the_range_of_pixels(batch, weights, options):
     epsilon, pixels = 0.05, np.float64(batch["image"]) / 255
-    attack = Attacker(linear, make_attack("pgd", **options), seed=3)
+    attack = make_attacker(linear, make_attack("pgd", **options), seed=3)
     changed = attack(weights, batch, epsilon, 0)
     assert np.max(np.abs(changed - pixels)) <= epsilon + 1e-7
     assert np.min(changed) == 0 and np.max(changed) == 1
@@ -80,7 +80,7 @@ def test_pgd_comes_to_the_worst_corner_of_a_linear_model(batch, weights):
     away = (two[:, 1] - two[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
     pixels = np.float64(batch["image"]) / 255
     worst = np.clip(pixels + 0.05 * np.sign(away).reshape(pixels.shape), 0, 1)
-    attack = Attacker(linear, make_attack("pgd"))
+    attack = make_attacker(linear, make_attack("pgd"))
     changed = attack(two, {**batch, "label": labels}, 0.05, 0)
     np.testing.assert_allclose(changed[:7], worst[:7], atol=1e-6)
 
@@ -88,7 +88,7 @@ def test_pgd_comes_to_the_worst_corner_of_a_linear_model(batch, weights):
 @pytest.mark.slow
 def test_random_starts_follow_from_the_seed_and_the_images_number(batch, weights):
     def start(seed, first, rows):
-        attack = Attacker(linear, make_attack("pgd", steps=1, step_size=1e-9), seed)
+        attack = make_attacker(linear, make_attack("pgd", steps=1, step_size=1e-9), seed)
         part = {name: value[rows] for name, value in batch.items()}
         return np.asarray(attack(weights, part, 0.1, first))
 
@@ -107,7 +107,7 @@ def test_what_is_compiled_serves_for_every_epsilon(batch, weights):
         traced.append(pixels.shape)
         return linear(weights, pixels)
 
-    attack = Attacker(counted, make_attack("pgd"))
+    attack = make_attacker(counted, make_attack("pgd"))
     for number, epsilon in enumerate((0.1, 0.2, 0.0)):
         attack(weights, batch, epsilon, 8 * number)
     assert len(traced) == 1
