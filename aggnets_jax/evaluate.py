@@ -18,7 +18,7 @@ from aggnets_jax.errors import Diverged, Stopped, UserError, one_line
 from aggnets_jax.files import check_fields, local_path, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.runtime.distributed import in_any, is_first
+from aggnets_jax.runtime.distributed import error_in_any, is_first
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.training.losses import cross_entropy
 from aggnets_jax.training.state import Variables, over_seeds
@@ -186,7 +186,7 @@ def evaluation_batches(
     _check_same_classes(restored.info, data.describe(config.data))
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return data.eval_batches(
-        config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.by_example(mesh)
+        config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.batch_sharding(mesh)
     )
 
 
@@ -253,7 +253,7 @@ def watch(
                     )
                 except UserError as raised:
                     error = raised
-                if error := in_any(error):
+                if error := error_in_any(error):
                     # The run keeps a few: if it has deleted this one since, there is a newer one.
                     if _agreed_look(workdir)[0] == newest:
                         raise error

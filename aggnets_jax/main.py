@@ -29,9 +29,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """Does what the command line says."""
     flags, overrides = flags_lib.parse(arguments, __doc__)
     # From here on JAX is imported, and by each mode what it needs; --help ends before.
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     config = None
     if flags.config is not None:
         if flags.data_dir is not None:
@@ -40,7 +40,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
     if flags.mode not in flags_lib.DISTRIBUTED:
         do(flags, config)
     else:
-        from aggnets_jax.runtime.distributed import join, noticing_losses
+        from aggnets_jax.runtime.distributed import join, report_lost_processes
 
         join(
             flags.coordinator_address,
@@ -49,7 +49,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
             expected_processes=flags.expected_processes,
             timeout=flags.join_timeout,
         )
-        with noticing_losses():
+        with report_lost_processes():
             do(flags, config)
 
 
@@ -72,13 +72,13 @@ def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> N
         evaluate_checkpoint(flags.workdir, which, flags.data_dir)
     elif flags.mode == "predict":
         from aggnets_jax.predict import check_report, predict, report_predictions
-        from aggnets_jax.runtime.distributed import first_does
+        from aggnets_jax.runtime.distributed import on_first_process
 
         form = "table" if flags.format is None else flags.format
         top = 5 if flags.top is None else flags.top
         check_report(form, flags.output)
         predictions = predict(flags.workdir, flags.images, which=which, seed=flags.seed, top=top)
-        first_does(lambda: report_predictions(predictions, form, flags.output))
+        on_first_process(lambda: report_predictions(predictions, form, flags.output))
     elif flags.mode == "report":
         from aggnets_jax.reports.run import report
 

@@ -23,8 +23,8 @@ from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
 from aggnets_jax.files import write_json, write_text
 from aggnets_jax.models import count, create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.runtime.compilation import compiler_options, counting_hits, options_for_once
-from aggnets_jax.runtime.distributed import first_does, in_any, is_first
+from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits, fast_compile_options
+from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_process
 from aggnets_jax.runtime.mesh import replicate
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
@@ -33,11 +33,11 @@ from aggnets_jax.training.regularisation_schedules import make_strength
 from aggnets_jax.training.state import (
     Totals,
     TrainState,
+    at_seed,
     create_state,
-    of_seed,
+    initial_state,
     over_seeds,
     seeds,
-    state_before,
 )
 from aggnets_jax.training.step import default_steps_per_dispatch, make_train_step, make_train_steps
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
@@ -47,12 +47,12 @@ from aggnets_jax.workdir.metric_log import MetricLog, parameter_table
 from aggnets_jax.workdir.profiler import Profile
 from aggnets_jax.workdir.progress import Clock, Progress
 from aggnets_jax.workdir.provenance import (
-    by_seed,
     commit,
     fingerprint,
     hardware,
     peak_memory,
     print_overview,
+    seed_summaries,
     versions,
 )
 
@@ -119,7 +119,7 @@ def train_and_evaluate(
         strength = make_strength(config, total_steps, steps_per_epoch)
 
         opened = open_workdir(workdir, config_json, allow_config_change=allow_config_change)
-        first_does(lambda: stack.enter_context(opened))
+        on_first_process(lambda: stack.enter_context(opened))
         workdir = Path(workdir).expanduser()
         checkpoints = stack.enter_context(
             RunCheckpoints(workdir, keep=config.keep_checkpoints, config=config_json, dataset=info)
@@ -133,10 +133,10 @@ def train_and_evaluate(
             form = with_loops(model, scan)
             return create_state(form, optimizer, config, info.image_shape, strength)
 
-        placed = mesh_lib.of_state(
+        placed = mesh_lib.state_sharding(
             mesh, jax.eval_shape(new_state), config.sharding, leading=config.num_seeds > 1
         )
-        state = jax.jit(new_state, out_shardings=placed, compiler_options=options_for_once())()
+        state = jax.jit(new_state, out_shardings=placed, compiler_options=fast_compile_options())()
         zero_totals = jax.tree.map(jnp.copy, state.totals)
         progress = Progress()
         restored = checkpoints.restore(
@@ -150,7 +150,7 @@ def train_and_evaluate(
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             variables = initial_variables(config, info, variables, workdir)
             start_from = over_seeds(
-                lambda variables, seed: state_before(variables, optimizer, config, seed, strength),
+                lambda variables, seed: initial_state(variables, optimizer, config, seed, strength),
                 config.num_seeds,
             )
             # Compiled, so that no two arrays of the state share a buffer: they are donated.
@@ -176,7 +176,7 @@ def train_and_evaluate(
         # ---- What runs: batches, the evaluation, the compiled steps.
         intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
         eval_batches = data.eval_batches(
-            config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.by_example(mesh)
+            config.data, batch_size=config.eval_batch_size, sharding=mesh_lib.batch_sharding(mesh)
         )
         eval_batches.check()
         eval_step = make_eval_step(model, preprocess, config.num_seeds)
@@ -187,11 +187,11 @@ def train_and_evaluate(
                 seeds=seeds(config),
                 start_step=start,
                 most_steps=min(steps_per_dispatch(config), total_steps, *intervals),
-                sharding=mesh_lib.by_example(mesh),
+                sharding=mesh_lib.batch_sharding(mesh),
             )
             # How many steps a dispatch makes, on the devices.
             number = functools.cache(
-                lambda steps: replicate(np.asarray(steps, np.int32), mesh_lib.by_example(mesh))
+                lambda steps: replicate(np.asarray(steps, np.int32), mesh_lib.batch_sharding(mesh))
             )
             # For the log: a program for each of its lines would wait for the steps.
             learning_rates = jax.device_get(jax.jit(jax.vmap(schedule))(np.arange(total_steps)))
@@ -206,14 +206,14 @@ def train_and_evaluate(
                 out_shardings=placed,
                 compiler_options=compiler_options(),
             )
-            with counting_hits() as hits:
+            with count_cache_hits() as hits:
                 train_steps = train_steps.lower(state, first, number(1)).compile()
             progress.compile_seconds = time.perf_counter() - began
             progress.compile_seconds_saved = hits.seconds_saved if hits.programs else None
             _print_compilation(progress)
 
         # ---- Nothing of this config was written so far; now the workdir is its own.
-        params = of_seed(state.params, 0, config.num_seeds)
+        params = at_seed(state.params, 0, config.num_seeds)
         if is_first():
             write_json(workdir / CONFIG, config_json)
             if start < total_steps:  # what an earlier end of the run has said of it
@@ -251,8 +251,8 @@ def train_and_evaluate(
             with clock.paused():
                 progress.images, progress.seconds = clock.images, clock.seconds
                 progress.peak_memory_bytes = peak_memory(train_steps)
-                if error := in_any(log.flush()):
-                    checkpoints.failed(error, step)
+                if error := error_in_any(log.flush()):
+                    checkpoints.note_failure(error, step)
                 else:
                     progress.lines = log.lines
                     checkpoints.save(state, progress)
@@ -329,7 +329,7 @@ def train_and_evaluate(
             "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
             "versions": versions(),
             "fingerprint": fingerprint(state.params),
-            "seeds": by_seed(config, state.params, progress),
+            "seeds": seed_summaries(config, state.params, progress),
             "commit": ", ".join(progress.commits) or None,
             "hardware": hardware(),
             "config_changes": progress.config_changes,

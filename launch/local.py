@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError
-from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
 ENDING = ((5.0, signal.SIGTERM), (20.0, signal.SIGKILL))
 """After how many seconds the others get which signal, when a process has failed or stopped.
@@ -101,7 +101,7 @@ def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]
         for child in children:
             started.start(child)
         while started.running:
-            end = started.next_end(max(0.0, due[0][0] - time.monotonic()) if due else None)
+            end = started.wait_for_end(max(0.0, due[0][0] - time.monotonic()) if due else None)
             if due and time.monotonic() >= due[0][0]:
                 number = due.pop(0)[1]
                 # A second SIGTERM would end a process that is still saving.
@@ -114,9 +114,9 @@ def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]
                 due = [(time.monotonic() + seconds, number) for seconds, number in ending]
             if _failed(code) and not any(map(_failed, codes)):
                 others = f"; the others have {ending[-1][0]:g} s to end" if started.running else ""
-                print(f"error: {child.name} {how_it_ended(code)}{others}", file=sys.stderr)
+                print(f"error: {child.name} {describe_exit(code)}{others}", file=sys.stderr)
             codes.append(code)
-    return common_code(codes)
+    return common_exit_code(codes)
 
 
 def _failed(code: int) -> bool:
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     children = processes(given)
     if given.dry_run:
         for child in children:
-            print(child.told())
+            print(child.command_line())
         return
     sys.exit(run(children))
 

@@ -27,8 +27,8 @@ from aggnets_jax import flags as flags_lib
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError, one_line
 from aggnets_jax.files import local_path, read_json
-from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
-from aggnets_jax.workdir.folder import CONFIG, SUMMARY, another_config
+from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
+from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
 
 SCRIPT = Path(__file__).with_name("slurm.sbatch")
 
@@ -125,7 +125,7 @@ def _is_finished(workdir: Path, config: dict[str, Any], allow_config_change: boo
         return False
     if changes := config_lib.differences(read_json(workdir / CONFIG), config):
         if not allow_config_change:
-            raise another_config(workdir, changes)
+            raise config_change_error(workdir, changes)
         return False
     return (workdir / SUMMARY).exists()
 
@@ -144,12 +144,12 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
                 print(f"{run.row}: {run.told('python')}", flush=True)
                 command = [sys.executable, "-m", "aggnets_jax.main", *run.flags]
                 children.start(Child(run.row, command, {}, run.row if at_once > 1 else ""))
-            if (end := children.next_end()) is None:
+            if (end := children.wait_for_end()) is None:
                 continue
             child, code = end
             codes.append(code)
             if code not in (0, Stopped.exit_code):
-                failed.append(f"{child.name} {how_it_ended(code)}")
+                failed.append(f"{child.name} {describe_exit(code)}")
     if failed:
         print(
             f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
@@ -163,7 +163,7 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
             file=sys.stderr,
         )
         codes.append(Stopped.exit_code)
-    return common_code(codes)
+    return common_exit_code(codes)
 
 
 def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:

@@ -41,7 +41,7 @@ def evaluation(restored: Restored) -> Callable[[], None]:
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     step = make_eval_step(restored.model, preprocess)
     batches = evaluation_batches(restored, mesh)
-    variables = restored.of_one(None)
+    variables = restored.variables_at(None)
     return lambda: evaluate(step, variables, batches)
 
 

@@ -69,7 +69,7 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         config.data,
         batch_size=config.batch_size,
         seed=0,
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     batch = jax.device_get(next(batches))
     each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1

@@ -41,7 +41,7 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
         config.data,
         batch_size=config.batch_size,
         seeds=seeds(config),
-        sharding=mesh_lib.by_example(mesh),
+        sharding=mesh_lib.batch_sharding(mesh),
     )
     step = make_train_step(model, optimizer, data.make_preprocess(config.data, info), config)
     steps = jax.jit(make_train_steps(step, training, num_seeds))

@@ -92,7 +92,7 @@ class BatchStatistics:
             config.data,
             batch_size=config.batch_size,
             seed=int(np.ravel(seeds(config))[0]),
-            sharding=mesh_lib.by_example(mesh),
+            sharding=mesh_lib.batch_sharding(mesh),
         )
         self._batches = list(itertools.islice(batches, num_batches))
 

@@ -72,9 +72,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     # These import JAX, which --help can do without.
     from aggnets_jax.ablation.pattern import learn
     from aggnets_jax.ablation.pruning import Penalty
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     if flags.init_from is not None:
         overrides.append(f"init_from={flags.init_from}")
     config = config_lib.load(flags.config, overrides)

@@ -134,7 +134,7 @@ class Ablation:
         """
         self.restored = restored
         self.stages = linked_stages(restored)
-        self.variables = restored.of_one(seed)
+        self.variables = restored.variables_at(seed)
         info = restored.info
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.

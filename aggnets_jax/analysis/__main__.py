@@ -92,16 +92,16 @@ def run(arguments: Sequence[str] | None = None) -> None:
     given = parse(arguments)
     from aggnets_jax.files import make_folder
     from aggnets_jax.runtime import mesh as mesh_lib
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
     from aggnets_jax.workdir.restore import restore_network
 
-    keep_programs()
+    enable_program_cache()
     if given.name in OF_RESULTS:
         _module(given.name).run(given, make_folder(given.output))
         return
     mesh = mesh_lib.make_mesh()
     restored = restore_network(given.workdir, given.checkpoint, mesh_lib.replicated(mesh))
-    restored = restored._replace(variables=restored.of_one(given.seed))
+    restored = restored._replace(variables=restored.variables_at(given.seed))
     output = make_folder(given.output or Path(given.workdir, "analysis"))
     _module(given.name).run(restored, given, output)
 

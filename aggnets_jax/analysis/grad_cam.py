@@ -315,7 +315,7 @@ def _pictures(restored: Restored, given: argparse.Namespace) -> Pictures:
     files = find_images(given.images)[: given.count]
     size = -(-len(files) // mesh.size) * mesh.size
     batches = data.file_batches(
-        files, restored.info, batch_size=size, sharding=mesh_lib.by_example(mesh)
+        files, restored.info, batch_size=size, sharding=mesh_lib.batch_sharding(mesh)
     )
     return first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
 

@@ -293,7 +293,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     networks = {given.workdir: restored}
     for workdir in given.against:
         other = restore_network(workdir, given.checkpoint, mesh_lib.replicated(mesh))
-        other = other._replace(variables=other.of_one(given.seed))
+        other = other._replace(variables=other.variables_at(given.seed))
         _check_same_images(workdir, other.info, restored.info)
         networks[workdir] = other
     found = []

@@ -92,14 +92,14 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
     strength = make_strength(config, total_steps, num_train / config.batch_size)
 
     mesh = mesh_lib.make_mesh()
-    by_example = mesh_lib.by_example(mesh)
+    batch_sharding = mesh_lib.batch_sharding(mesh)
     shapes = jax.eval_shape(lambda: create_state(model, optimizer, config, image_shape, strength))
-    placed = mesh_lib.of_state(mesh, shapes, config.sharding, leading=config.num_seeds > 1)
+    placed = mesh_lib.state_sharding(mesh, shapes, config.sharding, leading=config.num_seeds > 1)
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed
     )
     batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=by_example)
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=batch_sharding)
         for name, (shape, dtype) in {
             "image": (image_shape, jnp.float32),
             **dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32)),

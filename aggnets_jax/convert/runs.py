@@ -15,7 +15,7 @@ from aggnets_jax.files import write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.regularisation_schedules import make_strength
-from aggnets_jax.training.state import Variables, state_before
+from aggnets_jax.training.state import Variables, initial_state
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.folder import CONFIG, open_workdir
 from aggnets_jax.workdir.progress import Progress
@@ -71,7 +71,7 @@ def write_new_run(
     optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
     strength = make_strength(config, total_steps, steps_per_epoch)
     variables = jax.tree.map(jnp.asarray, variables)
-    state = state_before(variables, optimizer, config, config.seed, strength)
+    state = initial_state(variables, optimizer, config, config.seed, strength)
     config_json = config_lib.to_json(config)
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():
@@ -108,7 +108,7 @@ def export_weights(
     restored = restore_network(workdir, which, everywhere)
     state_dict = to_torch(
         restored.config.model.name,
-        restored.of_one(seed),
+        restored.variables_at(seed),
         num_classes=restored.info.num_classes,
         input_shape=restored.info.image_shape,
         dialect=dialect,

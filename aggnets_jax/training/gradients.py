@@ -29,7 +29,7 @@ GradientFn = Callable[[Any, Any, Examples, dict[str, Any], jax.Array], Any]
 statistics, hits)), gradients)."""
 
 
-def each_device(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+def average_over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     """What `gradient_fn` returns for the part of a batch on each device, averaged."""
 
     def on_device(
@@ -42,30 +42,30 @@ def each_device(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
         loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), "data")
         return (loss, (batch_stats, jax.lax.psum(correct, "data"))), gradients
 
-    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    everywhere, over_batch = PartitionSpec(), PartitionSpec("data")
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, by_example, everywhere, everywhere),
+        in_specs=(everywhere, everywhere, over_batch, everywhere, everywhere),
         out_specs=everywhere,
         # Else the gradient of what all devices share would be summed over them already.
         check_vma=False,
     )
 
 
-def gathered(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+def gather_params(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     """What `gradient_fn` returns for parameters of which each device has a part."""
 
     def of_parts(params: Any, *others: Any) -> Any:
         whole = jax.lax.with_sharding_constraint(params, mesh_lib.replicated(mesh))
         values, gradients = gradient_fn(whole, *others)
-        parts = mesh_lib.of_state(mesh, gradients, "fsdp")
+        parts = mesh_lib.state_sharding(mesh, gradients, "fsdp")
         return values, jax.lax.with_sharding_constraint(gradients, parts)
 
     return of_parts
 
 
-def on_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
+def inside_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     """The same, where what is traced knows the mesh over which the batch is divided."""
 
     def knowing(*arguments: Any) -> Any:
@@ -75,7 +75,7 @@ def on_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     return knowing
 
 
-def accumulated(gradient_fn: GradientFn, parts: int) -> GradientFn:
+def accumulate_parts(gradient_fn: GradientFn, parts: int) -> GradientFn:
     """What `gradient_fn` returns for a batch, computed in as many parts one after another."""
     if parts == 1:
         return gradient_fn

@@ -116,12 +116,12 @@ def create_state(
 
     def create(seed: jax.Array) -> TrainState:
         variables = model.init(_model_key(seed), jnp.zeros((1, *image_shape)), train=False)
-        return state_before(variables, optimizer, config, seed, strength)
+        return initial_state(variables, optimizer, config, seed, strength)
 
     return over_seeds(create, config.num_seeds)(seeds(config))
 
 
-def state_before(
+def initial_state(
     variables: Variables,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
@@ -150,7 +150,7 @@ def seeds(config: ml_collections.ConfigDict) -> np.ndarray:
     return first if config.num_seeds == 1 else first + np.arange(config.num_seeds, dtype=np.int32)
 
 
-def of_seed(tree: Any, number: int, num_seeds: int) -> Any:
+def at_seed(tree: Any, number: int, num_seeds: int) -> Any:
     """What belongs to one of a run's seeds, by its number from 0."""
     return tree if num_seeds == 1 else jax.tree.map(lambda x: x[number], tree)
 
@@ -165,7 +165,7 @@ def _model_key(seed: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _MODEL_STREAM)
 
 
-def by_path(tree: Any) -> dict[str, Any]:
+def leaves_by_path(tree: Any) -> dict[str, Any]:
     """The leaves of a tree by their paths, such as "params/stem/kernel", in the tree's order."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -12,7 +12,13 @@ from jax.sharding import Mesh
 
 from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData, make_mix
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.gradients import Examples, accumulated, each_device, gathered, on_mesh
+from aggnets_jax.training.gradients import (
+    Examples,
+    accumulate_parts,
+    average_over_devices,
+    gather_params,
+    inside_mesh,
+)
 from aggnets_jax.training.losses import cross_entropy, smooth_targets
 from aggnets_jax.training.regularisation_schedules import Strength
 from aggnets_jax.training.state import TrainState, Variables, _model_key
@@ -42,15 +48,15 @@ def make_train_step(
     """
     mix = make_mix(config.data)
     skip = config.data.damaged == "skip"
-    gradient_fn = accumulated(
+    gradient_fn = accumulate_parts(
         jax.value_and_grad(_make_loss(model), has_aux=True), config.accumulation_steps
     )
     if config.batch_norm == "device" and mesh is not None:
-        gradient_fn = each_device(gradient_fn, mesh)
+        gradient_fn = average_over_devices(gradient_fn, mesh)
     if config.sharding == "fsdp" and mesh is not None:
-        gradient_fn = gathered(gradient_fn, mesh)
+        gradient_fn = gather_params(gradient_fn, mesh)
     if mesh is not None:
-        gradient_fn = on_mesh(gradient_fn, mesh)
+        gradient_fn = inside_mesh(gradient_fn, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         images = preprocess(batch, train=True, seed=state.seed)

@@ -63,7 +63,7 @@ def _write_report(
         batch_size=config.batch_size,
         seed=seed,
         start_step=step - 1,
-        sharding=mesh_lib.by_example(mesh),
+        sharding=mesh_lib.batch_sharding(mesh),
     )
     batch = next(batches)
     examples = {

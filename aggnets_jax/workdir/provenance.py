@@ -23,7 +23,7 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.models import Count
 from aggnets_jax.runtime.compilation import allocated_bytes
 from aggnets_jax.runtime.distributed import to_host
-from aggnets_jax.training.state import of_seed, seeds
+from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.workdir.progress import Progress
 
 
@@ -60,7 +60,7 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def by_seed(
+def seed_summaries(
     config: ml_collections.ConfigDict, params: Any, progress: Progress
 ) -> list[dict[str, Any]]:
     """For each seed of a finished run its number, final and best evaluation, and fingerprint."""
@@ -69,7 +69,7 @@ def by_seed(
             "seed": int(seed),
             "final": progress.final.get("seeds", [progress.final])[i],
             "best": (progress.best_of_seeds or [progress.best])[i],
-            "fingerprint": fingerprint(of_seed(params, i, config.num_seeds)),
+            "fingerprint": fingerprint(at_seed(params, i, config.num_seeds)),
         }
         for i, seed in enumerate(np.ravel(seeds(config)))
     ]

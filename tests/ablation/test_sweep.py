@@ -40,7 +40,7 @@ def untrained(data_dir):
 def images(untrained):
     """All of the test split, normalised, and the labels."""
     config, info = untrained.config.data, untrained.info
-    devices = mesh_lib.by_example(mesh_lib.make_mesh())
+    devices = mesh_lib.batch_sharding(mesh_lib.make_mesh())
     (batch,) = data.eval_batches(config, batch_size=360, sharding=devices)
     return data.make_preprocess(config, info)(batch, train=False), batch
 
@@ -157,7 +157,7 @@ def training_batches(restored):
         restored.config.data,
         batch_size=restored.config.batch_size,
         seed=0,
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     return [preprocess(batch, train=False) for batch in itertools.islice(batches, 2)]

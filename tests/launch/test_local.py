@@ -10,7 +10,7 @@ import time
 import pytest
 
 from aggnets_jax.cli import exit_code
-from aggnets_jax.runtime.processes import Child, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, common_exit_code, describe_exit
 from launch import local
 from tests import runs
 
@@ -121,13 +121,13 @@ def test_who_was_asked_to_stop_gets_no_second_signal_when_another_fails():
     [([0, 0], 0), ([75, 75], 75), ([75, 0], 75), ([0, 3, 76], 3), ([75, 137], 137), ([], 0)],
 )
 def test_the_exit_code_for_all(codes, code):
-    assert common_code(codes) == code
+    assert common_exit_code(codes) == code
 
 
 def test_ends_are_told_by_name():
-    assert how_it_ended(139) == "was ended by SIGSEGV"
-    assert how_it_ended(76) == "ended with exit code 76"
-    assert how_it_ended(255) == "ended with exit code 255"
+    assert describe_exit(139) == "was ended by SIGSEGV"
+    assert describe_exit(76) == "ended with exit code 76"
+    assert describe_exit(255) == "ended with exit code 255"
 
 
 def test_dry_run_prints_the_commands():

@@ -34,7 +34,7 @@ def after(batch, mesh, **changes):
     step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
     return jax.device_get(jax.jit(step)(state, batch))
 
-sharded = jax.device_put(batch, sharding.by_example(mesh))
+sharded = jax.device_put(batch, sharding.batch_sharding(mesh))
 shards = [jax.tree.map(lambda x: x[i : i + 4], batch) for i in range(0, 16, 4)]
 alone = [after(shard, None) for shard in shards]
 mean = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *alone)

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.training.losses import cross_entropy, smooth_targets
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 
 RNG = np.random.default_rng(0)
@@ -58,7 +58,7 @@ def test_a_skipped_image_adds_nothing_to_the_gradient(smoothing, parts):
         optimizer = optax.sgd(1.0)
         step = make_train_step(Linear(), optimizer, lambda batch, **_: batch["image"], config)
         state = jax.jit(step)(
-            state_before(variables, optimizer, config, 0),
+            initial_state(variables, optimizer, config, 0),
             {"image": images[rows], "label": labels[rows]},
         )
         return jax.tree.map(jnp.subtract, state.params, variables["params"]), state.totals

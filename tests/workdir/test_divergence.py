@@ -19,8 +19,8 @@ from tests import runs
 def batches(config, steps):
     """Epochs and indices of the batches of the first steps."""
     config = config_lib.resolve(config)
-    by_example = mesh_lib.by_example(mesh_lib.make_mesh())
-    found = data.train_batches(config.data, batch_size=32, seed=0, sharding=by_example)
+    batch_sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh())
+    found = data.train_batches(config.data, batch_size=32, seed=0, sharding=batch_sharding)
     return list(itertools.islice(found, steps))
 
 

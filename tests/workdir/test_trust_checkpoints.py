@@ -69,7 +69,9 @@ def saying(workdir, config):
     before = {file: file.read_bytes() for file in files.values()}
     checksums = json.loads(before[files["checksums"]])
     files["config"].write_text(json.dumps(config))
-    files["checksums"].write_text(json.dumps({**checksums, "config": checkpoints.of_json(config)}))
+    files["checksums"].write_text(
+        json.dumps({**checksums, "config": checkpoints.json_checksum(config)})
+    )
     try:
         yield
     finally:

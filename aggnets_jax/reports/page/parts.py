@@ -79,7 +79,7 @@ class _Network:
         """The network of the latest checkpoint; raises `UserError` if there is none."""
         devices = mesh_lib.replicated(self._mesh)
         restored = restore_network(self.workdir, "latest", devices)
-        return restored._replace(variables=restored.of_one(self._first(restored)))
+        return restored._replace(variables=restored.variables_at(self._first(restored)))
 
     @cached_property
     def batches(self) -> EvalBatches:
