@@ -9,9 +9,9 @@ import pprint
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
@@ -35,6 +35,7 @@ _CONFIG = '''"""A network without some of its links; cut.csv says which.
 """
 {imports}
 import ml_collections
+from flax import traverse_util
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -125,11 +126,11 @@ def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
     `starts` says whether training starts from the weights in the folder of the file.
     """
     default = config_lib.to_json(config_lib.default_config())
-    fields: dict[str, Any] = {}
-    for name, (_, value) in config_lib.changes(default, config_lib.to_json(config)).items():
-        _put(fields, name, value)
+    changes = config_lib.changes(default, config_lib.to_json(config))
+    fields = {name: value for name, (_, value) in changes.items()}
     if config.data.data_dir is not None:
-        _put(fields, "data.data_dir", config.data.data_dir)
+        fields["data.data_dir"] = config.data.data_dir
+    fields = traverse_util.unflatten_dict(fields, sep=".")
     # As literals: texts in a config may be anybody's.
     literal = pprint.pformat(fields, width=92, compact=True, sort_dicts=False)
     return _CONFIG.format(
@@ -138,10 +139,3 @@ def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
         fields=textwrap.indent(literal, " " * 8),
         init_from="    config.init_from = str(Path(__file__).parent)\n" if starts else "",
     )
-
-
-def _put(fields: dict[str, Any], name: str, value: Any) -> None:
-    *groups, last = name.split(".")
-    for group in groups:
-        fields = fields.setdefault(group, {})
-    fields[last] = value

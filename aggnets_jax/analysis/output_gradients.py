@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.sparse import csgraph
 
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.path_gradients import make_backward, steps_of
@@ -32,12 +33,9 @@ def shortest_paths(stage: StageLinks) -> np.ndarray:
     Returns:
       float64 [N + 2, N + 2] by layer and source; infinity where there is no path.
     """
-    lengths = np.full([stage.topology.depth + 2] * 2, np.inf)
-    np.fill_diagonal(lengths, 0)
-    for layer in dict.fromkeys(layer for layer, _ in stage.links):
-        sources = list(stage.topology.sources_of(layer))
-        lengths[layer, :layer] = 1 + lengths[sources, :layer].min(axis=0)
-    return lengths
+    links = np.zeros([stage.topology.depth + 2] * 2)
+    links[tuple(np.transpose(stage.links))] = 1
+    return csgraph.shortest_path(links, unweighted=True)
 
 
 def measured_paths(restored: Restored, images: jax.Array) -> dict[str, np.ndarray]:

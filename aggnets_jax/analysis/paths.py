@@ -19,6 +19,7 @@ computes the same (see `path_gradients.py`).
 import argparse
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from matplotlib.figure import Figure
 
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.path_gradients import Backward, Steps, make_backward, steps_of
-from aggnets_jax.analysis.plots import make_panels
+from aggnets_jax.analysis.plots import label_axes, make_panels
 from aggnets_jax.analysis.taps import choose, has_shortcuts, inputs_of, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
@@ -71,19 +72,18 @@ def steps_back(stage: StageLinks, layer: int) -> list[Step]:
     return [Step(layer, kind, source) for source in sources]
 
 
-Counts = list[dict[int, int]]
+Counts = list[Counter[int]]
 """For each output of a stage, the number of paths back to the stage's inputs, by length."""
 
 
 def count_paths(stage: StageLinks) -> Counts:
     """Count the paths of a stage, exactly."""
-    counts: Counts = [{0: 1} for _ in range(inputs_of(stage))]
+    counts: Counts = [Counter([0]) for _ in range(inputs_of(stage))]
     for layer in range(inputs_of(stage), output_of(stage) + 1):
-        counts.append({})
+        counts.append(Counter())
         for step in steps_back(stage, layer):
             for length, count in counts[step.source].items():
-                longer = length + step.length
-                counts[layer][longer] = counts[layer].get(longer, 0) + count
+                counts[layer][length + step.length] += count
     return counts
 
 
@@ -95,7 +95,7 @@ def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):
-            beyond = counts[step.source].get(length - step.length, 0)
+            beyond = counts[step.source][length - step.length]
             if number < beyond:
                 break
             number -= beyond
@@ -278,9 +278,6 @@ def draw(found: Mapping[str, StagePaths]) -> Figure:
         for (label, share), style in zip(shares.items(), ("o-", "s--"), strict=True):
             axes.plot(paths.lengths, share, style, markersize=3.5, linewidth=1.2, label=label)
         axes.set_title(name, fontsize=9)
-        axes.set_xlabel("layers on the path", fontsize=8)
-        axes.set_ylabel("share", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        label_axes(axes, "layers on the path", "share")
     panels[0, 0].legend(frameon=False, fontsize=7)
     return figure

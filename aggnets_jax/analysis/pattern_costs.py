@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import config as config_lib
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.output_gradients import measured_paths, shortest_paths
-from aggnets_jax.analysis.plots import draw_heat_map
+from aggnets_jax.analysis.plots import draw_heat_map, label_axes
 from aggnets_jax.analysis.taps import has_shortcuts, inputs_of, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.topology import Topology
@@ -258,10 +258,7 @@ def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     axes.plot(
         range(1, len(lengths) + 1), lengths, "o", color="black", markersize=3, label="measured"
     )
-    axes.set_xlabel("layers apart", fontsize=8)
-    axes.set_ylabel("links on the longest shortest path", fontsize=8)
-    axes.tick_params(labelsize=7)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+    label_axes(axes, "layers apart", "links on the longest shortest path")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7)

@@ -53,6 +53,14 @@ def make_panels(
     return figure, panels[:count]
 
 
+def label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
+    """Label small axes, of which x has whole numbers."""
+    axes.set_xlabel(xlabel, fontsize=8)
+    axes.set_ylabel(ylabel, fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
 def draw_heat_map(
     axes: Axes,
     matrix: np.ndarray,

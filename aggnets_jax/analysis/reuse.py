@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from aggnets_jax.analysis import command
-from aggnets_jax.analysis.plots import make_panels
+from aggnets_jax.analysis.plots import label_axes, make_panels
 from aggnets_jax.analysis.shortcut_weights import shortcut_weights
 from aggnets_jax.analysis.taps import empty_matrix, stages_of
 from aggnets_jax.analysis.weights import heat_maps
@@ -133,21 +133,16 @@ def draw(found: Mapping[str, Use], rows: list[dict[str, Any]]) -> Figure:
       rows: numbers of the outputs from `of_output`, with `stage` and `output`.
     """
     figure, panels = make_panels(len(found), 3.4, 4.8, each=2)
-    for axes in panels.flat:
-        axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
     for (above, below), (name, use) in zip(panels, found.items(), strict=True):
         shares = by_distance(use.matrix)
         above.bar([*shares], [*shares.values()], color="#8fb9c7")
         above.set_title(f"{name}, by {use.by}", fontsize=9)
-        above.set_xlabel("distance, layers", fontsize=8)
-        above.set_ylabel("share of use", fontsize=8)
+        label_axes(above, "distance, layers", "share of use")
         own = [row for row in rows if row["stage"] == name]
         outputs = [row["output"] for row in own]
         below.bar(outputs, [row["readers"] for row in own], color="#d3e3e9", label="readers")
         effective = [row["effective_readers"] for row in own]
         below.plot(outputs, effective, "o", color="#c1440e", markersize=4, label="effective")
-        below.set_xlabel("output", fontsize=8)
-        below.set_ylabel("readers", fontsize=8)
+        label_axes(below, "output", "readers")
     panels[0, 1].legend(frameon=False, fontsize=7)
     return figure

@@ -14,7 +14,6 @@ from aggnets_jax.analysis.__main__ import main
 from aggnets_jax.analysis.robustness import as_pixels, make_attack, make_attacker, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated
-from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 
@@ -111,16 +110,6 @@ def test_what_is_compiled_serves_for_every_epsilon(batch, weights):
     for number, epsilon in enumerate((0.1, 0.2, 0.0)):
         attack(weights, batch, epsilon, 8 * number)
     assert len(traced) == 1
-
-
-def test_intervals_are_wilsons():
-    for right, n in ((0, 10), (357, 360), (50, 100)):
-        z, p = 1.959963984540054, right / n
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        assert np.allclose(
-            accuracy_interval(right / n, n), (centre - half, centre + half), atol=1e-12
-        )
 
 
 def test_epsilons_are_fractions_or_decimals():
