@@ -11,9 +11,11 @@ from tests import runs
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
-from aggnets_jax import config as config_lib, create_model, sharding
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import create_state, make_train_step
+from aggnets_jax import config as config_lib, create_model
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import create_state
+from aggnets_jax.training.step import make_train_step
 
 def preprocess(batch, *, train, seed):
     return batch["image"]
@@ -24,7 +26,7 @@ batch = {
     "label": jnp.asarray(rng.integers(0, 10, 16), jnp.int32),
 }
 model = create_model("sparsenet10_k4", 10)
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 assert mesh.size == 4
 
 def after(batch, mesh, **changes):
@@ -34,7 +36,7 @@ def after(batch, mesh, **changes):
     step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
     return jax.device_get(jax.jit(step)(state, batch))
 
-sharded = jax.device_put(batch, sharding.batch_sharding(mesh))
+sharded = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
 shards = [jax.tree.map(lambda x: x[i : i + 4], batch) for i in range(0, 16, 4)]
 alone = [after(shard, None) for shard in shards]
 mean = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *alone)
