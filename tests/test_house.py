@@ -19,7 +19,6 @@ WINGS = {
     "cli": "what the subcommands share",
     "runtime": "devices, processes, compiled programs",
     "connectivity": "how layers read earlier layers",
-    "config_check": "checks of a config's values",
     "config": "configs, resolved against configs/default.py and checked",
     "layers": "layers that several families share",
     "models": "one file for each family of networks",
@@ -34,7 +33,7 @@ WINGS = {
     "analysis": "what a trained network does",
     "reports": "pages, comparisons and tables of runs",
     "benchmark": "speed and memory, also of devices that are not here",
-    "flags": "the flags of the command line",
+    "commands": "the subcommands of `aggnets`, with their flags",
     "main": "the command `aggnets`",
 }
 ORDER = list(WINGS)
