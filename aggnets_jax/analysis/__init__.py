@@ -11,3 +11,28 @@ Their functions share these arguments:
     matrix    float [N + 2, N + 1], a number for each link of a stage by layer and source; layer
               N + 1 is the stage's output, and NaN says that there is no link
 """
+
+import ast
+import importlib.util
+from pathlib import Path
+
+ANALYSES = {
+    "grad_cam": "aggnets_jax.analysis.grad_cam",
+    "robustness": "aggnets_jax.analysis.robustness",
+    "weights": "aggnets_jax.analysis.weights",
+    "shortcuts": "aggnets_jax.analysis.shortcut_weights",
+    "gates": "aggnets_jax.analysis.gates",
+    "gradients": "aggnets_jax.analysis.output_gradients",
+    "topology": "aggnets_jax.analysis.pattern_costs",
+    "paths": "aggnets_jax.analysis.paths",
+    "reuse": "aggnets_jax.analysis.reuse",
+}
+"""Modules by the names of analyses, which their files in WORKDIR/analysis have, too."""
+
+
+def first_line(module: str) -> str:
+    """Return the first line of an analysis's docstring without importing JAX and Matplotlib."""
+    package, _, name = module.rpartition(".")
+    folder = importlib.util.find_spec(package).submodule_search_locations[0]
+    source = Path(folder, f"{name}.py").read_text(encoding="utf-8")
+    return ast.get_docstring(ast.parse(source)).partition("\n")[0]

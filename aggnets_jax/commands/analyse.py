@@ -8,31 +8,17 @@ Examples:
 """
 
 import argparse
-import ast
 import importlib
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from aggnets_jax.analysis import ANALYSES, first_line
 from aggnets_jax.cli import Parser
 from aggnets_jax.commands import CommandParser, shared
 
-# Each module has `add_arguments(parser)` for the flags of its own, and
-# `run(restored, flags, output)`, which prints a table and writes files into the folder `output`.
-ANALYSES = {
-    "grad_cam": "aggnets_jax.analysis.grad_cam",
-    "robustness": "aggnets_jax.analysis.robustness",
-    "weights": "aggnets_jax.analysis.weights",
-    "shortcuts": "aggnets_jax.analysis.shortcut_weights",
-    "gates": "aggnets_jax.analysis.gates",
-    "gradients": "aggnets_jax.analysis.output_gradients",
-    "topology": "aggnets_jax.analysis.pattern_costs",
-    "paths": "aggnets_jax.analysis.paths",
-    "reuse": "aggnets_jax.analysis.reuse",
-    "efficiency": "aggnets_jax.reports.efficiency",
-}
+MODULES = {**ANALYSES, "efficiency": "aggnets_jax.reports.efficiency"}
 
 OF_RESULTS = ("efficiency",)
 """Analyses of tables of results, without a checkpoint: their `run` is `run(flags, output)`."""
@@ -57,8 +43,8 @@ def add_arguments(parser: Parser) -> None:
     analyses = parser.add_subparsers(
         dest="name", required=True, metavar="NAME", parser_class=_AnalysisParser
     )
-    for name in ANALYSES:
-        line = _first_line(name)
+    for name in MODULES:
+        line = first_line(MODULES[name])
         analysis = analyses.add_parser(name, help=line, description=line)
         analysis.set_defaults(name=name)
         if name in OF_RESULTS:
@@ -87,12 +73,4 @@ def run(flags: argparse.Namespace) -> None:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(ANALYSES[name])
-
-
-def _first_line(name: str) -> str:
-    """Return the first line of an analysis's docstring without importing JAX and Matplotlib."""
-    package, _, module = ANALYSES[name].rpartition(".")
-    folder = importlib.util.find_spec(package).submodule_search_locations[0]
-    source = Path(folder, f"{module}.py").read_text(encoding="utf-8")
-    return ast.get_docstring(ast.parse(source)).partition("\n")[0]
+    return importlib.import_module(MODULES[name])
