@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from aggnets_jax.ablation.sets import EVERYWHERE, Stages
 from aggnets_jax.ablation.sweep_tables import Row
@@ -144,9 +143,8 @@ def save_distances(rows: Sequence[Row], file: Path) -> None:
     axes.set_xscale("log", base=2)
     if len(distances) <= 16:
         names = [f"{d}\n{counts[d]} links" if len(distances) <= 8 else str(d) for d in distances]
-        axes.xaxis.set_major_locator(FixedLocator(distances))
-        axes.set_xticklabels(names)
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(distances, names)
+        axes.minorticks_off()
     axes.set(xlabel="distance of the links that are cut", ylabel="change of accuracy, points")
     _finish(figure, axes, file)
 
@@ -172,9 +170,8 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     axes.axhline(100 * baseline.accuracy, color=INK, linestyle="--", linewidth=1, label="all links")
     axes.axhline(100 * chance, color=INK, linestyle=":", linewidth=1, label="guessing")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sizes))
-    axes.set_xticklabels(map(str, sizes))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(sizes, map(str, sizes))
+    axes.minorticks_off()
     axes.set(xlabel="links cut at random", ylabel="accuracy, %", ylim=(0, 102))
     _finish(figure, axes, file)
 

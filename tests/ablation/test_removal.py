@@ -38,7 +38,7 @@ FAST = ("concat", "sum", "shortcuts")
 
 
 def restored_network(family, arguments=None, **changes):
-    """A network with random weights as a checkpoint would have it, its stages and images."""
+    """Return a network with random weights as if restored, its stages, and images."""
     tiny, side = TINY[family]
     fields = {"model": {"name": family, "args": arguments or tiny, **changes}}
     config = config_lib.resolve(fields)
@@ -97,7 +97,7 @@ def test_a_map_that_is_flattened_loses_all_values_of_a_channel():
 
 @pytest.mark.parametrize("family", ["densenet_bc", "densenet"])
 def test_what_is_compressed_by_its_width_keeps_its_weights_from_being_cut(family):
-    """The transition behind a stage would put out fewer channels."""
+    """The transition after a stage would have fewer output channels."""
     restored, stages, _ = restored_network(family, _CONCAT)
     layer = stages["stage1"].topology.depth + 1
     source = min(s for n, s in stages["stage1"].links if n == layer)

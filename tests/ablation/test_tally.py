@@ -43,7 +43,7 @@ def test_sums_over_batches_are_those_of_the_examples():
 
 
 def test_small_differences_of_large_losses_are_kept():
-    """As float32 sums would lose them."""
+    """Sums in float32 would lose them."""
     tally, rows = Tally(1), 1000
     zeros = np.zeros(rows, bool)
     before = {"correct": zeros, "loss": np.full(rows, 1000, np.float32)}

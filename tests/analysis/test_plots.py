@@ -9,7 +9,7 @@ from aggnets_jax.connectivity.links import StageLinks
 
 
 def numbers(topology):
-    """10 * layer + source, where there is a link."""
+    """Return 10 * layer + source, where there is a link."""
     matrix = np.full([topology.depth + 2, topology.depth + 1], np.nan)
     for layer, source in topology.links:
         matrix[layer, source] = 10 * layer + source
@@ -17,7 +17,7 @@ def numbers(topology):
 
 
 def shown(image):
-    """What is drawn, by the centre (x, y) of its square."""
+    """Return the drawn values by the centre (x, y) of their squares."""
     values = image.get_array()
     left, right, bottom, top = image.get_extent()
     rows, columns = values.shape

@@ -24,7 +24,7 @@ def linear(weights, pixels):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Eight images of 4x4 with black and white among them; the last one is padding."""
+    """Return eight images of 4x4 with black and white pixels; the last one is padding."""
     random = np.random.default_rng(0)
     images = random.choice(np.uint8([0, 3, 128, 250, 255]), (8, 4, 4, 1))
     labels = random.integers(0, 3, 8).astype(np.int32)
@@ -123,7 +123,7 @@ def read(file):
 
 @pytest.fixture(scope="module")
 def measured(workdir, tmp_path_factory):
-    """Folder and rows of the CSV file, for both attacks."""
+    """Return the folder and the rows of the CSV file for both attacks."""
     output = tmp_path_factory.mktemp("robustness")
     flags = ["--attack=fgsm", "--attack=pgd", "--steps=3", "--epsilons", "16/255", "0.25"]
     assert (
@@ -141,7 +141,7 @@ def test_the_images_as_they_are_have_the_accuracy_of_the_evaluation(workdir, mea
 
 
 def test_fgsm_is_what_plain_code_makes_of_the_network(workdir, measured):
-    """The gradient by normalised images has the sign of that by pixels."""
+    """The gradient by normalised images has the sign of the gradient by pixels."""
     restored = restore_network(workdir, "latest", replicated(make_mesh()))
     info, batches = restored.info, evaluation_batches(restored, make_mesh())
 
