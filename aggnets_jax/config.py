@@ -20,6 +20,7 @@ FREE_FORM = (
     "model.args",
     "schedule_args",
     "strength_args",
+    "task_args",
     "data.policy_args",
 )
 
@@ -55,6 +56,7 @@ _RANGES = {
 }
 
 _CHOICES = {
+    "task": ("classification", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "batch_norm": ("global", "device"),

@@ -24,6 +24,7 @@ WINGS = {
     "models": "one file for each family of networks",
     "data": "data sets, their batches and augmentation",
     "training": "the step, and what a config chooses of it",
+    "tasks": "data, loss, metrics and evaluation of a task",
     "workdir": "what a run writes, and how it is restored",
     "convert": "weights from and to PyTorch",
     "evaluate": "the one evaluation path",

@@ -29,8 +29,9 @@ from aggnets_jax.connectivity.links import (
     masks_without,
 )
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import evaluation_batches, score
+from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 
@@ -64,8 +65,8 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
     It takes variables; collections in the place of theirs, with an axis of masks in front:
     `{"links": ...}` from `links.collection` of stacked masks, and maybe "batch_stats"; and a batch
-    of `data.EvalBatches`. It returns the arrays of `evaluate.score`, [masks, batch] each. Images
-    are preprocessed once.
+    of `data.EvalBatches`. It returns the arrays of `classification.score`, [masks, batch] each.
+    Images are preprocessed once.
     """
 
     def scores(variables: Variables, changed: Changed, batch: data.Batch) -> dict[str, jax.Array]:

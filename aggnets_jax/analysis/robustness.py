@@ -20,10 +20,11 @@ from matplotlib.figure import Figure
 from aggnets_jax import data
 from aggnets_jax.analysis import command
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.statistics import accuracy_interval
+from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -171,7 +172,8 @@ def measure(
       `attack`, `epsilon`, `accuracy`, the `low` and `high` end of its 95 % confidence interval
       (Wilson's), `loss` (mean cross entropy) and `examples`.
     """
-    model, info, variables = restored.model, restored.info, restored.variables
+    task, model, info = Classification(), restored.model, restored.info
+    variables = restored.variables
     mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
 
     def normalise(batch: data.Batch, *, train: bool) -> jax.Array:
@@ -182,7 +184,7 @@ def measure(
         images = normalise({"pixels": pixels}, train=False)
         return model.apply(variables, images, train=False)[0]
 
-    of_pixels = make_eval_step(model, normalise)
+    of_pixels = make_eval_step(task, model, normalise)
 
     def under(attacker: Attacker, epsilon: float) -> dict[str, Any]:
         first = itertools.count(step=batches.batch_size)
@@ -191,10 +193,11 @@ def measure(
             pixels = attacker(variables, batch, epsilon, next(first))
             return of_pixels(variables, {**batch, "pixels": pixels})
 
-        return evaluate(step, variables, batches)
+        return evaluate(task, step, variables, batches)
 
-    unchanged = make_eval_step(model, data.make_preprocess(restored.config.data, info))
-    found = [_record(NO_ATTACK, 0.0, evaluate(unchanged, variables, batches))]
+    preprocess = data.make_preprocess(restored.config.data, info)
+    unchanged = make_eval_step(task, model, preprocess)
+    found = [_record(NO_ATTACK, 0.0, evaluate(task, unchanged, variables, batches))]
     for attack in attacks:
         attacker = make_attacker(logits, attack, seed)
         found += [_record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]

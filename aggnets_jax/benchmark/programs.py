@@ -18,11 +18,13 @@ from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import TrainState, initial_state
 from aggnets_jax.training.step import make_train_step
 
 # Of which the optimiser's schedule makes a run; no step depends on its length.
+TASK = Classification()
 _STEPS_OF_RUN = 10_000
 
 
@@ -115,7 +117,7 @@ def train_program(
 
     batch = jax.device_put(make_batch(), batch_sharding)
     optimizer = _optimizer(config)
-    state = initial_state(random_variables(variables), optimizer, config, config.seed)
+    state = initial_state(random_variables(variables), optimizer, config, config.seed, TASK.sums)
     # Copies: of arrays that share a buffer, as equal zeros may, no two could be donated.
     state = jax.tree.map(jnp.copy, jax.device_put(state, everywhere))
 
@@ -161,7 +163,7 @@ def evaluation(setting: Setting) -> Program:
     from aggnets_jax.evaluate import make_eval_step
 
     model = setting.create()
-    return _forward_program(setting, model, make_eval_step(model, as_they_are))
+    return _forward_program(setting, model, make_eval_step(TASK, model, as_they_are))
 
 
 def ablation(setting: Setting) -> Program:
@@ -248,7 +250,7 @@ def _compile_train(
     """Compiles `(state, batch, count) -> state`, from the shapes of variables and batch."""
     mesh = mesh_lib.make_mesh()
     optimizer = _optimizer(config)
-    step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
+    step = make_train_step(TASK, model, optimizer, preprocess, config, mesh=mesh)
 
     def steps(state: TrainState, batch: Batch, count: jax.Array) -> TrainState:
         if steps_per_dispatch == 1:
@@ -256,7 +258,8 @@ def _compile_train(
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, batch), state)
 
     state = jax.eval_shape(
-        lambda variables: initial_state(variables, optimizer, config, config.seed), variables
+        lambda variables: initial_state(variables, optimizer, config, config.seed, TASK.sums),
+        variables,
     )
     everywhere = mesh_lib.replicated(mesh)
     jitted = jax.jit(

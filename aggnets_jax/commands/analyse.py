@@ -31,7 +31,7 @@ class _AnalysisParser(CommandParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the flags of the analysis."""
-        _module(self.get_default("name")).add_arguments(self)
+        _module(self.get_default("analysis")).add_arguments(self)
         flags, rest = super().parse_known_args(args, namespace)
         if rest:
             raise self.unknown_flag(rest[0])
@@ -41,12 +41,12 @@ class _AnalysisParser(CommandParser):
 def add_arguments(parser: Parser) -> None:
     """Add a parser for each analysis."""
     analyses = parser.add_subparsers(
-        dest="name", required=True, metavar="NAME", parser_class=_AnalysisParser
+        dest="analysis", required=True, metavar="NAME", parser_class=_AnalysisParser
     )
     for name in MODULES:
         line = first_line(MODULES[name])
         analysis = analyses.add_parser(name, help=line, description=line)
-        analysis.set_defaults(name=name)
+        analysis.set_defaults(analysis=name)
         if name in OF_RESULTS:
             analysis.add_argument("--output", required=True, help="folder to write to")
         else:
@@ -64,12 +64,12 @@ def run(flags: argparse.Namespace) -> None:
 
     enable_program_cache()
     inputs: list[Any] = []
-    if flags.name not in OF_RESULTS:
+    if flags.analysis not in OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
         inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
     output = make_folder(flags.output or Path(flags.workdir, "analysis"))
-    _module(flags.name).run(*inputs, flags, output)
+    _module(flags.analysis).run(*inputs, flags, output)
 
 
 def _module(name: str) -> ModuleType:

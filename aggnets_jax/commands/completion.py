@@ -1,25 +1,21 @@
 """Print a script that completes `aggnets` in a shell.
 
-eval "$(aggnets completion bash)"
+Example:
+    eval "$(aggnets completion bash)"
 """
 
 import argparse
 
 from aggnets_jax.cli import Parser
-from aggnets_jax.errors import unknown
-
-SHELLS = ("bash", "tcsh", "zsh")
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the argument."""
-    parser.add_argument("shell", help=", ".join(SHELLS))
+    parser.add_argument("shell", choices=("bash", "tcsh", "zsh"))
 
 
 def run(flags: argparse.Namespace) -> None:
     """Print the script."""
-    if flags.shell not in SHELLS:
-        raise unknown("shell", flags.shell, SHELLS)
     import shtab
 
     from aggnets_jax import commands

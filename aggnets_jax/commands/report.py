@@ -1,6 +1,7 @@
 """Report a finished run: a table, its connection pattern, its curves, and a page.
 
-aggnets report --workdir=runs/digits --html
+Example:
+    aggnets report --workdir=runs/digits --html
 """
 
 import argparse

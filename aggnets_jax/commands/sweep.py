@@ -113,7 +113,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
     """
     from aggnets_jax import config as config_lib
     from aggnets_jax.files import is_line, local_path, read_json
-    from aggnets_jax.workdir.folder import CONFIG, SUMMARY, another_config
+    from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
 
     rows = list(config_lib.rows(given.config))
     if not rows:
@@ -133,7 +133,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
         if (path / CONFIG).exists():
             changes = config_lib.differences(read_json(path / CONFIG), config)
         if changes and not flags.allow_config_change:
-            raise another_config(path, changes)
+            raise config_change_error(path, changes)
         finished = not changes and (path / CONFIG).exists() and (path / SUMMARY).exists()
         found.append(Run(row, words, finished))
     return found

@@ -126,9 +126,9 @@ def _record(
     name: str,
     overrides: str,
     summary: dict[str, Any],
-    of_seed: dict[str, Any],
+    at_seed: dict[str, Any],
 ) -> dict[str, Any]:
-    network, final = summary["network"], of_seed["final"]
+    network, final = summary["network"], at_seed["final"]
     return {
         "config": name,
         "overrides": overrides,
@@ -137,11 +137,11 @@ def _record(
         "macs": network["macs"],
         "data": config.data.name,
         "steps": summary["steps"],
-        "seed": of_seed["seed"],
+        "seed": at_seed["seed"],
         "seeds_at_once": config.num_seeds,
         "error": _error(final["accuracy"]),
         "error_top5": _error(final["accuracy_top5"]),
-        "best_error": _error(of_seed["best"]["accuracy"]),
+        "best_error": _error(at_seed["best"]["accuracy"]),
         "loss": f"{final['loss']:.6g}",
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "paper": config.paper.source,
@@ -150,7 +150,7 @@ def _record(
         "commit": summary.get("commit"),
         "hardware": summary["hardware"],
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
-        "fingerprint": of_seed["fingerprint"],
+        "fingerprint": at_seed["fingerprint"],
     }
 
 

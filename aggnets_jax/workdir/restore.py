@@ -17,7 +17,7 @@ from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.connectivity.scan_variables import rearranged
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
-from aggnets_jax.models import create_configured_model
+from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, at_seed, over_seeds, seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints
 
@@ -75,7 +75,7 @@ def restore_network(
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
-        model = create_configured_model(config, info.num_classes)
+        model = get_task(config).make_network(config, info.num_classes)
 
         def shapes(model: nn.Module) -> Variables:
             images = jnp.zeros((1, *info.image_shape))

@@ -59,4 +59,4 @@ def test_networks_without_learnt_shortcuts_are_refused(data_dir, tmp_path, name)
 
 
 def test_it_is_a_command():
-    assert make_parser("analyse").parse(["shortcuts", "--workdir=w"]).name == "shortcuts"
+    assert make_parser("analyse").parse(["shortcuts", "--workdir=w"]).analysis == "shortcuts"

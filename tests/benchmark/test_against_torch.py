@@ -14,6 +14,7 @@ from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
@@ -52,8 +53,8 @@ def test_steps_of_training_are_the_same(torch, variables):
     model, config = SETTING.create(), step_config(SETTING)
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     batch = make_batch(model, SETTING)
-    state = initial_state(variables, optimizer, config, 0)
-    step = jax.jit(make_train_step(model, optimizer, as_they_are, config))
+    state = initial_state(variables, optimizer, config, 0, Classification.sums)
+    step = jax.jit(make_train_step(Classification(), model, optimizer, as_they_are, config))
     module = against_torch._module(SETTING, variables).train()
     theirs = against_torch._train_step(SETTING, module, module)
     labels = torch.from_numpy(np.array(batch["label"])).long()

@@ -15,7 +15,7 @@ MISTAKES = {
     "eval": ("--workdir=W --html", "--html is for aggnets report, not for aggnets eval"),
     "predict": ("--workdir=W", "the following arguments are required: --images"),
     "report": ("--workdir=W --htlm", "unknown flag '--htlm'; nearest: --html"),
-    "analyse": ("weigths --workdir=W", "invalid choice: 'weigths'"),
+    "analyse": ("weigths --workdir=W", "unknown analysis 'weigths'; nearest: weights"),
     "ablate": ("--workdir=W --draws=ten", "invalid int value: 'ten'"),
     "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
     "compare": ("W", "the following arguments are required: --against"),
@@ -32,7 +32,7 @@ MISTAKES = {
 
 
 def examples(name):
-    """The command lines in the docstring of a subcommand, without `aggnets NAME`."""
+    """Return the command lines in the docstring of a subcommand, without `aggnets NAME`."""
     found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.load(name).__doc__, re.M)
     return [shlex.split(words) for words in found]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import Damaged, Unsaved, UserError
-from aggnets_jax.training.state import Totals, TrainState
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.state import TrainState, zero_totals
 from aggnets_jax.workdir import checkpoints
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ def make_state(step, seed=0, width=3):
         opt_state=(jax.tree.map(jnp.ones_like, params), jnp.asarray(step, jnp.int32)),
         ema=None,
         strength=None,
-        totals=Totals.zeros(),
+        totals=zero_totals(Classification.sums),
     )
 
 

@@ -11,6 +11,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.errors import Diverged
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.divergence import check_evaluation
 from tests import runs
@@ -95,9 +96,10 @@ def test_a_line_of_the_log_without_a_finite_step_ends_the_run(spoil, data_dir, t
 
 
 def test_an_evaluation_that_is_not_finite_is_told():
+    metrics = {"step": 4, "loss": 1.0, "accuracy": 0.5, "accuracy_top5": 0.5}
     with pytest.raises(Diverged, match="evaluation is not finite at step 4"):
-        check_evaluation({"step": 4, "loss": float("inf")})
-    check_evaluation({"step": 4, "loss": 1.0})
+        check_evaluation(Classification(), {**metrics, "loss": float("inf")})
+    check_evaluation(Classification(), metrics)
 
 
 @pytest.mark.slow
