@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.connectivity.scan_variables import layers_of_run
 from aggnets_jax.training.state import Variables
 
 
@@ -38,7 +38,7 @@ def random_variables(shapes: Variables, seed: int = 0) -> Variables:
         values = random.standard_normal(shape.shape, np.float32)
         name = path[-1].key
         if name == "kernel":
-            of_several_layers = any(run_of(part.key) for part in path)
+            of_several_layers = any(layers_of_run(part.key) for part in path)
             values *= np.sqrt(2 / max(1, np.prod(shape.shape[of_several_layers:-1])))
         elif name in ("scale", "var"):
             values = 1 + 0.1 * np.abs(values)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import count_classes, from_torch, read_state_dict
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
@@ -57,9 +57,9 @@ def initial_variables(
     model = create_configured_model(apart, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
-    variables = over_seeds(partial(rearranged, like=like), config.num_seeds)(variables)
+    variables = over_seeds(partial(match_layout, like=like), config.num_seeds)(variables)
     variables = _replaced(apart, info, variables, workdir)
-    return over_seeds(partial(rearranged, like=first), config.num_seeds)(variables)
+    return over_seeds(partial(match_layout, like=first), config.num_seeds)(variables)
 
 
 def _replaced(

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.connectivity.scan_variables import layers_of_run
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.training.schedules import make_schedule
 from aggnets_jax.training.state import leaves_by_path
@@ -57,7 +57,7 @@ def make_optimizer(
 
 def _is_kernel(params: Any) -> Any:
     def decide(path: Any, value: jax.Array) -> bool:
-        axis_of_layers = any(run_of(key.key) for key in path)
+        axis_of_layers = any(layers_of_run(key.key) for key in path)
         return value.ndim - axis_of_layers > 1
 
     return jax.tree_util.tree_map_with_path(decide, params)

@@ -12,7 +12,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
@@ -320,5 +320,5 @@ def _rearranged(saved: TrainState, state: TrainState) -> TrainState:
     num_seeds = state.step.size
     first = jax.eval_shape(partial(at_seed, number=0, num_seeds=num_seeds), state)
     saved = saved.replace(seed=state.seed)
-    moved = over_seeds(partial(rearranged, like=first), num_seeds)(saved)
+    moved = over_seeds(partial(match_layout, like=first), num_seeds)(saved)
     return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), moved, state)

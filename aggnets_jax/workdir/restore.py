@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.tasks import get_task
@@ -92,6 +92,6 @@ def restore_network(
         if config.model.scan and not keep_loops:
             config.model.scan = False
             model = without_loops(model)
-            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
+            apart = over_seeds(partial(match_layout, like=shapes(model)), config.num_seeds)
             variables = apart(variables)
     return Restored(step, config, info, model, variables)

@@ -25,7 +25,7 @@ from tests import runs
 
 
 def command(data_dir, workdir, tmp_path, *arguments, **changes):
-    """The command line of a search of seconds."""
+    """Return the command line of a search that takes seconds."""
     model = {"name": "densenet", "args": {"growth_rate": 4, "stage_depths": (3, 1)}}
     config = {**runs.tiny_config(data_dir, model=model, total_steps=9), **changes}
     file = runs.write_config(tmp_path / "searched.py", config)

@@ -24,7 +24,7 @@ def kernel_of(network, path):
 
 
 def by_source(kernel, widths):
-    """Mean |w| of the rows of each source, in the order of their concatenation."""
+    """Return the mean |w| of each source's rows, in the order of their concatenation."""
     ends = np.cumsum([0, *widths])
     assert ends[-1] == kernel.shape[-2]
     return [np.abs(kernel[..., a:b, :]).mean() for a, b in itertools.pairwise(ends)]

@@ -9,8 +9,10 @@ from PIL import Image
 
 from aggnets_jax.data import describe, eval_batches, file_batches, train_batches
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.data.image_folder import list_examples
+from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from tests.data.conftest import make_config
@@ -125,11 +127,9 @@ def test_order_and_crops_depend_on_the_seed_only(colours, sharding):
         assert np.array_equal(values[42:], resumed[name]), name
     assert not np.array_equal(through["index"], run(12, seed=4)["index"])
 
-    builder = open_prepared("image_folder", str(colours))
+    split = Split(open_prepared("image_folder", str(colours)), describe(config), "train")
     rows = np.array([1, 4, 5])
-    batches = train_dataset(
-        builder, describe(config), batch_size=6, rows=rows, seed=3, start_step=0, skip=False
-    )
+    batches = train_dataset(split, BatchRows(6, rows), seed=3, start_step=0)
     for step, batch in zip(range(12), batches, strict=False):
         for name, values in through.items():
             assert np.array_equal(values[6 * step + rows], batch[name]), name

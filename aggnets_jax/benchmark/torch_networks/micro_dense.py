@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import Stage, concat, concatenated, conv, norm_relu
 from aggnets_jax.errors import UserError
-from aggnets_jax.models.micro_dense import MicroDense
+from aggnets_jax.layers.micro_dense_blocks import MicroDense
 
 
 class MicroDenseLayer(nn.Module):

@@ -9,8 +9,9 @@ from aggnets_jax.benchmark.torch_networks.micro_dense import MicroDenseBlock
 from aggnets_jax.benchmark.torch_networks.parts import conv, imagenet_stem, norm_relu, padded_add
 from aggnets_jax.benchmark.torch_networks.residual_blocks import Bottleneck, Res2Block
 from aggnets_jax.benchmark.torch_networks.shortcuts import ShortcutStage
+from aggnets_jax.layers.micro_dense_blocks import MicroDense
 from aggnets_jax.layers.residual_blocks import EXPANSION
-from aggnets_jax.models import micro_dense, micro_dense_baselines
+from aggnets_jax.models import micro_dense_baselines
 from aggnets_jax.models import pyramidnet as jax_networks
 
 
@@ -57,7 +58,7 @@ def make_block(block: jax_networks.Block, inputs: int, features: int, stride: in
     if isinstance(block, jax_networks.PyramidBlock):
         kind = PyramidBottleneck if block.bottleneck else PyramidBlock
         return kind(inputs, features, stride)
-    if isinstance(block, micro_dense.MicroDense):
+    if isinstance(block, MicroDense):
         return MicroDenseBlock(inputs, features, stride, block)
     # A bottleneck's widths are a quarter of what it puts out.
     width, base_width = features // EXPANSION, block.base_width * EXPANSION

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from aggnets_jax.ablation.ablate import Options, ablate
 from aggnets_jax.ablation.sweep_tables import FILES, RECORD
@@ -146,12 +145,9 @@ def _weights(network: _Network, part: Part) -> Part:
         raise UserError(f"the links of {restored.config.model.name} have no weights: {why}")
     pictures = []
     for name, stage in found.items():
-        figure = Figure()
-        draw_heat_maps(
-            figure,
+        figure = draw_heat_maps(
             {name: weights.normalised(stage.means)},
-            {name: stage.links.topology},
-            inputs={name: stage.links.links[0][0]},
+            {name: stage.links},
             limits=(0, 1),
             label=weights.LABEL,
         )
