@@ -85,6 +85,7 @@ def train_and_evaluate(
         task = task or get_task(config)
         mesh = mesh_lib.make_mesh()
         over_batch = mesh_lib.batch_sharding(mesh)
+        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
