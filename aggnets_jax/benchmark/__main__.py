@@ -23,8 +23,8 @@ from aggnets_jax.files import local_path
 
 # The rest imports JAX, and so is imported where the flags are parsed.
 if TYPE_CHECKING:
-    from aggnets_jax.benchmark.measure import Contender
-    from aggnets_jax.benchmark.setting import Setting
+    from aggnets_jax.benchmark.contenders import Contender
+    from aggnets_jax.benchmark.workload import Workload
 
 _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
@@ -70,7 +70,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _check(given: argparse.Namespace) -> None:
     from aggnets_jax.benchmark import against_torch
-    from aggnets_jax.benchmark.setting import parse_arguments, parse_forms
+    from aggnets_jax.benchmark.forms import parse_arguments, parse_forms
 
     given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
@@ -97,87 +97,87 @@ def _check(given: argparse.Namespace) -> None:
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
-def setting_of(model: str, given: argparse.Namespace) -> Setting:
-    """What is measured of a model.
+def workload_of(model: str, given: argparse.Namespace) -> Workload:
+    """Return the workload of a model.
 
     Raises:
-      UserError: for an unknown model, or images of no size.
+      UserError: for an unknown model or an image size that is not positive.
     """
-    from aggnets_jax.benchmark.setting import Setting
+    from aggnets_jax.benchmark.workload import Workload
     from aggnets_jax.models import check_image_shape, input_shape
     from aggnets_jax.training.step import default_steps_per_dispatch
 
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])
-    default = default_steps_per_dispatch()
-    return Setting(
+    return Workload(
         model=model,
         batch_size=given.batch_size,
         image_shape=check_image_shape(shape),
         arguments=given.model_args,
         num_classes=given.num_classes,
         dtype=given.dtype,
-        steps_per_dispatch=given.steps_per_dispatch or default,
+        steps_per_dispatch=given.steps_per_dispatch or default_steps_per_dispatch(),
     )
 
 
-def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender]:
-    """Those that take turns: a network in all forms, and what it is compared with.
+def contenders_of(workload: Workload, given: argparse.Namespace) -> list[Contender]:
+    """Return the forms of a network, and what `--against` adds.
 
     Raises:
-      UserError: if one of them can't be made, or gets images that are too small.
+      UserError: if one of them can't be created, or images are too small for it.
     """
     from aggnets_jax.benchmark import against_torch
-    from aggnets_jax.benchmark.measure import contenders
+    from aggnets_jax.benchmark.contenders import forms_of_network
 
-    made = contenders(setting, given.forms)
+    contenders = forms_of_network(workload, given.forms)
     if given.against == TORCH:
-        made += against_torch.contenders(setting, made[0], given.against_forms)
+        contenders += against_torch.torch_forms(workload, contenders[0], given.against_forms)
     elif given.against is not None:
-        made += contenders(dataclasses.replace(setting, model=given.against), given.forms)
-    return made
+        other = dataclasses.replace(workload, model=given.against)
+        contenders += forms_of_network(other, given.forms)
+    return contenders
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Run the command."""
     given = parse(arguments)
     with _no_compilation_cache():
         _measure(given, sys.argv[1:] if arguments is None else arguments)
 
 
 def _measure(given: argparse.Namespace, words: Sequence[str]) -> None:
-    from aggnets_jax.benchmark import report
-    from aggnets_jax.benchmark.measure import compare
+    from aggnets_jax.benchmark import rows as rows_lib
+    from aggnets_jax.benchmark.contenders import measure
 
     if given.against == TORCH:
-        # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
+        # By default JAX reserves most of a GPU's memory; PyTorch needs some of it.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
-    rows: list[report.Row] = []
-    settings = [setting_of(model, given) for model in given.models]
-    # All mistakes come before all measurements.
-    for setting, made in [(setting, contenders_of(setting, given)) for setting in settings]:
+    origin = rows_lib.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
+    rows: list[rows_lib.Row] = []
+    workloads = [workload_of(model, given) for model in given.models]
+    # Report all mistakes before anything is measured.
+    for workload, contenders in [(each, contenders_of(each, given)) for each in workloads]:
         for mode in given.modes:
-            rows += compare(
-                made,
-                setting,
+            rows += measure(
+                contenders,
+                workload,
                 mode,
                 repeats=given.repeats,
                 seconds=given.seconds,
                 profile=given.profile and Path(given.profile),
             )
-            # After each, so that what is stopped leaves what it has.
+            # After each mode, so that an interrupted command leaves its rows.
             if given.json is not None:
-                report.write_json(given.json, rows, origin)
+                rows_lib.write_json(given.json, rows, origin)
             if given.csv is not None:
-                report.write_csv(given.csv, rows, origin)
-    report.show(rows)
+                rows_lib.write_csv(given.csv, rows, origin)
+    rows_lib.show(rows)
 
 
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
-    """Inside of this everything is compiled anew, since that is measured, too."""
+    """Compile everything anew in this context, because compilation is measured, too."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
