@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggnets_jax.statistics import accuracy_interval, mean_interval
+from aggnets_jax.statistics import accuracy_change_interval, mean_interval
 
 
 class Measurement(NamedTuple):
@@ -105,7 +105,7 @@ class Tally:
         return Measurement(
             float(correct / n),
             float((gained - lost) / n),
-            *accuracy_interval(int(lost), int(gained), n),
+            *accuracy_change_interval(int(lost), int(gained), n),
             float(loss / n),
             float(change / n),
             *mean_interval(float(change), float(squares), n),

@@ -239,8 +239,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for row in rows
     ]
     title = f"{given.workdir}, step {restored.step}: gates over {batches.num_examples} images"
-    tables.show(title, shown)
-    tables.save(rows, output / "gates.csv")
+    tables.print_table(shown, title)
+    tables.write_csv(output / "gates.csv", rows)
     of_classes = [
         {
             "module": module,
@@ -252,6 +252,6 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for (module, kind), gate in found.items()
         for number, name in enumerate(restored.info.class_names)
     ]
-    tables.save(of_classes, output / "gates_classes.csv")
+    tables.write_csv(output / "gates_classes.csv", of_classes)
     draw(found, restored.info.class_names).savefig(output / "gates.png")
     print(", ".join(str(output / f"gates{end}") for end in (".csv", "_classes.csv", ".png")))

@@ -370,8 +370,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     endpoints = tuple(dict.fromkeys(given.endpoint or [LAST_MAP]))
     explained = explain(restored, pictures, endpoints, given.whose)
     found = of_each_map(explained, restored.info.class_names)
-    tables.show(f"{given.workdir}, step {restored.step}: Grad-CAM", list(map(_cells, found)))
-    tables.save(found, output / "grad_cam.csv")
+    tables.print_table(list(map(_cells, found)), f"{given.workdir}, step {restored.step}: Grad-CAM")
+    tables.write_csv(output / "grad_cam.csv", found)
     draw(explained, restored.info.class_names).savefig(output / "grad_cam.png")
     print(f"{output / 'grad_cam.csv'}, {output / 'grad_cam.png'}")
 

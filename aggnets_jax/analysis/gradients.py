@@ -142,11 +142,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in stages_of(restored).items()
         for row in _records(name, stage, measured[name], norms[name])
     ]
-    tables.show(
-        f"{given.workdir}, step {restored.step}: |d loss / d y| of {len(images)} images",
-        [{column: _cell(value) for column, value in row.items()} for row in rows],
-    )
-    tables.save(rows, output / "gradients.csv")
+    title = f"{given.workdir}, step {restored.step}: |d loss / d y| of {len(images)} images"
+    tables.print_table([{name: _cell(value) for name, value in row.items()} for row in rows], title)
+    tables.write_csv(output / "gradients.csv", rows)
     draw(rows).savefig(output / "gradients.png")
     print(f"{output / 'gradients.csv'}, {output / 'gradients.png'}")
 

@@ -252,7 +252,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     images, labels = gradients.first_images(restored, given)
     found = stage_paths(restored, images, labels, samples=given.samples, pattern=given.stages)
     title = f"{given.workdir}, step {restored.step}: path lengths, in layers"
-    tables.show(title, [_summary(name, paths) for name, paths in found.items()])
+    tables.print_table([_summary(name, paths) for name, paths in found.items()], title)
     rows = [
         {
             "stage": name,
@@ -266,7 +266,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, paths in found.items()
         for number, length in enumerate(paths.lengths)
     ]
-    tables.save(rows, output / "paths.csv")
+    tables.write_csv(output / "paths.csv", rows)
     draw(found).savefig(output / "paths.png")
     print(f"{output / 'paths.csv'}, {output / 'paths.png'}")
 

@@ -211,8 +211,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for pattern in of_stage
     ]
     title = f"{given.workdir}, step {restored.step}: patterns (SparseNet, Table 1)"
-    tables.show(title, [_cells(row) for row in rows])
-    tables.save(rows, output / "topology.csv")
+    tables.print_table([_cells(row) for row in rows], title)
+    tables.write_csv(output / "topology.csv", rows)
     draw(found).savefig(output / "topology.png")
     print(f"{output / 'topology.csv'}, {output / 'topology.png'}")
 

@@ -113,9 +113,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for distance, share in by_distance(use.matrix).items()
     ]
     title = f"{given.workdir}, step {restored.step}: use of outputs, means over a stage"
-    tables.show(title, [_summary(name, found[name], rows) for name in found])
-    tables.save(rows, output / "reuse.csv")
-    tables.save(distances, output / "reuse_distances.csv")
+    tables.print_table([_summary(name, found[name], rows) for name in found], title)
+    tables.write_csv(output / "reuse.csv", rows)
+    tables.write_csv(output / "reuse_distances.csv", distances)
     draw(found, rows).savefig(output / "reuse.png")
     print(", ".join(str(output / f"reuse{end}") for end in (".csv", "_distances.csv", ".png")))
 

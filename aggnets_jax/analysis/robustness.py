@@ -22,7 +22,7 @@ from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -217,7 +217,7 @@ def measure(
 
 
 def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = wilson_interval(metrics["accuracy"], metrics["examples"])
+    low, high = accuracy_interval(metrics["accuracy"], metrics["examples"])
     return {
         "attack": attack,
         "epsilon": epsilon,
@@ -317,8 +317,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         batches = evaluation_batches(network, mesh, given.data_dir)
         rows = measure(network, batches, attacks, epsilons, given.start_seed or 0)
         found += [{"network": workdir, "step": network.step, **row} for row in rows]
-    tables.show(f"accuracy on {restored.info.name} under attack", list(map(_cells, found)))
-    tables.save(found, output / "robustness.csv")
+    tables.print_table(list(map(_cells, found)), f"accuracy on {restored.info.name} under attack")
+    tables.write_csv(output / "robustness.csv", found)
     draw(found).savefig(output / "robustness.png")
     print(f"{output / 'robustness.csv'}, {output / 'robustness.png'}")
 

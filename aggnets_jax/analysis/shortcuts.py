@@ -100,11 +100,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in found.items()
         for (layer, source), weights in stage.weights.items()
     ]
-    tables.show(
-        f"{given.workdir}, step {restored.step}: {LABEL}",
-        [_summary(name, stage) for name, stage in found.items()],
-    )
-    tables.save(rows, output / "shortcuts.csv")
+    title = f"{given.workdir}, step {restored.step}: {LABEL}"
+    tables.print_table([_summary(name, stage) for name, stage in found.items()], title)
+    tables.write_csv(output / "shortcuts.csv", rows)
     maps = {name: stage.means() for name, stage in found.items()}
     save_heat_maps(
         output / "shortcuts.png",

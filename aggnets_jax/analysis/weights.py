@@ -118,9 +118,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         )
     found = choose(found, given.stages)
     title = f"{given.workdir}, step {restored.step}: {LABEL}"
-    tables.show(title, [_summary(name, stage) for name, stage in found.items()])
+    tables.print_table([_summary(name, stage) for name, stage in found.items()], title)
     rows = [record for name, stage in found.items() for record in _records(name, stage)]
-    tables.save(rows, output / "weights.csv")
+    tables.write_csv(output / "weights.csv", rows)
     save_heat_maps(
         output / "weights.png",
         {name: normalised(stage.means) for name, stage in found.items()},

@@ -33,13 +33,10 @@ from aggnets_jax.reports.results import (
     read_run,
     write_tables,
 )
-from aggnets_jax.statistics import holm, mean_and_interval
+from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.workdir.folder import CONFIG, read_summary
 
 MEASURES = ("error", "loss")
-
-# With fewer pairs no outcome of the signed-rank test has a p-value below 0.05: 2 / 2**5 > 0.05.
-LEAST_RANKED = 6
 
 _STATED = (
     "A difference is that of the network minus that of the reference with the same seed, after the"
@@ -155,8 +152,6 @@ def compare(
 
 def _difference(group: Sequence[Result], reference: Sequence[Result], measure: str) -> Difference:
     """Of one network, whose p-values are not corrected yet."""
-    from scipy import stats  # takes half a second to import
-
     ours, theirs = (
         {result.record["seed"]: float(result.record[measure]) for result in results}
         for results in (group, reference)
@@ -171,11 +166,7 @@ def _difference(group: Sequence[Result], reference: Sequence[Result], measure: s
     # Their digits end long before; what follows is rounding, which would tell equals apart.
     differences = np.round([ours[seed] - theirs[seed] for seed in seeds], 9)
     mean, _, half = mean_and_interval(differences.tolist())
-    p_t = p_wilcoxon = None
-    if np.ptp(differences) > 0:
-        p_t = float(stats.ttest_1samp(differences, 0).pvalue)
-    if len(seeds) >= LEAST_RANKED and np.any(differences):
-        p_wilcoxon = float(stats.wilcoxon(differences).pvalue)
+    p_t, p_wilcoxon = paired_p_values(differences)
     expected = float(np.mean([theirs[seed] for seed in seeds]))
     return Difference(group, measure, seeds, expected, mean, half, p_t, None, p_wilcoxon, None)
 

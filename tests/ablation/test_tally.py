@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from aggnets_jax.ablation.tally import Tally
-from aggnets_jax.statistics import accuracy_interval, mean_interval
+from aggnets_jax.statistics import accuracy_change_interval, mean_interval
 
 
 def adjusted_wald(cells):
@@ -26,16 +26,16 @@ def adjusted_wald(cells):
 @pytest.mark.parametrize("cells", [[[340, 18], [1, 1]], [[0, 0], [5, 7]], [[9, 0], [0, 0]]])
 def test_the_interval_of_a_change_of_accuracy(cells):
     (_, lost), (gained, _) = cells
-    ours = accuracy_interval(lost, gained, np.sum(cells))
+    ours = accuracy_change_interval(lost, gained, np.sum(cells))
     np.testing.assert_allclose(ours, adjusted_wald(cells), rtol=1e-12)
     assert ours[0] < (gained - lost) / np.sum(cells) < ours[1]
 
 
 def test_intervals_of_accuracy_stay_within_bounds():
     for lost, gained in itertools.product((0, 3), (0, 3)):
-        low, high = accuracy_interval(lost, gained, 6)
+        low, high = accuracy_change_interval(lost, gained, 6)
         assert -1 <= low < high <= 1
-    assert accuracy_interval(4, 0, 4)[0] == -1
+    assert accuracy_change_interval(4, 0, 4)[0] == -1
 
 
 @pytest.mark.parametrize("discordant", [(0.05, 0.01), (0.3, 0.2)])
@@ -43,7 +43,7 @@ def test_the_interval_covers_the_true_change_as_often_as_it_says(discordant):
     """Agresti and Min find about 95 % or more for samples from 10 on."""
     lost, gained = discordant
     drawn = np.random.default_rng(0).multinomial(60, [lost, gained, 1 - lost - gained], 4000)
-    intervals = [accuracy_interval(b, c, 60) for b, c, _ in drawn]
+    intervals = [accuracy_change_interval(b, c, 60) for b, c, _ in drawn]
     covered = np.mean([low <= gained - lost <= high for low, high in intervals])
     assert 0.94 < covered < 0.985
 

@@ -14,7 +14,7 @@ from aggnets_jax.analysis.__main__ import main
 from aggnets_jax.analysis.robustness import Attacker, as_pixels, make_attack, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated
-from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 
@@ -119,7 +119,7 @@ def test_intervals_are_wilsons():
         centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
         half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
         assert np.allclose(
-            wilson_interval(right / n, n), (centre - half, centre + half), atol=1e-12
+            accuracy_interval(right / n, n), (centre - half, centre + half), atol=1e-12
         )
 
 
