@@ -4,19 +4,16 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Column, Table
-
 import aggnets_jax
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, write_text
+from aggnets_jax.tables import csv_text, print_table
 from aggnets_jax.workdir.provenance import commit, hardware
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
@@ -84,7 +81,6 @@ _SHOWN = {
     "temp_mb": "temp MB",
     "mfu": "MFU",
 }
-_NAMES = ("model", "mode", "form")
 
 
 def origin(command: str) -> dict[str, str]:
@@ -95,24 +91,17 @@ def origin(command: str) -> dict[str, str]:
 
 def show(rows: Iterable[Row]) -> None:
     """Print a table of the most important columns."""
-    table = Table(
-        *(
-            Column(title, no_wrap=True, justify="left" if name in _NAMES else "right")
-            for name, title in _SHOWN.items()
-        )
-    )
+    records = []
     for row in rows:
-        cells = {name: _cell(getattr(row, name)) for name in _SHOWN}
+        cells = {title: _cell(getattr(row, name)) for name, title in _SHOWN.items()}
         if row.batch != row.asked_batch:
             cells["batch"] = f"{row.batch} of {row.asked_batch}"
         if row.ms is not None:
             cells["ms"] += f" ({_cell(row.ms_low)}-{_cell(row.ms_high)})"
         if row.ratio is not None:
             cells["ratio"] += f" ({_cell(row.ratio_low)}-{_cell(row.ratio_high)})"
-        table.add_row(*cells.values())
-    console = Console()
-    # A file or a pipe has no width to fit into.
-    Console(width=None if console.is_terminal else 200).print(table)
+        records.append(cells)
+    print_table(records, left=("model", "mode", "form"))
 
 
 def write_json(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:
@@ -174,11 +163,7 @@ def replace_records(path: str | Path, new: Sequence[Mapping[str, str]]) -> None:
 
 
 def _write_records(path: str | Path, records: Iterable[Mapping[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(records, key=lambda line: line["table"]))
-    _write(path, text.getvalue())
+    _write(path, csv_text(sorted(records, key=lambda line: line["table"]), COLUMNS))
 
 
 def _write(path: str | Path, text: str) -> None:
