@@ -1,4 +1,4 @@
-"""`--mode=predict`: which classes a network sees in files of images, and how surely."""
+"""`aggnets predict`: which classes a network sees in files of images, and how surely."""
 
 import csv
 import io

@@ -36,7 +36,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def evaluation(restored: Restored) -> Callable[[], None]:
-    """What evaluates the network once, as `--mode=eval` does."""
+    """What evaluates the network once, as `aggnets eval` does."""
     mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     step = make_eval_step(restored.model, preprocess)

@@ -254,5 +254,5 @@ def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageL
         )
     print(
         f"the pattern: {workdir / 'pattern.json'}; to train it:"
-        f" python -m aggnets_jax.main --config={workdir / 'config.py'} --workdir=NEW"
+        f" aggnets train --config={workdir / 'config.py'} --workdir=NEW"
     )

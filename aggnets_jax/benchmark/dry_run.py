@@ -1,17 +1,8 @@
-"""Compiles the train step of a config for devices that are not there, and says what it takes.
+"""Compile the train step of a config for simulated devices, and report its cost."""
 
-python -m aggnets_jax.benchmark.dry_run --config=configs/hcgnet/table3.py:hcgnet_b
-
-XLA compiles it for as many simulated devices, of the CPU, with the convolutions of accelerators. So
-collectives and FLOPs are those of a pod; its compiler fuses and lays out arrays in another way, and
-takes somewhat more or less memory.
-"""
-
-import argparse
 import math
 import re
-import sys
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
@@ -19,37 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.arguments import check_whole_number
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import local_path, write_json
+from aggnets_jax.files import write_json
 from aggnets_jax.reports import experiments
 
 _COLLECTIVE = re.compile(
     r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
 )
 _ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
-
-
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """Parses a command line: its flags, and the overrides of the config."""
-    parser = Parser(
-        prog="python -m aggnets_jax.benchmark.dry_run",
-        description=__doc__.partition("\n")[0],
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="config file; also --config.lr=0.2")
-    parser.add_argument("--processes", type=int, default=1, help="default 1")
-    parser.add_argument("--devices", type=int, default=8, help="of each process; default 8")
-    parser.add_argument("--json", help="file to write")
-    flags, overrides = parser.parse_with_overrides(arguments)
-    check_whole_number("processes", flags.processes, 1)
-    check_whole_number("devices", flags.devices, 1)
-    if flags.json is not None:
-        file = local_path(flags.json)
-        if file.is_dir() or not file.parent.is_dir():
-            raise UserError(f"{flags.json} can't be written: it is a folder, or in none")
-    return flags, overrides
 
 
 def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
@@ -176,27 +144,33 @@ def _table(found: dict[str, Any]) -> Table:
     return table
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    flags, overrides = parse(arguments)
+def report(
+    config: ml_collections.ConfigDict, processes: int, devices_each: int, file: Path | None
+) -> None:
+    """Compile a train step for simulated devices, print its cost, and write it as JSON.
+
+    Args:
+      config: resolved.
+      processes: number of processes.
+      devices_each: devices of each process.
+      file: for the JSON; None writes none.
+
+    Raises:
+      UserError: as `dry_run`.
+    """
     import jax
 
-    config = config_lib.load(flags.config, overrides)
-    devices = flags.processes * flags.devices
+    devices = processes * devices_each
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    found = {"processes": flags.processes, "devices": devices, **dry_run(config, devices)}
+    found = {"processes": processes, "devices": devices, **dry_run(config, devices)}
     network, batch = config.model.name, config.batch_size
     print(
         f"{network}: {found['params']:,} parameters, {config.sharding}; batches of {batch} over"
-        f" {flags.processes} x {flags.devices} devices, {batch // devices} on each"
+        f" {processes} x {devices_each} devices, {batch // devices} on each"
     )
     Console().print(_table(found))
     if config.accumulation_steps > 1 or config.model.scan:
         print("collectives, and what XLA counts, are those of one turn of each loop")
-    if flags.json is not None:
-        write_json(local_path(flags.json), found)
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(run))
+    if file is not None:
+        write_json(file, found)

@@ -1,4 +1,4 @@
-"""`--mode=convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
+"""`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
 from pathlib import Path
 

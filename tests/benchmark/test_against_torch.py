@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from aggnets_jax.benchmark import against_torch
-from aggnets_jax.benchmark.__main__ import main
 from aggnets_jax.benchmark.contenders import Contender
 from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
 from aggnets_jax.data import as_they_are
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import state_before
 from aggnets_jax.training.step import make_train_step
@@ -35,7 +35,7 @@ def variables():
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert main([*NETWORK, "--against=torch"]) == 2
+    assert main(["benchmark", *NETWORK, "--against=torch"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--against=torch needs PyTorch, which is not installed: pip install torch" in error
@@ -71,7 +71,7 @@ def test_steps_of_training_are_the_same(torch, variables):
 def test_forms_take_turns_with_ours(torch, tmp_path):
     file = tmp_path / "rows.json"
     arguments = [*NETWORK, "--modes=eval", "--against=torch", f"--json={file}"]
-    assert main(arguments) == 0
+    assert main(["benchmark", *arguments]) == 0
     record = json.loads(file.read_text())
     ours, *rows = record["rows"]
     assert ours["difference"] is None
@@ -101,6 +101,6 @@ def test_unknown_forms_are_refused(torch):
 
 
 def test_modes_without_a_program_are_refused(capsys):
-    assert main([*NETWORK, "--modes=eval,ablation", "--against=torch"]) == 2
+    assert main(["benchmark", *NETWORK, "--modes=eval,ablation", "--against=torch"]) == 2
     error = capsys.readouterr().err
     assert error == "error: --against=torch is for the modes train and eval, not ablation\n"

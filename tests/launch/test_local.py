@@ -139,7 +139,7 @@ def test_dry_run_prints_the_commands():
     assert len(lines) == 2
     for number, line in enumerate(lines):
         assert line.startswith("JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 ")
-        assert "-m aggnets_jax.main --config=configs/digits.py '--workdir=a b'" in line
+        assert "-m aggnets_jax train --config=configs/digits.py '--workdir=a b'" in line
         assert line.endswith(f"--num_processes=2 --process_id={number}")
 
 
@@ -148,7 +148,7 @@ def test_dry_run_prints_the_commands():
     [
         ("--processes=0 -- --workdir=a", "--processes must be at least 1, got 0"),
         ("--processes=2 --devices=0 -- --workdir=a", "--devices must be at least 1, got 0"),
-        ("--processes=2", "nothing to run: give flags of aggnets_jax.main behind --"),
+        ("--processes=2", "nothing to run: give flags of aggnets train after --"),
         ("--processes=2 -- --process_id=1", "--process_id is given to each process here; leave it"),
         ("-- --workdir=a", "the following arguments are required: --processes"),
     ],

@@ -143,7 +143,7 @@ def test_places_that_a_checkpoint_names_are_left_alone(checkpoint, tmp_path):
     with saying(checkpoint, config):
         here = files_in(checkpoint.parent)
         assert result_of(restore, checkpoint) is not REFUSED
-        command = ["--mode=convert", f"--workdir={checkpoint}", f"--to_torch={written}"]
+        command = ["convert", f"--workdir={checkpoint}", f"--to_torch={written}"]
         assert main.main(command) == 0
         assert files_in(checkpoint.parent) == here
     assert files_in(tmp_path).keys() == {*before, written}
@@ -168,7 +168,7 @@ def test_checkpoints_are_found_in_their_workdir_alone(which, checkpoint, tmp_pat
     workdir = shutil.copytree(checkpoint, tmp_path / "run")
     shutil.copytree(workdir / "checkpoints/1", tmp_path / "x/1")
     before = files_in(tmp_path)
-    for mode in (["--mode=eval"], ["--mode=convert", f"--to_torch={tmp_path}/w.safetensors"]):
+    for mode in (["eval"], ["convert", f"--to_torch={tmp_path}/w.safetensors"]):
         assert main.main([*mode, f"--workdir={workdir}", f"--checkpoint={which}"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: no checkpoint ") and error.count("\n") == 1

@@ -135,7 +135,7 @@ def _or_why(network: _Network, part: Part, make: Callable[[_Network, Part], Part
         file = network.workdir / "analysis" / f"{part.id}.png"
         if not file.exists():
             return part._replace(missing=f"Not shown: {error}.")
-        caption = f"As an earlier `python -m aggnets_jax.analysis {part.id}` drew it."
+        caption = f"As an earlier `aggnets analyse {part.id}` drew it."
         return part._replace(pictures=[Picture(embedded_png(file), part.title, caption)])
 
 
