@@ -31,9 +31,9 @@ endif
 
 demo: setup
 	rm -rf $(DEMO)
-	$(RUN) -m aggnets_jax.main --config=configs/digits.py --workdir=$(DEMO)
-	$(RUN) -m aggnets_jax.main --mode=eval --workdir=$(DEMO)
-	$(RUN) -m aggnets_jax.main --mode=report --workdir=$(DEMO) --html
+	$(RUN) -m aggnets_jax train --config=configs/digits.py --workdir=$(DEMO)
+	$(RUN) -m aggnets_jax eval --workdir=$(DEMO)
+	$(RUN) -m aggnets_jax report --workdir=$(DEMO) --html
 
 test: setup
 	$(PYTEST) -m "not slow"

@@ -28,6 +28,7 @@ INSTALL = [
     "safetensors>=0.5",
     "scikit-learn>=1.5",  # the handwritten digits
     "scipy>=1.12",
+    "shtab>=1.7",  # completes the command in a shell
     "tensorboard>=2.18",
     # For input pipelines only, never on the accelerator.
     f"tensorflow-cpu>=2.20,<3; {X86}",
@@ -59,6 +60,7 @@ setup(
     ],
     package_dir={"aggnets_jax.configs": "configs"},
     package_data={"aggnets_jax.reports.page": ["page.*"]},
+    entry_points={"console_scripts": ["aggnets = aggnets_jax.main:main"]},
     install_requires=INSTALL,
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],

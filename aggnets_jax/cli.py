@@ -1,4 +1,4 @@
-"""What the programs of the package share: mistakes are one line, and have an exit code."""
+"""What all programs share: mistakes are reported in one line, and each kind has an exit code."""
 
 import argparse
 import logging
@@ -14,45 +14,65 @@ from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserErro
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports mistakes on the command line as the program's other mistakes."""
+    """Parser that reports a mistake as a `UserError`, and never abbreviates flags."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> None:
-        """Raises `UserError`."""
-        raise UserError(f"{message}; see --help")
+        """Raise `UserError`."""
+        raise UserError(f"{message}; see {self.prog} --help")
 
-    def parse_with_overrides(
-        self, arguments: Sequence[str] | None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parses flags, and the fields of a config that are set beside them.
+    def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """Parse a command line.
+
+        Args:
+          arguments: words of the command line; default those of the process.
 
         Returns:
-          The flags, and "lr=0.2" for each --config.lr=0.2 or --config.lr 0.2.
+          The flags. If the parser has a default for `overrides`, that field lists the fields of the
+          config that are set: "lr=0.2" for --config.lr=0.2 and for --config.lr 0.2.
 
         Raises:
-          UserError: for a flag that is unknown or missing.
+          UserError: for a flag that is unknown, missing or empty.
         """
         flags, rest = self.parse_known_args(arguments)
         overrides = []
         rest.reverse()
         while rest:
             text = rest.pop()
-            if not text.startswith("--config."):
-                raise unknown("flag", text.partition("=")[0], self._option_string_actions)
+            if "overrides" not in flags or not text.startswith("--config."):
+                raise self.unknown_flag(text)
             # With or without "=", as with any flag.
             overrides.append(text if "=" in text or not rest else f"{text}={rest.pop()}")
-        return flags, [override.removeprefix("--config.") for override in overrides]
+        for flag, value in vars(flags).items():
+            # An unset variable of the shell leaves a flag empty.
+            if "" in (value if isinstance(value, list) else [value]):
+                raise UserError(f"--{flag} is empty")
+        if "overrides" in flags:
+            flags.overrides = [text.removeprefix("--config.") for text in overrides]
+        return flags
+
+    def has(self, flag: str) -> bool:
+        """Return whether there is a flag, such as "--workdir"."""
+        return flag in self._option_string_actions
+
+    def unknown_flag(self, text: str) -> UserError:
+        """Return the error for a word that the parser does not know."""
+        return unknown("flag", text.partition("=")[0], self._option_string_actions)
 
 
-def exit_code(program: Callable[[], None]) -> int:
-    """Runs a program; returns 0, or the exit code of what ended it early, told on stderr."""
-    # Orbax and TFDS print what they then raise, or handle.
+def exit_code(program: Callable[[], int | None]) -> int:
+    """Run a program and return its exit code, or that of the error that it reports on stderr."""
+    # Orbax and TFDS print errors that they then raise or handle.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
-    # Such as JAX's, when its compilation cache is damaged or can't be written to.
+    # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
-        program()
+        return program() or 0
     except Stopped as stop:
         print(stop, file=sys.stderr)
         return stop.exit_code
@@ -62,11 +82,10 @@ def exit_code(program: Callable[[], None]) -> int:
     except OSError as error:  # a disk that is full, read-only or gone
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
-    return 0
 
 
 def _report_unraisable(unraisable: Any) -> None:
-    """Reports an exception that nobody can handle, but for what Orbax leaves when a read fails."""
+    """Report an exception that no code can handle, except those of Orbax after a failed read."""
     files = [frame.filename for frame in traceback.extract_tb(unraisable.exc_traceback)]
     if not any("orbax" in file or "asyncio" in file for file in files):
         sys.__unraisablehook__(unraisable)

@@ -1,121 +1,72 @@
-"""The command line: train a network, evaluate, predict, report, cut its links, move weights.
-
-    python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
-    python -m aggnets_jax.main --mode=eval --workdir=runs/digits [--watch]
-    python -m aggnets_jax.main --mode=predict --workdir=runs/digits --images=FILE_OR_FOLDER
-    python -m aggnets_jax.main --mode=report --workdir=runs/digits [--html]
-    python -m aggnets_jax.main --mode=ablate --workdir=runs/digits
-    python -m aggnets_jax.main --mode=convert --workdir=runs/digits --to_torch=digits.safetensors
-    python -m aggnets_jax.main --mode=convert --config=CONFIG --workdir=NEW --from_torch=FILE
+"""The command `aggnets`: its list of subcommands, and `main`, which runs one of them.
 
 Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
-written; 75 it was stopped by a signal, saved its state, and goes on with the same command; 76
+written; 75 a signal stopped the run, which saved its state and goes on with the same command; 76
 another of several processes was lost.
 """
 
-import argparse
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 
-import ml_collections
-
-from aggnets_jax import config as config_lib
-from aggnets_jax import flags as flags_lib
-from aggnets_jax.cli import exit_code
+from aggnets_jax import commands
+from aggnets_jax.cli import Parser, exit_code
+from aggnets_jax.errors import UserError, unknown
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    flags, overrides = flags_lib.parse(arguments, __doc__)
-    # From here on JAX is imported, and by each mode what it needs; --help ends before.
-    from aggnets_jax.runtime.compilation import keep_programs
-
-    keep_programs()
-    config = None
-    if flags.config is not None:
-        if flags.data_dir is not None:
-            overrides.append(f"data.data_dir={flags.data_dir}")
-        config = config_lib.load(flags.config, overrides)
-    if flags.mode not in flags_lib.DISTRIBUTED:
-        do(flags, config)
-    else:
-        from aggnets_jax.runtime.distributed import join, noticing_losses
-
-        join(
-            flags.coordinator_address,
-            flags.num_processes,
-            flags.process_id,
-            expected_processes=flags.expected_processes,
-            timeout=flags.join_timeout,
-        )
-        with noticing_losses():
-            do(flags, config)
-
-
-def do(flags: argparse.Namespace, config: ml_collections.ConfigDict | None) -> None:
-    """Does what the flags say, with the config that they name."""
-    which = "latest" if flags.checkpoint is None else flags.checkpoint
-    if flags.mode == "train":
-        from aggnets_jax.train import train_and_evaluate
-
-        train_and_evaluate(
-            config, flags.workdir, allow_config_change=bool(flags.allow_config_change)
-        )
-    elif flags.watch:
-        from aggnets_jax.evaluate import watch
-
-        watch(flags.workdir, flags.data_dir)
-    elif flags.mode == "eval":
-        from aggnets_jax.evaluate import evaluate_checkpoint
-
-        evaluate_checkpoint(flags.workdir, which, flags.data_dir)
-    elif flags.mode == "predict":
-        from aggnets_jax.predict import check_report, predict, report_predictions
-        from aggnets_jax.runtime.distributed import first_does
-
-        form = "table" if flags.format is None else flags.format
-        top = 5 if flags.top is None else flags.top
-        check_report(form, flags.output)
-        predictions = predict(flags.workdir, flags.images, which=which, seed=flags.seed, top=top)
-        first_does(lambda: report_predictions(predictions, form, flags.output))
-    elif flags.mode == "report":
-        from aggnets_jax.reports.run import report
-
-        report(flags.workdir, html=bool(flags.html), data_dir=flags.data_dir)
-    elif flags.mode == "ablate":
-        from aggnets_jax.ablation.ablate import Options, ablate
-
-        options = Options(**flags_lib.given(flags, Options._fields))
-        ablate(flags.workdir, options, which=which, seed=flags.seed, data_dir=flags.data_dir)
-    elif flags.from_torch is not None:
-        from aggnets_jax.convert.runs import import_weights
-
-        import_weights(config, flags.workdir, flags.from_torch)
-    else:
-        from aggnets_jax.convert.runs import export_weights
-
-        export_weights(
-            flags.workdir,
-            flags.to_torch,
-            which=which,
-            seed=flags.seed,
-            dialect=flags.dialect,
-        )
+def overview() -> str:
+    """Return the list of all subcommands, with a line for each."""
+    lines = ["usage: aggnets COMMAND [FLAG ...]"]
+    for title, names in commands.GROUPS.items():
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<14}{commands.first_line(name)}" for name in names]
+    lines += ["", "aggnets COMMAND --help shows its flags and an example."]
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code."""
+    """Run a command line and return its exit code.
+
+    Args:
+      arguments: words after `aggnets`; default those of the process.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
     try:
-        code = exit_code(lambda: run(arguments))
-    except Exception:  # a defect; but one of several processes must not wait for the others
+        code = exit_code(lambda: _run(words))
+    except Exception:  # a defect; but the other processes of a run must not wait for this one
         traceback.print_exc()
         code = 1
-    if code:
+    if code and "jax" in sys.modules:
         from aggnets_jax.runtime.distributed import leave
 
         leave(code)
     return code
+
+
+def _run(words: Sequence[str]) -> int | None:
+    name, *rest = _with_subcommand(words)
+    if name not in commands.NAMES:
+        raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")
+    flags = commands.make_parser(name).parse(rest)
+    flags.command = shlex.join(["aggnets", name, *rest])
+    return commands.load(name).run(flags)
+
+
+def _with_subcommand(words: Sequence[str]) -> Sequence[str]:
+    """Return a command line whose first word is a subcommand.
+
+    `python -m aggnets_jax.main` had no subcommands but --mode=NAME, by default "train".
+    """
+    if not words[0].startswith("-"):
+        return words
+    old = Parser(prog="aggnets", add_help=False)
+    old.add_argument("--mode", default="train")
+    flags, rest = old.parse_known_args(words)
+    return [flags.mode, *rest]
 
 
 if __name__ == "__main__":

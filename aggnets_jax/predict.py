@@ -1,4 +1,4 @@
-"""`--mode=predict`: which classes a network sees in files of images, and how surely."""
+"""`aggnets predict`: which classes a network sees in files of images, and how surely."""
 
 import csv
 import io
@@ -74,11 +74,11 @@ def predict(
     mesh = mesh_lib.make_mesh()
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, info = restored.config, restored.info
-    variables = restored.of_one(seed)
+    variables = restored.variables_at(seed)
     # As in the evaluation, but no larger than the files need, and for any number of devices.
     each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
     batches = data.file_batches(
-        files, info, batch_size=each * mesh.size, sharding=mesh_lib.by_example(mesh)
+        files, info, batch_size=each * mesh.size, sharding=mesh_lib.batch_sharding(mesh)
     )
     preprocess = data.make_preprocess(config.data, info)
     step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))

@@ -1,6 +1,6 @@
 """SparseNet-BC on scikit-learn's 1,797 handwritten digits: minutes on a laptop.
 
-python -m aggnets_jax.main --config=configs/digits.py --workdir=runs/digits
+aggnets train --config=configs/digits.py --workdir=runs/digits
 """
 
 import ml_collections

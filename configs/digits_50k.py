@@ -2,7 +2,7 @@
 
 A network of each of the five papers' families beside a ResNet and a DenseNet, with the same recipe:
 
-    python -m aggnets_jax.main --config=configs/digits_50k.py:hcgnet --workdir=runs/hcgnet
+    aggnets train --config=configs/digits_50k.py:hcgnet --workdir=runs/hcgnet
 
 Rows that end in `_10` train on 10 images of each class. Results: results/digits_50k.md.
 

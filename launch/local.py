@@ -1,11 +1,11 @@
 """Several processes on one machine that train one network together, as those of a pod do.
 
-    python launch/local.py --processes=2 --devices=2 -- --config=configs/digits.py --workdir=runs/a
+    python launch/local.py --processes=2 --devices=2 -- train --config=FILE --workdir=DIR
 
-What stands behind `--` is given to `python -m aggnets_jax.main` in each process, with the address
-of the first one, how many they are, and the process's number. `--devices` simulates so many devices
-in each, on the CPU; without it each takes what it finds. Lines of all but the first process begin
-with "process N: ".
+Each process runs `aggnets` with the words after `--`, the address of the first process, the number
+of processes and its own number; flags without a subcommand train. `--devices` simulates devices on
+the CPU; without it each process takes the devices that it finds. Lines of all processes but the
+first begin with "process N: ".
 
 SIGTERM and SIGINT go to all processes. When one fails, a line says which and how, and the others
 are ended if they don't notice. The exit code is that of the first that failed, or 75 if all were
@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import Stopped, UserError
-from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
 ENDING = ((5.0, signal.SIGTERM), (20.0, signal.SIGKILL))
 """After how many seconds the others get which signal, when a process has failed or stopped.
@@ -41,19 +41,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="python launch/local.py",
         description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--processes", type=int, required=True, help="how many")
     parser.add_argument("--devices", type=int, help="of each process, simulated on the CPU")
     parser.add_argument("--dry_run", action="store_true", help="only print the commands")
-    parser.add_argument("more", nargs="*", help="flags of aggnets_jax.main, behind --")
+    parser.add_argument("more", nargs="*", metavar="WORD", help="for aggnets, after --")
     given = parser.parse_args(arguments)
     for flag in ("processes", "devices"):
         if (value := getattr(given, flag)) is not None and value < 1:
             raise UserError(f"--{flag} must be at least 1, got {value}")
     if not given.more:
-        raise UserError("nothing to run: give flags of aggnets_jax.main behind --")
+        raise UserError("nothing to run: give flags of aggnets train after --")
     for argument in given.more:
         if (flag := argument.partition("=")[0]) in _OURS:
             raise UserError(f"{flag} is given to each process here; leave it out")
@@ -73,7 +71,8 @@ def processes(given: argparse.Namespace) -> list[Child]:
         Child(
             name=f"process {number}",
             command=[
-                *(sys.executable, "-m", "aggnets_jax.main"),
+                *(sys.executable, "-m", "aggnets_jax"),
+                *(["train"] if given.more[0].startswith("-") else []),
                 *given.more,
                 *common,
                 f"--process_id={number}",
@@ -101,7 +100,7 @@ def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]
         for child in children:
             started.start(child)
         while started.running:
-            end = started.next_end(max(0.0, due[0][0] - time.monotonic()) if due else None)
+            end = started.wait_for_end(max(0.0, due[0][0] - time.monotonic()) if due else None)
             if due and time.monotonic() >= due[0][0]:
                 number = due.pop(0)[1]
                 # A second SIGTERM would end a process that is still saving.
@@ -114,9 +113,9 @@ def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]
                 due = [(time.monotonic() + seconds, number) for seconds, number in ending]
             if _failed(code) and not any(map(_failed, codes)):
                 others = f"; the others have {ending[-1][0]:g} s to end" if started.running else ""
-                print(f"error: {child.name} {how_it_ended(code)}{others}", file=sys.stderr)
+                print(f"error: {child.name} {describe_exit(code)}{others}", file=sys.stderr)
             codes.append(code)
-    return common_code(codes)
+    return common_exit_code(codes)
 
 
 def _failed(code: int) -> bool:
@@ -129,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     children = processes(given)
     if given.dry_run:
         for child in children:
-            print(child.told())
+            print(child.command_line())
         return
     sys.exit(run(children))
 

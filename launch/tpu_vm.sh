@@ -2,7 +2,7 @@
 # Trains on a Cloud TPU slice: makes or takes it, installs, starts on all workers, follows the first
 # one's log, and makes a new slice and starts again when it was preempted.
 #
-#   launch/tpu_vm.sh --name=NAME --zone=ZONE --type=TYPE [FLAG...] -- FLAG_OF_THE_RUN...
+#   launch/tpu_vm.sh --name=NAME --zone=ZONE --type=TYPE [FLAG...] -- [train] FLAG_OF_THE_RUN...
 #   launch/tpu_vm.sh --name=NAME --zone=ZONE --stop
 #
 #   --name          of the slice; one that is there is taken, and a run on it is followed

@@ -2,7 +2,7 @@
 # What tpu_vm.sh does on each worker of a slice; it copies this file and the checkout there.
 #
 #   tpu_worker.sh install COMMIT SETUP   runs the command SETUP, unpacks the checkout, makes .venv
-#   tpu_worker.sh start FLAG...          python -m aggnets_jax.main FLAG..., in the background
+#   tpu_worker.sh start WORD...          python -m aggnets_jax WORD..., in the background; train by default
 #   tpu_worker.sh follow BYTE            prints the log from that byte on, until the run ends
 #   tpu_worker.sh status                 none, running, ended CODE or stopped CODE; and its flags
 #   tpu_worker.sh stop                   SIGTERM: the run saves its state
@@ -71,7 +71,8 @@ start() {
 
 watch() {
     local code=0
-    .venv/bin/python -m aggnets_jax.main "$@" &
+    [[ $1 != -* ]] || set -- train "$@"
+    .venv/bin/python -m aggnets_jax "$@" &
     echo "$!" >"$RUN/pid"
     wait "$!" || code=$?
     echo "$code" >"$RUN/exit_code"

@@ -21,6 +21,7 @@ from aggnets_jax.ablation import sets, sweep
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.workdir.provenance import commit, hardware, versions
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -36,13 +37,13 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def evaluation(restored: Restored) -> Callable[[], None]:
-    """What evaluates the network once, as `--mode=eval` does."""
+    """What evaluates the network once, as `aggnets eval` does."""
     mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
-    step = make_eval_step(restored.model, preprocess)
+    step = make_eval_step(Classification(), restored.model, preprocess)
     batches = evaluation_batches(restored, mesh)
-    variables = restored.of_one(None)
-    return lambda: evaluate(step, variables, batches)
+    variables = restored.variables_at(None)
+    return lambda: evaluate(Classification(), step, variables, batches)
 
 
 def seconds(run: Callable[[], object], times: int = 1) -> float:

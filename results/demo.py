@@ -17,7 +17,7 @@ import jax
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
-from aggnets_jax.runtime.compilation import keep_programs
+from aggnets_jax.runtime.compilation import enable_program_cache
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -49,7 +49,7 @@ def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Trains, writes and judges."""
-    keep_programs()
+    enable_program_cache()
     code = commit()  # before the table that is written differs from it
     rows = []
     with (

@@ -25,10 +25,10 @@ from safetensors.numpy import load_file
 from sklearn.datasets import load_digits
 
 from aggnets_jax.cli import Parser, exit_code
+from aggnets_jax.convert.runs import export_weights
 from aggnets_jax.data.digits import digits_split, first_of_each_class
 from aggnets_jax.data.prepare import prepare
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.main import run as run_command_line
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 ROOT = Path(__file__).parents[1]
@@ -105,7 +105,7 @@ def train(folder: Path, path: str, devices: int, workdir: Path) -> None:
     data_dir = folder / ("images" if path == "image_folder" else "data")
     process = subprocess.run(
         [
-            *(sys.executable, "-m", "aggnets_jax.main", "--config=configs/digits.py"),
+            *(sys.executable, "-m", "aggnets_jax", "train", "--config=configs/digits.py"),
             *(f"--workdir={workdir}", f"--data_dir={data_dir}"),
             *(f"--config.{name}={value}" for name, value in fields.items()),
         ],
@@ -158,9 +158,8 @@ def parameters(workdir: Path) -> np.ndarray:
     for of_one in summary(workdir)["seeds"]:
         file = workdir / f"{of_one['seed']}.safetensors"
         if not file.exists():
-            arguments = ["--mode=convert", f"--workdir={workdir}", f"--to_torch={file}"]
             with contextlib.redirect_stdout(None):
-                run_command_line([*arguments, f"--seed={of_one['seed']}"])
+                export_weights(workdir, str(file), seed=of_one["seed"])
         arrays += [
             array for name, array in sorted(load_file(file).items()) if "running" not in name
         ]

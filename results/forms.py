@@ -21,7 +21,7 @@ import numpy as np
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
-from aggnets_jax.runtime.compilation import keep_programs
+from aggnets_jax.runtime.compilation import enable_program_cache
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -97,7 +97,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Trains, writes and draws."""
-    keep_programs()
+    enable_program_cache()
     rows = []
     with tempfile.TemporaryDirectory() as folder, (HERE / "forms.csv").open("w") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

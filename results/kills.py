@@ -83,15 +83,15 @@ class Program:
     def __post_init__(self) -> None:
         (self.folder / "data").mkdir()
 
-    def start(self, workdir: Path, *arguments: str) -> subprocess.Popen:
-        """Starts a process; what it prints goes to a file beside the workdir."""
+    def start(self, command: str, workdir: Path, *arguments: str) -> subprocess.Popen:
+        """Start a subcommand; its output goes to a file beside the workdir."""
         environment = {
             "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         with printed_by(workdir).open("w") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "aggnets_jax.main", f"--workdir={workdir}", *arguments],
+                [sys.executable, "-m", "aggnets_jax", command, f"--workdir={workdir}", *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment},
                 stdout=output,
@@ -102,7 +102,7 @@ class Program:
         """Starts or goes on with a run."""
         fields = (f"--config.{name}={value}" for name, value in RUN.items())
         data_dir = f"--data_dir={self.folder / 'data'}"
-        return self.start(workdir, "--config=configs/digits.py", data_dir, *fields)
+        return self.start("train", workdir, "--config=configs/digits.py", data_dir, *fields)
 
     def train_unbroken(self, workdir: Path) -> float:
         """Does a run from start to end, and returns the seconds that it took."""
@@ -112,7 +112,7 @@ class Program:
 
     def evaluate(self, workdir: Path, checkpoint: str) -> dict:
         """Evaluates a checkpoint of a run."""
-        check(self.start(workdir, "--mode=eval", f"--checkpoint={checkpoint}").wait(), workdir)
+        check(self.start("eval", workdir, f"--checkpoint={checkpoint}").wait(), workdir)
         return json.loads((workdir / "evaluation.json").read_text())
 
 

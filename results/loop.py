@@ -5,7 +5,7 @@ feeds included, take turns with those of as many bare steps on one batch that st
 The ratio is the median over the turns. With --data_dir, where cifar10 is prepared, of its images,
 too, on the devices and streamed.
 
-Start: seconds from the start of `python -m aggnets_jax.main` to the log's line of its first step,
+Start: seconds from the start of `aggnets train` to the log's line of its first step,
 without a compilation cache and with what the start before has left in it, and how many of them
 the step's compilation took.
 
@@ -69,7 +69,7 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         config.data,
         batch_size=config.batch_size,
         seed=0,
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     batch = jax.device_get(next(batches))
     each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1
@@ -128,7 +128,7 @@ def starts(changes: dict[str, Any]) -> list[float]:
             f"    return ml_collections.ConfigDict({text})\n"
         )
         for number in range(2):
-            command = [sys.executable, "-m", "aggnets_jax.main", f"--config={config}"]
+            command = [sys.executable, "-m", "aggnets_jax", "train", f"--config={config}"]
             began = time.perf_counter()
             with subprocess.Popen(
                 [*command, f"--workdir={folder}/{number}"],

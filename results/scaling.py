@@ -4,7 +4,7 @@ Writes three tables of three networks, or those of them that `--tables` names:
 
 * predicted: results/scaling_predicted.csv, the efficiency of steps to 1024 devices.
 * compiled: results/scaling.csv, for both shardings and 1 to 8 simulated devices what
-  `python -m aggnets_jax.benchmark.dry_run` finds (state and bytes of collectives of a device).
+  `aggnets dry-run` finds (state and bytes of collectives of a device).
 * timed: results/scaling_timed.csv, the steps of 1 to 8 simulated devices, which share this
   machine's cores, beside the model with this machine's own figures.
 """
@@ -195,7 +195,7 @@ def compiled(workload: Workload, kind: str, devices: int) -> dict[str, Any]:
         }
         if workload.data == "imagenet2012":
             flags["config.data.image_size"] = workload.image_size
-        command = [sys.executable, "-m", "aggnets_jax.benchmark.dry_run"]
+        command = [sys.executable, "-m", "aggnets_jax", "dry-run"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         if subprocess.run(command, cwd=HERE.parent, stdout=subprocess.DEVNULL).returncode:
             raise UserError(f"failed: {' '.join(command)}")
@@ -259,7 +259,7 @@ def step_seconds(workload: Workload, devices: int) -> float:
     """Seconds of a step, as the benchmark measures it in a process with so many devices."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
-        command = [sys.executable, "-m", "aggnets_jax.benchmark", f"--models={workload.network}"]
+        command = [sys.executable, "-m", "aggnets_jax", "benchmark", f"--models={workload.network}"]
         command += [f"--batch_size={TIMED_BATCH * devices}", f"--image_size={workload.image_size}"]
         command += ["--steps_per_dispatch=1", "--repeats=5", "--seconds=5", f"--json={file}"]
         devices_here = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}

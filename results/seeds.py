@@ -17,6 +17,7 @@ from aggnets_jax import __version__, data
 from aggnets_jax import config as config_lib
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state, seeds
 from aggnets_jax.training.step import make_train_step, make_train_steps
@@ -41,11 +42,15 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
         config.data,
         batch_size=config.batch_size,
         seeds=seeds(config),
-        sharding=mesh_lib.by_example(mesh),
+        sharding=mesh_lib.batch_sharding(mesh),
     )
-    step = make_train_step(model, optimizer, data.make_preprocess(config.data, info), config)
+    step = make_train_step(
+        Classification(), model, optimizer, data.make_preprocess(config.data, info), config
+    )
     steps = jax.jit(make_train_steps(step, training, num_seeds))
-    state = jax.jit(lambda: create_state(model, optimizer, config, info.image_shape))()
+    state = jax.jit(
+        lambda: create_state(model, optimizer, config, info.image_shape, Classification.sums)
+    )()
     feed = training.feed(0)
 
     def run() -> None:

@@ -1,6 +1,6 @@
 """Measures speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
 
-A table is a list of commands `python -m aggnets_jax.benchmark ...`, each a process of its own, one
+A table is a list of commands `aggnets benchmark ...`, each a process of its own, one
 after another. Their rows go to results/speed.csv, in the place of those that the same command of
 the same table has made before; docs/benchmark.md explains the columns. What stands behind `--` is
 given to all commands, such as `-- --seconds=1`.
@@ -218,14 +218,14 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def told(command: Command) -> str:
     """A command as one would type it."""
-    return shlex.join(["python", "-m", "aggnets_jax.benchmark", *command])
+    return shlex.join(["aggnets", "benchmark", *command])
 
 
 def measure(command: Command, table: str) -> list[dict[str, str]] | None:
     """The lines that a command makes; None if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
-        program = [sys.executable, "-m", "aggnets_jax.benchmark", *command, f"--json={file}"]
+        program = [sys.executable, "-m", "aggnets_jax", "benchmark", *command, f"--json={file}"]
         if subprocess.run(program).returncode:
             return None
         made = json.loads(file.read_text())

@@ -58,10 +58,11 @@ def write_config(file, config):
 
 
 def start(*arguments, devices=1, launcher=()):
-    """Starts `python -m aggnets_jax.main` on as many simulated devices."""
+    """Start `aggnets`, by default with "train", on some simulated devices."""
+    subcommand = ("train",) if str(arguments[0]).startswith("-") else ()
     flags = f"--xla_force_host_platform_device_count={devices}"
     return subprocess.Popen(
-        [*launcher, sys.executable, "-m", "aggnets_jax.main", *map(str, arguments)],
+        [*launcher, sys.executable, "-m", "aggnets_jax", *subcommand, *map(str, arguments)],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags},
         stdout=subprocess.PIPE,

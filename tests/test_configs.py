@@ -55,7 +55,7 @@ def test_every_row_has_a_network_a_schedule_and_data(file):
 
 @pytest.mark.parametrize("file", sorted(set(FILES) - {"configs/default.py"}))
 def test_docstring_has_a_command_that_runs_it(file):
-    commands = re.findall(r"python -m aggnets_jax\.main --config=(\S+)", docstring(file))
+    commands = re.findall(r"aggnets train --config=(\S+)", docstring(file))
     assert commands or file.startswith("configs/recipes/")
     assert set(commands) <= set(configs(file))
 

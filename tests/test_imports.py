@@ -12,18 +12,10 @@ from aggnets_jax.config import resolve
 from aggnets_jax.data import describe
 from tests import runs
 
-PACKAGE = runs.ROOT / "aggnets_jax"
 SLOW = {
     *("clu", "flax", "jax", "matplotlib", "orbax", "scipy", "sklearn"),
     *("tensorflow", "tensorflow_datasets"),
 }
-COMMANDS = sorted(
-    ".".join(file.relative_to(runs.ROOT).with_suffix("").parts).removesuffix(".__main__")
-    for file in PACKAGE.rglob("*.py")
-    if '\nif __name__ == "__main__":\n' in file.read_text()
-)
-# It lies in the package of the networks, which registers all of them.
-OF_NETWORKS = "aggnets_jax.models.page"
 
 
 def slow_imports(*arguments):
@@ -60,13 +52,6 @@ def test_public_names_are_there():
         aggnets_jax.create_modl  # noqa: B018
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_imports_nothing_slow(command):
-    imported, out = slow_imports("-m", command, "--help")
-    assert out.startswith(f"usage: python -m {command}")
-    assert imported <= ({"flax", "jax"} if command == OF_NETWORKS else set())
-
-
 def test_digits_are_trained_without_tensorflow(data_dir, tmp_path):
     config = runs.tiny_config(data_dir, total_steps=1)
     describe(
@@ -74,7 +59,7 @@ def test_digits_are_trained_without_tensorflow(data_dir, tmp_path):
     )  # which prepares them, with TensorFlow
     file = runs.write_config(tmp_path / "digits.py", config)
     imported, _ = slow_imports(
-        *("-m", "aggnets_jax.main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+        *("-m", "aggnets_jax", "train", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     )
     assert "jax" in imported
     assert not imported & {"matplotlib", "scipy", "sklearn", "tensorflow"}

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from aggnets_jax import commands
 from aggnets_jax.main import main
 from tests import runs
 
@@ -19,7 +20,7 @@ def finished(data_dir, tmp_path_factory):
     assert (code, err) == (0, "")
     assert "2,618" in out and "ETA" in out and "images/s" in out
     with contextlib.redirect_stderr(io.StringIO()) as err:
-        assert main(["--mode=eval", f"--workdir={folder / 'run'}"]) == 0
+        assert main(["eval", f"--workdir={folder / 'run'}"]) == 0
     assert err.getvalue() == ""
     return file, folder / "run"
 
@@ -31,7 +32,7 @@ def test_another_process_evaluates_to_the_last_digit(finished):
 
 def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     _, workdir = finished
-    assert main(["--mode=report", f"--workdir={workdir}"]) == 0
+    assert main(["report", f"--workdir={workdir}"]) == 0
     out = capsys.readouterr().out
     for text in ("network", "links", "parameters", "MACs", "accuracy", "images/s", "2,618"):
         assert text in out
@@ -46,7 +47,7 @@ def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
     file = workdir / "evaluation.json"
     right = file.read_text()
     file.write_text(json.dumps({**json.loads(right), "accuracy": 0.5}))
-    assert main(["--mode=report", f"--workdir={workdir}"]) == 2
+    assert main(["report", f"--workdir={workdir}"]) == 2
     assert "accuracy 0.5," in capsys.readouterr().err
     file.write_text(right)
 
@@ -54,7 +55,7 @@ def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
 @pytest.mark.slow
 def test_overrides_reach_the_run(finished, tmp_path):
     file, _ = finished
-    arguments = [f"--config={file}", f"--workdir={tmp_path}", "--config.total_steps=1"]
+    arguments = ["train", f"--config={file}", f"--workdir={tmp_path}", "--config.total_steps=1"]
     arguments += ["--config.model.topology", "windowed", "--config.model.topology_args.window=2"]
     assert main(arguments) == 0
     config = json.loads((tmp_path / "config.json").read_text())
@@ -63,23 +64,40 @@ def test_overrides_reach_the_run(finished, tmp_path):
     assert runs.summary(tmp_path)["steps"] == 1
 
 
+DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--workdir"),
-        (["--workdir=W"], "--config is missing"),
-        (["--config=configs/digit.py", "--workdir=W"], "nearest in configs: digits.py"),
-        (["--config=configs/digits.py", "--workdir=W", "--config.lrr=1"], "nearest: lr"),
-        (["--config=configs/digits.py", "--workdir=W", "--config.lr", "high"], "type float"),
-        (["--config=configs/digits.py", "--workdir=W", "--config.lr"], "must have the form"),
-        (["--config=configs/digits.py", "--workdir=W", "--confg.lr=1"], "nearest: --config"),
-        (["--config=configs/digits.py", "--workdir=W", "now"], "unknown flag 'now'"),
-        (["--mode=evl", "--workdir=W"], "nearest: eval"),
-        (["--mode=eval", "--workdir=W"], "there is no workdir"),
-        (["--mode=eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
-        (["--mode=report", "--workdir=W"], "summary.json can't be read"),
-        (["--config=configs/digits.py", "--workdir=W", "--data_dir=/nowhere"], "/nowhere"),
-        (["--config=configs/digits.py", "--workdir=W", "--checkpoint=best"], "--checkpoint"),
+        (["train"], "--config, --workdir; see aggnets train --help"),
+        (["train", "--config=configs/digits.py", "--workdir="], "--workdir is empty"),
+        (["train", "--config=a.py", "--config=b.py", "--workdir=W"], "--config is given 2 times"),
+        (["train", "--config=configs/digit.py", "--workdir=W"], "nearest in configs: digits.py"),
+        ([*DIGITS, "--config.lrr=1"], "nearest: lr"),
+        (
+            [*DIGITS, "--config.lr", "high"],
+            "type float",
+        ),
+        (
+            [*DIGITS, "--config.lr"],
+            "must have the form",
+        ),
+        (
+            [*DIGITS, "--confg.lr=1"],
+            "nearest: --config",
+        ),
+        ([*DIGITS, "now"], "unknown flag 'now'"),
+        (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
+        (["eval", "--workdir=W"], "there is no workdir"),
+        (["eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
+        (["report", "--workdir=W"], "summary.json can't be read"),
+        ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),
+        (
+            [*DIGITS, "--checkpoint=best"],
+            "not for aggnets train",
+        ),
+        (["--workdir=W", "--mode=evl"], "unknown command 'evl'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
@@ -90,6 +108,22 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
     assert message in err
     assert err.startswith("error: ") and err.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--workdir=W", "--config=a.py"], ["train", "--workdir=W", "--config=a.py"]),
+        (["--mode=eval", "--workdir=W", "--watch"], ["eval", "--workdir=W", "--watch"]),
+        (["--workdir=W", "--mode", "report", "--html"], ["report", "--workdir=W", "--html"]),
+    ],
+)
+def test_command_lines_without_a_subcommand(old, new, monkeypatch):
+    ran = []
+    for name in ("train", "eval", "report"):
+        monkeypatch.setattr(commands.load(name), "run", ran.append)
+    assert main(old) == main(new) == 0
+    assert ran[0] == ran[1]
 
 
 def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):
@@ -110,13 +144,13 @@ def test_a_batch_that_devices_cannot_share_is_told_in_one_line(finished, tmp_pat
 @pytest.mark.slow
 def test_divergence_has_its_own_exit_code(finished, tmp_path, capsys):
     file, _ = finished
-    assert main([f"--config={file}", f"--workdir={tmp_path}", "--config.lr=1e30"]) == 3
+    assert main(["train", f"--config={file}", f"--workdir={tmp_path}", "--config.lr=1e30"]) == 3
     assert "not finite at step" in capsys.readouterr().err
 
 
 def test_a_missing_checkpoint_names_those_there_are(finished, capsys):
     _, workdir = finished
-    assert main(["--mode=eval", f"--workdir={workdir}", "--checkpoint=3"]) == 2
+    assert main(["eval", f"--workdir={workdir}", "--checkpoint=3"]) == 2
     folders = [*(workdir / "checkpoints").iterdir(), *(workdir / "best").iterdir()]
     steps = sorted({int(folder.name) for folder in folders})
     assert {5, 6, runs.summary(workdir)["best"]["step"]} <= {*steps}

@@ -221,7 +221,7 @@ def test_the_command_line(trained):
     images, workdir = trained
     files = [images / "test" / "red" / "0.jpg", images / "test" / "green"]
     process = runs.start(
-        "--mode=predict",
+        "predict",
         f"--workdir={workdir}",
         *(f"--images={file}" for file in files),
         "--checkpoint=best",
@@ -244,7 +244,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
         shutil.copy(images / "test" / "red" / f"{k}.jpg", tmp_path)
     file = tmp_path / "1.jpg"
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    process = runs.start("--mode=predict", f"--workdir={workdir}", f"--images={tmp_path}")
+    process = runs.start("predict", f"--workdir={workdir}", f"--images={tmp_path}")
     code, out, err = runs.finish(process)
     assert (code, out) == (2, "")
     assert err == f"error: {file} is damaged, or no JPEG, PNG, GIF or BMP\n"
@@ -255,7 +255,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
     [
         (["--images=EMPTY"], "no images (.jpg, .jpeg, .png) in EMPTY"),
         (["--images=EMPTY/none.jpg"], "no file or folder EMPTY/none.jpg"),
-        ([], "--images is missing"),
+        ([], "the following arguments are required: --images"),
         (["--images="], "--images is empty"),
         (["--images=IMAGES", "--top=0"], "top must be at least 1, not 0"),
         (["--images=IMAGES", "--top=some"], "invalid int value"),
@@ -263,11 +263,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
         (["--images=IMAGES", "--output=EMPTY"], "EMPTY must be a file in a folder that there is"),
         (["--images=IMAGES", "--output=EMPTY/a/b.csv"], "must be a file in a folder"),
         (["--images=IMAGES", "--checkpoint=3"], "no checkpoint '3'"),
-        (
-            ["--images=IMAGES", "--data_dir=IMAGES"],
-            "--data_dir is for training, --mode=eval, --mode=ablate",
-        ),
-        (["--images=IMAGES", "--mode=eval"], "--images is for --mode=predict"),
+        (["--images=IMAGES", "--data_dir=IMAGES"], "--data_dir is for aggnets train, aggnets eval"),
     ],
 )
 def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
@@ -276,7 +272,7 @@ def test_bad_input_is_one_line(trained, tmp_path, capsys, arguments, message):
     for name, place in places.items():
         arguments = [argument.replace(name, place) for argument in arguments]
         message = message.replace(name, place)
-    assert main(["--mode=predict", f"--workdir={workdir}", *arguments]) == 2
+    assert main(["predict", f"--workdir={workdir}", *arguments]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1

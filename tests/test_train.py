@@ -228,7 +228,7 @@ def test_one_and_eight_devices_give_the_same_losses(data_dir, tmp_path):
 
 @pytest.mark.slow
 def test_a_checkpoint_of_one_device_evaluates_on_eight(whole):
-    code, _, err = runs.finish(runs.start("--mode=eval", f"--workdir={whole[0]}", devices=8))
+    code, _, err = runs.finish(runs.start("eval", f"--workdir={whole[0]}", devices=8))
     assert code == 0, err
     evaluation = json.loads((whole[0] / "evaluation.json").read_text())
     assert evaluation == pytest.approx(whole[1]["final"], rel=2e-6)

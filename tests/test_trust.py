@@ -17,6 +17,7 @@ import aggnets_jax
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, models
 from aggnets_jax.convert import read_state_dict
+from aggnets_jax.main import main
 from aggnets_jax.reports import results
 from aggnets_jax.reports.run import report
 from aggnets_jax.runtime.mesh import make_mesh, replicated
@@ -175,7 +176,7 @@ def damaged_files(draw):
 @few_and_many(12, 500)
 def test_reports_and_tables_of_any_files(examples, tmp_path):
     assert result_of(report, write_run(tmp_path / "whole")) is None
-    assert results.main([str(tmp_path / "whole"), f"--output={tmp_path}/whole/table"]) == 0
+    assert main(["results", str(tmp_path / "whole"), f"--output={tmp_path}/whole/table"]) == 0
 
     @fuzz(examples, damaged_files())
     def _(change):
@@ -183,7 +184,7 @@ def test_reports_and_tables_of_any_files(examples, tmp_path):
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             result_of(report, workdir)
-            code = results.main([str(workdir), f"--output={tmp_path}/table"])
+            code = main(["results", str(workdir), f"--output={tmp_path}/table"])
         assert code in (0, 2)
         assert err.getvalue().count("\n") == (code == 2)
         assert (tmp_path / "table.csv").exists() == (tmp_path / "table.md").exists() == (code == 0)

@@ -1,4 +1,4 @@
-"""`--mode=eval --watch` beside a run: its checkpoints are evaluated until it is finished."""
+"""`aggnets eval --watch` beside a run: its checkpoints are evaluated until it is finished."""
 
 import json
 import re
@@ -43,7 +43,7 @@ def test_checkpoints_are_evaluated_as_they_come(workdir, monkeypatch, capsys):
 
 def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch_module.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
-    assert main(["--mode=eval", "--watch", f"--workdir={tmp_path / 'none'}"]) == 75
+    assert main(["eval", "--watch", f"--workdir={tmp_path / 'none'}"]) == 75
     output = capsys.readouterr()
     assert "waiting for a checkpoint" in output.out
     assert output.err == "SIGTERM: watched up to step 0\n"
@@ -96,8 +96,8 @@ def test_a_checkpoint_that_goes_while_it_is_evaluated_is_passed_over(workdir, mo
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--mode=train", "--config=x.py"], "--watch is for --mode=eval"),
-        (["--mode=eval", "--checkpoint=best"], "not that of --checkpoint"),
+        (["train", "--config=x.py"], "--watch is for aggnets eval, not for aggnets train"),
+        (["eval", "--checkpoint=best"], "not that of --checkpoint"),
     ],
 )
 def test_flags_that_do_not_go_with_it(flags, said, tmp_path, capsys):

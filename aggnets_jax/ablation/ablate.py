@@ -1,4 +1,4 @@
-"""`--mode=ablate`: what a trained network loses without its links, in tables and pictures."""
+"""`aggnets ablate`: what a trained network loses without its links, in tables and pictures."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -92,7 +92,7 @@ class BatchStatistics:
             config.data,
             batch_size=config.batch_size,
             seed=int(np.ravel(seeds(config))[0]),
-            sharding=mesh_lib.by_example(mesh),
+            sharding=mesh_lib.batch_sharding(mesh),
         )
         self._batches = list(itertools.islice(batches, num_batches))
 
@@ -100,12 +100,12 @@ class BatchStatistics:
             images = preprocess(batch, train=False)
             return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
 
-        everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+        everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
         self._statistics = jax.jit(
             jax.shard_map(
                 statistics,
                 mesh=mesh,
-                in_specs=(everywhere, everywhere, by_example),
+                in_specs=(everywhere, everywhere, batch_sharding),
                 out_specs=everywhere,
                 check_vma=False,
             )

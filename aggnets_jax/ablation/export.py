@@ -32,7 +32,7 @@ from aggnets_jax.workdir.restore import Restored
 
 _CONFIG = '''"""A network without some of its links; cut.csv says which.
 
-    python -m aggnets_jax.main --config=THIS_FILE --workdir=NEW
+    aggnets train --config=THIS_FILE --workdir=NEW
 
 {start}
 """

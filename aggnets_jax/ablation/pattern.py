@@ -35,7 +35,7 @@ from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.training.metrics import training_metrics
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.regularisation_schedules import make_strength
-from aggnets_jax.training.state import TrainState, create_state, seeds, state_before
+from aggnets_jax.training.state import TrainState, create_state, initial_state, seeds
 from aggnets_jax.training.step import TrainStep, make_train_step, make_train_steps
 from aggnets_jax.workdir.divergence import check_evaluation, check_totals
 from aggnets_jax.workdir.folder import CONFIG, open_workdir
@@ -160,7 +160,7 @@ def _training_data(
         batch_size=config.batch_size,
         seeds=seeds(config),
         most_steps=min(config.steps_per_dispatch or 1, total_steps, config.log_every_steps),
-        sharding=mesh_lib.by_example(mesh),
+        sharding=mesh_lib.batch_sharding(mesh),
     )
 
 
@@ -187,7 +187,7 @@ def _start(
         variables = initial_variables(config, info, variables, workdir)
         variables = network.join(variables, state.params[LINKS])
         state = jax.jit(
-            lambda variables: state_before(variables, optimizer, config, config.seed, strength),
+            lambda variables: initial_state(variables, optimizer, config, config.seed, strength),
             out_shardings=mesh_lib.replicated(mesh),
         )(variables)
     preprocess = data.make_preprocess(config.data, info)
@@ -204,7 +204,7 @@ def _evaluate(
     weights: Sequence[np.ndarray],
 ) -> list[dict[str, Any]]:
     """Evaluates the network with several weights of its links."""
-    devices = mesh_lib.by_example(mesh_lib.make_mesh())
+    devices = mesh_lib.batch_sharding(mesh_lib.make_mesh())
     batches = data.eval_batches(config.data, batch_size=config.eval_batch_size, sharding=devices)
     eval_step = make_eval_step(network, data.make_preprocess(config.data, info))
     variables, found = state.variables, []
@@ -254,5 +254,5 @@ def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageL
         )
     print(
         f"the pattern: {workdir / 'pattern.json'}; to train it:"
-        f" python -m aggnets_jax.main --config={workdir / 'config.py'} --workdir=NEW"
+        f" aggnets train --config={workdir / 'config.py'} --workdir=NEW"
     )

@@ -23,7 +23,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Link, Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.training.state import Variables, by_path
+from aggnets_jax.training.state import Variables, leaves_by_path
 from aggnets_jax.workdir.restore import Restored
 
 # By which logits of the smaller network may differ, relative to the largest.
@@ -236,8 +236,10 @@ def fitting_variables(
       UserError: if one does not fit.
     """
     widths = _find_widths(model, image_shape)
-    wanted = by_path(jax.eval_shape(smaller.init, jax.random.key(0), jnp.zeros((1, *image_shape))))
-    given = by_path(variables)
+    wanted = leaves_by_path(
+        jax.eval_shape(smaller.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    )
+    given = leaves_by_path(variables)
 
     def place(path: str) -> int:
         module = path.partition("/")[2].rpartition("/")[0]

@@ -29,8 +29,9 @@ from aggnets_jax.connectivity.links import (
     masks_without,
 )
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import evaluation_batches, score
+from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 
@@ -64,8 +65,8 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
     It takes variables; collections that stand in the place of theirs, with an axis of masks in
     front, `{"links": ...}` from `links.collection` of stacked masks, and maybe "batch_stats"; and a
-    batch of `data.EvalBatches`. It returns `evaluate.score`'s arrays, [masks, batch] each. Images
-    are preprocessed once.
+    batch of `data.EvalBatches`. It returns the arrays of `classification.score`, each [masks,
+    batch]. Images are preprocessed once.
     """
 
     def scores(
@@ -79,14 +80,14 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
         return jax.vmap(of_one)(changed)
 
-    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
     # Each device for itself: masks and examples are one axis in a convolution, which the
     # compiler could not divide by examples.
     return jax.jit(
         jax.shard_map(
             scores,
             mesh=mesh,
-            in_specs=(everywhere, everywhere, by_example),
+            in_specs=(everywhere, everywhere, batch_sharding),
             out_specs=PartitionSpec(None, "data"),
             check_vma=False,
         ),
@@ -134,7 +135,7 @@ class Ablation:
         """
         self.restored = restored
         self.stages = linked_stages(restored)
-        self.variables = restored.of_one(seed)
+        self.variables = restored.variables_at(seed)
         info = restored.info
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.

@@ -1,4 +1,4 @@
 """What a trained network tells: the papers' own analyses, of a checkpoint.
 
-Each is a file of this package, and a command: `python -m aggnets_jax.analysis NAME --workdir=...`.
+Each is a file of this package, and a command: `aggnets analyse NAME --workdir=...`.
 """

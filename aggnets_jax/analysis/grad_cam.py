@@ -362,7 +362,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         files = find_images(given.images)[: given.count]
         size = -(-len(files) // mesh.size) * mesh.size
         batches = data.file_batches(
-            files, restored.info, batch_size=size, sharding=mesh_lib.by_example(mesh)
+            files, restored.info, batch_size=size, sharding=mesh_lib.batch_sharding(mesh)
         )
         pictures = first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
     else:

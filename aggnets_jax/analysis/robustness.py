@@ -19,10 +19,11 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data, tables
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -197,7 +198,7 @@ def measure(
         images = normalise({"pixels": pixels}, train=False)
         return model.apply(variables, images, train=False)[0]
 
-    of_pixels = make_eval_step(model, normalise)
+    of_pixels = make_eval_step(Classification(), model, normalise)
 
     def under(attacker: Attacker, epsilon: float) -> dict[str, Any]:
         first = itertools.count(step=batches.batch_size)
@@ -206,10 +207,12 @@ def measure(
             pixels = attacker(variables, batch, epsilon, next(first))
             return of_pixels(variables, {**batch, "pixels": pixels})
 
-        return evaluate(step, variables, batches)
+        return evaluate(Classification(), step, variables, batches)
 
-    as_they_are = make_eval_step(model, data.make_preprocess(restored.config.data, info))
-    found = [_record(NO_ATTACK, 0.0, evaluate(as_they_are, variables, batches))]
+    as_they_are = make_eval_step(
+        Classification(), model, data.make_preprocess(restored.config.data, info)
+    )
+    found = [_record(NO_ATTACK, 0.0, evaluate(Classification(), as_they_are, variables, batches))]
     for attack in attacks:
         attacker = Attacker(logits, attack, seed)
         found += [_record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]
@@ -309,7 +312,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     networks = {given.workdir: restored}
     for workdir in given.against:
         other = restore_network(workdir, given.checkpoint, mesh_lib.replicated(mesh))
-        other = other._replace(variables=other.of_one(given.seed))
+        other = other._replace(variables=other.variables_at(given.seed))
         _check_same_images(workdir, other.info, restored.info)
         networks[workdir] = other
     found = []

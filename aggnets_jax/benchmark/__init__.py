@@ -1,6 +1,6 @@
 """How fast networks are, and what they take: see docs/benchmark.md.
 
-python -m aggnets_jax.benchmark --models=NAME,... --modes=train,eval,...
+aggnets benchmark --models=NAME,... --modes=train,eval,...
 """
 
 MODES = ("train", "eval", "compile", "ablation", "input", "input_streamed")

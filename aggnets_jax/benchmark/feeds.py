@@ -55,7 +55,7 @@ def make_feed(setting: Setting, resident: str) -> Program:
         config.data,
         batch_size=setting.batch_size,
         seeds=np.int32(0),
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     images = jax.jit(lambda feed: preprocess(training.batch(feed, 0), train=True))
     steps = itertools.count()

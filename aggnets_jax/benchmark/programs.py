@@ -18,11 +18,13 @@ from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import TrainState, state_before
+from aggnets_jax.training.state import TrainState, initial_state
 from aggnets_jax.training.step import make_train_step
 
 # Of which the optimiser's schedule makes a run; no step depends on its length.
+TASK = Classification()
 _STEPS_OF_RUN = 10_000
 
 
@@ -106,16 +108,16 @@ def train_program(
     """
     preprocess = preprocess or as_they_are
     mesh = mesh_lib.make_mesh()
-    everywhere, by_example = mesh_lib.replicated(mesh), mesh_lib.by_example(mesh)
+    everywhere, batch_sharding = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
     shapes = jax.eval_shape(make_batch)
     images = jax.eval_shape(lambda batch: preprocess(batch, train=True, seed=0), shapes)
     variables = abstract_variables(model, images.shape[1:])
     compiled = _compile_train(model, config, preprocess, variables, shapes, steps_per_dispatch)
     check_memory(compiled.call)
 
-    batch = jax.device_put(make_batch(), by_example)
+    batch = jax.device_put(make_batch(), batch_sharding)
     optimizer = _optimizer(config)
-    state = state_before(random_variables(variables), optimizer, config, config.seed)
+    state = initial_state(random_variables(variables), optimizer, config, config.seed, TASK.sums)
     # Copies: of arrays that share a buffer, as equal zeros may, no two could be donated.
     state = jax.tree.map(jnp.copy, jax.device_put(state, everywhere))
 
@@ -161,7 +163,7 @@ def evaluation(setting: Setting) -> Program:
     from aggnets_jax.evaluate import make_eval_step
 
     model = setting.create()
-    return _forward_program(setting, model, make_eval_step(model, as_they_are))
+    return _forward_program(setting, model, make_eval_step(TASK, model, as_they_are))
 
 
 def ablation(setting: Setting) -> Program:
@@ -248,7 +250,7 @@ def _compile_train(
     """Compiles `(state, batch, count) -> state`, from the shapes of variables and batch."""
     mesh = mesh_lib.make_mesh()
     optimizer = _optimizer(config)
-    step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
+    step = make_train_step(TASK, model, optimizer, preprocess, config, mesh=mesh)
 
     def steps(state: TrainState, batch: Batch, count: jax.Array) -> TrainState:
         if steps_per_dispatch == 1:
@@ -256,13 +258,14 @@ def _compile_train(
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, batch), state)
 
     state = jax.eval_shape(
-        lambda variables: state_before(variables, optimizer, config, config.seed), variables
+        lambda variables: initial_state(variables, optimizer, config, config.seed, TASK.sums),
+        variables,
     )
     everywhere = mesh_lib.replicated(mesh)
     jitted = jax.jit(
         steps,
         donate_argnums=0,
-        in_shardings=(everywhere, mesh_lib.by_example(mesh), everywhere),
+        in_shardings=(everywhere, mesh_lib.batch_sharding(mesh), everywhere),
         out_shardings=everywhere,
         compiler_options=compiler_options(),
     )
@@ -272,18 +275,18 @@ def _compile_train(
 def _forward_program(setting: Setting, model: nn.Module, jitted: Any, *between: Any) -> Program:
     """The program of calls `jitted(variables, *between, batch)`."""
     mesh = mesh_lib.make_mesh()
-    everywhere, by_example = mesh_lib.replicated(mesh), mesh_lib.by_example(mesh)
+    everywhere, batch_sharding = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
     shapes = abstract_variables(model, setting.image_shape)
     batch = jax.eval_shape(lambda: make_batch(model, setting))
     with setting.form.tracing():
         compiled = _compile(
-            jitted, _placed(shapes, everywhere), *between, _placed(batch, by_example)
+            jitted, _placed(shapes, everywhere), *between, _placed(batch, batch_sharding)
         )
     check_memory(compiled.call)
     arguments = (
         jax.device_put(random_variables(shapes), everywhere),
         *between,
-        jax.device_put(make_batch(model, setting), by_example),
+        jax.device_put(make_batch(model, setting), batch_sharding),
     )
 
     def run(steps: int) -> None:

@@ -18,7 +18,7 @@ from aggnets_jax.connectivity.execution import REMAT, Execution
 from aggnets_jax.connectivity.scan_plan import Layer, make_plan, scan
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
-from aggnets_jax.runtime.compilation import kept_apart
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 
 
 class Stage(nn.Module):
@@ -88,7 +88,7 @@ class Stage(nn.Module):
             if scans and (plan := make_plan(self, outputs, produced)):
                 return scan(self, plan, outputs)
             output = self._run(layer, read, outputs, layer + len(inputs) - 1)
-            outputs.append(produced(kept_apart(output)))
+            outputs.append(produced(barrier_on_cpu(output)))
             if layer == 1 and projects:
                 outputs[0] = produced(self.projection(name="projection")(inputs[0]))
         if self.shortcuts:

@@ -17,7 +17,7 @@ from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.training.state import Variables, by_path, of_seed, over_seeds
+from aggnets_jax.training.state import Variables, at_seed, leaves_by_path, over_seeds
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 _CLASSIFIER = "params/classifier/"
@@ -54,7 +54,7 @@ def initial_variables(
     # Other runs and files have the weights of each layer apart.
     apart = ml_collections.ConfigDict(config)
     apart.model.scan = False
-    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=config.num_seeds), variables)
+    first = jax.eval_shape(partial(at_seed, number=0, num_seeds=config.num_seeds), variables)
     model = create_configured_model(apart, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
@@ -79,7 +79,7 @@ def _replaced(
             f"{source} has networks of {num_seeds} seeds, and config.num_seeds is"
             f" {config.num_seeds}; allowed: {num_seeds}"
         )
-    new, old = by_path(variables), by_path(given)
+    new, old = leaves_by_path(variables), leaves_by_path(given)
     if num_seeds < config.num_seeds:
         old = {path: jnp.broadcast_to(x, (config.num_seeds, *x.shape)) for path, x in old.items()}
     _check_paths(source, config.model.name, new, old)

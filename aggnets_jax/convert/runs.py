@@ -1,4 +1,4 @@
-"""`--mode=convert`: weights from PyTorch into a new workdir, and a workdir's weights to PyTorch."""
+"""`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from aggnets_jax.convert.files import check_new_file
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.regularisation_schedules import make_strength
-from aggnets_jax.training.state import Variables, state_before
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import set_up
+from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.folder import CONFIG, open_workdir
 from aggnets_jax.workdir.progress import Progress
@@ -66,12 +66,8 @@ def write_new_run(
     Raises:
       UserError: if there is a run in it, or the config has no optimiser; nothing is written.
     """
-    total_steps = config_lib.total_steps(config, info.num_train)
-    steps_per_epoch = info.num_train / config.batch_size
-    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
-    strength = make_strength(config, total_steps, steps_per_epoch)
-    variables = jax.tree.map(jnp.asarray, variables)
-    state = state_before(variables, optimizer, config, config.seed, strength)
+    setup = set_up(config, get_task(config), info=info)
+    state = setup.state_from(jax.tree.map(jnp.asarray, variables))
     config_json = config_lib.to_json(config)
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():
@@ -108,7 +104,7 @@ def export_weights(
     restored = restore_network(workdir, which, everywhere)
     state_dict = to_torch(
         restored.config.model.name,
-        restored.of_one(seed),
+        restored.variables_at(seed),
         num_classes=restored.info.num_classes,
         input_shape=restored.info.image_shape,
         dialect=dialect,

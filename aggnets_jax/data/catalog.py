@@ -89,7 +89,7 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     where = data_dir or builder.data_dir_root
     raise UserError(
         f"data set {name} is not prepared in {where}; prepare it once with: "
-        f"python -m aggnets_jax.data.prepare --name={name} --data_dir={where}"
+        f"aggnets prepare-data --name={name} --data_dir={where}"
     )
 
 

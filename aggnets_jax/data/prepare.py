@@ -1,41 +1,17 @@
-"""Downloads a TFDS data set, or takes its files from a folder, and prepares it once.
-
-python -m aggnets_jax.data.prepare --name=cifar10 [--data_dir=DIR] [--manual_dir=DIR]
-"""
+"""Download a TFDS data set, or take its files from a folder, and prepare it once."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import tarfile
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
-
-
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m aggnets_jax.data.prepare",
-        description="Downloads and prepares a TFDS data set, once.",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--name", required=True, help="TFDS name: cifar10, imagenet2012, imagenet_resized/32x32"
-    )
-    parser.add_argument(
-        "--data_dir", help="where the prepared data goes; default: TFDS_DATA_DIR or TFDS's own"
-    )
-    parser.add_argument(
-        "--manual_dir", help="folder with the original files, for sets one must fetch oneself"
-    )
-    return parser.parse_args(arguments)
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -50,7 +26,7 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
       UserError: unknown set, not for image classification, files missing or damaged, no network,
         or a directory that cannot be written.
     """
-    # All of it, and JAX with it, is imported after the flags are parsed.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
     from aggnets_jax.data.catalog import find_builder, is_prepared
     from aggnets_jax.data.dataset_info import feature_keys
     from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -88,7 +64,8 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
     return builder
 
 
-def _report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> None:
+def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> None:
+    """Print the folder, the splits and the shapes of a prepared data set."""
     from aggnets_jax.data.dataset_info import feature_keys
 
     print(f"{name} {builder.version} is prepared in {builder.data_path}")
@@ -99,20 +76,3 @@ def _report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) 
     print(f"  images: {builder.info.features[image].shape}")
     where = f" data.data_dir={data_dir}" if data_dir else ""
     print(f"use it with data.name={name}{where}")
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
-    given = _parse(arguments)
-    builder = prepare(given.name, given.data_dir, given.manual_dir)
-    _report(builder, given.name, given.data_dir)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    return exit_code(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -27,7 +27,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from aggnets_jax.runtime.compilation import kept_apart
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 
 # Channels that a convolution of one group should have to be fast, and how many convolutions a
 # grouped one may become: more are slow to compile.
@@ -108,7 +108,7 @@ def convolve(
         return (in_xla if groups == 1 else _on_each_device(in_xla, lhs.shape[0]))(lhs, rhs)
     # XLA would compute what precedes the convolution again for the gradient of the kernel, in the
     # order of its transposed images, which takes several times as long as to read them.
-    lhs = kept_apart(lhs)
+    lhs = barrier_on_cpu(lhs)
     window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
         return _one_group(lhs, rhs, window)

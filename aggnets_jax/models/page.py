@@ -1,24 +1,21 @@
-"""The page of all networks: python -m aggnets_jax.models.page > docs/models.md."""
+"""The page of all networks: `aggnets models --page > docs/models.md`."""
 
 import itertools
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.registry import (
     find_family,
     list_families,
-    list_models,
     model_info,
     paper_flops,
 )
 
 _HEAD = """# All networks
 
-Made by `python -m aggnets_jax.models.page > docs/models.md`.
+Made by `aggnets models --page > docs/models.md`.
 
 Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
 and linear layers for one image, FLOPs what the network's paper counts (`aggnets_jax.models.flops`);
@@ -38,28 +35,34 @@ _COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "note"
 _DATA_SETS = {"cifar10": "C10", "cifar100": "C100", "imagenet2012": "ImageNet"}
 
 
-def row(name: str) -> str:
-    """A network's line of the table."""
+def facts(name: str) -> dict[str, str]:
+    """Return the texts of a network, by column; networks that no paper prints have no figures."""
     info = model_info(name)
     flops = info.macs if find_family(name).flops is multiply_adds else paper_flops(name)
     heads = {info.num_classes: info.params}
     if info.num_classes == 10:
         # A classifier has as many weights and one bias for each class.
         heads[100] = info.params + 9 * info.parts["classifier"].params
-    params = " / ".join(f"{number:,} ({classes})" for classes, number in heads.items())
-    printed = info.printed
-    figures = [printed.params, printed.flops and f"{printed.flops} FLOPs"]
-    figures += [f"{_DATA_SETS.get(k, k)} {error:g}" for k, error in printed.error.items()]
-    cells = [
-        f"`{name}`",
-        params,
-        f"{info.macs:,}",
-        f"{flops / 1e9:.3f}G",
-        f"{info.links:,}",
-        f"{printed.table}: {', '.join(filter(None, figures))}".removesuffix(": "),
-        printed.note or "",
-    ]
-    return f"| {' | '.join(cells)} |"
+    figures = note = ""
+    if printed := info.printed:
+        errors = [f"{_DATA_SETS.get(k, k)} {error:g}" for k, error in printed.error.items()]
+        numbers = [printed.params, printed.flops and f"{printed.flops} FLOPs", *errors]
+        figures = f"{printed.table}: {', '.join(filter(None, numbers))}".removesuffix(": ")
+        note = printed.note or ""
+    return {
+        "network": name,
+        "parameters": " / ".join(f"{number:,} ({classes})" for classes, number in heads.items()),
+        "MACs": f"{info.macs:,}",
+        "FLOPs": f"{flops / 1e9:.3f}G",
+        "links": f"{info.links:,}",
+        "printed": figures,
+        "note": note,
+    }
+
+
+def row(name: str) -> str:
+    """Return a network's line of the table."""
+    return f"| {' | '.join([f'`{name}`', *list(facts(name).values())[1:]])} |"
 
 
 def family_row(name: str) -> str:
@@ -132,17 +135,3 @@ def read(text: str) -> dict[str, Row]:
                 float(flops.removesuffix("G")) * 1e9,
             )
     return rows
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    parser = Parser(
-        prog="python -m aggnets_jax.models.page",
-        description="Prints the page of all networks, docs/models.md; counting takes minutes.",
-    )
-    parser.parse_args(arguments)
-    sys.stdout.write(page({name: row(name) for name in list_models()}))
-
-
-if __name__ == "__main__":
-    sys.exit(exit_code(run))

@@ -1,11 +1,4 @@
-"""Compares networks over seeds: paired differences with confidence intervals, never single runs.
-
-python -m aggnets_jax.reports.compare WORKDIR [WORKDIR ...] --against WORKDIR [...] [--output=FILE]
-
-Runs that differ in nothing but the seed are a network. Those of one network are behind --against,
-the reference; each of the others is compared with it. A seed fixes the order of the data and what
-is done to them, so that runs of one seed are a pair, whose difference counts.
-"""
+"""Compare networks over seeds: paired differences with confidence intervals."""
 
 import csv
 import io
@@ -22,16 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path, read_json
 from aggnets_jax.reports.results import (
     Result,
     groups,
-    output_path,
     provenance,
     read_run,
-    write_tables,
 )
 from aggnets_jax.statistics import holm, mean_and_interval
 from aggnets_jax.workdir.folder import CONFIG, read_summary
@@ -52,7 +42,7 @@ _STATED = (
 
 _PAGE = """# {name}
 
-Made by `python -m aggnets_jax.reports.compare WORKDIR ... --against WORKDIR ... --output={output}`;
+Made by `aggnets compare WORKDIR ... --against WORKDIR ... --output={output}`;
 the reference, that behind --against, is `{against}`. [{name}.csv]({name}.csv) has the same as plain
 numbers.
 
@@ -343,40 +333,8 @@ def _printed(comparison: Comparison) -> Table:
     return printed
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    parser = Parser(
-        prog="python -m aggnets_jax.reports.compare",
-        description="Compares networks over seeds: paired differences with confidence intervals.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a finished run")
-    parser.add_argument(
-        "--against", nargs="+", required=True, metavar="WORKDIR", help="of the reference's runs"
-    )
-    parser.add_argument(
-        "--may_differ",
-        action="append",
-        default=[],
-        metavar="FIELD",
-        help="field of the config, besides the network's, that differs on purpose; may be repeated",
-    )
-    parser.add_argument("--output", help="results/NAME, without a suffix, of a table and a page")
-    given = parser.parse_args(arguments)
-    output = given.output and output_path(given.output)
-    comparison = compare(given.workdirs, given.against, given.may_differ)
+def show(comparison: Comparison) -> None:
+    """Print the comparison for people."""
     # A file or a pipe has no width to fit into.
     Console(width=None if sys.stdout.isatty() else 1000).print(_printed(comparison))
     print("\n".join([*_left_out(comparison), _stated(comparison)]))
-    if output:
-        write_tables(output, table(comparison), page(comparison, output))
-        print(f"{output}.csv, {output}.md")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    return exit_code(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

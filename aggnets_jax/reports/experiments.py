@@ -1,7 +1,4 @@
-"""All experiments there are configs of: what each reproduces, what it costs, what came out here.
-
-python -m aggnets_jax.reports.experiments [--family=sparsenet] [--format=table|csv|markdown]
-"""
+"""All experiments that have configs: what they reproduce, what they cost, and our results."""
 
 from __future__ import annotations
 
@@ -20,7 +17,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
 
@@ -28,7 +24,6 @@ from aggnets_jax.errors import UserError, one_line, unknown
 if TYPE_CHECKING:
     from aggnets_jax.models import page as models_page
 
-FORMATS = ("table", "csv", "markdown")
 NOT_RUN = "not run"
 
 
@@ -207,7 +202,19 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _print(records: Sequence[Mapping[str, Any]], form: str) -> None:
+def show(family: str | None, results: Path, form: str) -> None:
+    """Print the experiments.
+
+    Args:
+      family: folder of configs; None for all.
+      results: folder of CSV files of runs.
+      form: "table", "csv" or "markdown".
+
+    Raises:
+      UserError: as `list_experiments` and `measured_errors`.
+    """
+    errors = measured_errors(results)
+    records = [_record(each, errors) for each in list_experiments(family)]
     if form == "csv":
         writer = csv.DictWriter(sys.stdout, records[0], lineterminator="\n")
         writer.writeheader()
@@ -225,31 +232,3 @@ def _print(records: Sequence[Mapping[str, Any]], form: str) -> None:
         text.add_row(*map(escape, row.values()))
     # A file or a pipe has no width to fit into.
     Console(width=None if sys.stdout.isatty() else 1000).print(text)
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    parser = Parser(
-        prog="python -m aggnets_jax.reports.experiments",
-        description="Lists the experiments: what they reproduce, cost, and what came out here.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--results", help="folder of CSV files of runs; default results")
-    parser.add_argument("--family", help="folder of configs to list; default all")
-    parser.add_argument("--format", default="table", help=f"{', '.join(FORMATS)}; default table")
-    given = parser.parse_args(arguments)
-    if given.format not in FORMATS:
-        raise unknown("format", given.format, FORMATS)
-    if given.results is not None and not Path(given.results).is_dir():
-        raise UserError(f"results {given.results} is no folder")
-    errors = measured_errors(Path(given.results or "results"))
-    _print([_record(each, errors) for each in list_experiments(given.family)], given.format)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    return exit_code(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,9 +1,4 @@
-"""Tables of results, made of the workdirs of finished runs.
-
-python -m aggnets_jax.reports.results WORKDIR [WORKDIR ...] --output=results/NAME
-
-writes NAME.csv, with a row for each run and seed, and NAME.md, with one for each config.
-"""
+"""Tables of results, made from the workdirs of finished runs."""
 
 import contextlib
 import csv
@@ -11,7 +6,6 @@ import io
 import itertools
 import os
 import shlex
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +13,6 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, read_json, write_text
 from aggnets_jax.statistics import mean_and_interval
@@ -29,7 +22,7 @@ _FALLBACK = "configs/default.py"
 
 _PAGE = """# {name}
 
-Made by `python -m aggnets_jax.reports.results WORKDIR ... --output={output}`;
+Made by `aggnets results WORKDIR ... --output={output}`;
 [{name}.csv]({name}.csv) has a row for each run and seed.
 
 Errors are top-1 errors in percent, after the last step: their mean and standard deviation over the
@@ -85,7 +78,7 @@ def read_run(workdir: str | Path) -> list[Result]:
         raise UserError(f"workdir {workdir}: {error}") from error
     summary = read_summary(path)
     name, overrides, seeds = config_and_overrides(config)
-    command = ["python", "-m", "aggnets_jax.main", f"--config={name}", *overrides, *seeds]
+    command = ["aggnets", "train", f"--config={name}", *overrides, *seeds]
     command = shlex.join([*command, f"--workdir={workdir}"])
     overrides = shlex.join(overrides)
     for change in summary["config_changes"]:
@@ -133,9 +126,9 @@ def _record(
     name: str,
     overrides: str,
     summary: dict[str, Any],
-    of_seed: dict[str, Any],
+    at_seed: dict[str, Any],
 ) -> dict[str, Any]:
-    network, final = summary["network"], of_seed["final"]
+    network, final = summary["network"], at_seed["final"]
     return {
         "config": name,
         "overrides": overrides,
@@ -144,11 +137,11 @@ def _record(
         "macs": network["macs"],
         "data": config.data.name,
         "steps": summary["steps"],
-        "seed": of_seed["seed"],
+        "seed": at_seed["seed"],
         "seeds_at_once": config.num_seeds,
         "error": _error(final["accuracy"]),
         "error_top5": _error(final["accuracy_top5"]),
-        "best_error": _error(of_seed["best"]["accuracy"]),
+        "best_error": _error(at_seed["best"]["accuracy"]),
         "loss": f"{final['loss']:.6g}",
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "paper": config.paper.source,
@@ -157,7 +150,7 @@ def _record(
         "commit": summary.get("commit"),
         "hardware": summary["hardware"],
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
-        "fingerprint": of_seed["fingerprint"],
+        "fingerprint": at_seed["fingerprint"],
     }
 
 
@@ -252,29 +245,3 @@ def _cells(group: Sequence[Result]) -> list[str]:
         f"{mean - half:.2f} to {mean + half:.2f}" if several else "",
         printed,
     ]
-
-
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    parser = Parser(
-        prog="python -m aggnets_jax.reports.results",
-        description="Makes NAME.csv and NAME.md of the workdirs of finished runs.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="of a finished run")
-    parser.add_argument("--output", required=True, help="results/NAME, without a suffix")
-    given = parser.parse_args(arguments)
-    output = output_path(given.output)
-    results = [result for workdir in given.workdirs for result in read_run(workdir)]
-    grouped = groups(results)
-    write_tables(output, table(results), page(grouped, output))
-    print(f"{output}.csv, {output}.md: {len(results)} results of {len(grouped)} configs")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    return exit_code(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from aggnets_jax.workdir.metric_log import read_json_lines
 def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = None) -> None:
     """Prints a table of a finished run, and draws `topology.png` and `curves.png`.
 
-    If the run was evaluated from its last checkpoint (`--mode=eval`), the table says whether that
+    If the run was evaluated from its last checkpoint (`aggnets eval`), the table says whether that
     gave the same accuracy.
 
     Args:

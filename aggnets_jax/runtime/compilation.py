@@ -36,12 +36,12 @@ def allocated_bytes(compiled: jax.stages.Compiled) -> int | None:
     )
 
 
-def options_for_once() -> dict[str, int]:
+def fast_compile_options() -> dict[str, int]:
     """The same for a program that runs once: it is compiled in less time rather than to be fast."""
     return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
 
 
-def kept_apart(tree: Any) -> Any:
+def barrier_on_cpu(tree: Any) -> Any:
     """What is computed before and behind a layer's output, compiled apart on the CPU.
 
     XLA:CPU computes sums of outputs again wherever they are read, and with them those of all layers
@@ -59,7 +59,7 @@ MAX_BYTES = 4 << 30
 _SECONDS_SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 
 
-def keep_programs() -> None:
+def enable_program_cache() -> None:
     """Makes JAX keep on the disk what takes it a second or longer to compile.
 
     Where `JAX_COMPILATION_CACHE_DIR` says, whose folder is the user's business; nowhere if that is
@@ -124,7 +124,7 @@ class CacheHits:
 
 
 @contextlib.contextmanager
-def counting_hits() -> Iterator[CacheHits]:
+def count_cache_hits() -> Iterator[CacheHits]:
     """Counts the programs that are found in the cache within the context."""
     hits = CacheHits()
 

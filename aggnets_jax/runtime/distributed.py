@@ -175,7 +175,7 @@ def _end_aborted(number: int) -> None:
 
 
 @contextlib.contextmanager
-def noticing_losses() -> Iterator[None]:
+def report_lost_processes() -> Iterator[None]:
     """Says so in a line when the programs of the devices failed because a process was lost.
 
     Raises:
@@ -204,7 +204,7 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-def first_does(action: Callable[[], Result]) -> Result | None:
+def on_first_process(action: Callable[[], Result]) -> Result | None:
     """Does something in the first process, while the others wait; they get None.
 
     Raises:
@@ -223,7 +223,7 @@ def first_does(action: Callable[[], Result]) -> Result | None:
     return result
 
 
-def in_any(error: Exception | None) -> Exception | None:
+def error_in_any(error: Exception | None) -> Exception | None:
     """What was wrong in this process or, if nothing, that something was in another.
 
     All processes must ask at the same place of their programs, and then do the same.

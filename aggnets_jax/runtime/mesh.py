@@ -26,12 +26,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def by_example(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The sharding of batches: the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def of_state(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
+def state_sharding(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
     """The shardings of a state, or of a part of it.
 
     Args:

@@ -75,7 +75,7 @@ class StopRequest:
         asked = self._signal
         if jax.process_count() > 1:
             numbers = np.full(jax.local_device_count(), self._signal, np.int32)
-            numbers = jax.make_array_from_process_local_data(mesh_lib.by_example(mesh), numbers)
+            numbers = jax.make_array_from_process_local_data(mesh_lib.batch_sharding(mesh), numbers)
             before, self._asked = self._asked, _largest(mesh)(numbers)
             asked = 0 if before is None else int(before)
         return signal.Signals(asked).name if asked else None

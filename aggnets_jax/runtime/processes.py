@@ -31,7 +31,7 @@ class Child(NamedTuple):
     variables: Mapping[str, str]
     prefix: str = ""
 
-    def told(self) -> str:
+    def command_line(self) -> str:
         """The command as one would type it."""
         variables = (f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
         return " ".join([*variables, shlex.join(self.command)])
@@ -82,7 +82,7 @@ class Children:
         self.running[child.name] = process
         threading.Thread(target=self._attend, args=(child, process), daemon=True).start()
 
-    def next_end(self, timeout: float | None = None) -> tuple[Child, int] | None:
+    def wait_for_end(self, timeout: float | None = None) -> tuple[Child, int] | None:
         """Waits for a process to end, and passes signals on.
 
         Returns:
@@ -124,14 +124,14 @@ class Children:
         self._events.put((child, code if code >= 0 else 128 - code))
 
 
-def how_it_ended(code: int) -> str:
+def describe_exit(code: int) -> str:
     """What a process did that ended with a code, 128 + N after signal N."""
     if code > 128 and code - 128 in signal.valid_signals():
         return f"was ended by {signal.Signals(code - 128).name}"
     return f"ended with exit code {code}"
 
 
-def common_code(codes: Sequence[int]) -> int:
+def common_exit_code(codes: Sequence[int]) -> int:
     """One exit code for several processes, in the order in which they ended.
 
     That of the first one that failed; `Stopped.exit_code` if none did, and one was stopped; else 0.

@@ -15,7 +15,7 @@ from flax import struct
 
 from aggnets_jax.arguments import check_arguments, check_number, choose
 from aggnets_jax.errors import unknown
-from aggnets_jax.training.schedules import cycle_fraction, in_steps
+from aggnets_jax.training.schedules import cycle_fraction, epochs_to_steps
 
 
 class StrengthState(struct.PyTreeNode):
@@ -169,7 +169,7 @@ def make_strength(
     """
     name = config.strength_schedule
     function = choose("strength_schedule", STRENGTHS, name)
-    arguments = in_steps(function, config.strength_args, steps_per_epoch)
+    arguments = epochs_to_steps(function, config.strength_args, steps_per_epoch)
     check_arguments(f"strength_schedule {name!r}", function, arguments)
     check_number("strength", config.strength, 0)
     if not config.strength:

@@ -218,12 +218,12 @@ def make_schedule(
       UserError: for an unknown name or argument, or a value the schedule does not admit.
     """
     function = choose("schedule", SCHEDULES, name)
-    arguments = in_steps(function, arguments, steps_per_epoch)
+    arguments = epochs_to_steps(function, arguments, steps_per_epoch)
     check_arguments(f"schedule {name!r}", function, arguments)
     return function(lr, total_steps, steps_per_epoch, **arguments)
 
 
-def in_steps(
+def epochs_to_steps(
     function: Callable, arguments: Mapping[str, Any], steps_per_epoch: float
 ) -> dict[str, Any]:
     """Arguments for a function, those in epochs as the ones in steps that it has instead.

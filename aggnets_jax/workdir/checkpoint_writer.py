@@ -15,11 +15,11 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import rearranged
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
-from aggnets_jax.runtime.distributed import first_does, in_any
-from aggnets_jax.training.state import TrainState, of_seed, over_seeds
+from aggnets_jax.runtime.distributed import error_in_any, on_first_process
+from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir import checkpoints
 from aggnets_jax.workdir.checkpoints import BEST, LATEST, Checkpoints
-from aggnets_jax.workdir.folder import another_config
+from aggnets_jax.workdir.folder import config_change_error
 from aggnets_jax.workdir.progress import Progress
 
 DAMAGED = "damaged"
@@ -58,7 +58,7 @@ class RunCheckpoints(Checkpoints):
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             if error := self._wait(folder):
-                self.failed(error, self._begun[folder], folder)
+                self.note_failure(error, self._begun[folder], folder)
         super().__exit__(*exception)
 
     def _options(self, folder: str) -> dict[str, Any]:
@@ -111,14 +111,14 @@ class RunCheckpoints(Checkpoints):
             "progress": dataclasses.asdict(progress),
         }
         checksums = {
-            **{item: checkpoints.of_arrays(tree) for item, tree in arrays.items()},
-            **{item: checkpoints.of_json(value) for item, value in data.items()},
+            **{item: checkpoints.array_checksums(tree) for item, tree in arrays.items()},
+            **{item: checkpoints.json_checksum(value) for item, value in data.items()},
         }
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         for item, value in {**data, "checksums": checksums}.items():
             items[item] = ocp.args.JsonSave(value)
-        if error := in_any(self._tried(folder, step, items)):
-            self.failed(error, step, folder)
+        if error := error_in_any(self._tried(folder, step, items)):
+            self.note_failure(error, step, folder)
 
     def _tried(self, folder: str, step: int, items: Mapping[str, Any]) -> Exception | None:
         """Begins to save; returns what was wrong."""
@@ -141,11 +141,11 @@ class RunCheckpoints(Checkpoints):
 
     def _settle(self, folder: str) -> bool:
         """Waits for what is being saved; returns whether the newest save succeeded."""
-        if error := in_any(self._wait(folder)):
-            self.failed(error, self._begun[folder], folder)
+        if error := error_in_any(self._wait(folder)):
+            self.note_failure(error, self._begun[folder], folder)
         return folder not in self._failures
 
-    def failed(self, error: Exception, step: int, folder: str = LATEST) -> None:
+    def note_failure(self, error: Exception, step: int, folder: str = LATEST) -> None:
         """Notes why the state after a step, or what must be before it, could not be saved.
 
         All processes must be told.
@@ -207,7 +207,7 @@ class RunCheckpoints(Checkpoints):
                 if damaged:
                     raise UserError(f"{damaged[0]}; the one before: {error}") from error
                 raise
-            first_does(lambda: self._set_aside(damaged))
+            on_first_process(lambda: self._set_aside(damaged))
             self._forget(LATEST)
             self._drop_best_after(step, restored[1])
             return restored
@@ -250,7 +250,7 @@ class RunCheckpoints(Checkpoints):
         )
         data = [f"data set's {name}" for name in now if now[name] != before[name]]
         if changes and not allow_config_change:
-            raise another_config(self._workdir, changes)
+            raise config_change_error(self._workdir, changes)
         if data and not allow_config_change:
             raise UserError(
                 f"data set {before['name']} has changed since the run in {self._workdir} was saved"
@@ -323,7 +323,7 @@ def _like(shapes: TrainState, state: TrainState) -> TrainState:
 def _rearranged(saved: TrainState, state: TrainState) -> TrainState:
     """What was saved, in the form of a state and on its devices."""
     num_seeds = state.step.size
-    first = jax.eval_shape(partial(of_seed, number=0, num_seeds=num_seeds), state)
+    first = jax.eval_shape(partial(at_seed, number=0, num_seeds=num_seeds), state)
     saved = saved.replace(seed=state.seed)
     moved = over_seeds(partial(rearranged, like=first), num_seeds)(saved)
     return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), moved, state)

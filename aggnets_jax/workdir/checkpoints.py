@@ -30,7 +30,7 @@ from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import check_fields
 from aggnets_jax.runtime.distributed import to_host
-from aggnets_jax.training.state import by_path
+from aggnets_jax.training.state import leaves_by_path
 from aggnets_jax.workdir import checkpoints
 
 LATEST, BEST = "checkpoints", "best"
@@ -146,15 +146,15 @@ class Checkpoints:
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
             for item, target in arrays.items():
-                checkpoints.check_kinds(path, item, saved[item], target)
+                checkpoints.check_arrays(path, item, saved[item], target)
             if arrays:
                 array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
                 items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
             for item in json_items:
-                if checkpoints.of_json(items[item]) != saved[item]:
+                if checkpoints.json_checksum(items[item]) != saved[item]:
                     raise Damaged(path, f"its {item} has another checksum")
             for item in arrays:
-                for name, found in checkpoints.of_arrays(items[item]).items():
+                for name, found in checkpoints.array_checksums(items[item]).items():
                     if found != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
         except Damaged:
@@ -213,9 +213,9 @@ class Checkpoints:
         return model["ema"] or {name: model[name] for name in like}
 
 
-def of_arrays(tree: Any) -> dict[str, list[Any]]:
+def array_checksums(tree: Any) -> dict[str, list[Any]]:
     """The checksums of arrays by their paths: [dtype, shape, SHA-256 of the bytes]."""
-    return {path: [*kind(array), _sum(array)] for path, array in by_path(tree).items()}
+    return {path: [*kind(array), _sum(array)] for path, array in leaves_by_path(tree).items()}
 
 
 def kind(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
@@ -223,14 +223,14 @@ def kind(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
-def check_kinds(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
+def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
     """Compares the arrays that an item of a checkpoint has, by its checksums, with a target.
 
     Raises:
       OtherArrays: if names, dtypes or shapes differ.
     """
     there = {name: kind_and_sum[:2] for name, kind_and_sum in saved.items()}
-    wanted = {name: kind(array) for name, array in by_path(target).items()}
+    wanted = {name: kind(array) for name, array in leaves_by_path(target).items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             was, now = (
@@ -240,7 +240,7 @@ def check_kinds(path: Path, item: str, saved: Mapping[str, Any], target: Any) ->
             raise OtherArrays(path, f"{item}/{name} is {was} there, and must be {now}")
 
 
-def of_json(value: Any) -> str:
+def json_checksum(value: Any) -> str:
     """SHA-256 of JSON data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 

@@ -96,7 +96,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def another_config(workdir: Path, changes: Sequence[str]) -> UserError:
+def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
     """The error for a run that would go on with another config; `changes` says what differs."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
@@ -113,4 +113,4 @@ def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: 
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
     changes = config_lib.differences(read_json(path / CONFIG), config)
     if changes and not allow_config_change:
-        raise another_config(path, changes)
+        raise config_change_error(path, changes)

@@ -1,10 +1,22 @@
-"""How far a run has come: what a checkpoint says besides the state."""
+"""How far a run has come: what a checkpoint says of it, its clock, and what it prints."""
 
 import contextlib
 import dataclasses
+import datetime
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.table import Column, Table
+
+from aggnets_jax.runtime.mesh import bytes_per_device
+from aggnets_jax.training.setup import Setup
+from aggnets_jax.training.state import TrainState
+from aggnets_jax.training.task import Task
 
 
 @dataclasses.dataclass
@@ -39,18 +51,22 @@ class Progress:
     commits: list[str] = dataclasses.field(default_factory=list)
     config_changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
-    def add_evaluation(self, metrics: dict[str, Any]) -> bool:
-        """Notes an evaluation, with its "step"; returns whether it is the best so far."""
-        now = [{"step": metrics["step"], **of_one} for of_one in metrics.get("seeds", ())]
+    def add_evaluation(self, metrics: dict[str, Any], by: str) -> bool:
+        """Note an evaluation, with its "step"; return whether it is the best so far by a metric."""
+        now = [{"step": metrics["step"], **at_seed} for at_seed in metrics.get("seeds", ())]
         pairs = zip(self.best_of_seeds or now, now, strict=True)
-        self.best_of_seeds = [
-            new if new["accuracy"] > old["accuracy"] else old for old, new in pairs
-        ]
+        self.best_of_seeds = [new if new[by] > old[by] else old for old, new in pairs]
         self.evaluated, self.final = metrics["step"], metrics
-        if self.best and metrics["accuracy"] <= self.best["accuracy"]:
+        if self.best and metrics[by] <= self.best[by]:
             return False
         self.best = metrics
         return True
+
+    def note_compilation(self, seconds: float, saved: float | None) -> None:
+        """Note how long the step took to compile, and print it."""
+        self.compile_seconds, self.compile_seconds_saved = seconds, saved
+        kept = "" if saved is None else f", from the compilation cache, which saved {saved:.0f} s"
+        print(f"step compiled in {seconds:.1f} s{kept}", flush=True)
 
 
 class Clock:
@@ -95,3 +111,67 @@ class Clock:
     def images_per_second(self) -> float:
         """Over the whole run; 0 before the first lap."""
         return self.images / self.seconds if self.seconds else 0.0
+
+
+def print_setup(setup: Setup, network: Mapping[str, Any], mesh: Mesh, state: TrainState) -> None:
+    """Print links, parameters and multiply-adds of a network, its data, and its devices."""
+    links = {
+        f"stage{number}": str(topology.num_links)
+        for number, topology in enumerate(setup.network.topologies, start=1)
+    }
+    table = Table("part", *(Column(c, justify="right") for c in ("links", "parameters", "MACs")))
+    for name, part in setup.counts.items():
+        table.add_row(name, links.get(name, ""), f"{part.params:,}", f"{part.macs:,}")
+    table.add_section()
+    total = (f"{network[name]:,}" for name in ("links", "params", "macs"))
+    table.add_row(network["name"], *total)
+    Console().print(table)
+    info, step = setup.info, state.updates
+    print(
+        f"{info.name}: {info.num_train:,} + {info.num_eval:,} images of"
+        f" {'x'.join(map(str, info.image_shape))}, {info.num_classes} classes;"
+        f" {mesh.size} {jax.devices()[0].device_kind} device(s)"
+        + (f" in {n} processes" if (n := jax.process_count()) > 1 else "")
+        + f", {bytes_per_device(state) / 1e6:.3g} MB of state on each"
+        + (f"; continuing after step {step} of {setup.total_steps}" if step else ""),
+        flush=True,
+    )
+
+
+def print_training(
+    task: Task,
+    step: int,
+    total_steps: int,
+    metrics: Mapping[str, float],
+    speed: float,
+    config: ml_collections.ConfigDict,
+) -> None:
+    """Print a line of the log; `speed` is in images per second."""
+    images = (total_steps - step) * config.batch_size * config.num_seeds
+    skipped = metrics.get("train/skipped_steps")
+    left = datetime.timedelta(seconds=round(images / speed))
+    print(
+        f"step {step:>{len(str(total_steps))}}/{total_steps}  {_shown(task, metrics, 'train/')}"
+        f"  lr {metrics['train/learning_rate']:.4g}  {speed:,.0f} images/s  ETA {left}"
+        + (f"  skipped steps: {skipped:g}" if skipped else ""),
+        flush=True,
+    )
+
+
+def print_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:
+    """Print the result of an evaluation, with its "step", in a line."""
+    mean = f", means of {len(metrics['seeds'])} seeds" if "seeds" in metrics else ""
+    skipped = f", {metrics['skipped']} skipped" if metrics.get("skipped") else ""
+    print(
+        f"step {metrics['step']}  evaluation: {_shown(task, metrics)}"
+        f" of {metrics['examples']} images{skipped}{mean}",
+        flush=True,
+    )
+
+
+def _shown(task: Task, metrics: Mapping[str, Any], prefix: str = "") -> str:
+    return "  ".join(
+        f"{name.replace('_', ' ')} {metrics[prefix + name]:{form}}"
+        for name, form in task.shown.items()
+        if prefix + name in metrics
+    )

@@ -17,8 +17,8 @@ from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.connectivity.scan_variables import rearranged
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
-from aggnets_jax.models import create_configured_model
-from aggnets_jax.training.state import Variables, of_seed, over_seeds, seeds
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.state import Variables, at_seed, over_seeds, seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
@@ -40,7 +40,7 @@ class Restored(NamedTuple):
     model: nn.Module
     variables: Variables
 
-    def of_one(self, seed: int | None) -> Variables:
+    def variables_at(self, seed: int | None) -> Variables:
         """The variables of the network of a seed, which may be None if there is only one.
 
         Raises:
@@ -53,7 +53,7 @@ class Restored(NamedTuple):
         if seed is not None and seed not in there:
             raise unknown("seed", str(seed), map(str, there))
         number = 0 if seed is None else there.index(seed)
-        return of_seed(self.variables, number, len(there))
+        return at_seed(self.variables, number, len(there))
 
 
 def restore_network(
@@ -75,7 +75,7 @@ def restore_network(
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
-        model = create_configured_model(config, info.num_classes)
+        model = get_task(config).make_network(config, info.num_classes)
 
         def shapes(model: nn.Module) -> Variables:
             images = jnp.zeros((1, *info.image_shape))

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Figure 4: the curve of ResNet50 on ImageNet.
 
-python -m aggnets_jax.main --config=configs/dsnet/figure4.py --workdir=runs/resnet50
+aggnets train --config=configs/dsnet/figure4.py --workdir=runs/resnet50
 
 Drawn: errors in training and validation of ResNet50 beside those of DSNet50 and DS2Net50, which are
 rows of table7.py; no numbers. The error of ResNet50 in Table 7 is quoted from another paper.

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 1: what dense shortcuts consist of, by errors on CIFAR-100.
 
-python -m aggnets_jax.main --config=configs/dsnet/table1.py:dsnet50_a --workdir=runs/dsnet50_a
+aggnets train --config=configs/dsnet/table1.py:dsnet50_a --workdir=runs/dsnet50_a
 
 Printed, all at a quarter of the width: dense shortcuts that are neither normalised nor weighted,
 26.33 %; DSNets with shortcuts from what blocks compute (variant a), 25.23 %, with layer, batch,

@@ -1,6 +1,6 @@
 r"""DSNet (arXiv 2010.12496), Table 2: errors on CIFAR-100 and CIFAR-10.
 
-python -m aggnets_jax.main --config=configs/dsnet/table2.py:dsnet50_w25_c100 \
+aggnets train --config=configs/dsnet/table2.py:dsnet50_w25_c100 \
     --workdir=runs/dsnet50_w25_c100
 
 Printed, for CIFAR-100 and CIFAR-10: ResNets, 26.13 to 21.43 % and 6.65 to 4.82 %; DSNets, 24.12 to

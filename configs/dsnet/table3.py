@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 3: errors on CIFAR-100, by depth.
 
-python -m aggnets_jax.main --config=configs/dsnet/table3.py:dsnet77 --workdir=runs/dsnet77
+aggnets train --config=configs/dsnet/table3.py:dsnet77 --workdir=runs/dsnet77
 
 Printed, all at a quarter of the width, for 26, 38 and 77 layers: ResNets, 27.74, 27.26 and 25.32 %;
 DSNets, 26.80, 25.59 and 23.95 %; DS2Nets, 26.30, 25.30 and 23.55 %. The rows of 50 and 101 layers

@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 4: errors on CIFAR-100, by width.
 
-python -m aggnets_jax.main --config=configs/dsnet/table4.py:dsnet50_w50 --workdir=runs/dsnet50_w50
+aggnets train --config=configs/dsnet/table4.py:dsnet50_w50 --workdir=runs/dsnet50_w50
 
 Printed, all of 50 layers: at a quarter of the width with 3x3 convolutions twice as wide ("WRN"),
 ResNet 23.51, DSNet 22.00 and DS2Net 21.58 %; at half of the width, 23.38, 21.59 and 21.02 %. The

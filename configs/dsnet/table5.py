@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 5: errors on CIFAR-100 with ResNeXt as the backbone, by width.
 
-python -m aggnets_jax.main --config=configs/dsnet/table5.py:dsnext50_w25 --workdir=runs/dsnext50_w25
+aggnets train --config=configs/dsnet/table5.py:dsnext50_w25 --workdir=runs/dsnext50_w25
 
 Printed, at a quarter, half and the whole of the width: ResNeXt50, 23.86, 21.16 and 20.17 %;
 DSNeXt50, 22.98, 19.95 and 18.58 %; DS2NeXt50, 22.58, 19.51 and 18.24 %.

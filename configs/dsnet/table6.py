@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 6: errors on CIFAR-100 of large networks.
 
-python -m aggnets_jax.main --config=configs/dsnet/table6.py:dswrn28_10 --workdir=runs/dswrn28_10
+aggnets train --config=configs/dsnet/table6.py:dswrn28_10 --workdir=runs/dswrn28_10
 
 Printed: DSWRN-28-10, 18.33 %; "DSNeXt-29, 6x64d", 16.85 %; "DS2NeXt-29, 6x64d", 16.39 %. The other
 rows are quoted from other papers.

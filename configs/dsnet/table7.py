@@ -1,6 +1,6 @@
 """DSNet (arXiv 2010.12496), Table 7: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/dsnet/table7.py:dsnet50 --workdir=runs/dsnet50
+aggnets train --config=configs/dsnet/table7.py:dsnet50 --workdir=runs/dsnet50
 
 Printed, top 1 and top 5: DSNet50, 22.49 and 6.29 %; DS2Net50, 22.03 and 5.93 %; Res2Net50 with
 dense shortcuts, 21.61 and 5.83 %. The other rows are quoted from other papers. Figure 4 has the

@@ -1,6 +1,6 @@
 r"""HCGNet (arXiv 1908.09699), Table 2: errors on CIFAR-10 and CIFAR-100.
 
-python -m aggnets_jax.main --config=configs/hcgnet/table2.py:hcgnet_a1_c10 \
+aggnets train --config=configs/hcgnet/table2.py:hcgnet_a1_c10 \
     --workdir=runs/hcgnet_a1_c10
 
 Printed: 3.15, 2.29 and 2.14 % (CIFAR-10) and 18.13, 16.54 and 15.96 % (CIFAR-100) for HCGNet-A1,

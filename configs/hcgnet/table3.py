@@ -1,6 +1,6 @@
 r"""HCGNet (arXiv 1908.09699), Table 3: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/hcgnet/table3.py:hcgnet_b --workdir=runs/hcgnet_b
+aggnets train --config=configs/hcgnet/table3.py:hcgnet_b --workdir=runs/hcgnet_b
 
 Printed: top 1 and top 5, 21.5 and 5.8 % for HCGNet-B, 19.5 and 4.8 % for HCGNet-C. The other rows
 are quoted from other papers.

@@ -1,6 +1,6 @@
 """Micro-Dense Nets (arXiv 2004.08796), Figure 4: layers in a block, and whether they widen.
 
-python -m aggnets_jax.main --config=configs/micro_dense/figure4.py:n2 --workdir=runs/micro_dense_n2
+aggnets train --config=configs/micro_dense/figure4.py:n2 --workdir=runs/micro_dense_n2
 
 Drawn: errors on CIFAR-10 at 0.7M parameters, of 1 to 5 layers (left), and of 3 layers that are all
 as wide as the first ("fixed") or not (middle); no numbers. Three widening layers, the row "n3", are

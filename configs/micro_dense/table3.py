@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 3: errors on CIFAR-10 and CIFAR-100.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table3.py:mdnet30_a64_c10 \
+aggnets train --config=configs/micro_dense/table3.py:mdnet30_a64_c10 \
     --workdir=runs/mdnet30_a64_c10
 
 Printed: 3.41 and 20.85 % for a Micro-Dense Net of 0.7M parameters. The row with a "+",

@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 3, "+": errors with dynamic regularisation.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table3_plus.py:mdnet30_a64_c10 \
+aggnets train --config=configs/micro_dense/table3_plus.py:mdnet30_a64_c10 \
     --workdir=runs/mdnet30_a64_plus_c10
 
 Printed: 3.28 % on CIFAR-10 and 19.47 % on CIFAR-100.

@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 4: errors on CIFAR-10 and CIFAR-100.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table4.py:mdnet60_a115_c10 \
+aggnets train --config=configs/micro_dense/table4.py:mdnet60_a115_c10 \
     --workdir=runs/mdnet60_a115_c10
 
 Printed: 2.58 and 16.92 % for a Micro-Dense Net of 4.0M parameters. The row with a "+",

@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 4, "+": errors with dynamic regularisation.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table4_plus.py:mdnet60_a115_c10 \
+aggnets train --config=configs/micro_dense/table4_plus.py:mdnet60_a115_c10 \
     --workdir=runs/mdnet60_a115_plus_c10
 
 Printed: 2.16 % on CIFAR-10 and 15.36 % on CIFAR-100.

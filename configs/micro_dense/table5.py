@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 5: errors on ImageNet.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table5.py:micro_dense_efficientnet_b0 \
+aggnets train --config=configs/micro_dense/table5.py:micro_dense_efficientnet_b0 \
     --workdir=runs/micro_dense_efficientnet_b0
 
 Printed: accuracies, top 1 and top 5, of 76.8 and 93.2 % for Micro-Dense-EfficientNet and of 76.5

@@ -1,6 +1,6 @@
 r"""Micro-Dense Nets (arXiv 2004.08796), Table 6: one network with three kinds of blocks.
 
-python -m aggnets_jax.main --config=configs/micro_dense/table6.py:micro_dense_c10 \
+aggnets train --config=configs/micro_dense/table6.py:micro_dense_c10 \
     --workdir=runs/micro_dense_c10
 
 Printed: errors on CIFAR-10 and CIFAR-100, averages of a number of runs that is not given: ResNeXt

@@ -1,6 +1,6 @@
 """How DSNets, DS2Nets and their ResNets are trained on CIFAR (arXiv 2010.12496, Section 4.1).
 
-python -m aggnets_jax.main --config=configs/recipes/dsnet_cifar.py --workdir=runs/dsnet
+aggnets train --config=configs/recipes/dsnet_cifar.py --workdir=runs/dsnet
 
 64,000 iterations of SGD with weight decay 5e-4; the learning rate is 0.1, divided by 10 after
 32,000 and 48,000; images are shifted by up to 4 pixels and mirrored.

@@ -1,6 +1,6 @@
 """How DSNets and DS2Nets are trained on ImageNet (arXiv 2010.12496, Section 4.2).
 
-python -m aggnets_jax.main --config=configs/recipes/dsnet_imagenet.py --workdir=runs/dsnet
+aggnets train --config=configs/recipes/dsnet_imagenet.py --workdir=runs/dsnet
 
 100 epochs of SGD on batches of 128 images; the learning rate is 0.05, divided by 10 after every 30
 epochs, and other batches scale it linearly; random crops of 224 pixels, of any scale and aspect

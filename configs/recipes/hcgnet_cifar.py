@@ -1,6 +1,6 @@
 """How HCGNets are trained on CIFAR (arXiv 1908.09699, Experiments on CIFAR).
 
-python -m aggnets_jax.main --config=configs/recipes/hcgnet_cifar.py --workdir=runs/hcgnet
+aggnets train --config=configs/recipes/hcgnet_cifar.py --workdir=runs/hcgnet
 
 SGD with momentum 0.9 and weight decay 1e-4 on batches of 128 images; mixup with alpha = 1; images
 are shifted by up to 4 pixels and mirrored. Two runs of 630 epochs, the second from where the first

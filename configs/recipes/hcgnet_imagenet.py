@@ -1,6 +1,6 @@
 """How HCGNets are trained on ImageNet (arXiv 1908.09699, Experiments on ImageNet 2012).
 
-python -m aggnets_jax.main --config=configs/recipes/hcgnet_imagenet.py --workdir=runs/hcgnet_b
+aggnets train --config=configs/recipes/hcgnet_imagenet.py --workdir=runs/hcgnet_b
 
 SGD with momentum 0.9 and weight decay 4e-5 on batches of 256 images; label smoothing of 0.1, mixup
 with alpha = 0.4, dropout of 0.1 before the classifier. 630 epochs, in which the learning rate falls

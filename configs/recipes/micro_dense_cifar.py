@@ -1,6 +1,6 @@
 """How Micro-Dense Nets and their rivals are trained on CIFAR (arXiv 2004.08796, Section 4.1).
 
-python -m aggnets_jax.main --config=configs/recipes/micro_dense_cifar.py --workdir=runs/micro_dense
+aggnets train --config=configs/recipes/micro_dense_cifar.py --workdir=runs/micro_dense
 
 SGD with Nesterov momentum 0.9 without dampening and weight decay 1e-4 on batches of 128 images;
 half a cosine from 0.1 to 0, times a linear warm-up (eqs. 15 and 16); AutoAugment.

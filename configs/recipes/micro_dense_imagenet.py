@@ -1,6 +1,6 @@
 """How Micro-Dense-EfficientNet is trained on ImageNet (arXiv 2004.08796, Section 4.1).
 
-python -m aggnets_jax.main --config=configs/recipes/micro_dense_imagenet.py --workdir=runs/mde
+aggnets train --config=configs/recipes/micro_dense_imagenet.py --workdir=runs/mde
 
 SGD with Nesterov momentum 0.9 without dampening and weight decay 1e-5 on batches of 400 images;
 half a cosine from 0.2 to 0, times a linear warm-up (eqs. 15 and 16); AutoAugment.

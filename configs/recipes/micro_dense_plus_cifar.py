@@ -1,6 +1,6 @@
 """How the Micro-Dense Nets with a "+" are trained on CIFAR: under dynamic regularisation.
 
-python -m aggnets_jax.main --config=configs/recipes/micro_dense_plus_cifar.py --workdir=runs/plus
+aggnets train --config=configs/recipes/micro_dense_plus_cifar.py --workdir=runs/plus
 
 All else is as in micro_dense_cifar.py. Residual branches are scaled by random numbers, which spread
 further after each step by which the training loss fell (arXiv 1909.11862).

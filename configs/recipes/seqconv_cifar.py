@@ -1,6 +1,6 @@
 """How SeqResNets are trained on CIFAR (arXiv 1811.10798, Section 4.2).
 
-python -m aggnets_jax.main --config=configs/recipes/seqconv_cifar.py --workdir=runs/seqresnet
+aggnets train --config=configs/recipes/seqconv_cifar.py --workdir=runs/seqresnet
 
 SGD with Nesterov momentum 0.9 and weight decay 1e-4 on batches of 64 images, 300 epochs; the
 learning rate is 0.1, divided by 10 at epochs 150 and 225; dropout of 0.1 before the last

@@ -1,6 +1,6 @@
 """How SeqResNets and SeqResNeXts are trained on ImageNet (arXiv 1811.10798, Section 4.2).
 
-python -m aggnets_jax.main --config=configs/recipes/seqconv_imagenet.py --workdir=runs/seqresnet_b42
+aggnets train --config=configs/recipes/seqconv_imagenet.py --workdir=runs/seqresnet_b42
 
 SGD with Nesterov momentum 0.9 and weight decay 1e-4 on batches of 256 images, 100 epochs; the
 learning rate is 0.1, divided by 10 every 30 epochs. "The standard augmentation scheme" is random

@@ -1,6 +1,6 @@
 """How SparseNets, DenseNets and ResNets are trained on CIFAR (arXiv 1801.05895, Section 4.1).
 
-python -m aggnets_jax.main --config=configs/recipes/sparsenet_cifar.py --workdir=runs/sparsenet
+aggnets train --config=configs/recipes/sparsenet_cifar.py --workdir=runs/sparsenet
 
 SGD with Nesterov momentum 0.9 and weight decay 1e-4 on all parameters; the learning rate is 0.1,
 divided by 10 at epochs 150 and 225; images are shifted by up to 4 pixels and mirrored.

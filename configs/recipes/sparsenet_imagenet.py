@@ -1,6 +1,6 @@
 """How SparseNets and DenseNets are trained on ImageNet (arXiv 1801.05895, Section 4.1).
 
-python -m aggnets_jax.main --config=configs/recipes/sparsenet_imagenet.py --workdir=runs/sparsenet
+aggnets train --config=configs/recipes/sparsenet_imagenet.py --workdir=runs/sparsenet
 
 SGD with Nesterov momentum 0.9 and weight decay 1e-4 on all parameters; "the standard augmentation
 scheme" of DenseNet and of fb.resnet.torch: random crops of 224 pixels, mirrored, with colour

@@ -1,6 +1,6 @@
 r"""SeqConv (arXiv 1811.10798), Figure 4: errors in the course of training on ImageNet.
 
-python -m aggnets_jax.main --config=configs/seqconv/figure4.py:resnet50 --workdir=runs/resnet50
+aggnets train --config=configs/seqconv/figure4.py:resnet50 --workdir=runs/resnet50
 
 Drawn: training and validation errors of ResNet-50 beside those of SeqResNet-B22, of ResNet-101
 beside SeqResNet-B42; no numbers. The SeqResNets are the rows of 100 epochs of table4.py.

@@ -1,6 +1,6 @@
 r"""SeqConv (arXiv 1811.10798), Table 3: errors on CIFAR-10 and CIFAR-100, augmented.
 
-python -m aggnets_jax.main --config=configs/seqconv/table3.py:seqresnet_b_k16_r7_n1_c10 \
+aggnets train --config=configs/seqconv/table3.py:seqresnet_b_k16_r7_n1_c10 \
     --workdir=runs/seqresnet_b_k16_r7_n1_c10
 
 Printed: 4.78 to 3.72 % (CIFAR-10) and 22.65 to 18.51 % (CIFAR-100) for SeqResNets, at the end of

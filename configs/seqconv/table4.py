@@ -1,6 +1,6 @@
 r"""SeqConv (arXiv 1811.10798), Table 4: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/seqconv/table4.py:seqresnet_b42_100_epochs \
+aggnets train --config=configs/seqconv/table4.py:seqresnet_b42_100_epochs \
     --workdir=runs/seqresnet_b42_100_epochs
 
 Printed: top 1, 23.67 to 21.92 %, and top 5, 6.78 to 5.82 %, the best of the first 90 epochs;

@@ -1,6 +1,6 @@
 r"""SeqConv (arXiv 1811.10798), Table 5: width, depth, groups and windows, errors on CIFAR-10.
 
-python -m aggnets_jax.main --config=configs/seqconv/table5.py:s2 --workdir=runs/seqresnet_s2
+aggnets train --config=configs/seqconv/table5.py:s2 --workdir=runs/seqresnet_s2
 
 Printed: 4.78 % for S1, which is SeqResNet(k=8, r=4, N=1) of Table 3; 4.90 % without windows (S2),
 4.99 % with groups of 16 channels (S3), 5.15 % with those, narrower and deeper (S4).

@@ -1,6 +1,6 @@
 r"""SparseNet (arXiv 1801.05895), Figure 3: weights of the links in two trained networks.
 
-python -m aggnets_jax.main --config=configs/sparsenet/figure3.py:sparsenet40_k12 \
+aggnets train --config=configs/sparsenet/figure3.py:sparsenet40_k12 \
     --workdir=runs/sparsenet40_k12
 
 Drawn: mean absolute weights between layers, of a DenseNet and a SparseNet of 40 layers and growth

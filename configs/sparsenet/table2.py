@@ -1,6 +1,6 @@
 r"""SparseNet (arXiv 1801.05895), Table 2: errors on CIFAR-10 and CIFAR-100, augmented.
 
-python -m aggnets_jax.main --config=configs/sparsenet/table2.py:sparsenet_bc100_k24_c10 \
+aggnets train --config=configs/sparsenet/table2.py:sparsenet_bc100_k24_c10 \
     --workdir=runs/sparsenet_bc100_k24_c10
 
 Printed: 5.13 to 3.22 % (CIFAR-10) and 24.65 to 17.71 % (CIFAR-100) for SparseNets, and the

@@ -1,6 +1,6 @@
 r"""SparseNet (arXiv 1801.05895), Table 3: errors on CIFAR-100, augmented, at great depth.
 
-python -m aggnets_jax.main --config=configs/sparsenet/table3.py:sparsenet_bc400_k12 \
+aggnets train --config=configs/sparsenet/table3.py:sparsenet_bc400_k12 \
     --workdir=runs/sparsenet_bc400_k12
 
 Printed: pre-activation ResNets of 56 to 2000 layers, 27.00 to 21.42 %, and the same under sparse

@@ -1,6 +1,6 @@
 r"""SparseNet (arXiv 1801.05895), Table 4: errors on ImageNet, of a single crop.
 
-python -m aggnets_jax.main --config=configs/sparsenet/table4.py:sparsenet201_k32 \
+aggnets train --config=configs/sparsenet/table4.py:sparsenet201_k32 \
     --workdir=runs/sparsenet201_k32
 
 Printed: SparseNets, 25.6 to 22.1 %, and DenseNets, 25.0 to 22.2 %. Those have a star, which in

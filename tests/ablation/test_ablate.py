@@ -1,4 +1,4 @@
-"""`--mode=ablate`: its tables and pictures, the networks that it exports, and what it refuses."""
+"""`aggnets ablate`: its tables and pictures, the networks that it exports, and what it refuses."""
 
 import contextlib
 import csv
@@ -55,7 +55,7 @@ SWEEP = ["--draws=2", "--draw_seed=4", "--at_once=7"]
 @pytest.fixture(scope="module")
 def ablated(workdir):
     """What the command leaves behind, and what it prints; the two least links are exported."""
-    arguments = ["--mode=ablate", f"--workdir={workdir}", *SWEEP]
+    arguments = ["ablate", f"--workdir={workdir}", *SWEEP]
     arguments += ["--export_least=2", f"--export={workdir.parent / 'least'}"]
     with contextlib.redirect_stdout(io.StringIO()) as out:
         assert main(arguments) == 0
@@ -107,7 +107,7 @@ def test_the_record_says_what_was_done(ablated, workdir):
 
 @pytest.mark.slow
 def test_four_devices_come_to_what_one_does(ablated, workdir, tmp_path):
-    arguments = ["--mode=ablate", f"--workdir={workdir}", *SWEEP, f"--output={tmp_path}"]
+    arguments = ["ablate", f"--workdir={workdir}", *SWEEP, f"--output={tmp_path}"]
     code, _, err = runs.finish(runs.start(*arguments, devices=4))
     assert (code, err) == (0, "")
     for name, keys in KEYS.items():
@@ -137,7 +137,7 @@ def test_the_least_links_are_exported_that_can_be_cut(ablated, workdir):
 def exported(ablated, workdir):
     """A folder, of a network without links that are listed; and the line of their table."""
     folder = workdir.parent / "exported"
-    arguments = ["--mode=ablate", f"--workdir={workdir}", "--cut=stage1:2-0,stage2:3-1"]
+    arguments = ["ablate", f"--workdir={workdir}", "--cut=stage1:2-0,stage2:3-1"]
     assert main([*arguments, f"--export={folder}"]) == 0
     (row,) = read(ablated[0] / "list.csv")
     return folder, row
@@ -155,7 +155,7 @@ def test_listed_links_have_a_table_and_the_others_stay(ablated, exported):
 
 def test_exported_a_network_has_the_accuracy_that_it_had_masked(exported, capsys):
     folder, row = exported
-    assert main(["--mode=eval", f"--workdir={folder}"]) == 0
+    assert main(["eval", f"--workdir={folder}"]) == 0
     evaluated = json.loads((folder / "evaluation.json").read_text())
     assert evaluated["accuracy"] == pytest.approx(float(row["accuracy"]), abs=1.5 / 360)
     assert evaluated["loss"] == pytest.approx(float(row["loss"]), rel=1e-5)
@@ -185,7 +185,7 @@ def test_the_config_of_an_exported_network_starts_from_its_weights(exported, tmp
 def test_a_network_whose_weights_do_not_fit_is_a_config(workdir, tmp_path, capsys):
     """The transition behind the first stage would be narrower."""
     exported = tmp_path / "exported"
-    arguments = ["--mode=ablate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]
+    arguments = ["ablate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--cut=stage1:3-0", f"--export={exported}"]) == 0
     out = capsys.readouterr().out
     assert "trains from the initialisation" in out and "transition1" in out
@@ -218,26 +218,26 @@ def test_a_network_whose_weights_do_not_fit_is_a_config(workdir, tmp_path, capsy
         (["--export=E", "--cut=stage1:1-0"], "there is no network: layer 1 of stage1 would read"),
         (["--export=tests", "--cut=stage1:2-0"], "tests exists already"),
         (["--output=README.md"], "README.md can't be written"),
-        (["--images=README.md"], "--images is for --mode=predict"),
+        (["--images=README.md"], "--images is for aggnets predict"),
         (["--config=configs/digits.py"], "takes the config of the workdir"),
     ],
 )
 def test_mistakes_are_told_in_one_line(workdir, arguments, message, capsys):
     before = sorted(workdir.rglob("*.csv"))
-    assert main(["--mode=ablate", f"--workdir={workdir}", *arguments]) == 2
+    assert main(["ablate", f"--workdir={workdir}", *arguments]) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and message in err
     assert sorted(workdir.rglob("*.csv")) == before
 
 
 def test_flags_of_this_mode_are_for_no_other(workdir, capsys):
-    for flag in ("sweep=links", "cut=stage1:1-0", "draws=1", "at_once=2", "export=E"):
-        assert main(["--mode=eval", f"--workdir={workdir}", f"--{flag}"]) == 2
-        assert "is for --mode=ablate" in capsys.readouterr().err
+    for flag in ("sweep=links", "cut=stage1:1-0", "draws=1", "export=E"):
+        assert main(["eval", f"--workdir={workdir}", f"--{flag}"]) == 2
+        assert "is for aggnets ablate" in capsys.readouterr().err
 
 
 def test_tables_of_another_network_are_not_mixed(ablated, workdir, capsys):
-    arguments = ["--mode=ablate", f"--workdir={workdir}", "--cut=stage1:2-0"]
+    arguments = ["ablate", f"--workdir={workdir}", "--cut=stage1:2-0"]
     assert main([*arguments, "--reestimate_batch_statistics=1"]) == 2
     assert "tables of another network, or of other batch statistics" in capsys.readouterr().err
     record = ablated[0] / "ablation.json"

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.ablation import learn
 from aggnets_jax.ablation.pruning import LINKS, NETWORK
 from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.evaluate import evaluate
@@ -37,7 +36,7 @@ TOPK = ("--penalty=topk", "--strength=0.02", "--keep=9")
 def found(data_dir, tmp_path_factory):
     tmp_path = tmp_path_factory.mktemp("found")
     workdir = tmp_path / "learnt"
-    assert learn.main(command(data_dir, workdir, tmp_path, *TOPK)) == 0
+    assert main(["learn", *command(data_dir, workdir, tmp_path, *TOPK)]) == 0
     return workdir, json.loads((workdir / "pattern.json").read_text())
 
 
@@ -79,14 +78,14 @@ def test_a_search_leaves_a_pattern_that_trains(found):
 @pytest.mark.slow
 def test_a_search_can_be_repeated(found, data_dir, tmp_path):
     _, pattern = found
-    assert learn.main(command(data_dir, tmp_path / "again", tmp_path, *TOPK)) == 0
+    assert main(["learn", *command(data_dir, tmp_path / "again", tmp_path, *TOPK)]) == 0
     again = json.loads((tmp_path / "again" / "pattern.json").read_text())
     assert again["stages"] == pattern["stages"]
     assert again["evaluation"] == pattern["evaluation"]
 
 
 def refusal(capsys, arguments):
-    assert learn.main(arguments) == 2
+    assert main(["learn", *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error
@@ -144,7 +143,7 @@ def test_a_search_starts_from_a_run(data_dir, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("aggnets_jax.ablation.pattern.evaluate", recording)
     arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK, lr=0.0)
-    assert learn.main([*arguments, f"--from={tmp_path}/run"]) == 0
+    assert main(["learn", *arguments, f"--from={tmp_path}/run"]) == 0
     assert f"starting from {tmp_path}/run after step 2" in capsys.readouterr().out
     for params in seen:
         jax.tree.map(np.testing.assert_array_equal, params[NETWORK], trained["params"])

@@ -11,7 +11,7 @@ from aggnets_jax.ablation.sets import listed_sets
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.training.state import by_path
+from aggnets_jax.training.state import leaves_by_path
 from aggnets_jax.workdir.restore import Restored
 from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
@@ -79,7 +79,7 @@ def test_without_its_links_a_network_computes_what_the_masked_one_does(kind):
     np.testing.assert_allclose(found, masked, rtol=1e-5, atol=1e-5)
     assert np.abs(found - plain).max() > 1e-2
 
-    before, after = by_path(restored.variables), by_path(weights)
+    before, after = leaves_by_path(restored.variables), leaves_by_path(weights)
     assert after.keys() <= before.keys()
     assert sum(np.size(x) for x in after.values()) < sum(np.size(x) for x in before.values())
     left = {

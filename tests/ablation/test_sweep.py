@@ -13,9 +13,10 @@ from aggnets_jax.ablation import sets, sweep
 from aggnets_jax.ablation.batch_statistics import of_batch
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.workdir.restore import Restored
 from tests import runs
 from tests.connectivity.test_stage import jit
@@ -40,7 +41,7 @@ def untrained(data_dir):
 def images(untrained):
     """All of the test split, normalised, and the labels."""
     config, info = untrained.config.data, untrained.info
-    devices = mesh_lib.by_example(mesh_lib.make_mesh())
+    devices = mesh_lib.batch_sharding(mesh_lib.make_mesh())
     (batch,) = data.eval_batches(config, batch_size=360, sharding=devices)
     return data.make_preprocess(config, info)(batch, train=False), batch
 
@@ -130,7 +131,8 @@ def test_the_network_as_it_is_has_the_accuracy_of_the_evaluation(restored, ablat
     mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     metrics = evaluate(
-        make_eval_step(restored.model, preprocess),
+        Classification(),
+        make_eval_step(Classification(), restored.model, preprocess),
         restored.variables,
         evaluation_batches(restored, mesh),
     )
@@ -157,7 +159,7 @@ def training_batches(restored):
         restored.config.data,
         batch_size=restored.config.batch_size,
         seed=0,
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     return [preprocess(batch, train=False) for batch in itertools.islice(batches, 2)]

@@ -10,8 +10,8 @@ import pytest
 
 from aggnets_jax import data
 from aggnets_jax.analysis import gates
-from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.gates import QUANTILES, describe, gate_statistics, gate_values, quantiles
+from aggnets_jax.commands import make_parser
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh
@@ -111,7 +111,7 @@ def test_quantiles_lie_where_the_values_are():
 
 def test_the_command_writes_tables_and_a_picture(network, found, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gates, "gate_statistics", lambda *_: found)
-    gates.run(network, parse(["gates", "--workdir=w"]), tmp_path)
+    gates.run(network, make_parser("analyse").parse(["gates", "--workdir=w"]), tmp_path)
     assert "360 images" in capsys.readouterr().out
     with (tmp_path / "gates.csv").open() as file:
         rows = list(csv.DictReader(file))

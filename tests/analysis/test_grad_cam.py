@@ -10,10 +10,10 @@ from flax import linen as nn
 from PIL import Image
 
 from aggnets_jax import create_model
-from aggnets_jax.analysis.__main__ import main
 from aggnets_jax.analysis.grad_cam import first_pictures, grad_cam, grad_cam_grid, logits_behind
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.main import main
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.workdir.restore import restore_network
 from tests.connectivity.test_links import KINDS
@@ -165,7 +165,7 @@ def read(file):
 
 
 def look(workdir, output, *flags):
-    code = main(["grad_cam", f"--workdir={workdir}", f"--output={output}", *flags])
+    code = main(["analyse", "grad_cam", f"--workdir={workdir}", f"--output={output}", *flags])
     return code, read(output / "grad_cam.csv") if code == 0 else None
 
 

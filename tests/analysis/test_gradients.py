@@ -9,7 +9,6 @@ import pytest
 
 from aggnets_jax import create_model, make_topology
 from aggnets_jax.analysis import gradients
-from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.gradients import (
     first_images,
     gradient_norms,
@@ -17,6 +16,7 @@ from aggnets_jax.analysis.gradients import (
     shortest_paths,
 )
 from aggnets_jax.analysis.taps import stages_of, tapped
+from aggnets_jax.commands import make_parser
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh
@@ -123,7 +123,7 @@ def test_norms_are_those_of_the_sums_over_all_ways(aggregation, shortcuts):
 def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
     network, images, labels = linear((make_topology("sparse", 2), "concat"))
     monkeypatch.setattr(gradients, "first_images", lambda *_: (images, labels))
-    gradients.run(network, parse(["gradients", "--workdir=w"]), tmp_path)
+    gradients.run(network, make_parser("analyse").parse(["gradients", "--workdir=w"]), tmp_path)
     assert "of 2 images" in capsys.readouterr().out
     with (tmp_path / "gradients.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -135,11 +135,15 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch)
 
 def test_images_are_the_first_of_the_test_set(data_dir):
     network = restored(data_dir, "sparsenet", depth=7, growth_rate=4)
-    images, labels = first_images(network, parse(["gradients", "--workdir=w", "--count=70"]))
+    images, labels = first_images(
+        network, make_parser("analyse").parse(["gradients", "--workdir=w", "--count=70"])
+    )
     first, second = itertools.islice(evaluation_batches(network, make_mesh()), 2)
     assert images.shape == (70, 8, 8, 1)
     stored = np.concatenate([first["image"], second["image"]])[:70] / 255
     np.testing.assert_allclose(images, (stored - 0.30543369) / 0.37595716, atol=1e-5)
     assert labels.tolist() == [*first["label"].tolist(), *second["label"].tolist()][:70]
     with pytest.raises(UserError, match="--count must be at least 1, not 0"):
-        first_images(network, parse(["gradients", "--workdir=w", "--count=0"]))
+        first_images(
+            network, make_parser("analyse").parse(["gradients", "--workdir=w", "--count=0"])
+        )

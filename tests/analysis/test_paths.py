@@ -9,9 +9,9 @@ import pytest
 
 from aggnets_jax import make_topology
 from aggnets_jax.analysis import gradients, paths
-from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.paths import count_paths, draw_paths, mean_length, path_of, stage_paths
 from aggnets_jax.analysis.taps import stages_of
+from aggnets_jax.commands import make_parser
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
 from tests.analysis.networks import gradients_behind, linear, walks
@@ -95,7 +95,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch)
     network, images, labels = linear(*[(make_topology("sparse", 2), "concat")] * 3)
     monkeypatch.setattr(gradients, "first_images", lambda *_: (images, labels))
     arguments = ["paths", "--workdir=w", "--samples=1", "--stages=stage3"]
-    paths.run(network, parse(arguments), tmp_path)
+    paths.run(network, make_parser("analyse").parse(arguments), tmp_path)
     assert "effective" in capsys.readouterr().out
     with (tmp_path / "paths.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -107,7 +107,7 @@ def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch)
     assert float(rows[1]["together"]) == pytest.approx(float(rows[1]["mean_norm"]))
     assert (tmp_path / "paths.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(UserError, match="--samples must be at least 1, not 0"):
-        paths.run(network, parse([*arguments, "--samples=0"]), tmp_path)
+        paths.run(network, make_parser("analyse").parse([*arguments, "--samples=0"]), tmp_path)
 
 
 def test_more_images_than_fit_at_once_are_run_in_parts(monkeypatch):

@@ -10,13 +10,13 @@ import pytest
 
 from aggnets_jax import create_model, make_topology
 from aggnets_jax.analysis import pattern_costs as analysis
-from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.pattern_costs import (
     bound,
     longest_by_distance,
     number_of_links,
     sparse_base,
 )
+from aggnets_jax.commands import make_parser
 from tests.analysis.networks import restored
 
 
@@ -53,7 +53,7 @@ def test_patterns_without_a_formula_have_none():
 
 def test_rows_are_the_networks_own_stages_and_those_of_other_patterns(data_dir, tmp_path, capsys):
     network = restored(data_dir, "sparsenet", depth=7, growth_rate=4)
-    analysis.run(network, parse(["topology", "--workdir=w"]), tmp_path)
+    analysis.run(network, make_parser("analyse").parse(["topology", "--workdir=w"]), tmp_path)
     assert "3 of 3" in capsys.readouterr().out
     with (tmp_path / "topology.csv").open() as file:
         rows = {(row["stage"], row["pattern"]): row for row in csv.DictReader(file)}

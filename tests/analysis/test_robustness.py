@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from aggnets_jax.analysis.__main__ import main
 from aggnets_jax.analysis.robustness import Attacker, as_pixels, make_attack, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
+from aggnets_jax.main import main
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.statistics import wilson_interval
 from aggnets_jax.workdir.restore import restore_network
@@ -137,7 +137,9 @@ def measured(workdir, tmp_path_factory):
     """Folder and rows of the CSV file, for both attacks."""
     output = tmp_path_factory.mktemp("robustness")
     flags = ["--attack=fgsm", "--attack=pgd", "--steps=3", "--epsilons", "16/255", "0.25"]
-    assert main(["robustness", f"--workdir={workdir}", f"--output={output}", *flags]) == 0
+    assert (
+        main(["analyse", "robustness", f"--workdir={workdir}", f"--output={output}", *flags]) == 0
+    )
     return output, read(output / "robustness.csv")
 
 
@@ -192,7 +194,7 @@ def test_networks_are_compared(workdir, measured, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.symlink_to(workdir)
     flags = [f"--output={tmp_path}", f"--against={copy}", "--epsilons=16/255"]
-    assert main(["robustness", f"--workdir={workdir}", *flags]) == 0
+    assert main(["analyse", "robustness", f"--workdir={workdir}", *flags]) == 0
     rows = read(tmp_path / "robustness.csv")
     assert [row["network"] for row in rows] == [str(workdir)] * 2 + [str(copy)] * 2
     ours = [{**row, "network": None} for row in rows]
@@ -203,7 +205,7 @@ def test_networks_are_compared(workdir, measured, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_number_of_devices_changes_nothing(workdir, measured, tmp_path):
     flags = ["--attack=fgsm", "--attack=pgd", "--steps=3", "--epsilons", "16/255", "0.25"]
-    command = [sys.executable, "-m", "aggnets_jax.analysis", "robustness", f"--workdir={workdir}"]
+    command = [sys.executable, "-m", "aggnets_jax", "analyse", "robustness", f"--workdir={workdir}"]
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run(
         [*command, f"--output={tmp_path}", *flags], check=True, env=environment, cwd=runs.ROOT
@@ -229,7 +231,9 @@ def test_the_number_of_devices_changes_nothing(workdir, measured, tmp_path):
 )
 def test_bad_input_is_one_line(workdir, tmp_path, capsys, flags, message):
     flags = [flag.replace("FOLDER", str(tmp_path)) for flag in flags]
-    assert main(["robustness", f"--workdir={workdir}", f"--output={tmp_path}", *flags]) == 2
+    assert (
+        main(["analyse", "robustness", f"--workdir={workdir}", f"--output={tmp_path}", *flags]) == 2
+    )
     captured = capsys.readouterr()
     assert message.replace("FOLDER", str(tmp_path)) in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
@@ -243,7 +247,7 @@ def test_other_images_are_not_compared(workdir, tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("aggnets_jax.analysis.robustness.restore_network", restore)
     flags = [f"--workdir={workdir}", f"--output={tmp_path}", f"--against={workdir}"]
-    assert main(["robustness", *flags]) == 2
+    assert main(["analyse", "robustness", *flags]) == 2
     assert (
         "has other images: its data set's eval_split is train, not test" in capsys.readouterr().err
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from aggnets_jax.analysis import shortcuts
-from aggnets_jax.analysis.__main__ import parse
 from aggnets_jax.analysis.shortcuts import shortcut_weights
+from aggnets_jax.commands import make_parser
 from aggnets_jax.errors import UserError
 from tests.analysis.networks import restored
 
@@ -59,4 +59,4 @@ def test_networks_without_learnt_shortcuts_are_refused(data_dir, tmp_path, name)
 
 
 def test_it_is_a_command():
-    assert parse(["shortcuts", "--workdir=w"]).name == "shortcuts"
+    assert make_parser("analyse").parse(["shortcuts", "--workdir=w"]).name == "shortcuts"

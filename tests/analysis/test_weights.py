@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from aggnets_jax.analysis import weights
-from aggnets_jax.analysis.__main__ import main
 from aggnets_jax.analysis.readers import weight_by_channel
 from aggnets_jax.analysis.weights import heat_maps, link_weights, normalised
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 from tests.analysis.networks import restored
 
 

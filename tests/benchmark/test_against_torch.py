@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from aggnets_jax.benchmark import against_torch
-from aggnets_jax.benchmark.__main__ import main
 from aggnets_jax.benchmark.measure import Contender
 from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config
 from aggnets_jax.benchmark.setting import Setting
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 from tests.benchmark.test_command import NETWORK
 
@@ -36,7 +37,7 @@ def variables():
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert main([*NETWORK, "--against=torch"]) == 2
+    assert main(["benchmark", *NETWORK, "--against=torch"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "--against=torch needs PyTorch, which is not installed: pip install torch" in error
@@ -52,8 +53,8 @@ def test_steps_of_training_are_the_same(torch, variables):
     model, config = SETTING.create(), step_config(SETTING)
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     batch = make_batch(model, SETTING)
-    state = state_before(variables, optimizer, config, 0)
-    step = jax.jit(make_train_step(model, optimizer, as_they_are, config))
+    state = initial_state(variables, optimizer, config, 0, Classification.sums)
+    step = jax.jit(make_train_step(Classification(), model, optimizer, as_they_are, config))
     module = against_torch._module(SETTING, variables).train()
     theirs = against_torch._train_step(SETTING, module, module)
     labels = torch.from_numpy(np.array(batch["label"])).long()
@@ -69,7 +70,7 @@ def test_steps_of_training_are_the_same(torch, variables):
 def test_forms_take_turns_with_ours(torch, tmp_path):
     file = tmp_path / "rows.json"
     arguments = [*NETWORK, "--modes=eval", "--against=torch", f"--json={file}"]
-    assert main(arguments) == 0
+    assert main(["benchmark", *arguments]) == 0
     record = json.loads(file.read_text())
     ours, *rows = record["rows"]
     assert ours["difference"] is None
@@ -99,6 +100,6 @@ def test_unknown_forms_are_refused(torch):
 
 
 def test_modes_without_a_program_are_refused(capsys):
-    assert main([*NETWORK, "--modes=eval,ablation", "--against=torch"]) == 2
+    assert main(["benchmark", *NETWORK, "--modes=eval,ablation", "--against=torch"]) == 2
     error = capsys.readouterr().err
     assert error == "error: --against=torch is for the modes train and eval, not ablation\n"

@@ -11,8 +11,8 @@ import jax
 import pytest
 
 from aggnets_jax.benchmark import programs, report
-from aggnets_jax.benchmark.__main__ import main
 from aggnets_jax.benchmark.programs import Program
+from aggnets_jax.main import main
 
 NETWORK = [
     "--models=sparsenet",
@@ -27,8 +27,8 @@ MODES = ("train", "eval", "ablation", "compile")
 # What no machine with an accelerator need have.
 _RUN = """
 import sys
-from aggnets_jax.benchmark.__main__ import main
-code = main(sys.argv[1:])
+from aggnets_jax.main import main
+code = main(["benchmark", *sys.argv[1:]])
 print(sorted({"tensorflow", "tensorflow_datasets", "clu"} & sys.modules.keys()))
 sys.exit(code)
 """
@@ -120,7 +120,7 @@ def test_forms_take_turns_on_the_same_batch(monkeypatch, tmp_path):
     monkeypatch.setitem(programs.MODES, "eval", _fake(calls))
     file = tmp_path / "rows.json"
     forms = "--forms=plain,default,remat=layer"
-    assert main([*NETWORK, "--modes=eval", forms, f"--json={file}"]) == 0
+    assert main(["benchmark", *NETWORK, "--modes=eval", forms, f"--json={file}"]) == 0
     rows = json.loads(file.read_text())["rows"]
     assert [row["form"] for row in rows] == ["plain", "default", "remat=layer"]
     assert [row["against"] for row in rows] == [None, *["sparsenet plain"] * 2]
@@ -132,7 +132,7 @@ def test_too_large_a_batch_is_halved_for_all_forms(monkeypatch, tmp_path, capsys
     monkeypatch.setitem(programs.MODES, "eval", _fake([], largest=10))
     file = tmp_path / "rows.csv"
     arguments = [*NETWORK, "--modes=eval", "--forms=plain,default", "--batch_size=64"]
-    assert main([*arguments, f"--csv={file}"]) == 0
+    assert main(["benchmark", *arguments, f"--csv={file}"]) == 0
     printed = capsys.readouterr().out
     told = [line for line in printed.splitlines() if "no memory for a batch" in line]
     assert [line.partition(", now")[0].split()[-1] for line in told] == ["64", "32", "16"]
@@ -146,7 +146,7 @@ def test_another_network_is_compared_in_all_forms(monkeypatch, tmp_path):
     monkeypatch.setitem(programs.MODES, "eval", _fake([]))
     file = tmp_path / "rows.json"
     arguments = [*NETWORK, "--modes=eval", "--forms=plain,default", "--against=densenet"]
-    assert main([*arguments, f"--json={file}"]) == 0
+    assert main(["benchmark", *arguments, f"--json={file}"]) == 0
     rows = json.loads(file.read_text())["rows"]
     assert [(row["model"], row["form"]) for row in rows] == [
         (model, form) for model in ("sparsenet", "densenet") for form in ("plain", "default")
@@ -159,7 +159,7 @@ def test_other_errors_are_not_backed_off(monkeypatch):
 
     monkeypatch.setitem(programs.MODES, "eval", build)
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
-        main([*NETWORK, "--modes=eval"])
+        main(["benchmark", *NETWORK, "--modes=eval"])
 
 
 @pytest.mark.parametrize(
@@ -180,12 +180,12 @@ def test_other_errors_are_not_backed_off(monkeypatch):
         (["--against=torsh"], "unknown model 'torsh'"),
         (["--against_forms=eager"], "--against_forms needs --against=torch"),
         (["--json=/nowhere/rows.json"], "/nowhere"),
-        (["--batchsize=3"], "unrecognized arguments: --batchsize=3"),
+        (["--batchsize=3"], "unknown flag '--batchsize'; nearest: --batch_size"),
     ],
 )
 def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
     monkeypatch.setitem(programs.MODES, "eval", _fake([]))
-    assert main([*NETWORK, "--modes=eval", *flags]) == 2
+    assert main(["benchmark", *NETWORK, "--modes=eval", *flags]) == 2
     printed = capsys.readouterr()
     assert printed.err.startswith("error: ")
     assert message in printed.err

@@ -1,4 +1,4 @@
-"""`python -m aggnets_jax.benchmark.dry_run`: a train step on devices that are not there."""
+"""`aggnets dry-run`: a train step on devices that are not there."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from aggnets_jax.benchmark.dry_run import collectives, run
-from aggnets_jax.errors import UserError
+from aggnets_jax.benchmark.dry_run import collectives
+from aggnets_jax.main import main
 from tests import runs
 
 PROGRAM = """
@@ -36,7 +36,7 @@ def dry_run(tmp_path, **changes):
     flags = (f"--config={file}", "--processes=2", "--devices=4", f"--json={written}")
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     done = subprocess.run(
-        [sys.executable, "-m", "aggnets_jax.benchmark.dry_run", *flags],
+        [sys.executable, "-m", "aggnets_jax", "dry-run", *flags],
         cwd=runs.ROOT,
         env=environment,
         capture_output=True,
@@ -84,6 +84,6 @@ def test_gradients_of_grouped_convolutions_are_of_each_devices_images(tmp_path):
         (["--colour"], "unknown flag"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_line(flags, said):
-    with pytest.raises(UserError, match=said):
-        run(["--config=configs/digits.py", *flags])
+def test_what_is_wrong_is_said_in_a_line(flags, said, capsys):
+    assert main(["dry-run", "--config=configs/digits.py", *flags]) == 2
+    assert said in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.benchmark import feeds
-from aggnets_jax.benchmark.__main__ import main
+from aggnets_jax.main import main
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -29,7 +29,7 @@ def _describe(name, **changes):
 
 def _rows(tmp_path, *arguments):
     file = tmp_path / "rows.json"
-    assert main([*arguments, "--seconds=0.05", "--repeats=3", f"--json={file}"]) == 0
+    assert main(["benchmark", *arguments, "--seconds=0.05", "--repeats=3", f"--json={file}"]) == 0
     return json.loads(file.read_text())["rows"]
 
 

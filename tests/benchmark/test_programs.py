@@ -12,8 +12,9 @@ from aggnets_jax.benchmark.setting import Form, Setting, parse_form, parse_forms
 from aggnets_jax.benchmark.variables import abstract_variables, random_variables
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 
 SETTING = Setting("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
@@ -24,10 +25,11 @@ def _after(steps):
     model, config = SETTING.create(), step_config(SETTING)
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     step = jax.jit(
-        make_train_step(model, optimizer, as_they_are, config), compiler_options=compiler_options()
+        make_train_step(Classification(), model, optimizer, as_they_are, config),
+        compiler_options=compiler_options(),
     )
     variables = random_variables(abstract_variables(model, SETTING.image_shape))
-    state = state_before(variables, optimizer, config, config.seed)
+    state = initial_state(variables, optimizer, config, config.seed, Classification.sums)
     for _ in range(steps):
         state = step(state, make_batch(model, SETTING))
     return state

@@ -53,8 +53,8 @@ def test_another_table_is_refused(tmp_path):
 
 
 def test_where_numbers_come_from():
-    where = origin("python -m aggnets_jax.benchmark")
+    where = origin("aggnets benchmark")
     assert tuple(where) == ORIGIN
     assert "jax " in where["versions"]
     assert "tensorflow" not in where["versions"]
-    assert where["command"] == "python -m aggnets_jax.benchmark"
+    assert where["command"] == "aggnets benchmark"

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from aggnets_jax import list_models
-from aggnets_jax.benchmark import __main__ as benchmark
-from aggnets_jax.benchmark import report
+from aggnets_jax.benchmark import report, run
 from aggnets_jax.cli import exit_code
+from aggnets_jax.commands import make_parser
 from aggnets_jax.models.registry import find_family
 
 
@@ -25,7 +25,8 @@ def speed():
 def test_all_commands_are_ones_of_the_benchmark(speed):
     for commands in speed.TABLES.values():
         for command in commands():
-            given = benchmark.parse(command)
+            given = make_parser("benchmark").parse(command)
+            run.check(given)
             assert command[0].startswith("--models=")
             assert all(map(find_family, given.models))
             assert given.against in (None, "torch", *list_models())
@@ -37,7 +38,7 @@ def ran(speed, monkeypatch):
     commands = []
 
     def run(program):
-        commands.append(program[3:-1])
+        commands.append(program[4:-1])
         if any("1001" in flag for flag in commands[-1]):
             return SimpleNamespace(returncode=2)
         row = report.Row("net", "train", "default", ms=float(len(commands)))

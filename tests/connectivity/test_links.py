@@ -15,7 +15,7 @@ from aggnets_jax.connectivity.links import all_links, collection, find_links, ma
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import list_families
-from aggnets_jax.runtime.compilation import kept_apart
+from aggnets_jax.runtime.compilation import barrier_on_cpu
 from tests.connectivity.test_stage import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
@@ -112,7 +112,7 @@ class _WithoutMasks(Stage):
             read = aggregate(outputs, topology.sources_of(position), position)
             unit = self.unit(layer, name=f"layer{layer}")
             output = unit(outputs[-1], read) if self.shortcuts else unit(read)
-            outputs.append(kept_apart(output))
+            outputs.append(barrier_on_cpu(output))
             if layer == 1 and self.projection is not None and read_later:
                 outputs[0] = self.projection(name="projection")(inputs[0])
         if self.shortcuts:

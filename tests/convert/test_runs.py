@@ -1,4 +1,4 @@
-"""`--mode=convert`: a workdir's weights to a file, and a file's weights to a workdir."""
+"""`aggnets convert`: a workdir's weights to a file, and a file's weights to a workdir."""
 
 import json
 import shutil
@@ -13,7 +13,8 @@ from aggnets_jax import create_model
 from aggnets_jax.convert import to_torch, write_state_dict
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.runtime.compilation import options_for_once
+from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from tests import runs
@@ -28,12 +29,12 @@ def trained(finished_run, data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("convert")
     file = runs.write_config(folder / "tiny.py", runs.tiny_config(data_dir))
     workdir, weights = shutil.copytree(finished_run, folder / "run"), folder / "run.safetensors"
-    assert main(["--mode=convert", f"--workdir={workdir}", f"--to_torch={weights}"]) == 0
+    assert main(["convert", f"--workdir={workdir}", f"--to_torch={weights}"]) == 0
     return file, workdir, runs.summary(workdir)["final"], weights
 
 
 def evaluation(workdir):
-    assert main(["--mode=eval", f"--workdir={workdir}"]) == 0
+    assert main(["eval", f"--workdir={workdir}"]) == 0
     return json.loads((workdir / "evaluation.json").read_text())
 
 
@@ -41,7 +42,7 @@ def evaluation(workdir):
 def test_what_is_written_and_read_has_the_same_accuracy(trained, tmp_path, capsys, averaged):
     file, _, final, weights = trained
     workdir = tmp_path / "run"
-    arguments = ["--mode=convert", f"--config={file}", f"--workdir={workdir}"]
+    arguments = ["convert", f"--config={file}", f"--workdir={workdir}"]
     arguments += [f"--config.ema_decay={averaged}", f"--from_torch={weights}"]
     assert main(arguments) == 0
     out = capsys.readouterr().out
@@ -49,7 +50,7 @@ def test_what_is_written_and_read_has_the_same_accuracy(trained, tmp_path, capsy
     assert evaluation(workdir) == {**final, "step": 0}
 
     again = tmp_path / "again.safetensors"
-    assert main(["--mode=convert", f"--workdir={workdir}", f"--to_torch={again}"]) == 0
+    assert main(["convert", f"--workdir={workdir}", f"--to_torch={again}"]) == 0
     assert again.read_bytes() == weights.read_bytes()
 
 
@@ -64,7 +65,7 @@ def import_densenet(config, workdir):
     ours = to_torch(name, variables, input_shape=(8, 8, 1))
     file = workdir.with_suffix(".safetensors")
     write_state_dict(file, ours)
-    arguments = ["--mode=convert", f"--config={config}", f"--workdir={workdir}"]
+    arguments = ["convert", f"--config={config}", f"--workdir={workdir}"]
     network = (f"--config.model.name={name}", "--config.model.args={}")
     assert main([*arguments, f"--from_torch={file}", *network]) == 0
     return ours
@@ -73,7 +74,7 @@ def import_densenet(config, workdir):
 def test_names_are_those_of_the_dialect(trained, tmp_path):
     ours = import_densenet(trained[0], tmp_path / "dense")
     other = tmp_path / "timm.safetensors"
-    arguments = ["--mode=convert", f"--workdir={tmp_path / 'dense'}", f"--to_torch={other}"]
+    arguments = ["convert", f"--workdir={tmp_path / 'dense'}", f"--to_torch={other}"]
     assert main([*arguments, "--dialect=timm"]) == 0
     np.testing.assert_array_equal(
         safetensors.numpy.load_file(other)["features.denseblock2.denselayer1.conv2.weight"],
@@ -84,7 +85,7 @@ def test_names_are_those_of_the_dialect(trained, tmp_path):
 def test_of_a_workdir_without_best_checkpoint_none_is_offered(trained, tmp_path, capsys):
     import_densenet(trained[0], tmp_path / "dense")
     capsys.readouterr()
-    arguments = ["--mode=convert", f"--workdir={tmp_path / 'dense'}", "--checkpoint=99"]
+    arguments = ["convert", f"--workdir={tmp_path / 'dense'}", "--checkpoint=99"]
     assert main([*arguments, f"--to_torch={tmp_path / 'new.safetensors'}"]) == 2
     assert capsys.readouterr().err.endswith("; allowed: latest, 0\n")
 
@@ -96,9 +97,9 @@ def test_a_loss_that_is_not_finite_ends_an_evaluation_in_one_line(trained, tmp_p
     large["classifier.linear.bias"] = np.float32([3e38, -3e38] * 5)
     safetensors.numpy.save_file(large, tmp_path / "large.safetensors")
     workdir = tmp_path / "run"
-    arguments = ["--mode=convert", f"--config={file}", f"--workdir={workdir}"]
+    arguments = ["convert", f"--config={file}", f"--workdir={workdir}"]
     assert main([*arguments, f"--from_torch={tmp_path / 'large.safetensors'}"]) == 0
-    assert main(["--mode=eval", f"--workdir={workdir}"]) == 3
+    assert main(["eval", f"--workdir={workdir}"]) == 3
     err = capsys.readouterr().err
     assert err == "error: the loss of the evaluation is not finite at step 0\n"
     assert not (workdir / "evaluation.json").exists()
@@ -106,7 +107,7 @@ def test_a_loss_that_is_not_finite_ends_an_evaluation_in_one_line(trained, tmp_p
 
 def test_the_best_checkpoint_can_be_written(trained, tmp_path, capsys):
     _, workdir, _, _ = trained
-    arguments = ["--mode=convert", f"--workdir={workdir}", "--checkpoint=best"]
+    arguments = ["convert", f"--workdir={workdir}", "--checkpoint=best"]
     assert main([*arguments, f"--to_torch={tmp_path / 'best.safetensors'}"]) == 0
     assert f"after step {runs.summary(workdir)['best']['step']}\n" in capsys.readouterr().out
 
@@ -120,8 +121,8 @@ def test_a_run_goes_on_from_the_weights(trained, tmp_path):
     optimizer, _ = make_optimizer(config, 10, 1.0)
     # Compiled as in a run: initial values depend on it in their last bit.
     new_state = jax.jit(
-        lambda: create_state(model, optimizer, config, (8, 8, 1)),
-        compiler_options=options_for_once(),
+        lambda: create_state(model, optimizer, config, (8, 8, 1), Classification.sums),
+        compiler_options=fast_compile_options(),
     )
     state = new_state()
     first = tmp_path / "first.safetensors"
@@ -129,14 +130,14 @@ def test_a_run_goes_on_from_the_weights(trained, tmp_path):
         first, to_torch(config.model.name, state.variables, input_shape=(8, 8, 1), dropout=0.1)
     )
     arguments = [f"--config={file}", f"--workdir={tmp_path / 'run'}"]
-    assert main(["--mode=convert", *arguments, f"--from_torch={first}"]) == 0
+    assert main(["convert", *arguments, f"--from_torch={first}"]) == 0
     assert main(arguments) == 0
     assert runs.summary(tmp_path / "run")["fingerprint"] == runs.summary(run)["fingerprint"]
 
 
 def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
     file, workdir, final, weights = trained
-    arguments = ["--mode=convert", f"--config={file}", f"--workdir={workdir}"]
+    arguments = ["convert", f"--config={file}", f"--workdir={workdir}"]
     before = sorted(workdir.rglob("*"))
     assert main([*arguments, f"--from_torch={weights}"]) == 2
     assert "holds a run already" in capsys.readouterr().err
@@ -147,26 +148,21 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("--mode=convert --workdir=NEW", "needs one of --from_torch=FILE and --to_torch=FILE"),
-        ("--mode=convert --workdir=NEW --to_torch=a.pth --from_torch=b.pth", "needs one of"),
-        ("--mode=convert --workdir=NEW --from_torch=WEIGHTS", "--config is missing"),
-        ("--mode=convert --workdir=RUN --config=CONFIG --to_torch=OUT", "config of the workdir"),
-        ("--mode=convert --workdir=NEW --to_torch=OUT", "there is no workdir"),
-        ("--mode=convert --workdir=RUN --to_torch=OUT --checkpoint=9", "allowed: latest, best, "),
-        ("--mode=convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: reference"),
-        ("--mode=convert --workdir=RUN --to_torch=WEIGHTS", "exists already"),
-        ("--mode=convert --workdir=RUN --to_torch=", "--to_torch is empty"),
+        ("convert --workdir=NEW", "needs one of --from_torch=FILE and --to_torch=FILE"),
+        ("convert --workdir=NEW --to_torch=a.pth --from_torch=b.pth", "needs one of"),
+        ("convert --workdir=NEW --from_torch=WEIGHTS", "--config is missing"),
+        ("convert --workdir=RUN --config=CONFIG --to_torch=OUT", "config of the workdir"),
+        ("convert --workdir=NEW --to_torch=OUT", "there is no workdir"),
+        ("convert --workdir=RUN --to_torch=OUT --checkpoint=9", "allowed: latest, best, "),
+        ("convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: reference"),
+        ("convert --workdir=RUN --to_torch=WEIGHTS", "exists already"),
+        ("convert --workdir=RUN --to_torch=", "--to_torch is empty"),
         ("IMPORT --from_torch=", "--from_torch is empty"),
-        ("--mode=convert --workdir=RUN --to_torch=OUT.npz", "allowed: .safetensors"),
-        (
-            "--config=CONFIG --workdir=NEW --from_torch=WEIGHTS",
-            "--from_torch is for --mode=convert",
-        ),
-        ("--mode=eval --workdir=RUN --to_torch=OUT", "--to_torch is for --mode=convert"),
-        (
-            "IMPORT --from_torch=WEIGHTS --dialect=timm",
-            "--dialect is for --mode=convert --to_torch",
-        ),
+        ("convert --workdir=RUN --to_torch=OUT.npz", "allowed: .safetensors"),
+        ("train --config=CONFIG --workdir=NEW --from_torch=WEIGHTS", "is for aggnets convert"),
+        ("eval --workdir=RUN --to_torch=OUT", "--to_torch is for aggnets convert, not for"),
+        ("IMPORT --from_torch=WEIGHTS --dialect=timm", "--dialect is for --to_torch"),
+        ("convert --workdir=RUN --to_torch=OUT --data_dir=D", "--data_dir is for --from_torch"),
         ("IMPORT --from_torch=WEIGHTS --checkpoint=best", "--checkpoint is for"),
         ("IMPORT --from_torch=NOWHERE", "nowhere.safetensors can't be read"),
         ("IMPORT --from_torch=CONFIG", "allowed: .safetensors"),
@@ -183,7 +179,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(trained, tmp_path, capsys,
     wrong["classifier.linear.bias"] = np.zeros(11, np.float32)
     safetensors.numpy.save_file(wrong, tmp_path / "wrong.safetensors")
     for word, stands_for in [
-        ("IMPORT", "--mode=convert --config=CONFIG --workdir=NEW"),
+        ("IMPORT", "convert --config=CONFIG --workdir=NEW"),
         ("CONFIG", config),
         ("NEW", tmp_path / "new"),
         ("RUN", workdir),

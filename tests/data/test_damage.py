@@ -10,7 +10,9 @@ from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.damage import Files, Records
 from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluate, make_eval_step, print_evaluation
+from aggnets_jax.evaluate import evaluate, make_eval_step
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.workdir.progress import print_evaluation
 from tests.data.conftest import make_config
 from tests.data.damaging import (
     change_image,
@@ -205,14 +207,16 @@ def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, cap
 
     variables = Linear().init(jax.random.key(0), seen["image"] / 255.0, train=False)
     preprocess = make_preprocess(config, describe(config))
-    metrics = evaluate(make_eval_step(Linear(), preprocess), variables, batches)
+    metrics = evaluate(
+        Classification(), make_eval_step(Classification(), Linear(), preprocess), variables, batches
+    )
     logits, _ = Linear().apply(variables, preprocess(seen, train=False), train=False)
     hits = (np.argmax(logits, -1) == seen["label"])[seen["mask"]]
     assert (metrics["examples"], metrics["skipped"]) == (len(hits), 1 + lost)
     assert metrics["accuracy"] == pytest.approx(hits.mean())
     assert np.isfinite(metrics["loss"])
     capsys.readouterr()
-    print_evaluation({"step": 3, **metrics})
+    print_evaluation(Classification(), {"step": 3, **metrics})
     assert f"of {len(hits)} images, {1 + lost} skipped\n" in capsys.readouterr().out
 
 

@@ -109,7 +109,7 @@ CIFAR_MISTAKES = {
     "config": ({"name": "imagenet_resized/33x33"}, "config of imagenet_resized '33x33'; nearest: "),
     "unprepared": (
         {"name": "mnist"},
-        "python -m aggnets_jax.data.prepare --name=mnist --data_dir={data_dir}",
+        "aggnets prepare-data --name=mnist --data_dir={data_dir}",
     ),
     "data_dir": ({"data_dir": "/nowhere/at/all"}, "/nowhere/at/all does not exist"),
     "train split": ({"train_split": "trian"}, "'trian'.*its splits: test, train"),

@@ -1,4 +1,4 @@
-"""python -m aggnets_jax.data.prepare: what it prints, and one line for each mistake."""
+"""aggnets prepare-data: what it prints, and one line for each mistake."""
 
 import subprocess
 import sys
@@ -6,23 +6,15 @@ import tarfile
 
 import pytest
 
-from aggnets_jax.data import describe, prepare
+from aggnets_jax.data import describe
+from aggnets_jax.main import main
 from tests.data.conftest import make_config
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "aggnets_jax.data.prepare", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
-def test_as_a_program(tmp_path):
-    answer = run("--name=aggnets_digits", f"--data_dir={tmp_path / 'new'}")
-    assert (answer.returncode, answer.stderr) == (0, "")
+def test_what_is_printed(tmp_path, capsys):
+    assert main(["prepare-data", "--name=aggnets_digits", f"--data_dir={tmp_path / 'new'}"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
     for fact in (
         f"is prepared in {tmp_path}/new/aggnets_digits/1.1.0\n",
         "train: 1437 examples\n",
@@ -30,20 +22,21 @@ def test_as_a_program(tmp_path):
         "classes: 10\n",
         f"data.name=aggnets_digits data.data_dir={tmp_path}/new\n",
     ):
-        assert fact in answer.stdout
+        assert fact in out
     assert describe(make_config("aggnets_digits", tmp_path / "new")).num_train == 1437
 
 
 @pytest.mark.slow
 def test_a_mistake_as_a_program(tmp_path):
-    answer = run("--name=imagenet2012", f"--data_dir={tmp_path}")
+    command = [sys.executable, "-m", "aggnets_jax", "prepare-data", "--name=imagenet2012"]
+    answer = subprocess.run([*command, f"--data_dir={tmp_path}"], capture_output=True, text=True)
     assert answer.returncode == 2
     assert answer.stderr.startswith("error: files for imagenet2012 are missing; give --manual_dir")
     assert answer.stderr.count("\n") == 1
 
 
 def fails_with(capfd, message, *arguments):
-    assert prepare.main(arguments) == 2
+    assert main(["prepare-data", *arguments]) == 2
     error = capfd.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1, error
@@ -56,7 +49,7 @@ def test_unknown_name(capfd):
 
 def test_arguments(capfd):
     fails_with(capfd, "required: --name", "--nam=cifar10")
-    fails_with(capfd, "unrecognized arguments: --dir=x", "--name=cifar10", "--dir=x")
+    fails_with(capfd, "unknown flag '--dir'; nearest: --data_dir", "--name=cifar10", "--dir=x")
 
 
 def test_not_for_image_classification(capfd, tmp_path):
@@ -108,7 +101,7 @@ def test_what_is_prepared_is_left_alone(capfd, cifar10):
     data_dir = cifar10[0]
     facts = data_dir / "cifar10" / "3.0.2" / "dataset_info.json"
     before = facts.stat().st_mtime_ns
-    assert prepare.main(["--name=cifar10", f"--data_dir={data_dir}"]) == 0
+    assert main(["prepare-data", "--name=cifar10", f"--data_dir={data_dir}"]) == 0
     assert facts.stat().st_mtime_ns == before
     assert "train: 103 examples" in capfd.readouterr().out
 

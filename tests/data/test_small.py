@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aggnets_jax.benchmark.programs import streaming
-from aggnets_jax.data import small
+from aggnets_jax.data import host_pipeline, small
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.dataset_info import describe
 from aggnets_jax.data.host_pipeline import eval_dataset
@@ -22,7 +21,7 @@ def opened(name, data_dir):
 
 
 def of_tensorflow(builder, info, split, monkeypatch):
-    monkeypatch.setattr(streaming, "is_small", lambda *_: False)
+    monkeypatch.setattr(host_pipeline, "is_small", lambda *_: False)
     size = builder.info.splits[split].num_examples
     (batch,) = eval_dataset(builder, info, split, batch_size=size, rows=np.arange(size), skip=False)
     return batch["image"], batch["label"]
@@ -100,7 +99,7 @@ def test_batches_have_their_rows(cifar10, rows, monkeypatch):
     builder, info = opened("cifar10", cifar10[0])
     read = {"batch_size": 4, "rows": np.array(rows), "skip": False}
     ours = [*eval_dataset(builder, info, "test", **read)]
-    monkeypatch.setattr(streaming, "is_small", lambda *_: False)
+    monkeypatch.setattr(host_pipeline, "is_small", lambda *_: False)
     theirs = [*eval_dataset(builder, info, "test", **read)]
     assert [batch.keys() for batch in ours] == [batch.keys() for batch in theirs]
     for mine, other in zip(ours, theirs, strict=True):

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 import yaml
 
-from aggnets_jax import flags
+from aggnets_jax.commands import make_parser
 from tests.runs import ROOT
 
 MANIFEST = ROOT / "launch" / "gke_jobset.yaml"
@@ -43,8 +43,9 @@ def pod_of(jobset):
 def parsed(arguments):
     """The flags of the run, in the first pod."""
     arguments = [argument.replace("$(JOB_COMPLETION_INDEX)", "0") for argument in arguments]
-    given, overrides = flags.parse(arguments, "")
-    assert not overrides
+    assert arguments[0] == "train"
+    given = make_parser("train").parse(arguments[1:])
+    assert not given.overrides
     return given
 
 

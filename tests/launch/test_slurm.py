@@ -63,7 +63,7 @@ def test_dry_run_prints_what_would_run():
     code, out, err = dry_run("--dry_run", "--config=a.py", "--workdir=b c")
     assert code == 0, err
     assert out.startswith("srun --ntasks=1 ")
-    assert out.endswith(" py -m aggnets_jax.main --config=a.py --workdir=b\\ c\n")
+    assert out.endswith(" py -m aggnets_jax train --config=a.py --workdir=b\\ c\n")
 
 
 def test_dry_run_of_an_array_prints_each_row():
@@ -165,7 +165,7 @@ def test_who_stops_with_75_is_queued_again(ended):
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
     lines = log.splitlines()
     for task in (0, 1):
-        said = "devices None: -m aggnets_jax.main --expected_processes=2 --workdir=a b"
+        said = "devices None: -m aggnets_jax train --workdir=a b --expected_processes=2"
         assert f"task {task} start 0 {said}" in lines
         assert f"task {task} signals 1" in lines
         assert f"task {task} start 1 {said}" in lines
@@ -194,7 +194,7 @@ def test_a_lost_process_is_tried_again_and_a_mistake_is_not(ended):
 def test_a_task_of_an_array_is_queued_again_alone(ended):
     (_, first), (job, second) = (ended[f"array_{task}"] for task in (0, 1))
     assert first.count("start") == 1
-    assert "-m aggnets_jax.main --config=a.py:x --workdir=runs/x\n" in first
+    assert "-m aggnets_jax train --config=a.py:x --workdir=runs/x\n" in first
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")
     assert second.count("--config=a.py:y --workdir=runs/y\n") == 2
 

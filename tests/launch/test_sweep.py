@@ -1,4 +1,4 @@
-"""`launch/sweep.py`: which runs are started, how many at a time, and what becomes of the others."""
+"""`aggnets sweep`: which runs are started, how many at a time, and what becomes of the others."""
 
 import json
 import os
@@ -11,14 +11,14 @@ import time
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.cli import exit_code
-from launch import sweep
+from aggnets_jax.commands import sweep
+from aggnets_jax.main import main
 from tests import runs
 
 # Instead of Python: a file for each start, in the folder of the workdirs, and what $DO says.
 STAND_IN = """#!{python}
 import os, pathlib, signal, sys, time
-flags = dict(word.split("=", 1) for word in sys.argv[3:])
+flags = dict(word.split("=", 1) for word in sys.argv[4:])
 folder, row = os.path.split(flags["--workdir"])
 started = pathlib.Path(folder, "started")
 started.mkdir(exist_ok=True, parents=True)
@@ -58,10 +58,7 @@ def stand_in(tmp_path, monkeypatch):
 
 def run(*arguments):
     """The exit code of a sweep in this process."""
-    try:
-        return exit_code(lambda: sweep.main([str(argument) for argument in arguments]))
-    except SystemExit as end:
-        return end.code
+    return main(["sweep", *map(str, arguments)])
 
 
 def started(folder):
@@ -82,7 +79,7 @@ def test_finished_runs_are_left_out_and_the_others_trained(file, stand_in, tmp_p
     flags = (f"--config={file}", f"--workdir={folder}")
     assert run(*flags, "--", "--config.lr=0.3") == 0
     assert started(folder) == {
-        row: f"-m aggnets_jax.main --config={file}:{row} --workdir={folder}/{row} --config.lr=0.3"
+        row: f"-m aggnets_jax train --config={file}:{row} --workdir={folder}/{row} --config.lr=0.3"
         for row in "ac"
     }
     out = capfd.readouterr().out.splitlines()
@@ -131,7 +128,7 @@ def test_printed_commands(file, tmp_path, capsys):
     finish(folder / "b", file)
     assert run(f"--config={file}", f"--workdir={folder}", "--print") == 0
     assert capsys.readouterr().out.splitlines() == [
-        f"python -m aggnets_jax.main --config={file}:{row} --workdir={folder}/{row}" for row in "ac"
+        f"aggnets train --config={file}:{row} --workdir={folder}/{row}" for row in "ac"
     ]
 
 
@@ -143,7 +140,7 @@ def test_dry_runs_start_nothing(file, tmp_path, capsys):
     assert run(*flags, *changed) == 0
     told, *commands = capsys.readouterr().out.splitlines()
     assert told == "b: finished, left out"
-    assert [shlex.split(command)[4] for command in commands] == [
+    assert [shlex.split(command)[3] for command in commands] == [
         f"--workdir={folder}/{row}" for row in "ac"
     ]
 
@@ -171,11 +168,11 @@ def test_all_finished(file, tmp_path, capsys):
         ("--at_once=0", "--at_once must be at least 1, got 0"),
         ("--print --dry_run", "--print starts nothing: leave --dry_run out"),
         ("--print --slurm", "--print starts nothing: leave --slurm out"),
-        ("--slurm=--comment='", "--slurm=--comment=': No closing quotation"),
+        ("--slurm=--comment='", "argument --slurm: --comment=': No closing quotation"),
         ("--print -- --config.lrr=1", "unknown config field 'lrr'; nearest: lr"),
-        ("--print -- --mode=eval", "--mode=eval takes the config of the workdir"),
-        ("--print -- --workdir=other", "a sweep trains, below its --workdir"),
-        ("--print -- --seeds=3", "unknown flag '--seeds'; nearest: --seed"),
+        ("--print -- --watch", "--watch is for aggnets eval"),
+        ("--print -- --workdir=other", "a sweep trains below its --workdir"),
+        ("--print -- --seeds=3", "unknown flag '--seeds'; nearest: --"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, file, tmp_path, capsys):
@@ -220,7 +217,7 @@ def test_an_array_trains_each_row(file, stand_in, slurm, tmp_path, capfd, monkey
     for task in (0, 1):
         slurm.wait_for(f"{job}_{task}", "COMPLETED")
     assert started(folder) == {
-        row: f"-m aggnets_jax.main --config={file}:{row} --workdir={folder}/{row}" for row in "ac"
+        row: f"-m aggnets_jax train --config={file}:{row} --workdir={folder}/{row}" for row in "ac"
     }
     assert run(f"--config={file}", f"--workdir={folder}", "--slurm=--partition=none") == 2
     assert "error: sbatch has refused it" in capfd.readouterr().err

@@ -71,7 +71,7 @@ def marked(names):
 
 def test_every_listed_model_is_in_the_table():
     missing = sorted(set(list_models()) ^ set(ROWS))
-    assert not missing, "python -m aggnets_jax.models.page > docs/models.md"
+    assert not missing, "aggnets models --page > docs/models.md"
 
 
 @pytest.mark.parametrize("name", marked(list_models()))

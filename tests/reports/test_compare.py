@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from aggnets_jax.main import main
 from aggnets_jax.reports import compare, experiments
 from tests.reports.test_results import write_run
 
@@ -127,7 +128,7 @@ def test_seeds_without_a_partner_are_left_out_and_told(tmp_path, capsys):
     ours = write(tmp_path / "dense", [0.9, 0.8, 0.1], DENSE, first_seed=1)
     # Seeds that trained together are of one workdir.
     theirs = write_run(tmp_path / "sparse", [0.2, 0.7, 0.7])
-    assert compare.main([*ours, "--against", theirs]) == 0
+    assert main(["compare", *ours, "--against", theirs]) == 0
     told = capsys.readouterr().out
     assert f"left out: {tmp_path}/dense with the seeds 3\n" in told
     assert f"left out: {tmp_path}/sparse with the seeds 0\n" in told
@@ -143,7 +144,7 @@ def test_table_and_page(tmp_path, capsys):
     windowed = write(tmp_path / "windowed", drawn(6, 5)[0], WINDOWED, drawn(6, 5)[1])
     output = tmp_path / "out" / "patterns"
     arguments = [*dense, *windowed, "--against", *reference, f"--output={output}"]
-    assert compare.main(arguments) == 0
+    assert main(["compare", *arguments]) == 0
     assert f"{output}.csv, {output}.md" in capsys.readouterr().out
     comparison = compare.compare([*dense, *windowed], reference)
     with output.with_suffix(".csv").open(newline="") as file:
@@ -173,7 +174,7 @@ def test_table_and_page(tmp_path, capsys):
     page = output.with_suffix(".md").read_text()
     assert "by Holm's method for the 2 comparisons of each measure" in page
     assert page.count("\n| `") == 4
-    assert page.count("    python -m aggnets_jax.main") == 18
+    assert page.count("    aggnets train --config=") == 18
     assert "* commit: abc123+\n" in page
     # It is no table of runs.
     assert experiments.measured_errors(output.parent) == {}
@@ -196,7 +197,7 @@ def test_correction_is_over_the_networks_of_a_measure(tmp_path):
 
 def refusal(capsys, *arguments):
     """What is told of a command that is refused."""
-    assert compare.main([*map(str, arguments)]) == 2
+    assert main(["compare", *map(str, arguments)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     return error

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from aggnets_jax.analysis.__main__ import main
+from aggnets_jax.main import main
 from aggnets_jax.reports import efficiency
 from aggnets_jax.reports.efficiency import Point, draw, measured_points
 from aggnets_jax.reports.experiments import list_experiments
@@ -109,7 +109,7 @@ def test_points_of_a_line_are_joined_in_the_order_of_their_cost():
 def test_the_command_writes_numbers_and_a_picture(tmp_path, capsys):
     write(tmp_path / "a.csv", (SPARSENET, 0, 1.0), (SPARSENET, 1, 2.0), (DENSE, 0, 4.0))
     output = tmp_path / "out" / "below"
-    assert main(["efficiency", f"--results={tmp_path}", f"--output={output}"]) == 0
+    assert main(["analyse", "efficiency", f"--results={tmp_path}", f"--output={output}"]) == 0
     with (output / "efficiency.csv").open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["line"], row["error"], row["seeds"]) for row in rows] == [
@@ -142,7 +142,7 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, message):
     (tmp_path / "few" / "a.csv").write_text("config,overrides,seed,error\nc,,0,1\n")
     flags = [f"--results={tmp_path}", f"--output={tmp_path}", *flags]
     flags = [flag.replace("FOLDER", str(tmp_path)) for flag in flags]
-    assert main(["efficiency", *flags]) == 2
+    assert main(["analyse", "efficiency", *flags]) == 2
     captured = capsys.readouterr()
     assert message.replace("FOLDER", str(tmp_path)) in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""

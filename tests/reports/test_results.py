@@ -10,6 +10,7 @@ from scipy import stats
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 from aggnets_jax.reports import experiments, results
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
@@ -21,7 +22,7 @@ def metrics(accuracy):
     return {"step": 7, "accuracy": accuracy, "accuracy_top5": 1.0, "loss": 0.1, "examples": 360}
 
 
-def of_seed(seed, accuracy):
+def at_seed(seed, accuracy):
     return {
         "seed": seed,
         "final": metrics(accuracy),
@@ -55,7 +56,7 @@ def summary_of(config, seeds):
 def write_run(workdir, accuracies, overrides=(), file=str(runs.ROOT / SPARSENET), change=dict):
     """The files that a finished run leaves for a table; seeds count from that of the config."""
     config = config_lib.load(file, [*overrides, f"num_seeds={len(accuracies)}"])
-    seeds = [of_seed(config.seed + i, accuracy) for i, accuracy in enumerate(accuracies)]
+    seeds = [at_seed(config.seed + i, accuracy) for i, accuracy in enumerate(accuracies)]
     summary = summary_of(config, seeds)
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config_lib.to_json(config)))
@@ -64,7 +65,7 @@ def write_run(workdir, accuracies, overrides=(), file=str(runs.ROOT / SPARSENET)
 
 
 def build(tmp_path, *workdirs):
-    assert results.main([*map(str, workdirs), f"--output={tmp_path}/out/table"]) == 0
+    assert main(["results", *map(str, workdirs), f"--output={tmp_path}/out/table"]) == 0
     with (tmp_path / "out" / "table.csv").open(newline="") as file:
         return list(csv.DictReader(file)), (tmp_path / "out" / "table.md").read_text()
 
@@ -97,7 +98,7 @@ def test_a_row_for_each_run_and_seed(tmp_path):
     # Mean 24, deviation sqrt(2), and t = 12.706 with one degree of freedom.
     assert "| 2 | 24.00 | 1.41 | 11.29 to 36.71 | 22.12 (SparseNet, Table 2) |" in page
     assert "| 1 | 50.00 |  |  | 22.12 (SparseNet, Table 2) |" in page
-    run = "    python -m aggnets_jax.main --config=" + SPARSENET
+    run = "    aggnets train --config=" + SPARSENET
     assert f"{run} --config.num_seeds=2 --workdir={tmp_path}/a\n" in page
     assert f"{run} --config.lr=0.2 --config.seed=4 --workdir={tmp_path}/b\n" in page
     assert "* commit: abc123+\n" in page
@@ -216,7 +217,7 @@ def test_what_was_there_is_replaced_or_stays(tmp_path, capsys):
     first, second = write_run(tmp_path / "a", [0.75]), write_run(tmp_path / "b", [0.5])
     build(tmp_path, first)
     before = [(f.name, f.read_text()) for f in sorted((tmp_path / "out").iterdir())]
-    assert results.main([second, str(tmp_path), f"--output={tmp_path}/out/table"]) == 2
+    assert main(["results", second, str(tmp_path), f"--output={tmp_path}/out/table"]) == 2
     assert [(f.name, f.read_text()) for f in sorted((tmp_path / "out").iterdir())] == before
     rows, page = build(tmp_path, second)
     assert [row["error"] for row in rows] == ["50.0"]
@@ -243,7 +244,7 @@ def test_workdirs_that_hold_no_finished_run_are_named(files, message, tmp_path, 
         (workdir / name).write_text(text)
     if files == {}:
         workdir.mkdir()
-    assert results.main([str(workdir), f"--output={tmp_path}/table"]) == 2
+    assert main(["results", str(workdir), f"--output={tmp_path}/table"]) == 2
     error = capsys.readouterr().err
     assert message.replace("W", str(workdir)) in error
     assert error.count("\n") == 1
@@ -261,7 +262,7 @@ def test_workdirs_that_hold_no_finished_run_are_named(files, message, tmp_path, 
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     workdir = write_run(tmp_path / "run", [0.5])
-    assert results.main([argument.replace("RUN", workdir) for argument in arguments]) == 2
+    assert main(["results", *(argument.replace("RUN", workdir) for argument in arguments)]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1

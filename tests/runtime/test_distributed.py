@@ -100,8 +100,8 @@ def test_what_can_be_no_process_is_refused(arguments, said, initialized):
 
 
 def test_other_modes_have_one_process(tmp_path, capsys):
-    assert main(["--mode=report", f"--workdir={tmp_path}", "--expected_processes=2"]) == 2
-    assert "--expected_processes is for training" in capsys.readouterr().err
+    assert main(["report", f"--workdir={tmp_path}", "--expected_processes=2"]) == 2
+    assert "--expected_processes is for aggnets train, aggnets eval" in capsys.readouterr().err
 
 
 def test_a_coordinator_that_does_not_answer_is_waited_for_as_long_as_said(tmp_path):
@@ -161,10 +161,10 @@ def test_two_processes_compute_what_one_does(sharding, data_dir, tmp_path):
     sizes = [runs.summary(workdir)["state_bytes"] for workdir in (two, one)]
     assert sizes[0] == sizes[1] if sharding == "replicated" else sizes[0] < 0.5 * sizes[1]
 
-    ends = finish_all(start_processes("--mode=eval", f"--workdir={two}"))
+    ends = finish_all(start_processes("eval", f"--workdir={two}"))
     assert json.loads((two / "evaluation.json").read_text()) == pytest.approx(final, rel=1e-6)
     assert "of 360 images" in ends[0][1]
-    finish_all([runs.start("--mode=eval", f"--workdir={two}")])
+    finish_all([runs.start("eval", f"--workdir={two}")])
     assert json.loads((two / "evaluation.json").read_text()) == pytest.approx(final, rel=1e-5)
 
     image = tmp_path / "image.png"
@@ -173,7 +173,7 @@ def test_two_processes_compute_what_one_does(sharding, data_dir, tmp_path):
     for name, start in (("two", start_processes), ("one", lambda *a: [runs.start(*a)])):
         output = tmp_path / f"{name}.json"
         flags = (f"--images={image}", "--format=json", f"--output={output}")
-        finish_all(start("--mode=predict", f"--workdir={two}", *flags))
+        finish_all(start("predict", f"--workdir={two}", *flags))
         predictions.append(json.loads(output.read_text())[0]["predictions"])
     for first, second in zip(*predictions, strict=True):
         assert first["class"] == second["class"]

@@ -72,7 +72,7 @@ def test_a_read_only_disk_is_told_in_one_line_and_can_be_evaluated(small_disk, d
     code, _, err = runs.finish(runs.start(f"--config={file}", f"--workdir={small_disk / 'run'}"))
     assert (code, err.count("\n")) == (2, 1)
     assert "can't be used" in err and "Read-only file system" in err
-    code, out, err = runs.finish(runs.start("--mode=eval", f"--workdir={small_disk / 'run'}"))
+    code, out, err = runs.finish(runs.start("eval", f"--workdir={small_disk / 'run'}"))
     assert (code, err) == (0, "")
     assert "not written to" in out
 

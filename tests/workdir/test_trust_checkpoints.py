@@ -13,7 +13,8 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import main, models
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.runtime.mesh import make_mesh, replicated
-from aggnets_jax.training.state import Totals, TrainState
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.state import TrainState, zero_totals
 from aggnets_jax.workdir import checkpoints
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.progress import Progress
@@ -51,7 +52,7 @@ def checkpoint(tmp_path_factory):
         opt_state=(),
         ema=None,
         strength=None,
-        totals=Totals.zeros(),
+        totals=zero_totals(Classification.sums),
         **variables,
     )
     with RunCheckpoints(workdir, keep=1, config=CONFIG, dataset=DATASET) as checkpoints:
@@ -69,7 +70,9 @@ def saying(workdir, config):
     before = {file: file.read_bytes() for file in files.values()}
     checksums = json.loads(before[files["checksums"]])
     files["config"].write_text(json.dumps(config))
-    files["checksums"].write_text(json.dumps({**checksums, "config": checkpoints.of_json(config)}))
+    files["checksums"].write_text(
+        json.dumps({**checksums, "config": checkpoints.json_checksum(config)})
+    )
     try:
         yield
     finally:
@@ -143,7 +146,7 @@ def test_places_that_a_checkpoint_names_are_left_alone(checkpoint, tmp_path):
     with saying(checkpoint, config):
         here = files_in(checkpoint.parent)
         assert result_of(restore, checkpoint) is not REFUSED
-        command = ["--mode=convert", f"--workdir={checkpoint}", f"--to_torch={written}"]
+        command = ["convert", f"--workdir={checkpoint}", f"--to_torch={written}"]
         assert main.main(command) == 0
         assert files_in(checkpoint.parent) == here
     assert files_in(tmp_path).keys() == {*before, written}
@@ -168,7 +171,7 @@ def test_checkpoints_are_found_in_their_workdir_alone(which, checkpoint, tmp_pat
     workdir = shutil.copytree(checkpoint, tmp_path / "run")
     shutil.copytree(workdir / "checkpoints/1", tmp_path / "x/1")
     before = files_in(tmp_path)
-    for mode in (["--mode=eval"], ["--mode=convert", f"--to_torch={tmp_path}/w.safetensors"]):
+    for mode in (["eval"], ["convert", f"--to_torch={tmp_path}/w.safetensors"]):
         assert main.main([*mode, f"--workdir={workdir}", f"--checkpoint={which}"]) == 2
         error = capsys.readouterr().err
         assert error.startswith("error: no checkpoint ") and error.count("\n") == 1

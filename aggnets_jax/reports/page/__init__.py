@@ -57,7 +57,7 @@ def write_page(
       config: of the run, resolved.
       topologies: of the network's stages.
       curves: lines of `metrics.jsonl`.
-      restored: what `--mode=eval` found, if it did.
+      restored: what `aggnets eval` found, if it did.
       data_dir: of the data set; default that of the run.
 
     Returns:
@@ -160,6 +160,5 @@ def _environment(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _commands(workdir: Path) -> tuple[str, str]:
     """What makes the run, and what makes the page."""
-    flags = ["--mode=report", f"--workdir={workdir}", "--html"]
-    page = shlex.join(["python", "-m", "aggnets_jax.main", *flags])
+    page = shlex.join(["aggnets", "report", f"--workdir={workdir}", "--html"])
     return read_run(workdir)[0].command, page

@@ -80,7 +80,7 @@ class _Network:
         """The network of the latest checkpoint; raises `UserError` if there is none."""
         devices = mesh_lib.replicated(self._mesh)
         restored = restore_network(self.workdir, "latest", devices)
-        return restored._replace(variables=restored.of_one(self._first(restored)))
+        return restored._replace(variables=restored.variables_at(self._first(restored)))
 
     @cached_property
     def batches(self) -> EvalBatches:
@@ -135,7 +135,7 @@ def _or_why(network: _Network, part: Part, make: Callable[[_Network, Part], Part
         file = network.workdir / "analysis" / f"{part.id}.png"
         if not file.exists():
             return part._replace(missing=f"Not shown: {error}.")
-        caption = f"As an earlier `python -m aggnets_jax.analysis {part.id}` drew it."
+        caption = f"As an earlier `aggnets analyse {part.id}` drew it."
         return part._replace(pictures=[Picture(embedded_png(file), part.title, caption)])
 
 

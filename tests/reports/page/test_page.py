@@ -30,7 +30,7 @@ HOSTILE = "<script>window.attacked = true</script><img src=x onerror='window.att
 def workdir(finished_run, tmp_path_factory):
     """Of a run, with its page."""
     workdir = shutil.copytree(finished_run, tmp_path_factory.mktemp("page") / "run")
-    assert main(["--mode=report", f"--workdir={workdir}", "--html"]) == 0
+    assert main(["report", f"--workdir={workdir}", "--html"]) == 0
     return workdir
 
 
@@ -242,7 +242,7 @@ def change(file, fields):
 
 
 def make_page(workdir, *flags):
-    assert main(["--mode=report", f"--workdir={workdir}", "--html", *flags]) == 0
+    assert main(["report", f"--workdir={workdir}", "--html", *flags]) == 0
     return (workdir / "report.html").read_bytes()
 
 
@@ -339,10 +339,10 @@ def test_a_sweep_that_is_there_is_not_made_again(workdir, tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--mode=eval", "--html"], "--html is for --mode=report"),
-        (["--mode=report", "--data_dir=D"], "--data_dir is for training"),
+        (["eval", "--html"], "--html is for aggnets report, not for aggnets eval"),
+        (["report", "--data_dir=D"], "--data_dir is for --html"),
     ],
 )
 def test_flags_of_the_page_are_for_the_page(flags, message, tmp_path, capsys):
-    assert main([f"--workdir={tmp_path}", *flags]) == 2
+    assert main([*flags, f"--workdir={tmp_path}"]) == 2
     assert message in capsys.readouterr().err

@@ -1,7 +1,4 @@
-"""Measures how fast networks train and evaluate, how long they compile, and what memory they take.
-
-python -m aggnets_jax.benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
-"""
+"""Run the benchmark that the flags of `aggnets benchmark` describe."""
 
 from __future__ import annotations
 
@@ -9,15 +6,12 @@ import argparse
 import contextlib
 import dataclasses
 import os
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.benchmark import MODES
-from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 
@@ -30,45 +24,12 @@ _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses and checks a command line.
+def check(given: argparse.Namespace) -> None:
+    """Check the flags, and split those with commas.
 
     Raises:
-      UserError: for a flag or a value that is not allowed.
+      UserError: for a value that is not allowed.
     """
-    parser = Parser(
-        prog="python -m aggnets_jax.benchmark",
-        description=__doc__.partition("\n")[0],
-        allow_abbrev=False,
-    )
-    add = parser.add_argument
-    add("--models", required=True, help="registered networks, with commas between them")
-    add("--modes", default="train", help=f"{', '.join(MODES)}; default train")
-    add(
-        "--forms",
-        default="default",
-        help="of the networks, in turn: default, plain, native, scan, remat=layer, remat=norm, any"
-        " argument, or several joined by +; ratios are to the first",
-    )
-    add("--model_args", action="append", default=[], help="of all forms: NAME=VALUE,NAME=VALUE")
-    add("--num_classes", type=int, help="default that of the family")
-    add("--batch_size", type=int, default=64, help="over all devices; default 64")
-    add("--image_size", type=int, help="side of the images; default that of the family")
-    add("--dtype", default="float32", help="of the computation: float32 or bfloat16")
-    add("--repeats", type=int, default=7, help="in which forms take turns; default 7")
-    add("--seconds", type=float, default=10, help="for the repeats of each form; default 10")
-    add("--steps_per_dispatch", type=int, help="of training; default that of runs")
-    add("--against", help="torch, for the same networks in PyTorch; or another network")
-    add("--against_forms", help="of torch: eager, compile, channels_last, or joined by +")
-    add("--json", help="file to write")
-    add("--csv", help="file to write")
-    add("--profile", help="folder for profiler traces of a few steps")
-    given = parser.parse_args(arguments)
-    _check(given)
-    return given
-
-
-def _check(given: argparse.Namespace) -> None:
     from aggnets_jax.benchmark import against_torch
     from aggnets_jax.benchmark.setting import parse_arguments, parse_forms
 
@@ -139,21 +100,25 @@ def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender
     return made
 
 
-def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
-    given = parse(arguments)
+def run(given: argparse.Namespace) -> None:
+    """Measure, print the table, and write it.
+
+    Raises:
+      UserError: as `check` and `contenders_of`.
+    """
+    check(given)
     with _no_compilation_cache():
-        _measure(given, sys.argv[1:] if arguments is None else arguments)
+        _measure(given)
 
 
-def _measure(given: argparse.Namespace, words: Sequence[str]) -> None:
+def _measure(given: argparse.Namespace) -> None:
     from aggnets_jax.benchmark import report
     from aggnets_jax.benchmark.measure import compare
 
     if given.against == TORCH:
         # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    origin = report.origin(shlex.join(["python", "-m", "aggnets_jax.benchmark", *words]))
+    origin = report.origin(given.command)
     rows: list[report.Row] = []
     settings = [setting_of(model, given) for model in given.models]
     # All mistakes come before all measurements.
@@ -189,12 +154,3 @@ def _no_compilation_cache() -> Iterator[None]:
     finally:
         jax.config.update("jax_enable_compilation_cache", before)
         compilation_cache.reset_cache()
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program and returns its exit code: 0, or 2 for a mistake of the user's."""
-    return exit_code(lambda: run(arguments))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,8 @@
+"""`python -m aggnets_jax`, which is the command `aggnets`."""
+
+import sys
+
+from aggnets_jax.main import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Train the rows of a config's `sweep()`, each in a workdir with the row's name.
+
+Example:
+    aggnets sweep --config=configs/digits_50k.py --workdir=runs/50k -- --config.num_seeds=5
+
+The command trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` at a time. `--slurm`
+submits an array of jobs instead, with options of sbatch in `--slurm="--time=8:00:00 --nodes=2"`;
+`--print` prints the commands, for another scheduler. Flags after `--` are given to each run.
+
+Finished runs are left out, so that the same command goes on with a sweep. When a run fails the
+others are trained nevertheless; a line at the end names the failed ones, and the exit code is that
+of the first. SIGTERM and SIGINT stop all, with exit code 75.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from aggnets_jax.cli import Parser
+from aggnets_jax.commands import make_parser, shared
+from aggnets_jax.errors import Stopped, UserError
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
+
+
+class Run(NamedTuple):
+    """A row of the sweep.
+
+    Attributes:
+      row: its name.
+      flags: of `aggnets train`.
+      finished: whether it has been trained to the end.
+    """
+
+    row: str
+    flags: list[str]
+    finished: bool
+
+    def command(self, *program: str) -> list[str]:
+        """Return the words of the command that trains it."""
+        return [*program, "train", *self.flags]
+
+
+def add_arguments(parser: Parser) -> None:
+    """Add the flags."""
+    add = parser.add_argument
+    add("--config", required=True, help="file with a sweep()")
+    add("--workdir", required=True, help="folder of the runs' workdirs")
+    add("--at_once", type=int, help="how many runs at a time; with --slurm, at most")
+    add(
+        "--slurm",
+        nargs="?",
+        const=[],
+        type=_words,
+        metavar="OPTIONS",
+        help="submit an array, with these options",
+    )
+    add("--print", action="store_true", help="print commands, and start nothing")
+    add("--dry_run", action="store_true", help="only say what would be done")
+    add("more", nargs="*", metavar="FLAG", help="flags of aggnets train, after --")
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error}") from error
+
+
+def run(flags: argparse.Namespace) -> int | None:
+    """Train, submit or print the runs that are not finished."""
+    if flags.at_once is not None and flags.at_once < 1:
+        raise UserError(f"--at_once must be at least 1, got {flags.at_once}")
+    for flag in ("at_once", "slurm", "dry_run"):
+        if flags.print and getattr(flags, flag) not in (None, False):
+            raise UserError(f"--print starts nothing: leave --{flag} out")
+    everything = runs(flags)
+    waiting = [run for run in everything if not run.finished]
+    if not flags.print:
+        for run in everything:
+            if run.finished:
+                print(f"{run.row}: finished, left out")
+    if not waiting:
+        return None
+    if flags.slurm is not None:
+        command = submission(flags, waiting)
+        if not flags.dry_run:
+            submit(command)
+        else:
+            print(f"PYTHON={shlex.quote(sys.executable)} {shlex.join(command)}")
+    elif flags.print or flags.dry_run:
+        for run in waiting:
+            print(shlex.join(run.command("aggnets")))
+    else:
+        return train(waiting, flags.at_once or 1)
+    return None
+
+
+def runs(given: argparse.Namespace) -> list[Run]:
+    """Return the rows of a sweep, checked as if each had been started.
+
+    Raises:
+      UserError: for flags that a run would refuse, and rows that can't be folders.
+    """
+    from aggnets_jax import config as config_lib
+    from aggnets_jax.files import is_line, local_path, read_json
+    from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
+
+    rows = list(config_lib.rows(given.config))
+    if not rows:
+        raise UserError(f"{given.config} has no sweep(); aggnets train trains it")
+    for row in rows:
+        if row in ("", ".", "..") or "/" in row or not is_line(row):
+            raise UserError(f"{given.config}: row {row!r} can't be the name of a folder")
+    found = []
+    for row in rows:
+        workdir = Path(given.workdir, row)
+        words = [f"--config={given.config}:{row}", f"--workdir={workdir}", *given.more]
+        flags = make_parser("train").parse(words)
+        if flags.workdir != str(workdir):
+            raise UserError("a sweep trains below its --workdir; leave a second one out")
+        config = config_lib.to_json(shared.load_config(flags, {"data.data_dir": flags.data_dir}))
+        path, changes = local_path(workdir), []
+        if (path / CONFIG).exists():
+            changes = config_lib.differences(read_json(path / CONFIG), config)
+        if changes and not flags.allow_config_change:
+            raise config_change_error(path, changes)
+        finished = not changes and (path / CONFIG).exists() and (path / SUMMARY).exists()
+        found.append(Run(row, words, finished))
+    return found
+
+
+def train(waiting: Sequence[Run], at_once: int) -> int:
+    """Train runs on this machine.
+
+    Returns:
+      The exit code for all of them.
+    """
+    from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
+
+    left, codes, failed = deque(waiting), [], []
+    with Children() as children:
+        while children.running or (left and not children.asked):
+            while left and len(children.running) < at_once and not children.asked:
+                run = left.popleft()
+                print(f"{run.row}: {shlex.join(run.command('aggnets'))}", flush=True)
+                command = run.command(sys.executable, "-m", "aggnets_jax")
+                children.start(Child(run.row, command, {}, run.row if at_once > 1 else ""))
+            if (end := children.wait_for_end()) is None:
+                continue
+            child, code = end
+            codes.append(code)
+            if code not in (0, Stopped.exit_code):
+                failed.append(f"{child.name} {describe_exit(code)}")
+    if failed:
+        print(
+            f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
+            file=sys.stderr,
+        )
+    if children.asked:
+        unfinished = len(waiting) - codes.count(0)
+        print(
+            f"{children.asked[0].name}: {unfinished} of {len(waiting)} runs are not finished;"
+            " the same command goes on with them",
+            file=sys.stderr,
+        )
+        codes.append(Stopped.exit_code)
+    return common_exit_code(codes)
+
+
+def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
+    """Return the command that submits runs as an array to SLURM."""
+    at_once = "" if given.at_once is None else f"%{given.at_once}"
+    return [
+        "sbatch",
+        *given.slurm,
+        f"--array=0-{len(waiting) - 1}{at_once}",
+        os.path.relpath(SCRIPT),
+        f"--config={given.config}",
+        f"--workdir={given.workdir}",
+        *given.more,
+        "--rows",
+        *(run.row for run in waiting),
+    ]
+
+
+def submit(command: Sequence[str]) -> None:
+    """Submit an array, whose tasks use this interpreter.
+
+    Raises:
+      UserError: if SLURM is not here, or does not take it.
+    """
+    if not SCRIPT.is_file():
+        raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
+    if shutil.which("sbatch") is None:
+        raise UserError("there is no SLURM here: no sbatch; --dry_run prints the command")
+    done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable})
+    if done.returncode:
+        raise UserError(f"sbatch has refused it, with exit code {done.returncode}")

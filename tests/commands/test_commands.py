@@ -1,0 +1,97 @@
+"""The list of subcommands, their --help, their examples, and one line for each mistake."""
+
+import re
+import shlex
+
+import pytest
+
+from aggnets_jax import commands
+from aggnets_jax.main import main
+from tests.test_imports import slow_imports
+
+# Words that each subcommand refuses before it does anything, and what it then says.
+MISTAKES = {
+    "train": ("--config=none.py --workdir=W", "no config file none.py"),
+    "eval": ("--workdir=W --html", "--html is for aggnets report, not for aggnets eval"),
+    "predict": ("--workdir=W", "the following arguments are required: --images"),
+    "report": ("--workdir=W --htlm", "unknown flag '--htlm'; nearest: --html"),
+    "analyse": ("weigths --workdir=W", "invalid choice: 'weigths'"),
+    "ablate": ("--workdir=W --draws=ten", "invalid int value: 'ten'"),
+    "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
+    "compare": ("W", "the following arguments are required: --against"),
+    "results": ("W --output=table.csv", "makes two files: give it without .csv"),
+    "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, table"),
+    "convert": ("--workdir=W", "needs one of --from_torch=FILE and --to_torch=FILE"),
+    "models": ("sparsnet_bc100_k24", "unknown model 'sparsnet_bc100_k24'; nearest: sparsenet_bc"),
+    "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
+    "benchmark": ("--models=densenet121 --modes=trian", "unknown mode 'trian'; nearest: train"),
+    "prepare-data": ("--name=cifar11", "unknown data set 'cifar11'; nearest: cifar10"),
+    "sweep": ("--config=none.py --workdir=W", "no config file none.py"),
+    "completion": ("bahs", "unknown shell 'bahs'; nearest: bash"),
+}
+
+
+def examples(name):
+    """The command lines in the docstring of a subcommand, without `aggnets NAME`."""
+    found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.load(name).__doc__, re.M)
+    return [shlex.split(words) for words in found]
+
+
+def test_the_list_has_a_line_for_each_subcommand(capsys):
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert capsys.readouterr().out == out
+    for title, names in commands.GROUPS.items():
+        assert f"\n{title}:\n" in out
+        for name in names:
+            assert f"\n  {name:<14}{commands.first_line(name)}\n" in out
+    assert max(map(len, out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("name", commands.NAMES)
+def test_help_shows_each_flag_and_valid_examples(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: aggnets {name} ") and commands.load(name).__doc__ in out
+    assert examples(name)
+    for words in examples(name):
+        flags = commands.make_parser(name).parse(words)
+        if words[0].startswith("--"):
+            assert hasattr(flags, words[0].partition("=")[0].removeprefix("--"))
+
+
+def test_examples_are_checked():
+    with pytest.raises(ValueError, match="unknown flag '--workdirs'; nearest: --workdir"):
+        commands.make_parser("report").parse(["--workdir=a", "--workdirs=b"])
+
+
+def test_help_imports_nothing_slow():
+    program = (
+        "from aggnets_jax import commands; print([*map(commands.make_parser, commands.NAMES)])"
+    )
+    assert slow_imports("-c", program)[0] == set()
+    for words in ([], ["train", "--help"], ["analyse", "--help"], ["completion", "bash"]):
+        assert slow_imports("-m", "aggnets_jax", *words)[0] == set()
+
+
+@pytest.mark.parametrize("name", commands.NAMES)
+def test_bad_input_is_one_line_and_exit_code_2(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words, message = MISTAKES[name]
+    assert main([name, *words.split()]) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("error: ") and err.count("\n") == 1 and message in err
+    assert out == "" and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_each_subcommand_and_its_flags(shell, capsys):
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for name in commands.NAMES:
+        assert re.search(rf"\b{name}\b", script)
+    for flag in ("allow_config_change", "reestimate_batch_statistics", "at_once"):
+        assert flag in script
