@@ -25,7 +25,6 @@ from aggnets_jax.ablation.removal import Smaller, smaller_network
 from aggnets_jax.ablation.sets import StageLink, to_text
 from aggnets_jax.connectivity.drawing import save_topologies
 from aggnets_jax.connectivity.links import find_links
-from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import write_json, write_text
@@ -136,17 +135,13 @@ def learn(
     # The task says what the checkpoints hold, so that no other program takes them for a network's.
     config_json = {**config_lib.to_json(config), "task": "link_weights"}
     config_json["task_args"] = {**penalty._asdict(), "keep": penalty.keep and list(penalty.keep)}
-    summary = train_and_evaluate(config_json, workdir, task=LinkWeights(task, links, penalty))
+    train_and_evaluate(config_json, workdir, task=LinkWeights(task, links, penalty))
 
     with open_workdir(workdir, config_json) as path:
-        network = WeighedNetwork(model, links)
-        params, variables = _restore(path, network, config, info)
-        weights = np.clip(np.asarray(params[LINKS]), 0, 1)
+        weights, trained = _restore(path, given._replace(model=WeighedNetwork(model, links)))
         cut, needed = links.cut(weights, penalty.keep)
         is_left = np.array([link not in cut for link in links.links])
-        evaluation = _evaluate(
-            task, network, variables, summary["steps"], config, info, [weights, weights * is_left]
-        )
+        evaluations = _evaluate(task, trained, [weights, weights * is_left])
         smaller = smaller_network(given, links.stages, cut)
         learnt = {
             "network": config.model.name,
@@ -155,11 +150,11 @@ def learn(
             "keep": penalty.keep and list(penalty.keep),
             "init_from": config.init_from,
             "seed": config.seed,
-            "steps": summary["steps"],
+            "steps": trained.step,
             "links": len(links.links),
             "kept": int(is_left.sum()),
             "needed": [[name, *link] for name, link in needed],
-            "evaluation": dict(zip(("weighed", "pruned"), evaluation, strict=True)),
+            "evaluation": dict(zip(("weighed", "pruned"), evaluations, strict=True)),
             "stages": _stages(links, weights, smaller),
             "commit": commit(),
             "hardware": hardware(),
@@ -170,41 +165,31 @@ def learn(
     return learnt
 
 
-def _restore(
-    workdir: Path, network: WeighedNetwork, config: ml_collections.ConfigDict, info: DatasetInfo
-) -> tuple[Any, Variables]:
-    """Restore the parameters of a finished run, and the variables for its evaluation."""
-    images = jnp.zeros((1, *info.image_shape))
-    shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), images))
+def _restore(workdir: Path, network: Restored) -> tuple[np.ndarray, Restored]:
+    """Restore the weights of a finished run, and the network with its variables and step."""
+    images = jnp.zeros((1, *network.info.image_shape))
+    shapes = jax.eval_shape(lambda: network.model.init(jax.random.key(0), images))
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
+    averaged = network.config.ema_decay > 0
     with Checkpoints(workdir) as checkpoints:
-        saved = checkpoints.restore_model(
-            *checkpoints.find("latest"), shapes, everywhere, averaged=config.ema_decay > 0
-        )
-    ema = saved.pop("ema")
-    return saved["params"], ema or saved
+        folder, step = checkpoints.find("latest")
+        saved = checkpoints.restore_model(folder, step, shapes, everywhere, averaged=averaged)
+    weights = np.clip(np.asarray(saved["params"][LINKS]), 0, 1)
+    return weights, network._replace(step=step, variables=saved.pop("ema") or saved)
 
 
-def _evaluate(
-    task: Task,
-    network: WeighedNetwork,
-    variables: Variables,
-    step: int,
-    config: ml_collections.ConfigDict,
-    info: DatasetInfo,
-    weights: Sequence[np.ndarray],
-) -> list[dict[str, Any]]:
+def _evaluate(task: Task, trained: Restored, weights: Sequence[np.ndarray]) -> list[dict[str, Any]]:
     """Evaluate the network with several weights of its links."""
+    config, info, variables = trained.config, trained.info, trained.variables
     batches = task.eval_data(config, mesh_lib.batch_sharding(mesh_lib.make_mesh()))
-    eval_step = make_eval_step(task, network, task.make_preprocess(config, info))
+    eval_step = make_eval_step(task, trained.model, task.make_preprocess(config, info))
     found = []
     for each in weights:
         params = {**variables["params"], LINKS: jnp.asarray(each)}
         metrics = evaluate(task, eval_step, {**variables, "params": params}, batches)
-        metrics = {"step": step, **metrics}
-        print_evaluation(task, metrics)
-        check_evaluation(task, metrics)
-        found.append(metrics)
+        found.append({"step": trained.step, **metrics})
+        print_evaluation(task, found[-1])
+        check_evaluation(task, found[-1])
     return found
 
 

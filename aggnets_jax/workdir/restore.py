@@ -23,15 +23,15 @@ from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
 class Restored(NamedTuple):
-    """A network as a checkpoint has it.
+    """A restored network.
 
     Attributes:
-      step: after which it was saved.
+      step: number of updates.
       config: of its run.
-      info: of the data set of its run.
+      info: the data set of its run.
       model: the network.
-      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
-        these are the first axis of each array.
+      variables: "params" and "batch_stats", or their averages if the run has any. With several
+        seeds, these are the first axis of each array.
     """
 
     step: int
@@ -41,7 +41,7 @@ class Restored(NamedTuple):
     variables: Variables
 
     def variables_at(self, seed: int | None) -> Variables:
-        """The variables of the network of a seed, which may be None if there is only one.
+        """Return the variables of a seed, which may be None if there is only one.
 
         Raises:
           UserError: if the run has no such seed, or several and none is chosen.
@@ -59,14 +59,14 @@ class Restored(NamedTuple):
 def restore_network(
     workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
-    """Restores a network with nothing but the directory of its run; no data set is opened.
+    """Restore a network from the directory of its run alone; no data set is opened.
 
     Args:
       workdir: of the run.
       which: "latest", "best" or the number of a step.
       devices: the sharding of the variables.
-      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
-        one, which compiles fast, rather than to have its layers apart.
+      keep_loops: whether a network with loops over its layers (`model.scan`) keeps them, which
+        compiles fast, rather than getting the variables of each layer apart.
 
     Raises:
       UserError: if there is no such checkpoint.
