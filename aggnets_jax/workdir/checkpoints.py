@@ -186,7 +186,7 @@ class Checkpoints:
             raise Damaged(path, "its data set contradicts itself")
         return info
 
-    def restore_variables(
+    def restore_model(
         self,
         folder: str,
         step: int,
@@ -195,22 +195,29 @@ class Checkpoints:
         *,
         averaged: bool,
     ) -> dict[str, Any]:
-        """Restores what `model.apply` takes.
+        """Restore "params", "batch_stats", and "ema", their averages or None.
 
         Args:
           folder: from `find`.
           step: from `find`.
           variables: shapes of "params" and "batch_stats".
-          sharding: that the arrays get.
-          averaged: whether the checkpoint has averages, which are then returned.
+          sharding: sharding of the restored arrays.
+          averaged: whether the checkpoint has averages.
         """
         like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             {**like, "ema": like if averaged else None},
         )
-        model = self._read(folder, step, model=target)["model"]
-        return model["ema"] or {name: model[name] for name in like}
+        return self._read(folder, step, model=target)["model"]
+
+    def restore_variables(self, *arguments: Any, averaged: bool) -> dict[str, Any]:
+        """Restore the variables that are evaluated: the averages if the checkpoint has any.
+
+        The arguments are those of `restore_model`.
+        """
+        model = self.restore_model(*arguments, averaged=averaged)
+        return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
 
 
 def array_checksums(tree: Any) -> dict[str, list[Any]]:

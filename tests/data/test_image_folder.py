@@ -11,8 +11,8 @@ from aggnets_jax.data import describe, eval_batches, file_batches, train_batches
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.data.image_folder import list_examples
-from aggnets_jax.data.prepare import main as prepare_data
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_batches import join, take
@@ -290,7 +290,7 @@ def test_a_file_that_is_gone_is_named(tmp_path, sharding):
 
 
 def test_preparing_a_folder_is_not_needed(capsys):
-    assert prepare_data(["--name=image_folder"]) == 2
+    assert main(["prepare-data", "--name=image_folder"]) == 2
     assert "image_folder needs no preparation" in capsys.readouterr().err
 
 
