@@ -67,6 +67,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
+        "docs": ["mkdocs-material>=9.6,<10"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from aggnets_jax.benchmark.report import read_records
+from aggnets_jax.benchmark.rows import read_records
 
 HERE = Path(__file__).parent
 STYLES = {"remat=layer": "--", "scan": "-"}

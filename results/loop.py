@@ -32,7 +32,8 @@ import numpy as np
 
 from aggnets_jax import __version__, data, train
 from aggnets_jax import config as config_lib
-from aggnets_jax.benchmark.programs import Program, train_program
+from aggnets_jax.benchmark.modes import train_program
+from aggnets_jax.benchmark.program import Program
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import VARIABLE

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from aggnets_jax.benchmark.report import ORIGIN, Row, read_records, record, replace_records
+from aggnets_jax.benchmark.rows import ORIGIN, Row, read_records, record, replace_records
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 

@@ -36,12 +36,12 @@ def on_each_device(
 
     `outputs` says how the devices' results are put together.
     """
-    everywhere, by_example = PartitionSpec(), PartitionSpec("data")
+    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
     # Changes and examples are one axis in a convolution, which the compiler can't divide itself.
     mapped = jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(everywhere, everywhere, by_example),
+        in_specs=(everywhere, everywhere, batch_sharding),
         out_specs=outputs,
         check_vma=False,
     )

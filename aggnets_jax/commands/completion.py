@@ -11,7 +11,9 @@ from aggnets_jax.cli import Parser
 
 def add_arguments(parser: Parser) -> None:
     """Add the argument."""
-    parser.add_argument("shell", choices=("bash", "tcsh", "zsh"))
+    import shtab
+
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
 
 
 def run(flags: argparse.Namespace) -> None:

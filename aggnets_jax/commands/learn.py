@@ -28,8 +28,13 @@ def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     shared.add_config(parser)
     add = parser.add_argument
-    add("--workdir", required=True, help="directory of the run, new or to go on with")
-    add("--from", dest="init_from", help="workdir of a run to start from; config.init_from")
+    add("--workdir", metavar="DIR", required=True, help="of the run, new or to go on with")
+    add(
+        "--from",
+        metavar="DIR",
+        dest="init_from",
+        help="workdir of a run to start from; config.init_from",
+    )
     add("--penalty", required=True, help=" or ".join(PENALTIES))
     add("--strength", required=True, type=float, help="of the penalty, in loss per unit of weight")
     add(

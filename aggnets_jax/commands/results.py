@@ -22,5 +22,5 @@ def run(flags: argparse.Namespace) -> None:
     output = results.output_path(flags.output)
     rows = [result for workdir in flags.workdirs for result in results.read_run(workdir)]
     grouped = results.groups(rows)
-    results.write_tables(output, results.table(rows), results.page(grouped, output))
+    results.write_tables(output, [row.record for row in rows], results.page(grouped, output))
     print(f"{output}.csv, {output}.md: {len(rows)} results of {len(grouped)} configs")

@@ -116,7 +116,7 @@ def test_networks_that_add_have_none(data_dir, tmp_path):
 
 
 def test_the_command_writes_a_table_and_a_picture(workdir, tmp_path, capsys):
-    arguments = ["weights", f"--workdir={workdir}", f"--output={tmp_path}"]
+    arguments = ["analyse", "weights", f"--workdir={workdir}", f"--output={tmp_path}"]
     assert main([*arguments, "--stages=stage[13]"]) == 0
     assert "stage3" in capsys.readouterr().out
     with (tmp_path / "weights.csv").open() as file:
