@@ -134,7 +134,7 @@ class RunCheckpoints(Checkpoints):
     def _wait(self, folder: str) -> Exception | None:
         """Wait for the newest save; return its error, if any."""
         manager = self._managers.get(folder)
-        return manager and _error_of(manager.wait_until_finished)
+        return None if manager is None else _error_of(manager.wait_until_finished)
 
     def _settle(self, folder: str) -> bool:
         """Wait for the newest save; return whether it succeeded."""
