@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow smoke torch lint lock clean
+.PHONY: setup demo test test-slow smoke torch lint docs lock clean
 
 setup: $(VENV)/.ready-$(VERSION)
 
@@ -58,6 +58,12 @@ lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 
+# The documentation as a site; dead links and missing pages are errors.
+docs: setup
+	$(RUN) -m pip install --quiet --retries 1 --no-build-isolation --editable ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
 # One file for all supported Pythons; each gets the newest packages that support it.
 lock: setup
 	$(RUN) -m pip install --quiet uv
@@ -66,4 +72,4 @@ lock: setup
 		--custom-compile-command "make lock" --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -28,6 +28,7 @@ INSTALL = [
     "safetensors>=0.5",
     "scikit-learn>=1.5",  # the handwritten digits
     "scipy>=1.12",
+    "shtab>=1.7",  # completes the command in a shell
     "tensorboard>=2.18",
     # For input pipelines only, never on the accelerator.
     f"tensorflow-cpu>=2.20,<3; {X86}",
@@ -58,13 +59,15 @@ setup(
         *(f"aggnets_jax.configs.{folder}" for folder in find_namespace_packages("configs")),
     ],
     package_dir={"aggnets_jax.configs": "configs"},
-    package_data={"aggnets_jax.reports.page": ["page.*"]},
+    package_data={"aggnets_jax.models": ["papers.csv"], "aggnets_jax.reports.page": ["page.*"]},
+    entry_points={"console_scripts": ["aggnets = aggnets_jax.main:main"]},
     install_requires=INSTALL,
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
+        "docs": ["mkdocs-material>=9.6,<10"],
         "test": TEST,
         "dev": [*TEST, "ruff>=0.12"],
     },

@@ -18,6 +18,10 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
+    # What the network is trained for: classification, see docs/tasks.md
+    config.task = "classification"
+    config.task_args = ml_collections.ConfigDict()  # arguments of the task
+
     # Everything random (initialisation, data order, augmentation, dropout) follows from the seed.
     config.seed = 0
     config.num_seeds = 1  # of networks that train at once, of seeds seed, seed + 1, ...
@@ -65,7 +69,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
     # Strength of a regularisation inside the network that changes in training (DropBlock, dynamic
-    # regularisation), see aggnets_jax/strength.py. The network says what is regularised.
+    # regularisation), see aggnets_jax/training/regularisation_schedules.py. The network decides
+    # what is regularised.
     config.strength = 0.0  # the highest
     config.strength_schedule = "constant"  # constant | sawtooth | dynamic
     config.strength_args = ml_collections.ConfigDict()  # arguments of that schedule

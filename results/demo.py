@@ -1,4 +1,4 @@
-"""Trains the network of `make demo` with twenty seeds: python results/demo.py.
+"""Train the network of `make demo` with twenty seeds: python results/demo.py.
 
 The config is configs/digits.py as it is, but for the seed. Writes results/demo.csv: of each seed
 the accuracy at the end of its run, on the 360 test images, how many of these are wrong, and the
@@ -17,7 +17,7 @@ import jax
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
-from aggnets_jax.runtime.compilation import keep_programs
+from aggnets_jax.runtime.compilation import enable_program_cache
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
-    """The row of a run of the code of a commit."""
+    """Return the row of a run with the code of a commit."""
     config = config_lib.load(str(config_lib.configs_folder() / "digits.py"), [f"seed={seed}"])
     began, cpu_began = time.perf_counter(), time.process_time()
     final = train_and_evaluate(config, Path(folder, str(seed)))["final"]
@@ -49,7 +49,7 @@ def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
 
 def main() -> None:
     """Trains, writes and judges."""
-    keep_programs()
+    enable_program_cache()
     code = commit()  # before the table that is written differs from it
     rows = []
     with (

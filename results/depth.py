@@ -1,4 +1,4 @@
-"""Draws compile time, memory and step time by depth: python results/depth.py.
+"""Draw compile time, memory and step time by depth: python results/depth.py.
 
 Writes results/depth.png: the compilation of a train step, XLA's temporary memory of it and how
 long it takes, of the rows of the table `depth` of results/speed.csv, with all layers written out

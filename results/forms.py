@@ -1,4 +1,4 @@
-"""Compares learning curves of ways of computing a network: python results/forms.py.
+"""Compare learning curves of ways of computing a network: python results/forms.py.
 
 A densely connected network learns the handwritten digits, with the recipe of configs/digits_50k.py,
 in its plain form (each layer computes its own statistics, all is kept for the gradient, no loops),
@@ -21,7 +21,7 @@ import numpy as np
 
 from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
-from aggnets_jax.runtime.compilation import keep_programs
+from aggnets_jax.runtime.compilation import enable_program_cache
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -82,7 +82,7 @@ def agrees(plain: np.ndarray, other: np.ndarray) -> bool:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """The means of all forms over the span of the plain one's seeds."""
+    """Return the means of all forms over the span of the plain form's seeds."""
     steps = np.arange(EVERY, STEPS + 1, EVERY)
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     plain = curves(rows, "plain")
@@ -97,7 +97,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Trains, writes and draws."""
-    keep_programs()
+    enable_program_cache()
     rows = []
     with tempfile.TemporaryDirectory() as folder, (HERE / "forms.csv").open("w") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""Times eight seeds that train in one program against eight runs: python results/seeds.py.
+"""Time eight seeds that train in one program against eight runs: python results/seeds.py.
 
 A step of eight seeds under `jax.vmap` (`config.num_seeds`) and a step of one, alternating in one
 process; the best of a few repeats. Writes results/seeds.csv, with images/s of all eight seeds, when
@@ -17,6 +17,7 @@ from aggnets_jax import __version__, data
 from aggnets_jax import config as config_lib
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state, seeds
 from aggnets_jax.training.step import make_train_step, make_train_steps
@@ -29,7 +30,7 @@ REPEATS = 5
 
 
 def stepper(row: str, num_seeds: int) -> Callable[[], None]:
-    """A function that makes a step of so many seeds, and waits for it."""
+    """Return a function that makes a step of some seeds, and waits for it."""
     config = config_lib.load(
         f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}", f"batch_size={BATCH_SIZE}"]
     )
@@ -41,11 +42,15 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
         config.data,
         batch_size=config.batch_size,
         seeds=seeds(config),
-        sharding=mesh_lib.by_example(mesh),
+        sharding=mesh_lib.batch_sharding(mesh),
     )
-    step = make_train_step(model, optimizer, data.make_preprocess(config.data, info), config)
+    step = make_train_step(
+        Classification(), model, optimizer, data.make_preprocess(config.data, info), config
+    )
     steps = jax.jit(make_train_steps(step, training, num_seeds))
-    state = jax.jit(lambda: create_state(model, optimizer, config, info.image_shape))()
+    state = jax.jit(
+        lambda: create_state(model, optimizer, config, info.image_shape, Classification.sums)
+    )()
     feed = training.feed(0)
 
     def run() -> None:
@@ -56,7 +61,7 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None]) -> float:
-    """That one call takes."""
+    """Return the seconds of one call."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

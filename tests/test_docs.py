@@ -1,33 +1,108 @@
-"""What the documentation shows is what happens."""
+"""The documentation is true: examples, commands, paths, names and links."""
 
 import doctest
+import importlib
 import re
+import shlex
 
 import pytest
 
 import aggnets_jax
+from aggnets_jax import commands
 from aggnets_jax.connectivity.topology import PATTERNS
 from aggnets_jax.models import list_families
 from aggnets_jax.models.page import family_row
 from tests import runs
+from tests.test_house import WINGS
 
 DOCS = sorted((runs.ROOT / "docs").glob("*.md"))
+PAGES = [
+    *(runs.ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    runs.ROOT / "results" / "README.md",
+    *DOCS,
+]
+EACH_PAGE = pytest.mark.parametrize(
+    "page", PAGES, ids=lambda page: str(page.relative_to(runs.ROOT).with_suffix(""))
+)
+PACKAGE = runs.ROOT / "aggnets_jax"
+LINK = re.compile(r"\]\((?!\w+:|#)([^)#\s]+)")
 
 
-@pytest.mark.parametrize("file", DOCS, ids=lambda file: file.stem)
-def test_examples_give_what_they_say(file):
-    assert doctest.testfile(str(file), module_relative=False).failed == 0
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.stem)
+def test_examples_give_what_they_say(page):
+    assert doctest.testfile(str(page), module_relative=False).failed == 0
 
 
 def test_the_examples_are_found():
     parser = doctest.DocTestParser()
-    assert sum(len(parser.get_examples(file.read_text())) for file in DOCS) >= 10
+    assert sum(len(parser.get_examples(page.read_text())) for page in DOCS) >= 10
 
 
-@pytest.mark.parametrize("file", [runs.ROOT / "README.md", *DOCS], ids=lambda file: file.stem)
-def test_links_lead_somewhere(file):
-    for target in re.findall(r"\]\((?!http)([^)#]+)", file.read_text()):
-        assert (file.parent / target).exists(), target
+@EACH_PAGE
+def test_links_lead_somewhere(page):
+    for target in LINK.findall(page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def shell_commands(text):
+    """The command lines `aggnets ...` in the code blocks of a page."""
+    lines = re.sub(r"\\\n\s*", " ", text).splitlines()
+    return [
+        match[1] for line in lines if (match := re.match(r"    (?:.*\s)?(aggnets [a-z].*)", line))
+    ]
+
+
+@EACH_PAGE
+def test_commands_parse(page):
+    for line in shell_commands(page.read_text()):
+        _, name, *words = shlex.split(line, comments=True)
+        assert name in commands.NAMES, line
+        commands.make_parser(name).parse(words)
+
+
+@EACH_PAGE
+def test_commands_in_sentences_exist(page):
+    for line in re.findall(r"`aggnets ([^`\n]+)`", page.read_text()):
+        name, *words = line.split()
+        if re.match("[a-z]", name):  # neither a placeholder nor a flag
+            assert name in commands.NAMES, line
+            parser = commands.make_parser(name)
+            flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+            assert all(map(parser.has, flags)), line
+
+
+def test_the_commands_are_found():
+    assert sum(len(shell_commands(page.read_text())) for page in PAGES) >= 60
+
+
+@EACH_PAGE
+def test_former_command_lines_are_gone(page):
+    assert not re.search(r"python -m aggnets_jax|--mode=", page.read_text())
+
+
+@EACH_PAGE
+def test_dotted_names_exist(page):
+    for name in set(re.findall(r"\baggnets_jax(?:\.\w+)+", page.read_text())):
+        assert exists(name), name
+
+
+def exists(name):
+    """Whether a dotted name is a module or an attribute of one."""
+    *path, last = name.split(".")
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        return hasattr(importlib.import_module(".".join(path)), last)
+    return True
+
+
+@EACH_PAGE
+def test_paths_exist(page):
+    folders = "|".join(("aggnets_jax", "configs", "docs", "launch", "results", "tests"))
+    paths = re.findall(rf"(?<![\w/.])(?:{folders})/[\w/.-]*\w", page.read_text())
+    # Words in capitals are placeholders, and --output=results/NAME has no suffix.
+    given = [path for path in paths if not re.search(r"\b[A-Z]+\b", path)]
+    assert [path for path in given if not any(runs.ROOT.glob(f"{path}*"))] == []
 
 
 def test_every_pattern_and_family_is_documented():
@@ -41,3 +116,23 @@ def test_the_count_in_the_readme():
     readme = (runs.ROOT / "README.md").read_text()
     params = aggnets_jax.model_info("sparsenet_bc100_k24").params
     assert f'model_info("sparsenet_bc100_k24").params        # {params}' in readme
+
+
+ARCHITECTURE = (runs.ROOT / "docs" / "architecture.md").read_text()
+
+
+def test_the_wings_of_the_architecture():
+    rows = re.findall(r"^\| `(\w+)` \| ", ARCHITECTURE, re.MULTILINE)
+    assert rows == list(WINGS)
+
+
+def test_the_files_of_the_architecture_exist():
+    files = re.findall(r"`([a-z_/]+\.py)`", ARCHITECTURE)
+    assert len(files) > 20
+    files = {file for file in files if not file.startswith("configs/")}
+    assert [file for file in sorted(files) if not (PACKAGE / file).is_file()] == []
+
+
+def test_every_page_is_on_the_site():
+    site = (runs.ROOT / "mkdocs.yml").read_text()
+    assert [page.name for page in DOCS if f": {page.name}\n" not in site] == []

@@ -47,9 +47,9 @@ def test_nothing_waits_or_is_moved_unasked(
         events.append(f"steps from {step}")
         return feed(self, step)
 
-    def noted_log(totals, config):
+    def noted_log(task, totals, config):
         events.append("log")
-        metrics = log(totals, config)
+        metrics = log(task, totals, config)
         jax.config.update("jax_transfer_guard", "allow")
         return metrics
 

@@ -64,6 +64,9 @@ def test_overrides_reach_the_run(finished, tmp_path):
     assert runs.summary(tmp_path)["steps"] == 1
 
 
+DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -71,27 +74,27 @@ def test_overrides_reach_the_run(finished, tmp_path):
         (["train", "--config=configs/digits.py", "--workdir="], "--workdir is empty"),
         (["train", "--config=a.py", "--config=b.py", "--workdir=W"], "--config is given 2 times"),
         (["train", "--config=configs/digit.py", "--workdir=W"], "nearest in configs: digits.py"),
-        (["train", "--config=configs/digits.py", "--workdir=W", "--config.lrr=1"], "nearest: lr"),
+        ([*DIGITS, "--config.lrr=1"], "nearest: lr"),
         (
-            ["train", "--config=configs/digits.py", "--workdir=W", "--config.lr", "high"],
+            [*DIGITS, "--config.lr", "high"],
             "type float",
         ),
         (
-            ["train", "--config=configs/digits.py", "--workdir=W", "--config.lr"],
+            [*DIGITS, "--config.lr"],
             "must have the form",
         ),
         (
-            ["train", "--config=configs/digits.py", "--workdir=W", "--confg.lr=1"],
+            [*DIGITS, "--confg.lr=1"],
             "nearest: --config",
         ),
-        (["train", "--config=configs/digits.py", "--workdir=W", "now"], "unknown flag 'now'"),
+        ([*DIGITS, "now"], "unknown flag 'now'"),
         (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
         (["eval", "--workdir=W"], "there is no workdir"),
         (["eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
         (["report", "--workdir=W"], "summary.json can't be read"),
-        (["train", "--config=configs/digits.py", "--workdir=W", "--data_dir=/nowhere"], "/nowhere"),
+        ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),
         (
-            ["train", "--config=configs/digits.py", "--workdir=W", "--checkpoint=best"],
+            [*DIGITS, "--checkpoint=best"],
             "not for aggnets train",
         ),
         (["--workdir=W", "--mode=evl"], "unknown command 'evl'"),

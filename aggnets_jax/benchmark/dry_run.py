@@ -9,7 +9,6 @@ import ml_collections
 from rich.console import Console
 from rich.table import Table
 
-from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
 from aggnets_jax.reports import experiments
@@ -37,47 +36,38 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
     Raises:
       UserError: for a config that fits no run, or batches that the devices can't share.
     """
-    # Here, since JAX is imported with them, which --help can do without.
+    # Here, because they import JAX, which --help can do without.
     import jax
     import jax.numpy as jnp
 
-    from aggnets_jax import data
+    from aggnets_jax.data import as_they_are
     from aggnets_jax.layers.convolution import native
-    from aggnets_jax.models import count, create_configured_model
     from aggnets_jax.runtime import mesh as mesh_lib
     from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
-    from aggnets_jax.training.optimizer import make_optimizer
-    from aggnets_jax.training.regularisation_schedules import make_strength
-    from aggnets_jax.training.state import create_state, over_seeds
-    from aggnets_jax.training.step import make_train_step
-
-    mesh_lib.check_divisible("batch_size", config.batch_size, devices, config.accumulation_steps)
-    num_classes, image_shape, num_train = _facts(config)
-    model = create_configured_model(config, num_classes)
-    macs = sum(part.macs for part in count(model, image_shape).values())
-    total_steps = config_lib.total_steps(config, num_train)
-    optimizer, _ = make_optimizer(config, total_steps, num_train / config.batch_size)
-    strength = make_strength(config, total_steps, num_train / config.batch_size)
+    from aggnets_jax.tasks import get_task
+    from aggnets_jax.training.setup import set_up
+    from aggnets_jax.training.state import over_seeds
 
     mesh = mesh_lib.make_mesh()
-    by_example = mesh_lib.by_example(mesh)
-    shapes = jax.eval_shape(lambda: create_state(model, optimizer, config, image_shape, strength))
-    placed = mesh_lib.of_state(mesh, shapes, config.sharding, leading=config.num_seeds > 1)
+    setup = set_up(config, get_task(config), info=_sizes(config), mesh=mesh)
+    macs = setup.network_summary["macs"]
+    placed = setup.state_sharding(mesh)
+    shapes = setup.state_shapes()
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed
     )
+    over_batch = mesh_lib.batch_sharding(mesh)
     batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=by_example)
+        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=over_batch)
         for name, (shape, dtype) in {
-            "image": (image_shape, jnp.float32),
+            "image": (setup.info.image_shape, jnp.float32),
             **dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32)),
         }.items()
     }
-    step = make_train_step(model, optimizer, data.as_they_are, config, strength=strength, mesh=mesh)
     with native():
         compiled = (
             jax.jit(
-                over_seeds(step, config.num_seeds, (0, None)),
+                over_seeds(setup.train_step(as_they_are, mesh), config.num_seeds, (0, None)),
                 donate_argnums=0,
                 out_shardings=placed,
                 compiler_options=compiler_options(),
@@ -112,16 +102,16 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def _facts(config: ml_collections.ConfigDict) -> tuple[int, tuple[int, int, int], int]:
-    """Classes, shape of the images and training examples; with the data only where it must be."""
+def _sizes(config: ml_collections.ConfigDict) -> Any:
+    """Return the sizes of the data set; it is opened only if they are not known without it."""
+    from aggnets_jax.data import describe
+    from aggnets_jax.training.setup import DataSizes
+
     try:
         known = experiments.known_data(config)
-        return known.num_classes, known.image_shape, experiments.num_train(config)
+        return DataSizes(known.num_classes, known.image_shape, experiments.num_train(config))
     except UserError:
-        from aggnets_jax import data
-
-        info = data.describe(config.data)
-        return info.num_classes, info.image_shape, info.num_train
+        return describe(config.data)
 
 
 def _table(found: dict[str, Any]) -> Table:

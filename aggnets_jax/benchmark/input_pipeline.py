@@ -58,7 +58,7 @@ def input_batches(workload: Workload, resident: str) -> Program:
         config.data,
         batch_size=workload.batch_size,
         seeds=np.int32(0),
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     augment = jax.jit(lambda feed: preprocess(training.batch(feed, 0), train=True))
     steps = itertools.count()

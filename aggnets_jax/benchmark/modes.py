@@ -21,13 +21,15 @@ from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
 from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import TrainState, state_before
+from aggnets_jax.training.state import TrainState, initial_state
 from aggnets_jax.training.step import make_train_step
 from aggnets_jax.workdir.restore import Restored
 
 # Length of the optimiser's schedule; the cost of a step does not depend on it.
 _SCHEDULE_STEPS = 10_000
+TASK = Classification()
 
 
 def train(workload: Workload) -> Program:
@@ -77,8 +79,10 @@ def train_program(
     compiled = _compile_train(model, config, preprocess, variables, shapes, steps_per_dispatch)
     check_memory(compiled.call)
 
-    batch = jax.device_put(make_batch(), mesh_lib.by_example(mesh))
-    state = state_before(random_variables(variables), _optimizer(config), config, config.seed)
+    batch = jax.device_put(make_batch(), mesh_lib.batch_sharding(mesh))
+    state = initial_state(
+        random_variables(variables), _optimizer(config), config, config.seed, TASK.sums
+    )
     # Equal zeros may share a buffer, and a shared buffer can't be donated twice: copy all.
     state = jax.tree.map(jnp.copy, jax.device_put(state, mesh_lib.replicated(mesh)))
 
@@ -121,7 +125,7 @@ def evaluation(workload: Workload) -> Program:
       UserError: as `create_model`.
       OutOfMemory: if the step needs more memory than there is.
     """
-    return _forward_program(workload, make_eval_step(workload.create(), as_they_are))
+    return _forward_program(workload, make_eval_step(TASK, workload.create(), as_they_are))
 
 
 def ablation(workload: Workload) -> Program:
@@ -165,7 +169,7 @@ def _compile_train(
     """Compile `(state, batch, count) -> state` from the shapes of variables and batch."""
     mesh = mesh_lib.make_mesh()
     optimizer = _optimizer(config)
-    step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
+    step = make_train_step(TASK, model, optimizer, preprocess, config, mesh=mesh)
 
     def steps(state: TrainState, batch: Batch, count: jax.Array) -> TrainState:
         if steps_per_dispatch == 1:
@@ -173,13 +177,14 @@ def _compile_train(
         return jax.lax.fori_loop(0, count, lambda _, state: step(state, batch), state)
 
     state = jax.eval_shape(
-        lambda variables: state_before(variables, optimizer, config, config.seed), variables
+        lambda variables: initial_state(variables, optimizer, config, config.seed, TASK.sums),
+        variables,
     )
     everywhere = mesh_lib.replicated(mesh)
     jitted = jax.jit(
         steps,
         donate_argnums=0,
-        in_shardings=(everywhere, mesh_lib.by_example(mesh), everywhere),
+        in_shardings=(everywhere, mesh_lib.batch_sharding(mesh), everywhere),
         out_shardings=everywhere,
         compiler_options=compiler_options(),
     )
@@ -189,18 +194,21 @@ def _compile_train(
 def _forward_program(workload: Workload, jitted: Any, *between: Any) -> Program:
     """Return the program that calls `jitted(variables, *between, batch)`."""
     mesh = mesh_lib.make_mesh()
-    everywhere, by_example = mesh_lib.replicated(mesh), mesh_lib.by_example(mesh)
+    everywhere, batch_sharding = mesh_lib.replicated(mesh), mesh_lib.batch_sharding(mesh)
     shapes = abstract_variables(workload.create(), workload.image_shape)
     batch = jax.eval_shape(workload.random_batch)
     with workload.form.tracing():
         compiled = compile_program(
-            jitted, _with_sharding(shapes, everywhere), *between, _with_sharding(batch, by_example)
+            jitted,
+            _with_sharding(shapes, everywhere),
+            *between,
+            _with_sharding(batch, batch_sharding),
         )
     check_memory(compiled.call)
     arguments = (
         jax.device_put(random_variables(shapes), everywhere),
         *between,
-        jax.device_put(workload.random_batch(), by_example),
+        jax.device_put(workload.random_batch(), batch_sharding),
     )
 
     def run(steps: int) -> None:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from aggnets_jax import config as config_lib
 from aggnets_jax import create_model
 from aggnets_jax.benchmark.forms import Form
-from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.connectivity.scan_variables import layers_of_run
 from aggnets_jax.data import Batch
 from aggnets_jax.training.state import Variables
 
@@ -92,7 +92,9 @@ def random_variables(shapes: Variables, seed: int = 0) -> Variables:
         values = random.standard_normal(shape.shape, np.float32)
         name = path[-1].key
         if name == "kernel":
-            stacked = any(run_of(part.key) for part in path)  # axis 0 is the layers of a loop
+            stacked = any(
+                layers_of_run(part.key) for part in path
+            )  # axis 0 is the layers of a loop
             values *= np.sqrt(2 / max(1, np.prod(shape.shape[stacked:-1])))
         elif name in ("scale", "var"):
             values = 1 + 0.1 * np.abs(values)

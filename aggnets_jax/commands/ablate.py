@@ -1,7 +1,8 @@
 """Measure what a trained network loses without its links; export it without some.
 
-aggnets ablate --workdir=runs/digits --sweep=links,layers
-aggnets ablate --workdir=runs/digits --cut=stage1:3-0,stage1:4-1 --export=runs/pruned
+Examples:
+    aggnets ablate --workdir=runs/digits --sweep=links,layers
+    aggnets ablate --workdir=runs/digits --cut=stage1:3-0,stage1:4-1 --export=runs/pruned
 """
 
 import argparse
@@ -40,9 +41,9 @@ def add_arguments(parser: Parser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Cut links, and print, draw and write the results."""
     from aggnets_jax.ablation.ablate import Options, ablate
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     ablate(
         flags.workdir,
         Options(**{name: getattr(flags, name) for name in Options._fields}),

@@ -1,7 +1,8 @@
 """Move weights from PyTorch into a new workdir, or from a workdir to PyTorch.
 
-aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
-aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+Examples:
+    aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
+    aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
 """
 
 import argparse
@@ -41,9 +42,9 @@ def run(flags: argparse.Namespace) -> None:
     if flags.to_torch and (flags.config or flags.overrides):
         raise UserError("--to_torch takes the config of the workdir, not --config")
     from aggnets_jax.convert.runs import export_weights, import_weights
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     if flags.from_torch:
         config = shared.load_config(flags, {"data.data_dir": flags.data_dir})
         import_weights(config, flags.workdir, flags.from_torch)

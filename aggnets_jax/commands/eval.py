@@ -1,7 +1,8 @@
 """Evaluate a checkpoint on the whole evaluation split.
 
-aggnets eval --workdir=runs/digits --checkpoint=best
-aggnets eval --workdir=runs/digits --watch
+Examples:
+    aggnets eval --workdir=runs/digits --checkpoint=best
+    aggnets eval --workdir=runs/digits --watch
 """
 
 import argparse
@@ -28,9 +29,9 @@ def run(flags: argparse.Namespace) -> None:
     if flags.watch and flags.checkpoint != "latest":
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     with shared.together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir)

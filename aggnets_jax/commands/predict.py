@@ -1,6 +1,7 @@
 """Classify files of images.
 
-aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
+Example:
+    aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
 """
 
 import argparse
@@ -28,13 +29,13 @@ def add_arguments(parser: Parser) -> None:
 def run(flags: argparse.Namespace) -> None:
     """Predict, and print or write the predictions."""
     from aggnets_jax.predict import check_report, predict, report_predictions
-    from aggnets_jax.runtime.compilation import keep_programs
-    from aggnets_jax.runtime.distributed import first_does
+    from aggnets_jax.runtime.compilation import enable_program_cache
+    from aggnets_jax.runtime.distributed import on_first_process
 
-    keep_programs()
+    enable_program_cache()
     with shared.together(flags):
         check_report(flags.format, flags.output)
         predictions = predict(
             flags.workdir, flags.images, which=flags.checkpoint, seed=flags.seed, top=flags.top
         )
-        first_does(lambda: report_predictions(predictions, flags.format, flags.output))
+        on_first_process(lambda: report_predictions(predictions, flags.format, flags.output))

@@ -1,6 +1,7 @@
 """Report a finished run: a table, its connection pattern, its curves, and a page.
 
-aggnets report --workdir=runs/digits --html
+Example:
+    aggnets report --workdir=runs/digits --html
 """
 
 import argparse
@@ -12,7 +13,7 @@ from aggnets_jax.errors import UserError
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="directory of the run")
     parser.add_argument("--html", action="store_true", help="make WORKDIR/report.html, too")
     shared.add_data_dir(parser)
 
@@ -22,7 +23,7 @@ def run(flags: argparse.Namespace) -> None:
     if flags.data_dir is not None and not flags.html:
         raise UserError("--data_dir is for --html")
     from aggnets_jax.reports.run import report
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
 
-    keep_programs()
+    enable_program_cache()
     report(flags.workdir, html=flags.html, data_dir=flags.data_dir)

@@ -1,6 +1,7 @@
-"""Make NAME.csv, with a row for each run and seed, and NAME.md, with one for each config.
+"""Make a table of finished runs: NAME.csv has a row for each seed, NAME.md for each config.
 
-aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
+Example:
+    aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
 """
 
 import argparse

@@ -53,8 +53,8 @@ class Run(NamedTuple):
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("--config", required=True, help="file with a sweep()")
-    add("--workdir", required=True, help="folder of the runs' workdirs")
+    add("--config", metavar="FILE", required=True, help="file with a sweep()")
+    add("--workdir", metavar="DIR", required=True, help="folder of the runs' workdirs")
     add("--at_once", type=int, help="how many runs at a time; with --slurm, at most")
     add(
         "--slurm",
@@ -113,7 +113,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
     """
     from aggnets_jax import config as config_lib
     from aggnets_jax.files import is_line, local_path, read_json
-    from aggnets_jax.workdir.folder import CONFIG, SUMMARY, another_config
+    from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
 
     rows = list(config_lib.rows(given.config))
     if not rows:
@@ -133,7 +133,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
         if (path / CONFIG).exists():
             changes = config_lib.differences(read_json(path / CONFIG), config)
         if changes and not flags.allow_config_change:
-            raise another_config(path, changes)
+            raise config_change_error(path, changes)
         finished = not changes and (path / CONFIG).exists() and (path / SUMMARY).exists()
         found.append(Run(row, words, finished))
     return found
@@ -145,7 +145,7 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
     Returns:
       The exit code for all of them.
     """
-    from aggnets_jax.runtime.processes import Child, Children, common_code, how_it_ended
+    from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
     left, codes, failed = deque(waiting), [], []
     with Children() as children:
@@ -155,12 +155,12 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
                 print(f"{run.row}: {shlex.join(run.command('aggnets'))}", flush=True)
                 command = run.command(sys.executable, "-m", "aggnets_jax")
                 children.start(Child(run.row, command, {}, run.row if at_once > 1 else ""))
-            if (end := children.next_end()) is None:
+            if (end := children.wait_for_end()) is None:
                 continue
             child, code = end
             codes.append(code)
             if code not in (0, Stopped.exit_code):
-                failed.append(f"{child.name} {how_it_ended(code)}")
+                failed.append(f"{child.name} {describe_exit(code)}")
     if failed:
         print(
             f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
@@ -174,7 +174,7 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
             file=sys.stderr,
         )
         codes.append(Stopped.exit_code)
-    return common_code(codes)
+    return common_exit_code(codes)
 
 
 def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
@@ -199,6 +199,8 @@ def submit(command: Sequence[str]) -> None:
     Raises:
       UserError: if SLURM is not here, or does not take it.
     """
+    if not SCRIPT.is_file():
+        raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
     if shutil.which("sbatch") is None:
         raise UserError("there is no SLURM here: no sbatch; --dry_run prints the command")
     done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable})

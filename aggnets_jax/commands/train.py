@@ -16,7 +16,7 @@ from aggnets_jax.commands import shared
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     shared.add_config(parser)
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="directory of the run")
     parser.add_argument(
         "--allow_config_change",
         action="store_true",
@@ -28,10 +28,10 @@ def add_arguments(parser: Parser) -> None:
 
 def run(flags: argparse.Namespace) -> None:
     """Train."""
-    from aggnets_jax.runtime.compilation import keep_programs
+    from aggnets_jax.runtime.compilation import enable_program_cache
     from aggnets_jax.train import train_and_evaluate
 
-    keep_programs()
+    enable_program_cache()
     config = shared.load_config(flags, {"data.data_dir": flags.data_dir})
     with shared.together(flags):
         train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)

@@ -13,9 +13,9 @@ from aggnets_jax.convert.files import check_new_file
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.regularisation_schedules import make_strength
-from aggnets_jax.training.state import Variables, state_before
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import set_up
+from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.folder import CONFIG, open_workdir
 from aggnets_jax.workdir.progress import Progress
@@ -23,17 +23,17 @@ from aggnets_jax.workdir.restore import restore_network
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
-    """Makes the workdir of a run that has weights from a file and has not made a step.
+    """Make the workdir of a run at step 0 with weights from a file.
 
-    It can be evaluated, and the run can be gone on with, which is training from these weights.
+    It can be evaluated, and training can go on from these weights.
 
     Args:
       config: of the run; whole.
       workdir: a new one.
-      file: see `read_state_dict`.
+      file: as for `read_state_dict`.
 
     Raises:
-      UserError: if the file's weights are not those of the config's network; nothing is written.
+      UserError: if the weights are not the config's network's; nothing is written.
     """
     info = data.describe(config.data)
     if config.num_seeds > 1:
@@ -55,23 +55,19 @@ def write_new_run(
     variables: Variables,
     workdir: str | Path,
 ) -> None:
-    """Makes the workdir of a run that starts from given variables and has not made a step.
+    """Make the workdir of a run at step 0 with given variables.
 
     Args:
-      config: of the run, of one seed; whole.
-      info: of its data set.
+      config: of the run, with one seed; whole.
+      info: its data set.
       variables: "params" and maybe "batch_stats" of its network.
       workdir: a new one.
 
     Raises:
-      UserError: if there is a run in it, or the config has no optimiser; nothing is written.
+      UserError: if there is a run in it, or the config fits none; nothing is written.
     """
-    total_steps = config_lib.total_steps(config, info.num_train)
-    steps_per_epoch = info.num_train / config.batch_size
-    optimizer, _ = make_optimizer(config, total_steps, steps_per_epoch)
-    strength = make_strength(config, total_steps, steps_per_epoch)
-    variables = jax.tree.map(jnp.asarray, variables)
-    state = state_before(variables, optimizer, config, config.seed, strength)
+    setup = set_up(config, get_task(config), info=info)
+    state = setup.state_from(jax.tree.map(jnp.asarray, variables))
     config_json = config_lib.to_json(config)
     with open_workdir(workdir, config_json) as path:
         if (path / CONFIG).exists():
@@ -79,7 +75,7 @@ def write_new_run(
         with RunCheckpoints(path, keep=1, config=config_json, dataset=info) as checkpoints:
             checkpoints.save(state, Progress())
             checkpoints.finish()
-        # Last, so that a workdir that is left half made is not taken for that of a run.
+        # Last, so that a workdir that is left half made does not count as a run's.
         write_json(path / CONFIG, config_json)
 
 
@@ -91,14 +87,14 @@ def export_weights(
     seed: int | None = None,
     dialect: str | None = None,
 ) -> None:
-    """Writes the weights of a checkpoint, those that are evaluated, to a new file.
+    """Write the weights of a checkpoint, its averages if it has any, to a new file.
 
     Args:
       workdir: of the run.
-      file: see `write_state_dict`.
+      file: as for `write_state_dict`.
       which: "latest", "best" or the number of a step.
       seed: of a run with several.
-      dialect: see `to_torch`.
+      dialect: as for `to_torch`.
 
     Raises:
       UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
@@ -108,7 +104,7 @@ def export_weights(
     restored = restore_network(workdir, which, everywhere)
     state_dict = to_torch(
         restored.config.model.name,
-        restored.of_one(seed),
+        restored.variables_at(seed),
         num_classes=restored.info.num_classes,
         input_shape=restored.info.image_shape,
         dialect=dialect,

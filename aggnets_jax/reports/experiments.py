@@ -13,8 +13,7 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.models import count, create_model
-from aggnets_jax.models import page as models_page
+from aggnets_jax.models import count, create_model, page
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.tables import csv_text, markdown, print_table
 
@@ -141,19 +140,12 @@ def in_units(macs: int) -> str:
 
 @functools.cache
 def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    listed, overrides = _listed().get(name), json.loads(arguments)
+    listed, overrides = page.rows().get(name), json.loads(arguments)
     as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
     if as_listed and not overrides:
         return Size(listed.params[classes], listed.macs_with(classes))
     parts = count(create_model(name, classes, **overrides), shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
-
-
-@functools.cache
-def _listed() -> dict[str, models_page.Row]:
-    """Return the page of all networks if it exists, because counting a deep network is slow."""
-    page = Path(__file__).parents[2] / "docs" / "models.md"
-    return models_page.read(page.read_text()) if page.is_file() else {}
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

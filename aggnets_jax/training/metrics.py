@@ -1,8 +1,4 @@
-"""What a run writes about itself.
-
-A workdir gets `metrics.jsonl`, one line for each step at which metrics were logged, with what
-follows from config and step alone; `timing.jsonl`, with what does not; and both for TensorBoard.
-"""
+"""Scalars for the log of a run, from sums over steps and from evaluations."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,51 +9,50 @@ import numpy as np
 
 from aggnets_jax.errors import Diverged
 from aggnets_jax.training.state import Totals, seeds
+from aggnets_jax.training.task import Task
 
 
-def training_metrics(totals: Totals, config: ml_collections.ConfigDict) -> dict[str, float]:
-    """Means over the finite steps; with several seeds also over these, and then those of each.
+def training_metrics(
+    task: Task, totals: Totals, config: ml_collections.ConfigDict
+) -> dict[str, float]:
+    """Return means over the finite steps; with several seeds over these, too, and of each.
 
     Raises:
-      Diverged: if there are none, or their sum is infinite.
+      Diverged: if no step is finite, or the sum of the losses is infinite.
     """
     totals = jax.device_get(totals)
-    steps = totals.steps - totals.nonfinite_steps
-    if not np.all(steps) or not np.all(np.isfinite(totals.loss)):
+    steps = totals["steps"] - totals["nonfinite_steps"]
+    if not np.all(steps) or not np.all(np.isfinite(totals["loss"])):
         raise Diverged("the losses since the last line of the log have no finite mean")
-    images = steps * np.float64(config.batch_size) - totals.skipped
     means = {
-        "train/loss": np.float64(totals.loss) / steps,
-        "train/accuracy": totals.correct / np.maximum(images, 1),
+        "loss": np.float64(totals["loss"]) / steps,
+        **task.train_metrics(totals, steps, config.batch_size),
     }
     if config.skip_nonfinite_steps:
-        means["train/skipped_steps"] = totals.nonfinite_steps
+        means["skipped_steps"] = totals["nonfinite_steps"]
     if config.data.damaged == "skip":
-        means["train/skipped_images"] = totals.skipped
-    return _with_seeds(means, config)
+        means["skipped_images"] = totals["skipped"]
+    return _with_seeds("train", means, config)
 
 
 def evaluation_metrics(
-    metrics: Mapping[str, Any], config: ml_collections.ConfigDict
+    task: Task, metrics: Mapping[str, Any], config: ml_collections.ConfigDict
 ) -> dict[str, float]:
-    """The scalars of an evaluation, from what `evaluate` returns."""
-    each = metrics.get("seeds", [metrics])
-    values = {
-        f"eval/{name}": np.array([of_one[name] for of_one in each])
-        for name in ("loss", "accuracy", "accuracy_top5")
-    }
+    """Return the scalars of an evaluation, from the result of `evaluate`."""
+    each_seed = metrics.get("seeds", [metrics])
+    values = {name: np.array([found[name] for found in each_seed]) for name in task.logged}
     if "skipped" in metrics:
-        values["eval/skipped_images"] = np.full(len(each), metrics["skipped"])
-    return _with_seeds(values, config)
+        values["skipped_images"] = np.full(len(each_seed), metrics["skipped"])
+    return _with_seeds("eval", values, config)
 
 
 def _with_seeds(
-    values: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
+    prefix: str, values: Mapping[str, np.ndarray], config: ml_collections.ConfigDict
 ) -> dict[str, float]:
-    """Means over the seeds, and with several seeds the value of each as "NAME/seedN"."""
-    scalars = {name: float(np.mean(value)) for name, value in values.items()}
+    """Return means over the seeds, and with several seeds the value of each as "NAME/seedN"."""
+    scalars = {f"{prefix}/{name}": float(np.mean(value)) for name, value in values.items()}
     if config.num_seeds > 1:
         for name, value in values.items():
-            for seed, of_one in zip(seeds(config), value, strict=True):
-                scalars[f"{name}/seed{seed}"] = float(of_one)
+            for seed, at_seed in zip(seeds(config), value, strict=True):
+                scalars[f"{prefix}/{name}/seed{seed}"] = float(at_seed)
     return scalars

@@ -1,6 +1,6 @@
 """The state of training: variables, optimiser state, sums for the log; one for each seed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 from flax import struct
+from jax.typing import DTypeLike
 
 from aggnets_jax.training.regularisation_schedules import Strength, StrengthState
 
@@ -20,69 +21,53 @@ Variables = dict[str, Any]
 _MODEL_STREAM = 2**32 - 1
 
 
-class Totals(struct.PyTreeNode):
-    """Sums over the steps since metrics were last logged.
+Totals = dict[str, jax.Array]
+"""Sums over the steps since metrics were last logged. They are a part of the state, so that a
+resumed run logs the same as an uninterrupted one.
 
-    They are part of the state, so that a resumed run logs what an uninterrupted one does.
+    loss              of the batches' mean losses, float32; of finite steps alone, as a task's sums
+    steps             number of steps, int32
+    nonfinite_steps   number of steps with a loss, gradient or result that is not finite, int32
+    first_nonfinite   the first of them, counted from 1, int32; 0 if there is none
+    ...               the sums that the task names
+"""
 
-    Attributes:
-      loss: sum of the batches' mean losses, float32; of the finite steps, as `correct` and
-        `skipped`.
-      correct: examples classified correctly, int32.
-      steps: how many, int32.
-      nonfinite_steps: how many had a loss, gradient or result that was not finite, int32.
-      first_nonfinite: the first of those (counted from 1), int32; 0 if there is none.
-      skipped: images that were damaged, and skipped, int32.
-    """
 
-    loss: jax.Array
-    correct: jax.Array
-    steps: jax.Array
-    nonfinite_steps: jax.Array
-    first_nonfinite: jax.Array
-    skipped: jax.Array
+def zero_totals(sums: Mapping[str, DTypeLike]) -> Totals:
+    """Return totals of no steps, for a task's `sums`."""
+    counts = dict.fromkeys(("steps", "nonfinite_steps", "first_nonfinite"), jnp.int32)
+    return {name: jnp.zeros((), t) for name, t in {"loss": jnp.float32, **counts, **sums}.items()}
 
-    @classmethod
-    def zeros(cls) -> "Totals":
-        """Nothing summed yet."""
-        zero = jnp.zeros((), jnp.int32)
-        return cls(jnp.zeros((), jnp.float32), zero, zero, zero, zero, zero)
 
-    def add(
-        self,
-        step: jax.Array,
-        loss: jax.Array,
-        correct: jax.Array,
-        finite: jax.Array,
-        skipped: int | jax.Array,
-    ) -> "Totals":
-        """The sums with those of one more step, counted from 1."""
-        earlier = self.first_nonfinite
-        return Totals(
-            loss=self.loss + jnp.where(finite, loss, 0).astype(jnp.float32),
-            correct=self.correct + jnp.where(finite, correct, 0),
-            steps=self.steps + 1,
-            nonfinite_steps=self.nonfinite_steps + ~finite,
-            first_nonfinite=jnp.where(finite | (earlier > 0), earlier, step),
-            skipped=self.skipped + jnp.where(finite, skipped, 0),
-        )
+def add_to_totals(
+    totals: Totals, step: jax.Array, finite: jax.Array, sums: Mapping[str, jax.Array]
+) -> Totals:
+    """Add a step, counted from 1, with its loss and the task's sums."""
+    earlier = totals["first_nonfinite"]
+    return {
+        "steps": totals["steps"] + 1,
+        "nonfinite_steps": totals["nonfinite_steps"] + ~finite,
+        "first_nonfinite": jnp.where(finite | (earlier > 0), earlier, step),
+        **{
+            name: totals[name] + jnp.where(finite, value, 0).astype(totals[name].dtype)
+            for name, value in sums.items()
+        },
+    }
 
 
 class TrainState(struct.PyTreeNode):
-    """All that a step changes.
-
-    With several seeds every array has an axis of seeds in front.
+    """All arrays that a step changes; with several seeds each has them as first axis.
 
     Attributes:
-      seed: of everything random, int32; a part of the state, so that the compiled step is the same
-        for every seed.
-      step: updates done so far, int32.
+      seed: seed of everything random, int32. It is a part of the state, so that the compiled step
+        is the same for every seed.
+      step: number of updates so far, int32.
       params: trainable parameters, float32.
       batch_stats: running averages of batch normalisations, float32.
-      opt_state: of the optimiser.
+      opt_state: state of the optimiser.
       ema: averages of the parameters and batch statistics ("params", "batch_stats"), or None.
-      strength: from which that of a changing regularisation follows, or None.
-      totals: metrics since they were last logged.
+      strength: state of a regularisation schedule, or None.
+      totals: sums since metrics were last logged.
     """
 
     seed: jax.Array
@@ -96,12 +81,12 @@ class TrainState(struct.PyTreeNode):
 
     @property
     def updates(self) -> int:
-        """`step` as a number; that of several seeds is the same."""
+        """`step` as a number; all seeds have the same."""
         return int(np.ravel(self.step)[0])
 
     @property
     def variables(self) -> Variables:
-        """What is evaluated: the averages if there are any, else the parameters."""
+        """Variables for evaluation: the averages if there are any, else the parameters."""
         return self.ema or {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -110,25 +95,36 @@ def create_state(
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     image_shape: tuple[int, int, int],
+    sums: Mapping[str, DTypeLike],
     strength: Strength | None = None,
 ) -> TrainState:
-    """The state before the first step; the initialisation follows from the seeds of `config`."""
+    """Create the state before the first step; the seeds of `config` decide the initialisation.
+
+    Args:
+      model: the network, or something around it with `init`.
+      optimizer: from `make_optimizer`.
+      config: whole.
+      image_shape: height, width, channels.
+      sums: names and dtypes of a task's sums.
+      strength: schedule of a regularisation.
+    """
 
     def create(seed: jax.Array) -> TrainState:
-        variables = model.init(_model_key(seed), jnp.zeros((1, *image_shape)), train=False)
-        return state_before(variables, optimizer, config, seed, strength)
+        variables = model.init(model_key(seed), jnp.zeros((1, *image_shape)), train=False)
+        return initial_state(variables, optimizer, config, seed, sums, strength)
 
     return over_seeds(create, config.num_seeds)(seeds(config))
 
 
-def state_before(
+def initial_state(
     variables: Variables,
     optimizer: optax.GradientTransformation,
     config: ml_collections.ConfigDict,
     seed: int | jax.Array,
+    sums: Mapping[str, DTypeLike],
     strength: Strength | None = None,
 ) -> TrainState:
-    """The state before the first step from given variables, "params" and maybe "batch_stats"."""
+    """Create the state of a seed from given variables, "params" and maybe "batch_stats"."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else None
     return TrainState(
@@ -140,32 +136,33 @@ def state_before(
         # A copy: two names for one buffer could not both be donated.
         ema=jax.tree.map(jnp.copy, ema),
         strength=strength and strength.init(),
-        totals=Totals.zeros(),
+        totals=zero_totals(sums),
     )
 
 
 def seeds(config: ml_collections.ConfigDict) -> np.ndarray:
-    """The seed of a run, int32 [], or its seeds [num_seeds]."""
+    """Return the seed of a run, int32 [], or its seeds [num_seeds]."""
     first = np.int32(config.seed)
     return first if config.num_seeds == 1 else first + np.arange(config.num_seeds, dtype=np.int32)
 
 
-def of_seed(tree: Any, number: int, num_seeds: int) -> Any:
-    """What belongs to one of a run's seeds, by its number from 0."""
+def at_seed(tree: Any, number: int, num_seeds: int) -> Any:
+    """Return the arrays of one of a run's seeds, by its number from 0."""
     return tree if num_seeds == 1 else jax.tree.map(lambda x: x[number], tree)
 
 
 def over_seeds(function: Callable[..., Any], num_seeds: int, in_axes: Any = 0) -> Callable:
-    """The function, or with several seeds the function of all of them at once."""
+    """Return the function, or with several seeds the function of all of them at once."""
     return function if num_seeds == 1 else jax.vmap(function, in_axes)
 
 
-def _model_key(seed: jax.Array) -> jax.Array:
+def model_key(seed: jax.Array) -> jax.Array:
+    """Return the key of a network's initialisation and dropout."""
     # The generator is named because under vmap others draw something else for a seed.
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _MODEL_STREAM)
 
 
-def by_path(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their paths, such as "params/stem/kernel", in the tree's order."""
+def leaves_by_path(tree: Any) -> dict[str, Any]:
+    """Return the leaves of a tree, in its order, by paths such as "params/stem/kernel"."""
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

@@ -1,27 +1,40 @@
-"""The state of a run and the function that takes it from one step to the next."""
+"""The function that takes the state of a run from one step to the next, and its compilation."""
 
+import dataclasses
+import functools
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 import optax
-from flax import linen as nn
 from jax.sharding import Mesh
 
-from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData, make_mix
+from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.gradients import Examples, accumulated, each_device, gathered, on_mesh
-from aggnets_jax.training.losses import cross_entropy, smooth_targets
+from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
+from aggnets_jax.runtime.mesh import batch_sharding, replicate
+from aggnets_jax.training.gradients import (
+    accumulate_parts,
+    average_over_devices,
+    gather_params,
+    inside_mesh,
+)
 from aggnets_jax.training.regularisation_schedules import Strength
-from aggnets_jax.training.state import TrainState, Variables, _model_key
+from aggnets_jax.training.state import TrainState, Variables, add_to_totals, model_key
+from aggnets_jax.training.task import Task
 
 TrainStep = Callable[[TrainState, Batch], TrainState]
 
+_ARRAYS_IN_SUM = 32
+
 
 def make_train_step(
-    model: nn.Module,
+    task: Task,
+    model: Any,
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
     config: ml_collections.ConfigDict,
@@ -29,49 +42,37 @@ def make_train_step(
     strength: Strength | None = None,
     mesh: Mesh | None = None,
 ) -> TrainStep:
-    """Makes the pure function `(state, batch) -> state` of one update of one seed.
+    """Make the pure function `(state, batch) -> state` of one update of one seed.
 
-    The batch is that of `data.train_data`. With `config.accumulation_steps` it is computed in
-    as many parts, each normalised by its own statistics, and their gradients are averaged. With
-    `config.batch_norm` "device" so is the part of the batch on each device of the mesh, and the
-    running averages become the mean of theirs. With `config.sharding` "fsdp" parameters are
-    gathered before that, and the gradients divided.
+    A batch, from the task's training data, is computed in `config.accumulation_steps` parts, each
+    normalised by its own statistics; their gradients are averaged. With `config.batch_norm`
+    "device", so is the part on each device, and running averages are averaged. With
+    `config.sharding` "fsdp" parameters are gathered before, and the gradients divided.
 
     Raises (when it is traced):
       UserError: if `config.strength` is set and the network regularises nothing by it.
     """
-    mix = make_mix(config.data)
-    skip = config.data.damaged == "skip"
-    gradient_fn = accumulated(
-        jax.value_and_grad(_make_loss(model), has_aux=True), config.accumulation_steps
-    )
-    if config.batch_norm == "device" and mesh is not None:
-        gradient_fn = each_device(gradient_fn, mesh)
-    if config.sharding == "fsdp" and mesh is not None:
-        gradient_fn = gathered(gradient_fn, mesh)
+    prepare = task.make_prepare(model, preprocess, config)
+    gradient_fn = jax.value_and_grad(task.make_loss(model, config), has_aux=True)
+    gradient_fn = accumulate_parts(gradient_fn, config.accumulation_steps, task.sums)
     if mesh is not None:
-        gradient_fn = on_mesh(gradient_fn, mesh)
+        if config.batch_norm == "device":
+            gradient_fn = average_over_devices(gradient_fn, mesh)
+        if config.sharding == "fsdp":
+            gradient_fn = gather_params(gradient_fn, mesh)
+        gradient_fn = inside_mesh(gradient_fn, mesh)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
-        images = preprocess(batch, train=True, seed=state.seed)
-        targets = labels = batch["label"]
-        if mix or config.label_smoothing or skip:
-            targets = smooth_targets(
-                labels, model.num_classes, config.label_smoothing, config.label_smoothing_over
-            )
-        if skip:  # no target, and so no loss, for an image without a label
-            targets *= (labels >= 0)[:, None]
-        if mix:
-            images, targets = mix(images, targets, batch, state.seed)
+        examples = prepare(batch, state.seed)
         fixed = {}
         if strength:
-            fixed = _filled(model, images, strength.value(state.strength, state.step))
-        (loss, (batch_stats, correct)), gradients = gradient_fn(
+            fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
+        (loss, (batch_stats, sums)), gradients = gradient_fn(
             state.params,
             state.batch_stats,
-            Examples(images, targets, labels),
+            examples,
             fixed,
-            jax.random.fold_in(_model_key(state.seed), state.step),
+            jax.random.fold_in(model_key(state.seed), state.step),
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -79,27 +80,37 @@ def make_train_step(
             {"params": params, "batch_stats": batch_stats}, state.ema, 1 - config.ema_decay
         )
         step = state.step + 1
-        finite = jnp.isfinite(loss) & jnp.isfinite(
-            optax.tree.norm((gradients, params, batch_stats))
-        )
+        finite = jnp.isfinite(loss) & _has_finite_norm((gradients, params, batch_stats))
+        changed = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state, "ema": ema}
         after = state.replace(
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
-            strength=strength and strength.update(state.strength, loss),
+            **changed, strength=strength and strength.update(state.strength, loss)
         )
         if config.skip_nonfinite_steps:
             after = _undone_unless(finite, after, state)
-        skipped = jnp.sum(labels < 0) if skip else 0
-        totals = state.totals.add(step, loss, correct, finite, skipped)
+        totals = add_to_totals(state.totals, step, finite, {"loss": loss, **sums})
         return after.replace(step=step, totals=totals)
 
     return train_step
 
 
+def _has_finite_norm(tree: Any) -> jax.Array:
+    """Return whether the sum of the squares of all numbers is finite, bool [].
+
+    XLA:CPU takes a time that grows with the cube of the number of arrays to compile their sum as
+    one expression: six minutes for a network of 54 layers with thousands of arrays.
+    """
+    total, arrays = 0.0, jax.tree.leaves(tree)
+    for first in range(0, len(arrays), _ARRAYS_IN_SUM):
+        part = sum(jnp.sum(jnp.square(x)) for x in arrays[first : first + _ARRAYS_IN_SUM])
+        total = jax.lax.optimization_barrier(total + part)
+    return jnp.isfinite(total)
+
+
 def _undone_unless(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
-    """The state after a step, or what it was before; counts, on which schedules rest, go on."""
+    """Return the state after a step, or if it is not finite the one before.
+
+    Integers, the counts on which schedules depend, go on.
+    """
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(finite, new, old) if jnp.issubdtype(new.dtype, jnp.floating) else new
@@ -107,31 +118,22 @@ def _undone_unless(finite: jax.Array, after: TrainState, before: TrainState) -> 
     return jax.tree.map(choose, after, before)
 
 
-def _make_loss(model: nn.Module) -> Callable[..., tuple[jax.Array, tuple[Any, jax.Array]]]:
-    """Makes the function from parameters and examples to (loss, (batch statistics, hits))."""
-
-    def loss_fn(
-        params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Any, jax.Array]]:
-        (logits, _), updated = model.apply(
-            {"params": params, "batch_stats": batch_stats, **fixed},
-            examples.images,
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
+def _filled(model: Any, images: jax.Array, value: jax.Array) -> Variables:
+    """Return the network's collection "strength", with the given value everywhere."""
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
+    if "strength" not in variables:
+        raise UserError(
+            "config.strength is set, and the network has nothing that it regularises: see"
+            " model.args of its family (docs/networks.md), or set config.strength=0"
         )
-        losses = cross_entropy(logits, examples.targets)
-        correct = jnp.sum(jnp.argmax(logits, axis=-1) == examples.labels, dtype=jnp.int32)
-        return losses.mean(), (updated.get("batch_stats", {}), correct)
-
-    return loss_fn
+    return {"strength": jax.tree.map(lambda _: value, variables["strength"])}
 
 
 def default_steps_per_dispatch() -> int:
-    """Steps in one call of a program on the default backend.
+    """Return the number of steps in one call of a program on the default backend.
 
-    On accelerators a call costs about as much as a small step. On the CPU a loop reuses the memory
-    that calls ask for anew; there are fewer, as a run that is to stop first ends them.
+    On accelerators a call costs about as much as a small step. On CPU a loop reuses the memory that
+    calls allocate anew; there are fewer steps, because a run that is to stop finishes them first.
     """
     return 10 if jax.default_backend() == "cpu" else 50
 
@@ -139,12 +141,12 @@ def default_steps_per_dispatch() -> int:
 def make_train_steps(
     train_step: TrainStep, training: ResidentData | StreamedData, num_seeds: int
 ) -> Callable[[TrainState, Any, jax.Array], TrainState]:
-    """Makes the function `(state, feed, count) -> state` of several updates, of all seeds.
+    """Make the function `(state, feed, count) -> state` of several updates, of all seeds.
 
     Args:
       train_step: from `make_train_step`.
-      training: whose feeds it gets.
-      num_seeds: with more than one, the state has an axis of seeds in front.
+      training: the training data that gives the feeds.
+      num_seeds: with more than one, the state has them as first axis.
     """
 
     def one(state: TrainState, feed: Any, step: int | jax.Array) -> TrainState:
@@ -159,12 +161,49 @@ def make_train_steps(
     )
 
 
-def _filled(model: nn.Module, images: jax.Array, value: jax.Array) -> Variables:
-    """The network's collection "strength", with the given value everywhere."""
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), images[:1], train=False))
-    if "strength" not in variables:
-        raise UserError(
-            "config.strength is set, and the network has nothing that it regularises: see"
-            " model.args of its family (docs/networks.md), or set config.strength=0"
+@dataclasses.dataclass(frozen=True)
+class CompiledSteps:
+    """Several updates as one compiled program: `steps(state, feed, count)`.
+
+    Attributes:
+      program: the program.
+      mesh: its devices.
+      seconds: time that its compilation took.
+      seconds_saved: by the compilation cache; None if the program was not in it.
+    """
+
+    program: jax.stages.Compiled
+    mesh: Mesh
+    seconds: float
+    seconds_saved: float | None
+
+    @classmethod
+    def compile(
+        cls,
+        train_steps: Callable[[TrainState, Any, jax.Array], TrainState],
+        state: TrainState,
+        feed: Any,
+        mesh: Mesh,
+    ) -> "CompiledSteps":
+        """Compile the function from `make_train_steps`; the state is donated to each call."""
+        began = time.perf_counter()
+        jitted = jax.jit(
+            train_steps,
+            donate_argnums=0,
+            out_shardings=jax.tree.map(lambda x: x.sharding, state),
+            compiler_options=compiler_options(),
         )
-    return {"strength": jax.tree.map(lambda _: value, variables["strength"])}
+        with count_cache_hits() as hits:
+            program = jitted.lower(state, feed, _count(1, mesh)).compile()
+        saved = hits.seconds_saved if hits.programs else None
+        return cls(program, mesh, time.perf_counter() - began, saved)
+
+    def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
+        """Make so many updates."""
+        return self.program(state, feed, _count(count, self.mesh))
+
+
+@functools.cache
+def _count(steps: int, mesh: Mesh) -> jax.Array:
+    # Placed explicitly and once: a program waits for numbers that it gets from the host.
+    return replicate(np.asarray(steps, np.int32), batch_sharding(mesh))

@@ -11,22 +11,23 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from aggnets_jax import data
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.files import write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import is_first
 from aggnets_jax.training.state import Totals, seeds
+from aggnets_jax.training.task import Task
 
 REPORT = "divergence.json"
 
 
 def check_totals(
-    totals: Totals, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+    task: Task, totals: Totals, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
 ) -> None:
-    """Checks that no more steps were undone than may be since metrics were last logged.
+    """Check that few enough steps were not finite since metrics were last logged.
 
     Args:
+      task: of the run; it gives the batch of the first of these steps.
       totals: of the run; with several seeds, these are the first axis.
       config: of the run.
       workdir: gets `divergence.json`, with what is needed to reproduce the step.
@@ -36,36 +37,37 @@ def check_totals(
       Diverged: if more steps were not finite than `config.skip_nonfinite_steps`.
     """
     totals = jax.device_get(totals)
-    columns = (seeds(config), totals.first_nonfinite, totals.nonfinite_steps)
+    columns = (seeds(config), totals["first_nonfinite"], totals["nonfinite_steps"])
     for seed, first, bad in zip(*(np.ravel(column).tolist() for column in columns), strict=True):
         if bad > config.skip_nonfinite_steps:
             more = f", and at {bad - 1} of the steps after it" if bad > 1 else ""
             whose = f" of seed {seed}" if config.num_seeds > 1 else ""
             found = f"loss or gradient{whose} is not finite at step {first}{more}"
             try:
-                _write_report(first, seed, config, workdir, mesh)
+                _write_report(task, first, seed, config, workdir, mesh)
             except (OSError, UserError) as error:
                 raise Diverged(f"{found}; its batch could not be written: {error}") from error
             raise Diverged(f"{found}; its batch is in {workdir / REPORT}")
 
 
-def check_evaluation(metrics: Mapping[str, Any]) -> None:
-    """Raises `Diverged` if the loss of an evaluation, with its "step", is not finite."""
-    if not math.isfinite(metrics["loss"]):
-        raise Diverged(f"the loss of the evaluation is not finite at step {metrics['step']}")
+def check_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:
+    """Raise `Diverged` if a metric of an evaluation, with its "step", is not finite."""
+    for name in task.logged:
+        if not math.isfinite(metrics[name]):
+            raise Diverged(f"the {name} of the evaluation is not finite at step {metrics['step']}")
 
 
 def _write_report(
-    step: int, seed: int, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+    task: Task,
+    step: int,
+    seed: int,
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    mesh: Mesh,
 ) -> None:
-    batches = data.train_batches(
-        config.data,
-        batch_size=config.batch_size,
-        seed=seed,
-        start_step=step - 1,
-        sharding=mesh_lib.by_example(mesh),
-    )
-    batch = next(batches)
+    sharding = mesh_lib.batch_sharding(mesh)
+    training = task.train_data(config, seeds=seed, start_step=step - 1, sharding=sharding)
+    batch = jax.jit(training.batch)(training.feed(step - 1), 0)
     examples = {
         name: np.asarray(multihost_utils.process_allgather(batch[name], tiled=True)).tolist()
         for name in ("epoch", "index")

@@ -1,4 +1,4 @@
-"""What a run says of itself at its start and at its end."""
+"""The summary of a run, and where its numbers come from: versions, commit, hardware."""
 
 import contextlib
 import hashlib
@@ -7,42 +7,26 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
-from rich.console import Console
-from rich.table import Column, Table
+from jax.sharding import Mesh
 
 import aggnets_jax
-from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.models import Count
 from aggnets_jax.runtime.compilation import allocated_bytes
 from aggnets_jax.runtime.distributed import to_host
-from aggnets_jax.training.state import of_seed, seeds
-from aggnets_jax.workdir.progress import Progress
-
-
-def print_overview(
-    network: Mapping[str, Any], counts: Mapping[str, Count], topologies: Sequence[Topology]
-) -> None:
-    """Prints links, parameters and multiply-adds of a network and its parts."""
-    links = {f"stage{i}": str(t.num_links) for i, t in enumerate(topologies, start=1)}
-    table = Table("part", *(Column(c, justify="right") for c in ("links", "parameters", "MACs")))
-    for name, part in counts.items():
-        table.add_row(name, links.get(name, ""), f"{part.params:,}", f"{part.macs:,}")
-    table.add_section()
-    total = (f"{network[name]:,}" for name in ("links", "params", "macs"))
-    table.add_row(network["name"], *total)
-    Console().print(table)
+from aggnets_jax.runtime.mesh import bytes_per_device
+from aggnets_jax.training.setup import Setup
+from aggnets_jax.training.state import TrainState, at_seed, seeds
+from aggnets_jax.workdir.progress import Clock, Progress
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int | None:
-    """Bytes on one device: as the device counts them, else what XLA allocates for a step."""
+    """Return the peak of bytes on one device, or what XLA allocates if it doesn't count them."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -50,7 +34,7 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
 
 
 def fingerprint(params: Any) -> str:
-    """SHA-256 over the parameters, in the order of their paths: names, dtypes, shapes, bytes."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of the parameters, by path."""
     digest = hashlib.sha256()
     leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
     for path in sorted(leaves):
@@ -60,23 +44,54 @@ def fingerprint(params: Any) -> str:
     return digest.hexdigest()
 
 
-def by_seed(
-    config: ml_collections.ConfigDict, params: Any, progress: Progress
-) -> list[dict[str, Any]]:
-    """For each seed of a finished run its number, final and best evaluation, and fingerprint."""
-    return [
+def summarise(
+    setup: Setup,
+    network: Mapping[str, Any],
+    mesh: Mesh,
+    state: TrainState,
+    progress: Progress,
+    clock: Clock,
+) -> dict[str, Any]:
+    """Return the summary of a finished run, JSON data.
+
+    Its fields are `steps`; `final` and `best`, evaluations with their "step"; `images_per_second`;
+    `compile_seconds`; `compile_seconds_saved`, None if the step was not in the compilation cache;
+    `peak_memory_bytes` and `state_bytes` of a device; `network` (`name`, `links`, `params`,
+    `macs`); `devices`; `versions`; `fingerprint`, the SHA-256 of the parameters; `seeds`, for each
+    its `seed`, `final`, `best` and `fingerprint`; `commit`; `hardware`; and `config_changes`.
+    """
+    config = setup.config
+    each_seed = [
         {
             "seed": int(seed),
             "final": progress.final.get("seeds", [progress.final])[i],
             "best": (progress.best_of_seeds or [progress.best])[i],
-            "fingerprint": fingerprint(of_seed(params, i, config.num_seeds)),
+            "fingerprint": fingerprint(at_seed(state.params, i, config.num_seeds)),
         }
         for i, seed in enumerate(np.ravel(seeds(config)))
     ]
+    return {
+        "steps": state.updates,
+        "final": progress.final,
+        "best": progress.best,
+        "images_per_second": clock.images_per_second,
+        "compile_seconds": progress.compile_seconds,
+        "compile_seconds_saved": progress.compile_seconds_saved,
+        "peak_memory_bytes": progress.peak_memory_bytes,
+        "state_bytes": bytes_per_device(state),
+        "network": network,
+        "devices": f"{mesh.size} x {jax.devices()[0].device_kind}",
+        "versions": versions(),
+        "fingerprint": fingerprint(state.params),
+        "seeds": each_seed,
+        "commit": ", ".join(progress.commits) or None,
+        "hardware": hardware(),
+        "config_changes": progress.config_changes,
+    }
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that numbers depend on."""
     packages = (
         "jax",
         "jaxlib",
@@ -95,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def _tensorflow_version() -> str:
-    """That of whichever of its builds is installed; importing it to ask takes seconds."""
+    """Return TensorFlow's version without importing it, which takes seconds, if possible."""
     for build in ("tensorflow", "tensorflow-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(build)
@@ -103,14 +118,14 @@ def _tensorflow_version() -> str:
 
 
 def commit() -> str | None:
-    """The git revision of the checkout that the package lies in; None if it lies in none.
+    """Return the git revision of the package's checkout; None if it is not in one.
 
-    "+" behind it says that files under version control differ from it.
+    A "+" at the end says that files under version control differ from it.
     """
     folder = Path(__file__).parent
     git = ["git", "--no-optional-locks", "-C", str(folder)]
     try:
-        # An installed package may lie in an environment inside of another project's checkout.
+        # An installed package may lie in an environment within another project's checkout.
         for command in (
             ["ls-files", "--error-unmatch", "__init__.py"],
             ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"],
@@ -122,7 +137,7 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """Number and kind of the devices, model and cores of the host: "4 x TPU v4; EPYC, 96 cores"."""
+    """Describe the devices and the host: "4 x TPU v4; EPYC, 96 cores"."""
     try:
         cpus = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:  # not Linux

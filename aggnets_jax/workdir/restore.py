@@ -14,24 +14,24 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
-from aggnets_jax.models import create_configured_model
-from aggnets_jax.training.state import Variables, of_seed, over_seeds, seeds
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.state import Variables, at_seed, over_seeds, seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
 class Restored(NamedTuple):
-    """A network as a checkpoint has it.
+    """A restored network.
 
     Attributes:
-      step: after which it was saved.
+      step: number of updates.
       config: of its run.
-      info: of the data set of its run.
+      info: the data set of its run.
       model: the network.
-      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
-        these are the first axis of each array.
+      variables: "params" and "batch_stats", or their averages if the run has any. With several
+        seeds, these are the first axis of each array.
     """
 
     step: int
@@ -40,8 +40,8 @@ class Restored(NamedTuple):
     model: nn.Module
     variables: Variables
 
-    def of_one(self, seed: int | None) -> Variables:
-        """The variables of the network of a seed, which may be None if there is only one.
+    def variables_at(self, seed: int | None) -> Variables:
+        """Return the variables of a seed, which may be None if there is only one.
 
         Raises:
           UserError: if the run has no such seed, or several and none is chosen.
@@ -53,20 +53,20 @@ class Restored(NamedTuple):
         if seed is not None and seed not in there:
             raise unknown("seed", str(seed), map(str, there))
         number = 0 if seed is None else there.index(seed)
-        return of_seed(self.variables, number, len(there))
+        return at_seed(self.variables, number, len(there))
 
 
 def restore_network(
     workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
-    """Restores a network with nothing but the directory of its run; no data set is opened.
+    """Restore a network from the directory of its run alone; no data set is opened.
 
     Args:
       workdir: of the run.
       which: "latest", "best" or the number of a step.
       devices: the sharding of the variables.
-      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
-        one, which compiles fast, rather than to have its layers apart.
+      keep_loops: whether a network with loops over its layers (`model.scan`) keeps them, which
+        compiles fast, rather than getting the variables of each layer apart.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -75,7 +75,7 @@ def restore_network(
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
-        model = create_configured_model(config, info.num_classes)
+        model = get_task(config).make_network(config, info.num_classes)
 
         def shapes(model: nn.Module) -> Variables:
             images = jnp.zeros((1, *info.image_shape))
@@ -92,6 +92,6 @@ def restore_network(
         if config.model.scan and not keep_loops:
             config.model.scan = False
             model = without_loops(model)
-            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
+            apart = over_seeds(partial(match_layout, like=shapes(model)), config.num_seeds)
             variables = apart(variables)
     return Restored(step, config, info, model, variables)

@@ -13,9 +13,10 @@ from aggnets_jax.ablation import sets, sweep
 from aggnets_jax.ablation.batch_statistics import of_batch
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, score
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.workdir.restore import Restored
 from tests import runs
 from tests.connectivity.test_stage import jit
@@ -38,16 +39,16 @@ def untrained(data_dir):
 
 @pytest.fixture(scope="module")
 def images(untrained):
-    """All of the test split, normalised, and the labels."""
+    """Return the whole test split: normalised images, and the batch with their labels."""
     config, info = untrained.config.data, untrained.info
-    devices = mesh_lib.by_example(mesh_lib.make_mesh())
+    devices = mesh_lib.batch_sharding(mesh_lib.make_mesh())
     (batch,) = data.eval_batches(config, batch_size=360, sharding=devices)
     return data.make_preprocess(config, info)(batch, train=False), batch
 
 
 @pytest.fixture(scope="module")
 def apply(untrained):
-    """From variables and images to logits and endpoints."""
+    """Return the compiled function from variables and images to logits and endpoints."""
     return jit(untrained.model.apply)
 
 
@@ -59,7 +60,7 @@ def masks_of(untrained):
 
 @pytest.fixture(scope="module")
 def restored(untrained, images, apply, masks_of):
-    """The network with a classifier that makes the best of random features."""
+    """Return the network with the best linear classifier of its random features."""
     variables = untrained.variables
     _, endpoints = apply({**variables, **masks_of(())}, images[0])
     features = np.c_[endpoints["pre_logits"], np.ones(360)]
@@ -76,7 +77,7 @@ def ablation(restored):
 
 @pytest.fixture(scope="module")
 def one_by_one(restored, images, apply, masks_of):
-    """A function from links to the scores of all examples, by the network alone."""
+    """Return a function from links to the scores of all examples, by the network alone."""
 
     def scores(links):
         logits, _ = apply({**restored.variables, **masks_of(links)}, images[0])
@@ -130,7 +131,8 @@ def test_the_network_as_it_is_has_the_accuracy_of_the_evaluation(restored, ablat
     mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     metrics = evaluate(
-        make_eval_step(restored.model, preprocess),
+        Classification(),
+        make_eval_step(Classification(), restored.model, preprocess),
         restored.variables,
         evaluation_batches(restored, mesh),
     )
@@ -157,7 +159,7 @@ def training_batches(restored):
         restored.config.data,
         batch_size=restored.config.batch_size,
         seed=0,
-        sharding=mesh_lib.by_example(mesh_lib.make_mesh()),
+        sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     return [preprocess(batch, train=False) for batch in itertools.islice(batches, 2)]
@@ -171,7 +173,7 @@ def without_dropout(restored):
 
 
 def test_statistics_are_those_that_training_would_average(restored, training_batches):
-    """Running averages are 0.9 of the old and 0.1 of the new."""
+    """Running averages are 0.9 times the old one plus 0.1 times the new one."""
     variables, batch = restored.variables, training_batches[0]
     found = jit(lambda v, x: of_batch(restored.model, v, x))(variables, batch)
     model = without_dropout(restored)
@@ -195,7 +197,7 @@ def test_statistics_are_those_that_training_would_average(restored, training_bat
 def test_re_estimated_statistics_are_means_over_batches(
     restored, training_batches, images, apply, masks_of
 ):
-    """Of each set of links for itself, and the accuracies are those of the networks with them."""
+    """Each set of links has its own, and the accuracies are those of networks with them."""
     again = sweep.Ablation(restored, mesh_lib.make_mesh(), at_once=2, reestimated=2)
     cuts = sets.listed_sets(["stage1:2-0,stage2:1-0", "stage2:3-1"], again.stages)
     baseline, measured, _ = again.measure(cuts)

@@ -13,8 +13,9 @@ from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_
 from aggnets_jax.data import as_they_are
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 from tests.benchmark.test_command import NETWORK
 
@@ -54,8 +55,8 @@ def test_steps_of_training_are_the_same(torch, variables):
     model, config = WORKLOAD.create(), WORKLOAD.config()
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     batch = WORKLOAD.random_batch()
-    state = state_before(variables, optimizer, config, 0)
-    step = jax.jit(make_train_step(model, optimizer, as_they_are, config))
+    state = initial_state(variables, optimizer, config, 0, Classification.sums)
+    step = jax.jit(make_train_step(Classification(), model, optimizer, as_they_are, config))
     module = program.make_module(WORKLOAD, variables).train()
     theirs = program.train_step(WORKLOAD, module)
     labels = torch.from_numpy(np.array(batch["label"])).long()

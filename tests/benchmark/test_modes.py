@@ -13,8 +13,9 @@ from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_
 from aggnets_jax.data import as_they_are
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 
 WORKLOAD = Workload("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
@@ -25,10 +26,11 @@ def _after(steps):
     model, config = WORKLOAD.create(), WORKLOAD.config()
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     step = jax.jit(
-        make_train_step(model, optimizer, as_they_are, config), compiler_options=compiler_options()
+        make_train_step(Classification(), model, optimizer, as_they_are, config),
+        compiler_options=compiler_options(),
     )
     variables = random_variables(abstract_variables(model, WORKLOAD.image_shape))
-    state = state_before(variables, optimizer, config, config.seed)
+    state = initial_state(variables, optimizer, config, config.seed, Classification.sums)
     for _ in range(steps):
         state = step(state, WORKLOAD.random_batch())
     return state

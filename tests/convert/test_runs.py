@@ -13,7 +13,8 @@ from aggnets_jax import create_model
 from aggnets_jax.convert import to_torch, write_state_dict
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
-from aggnets_jax.runtime.compilation import options_for_once
+from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from tests import runs
@@ -120,8 +121,8 @@ def test_a_run_goes_on_from_the_weights(trained, tmp_path):
     optimizer, _ = make_optimizer(config, 10, 1.0)
     # Compiled as in a run: initial values depend on it in their last bit.
     new_state = jax.jit(
-        lambda: create_state(model, optimizer, config, (8, 8, 1)),
-        compiler_options=options_for_once(),
+        lambda: create_state(model, optimizer, config, (8, 8, 1), Classification.sums),
+        compiler_options=fast_compile_options(),
     )
     state = new_state()
     first = tmp_path / "first.safetensors"

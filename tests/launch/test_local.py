@@ -1,4 +1,4 @@
-"""`launch/local.py`: what becomes of the processes when one fails, and when a signal comes."""
+"""`launch/local.py`: the other processes after a failure, and all of them after a signal."""
 
 import json
 import os
@@ -10,22 +10,24 @@ import time
 import pytest
 
 from aggnets_jax.cli import exit_code
-from aggnets_jax.runtime.processes import Child, common_code, how_it_ended
+from aggnets_jax.runtime.processes import Child, common_exit_code, describe_exit
 from launch import local
 from tests import runs
 
 LOCAL = [sys.executable, "launch/local.py"]
-# Says when it is ready; notes a signal as a run does, and takes a moment to stop.
+# Reports that it is ready; notes a signal as a run does, and takes a moment to stop. Each line is
+# one write, even with PYTHONUNBUFFERED, so that lines of two processes don't mix.
 TRAINS = """
 import signal, sys, time
 asked = []
 signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
 signal.signal(signal.SIGINT, lambda *_: asked.append(1))
-print("ready", flush=True)
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
 while not asked:
     time.sleep(0.01)
 time.sleep(0.2)
-print("signals:", len(asked), file=sys.stderr)
+sys.stderr.write(f"signals: {len(asked)}\\n")
 sys.exit(75)
 """
 HANGS = """
@@ -45,10 +47,11 @@ def stand_ins(*programs):
 
 
 def launch(*programs, ending=local.ENDING):
-    """Starts the launcher with programs in the place of the training."""
+    """Start the launcher with programs in the place of the training."""
     script = """
 import json, signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whatever the tests were started with
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_DFL)  # a background job inherits SIGINT as ignored
 from aggnets_jax.runtime.processes import Child
 from launch import local
 children, ending = json.loads(sys.argv[1])
@@ -121,13 +124,13 @@ def test_who_was_asked_to_stop_gets_no_second_signal_when_another_fails():
     [([0, 0], 0), ([75, 75], 75), ([75, 0], 75), ([0, 3, 76], 3), ([75, 137], 137), ([], 0)],
 )
 def test_the_exit_code_for_all(codes, code):
-    assert common_code(codes) == code
+    assert common_exit_code(codes) == code
 
 
 def test_ends_are_told_by_name():
-    assert how_it_ended(139) == "was ended by SIGSEGV"
-    assert how_it_ended(76) == "ended with exit code 76"
-    assert how_it_ended(255) == "ended with exit code 255"
+    assert describe_exit(139) == "was ended by SIGSEGV"
+    assert describe_exit(76) == "ended with exit code 76"
+    assert describe_exit(255) == "ended with exit code 255"
 
 
 def test_dry_run_prints_the_commands():
@@ -141,6 +144,11 @@ def test_dry_run_prints_the_commands():
         assert line.startswith("JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=3 ")
         assert "-m aggnets_jax train --config=configs/digits.py '--workdir=a b'" in line
         assert line.endswith(f"--num_processes=2 --process_id={number}")
+
+
+def test_another_subcommand_than_train(capsys):
+    local.main(["--processes=1", "--dry_run", "--", "eval", "--workdir=a"])
+    assert "-m aggnets_jax eval --workdir=a --coordinator_address=" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,12 @@ from tests import runs
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
-from aggnets_jax import config as config_lib, create_model, sharding
-from aggnets_jax.optimizer import make_optimizer
-from aggnets_jax.step import create_state, make_train_step
+from aggnets_jax import config as config_lib, create_model
+from aggnets_jax.runtime import mesh as sharding
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import create_state
+from aggnets_jax.training.step import make_train_step
 
 def preprocess(batch, *, train, seed):
     return batch["image"]
@@ -24,17 +27,18 @@ batch = {
     "label": jnp.asarray(rng.integers(0, 10, 16), jnp.int32),
 }
 model = create_model("sparsenet10_k4", 10)
-mesh = sharding.make_mesh()
+mesh = mesh_lib.make_mesh()
 assert mesh.size == 4
 
 def after(batch, mesh, **changes):
     config = config_lib.resolve({"schedule": "constant", "momentum": 0.0, **changes})
     optimizer, _ = make_optimizer(config, 100, 10.0)
-    state = jax.jit(lambda: create_state(model, optimizer, config, (8, 8, 1)))()
-    step = make_train_step(model, optimizer, preprocess, config, mesh=mesh)
+    sums = Classification.sums
+    state = jax.jit(lambda: create_state(model, optimizer, config, (8, 8, 1), sums))()
+    step = make_train_step(Classification(), model, optimizer, preprocess, config, mesh=mesh)
     return jax.device_get(jax.jit(step)(state, batch))
 
-sharded = jax.device_put(batch, sharding.by_example(mesh))
+sharded = jax.device_put(batch, sharding.batch_sharding(mesh))
 shards = [jax.tree.map(lambda x: x[i : i + 4], batch) for i in range(0, 16, 4)]
 alone = [after(shard, None) for shard in shards]
 mean = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *alone)
@@ -49,7 +53,7 @@ def distance(a, b):
 assert distance(by_device, mean) < 2e-5, distance(by_device, mean)
 assert distance(everywhere, whole) < 2e-5, distance(everywhere, whole)
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
-assert int(by_device.totals.correct) == sum(int(s.totals.correct) for s in alone)
+assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
 accumulated = after(sharded, mesh, batch_norm="device", accumulation_steps=2)
 assert distance(accumulated, by_device) > 1e-4
 """

@@ -22,7 +22,7 @@ def metrics(accuracy):
     return {"step": 7, "accuracy": accuracy, "accuracy_top5": 1.0, "loss": 0.1, "examples": 360}
 
 
-def of_seed(seed, accuracy):
+def at_seed(seed, accuracy):
     return {
         "seed": seed,
         "final": metrics(accuracy),
@@ -56,7 +56,7 @@ def summary_of(config, seeds):
 def write_run(workdir, accuracies, overrides=(), file=str(runs.ROOT / SPARSENET), change=dict):
     """The files that a finished run leaves for a table; seeds count from that of the config."""
     config = config_lib.load(file, [*overrides, f"num_seeds={len(accuracies)}"])
-    seeds = [of_seed(config.seed + i, accuracy) for i, accuracy in enumerate(accuracies)]
+    seeds = [at_seed(config.seed + i, accuracy) for i, accuracy in enumerate(accuracies)]
     summary = summary_of(config, seeds)
     workdir.mkdir(parents=True)
     (workdir / "config.json").write_text(json.dumps(config_lib.to_json(config)))

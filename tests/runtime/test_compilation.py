@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from aggnets_jax.runtime.compilation import compiler_options, options_for_once
+from aggnets_jax.runtime.compilation import compiler_options, fast_compile_options
 
 
 def convolutions(options):
@@ -34,11 +34,11 @@ def test_recomputation_is_not_merged_with_what_was_computed_first():
 
 
 def test_options_are_understood():
-    for options in (compiler_options(), options_for_once()):
+    for options in (compiler_options(), fast_compile_options()):
         assert jax.jit(lambda x: x + 1, compiler_options=options)(1) == 2
 
 
 @pytest.mark.parametrize("backend", ["gpu", "tpu"])
 def test_other_backends_are_asked_nothing(monkeypatch, backend):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    assert compiler_options() == options_for_once() == {}
+    assert compiler_options() == fast_compile_options() == {}

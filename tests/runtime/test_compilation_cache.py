@@ -74,7 +74,7 @@ def _folder(caches):
 
 def test_the_folder_is_its_users_alone(caches):
     _folder(caches).mkdir(parents=True, mode=0o777)
-    compilation.keep_programs()
+    compilation.enable_program_cache()
     assert jax.config.jax_compilation_cache_dir == str(_folder(caches))
     assert stat.S_IMODE(_folder(caches).stat().st_mode) == 0o700
 
@@ -82,7 +82,7 @@ def test_the_folder_is_its_users_alone(caches):
 def test_a_folder_of_another_user_is_not_used(caches, capsys, monkeypatch):
     monkeypatch.setattr(os, "getuid", lambda: os.geteuid() + 1)
     before = jax.config.jax_compilation_cache_dir
-    compilation.keep_programs()
+    compilation.enable_program_cache()
     assert jax.config.jax_compilation_cache_dir == before
     err = capsys.readouterr().err
     assert err == (
@@ -92,7 +92,7 @@ def test_a_folder_of_another_user_is_not_used(caches, capsys, monkeypatch):
 
 def test_no_folder_is_told_in_one_line(caches, capsys):
     (caches / "aggnets_jax").write_text("in the way")
-    compilation.keep_programs()
+    compilation.enable_program_cache()
     err = capsys.readouterr().err
     assert err.startswith("warning: compiled programs are not kept: ") and err.count("\n") == 1
 
@@ -101,7 +101,7 @@ def test_no_folder_is_told_in_one_line(caches, capsys):
 def test_the_environment_says_where_or_nowhere(folder, caches, monkeypatch):
     monkeypatch.setenv(compilation.VARIABLE, folder)
     before = jax.config.jax_compilation_cache_dir
-    compilation.keep_programs()
+    compilation.enable_program_cache()
     assert jax.config.jax_compilation_cache_dir == before
     assert list(caches.iterdir()) == []
 
@@ -113,5 +113,5 @@ def test_what_was_used_the_longest_ago_goes_first(caches, monkeypatch):
         file.write_bytes(b"123456789 ")
         os.utime(file, (1e9 - age, 1e9 - (100 if name == "read" else age)))
     monkeypatch.setattr(compilation, "MAX_BYTES", 29)
-    compilation.keep_programs()
+    compilation.enable_program_cache()
     assert {file.name for file in _folder(caches).iterdir()} == {"new", "read"}

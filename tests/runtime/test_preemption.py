@@ -36,7 +36,7 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
 def test_the_second_signal_ends_the_process_at_once(signals, code):
     program = f"""
 import os, signal, time
-from aggnets_jax import preemption
+from aggnets_jax.runtime import preemption
 with preemption.StopRequest():
     for name in "{signals}".split():
         if name == "later":
@@ -54,7 +54,7 @@ with preemption.StopRequest():
 def test_sigterm_that_slurm_sends_twice_is_one_request():
     program = """
 import os, signal, time
-from aggnets_jax.preemption import StopRequest
+from aggnets_jax.runtime.preemption import StopRequest
 with StopRequest():
     for _ in range(2):
         os.kill(os.getpid(), signal.SIGTERM)

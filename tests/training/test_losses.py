@@ -8,8 +8,9 @@ import pytest
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.losses import cross_entropy, smooth_targets
-from aggnets_jax.training.state import state_before
+from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 
 RNG = np.random.default_rng(0)
@@ -56,9 +57,11 @@ def test_a_skipped_image_adds_nothing_to_the_gradient(smoothing, parts):
     def after(damaged, rows):
         config = config_lib.resolve({"data": {"damaged": damaged}, **changes})
         optimizer = optax.sgd(1.0)
-        step = make_train_step(Linear(), optimizer, lambda batch, **_: batch["image"], config)
+        step = make_train_step(
+            Classification(), Linear(), optimizer, lambda batch, **_: batch["image"], config
+        )
         state = jax.jit(step)(
-            state_before(variables, optimizer, config, 0),
+            initial_state(variables, optimizer, config, 0, Classification.sums),
             {"image": images[rows], "label": labels[rows]},
         )
         return jax.tree.map(jnp.subtract, state.params, variables["params"]), state.totals

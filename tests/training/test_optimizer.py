@@ -28,7 +28,7 @@ def random_tree():
     )
 
 
-def by_path(tree):
+def leaves_by_path(tree):
     leaves = jax.tree.leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
@@ -38,10 +38,10 @@ def steps_of_pytorch(params, gradients, rates, config, factors):
 
     After clip_grad_norm_; the parameters of factor 0 are not handed to either.
     """
-    params = {path: p.astype(np.float64) for path, p in by_path(params).items()}
+    params = {path: p.astype(np.float64) for path, p in leaves_by_path(params).items()}
     trained = [path for path in params if factors.get(path, 1)]
     velocity = {path: np.zeros_like(params[path]) for path in trained}
-    for gradient, lr in zip(map(by_path, gradients), rates, strict=True):
+    for gradient, lr in zip(map(leaves_by_path, gradients), rates, strict=True):
         norm = math.sqrt(sum((gradient[path] ** 2).sum() for path in trained))
         limit = config.grad_clip_norm
         clip = min(1.0, limit / norm) if limit else 1.0
@@ -110,7 +110,7 @@ def test_updates_are_those_of_pytorch(changes, factors):
     start, gradients = random_tree(), [random_tree() for _ in range(4)]
     params, _ = updated(config, start, gradients)
     expected = steps_of_pytorch(start, gradients, [0.1, 0.1, 0.01, 0.001], config, factors)
-    for path, p in by_path(params).items():
+    for path, p in leaves_by_path(params).items():
         np.testing.assert_allclose(p, expected[path], rtol=2e-5, atol=1e-6, err_msg=path)
 
 
@@ -122,11 +122,14 @@ def test_frozen_parameters_keep_every_bit_and_have_no_momentum():
     start["stage1"]["norm"]["bias"] = np.array([0.0, -0.0, 1e-45, 3e38], np.float32)
     gradients[1]["stage1"]["conv"]["kernel"][0, 0] = np.nan
     params, state = updated(config, start, gradients)
-    for path, p in by_path(params).items():
-        same = np.asarray(p).tobytes() == by_path(start)[path].tobytes()
+    before = leaves_by_path(start)
+    for path, p in leaves_by_path(params).items():
+        same = np.asarray(p).tobytes() == before[path].tobytes()
         assert same == path.startswith("stage1/"), path
         assert np.isfinite(p).all()
-    trained = sum(p.size for path, p in by_path(params).items() if not path.startswith("stage1/"))
+    trained = sum(
+        p.size for path, p in leaves_by_path(params).items() if not path.startswith("stage1/")
+    )
     assert sum(x.size for x in jax.tree.leaves(state) if x.ndim) == trained
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.schedules import cycle_fraction, in_steps, make_schedule
+from aggnets_jax.training.schedules import cycle_fraction, epochs_to_steps, make_schedule
 from tests import runs
 from tests.patterns import one_line_error
 
@@ -140,7 +140,7 @@ def test_a_cycle_in_epochs_is_one_in_steps():
     in_epochs = make_schedule("sgdr", 0.1, 900, 12.5, first_cycle_epochs=4)
     given = make_schedule("sgdr", 0.1, 900, 12.5, first_cycle_steps=50)
     assert (values(in_epochs, range(900)) == values(given, range(900))).all()
-    assert in_steps(cycle_fraction, {"first_cycle_epochs": 4, "repeats": 2}, 12.5) == {
+    assert epochs_to_steps(cycle_fraction, {"first_cycle_epochs": 4, "repeats": 2}, 12.5) == {
         "first_cycle_steps": 50,
         "repeats": 2,
     }

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import Damaged, Unsaved, UserError
-from aggnets_jax.training.state import Totals, TrainState
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.state import TrainState, zero_totals
 from aggnets_jax.workdir import checkpoints
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.checkpoints import Checkpoints
@@ -38,7 +39,7 @@ def make_state(step, seed=0, width=3):
         opt_state=(jax.tree.map(jnp.ones_like, params), jnp.asarray(step, jnp.int32)),
         ema=None,
         strength=None,
-        totals=Totals.zeros(),
+        totals=zero_totals(Classification.sums),
     )
 
 
@@ -219,7 +220,7 @@ def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved
         checkpoints.save_best(make_state(1), Progress(best=best))
         checkpoints.finish()
         (tmp_path / "best/1/progress/metadata").write_text("{")
-        checkpoints.failed(OSError("full"), 2, "best")
+        checkpoints.note_failure(OSError("full"), 2, "best")
         checkpoints.save(make_state(3), progress := Progress(best=best))
         checkpoints.finish()
     assert progress.best is None
@@ -361,8 +362,11 @@ def test_checksums_change_with_the_values_and_their_places(data):
     words = flipped.reshape(-1).view(np.uint8)
     for place in data.draw(st.sets(st.integers(0, len(words) - 1), min_size=1)):
         words[place] ^= data.draw(st.sampled_from([1, 0x80, 0xFF]))
-    sums = [checkpoints.of_arrays([jnp.asarray(a)]) for a in (array, flipped, array.T, array[::-1])]
-    assert sums[0] == checkpoints.of_arrays([jnp.asarray(array)])
+    sums = [
+        checkpoints.array_checksums([jnp.asarray(a)])
+        for a in (array, flipped, array.T, array[::-1])
+    ]
+    assert sums[0] == checkpoints.array_checksums([jnp.asarray(array)])
     assert all(other != sums[0] for other in sums[1:])
 
 
@@ -373,7 +377,7 @@ def test_checksums_are_the_same_however_an_array_is_spread():
     spread = jax.device_put(
         array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
     )
-    assert checkpoints.of_arrays([spread]) == checkpoints.of_arrays([array])
+    assert checkpoints.array_checksums([spread]) == checkpoints.array_checksums([array])
 
 
 # ---- Storage that fails.

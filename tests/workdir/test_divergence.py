@@ -11,6 +11,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.errors import Diverged
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.divergence import check_evaluation
 from tests import runs
@@ -19,8 +20,8 @@ from tests import runs
 def batches(config, steps):
     """Epochs and indices of the batches of the first steps."""
     config = config_lib.resolve(config)
-    by_example = mesh_lib.by_example(mesh_lib.make_mesh())
-    found = data.train_batches(config.data, batch_size=32, seed=0, sharding=by_example)
+    batch_sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh())
+    found = data.train_batches(config.data, batch_size=32, seed=0, sharding=batch_sharding)
     return list(itertools.islice(found, steps))
 
 
@@ -95,9 +96,10 @@ def test_a_line_of_the_log_without_a_finite_step_ends_the_run(spoil, data_dir, t
 
 
 def test_an_evaluation_that_is_not_finite_is_told():
+    metrics = {"step": 4, "loss": 1.0, "accuracy": 0.5, "accuracy_top5": 0.5}
     with pytest.raises(Diverged, match="evaluation is not finite at step 4"):
-        check_evaluation({"step": 4, "loss": float("inf")})
-    check_evaluation({"step": 4, "loss": 1.0})
+        check_evaluation(Classification(), {**metrics, "loss": float("inf")})
+    check_evaluation(Classification(), metrics)
 
 
 @pytest.mark.slow

@@ -13,7 +13,8 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import main, models
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.runtime.mesh import make_mesh, replicated
-from aggnets_jax.training.state import Totals, TrainState
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.state import TrainState, zero_totals
 from aggnets_jax.workdir import checkpoints
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.progress import Progress
@@ -51,7 +52,7 @@ def checkpoint(tmp_path_factory):
         opt_state=(),
         ema=None,
         strength=None,
-        totals=Totals.zeros(),
+        totals=zero_totals(Classification.sums),
         **variables,
     )
     with RunCheckpoints(workdir, keep=1, config=CONFIG, dataset=DATASET) as checkpoints:
@@ -69,7 +70,9 @@ def saying(workdir, config):
     before = {file: file.read_bytes() for file in files.values()}
     checksums = json.loads(before[files["checksums"]])
     files["config"].write_text(json.dumps(config))
-    files["checksums"].write_text(json.dumps({**checksums, "config": checkpoints.of_json(config)}))
+    files["checksums"].write_text(
+        json.dumps({**checksums, "config": checkpoints.json_checksum(config)})
+    )
     try:
         yield
     finally:

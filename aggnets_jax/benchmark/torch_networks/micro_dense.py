@@ -11,7 +11,7 @@ from aggnets_jax.benchmark.torch_networks.parts import (
     sequence,
 )
 from aggnets_jax.errors import UserError
-from aggnets_jax.models.micro_dense import MicroDense
+from aggnets_jax.layers.micro_dense_blocks import MicroDense
 
 
 def layer(inputs: int, features: int, groups: int) -> nn.Module:

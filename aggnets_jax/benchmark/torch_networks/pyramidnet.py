@@ -16,8 +16,9 @@ from aggnets_jax.benchmark.torch_networks.parts import (
 )
 from aggnets_jax.benchmark.torch_networks.residual_blocks import Bottleneck, Res2Block
 from aggnets_jax.benchmark.torch_networks.shortcuts import ShortcutStage
+from aggnets_jax.layers.micro_dense_blocks import MicroDense
 from aggnets_jax.layers.residual_blocks import EXPANSION
-from aggnets_jax.models import micro_dense, micro_dense_baselines
+from aggnets_jax.models import micro_dense_baselines
 from aggnets_jax.models import pyramidnet as jax_networks
 
 
@@ -42,7 +43,7 @@ def make_block(block: jax_networks.Block, inputs: int, features: int, stride: in
         return pyramid_block(
             conv(inputs, width, 1), conv(width, width, 3, stride=stride), conv(width, features, 1)
         )
-    if isinstance(block, micro_dense.MicroDense):
+    if isinstance(block, MicroDense):
         return micro_dense_block(inputs, features, stride, block)
     # A bottleneck's widths are a quarter of its output channels.
     width, base_width = features // EXPANSION, block.base_width * EXPANSION

@@ -1,0 +1,26 @@
+"""Tasks that networks are trained for, by the name in `config.task`."""
+
+import ml_collections
+
+from aggnets_jax.arguments import check_arguments, choose
+from aggnets_jax.errors import UserError
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.task import Task
+
+TASKS: dict[str, type[Task]] = {"classification": Classification}
+
+
+def get_task(config: ml_collections.ConfigDict) -> Task:
+    """Return the task of a config, `config.task` with the arguments `config.task_args`.
+
+    Raises:
+      UserError: for an unknown task or argument, or a task with a program of its own.
+    """
+    if config.task == "link_weights":
+        raise UserError(
+            "config.task='link_weights' is for `aggnets learn` alone, which trains such a network"
+            " and writes its pattern"
+        )
+    task = choose("config.task", TASKS, config.task)
+    check_arguments(f"task {config.task!r}", task, config.task_args)
+    return task(**config.task_args)

@@ -1,0 +1,157 @@
+"""Classification of images: cross entropy, accuracy and top-5 accuracy."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from aggnets_jax import data
+from aggnets_jax.errors import UserError
+from aggnets_jax.training.losses import cross_entropy, smooth_targets
+from aggnets_jax.training.state import Variables
+from aggnets_jax.training.task import Evaluation, LossFn, Prepare, Task
+
+
+class Examples(NamedTuple):
+    """Examples of a training step.
+
+    Attributes:
+      images: float32 [batch, height, width, channels].
+      targets: labels int32 [batch], or probabilities float32 [batch, classes].
+      labels: int32 [batch]; -1 for a damaged image.
+    """
+
+    images: jax.Array
+    targets: jax.Array
+    labels: jax.Array
+
+
+class Classification(Task):
+    """Classification of images into one of several classes."""
+
+    sums: ClassVar = {"correct": jnp.int32, "skipped": jnp.int32}
+    logged = ("loss", "accuracy", "accuracy_top5")
+    shown: ClassVar = {"loss": ".4f", "accuracy": ".2%"}
+    best = "accuracy"
+
+    def train_data(
+        self, config: ml_collections.ConfigDict, **arguments: Any
+    ) -> data.ResidentData | data.StreamedData:
+        """Open the training split."""
+        return data.train_data(config.data, batch_size=config.batch_size, **arguments)
+
+    def eval_data(
+        self, config: ml_collections.ConfigDict, sharding: jax.sharding.NamedSharding
+    ) -> data.EvalBatches:
+        """Open the evaluation split."""
+        return data.eval_batches(config.data, batch_size=config.eval_batch_size, sharding=sharding)
+
+    def make_prepare(
+        self, model: Any, preprocess: data.Preprocess, config: ml_collections.ConfigDict
+    ) -> Prepare:
+        """Augment and mix images, smooth and mix targets."""
+        mix = data.make_mix(config.data)
+        skip = config.data.damaged == "skip"
+
+        def prepare(batch: data.Batch, seed: jax.Array) -> Examples:
+            images = preprocess(batch, train=True, seed=seed)
+            targets = labels = batch["label"]
+            if mix or config.label_smoothing or skip:
+                targets = smooth_targets(
+                    labels, model.num_classes, config.label_smoothing, config.label_smoothing_over
+                )
+            if skip:  # no target, and so no loss, for an image without a label
+                targets *= (labels >= 0)[:, None]
+            if mix:
+                images, targets = mix(images, targets, batch, seed)
+            return Examples(images, targets, labels)
+
+        return prepare
+
+    def make_loss(self, model: Any, config: ml_collections.ConfigDict) -> LossFn:
+        """Make the mean cross entropy, which counts correct and skipped images."""
+        skip = config.data.damaged == "skip"
+
+        def loss_fn(
+            params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
+        ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
+            (logits, _), updated = model.apply(
+                {"params": params, "batch_stats": batch_stats, **fixed},
+                examples.images,
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
+            losses = cross_entropy(logits, examples.targets)
+            hits = jnp.argmax(logits, axis=-1) == examples.labels
+            sums = {
+                "correct": jnp.sum(hits, dtype=jnp.int32),
+                "skipped": jnp.sum(examples.labels < 0, dtype=jnp.int32) if skip else jnp.int32(0),
+            }
+            return losses.mean(), (updated.get("batch_stats", {}), sums)
+
+        return loss_fn
+
+    def train_metrics(
+        self, totals: Mapping[str, np.ndarray], finite_steps: np.ndarray, batch_size: int
+    ) -> dict[str, np.ndarray]:
+        """Return the accuracy, in 0..1, on augmented images."""
+        images = finite_steps * np.float64(batch_size) - totals["skipped"]
+        return {"accuracy": totals["correct"] / np.maximum(images, 1)}
+
+    def make_eval_step(
+        self, model: Any, preprocess: data.Preprocess
+    ) -> Callable[[Variables, data.Batch], dict[str, jax.Array]]:
+        """Make the sums of scores over a batch."""
+
+        def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
+            logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
+            return {
+                **{name: jnp.sum(values) for name, values in score(logits, batch).items()},
+                "examples": jnp.sum(batch["mask"]),
+                "skipped": jnp.sum(batch["label"] < 0),
+            }
+
+        return eval_step
+
+    def gather(
+        self, gathered: dict[str, np.ndarray] | None, outputs: Mapping[str, jax.Array]
+    ) -> dict[str, np.ndarray]:
+        """Add up sums in float64."""
+        sums = {name: np.asarray(value, np.float64) for name, value in outputs.items()}
+        return {name: value + (gathered[name] if gathered else 0) for name, value in sums.items()}
+
+    def finish(self, gathered: Mapping[str, np.ndarray]) -> Evaluation:
+        """Return mean loss, accuracy and top-5 accuracy, in 0..1."""
+        examples, skipped = (int(np.ravel(gathered[name])[0]) for name in ("examples", "skipped"))
+        if not examples:
+            raise UserError(f"all {skipped} images of the evaluation are damaged")
+        metrics = {
+            "accuracy": gathered["correct"] / examples,
+            "accuracy_top5": gathered["correct_top5"] / examples,
+            "loss": gathered["loss"] / examples,
+        }
+        return Evaluation(metrics, examples, skipped)
+
+
+def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
+    """Score each example of a batch; a padded or skipped example counts nothing.
+
+    Args:
+      logits: float [B, classes].
+      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`.
+
+    Returns:
+      Arrays [B]: `loss` (cross entropy, float), `correct` and `correct_top5` (bool).
+    """
+    labels, mask = batch["label"], batch["mask"]
+    losses = cross_entropy(logits, labels)
+    _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    return {
+        "loss": jnp.where(mask, losses, 0),
+        "correct": mask & (jnp.argmax(logits, axis=-1) == labels),
+        "correct_top5": mask & jnp.any(top5 == labels[:, None], axis=-1),
+    }

@@ -1,0 +1,171 @@
+"""Everything that follows from a config before its first step, and does not write anything."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.connectivity.execution import with_loops
+from aggnets_jax.data import DatasetInfo, Preprocess
+from aggnets_jax.models import Count, count
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.training.regularisation_schedules import Strength, make_strength
+from aggnets_jax.training.state import (
+    TrainState,
+    Variables,
+    create_state,
+    initial_state,
+    over_seeds,
+    seeds,
+)
+from aggnets_jax.training.step import TrainStep, make_train_step
+from aggnets_jax.training.task import Task
+
+
+class DataSizes(NamedTuple):
+    """The part of a `DatasetInfo` that a set-up needs, for data that are not there."""
+
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    num_train: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Setup:
+    """A network and how it is trained, as a config says.
+
+    Attributes:
+      config: whole.
+      task: what the network is trained for.
+      info: the data set.
+      network: the network.
+      model: what is trained: the network, unless the task puts something around it.
+      total_steps: updates in the run.
+      optimizer: the optimiser.
+      schedule: the learning rate by step.
+      strength: schedule of a regularisation, or None.
+    """
+
+    config: ml_collections.ConfigDict
+    task: Task
+    info: DatasetInfo | DataSizes
+    network: nn.Module
+    model: Any
+    total_steps: int
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    strength: Strength | None
+
+    @functools.cached_property
+    def counts(self) -> dict[str, Count]:
+        """Parameters and multiply-adds of each part of the network."""
+        return count(self.network, self.info.image_shape)
+
+    @property
+    def network_summary(self) -> dict[str, Any]:
+        """Name of the network, and its numbers of links, parameters and multiply-adds."""
+        return {
+            "name": self.config.model.name,
+            "links": sum(topology.num_links for topology in self.network.topologies),
+            "params": sum(part.params for part in self.counts.values()),
+            "macs": sum(part.macs for part in self.counts.values()),
+        }
+
+    def state_shapes(self, scan: bool | None = None) -> TrainState:
+        """Return the shapes of the state.
+
+        Args:
+          scan: whether the network's layers are in loops; None: as the config says.
+        """
+        return jax.eval_shape(lambda: self._new_state(scan))
+
+    def state_sharding(self, mesh: Mesh) -> Any:
+        """Return the sharding of each array of the state."""
+        several = self.config.num_seeds > 1
+        shapes = self.state_shapes()
+        return mesh_lib.state_sharding(mesh, shapes, self.config.sharding, leading=several)
+
+    def new_state(self, mesh: Mesh) -> TrainState:
+        """Initialise the state before the first step, on the devices."""
+        return jax.jit(
+            self._new_state,
+            out_shardings=self.state_sharding(mesh),
+            compiler_options=fast_compile_options(),
+        )()
+
+    def _new_state(self, scan: bool | None = None) -> TrainState:
+        model, task, shape = self.model, self.task, self.info.image_shape
+        if scan is not None:
+            model = task.trained_model(with_loops(self.network, scan), shape)
+        return create_state(model, self.optimizer, self.config, shape, task.sums, self.strength)
+
+    def state_from(self, variables: Variables, mesh: Mesh | None = None) -> TrainState:
+        """Return the state before the first step that starts from given variables.
+
+        Args:
+          variables: "params" and maybe "batch_stats"; with several seeds, each array has them as
+            first axis.
+          mesh: the devices; None: where the variables are.
+        """
+        start = over_seeds(
+            lambda variables, seed: initial_state(
+                variables, self.optimizer, self.config, seed, self.task.sums, self.strength
+            ),
+            self.config.num_seeds,
+        )
+        if mesh is not None:
+            # Compiled, so that no two arrays of the state share a buffer: they are donated.
+            start = jax.jit(start, out_shardings=self.state_sharding(mesh))
+        return start(variables, seeds(self.config))
+
+    def train_step(self, preprocess: Preprocess, mesh: Mesh) -> TrainStep:
+        """Make the function of one update; see `make_train_step`."""
+        return make_train_step(
+            self.task,
+            self.model,
+            self.optimizer,
+            preprocess,
+            self.config,
+            strength=self.strength,
+            mesh=mesh,
+        )
+
+
+def set_up(
+    config: ml_collections.ConfigDict,
+    task: Task,
+    *,
+    info: DatasetInfo | DataSizes | None = None,
+    mesh: Mesh | None = None,
+) -> Setup:
+    """Make everything that a config describes.
+
+    Args:
+      config: resolved.
+      task: what to train for; `tasks.get_task(config)`.
+      info: the data set; None: as the config says.
+      mesh: devices over which batches must be divisible; None: nothing is checked.
+
+    Raises:
+      UserError: for a config that fits no run, and data that are not there.
+    """
+    if mesh is not None:
+        mesh_lib.check_divisible(
+            "batch_size", config.batch_size, mesh.size, config.accumulation_steps
+        )
+        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    info = info or task.describe(config)
+    network = task.make_network(config, info.num_classes)
+    model = task.trained_model(network, info.image_shape)
+    total_steps = config_lib.total_steps(config, info.num_train)
+    steps_per_epoch = info.num_train / config.batch_size
+    optimizer, schedule = task.make_optimizer(model, config, total_steps, steps_per_epoch)
+    strength = make_strength(config, total_steps, steps_per_epoch)
+    return Setup(config, task, info, network, model, total_steps, optimizer, schedule, strength)
