@@ -1,1 +1,1 @@
-"""What is read from workdirs: pages, comparisons, tables of results."""
+"""Reports made from workdirs of runs: pages, comparisons, tables of results."""

@@ -1,4 +1,4 @@
-"""Curves of a run."""
+"""Training curves of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from aggnets_jax.connectivity.drawing import LONG, SHORT
 
 
 def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> None:
-    """Draws what became of a metric in training and evaluation, by step.
+    """Draw a metric in training and evaluation by step.
 
     Args:
       lines: of `metrics.jsonl`.
@@ -30,11 +30,11 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
 
 
 def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draws loss and accuracy in training and evaluation.
+    """Draw loss and accuracy in training and evaluation into a file.
 
     Args:
       lines: of `metrics.jsonl`.
-      file: to write; its ending says the format.
+      file: to write; its suffix sets the format.
     """
     figure = Figure(figsize=(10, 3.6), dpi=120)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):

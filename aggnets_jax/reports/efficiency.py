@@ -1,4 +1,4 @@
-"""Error over parameters and over multiply-adds, of the tables of runs in a folder of results.
+"""Error over parameters and over multiply-adds, from the tables of runs in a folder of results.
 
 Parameter efficiency as the SparseNet paper draws it (arXiv 1801.05895, Figure 2): a point for each
 network, a line for each family and pattern.
@@ -31,15 +31,15 @@ class Point(NamedTuple):
     """A network's error, measured or printed.
 
     Attributes:
-      data: set that it was trained on, and which part of it, if not all.
-      line: family and pattern that it is of.
+      data: name of the data set, and its split if that is not "train".
+      line: family and pattern of the network.
       network: its name.
       config: file with row, and flags.
       params: trainable scalars.
       macs: multiply-adds for one image.
       error: top-1 error in percent; the mean over seeds.
-      half: half the width of the mean's 95 % confidence interval; NaN of one seed or a print.
-      seeds: how many; 0 of what a paper prints.
+      half: half the width of the mean's 95 % confidence interval; NaN for one seed or a print.
+      seeds: their number; 0 for a printed error.
     """
 
     data: str
@@ -54,7 +54,7 @@ class Point(NamedTuple):
 
 
 def measured_points(results: Path) -> list[Point]:
-    """The networks in the tables of runs of a folder, one point for each config.
+    """Return a point for each config in the tables of runs of a folder.
 
     Raises:
       UserError: for a file that can't be read or is no table of runs.
@@ -91,7 +91,7 @@ def _measured(config: str, overrides: str, rows: Sequence[Mapping[str, Any]]) ->
 
 
 def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
-    """The config of a row, if its file comes with the package: reading one runs it."""
+    """Load the config of a row if its file comes with the package, because reading it runs it."""
     root = config_lib.configs_folder()
     name, _, row = file.partition(".py:")
     path = root.parent / (f"{name}.py" if row else file)
@@ -101,7 +101,7 @@ def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
         flags = [flag.removeprefix("--config.") for flag in shlex.split(overrides, comments=True)]
         config = config_lib.load(f"{path}:{row}" if row else str(path), flags)
         find_family(config.model.name)
-    except ValueError:  # UserError, of another version's row or flag, or no flags at all
+    except ValueError:  # also UserError, for a row or flag of another version
         return None
     return config
 
@@ -119,7 +119,7 @@ def _line_of(config: ml_collections.ConfigDict) -> str:
 
 
 def printed_points(family: str) -> Iterator[Point]:
-    """What papers print about the configs of a family, with the sizes the networks have here.
+    """Yield the printed errors of the configs of a family, with our networks' sizes.
 
     Args:
       family: folder of configs, such as "sparsenet".
@@ -144,10 +144,10 @@ def printed_points(family: str) -> Iterator[Point]:
 
 
 def draw(points: Sequence[Point]) -> Figure:
-    """Draws a row for each data set: error over parameters, and over multiply-adds.
+    """Draw a row for each data set: error over parameters, and over multiply-adds.
 
-    Measured points are filled, with their intervals, and joined by a line; printed ones are hollow,
-    and joined by a dashed line.
+    Measured points are filled, with intervals, on a solid line; printed points are hollow, on a
+    dashed line.
 
     Args:
       points: at least one.
@@ -203,7 +203,7 @@ def _draw_lines(
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
+    """Add the flags of this analysis."""
     parser.add_argument("--results", help="folder of CSV files of runs; default results")
     parser.add_argument(
         "--printed",
@@ -215,7 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print the table, and write it with the picture."""
     results = Path(given.results or "results")
     if given.results is not None and not results.is_dir():
         raise UserError(f"results {results} is no folder")
@@ -231,7 +231,7 @@ def run(given: argparse.Namespace, output: Path) -> None:
 
 
 def _record(point: Point) -> dict[str, Any]:
-    """A point as plain numbers; there is no interval of one seed or a print."""
+    """Return a point as plain numbers; without an interval for one seed or a printed error."""
     interval = not math.isnan(point.half)
     return {
         **{name: value for name, value in point._asdict().items() if name not in ("half", "seeds")},
@@ -242,9 +242,8 @@ def _record(point: Point) -> dict[str, Any]:
 
 
 def _cells(point: Point) -> dict[str, str]:
-    """A point for people to read."""
+    """Format a point for people."""
     record = _record(point)
-    there = record["low"] is not None
     return {
         "data": point.data,
         "family": point.line,
@@ -252,7 +251,9 @@ def _cells(point: Point) -> dict[str, str]:
         "parameters": f"{point.params:,}",
         "multiply-adds": f"{point.macs:,}",
         "error, %": f"{point.error:.2f}",
-        "95 % interval": f"{record['low']:.2f} to {record['high']:.2f}" if there else "",
+        "95 % interval": ""
+        if record["low"] is None
+        else f"{record['low']:.2f} to {record['high']:.2f}",
         "seeds": str(point.seeds) if point.seeds else "printed",
         "config": point.config,
     }

@@ -4,25 +4,31 @@ import csv
 import functools
 import json
 import statistics
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.models import count, create_model, page
+from aggnets_jax.models.registry import find_family
+from aggnets_jax.tables import csv_text, markdown, print_table
 
 NOT_RUN = "not run"
 
+# Arguments of networks that change neither parameters nor multiply-adds.
+_NO_SIZE = (
+    *("remat", "scan", "shared_statistics"),
+    *("dropout", "map_dropout", "dropblock", "drop_connect", "drop_path", "stochastic_depth"),
+    "dynamic_regularisation",
+)
+
 
 class Size(NamedTuple):
-    """Of a network on the images of its data set.
+    """Size of a network on the images of its data set.
 
     Attributes:
       params: trainable scalars.
@@ -37,7 +43,7 @@ class Experiment(NamedTuple):
     """A config that reproduces what a paper prints or draws.
 
     Attributes:
-      name: what --config takes, "configs/sparsenet/table2.py:densenet40_k12_c10".
+      name: value of --config, "configs/sparsenet/table2.py:densenet40_k12_c10".
       config: resolved.
     """
 
@@ -46,7 +52,7 @@ class Experiment(NamedTuple):
 
 
 def list_experiments(family: str | None = None) -> Iterator[Experiment]:
-    """Yields each config in `configs/FAMILY/*.py`, or of all families, that says its source.
+    """Yield each config with a source in `configs/FAMILY/*.py`, by default of all families.
 
     Raises:
       UserError: for an unknown family, or a file that is no config.
@@ -66,20 +72,21 @@ def list_experiments(family: str | None = None) -> Iterator[Experiment]:
 
 
 def size(config: ml_collections.ConfigDict) -> Size:
-    """Parameters and multiply-adds of a config's network, counted once in a process.
+    """Return parameters and multiply-adds of a config's network, counted once in a process.
 
     Raises:
-      UserError: for a network that there is none of, or a data set that is not known here.
+      UserError: for an unknown network or data set.
     """
     data = known_data(config)
-    arguments = json.dumps(config_lib.model_arguments(config), sort_keys=True)
-    return _size(config.model.name, arguments, data.num_classes, data.image_shape)
+    arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
+    text = json.dumps(arguments, sort_keys=True)
+    return _size(config.model.name, text, data.num_classes, data.image_shape)
 
 
 def training_cost(config: ml_collections.ConfigDict) -> int:
-    """Multiply-adds of a training: three for each of the network's and each image it trains on.
+    """Return the multiply-adds of a training: three forward passes for each training image.
 
-    The forward pass takes one, and the backward pass two: the gradients of activations and weights.
+    The backward pass costs two of them: the gradients of activations and of weights.
 
     Raises:
       UserError: as `size` and `num_train`.
@@ -89,7 +96,7 @@ def training_cost(config: ml_collections.ConfigDict) -> int:
 
 
 def read_results(results: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yields the rows of all tables of runs in `results/*.csv`, each with its file.
+    """Yield the rows of all tables of runs in `results/*.csv`, each with its file.
 
     Raises:
       UserError: for a file that can't be read.
@@ -105,9 +112,9 @@ def read_results(results: Path) -> Iterator[tuple[Path, dict[str, str]]]:
 
 
 def measured_errors(results: Path) -> dict[str, list[float]]:
-    """Top-1 errors in % that `results/*.csv` have of each config as it is, one for each seed.
+    """Return top-1 errors in % from `results/*.csv` by config, one for each seed.
 
-    Runs with overrides of the config do not count.
+    Runs with overrides of the config are ignored.
 
     Raises:
       UserError: for a file that can't be read.
@@ -123,7 +130,7 @@ def measured_errors(results: Path) -> dict[str, list[float]]:
 
 
 def in_units(macs: int) -> str:
-    """Multiply-adds to two digits, "420 petaMACs"."""
+    """Format multiply-adds with two digits, "420 petaMACs"."""
     macs = float(f"{macs:.1e}")
     for power, unit in ((18, "exa"), (15, "peta"), (12, "tera"), (9, "giga")):
         if macs >= 10**power:
@@ -133,12 +140,7 @@ def in_units(macs: int) -> str:
 
 @functools.cache
 def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    # They import JAX, which --help can do without.
-    from aggnets_jax.models import count, create_model, page
-    from aggnets_jax.models.registry import find_family
-
-    overrides = json.loads(arguments)
-    listed = page.rows().get(name)
+    listed, overrides = page.rows().get(name), json.loads(arguments)
     as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
     if as_listed and not overrides:
         return Size(listed.params[classes], listed.macs_with(classes))
@@ -147,7 +149,7 @@ def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) 
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """What there is to say of an experiment, as plain numbers; errors in %."""
+    """Return an experiment's line as plain numbers; errors are in %."""
     name, config = experiment
     params, _ = size(config)
     examples = num_train(config)
@@ -169,7 +171,7 @@ def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> di
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """A record for people to read."""
+    """Format a record for people."""
     printed = [record["printed_error"], record["printed_error_top5"]]
     ours = record["our_error"]
     if ours != NOT_RUN:
@@ -202,19 +204,10 @@ def show(family: str | None, results: Path, form: str) -> None:
     errors = measured_errors(results)
     records = [_record(each, errors) for each in list_experiments(family)]
     if form == "csv":
-        writer = csv.DictWriter(sys.stdout, records[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+        print(csv_text(records), end="")
         return
     rows = [_cells(record) for record in records]
     if form == "markdown":
-        print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-        for row in rows:
-            cells = (cell.replace("|", "\\|") for cell in row.values())  # a bar ends a cell
-            print(f"| {' | '.join(cells)} |")
-        return
-    text = Table(*rows[0])
-    for row in rows:
-        text.add_row(*map(escape, row.values()))
-    # A file or a pipe has no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 1000).print(text)
+        print(markdown(rows))
+    else:
+        print_table(rows, left=tuple(rows[0]))

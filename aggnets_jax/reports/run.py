@@ -1,12 +1,8 @@
-"""What became of a run: a table, and pictures of its connection pattern and of its training."""
+"""The report of a run: a table, and pictures of its connection pattern and training curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.drawing import save_topologies
@@ -14,20 +10,21 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.files import check_fields, local_path, read_json
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.curves import save_curves
+from aggnets_jax.tables import print_table
 from aggnets_jax.workdir.folder import CONFIG, METRICS, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 
 def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = None) -> None:
-    """Prints a table of a finished run, and draws `topology.png` and `curves.png`.
+    """Print a table of a finished run, and draw `topology.png` and `curves.png`.
 
-    If the run was evaluated from its last checkpoint (`aggnets eval`), the table says whether that
-    gave the same accuracy.
+    If the run was evaluated from its last checkpoint (`aggnets eval`), the report says whether the
+    accuracy is the same.
 
     Args:
       workdir: of the run.
-      html: whether to make `report.html`, too, with what has to be computed for it.
-      data_dir: of the data set, for that; default that of the run.
+      html: whether to write `report.html`, too, computing missing parts of it.
+      data_dir: of the data set, for the page; `None` means as in the run.
 
     Raises:
       UserError: if the workdir holds no finished run, or the evaluations differ.
@@ -37,13 +34,13 @@ def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = No
     config = config_lib.resolve(read_json(workdir / CONFIG))
     topologies = create_configured_model(config, num_classes=1).topologies
     curves = _curves(workdir / "metrics.jsonl")
-    Console().print(_table(str(workdir), config.data.name, summary))
+    _print_summary(f"{workdir}: {config.data.name}", summary)
 
     pictures = {
         "connection pattern": workdir / "topology.png",
         "training curves": workdir / "curves.png",
     }
-    distinct = tuple(dict.fromkeys(topologies))  # stages often are alike
+    distinct = tuple(dict.fromkeys(topologies))  # stages are often equal
     save_topologies(distinct, pictures["connection pattern"])
     save_curves(curves, pictures["training curves"])
     for what, file in pictures.items():
@@ -74,17 +71,14 @@ def _curves(file: Path) -> list[dict[str, float]]:
     return lines
 
 
-def _table(workdir: str, data_name: str, summary: Mapping[str, Any]) -> Table:
+def _print_summary(run: str, summary: Mapping[str, Any]) -> None:
     network, final = summary["network"], summary["final"]
-    table = Table(title=escape(f"{workdir}: {data_name}, {summary['steps']} steps"))
-    for column in ("network", "links", "parameters", "MACs", "accuracy", "images/s"):
-        table.add_column(column, justify="left" if column == "network" else "right")
-    table.add_row(
-        escape(network["name"]),
-        f"{network['links']:,}",
-        f"{network['params']:,}",
-        f"{network['macs']:,}",
-        f"{final['accuracy']:.2%}",
-        f"{summary['images_per_second']:,.0f}",
-    )
-    return table
+    record = {
+        "network": network["name"],
+        "links": f"{network['links']:,}",
+        "parameters": f"{network['params']:,}",
+        "MACs": f"{network['macs']:,}",
+        "accuracy": f"{final['accuracy']:.2%}",
+        "images/s": f"{summary['images_per_second']:,.0f}",
+    }
+    print_table([record], f"{run}, {summary['steps']} steps")

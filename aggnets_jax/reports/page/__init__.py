@@ -1,7 +1,7 @@
-"""The page of a run: one HTML file that shows all that is known of it, and needs no network.
+"""The page of a run: one HTML file with all its results, readable offline.
 
-It has a content security policy by which nothing is fetched and no script runs but its own, and
-whatever comes from a workdir is escaped.
+Its content security policy forbids fetching anything and running other scripts than its own.
+All text from a workdir is escaped.
 """
 
 import base64
@@ -21,12 +21,12 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.files import write_text
 from aggnets_jax.reports.page import parts, pictures
-from aggnets_jax.reports.page.pictures import loss_text, percent, points
+from aggnets_jax.reports.page.formats import loss_text, percent, points
 from aggnets_jax.reports.results import read_run
 
 PAGE = "report.html"
 
-# Sections that every page has, before and behind those of the network: ids and titles.
+# Ids and titles of the sections on every page, before and after the sections of the network.
 _FIRST = (
     ("results", "Results"),
     ("config", "Configuration"),
@@ -47,9 +47,9 @@ def write_page(
     restored: Mapping[str, Any] | None,
     data_dir: str | None = None,
 ) -> Path:
-    """Writes `report.html`, and before it whatever is missing in the workdir for it.
+    """Write `report.html` after computing the missing files of the workdir.
 
-    What a network does not have, or can't be computed, is said in its place.
+    A part that does not apply to the network, or can't be computed, says so.
 
     Args:
       workdir: of a finished run.
@@ -58,7 +58,7 @@ def write_page(
       topologies: of the network's stages.
       curves: lines of `metrics.jsonl`.
       restored: what `aggnets eval` found, if it did.
-      data_dir: of the data set; default that of the run.
+      data_dir: of the data set; `None` means as in the run.
 
     Returns:
       The file.
@@ -78,8 +78,8 @@ def write_page(
         results=_results(summary, restored),
         differences=_differences(config),
         full_config=json.dumps(config_lib.to_json(config), indent=2, ensure_ascii=False),
-        curves=pictures.of_curves(curves),
-        topologies=pictures.of_topologies(topologies),
+        curves=pictures.curve_pictures(curves),
+        topologies=pictures.topology_pictures(topologies),
         parts=network_parts,
         environment=_environment(summary),
         commands=_commands(workdir),
@@ -88,7 +88,7 @@ def write_page(
         script_hash=_hash(script),
         sections=[*_FIRST, *((part.id, part.title) for part in network_parts), _LAST],
     )
-    # Names may have any letters, and whoever writes or reads the file any encoding.
+    # ASCII, because names may have any letters and readers may assume any encoding.
     write_text(workdir / PAGE, text.encode("ascii", "xmlcharrefreplace").decode())
     return workdir / PAGE
 
@@ -102,7 +102,7 @@ def _template() -> jinja2.Template:
 
 
 def _hash(script: str) -> str:
-    """What a content security policy calls a script that may run."""
+    """Return a script's hash for the content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
@@ -124,7 +124,7 @@ def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _results(
     summary: Mapping[str, Any], restored: Mapping[str, Any] | None
 ) -> list[tuple[str, Mapping[str, Any]]]:
-    """Rows of the table: what was evaluated, and its metrics."""
+    """Return the rows of the table: name and metrics of each evaluation."""
     seeds = summary["seeds"]
     if len(seeds) == 1:
         step = summary["final"]["step"]
@@ -138,7 +138,7 @@ def _results(
 
 
 def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
-    """Fields that differ from their defaults, with the default and the value."""
+    """Return the fields that differ from their defaults, with default and value."""
     both = config_lib.changes(
         config_lib.to_json(config_lib.default_config()), config_lib.to_json(config)
     )
@@ -159,6 +159,6 @@ def _environment(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _commands(workdir: Path) -> tuple[str, str]:
-    """What makes the run, and what makes the page."""
+    """Return the commands that reproduce the run and the page."""
     page = shlex.join(["aggnets", "report", f"--workdir={workdir}", "--html"])
     return read_run(workdir)[0].command, page

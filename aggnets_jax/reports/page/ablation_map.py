@@ -1,4 +1,4 @@
-"""What cutting each link does to a network, as tables of cells that show their numbers."""
+"""Effect of cutting each link, as a map of each stage whose cells show their numbers."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex, to_rgb
 from aggnets_jax.connectivity.drawing import ACCENT, LONG
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.files import check_fields, read_json
-from aggnets_jax.reports.page.pictures import percent, points
+from aggnets_jax.reports.page.formats import percent, points
 
 _FIELDS = {
     "network": {
@@ -43,18 +43,18 @@ _WIDEST_WITH_NUMBERS, _NARROW = 16, 7
 
 
 class Cut(NamedTuple):
-    """What became of the network without a link.
+    """Accuracy and loss after cutting one link.
 
     Attributes:
       stage: name of the stage.
-      layer: that reads.
-      source: that it reads.
+      layer: the reader.
+      source: the output that the layer reads.
       accuracy: without the link, in 0..1.
       delta: change of the accuracy.
       ci_low: lower end of the 95 % confidence interval of delta.
       ci_high: upper end.
       loss: mean cross entropy without the link; None if it is not finite.
-      loss_delta: change of the loss, likewise.
+      loss_delta: change of the loss; None if it is not finite.
     """
 
     stage: str
@@ -69,19 +69,19 @@ class Cut(NamedTuple):
 
     @property
     def is_sure(self) -> bool:
-        """Whether the confidence interval leaves out 0."""
+        """Return whether the confidence interval excludes 0."""
         return not self.ci_low <= 0 <= self.ci_high
 
 
 def read_cuts(file: Path) -> tuple[str, list[Cut]]:
-    """Reads the record of an ablation.
+    """Read the record of an ablation.
 
     Args:
       file: `ablation.json`.
 
     Returns:
-      Of which network it is, and what was measured without each of its links; nothing, if these
-      were not cut one by one.
+      A sentence about the network, and the cuts of single links; no cuts if the ablation did not
+      sweep over them.
 
     Raises:
       UserError: if it is damaged.
@@ -97,12 +97,12 @@ def read_cuts(file: Path) -> tuple[str, list[Cut]]:
     network = record["network"]
     again = network["reestimate_batch_statistics"]
     statistics = f", with batch statistics estimated anew from {again} batches" if again else ""
-    told = (
+    about = (
         f"After step {network['step']}, seed {network['seed']}{statistics}, on the"
         f" {record['examples']} images of the split {network['split']} of {network['data']}: with"
         f" all links the accuracy is {percent(record['baseline']['accuracy'])}."
     )
-    return told, [Cut(*(link.get(name) for name in Cut._fields)) for link in links]
+    return about, [Cut(*(link.get(name) for name in Cut._fields)) for link in links]
 
 
 class Cell(NamedTuple):
@@ -111,7 +111,7 @@ class Cell(NamedTuple):
     Attributes:
       cut: what the cell shows.
       colour: of the cell, such as "#c1440e".
-      ink: of what is written on it.
+      ink: colour of the text.
     """
 
     cut: Cut
@@ -120,15 +120,15 @@ class Cell(NamedTuple):
 
 
 class StageMap(NamedTuple):
-    """The map of a stage: sources from top to bottom, the layers that read them left to right.
+    """Map of a stage: sources from top to bottom, layers from left to right.
 
     Attributes:
       name: of the stage.
       layers: numbers of the columns' layers.
-      rows: for each source its number, and its cells; an `int` is so many columns without a link.
-      caption: what is seen.
-      has_numbers: whether there is room for numbers in the cells.
-      is_narrow: whether two fit side by side, and numbers on a phone.
+      rows: number and cells of each source; an `int` is a number of columns without a link.
+      caption: below the map.
+      has_numbers: whether cells have room for numbers.
+      is_narrow: whether two maps fit side by side, and numbers fit on a phone.
     """
 
     name: str
@@ -143,29 +143,29 @@ class LinkNames:
     """Names of both ends of links.
 
     Args:
-      stages: of the network, from `find_links`. Ends in other stages go by their numbers.
+      stages: of the network, from `find_links`. Other stages have only numbers.
     """
 
     def __init__(self, stages: Mapping[str, StageLinks]) -> None:
         self._stages = stages
 
     def layer(self, stage: str, number: int) -> str:
-        """Heads a column: "5", or "out" for what stands for the stage's output."""
+        """Return the head of a column: "5", or "out" for the stage's output."""
         return "out" if self._is_output(stage, number) else str(number)
 
     def source(self, stage: str, number: int) -> str:
-        """Heads a row: "4", or "in" for a stage's input, "in 2" if it has several."""
+        """Return the head of a row: "4", or "in" for the stage's input, "in 2" of several."""
         inputs = self._inputs(stage)
         if number >= inputs:
             return str(number)
         return "in" if inputs == 1 else f"in {number}"
 
-    def told_layer(self, stage: str, number: int) -> str:
-        """In a sentence: "layer 5" or "the output"."""
+    def layer_phrase(self, stage: str, number: int) -> str:
+        """Return the layer's name in a sentence: "layer 5" or "the output"."""
         return "the output" if self._is_output(stage, number) else f"layer {number}"
 
-    def told_source(self, stage: str, number: int) -> str:
-        """In a sentence: "4", "the input" or "input 2"."""
+    def source_phrase(self, stage: str, number: int) -> str:
+        """Return the source's name in a sentence: "4", "the input" or "input 2"."""
         inputs = self._inputs(stage)
         if number >= inputs:
             return str(number)
@@ -175,23 +175,23 @@ class LinkNames:
         return stage in self._stages and number == self._stages[stage].topology.depth + 1
 
     def _inputs(self, stage: str) -> int:
-        """How many inputs a stage has; they have the lowest numbers."""
+        """Return the number of a stage's inputs; they have the lowest source numbers."""
         links = self._stages[stage].links if stage in self._stages else ()
         return min((layer for layer, _ in links), default=0)
 
 
 class AblationMap:
-    """All that the page shows of the ablation of single links.
+    """The page's view of an ablation of single links.
 
     Args:
-      cuts: of all links, those of a stage together.
+      cuts: of all links, grouped by stage.
       names: of their ends.
 
     Attributes:
       cuts: as given.
       names: as given.
-      stages: a map of each.
-      worst: the cuts that cost the most accuracy, and of those that cost the same, the most loss.
+      stages: map of each stage.
+      worst: cuts with the largest drop in accuracy; ties are ordered by loss.
     """
 
     def __init__(self, cuts: Sequence[Cut], names: LinkNames) -> None:
@@ -203,23 +203,23 @@ class AblationMap:
         groups = itertools.groupby(cuts, key=lambda cut: cut.stage)
         self.stages = [self._stage_map(name, list(group)) for name, group in groups]
 
-    def told(self, cut: Cut) -> str:
-        """A cut in words: "layer 5 without 4"."""
-        layer = self.names.told_layer(cut.stage, cut.layer)
-        return f"{layer} without {self.names.told_source(cut.stage, cut.source)}"
+    def phrase(self, cut: Cut) -> str:
+        """Return a cut in words: "layer 5 without 4"."""
+        layer = self.names.layer_phrase(cut.stage, cut.layer)
+        return f"{layer} without {self.names.source_phrase(cut.stage, cut.source)}"
 
     def legend(self) -> list[tuple[str, float]]:
-        """Colours and the changes that they stand for, from the worst to the best."""
+        """Return colours with their changes of accuracy, from the worst to the best."""
         largest = max(-self._lowest, self._highest)
         ends = [self._lowest, self._lowest / 4, 0.0, self._highest / 4, self._highest]
-        # Colours that look like white say nothing.
+        # Leave out colours that look white.
         shown = dict.fromkeys(d + 0.0 for d in ends if not d or abs(d) > largest / 50)
         return [(self._colours(delta)[0], delta) for delta in shown]
 
     def _colours(self, delta: float) -> tuple[str, str]:
-        """The colour of a change, and of what is written on it.
+        """Return the colour of a change and of its text.
 
-        It grows with the square root of the change, so that small ones are seen beside large ones.
+        Saturation grows with the square root of the change, so that small changes are visible.
         """
         largest = max(-self._lowest, self._highest)
         strength = math.sqrt(abs(delta) / largest) if largest else 0.0
@@ -238,7 +238,7 @@ class AblationMap:
         return StageMap(name, layers, rows, self._caption(name, cuts), fits, narrow)
 
     def _row(self, cuts: Mapping[int, Cut], width: int) -> list[Cell | int]:
-        """The cells of a source, of cuts by column."""
+        """Return the cells of a source from its cuts by column."""
         cells: list[Cell | int] = []
         begin = 0
         for column in sorted(cuts):
@@ -251,7 +251,7 @@ class AblationMap:
     def _caption(self, name: str, cuts: Sequence[Cut]) -> str:
         worst = min(cuts, key=_harm)
         sure = sum(cut.is_sure for cut in cuts)
-        costs = f"{self.told(worst)} costs the most, {points(worst.delta)} points"
+        costs = f"{self.phrase(worst)} costs the most, {points(worst.delta)} points"
         return (
             f"{name}: {costs if worst.delta < 0 else 'no cut costs accuracy'}. The interval leaves"
             f" out 0 for {sure} of {len(cuts)} links."
@@ -259,5 +259,5 @@ class AblationMap:
 
 
 def _harm(cut: Cut) -> tuple[float, float]:
-    """Sorts the most harmful first; losses that are not finite have grown most."""
+    """Return a sort key, the most harmful cut first; losses that are not finite count most."""
     return cut.delta, -math.inf if cut.loss is None else -cut.loss

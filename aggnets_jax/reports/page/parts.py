@@ -1,6 +1,6 @@
-"""The parts of the page that need the trained network, or what analyses have left in its workdir.
+"""Parts of the page that need the trained network or the files of earlier analyses.
 
-What is missing is computed; what can't be is a part that says why.
+Missing parts are computed; a part that can't be computed says why.
 """
 
 import re
@@ -27,7 +27,7 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 
 _IMAGES = 6  # of the Grad-CAM grid
 
-# What the pictures of sweeps show; those of analyses show what the analysis says of itself.
+# Captions of the sweeps' pictures; an analysis has its own description as caption.
 _SWEEPS = {
     "distances": "Change of the accuracy when all links of a distance are cut together, with 95 %"
     " intervals.",
@@ -44,8 +44,8 @@ class Part(NamedTuple):
       title: of the section.
       text: paragraphs.
       pictures: below them.
-      ablation: below these.
-      missing: why there is nothing else, if so.
+      ablation: below the pictures.
+      missing: reason why the part is empty, or None.
       paired: whether pictures stand side by side where there is room.
     """
 
@@ -59,13 +59,11 @@ class Part(NamedTuple):
 
 
 class _Network:
-    """The network of a run and its data, both read when they are asked for.
-
-    Where a run has several networks it is the first of them.
+    """The first network of a run and its data, both read at first use.
 
     Attributes:
       workdir: of the run.
-      data_dir: of the data set; default that of the run.
+      data_dir: of the data set; None means as in the run.
     """
 
     def __init__(self, workdir: Path, data_dir: str | None) -> None:
@@ -75,24 +73,24 @@ class _Network:
 
     @cached_property
     def restored(self) -> Restored:
-        """The network of the latest checkpoint; raises `UserError` if there is none."""
+        """Restore the latest checkpoint; raise `UserError` if there is none."""
         devices = mesh_lib.replicated(self._mesh)
         restored = restore_network(self.workdir, "latest", devices)
         return restored._replace(variables=restored.variables_at(self._first(restored)))
 
     @cached_property
     def batches(self) -> EvalBatches:
-        """The evaluation split; raises `UserError` if the data set is missing or another."""
+        """Open the evaluation split; raise `UserError` if the data set is missing or another."""
         return evaluation_batches(self.restored, self._mesh, self.data_dir)
 
     @property
     def seed(self) -> int:
-        """Which network it is."""
+        """Return the seed of the network."""
         return self._first(self.restored)
 
     @property
-    def told(self) -> str:
-        """Of which network a part is."""
+    def description(self) -> str:
+        """Return a sentence that says which network a part shows."""
         several = np.size(seeds(self.restored.config)) > 1
         seed = f", of seed {self.seed}, the first of the run's seeds" if several else ""
         return f"This is the network after step {self.restored.step}{seed}."
@@ -103,11 +101,11 @@ class _Network:
 
 
 def make_parts(workdir: Path, data_dir: str | None) -> list[Part]:
-    """Makes all parts, in their order on the page.
+    """Make all parts, in their order on the page.
 
     Args:
       workdir: of a finished run.
-      data_dir: of the data set; default that of the run.
+      data_dir: of the data set; None means as in the run.
 
     Raises:
       UserError: if a file of the workdir is damaged.
@@ -126,7 +124,7 @@ def make_parts(workdir: Path, data_dir: str | None) -> list[Part]:
 
 
 def _or_why(network: _Network, part: Part, make: Callable[[_Network, Part], Part]) -> Part:
-    """A part, or the picture that an analysis has left of it, or else why there is none."""
+    """Make a part, or show an earlier analysis' picture instead, or say why there is none."""
     try:
         return make(network, part)
     except (UserError, Diverged) as error:
@@ -157,9 +155,9 @@ def _weights(network: _Network, part: Part) -> Part:
     text = (
         "How heavily each layer uses each output that it reads: the mean absolute weight of the"
         " part of its first convolution that convolves it, divided by the largest of the layer."
-        " A column is a layer, a row what it reads; white squares are no links."
+        " Columns are layers, rows are the outputs that they read; white squares are no links."
     )
-    return part._replace(text=[f"{text} {network.told}"], pictures=pictures, paired=True)
+    return part._replace(text=[f"{text} {network.description}"], pictures=pictures, paired=True)
 
 
 def _weakest(name: str, stage: weights.StageWeights) -> str:
@@ -168,7 +166,7 @@ def _weakest(name: str, stage: weights.StageWeights) -> str:
     names = LinkNames({name: stage.links})
     return (
         f"{name}, {stage.links.topology.name}, {len(stage.readers)} links. The weakest is that of"
-        f" {names.told_source(name, source)} for {names.told_layer(name, layer)}, with"
+        f" {names.source_phrase(name, source)} for {names.layer_phrase(name, layer)}, with"
         f" {shares[link]:.2f} of the largest of its layer."
     )
 
@@ -179,39 +177,38 @@ def _ablation(network: _Network, part: Part) -> Part:
     if not all(file.exists() for file in files) or not read_cuts(files[0])[1]:
         options = Options(sweep="links")
         ablate(network.workdir, options, seed=network.seed, data_dir=network.data_dir)
-    told, cuts = read_cuts(files[0])
+    about, cuts = read_cuts(files[0])
     try:
         stages = find_links(network.restored.model, network.restored.info.image_shape)
-    except UserError:  # only their names depend on it
+    except UserError:  # without stages, links only have numbers
         stages = {}
     text = (
-        "What the network loses without each of its links: nothing travels on it, and all else"
-        " stays as it was trained. Columns are layers, rows what they read. Point at a link, tap"
-        " it, or go to it by Tab and the arrow keys, and its numbers are shown at the bottom of"
-        " the window."
+        "Loss of accuracy after cutting a single link, without retraining. Columns are layers, rows"
+        " are the outputs that they read. Point at a link, tap it, or move to it with Tab and the"
+        " arrow keys to see its numbers at the bottom of the window."
     )
-    return part._replace(text=[text, told], ablation=AblationMap(cuts, LinkNames(stages)))
+    return part._replace(text=[text, about], ablation=AblationMap(cuts, LinkNames(stages)))
 
 
 def _grad_cam(network: _Network, part: Part) -> Part:
     sizes = grad_cam.feature_maps(network.restored)
     stages = sorted((name for name in sizes if re.fullmatch(r"stage\d+", name)), key=_number)
-    # The last map of each size.
+    # Keep the last map of each size.
     endpoints = {sizes[name]: name for name in (*stages, grad_cam.LAST_MAP)}
     figure = grad_cam.grad_cam_grid(
         network.restored, network.batches, _IMAGES, tuple(endpoints.values())
     )
     text = (
-        "Where in an image the network finds what speaks for the class that it predicts"
-        " (Selvaraju et al., 2017), in the last feature maps of each size."
+        "Image regions that support the predicted class (Selvaraju et al., 2017), in the last"
+        " feature maps of each size."
     )
     caption = (
-        f"The first {_IMAGES} images of the evaluation, and over each what speaks for the predicted"
-        " class: the brighter, the more, up to the largest value of the map."
+        f"The first {_IMAGES} images of the evaluation, each overlaid with its evidence for the"
+        " predicted class: brighter means more, up to the largest value of the map."
     )
     alt = "Grid of images and of maps laid over them, a row for each image."
     picture = Picture(embedded(figure), alt, caption, wide=True)
-    return part._replace(text=[f"{text} {network.told}"], pictures=[picture])
+    return part._replace(text=[f"{text} {network.description}"], pictures=[picture])
 
 
 def _number(stage: str) -> int:
@@ -219,18 +216,18 @@ def _number(stage: str) -> int:
 
 
 def _further(network: _Network, part: Part) -> Part:
-    """The pictures of other analyses and sweeps that lie in the workdir."""
-    told = {
+    """Show the pictures of other analyses and sweeps in the workdir."""
+    captions = {
         f"analysis/{name}.png": first_line(module)
         for name, module in ANALYSES.items()
         if name not in _DRAWN_HERE
     }
-    told |= {f"ablation/{name}.png": text for name, text in _SWEEPS.items()}
-    files = {network.workdir / name: text for name, text in told.items()}
+    captions |= {f"ablation/{name}.png": text for name, text in _SWEEPS.items()}
+    files = {network.workdir / name: text for name, text in captions.items()}
     pictures = [
         Picture(embedded_png(file), text, text, wide=True)
         for file, text in files.items()
         if file.exists()
     ]
-    text = "What other analyses and sweeps have left in the workdir."
+    text = "Pictures of other analyses and sweeps in the workdir."
     return part._replace(text=[text], pictures=pictures)

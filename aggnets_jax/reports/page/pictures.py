@@ -1,4 +1,4 @@
-"""Pictures as data URIs, so that a page needs no other file."""
+"""Pictures of the page as data URIs, so that the page needs no other file."""
 
 import base64
 import io
@@ -25,9 +25,9 @@ class Picture(NamedTuple):
 
     Attributes:
       source: data URI.
-      alt: what who does not see it should know.
-      caption: what is seen.
-      wide: whether it keeps a width at which it can be read, and scrolls on narrow screens.
+      alt: description for readers who can't see it.
+      caption: below the picture.
+      wide: whether it keeps a readable width, and scrolls on narrow screens.
     """
 
     source: str
@@ -37,7 +37,7 @@ class Picture(NamedTuple):
 
 
 def embedded(figure: Figure) -> str:
-    """A figure as a data URI: SVG, or PNG where that would be large. The same figure, the same."""
+    """Return a figure as a data URI: SVG, or PNG if the SVG is large; deterministic."""
     with matplotlib.rc_context({"svg.hashsalt": "aggnets_jax"}):
         svg = _saved(figure, format="svg", metadata={"Date": None})
     if len(svg) <= _LARGE:
@@ -46,10 +46,10 @@ def embedded(figure: Figure) -> str:
 
 
 def embedded_png(file: Path) -> str:
-    """A PNG file as a data URI.
+    """Return a PNG file as a data URI.
 
     Raises:
-      UserError: if it can't be read, or is none.
+      UserError: if it can't be read, or is no PNG.
     """
     try:
         png = file.read_bytes()
@@ -70,8 +70,8 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def of_curves(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Loss and accuracy by step, of the lines of `metrics.jsonl`."""
+def curve_pictures(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
+    """Draw loss and accuracy by step, from the lines of `metrics.jsonl`."""
     pictures = []
     for name in ("loss", "accuracy"):
         figure = Figure(figsize=(5, 3.2), layout="constrained")
@@ -83,15 +83,15 @@ def of_curves(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
         alt = f"Curves of the {name} in training and in evaluation by step{end}."
         caption = {
             "loss": "Loss by step, on a logarithmic axis. In training it includes label smoothing"
-            " and what the images go through there.",
+            " and the augmentation of the images.",
             "accuracy": "Accuracy by step: share of the images whose class is the most probable.",
         }[name]
         pictures.append(Picture(embedded(figure), alt, caption))
     return pictures
 
 
-def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
-    """The connection pattern of each stage; stages that are alike share a picture."""
+def topology_pictures(topologies: Sequence[Topology]) -> list[Picture]:
+    """Draw the connection pattern of each stage; equal stages share a picture."""
     stages: dict[Topology, list[str]] = {}
     for number, topology in enumerate(topologies, start=1):
         stages.setdefault(topology, []).append(str(number))
@@ -104,9 +104,9 @@ def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
         left, right, bottom, top = (*axes.get_xlim(), *axes.get_ylim())
         axes.set(xlim=(left + 0.4, right - 0.4), ylim=(bottom + 0.4, top - 0.4))
         width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
-        inches = min(_INCHES / width, 1)  # of a link between neighbours
+        inches = min(_INCHES / width, 1)  # length of a link between neighbours
         figure.set_size_inches(inches * width, inches * height)
-        where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_listed(numbers)}"
+        where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_enumerated(numbers)}"
         outputs = len(topology.output_sources)
         links = f"{topology.num_links} + {outputs} links"
         layers = f"{topology.depth} layer{'s' if topology.depth > 1 else ''}"
@@ -116,21 +116,5 @@ def of_topologies(topologies: Sequence[Topology]) -> list[Picture]:
     return pictures
 
 
-def _listed(items: Sequence[str]) -> str:
+def _enumerated(items: Sequence[str]) -> str:
     return f"{', '.join(items[:-1])} and {items[-1]}"
-
-
-def percent(share: float) -> str:
-    """A share of 1 as a percentage."""
-    return f"{100 * share:.2f} %"
-
-
-def points(change: float, digits: int = 2) -> str:
-    """A change of a share of 1, in percentage points with its sign."""
-    text = f"{100 * change:+.{digits}f}"
-    return text.replace("-", "\N{MINUS SIGN}") if float(text) else text[1:]
-
-
-def loss_text(value: float | None, sign: str = "") -> str:
-    """A loss, or with sign "+" a change of it; None is one that is not finite."""
-    return "not finite" if value is None else f"{value:{sign}.4f}".replace("-", "\N{MINUS SIGN}")

@@ -5,7 +5,7 @@ import pytest
 from aggnets_jax import make_topology
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.reports.page.ablation_map import AblationMap, Cell, Cut, LinkNames
-from aggnets_jax.reports.page.pictures import loss_text, points
+from aggnets_jax.reports.page.formats import loss_text, points
 
 
 @pytest.mark.parametrize("name", ["dense", "sparse", "harmonic", "random"])
@@ -50,10 +50,10 @@ def test_ends_of_links_have_names():
     assert [names.layer("stage1", n) for n in (2, 3, 4)] == ["2", "3", "out"]
     assert [names.source("stage1", n) for n in (0, 1, 2)] == ["in 0", "in 1", "2"]
     assert [names.source("elsewhere", n) for n in (0, 1)] == ["0", "1"]
-    told = names.told_layer("stage1", 4), names.told_source("stage1", 2)
-    assert told == ("the output", "2")
+    phrases = names.layer_phrase("stage1", 4), names.source_phrase("stage1", 2)
+    assert phrases == ("the output", "2")
     one = LinkNames({"stage1": StageLinks(make_topology("plain", 1), ((1, 0), (2, 1)))})
-    assert (one.source("stage1", 0), one.told_source("stage1", 0)) == ("in", "the input")
+    assert (one.source("stage1", 0), one.source_phrase("stage1", 0)) == ("in", "the input")
 
 
 def test_numbers_have_signs_and_zero_has_none():
