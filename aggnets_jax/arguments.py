@@ -1,4 +1,4 @@
-"""Functions that a config chooses by name, and checks of the arguments that it gives them."""
+"""Functions that a config selects by name, and checks of their arguments."""
 
 import inspect
 import math
@@ -12,19 +12,19 @@ from aggnets_jax.errors import UserError, unknown
 
 
 def choose(kind: str, functions: Mapping[str, Callable], name: str) -> Callable:
-    """Returns `functions[name]`, or raises `UserError` with the nearest names."""
+    """Return `functions[name]`; raise `UserError` with the nearest names if there is none."""
     if not isinstance(name, str) or name not in functions:
         raise unknown(kind, str(name), functions)
     return functions[name]
 
 
 def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any]) -> None:
-    """Raises `UserError` for an argument that is unknown, ill-typed, or needed and not given.
+    """Raise `UserError` if an argument is unknown, missing or of the wrong type.
 
     Args:
-      kind: what is being called, for the message: "topology 'sparse'".
-      function: the function whose annotated keyword arguments are allowed.
-      arguments: the keyword arguments it is to be called with.
+      kind: the function's name in messages: "topology 'sparse'".
+      function: a function; its annotated keyword-only arguments are allowed.
+      arguments: the keyword arguments for the call.
     """
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
@@ -40,7 +40,7 @@ def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any])
 
 
 def _fits(value: Any, annotation: Any) -> bool:
-    """Whether a value is of an annotated type; annotations of other kinds fit anything."""
+    """Return whether a value has the annotated type; unsupported annotations accept any value."""
     origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (types.UnionType, typing.Union):
         return any(_fits(value, part) for part in parts)
@@ -56,7 +56,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def check_number(what: str, value: float, least: float, most: float = math.inf) -> None:
-    """Raises `UserError` for a value that is not a number from `least` to `most`."""
+    """Raise `UserError` unless a value is a number from `least` to `most`."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     if not number or not least <= value <= most:
         allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
@@ -64,7 +64,7 @@ def check_number(what: str, value: float, least: float, most: float = math.inf) 
 
 
 def check_whole_number(what: str, value: int, least: int, most: float = math.inf) -> None:
-    """Raises `UserError` for a value that is not a whole number from `least` to `most`."""
+    """Raise `UserError` unless a value is a whole number from `least` to `most`."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not whole or value < least:
         raise UserError(f"{what} must be a whole number of at least {least}, got {value!r}")
@@ -73,7 +73,7 @@ def check_whole_number(what: str, value: int, least: int, most: float = math.inf
 
 
 def layers_in_depth(depth: int, step: int, offset: int) -> int:
-    """Returns n of a depth = step * n + offset, or raises `UserError` with the nearest depth."""
+    """Return n for depth = step * n + offset; raise `UserError` with the nearest depth if none."""
     check_whole_number("depth", depth, 0)
     n, rest = divmod(depth - offset, step)
     if n < 1 or rest:
@@ -83,3 +83,18 @@ def layers_in_depth(depth: int, step: int, offset: int) -> int:
             f" nearest {nearest}"
         )
     return n
+
+
+def known_depth(depth: int | None, known: Mapping[int, Any]) -> Any:
+    """Return `known[depth]`, or raise `UserError` with the allowed and the nearest depths."""
+    if depth is None:
+        raise UserError(f"a network needs the argument 'depth'; allowed: {[*known]}")
+    if depth not in known:
+        nearest = min(known, key=lambda each: abs(each - depth))
+        raise UserError(f"no network of depth {depth}; allowed: {[*known]}, nearest {nearest}")
+    return known[depth]
+
+
+def given_or(defaults: Sequence[Any], *given: Any) -> tuple[Any, ...]:
+    """Return the given values, with the default in the place of each None."""
+    return tuple(d if g is None else g for g, d in zip(given, defaults, strict=True))

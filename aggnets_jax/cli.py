@@ -24,6 +24,11 @@ class Parser(argparse.ArgumentParser):
         """Raise `UserError`."""
         raise UserError(f"{message}; see {self.prog} --help")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Raise `UserError` with the nearest of an argument's choices."""
+        if action.choices is not None and value not in action.choices:
+            raise unknown(action.dest, str(value), action.choices)
+
     def parse(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """Parse a command line.
 

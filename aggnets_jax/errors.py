@@ -1,4 +1,4 @@
-"""Why a command ends early: one clear line each, and the exit code of the process."""
+"""Errors that end a command: each has one clear line and an exit code."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """Bad input, told in one line: what was wrong and what is allowed."""
+    """Bad input; the message says in one line what was wrong and what is allowed."""
 
     exit_code = 2
 
     def __init__(self, message: str) -> None:
-        # Names in it may have line breaks.
+        # A name that the message quotes may contain line breaks.
         super().__init__(" ".join(message.splitlines()))
 
 
 class Damaged(UserError):
-    """A checkpoint does not hold what was saved; says which one, and how that was found.
+    """A checkpoint whose content differs from the saved state.
 
     Attributes:
-      path: of the checkpoint.
-      reason: how it was found.
+      path: path of the checkpoint.
+      reason: how the damage was found.
     """
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -30,40 +30,40 @@ class Damaged(UserError):
 
 
 class OtherArrays(Damaged):
-    """A checkpoint's arrays have other names, dtypes or shapes than they must have."""
+    """A checkpoint whose arrays have unexpected names, dtypes or shapes."""
 
 
 class Diverged(RuntimeError):
-    """The loss or a gradient became NaN or infinite; says at which steps."""
+    """A loss or gradient that became NaN or infinite; the message names the steps."""
 
     exit_code = 3
 
 
 class Unsaved(RuntimeError):
-    """What the run ends with could not be saved; says why, and from which step it can go on."""
+    """A final state that could not be saved; the message says why and where the run can resume."""
 
     exit_code = 74  # EX_IOERR
 
 
 class LostProcess(RuntimeError):
-    """Another of several processes is gone; the same command, in all, goes on from a checkpoint."""
+    """The loss of another process; the same command in all processes resumes from a checkpoint."""
 
     exit_code = 76  # EX_PROTOCOL
 
 
 class Stopped(RuntimeError):
-    """A signal asked the run to stop; it has saved its state and goes on with the same command."""
+    """A stop by a signal, after the state was saved; the same command resumes the run."""
 
     exit_code = 75  # EX_TEMPFAIL: try again
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not among the allowed ones.
+    """Return the error for a name that is not allowed, with the nearest allowed names.
 
     Args:
-      kind: what is named, for example "topology".
-      name: the name that was given.
-      allowed: every name that would have been accepted.
+      kind: what the name refers to, for example "topology".
+      name: the wrong name.
+      allowed: all allowed names.
     """
     allowed = sorted(set(allowed))
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
@@ -75,6 +75,6 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
 
 
 def one_line(message: object) -> str:
-    """A message, or what an error says, folded to one line of at most 300 characters."""
+    """Return a message, or the message of an error, as one line of at most 300 characters."""
     text = " ".join(str(message).split()) or type(message).__name__
     return text if len(text) <= 300 else text[:297] + "..."

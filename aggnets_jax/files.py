@@ -9,7 +9,7 @@ from typing import Any
 
 from aggnets_jax.errors import UserError, one_line
 
-# What JSON data can be; numbers are those of float32 and no NaN.
+# Kinds of JSON data; numbers are within the range of float32.
 _KINDS = {
     dict: "an object",
     list: "a list",
@@ -21,10 +21,10 @@ _KINDS = {
 
 
 def local_path(path: str | Path) -> Path:
-    """A path on this machine, "~" replaced.
+    """Return a path on this machine, "~" replaced.
 
     Raises:
-      UserError: if there can be none such.
+      UserError: if there can be no such path.
     """
     try:
         local = Path(path).expanduser()
@@ -38,7 +38,7 @@ def local_path(path: str | Path) -> Path:
 
 
 def make_folder(folder: str | Path) -> Path:
-    """Makes a folder to write to, if it is not there.
+    """Make a folder to write to, if it is not there.
 
     Raises:
       UserError: if it can't be made.
@@ -52,12 +52,12 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON file as `write_text` does."""
+    """Write a JSON file as `write_text` does."""
     write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a file at once: whoever reads it sees the old content or the new.
+    """Write a file at once: readers see the old content or the new.
 
     Raises:
       OSError: with the name of the file, if it can't be written.
@@ -74,7 +74,7 @@ def _partial(file: Path) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a JSON object from a file of a workdir.
+    """Read a JSON object from a file of a workdir.
 
     Raises:
       UserError: if it is missing or damaged.
@@ -91,17 +91,17 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
-    """Checks that JSON data is what it is used as.
+    """Check the types of JSON data.
 
     Args:
-      file: it is from.
+      file: the file of the data, for the message.
       value: the data.
-      fields: a mapping of names of fields to what each must be; a list with what all items must be;
-        or one of `_KINDS`, `dict` being lines of text by lines of text.
-      where: of the file the data is, for the message.
+      fields: the expected type: a mapping of field names to types; a list with the type of all
+        items; or one of `_KINDS`, `dict` being lines of text by lines of text.
+      where: place of the data in the file, for the message.
 
     Raises:
-      UserError: if it is something else.
+      UserError: if a type differs.
     """
     kind = type(fields) if isinstance(fields, dict | list) else fields
     fits = isinstance(value, int | float if kind is float else kind)
@@ -122,5 +122,5 @@ def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
 
 
 def is_line(text: str) -> bool:
-    """Whether a text is one line that can be printed: it has no breaks and control characters."""
+    """Return whether a text can be printed as one line, without control characters."""
     return not any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") for c in text)

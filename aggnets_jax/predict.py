@@ -1,4 +1,4 @@
-"""`aggnets predict`: which classes a network sees in files of images, and how surely."""
+"""`aggnets predict`: the most probable classes of images in files."""
 
 import csv
 import io
@@ -29,7 +29,7 @@ PredictStep = Callable[[Variables, data.Batch], tuple[jax.Array, jax.Array]]
 
 
 class Prediction(NamedTuple):
-    """What a network sees in an image.
+    """The most probable classes of an image.
 
     Attributes:
       image: file.
@@ -50,17 +50,17 @@ def predict(
     seed: int | None = None,
     top: int = 5,
 ) -> list[Prediction]:
-    """Classifies images with nothing but them and the directory of a run.
+    """Classify images; the data set of the run is not needed.
 
-    Images are read, resized and cropped as those of the evaluation split. Where the data set has
-    images of one size, those of another are resized to it.
+    Images are read, resized and cropped like the evaluation split. If all images of the data set
+    have one size, others are resized to it.
 
     Args:
       workdir: of the run.
       images: files; and folders, for all JPEGs and PNGs in them and below, sorted.
       which: checkpoint, "latest", "best" or the number of a step.
       seed: of a run with several.
-      top: how many of the most probable classes are wanted; all, if there are fewer.
+      top: number of most probable classes; all, if there are fewer.
 
     Returns:
       One prediction for each file.
@@ -96,11 +96,11 @@ def predict(
 
 
 def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) -> PredictStep:
-    """Makes the compiled function from a batch to classes, int32 [B, top], and probabilities."""
+    """Make the compiled function from a batch to classes, int32 [B, top], and probabilities."""
 
     def predict_step(variables: Variables, batch: data.Batch) -> tuple[jax.Array, jax.Array]:
         logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
-        # By the logits, of which large ones may have equal probabilities.
+        # By logits, because large ones may have equal probabilities.
         _, classes = jax.lax.top_k(logits, top)
         return classes, jnp.take_along_axis(jax.nn.softmax(logits), classes, axis=-1)
 
@@ -108,7 +108,7 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
 
 
 def find_images(paths: Sequence[str | Path]) -> list[str]:
-    """Files as they are given, and those of folders and below, sorted; each comes once.
+    """Return the given files, and the images in given folders and below, sorted; each once.
 
     Raises:
       UserError: if there is no such file or folder, or no JPEG or PNG in a folder.
@@ -131,12 +131,12 @@ def find_images(paths: Sequence[str | Path]) -> list[str]:
 def report_predictions(
     predictions: Sequence[Prediction], form: str = "table", output: str | Path | None = None
 ) -> None:
-    """Prints predictions, or writes them to a file at once.
+    """Print predictions, or write them to a file at once.
 
     Args:
       predictions: of all images.
-      form: "table", for people; "csv", a row for each class of each image; or "json", a list with
-        an object for each image.
+      form: "table"; "csv", a row for each class of each image; or "json", a list with an object for
+        each image.
       output: file; None prints.
 
     Raises:
@@ -155,7 +155,7 @@ def report_predictions(
 
 
 def check_report(form: str, output: str | Path | None) -> None:
-    """Raises UserError if predictions cannot be reported so."""
+    """Raise `UserError` if predictions cannot be reported in this form, or to this file."""
     if form not in FORMS:
         raise unknown("format", form, FORMS)
     if output is not None:

@@ -145,12 +145,12 @@ def train_and_evaluate(
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
 
         # ---- Nothing of this config was written so far; now the workdir is its own.
+        params = at_seed(state.params, 0, config.num_seeds)
         if is_first():
             write_json(workdir / CONFIG, config_json)
             if start < total_steps:  # files of an earlier end of the run
                 (workdir / SUMMARY).unlink(missing_ok=True)
                 (workdir / REPORT).unlink(missing_ok=True)
-            params = at_seed(state.params, 0, config.num_seeds)
             write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)

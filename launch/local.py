@@ -24,29 +24,26 @@ from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
 ENDING = ((5.0, signal.SIGTERM), (20.0, signal.SIGKILL))
-"""After how many seconds the others get which signal, when a process has failed or stopped.
+"""Seconds after a failure or a stop, and the signal that the other processes then get.
 
-At first they may be saying why themselves: most mistakes and failures are noticed by all.
+At first they may report the cause themselves: most mistakes and failures are noticed by all.
 """
 
 _OURS = ("--coordinator_address", "--num_processes", "--process_id")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line.
+    """Parse the command line.
 
     Raises:
       UserError: for what can't be started.
     """
-    parser = Parser(
-        prog="python launch/local.py",
-        description=__doc__,
-    )
+    parser = Parser(prog="python launch/local.py", description=__doc__)
     parser.add_argument("--processes", type=int, required=True, help="how many")
     parser.add_argument("--devices", type=int, help="of each process, simulated on the CPU")
     parser.add_argument("--dry_run", action="store_true", help="only print the commands")
     parser.add_argument("more", nargs="*", metavar="WORD", help="for aggnets, after --")
-    given = parser.parse_args(arguments)
+    given = parser.parse(arguments)
     for flag in ("processes", "devices"):
         if (value := getattr(given, flag)) is not None and value < 1:
             raise UserError(f"--{flag} must be at least 1, got {value}")
@@ -59,7 +56,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def processes(given: argparse.Namespace) -> list[Child]:
-    """The processes that a command line asks for."""
+    """Return the processes of a command line."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -85,7 +82,7 @@ def processes(given: argparse.Namespace) -> list[Child]:
 
 
 def run(children: Sequence[Child], ending: Sequence[tuple[float, signal.Signals]] = ENDING) -> int:
-    """Runs processes that belong together until all have ended.
+    """Run processes that belong together until all have ended.
 
     Args:
       children: to start.
@@ -123,7 +120,7 @@ def _failed(code: int) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says, and exits."""
+    """Run the command line, and exit."""
     given = parse(arguments)
     children = processes(given)
     if given.dry_run:

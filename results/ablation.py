@@ -1,4 +1,4 @@
-"""Times a sweep over all single links against as many evaluations: python results/ablation.py.
+"""Time a sweep over all single links against as many evaluations: python results/ablation.py.
 
 Both are of one checkpoint, runs/demo if --workdir names no other, whose network is compiled and
 whose images are in memory; they alternate in one process. `make demo` trains runs/demo. Writes
@@ -27,8 +27,8 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = Parser(prog="python results/ablation.py", allow_abbrev=False)
+    """Parse the command line."""
+    parser = Parser(prog="python results/ablation.py")
     parser.add_argument("--workdir", default="runs/demo", help="of a finished run")
     parser.add_argument("--checkpoint", default="best", help="latest, best or a step")
     parser.add_argument("--repeats", type=int, default=7, help="of the sweep")
@@ -37,7 +37,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def evaluation(restored: Restored) -> Callable[[], None]:
-    """What evaluates the network once, as `aggnets eval` does."""
+    """Return a function that evaluates the network once, as `aggnets eval` does."""
     mesh = mesh_lib.make_mesh()
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     step = make_eval_step(Classification(), restored.model, preprocess)
@@ -47,7 +47,7 @@ def evaluation(restored: Restored) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], object], times: int = 1) -> float:
-    """Of some calls, together."""
+    """Return the seconds of some calls, together."""
     began = time.perf_counter()
     for _ in range(times):
         run()
@@ -55,7 +55,7 @@ def seconds(run: Callable[[], object], times: int = 1) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures, and writes the table."""
+    """Measure, and write the table."""
     given = parse(arguments)
     mesh = mesh_lib.make_mesh()
     restored = restore_network(given.workdir, given.checkpoint, mesh_lib.replicated(mesh))

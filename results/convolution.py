@@ -1,4 +1,4 @@
-"""Times the CPU's convolution against XLA's: python results/convolution.py.
+"""Time the CPU's convolution against XLA's: python results/convolution.py.
 
 Forward and backward, the best of a few repeats, both alternating in one process; some shapes also
 as the body of a loop, where XLA's CPU code is another. Writes results/convolution.csv.
@@ -55,7 +55,7 @@ COLUMNS = (
 
 
 def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
-    """Of ours and of XLA's."""
+    """Return the milliseconds of our convolution and of XLA's."""
     batch, size, channels, features, kernel, stride, groups, dilation, loop = shape
     random = np.random.default_rng(0)
     x = jnp.asarray(random.standard_normal((batch, size, size, channels)), jnp.float32)

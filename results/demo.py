@@ -1,4 +1,4 @@
-"""Trains the network of `make demo` with twenty seeds: python results/demo.py.
+"""Train the network of `make demo` with twenty seeds: python results/demo.py.
 
 The config is configs/digits.py as it is, but for the seed. Writes results/demo.csv: of each seed
 the accuracy at the end of its run, on the 360 test images, how many of these are wrong, and the
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
-    """The row of a run of the code of a commit."""
+    """Return the row of a run with the code of a commit."""
     config = config_lib.load(str(config_lib.configs_folder() / "digits.py"), [f"seed={seed}"])
     began, cpu_began = time.perf_counter(), time.process_time()
     final = train_and_evaluate(config, Path(folder, str(seed)))["final"]

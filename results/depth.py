@@ -1,4 +1,4 @@
-"""Draws compile time, memory and step time by depth: python results/depth.py.
+"""Draw compile time, memory and step time by depth: python results/depth.py.
 
 Writes results/depth.png: the compilation of a train step, XLA's temporary memory of it and how
 long it takes, of the rows of the table `depth` of results/speed.csv, with all layers written out
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from aggnets_jax.benchmark.report import read_records
+from aggnets_jax.benchmark.rows import read_records
 
 HERE = Path(__file__).parent
 STYLES = {"remat=layer": "--", "scan": "-"}

@@ -1,4 +1,4 @@
-"""Shows how equal equal runs are: python results/determinism.py.
+"""Show how equal the results of equal runs are: python results/determinism.py.
 
 Trains a small network twice on each of the paths that data can take and on 1, 2 and 8 simulated
 devices, and compares the two runs to the bit: parameters, metrics and evaluations. Then compares
@@ -89,7 +89,7 @@ class Row:
 
 
 def write_image_folder(folder: Path) -> None:
-    """Writes some of the digits as PNGs, so large that random parts of them differ."""
+    """Write some of the digits as PNGs, so large that random parts of them differ."""
     digits = load_digits()
     for split, numbers in zip(("train", "test"), digits_split(), strict=True):
         for number in first_of_each_class(numbers, 16):
@@ -100,7 +100,7 @@ def write_image_folder(folder: Path) -> None:
 
 
 def train(folder: Path, path: str, devices: int, workdir: Path) -> None:
-    """Does a run in a process of its own."""
+    """Train in a process of its own."""
     fields = {**RUN, **PATHS[path]}
     data_dir = folder / ("images" if path == "image_folder" else "data")
     process = subprocess.run(
@@ -127,12 +127,12 @@ def train(folder: Path, path: str, devices: int, workdir: Path) -> None:
 
 
 def summary(workdir: Path) -> dict:
-    """What a run says at its end."""
+    """Return the summary of a run."""
     return json.loads((workdir / "summary.json").read_text())
 
 
 def unequal(first: Path, second: Path) -> list[str]:
-    """What differs between two runs, to the bit."""
+    """Return the names of what differs between two runs, to the bit."""
     summaries = summary(first), summary(second)
     fields = ("fingerprint", "final", "best", "seeds")
     differ = [field for field in fields if summaries[0][field] != summaries[1][field]]
@@ -167,7 +167,7 @@ def parameters(workdir: Path) -> np.ndarray:
 
 
 def compare(path: str, devices: int, runs: tuple[Path, Path], on_one: Path) -> Row:
-    """Compares two runs with each other, and one of them with that on one device."""
+    """Compare two runs with each other, and one of them with the run on one device."""
     first, second = runs
     ours, theirs = parameters(first), parameters(on_one)
     return Row(
@@ -183,7 +183,7 @@ def compare(path: str, devices: int, runs: tuple[Path, Path], on_one: Path) -> R
 
 
 def measure(folder: Path, paths: Sequence[str]) -> tuple[list[Row], dict]:
-    """Does all runs; returns the rows, and the summary of one of the runs."""
+    """Do all runs; return the rows, and the summary of one of the runs."""
     (folder / "data").mkdir()
     prepare("aggnets_digits", str(folder / "data"), None)
     write_image_folder(folder / "images")
@@ -204,7 +204,7 @@ def measure(folder: Path, paths: Sequence[str]) -> tuple[list[Row], dict]:
 
 
 def write(output: Path, rows: Sequence[Row], summary: dict) -> None:
-    """Writes the table."""
+    """Write the table."""
     made_with = {
         "jax": summary["versions"]["jax"],
         "commit": summary["commit"],
@@ -222,11 +222,10 @@ def write(output: Path, rows: Sequence[Row], summary: dict) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Run the command line."""
     parser = Parser(
         prog="python results/determinism.py",
         description="Compares equal runs to the bit, and runs on several devices with one.",
-        allow_abbrev=False,
     )
     parser.add_argument("--path", action="append", help="may be repeated; default all of them")
     output = Path(__file__).with_suffix(".csv")
@@ -249,7 +248,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; exits with 1 if equal runs differ, returns 0, or 2 for a user's mistake."""
+    """Run the program; exit with 1 if equal runs differ, return 0, or 2 for bad input."""
     return exit_code(lambda: run(arguments))
 
 

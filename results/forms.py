@@ -1,4 +1,4 @@
-"""Compares learning curves of ways of computing a network: python results/forms.py.
+"""Compare learning curves of ways of computing a network: python results/forms.py.
 
 A densely connected network learns the handwritten digits, with the recipe of configs/digits_50k.py,
 in its plain form (each layer computes its own statistics, all is kept for the gradient, no loops),
@@ -82,7 +82,7 @@ def agrees(plain: np.ndarray, other: np.ndarray) -> bool:
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    """The means of all forms over the span of the plain one's seeds."""
+    """Return the means of all forms over the span of the plain form's seeds."""
     steps = np.arange(EVERY, STEPS + 1, EVERY)
     figure, axes = plt.subplots(figsize=(6, 3.6), layout="constrained")
     plain = curves(rows, "plain")

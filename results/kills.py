@@ -1,4 +1,4 @@
-"""Shows that `kill -9` at any moment loses nothing: python results/kills.py --kills=100.
+"""Show that `kill -9` at any moment loses nothing: python results/kills.py --kills=100.
 
 Trains a small network on the digits, once without a break and then many times with breaks: a
 process is killed at a random moment, one in two when it next writes a checkpoint; the same command
@@ -99,30 +99,30 @@ class Program:
             )
 
     def train(self, workdir: Path) -> subprocess.Popen:
-        """Starts or goes on with a run."""
+        """Start or continue a run."""
         fields = (f"--config.{name}={value}" for name, value in RUN.items())
         data_dir = f"--data_dir={self.folder / 'data'}"
         return self.start("train", workdir, "--config=configs/digits.py", data_dir, *fields)
 
     def train_unbroken(self, workdir: Path) -> float:
-        """Does a run from start to end, and returns the seconds that it took."""
+        """Do a run from start to end, and return its seconds."""
         began = time.monotonic()
         check(self.train(workdir).wait(), workdir)
         return time.monotonic() - began
 
     def evaluate(self, workdir: Path, checkpoint: str) -> dict:
-        """Evaluates a checkpoint of a run."""
+        """Evaluate a checkpoint of a run."""
         check(self.start("eval", workdir, f"--checkpoint={checkpoint}").wait(), workdir)
         return json.loads((workdir / "evaluation.json").read_text())
 
 
 def printed_by(workdir: Path) -> Path:
-    """The file with what the newest process of a workdir printed."""
+    """Return the file with the output of a workdir's newest process."""
     return workdir.with_name(f"{workdir.name}.txt")
 
 
 def check(code: int, workdir: Path) -> None:
-    """Raises `RuntimeError` if a process did not end well."""
+    """Raise `RuntimeError` if a process did not end well."""
     if code:
         printed = printed_by(workdir).read_text()
         raise RuntimeError(f"a process of {workdir} ended with exit code {code}: {printed}")
@@ -138,13 +138,13 @@ def unfinished(workdir: Path) -> set[Path]:
 
 
 def newest_checkpoint(workdir: Path) -> int:
-    """The step of the newest whole checkpoint, 0 if there is none."""
+    """Return the step of the newest whole checkpoint, 0 if there is none."""
     names = [path.name for path in workdir.glob("checkpoints/*")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
 def step_gone_on_from(printed: str) -> int | None:
-    """The step after which a process went on, from what it printed; None if it did not say yet."""
+    """Return the step after which a process continued, from its output; None if unknown yet."""
     line = re.search(r"device\(s\)(?:.*; continuing after step (\d+) )?", printed)
     return line and int(line[1] or 0)
 
@@ -152,7 +152,7 @@ def step_gone_on_from(printed: str) -> int | None:
 def wait_for_moment(
     process: subprocess.Popen, workdir: Path, generator: np.random.Generator, seconds: float
 ) -> None:
-    """Waits until a process is to be killed, or has ended.
+    """Wait until it is time to kill a process, or it has ended.
 
     Args:
       process: that has just been started.
@@ -171,7 +171,7 @@ def wait_for_moment(
 
 
 def phase_of_killed(workdir: Path, printed: str, unfinished_before: set[Path]) -> str:
-    """What a process was doing when it was killed."""
+    """Return the phase in which a process was killed."""
     if (workdir / "summary.json").exists():
         return "ended"
     if unfinished(workdir) - unfinished_before:
@@ -182,7 +182,7 @@ def phase_of_killed(workdir: Path, printed: str, unfinished_before: set[Path]) -
 def train_with_kills(
     program: Program, workdir: Path, generator: np.random.Generator, seconds: float, most: int
 ) -> list[Kill]:
-    """Does a run that is killed again and again, but not more often than `most` times."""
+    """Do a run that is killed again and again, at most `most` times."""
     kills: list[Kill] = []
     while True:
         unfinished_before = unfinished(workdir)
@@ -204,7 +204,7 @@ def train_with_kills(
 
 
 def steps_in_tensorboard(workdir: Path) -> dict[str, list[int]]:
-    """The steps of each tag, in the order in which they were written."""
+    """Return the steps of each tag, in the order in which they were written."""
     events = event_accumulator.EventAccumulator(
         str(workdir / "tensorboard"),
         size_guidance={event_accumulator.TENSORS: 0},  # all
@@ -263,7 +263,7 @@ def steps_lost(kills: Sequence[Kill]) -> list[str]:
 def work_in_lane(
     program: Program, unbroken: Path, lane: int, seed: int, number: int
 ) -> tuple[list[Kill], list[str]]:
-    """Breaks one run after another, `number` times in all; returns the kills and what was wrong."""
+    """Break one run after another, `number` times in all; return the kills and what was wrong."""
     generator = np.random.default_rng((seed, lane))
     workdir = program.folder / f"{lane}-unbroken"
     seconds = program.train_unbroken(workdir)
@@ -297,7 +297,7 @@ def measure(folder: Path, number: int, seed: int) -> tuple[list[Kill], list[str]
 
 
 def write(output: Path, kills: Sequence[Kill], summary: dict) -> None:
-    """Writes the table."""
+    """Write the table."""
     versions = {name: summary["versions"][name] for name in ("jax", "orbax-checkpoint")}
     made_with = {**versions, "commit": summary["commit"], "hardware": summary["hardware"]}
     rows = [
@@ -311,11 +311,10 @@ def write(output: Path, kills: Sequence[Kill], summary: dict) -> None:
 
 
 def run(arguments: Sequence[str] | None = None) -> None:
-    """Does what the command line says."""
+    """Run the command line."""
     parser = Parser(
         prog="python results/kills.py",
         description="Shows that kill -9 at any moment loses nothing.",
-        allow_abbrev=False,
     )
     parser.add_argument("--kills", type=int, default=100, help="how many in all; default 100")
     parser.add_argument("--seed", type=int, default=0, help="draws the moments; default 0")
@@ -341,7 +340,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the program; exits with 1 if anything differs, returns 0, or 2 for a user's mistake."""
+    """Run the program; exit with 1 if anything differs, return 0, or 2 for bad input."""
     return exit_code(lambda: run(arguments))
 
 

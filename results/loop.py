@@ -1,4 +1,4 @@
-"""Times the training loop against its bare step, and a run's start: python results/loop.py.
+"""Time the training loop against its bare step, and a run's start: python results/loop.py.
 
 Speed: within a run of `train_and_evaluate`, the seconds from one evaluation to the next, log and
 feeds included, take turns with those of as many bare steps on one batch that stays on the devices.
@@ -32,7 +32,8 @@ import numpy as np
 
 from aggnets_jax import __version__, data, train
 from aggnets_jax import config as config_lib
-from aggnets_jax.benchmark.programs import Program, train_program
+from aggnets_jax.benchmark.modes import train_program
+from aggnets_jax.benchmark.program import Program
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import VARIABLE
@@ -47,7 +48,7 @@ COLUMNS = (
 
 
 def settings(data_dir: str | None) -> dict[str, dict[str, Any]]:
-    """What is measured: changes of the default config, by the name of the data."""
+    """Return the measured configs: changes of the default config, by the name of the data."""
     digits = {"name": "aggnets_digits", "crop_padding": 1, "flip": False}
     cifar10 = {"name": "cifar10", "data_dir": data_dir}
     found = {"digits": {"model": {"name": "sparsenet_bc40_k24"}, "data": digits}}
@@ -62,7 +63,7 @@ def settings(data_dir: str | None) -> dict[str, dict[str, Any]]:
 
 
 def bare_steps(changes: dict[str, Any]) -> Program:
-    """The step of a config on one batch, with as many steps in a dispatch as the loop's."""
+    """Return the step of a config on one batch, with the loop's number of steps in a dispatch."""
     config = config_lib.resolve(changes)
     info = data.describe(config.data)
     batches = data.train_batches(
@@ -117,7 +118,7 @@ def speeds(changes: dict[str, Any], steps: int) -> tuple[float, float, float]:
 
 
 def starts(changes: dict[str, Any]) -> list[float]:
-    """Of a start that compiles and of the next: its seconds, and those of the compilation."""
+    """Return the seconds of a start that compiles and of the next, and of their compilations."""
     changes = {**changes, "total_steps": 2, "log_every_steps": 1}
     found = []
     with tempfile.TemporaryDirectory() as folder:

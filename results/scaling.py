@@ -1,4 +1,4 @@
-"""What is measured beside the model of docs/scaling.md: `python results/scaling.py`.
+"""Measurements beside the model of docs/scaling.md: `python results/scaling.py`.
 
 Writes three tables of three networks, or those of them that `--tables` names:
 
@@ -9,7 +9,6 @@ Writes three tables of three networks, or those of them that `--tables` names:
   machine's cores, beside the model with this machine's own figures.
 """
 
-import argparse
 import csv
 import json
 import math
@@ -35,7 +34,7 @@ HERE = Path(__file__).parent
 
 
 class Workload(NamedTuple):
-    """What is trained: a network, its data set, and images on each device."""
+    """A training: a network, its data set, and images on each device."""
 
     network: str
     data: str
@@ -85,7 +84,7 @@ DEVICES = (1, 8, 32, 128, 256, 512, 1024)
 
 
 class Network(NamedTuple):
-    """What the model knows of a network.
+    """The facts of a network that the model uses.
 
     Attributes:
       params: their number.
@@ -103,7 +102,7 @@ class Network(NamedTuple):
 
 
 def network_of(workload: Workload) -> Network:
-    """Counts what communication depends on."""
+    """Count what communication depends on."""
     classes, size = (1000, 224) if workload.data == "imagenet2012" else (10, 32)
     model = create_model(workload.network, classes)
     info = model_info(workload.network, classes, input_shape=(size, size, 3))
@@ -156,7 +155,7 @@ def seconds(network: Network, workload: Workload, system: System, devices: int) 
 
 
 def predicted() -> Iterator[dict[str, Any]]:
-    """The efficiency of each network on each system, against as many devices alone."""
+    """Return the efficiency of each network on each system, against devices that work alone."""
     for workload in WORKLOADS:
         network = network_of(workload)
         for system in SYSTEMS:
@@ -181,7 +180,7 @@ def predicted() -> Iterator[dict[str, Any]]:
 
 
 def compiled(workload: Workload, kind: str, devices: int) -> dict[str, Any]:
-    """What the dry run finds."""
+    """Return the result of the dry run."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "found.json")
         flags = {
@@ -227,7 +226,7 @@ def compiled_rows() -> Iterator[dict[str, Any]]:
 
 
 def timed() -> Iterator[dict[str, Any]]:
-    """Steps of simulated devices, data parallel with global statistics, beside the model.
+    """Return steps of simulated devices, data parallel with global statistics, beside the model.
 
     N devices on the same cores compute N times as long as one; to that the model adds what the
     all-reduces of a step take, each of the two kinds timed alone.
@@ -273,7 +272,7 @@ def step_seconds(workload: Workload, devices: int) -> float:
 
 
 def all_reduce_seconds(devices: int, size: int, count: int) -> float:
-    """The fewest seconds of so many all-reduces, one after another, of `size` floats each."""
+    """Return the fewest seconds of some all-reduces, one after another, of `size` floats each."""
     if devices == 1:
         return 0.0
     mesh = jax.make_mesh((devices,), ("data",), devices=jax.devices()[:devices])
@@ -305,7 +304,7 @@ TABLES: dict[str, tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = {
 
 
 def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
-    """Writes a table, and prints its rows as they are made."""
+    """Write a table, and print its rows as they are made."""
     unfinished = file.with_suffix(".unfinished")
     with unfinished.open("w", newline="") as lines:
         writer = None
@@ -320,8 +319,8 @@ def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the tables."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Write the tables."""
+    parser = Parser(description=__doc__)
     parser.add_argument("--tables", default=",".join(TABLES), help="default all: %(default)s")
     parser.add_argument("--output", default=str(HERE), help="folder; default %(default)s")
     given = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Times eight seeds that train in one program against eight runs: python results/seeds.py.
+"""Time eight seeds that train in one program against eight runs: python results/seeds.py.
 
 A step of eight seeds under `jax.vmap` (`config.num_seeds`) and a step of one, alternating in one
 process; the best of a few repeats. Writes results/seeds.csv, with images/s of all eight seeds, when
@@ -30,7 +30,7 @@ REPEATS = 5
 
 
 def stepper(row: str, num_seeds: int) -> Callable[[], None]:
-    """A function that makes a step of so many seeds, and waits for it."""
+    """Return a function that makes a step of some seeds, and waits for it."""
     config = config_lib.load(
         f"configs/digits_50k.py:{row}", [f"num_seeds={num_seeds}", f"batch_size={BATCH_SIZE}"]
     )
@@ -61,7 +61,7 @@ def stepper(row: str, num_seeds: int) -> Callable[[], None]:
 
 
 def seconds(run: Callable[[], None]) -> float:
-    """That one call takes."""
+    """Return the seconds of one call."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

@@ -1,4 +1,4 @@
-"""Measures speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
+"""Measure speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
 
 A table is a list of commands `aggnets benchmark ...`, each a process of its own, one
 after another. Their rows go to results/speed.csv, in the place of those that the same command of
@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from aggnets_jax.benchmark.report import ORIGIN, Row, read_records, record, replace_records
+from aggnets_jax.benchmark.rows import ORIGIN, Row, read_records, record, replace_records
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 
@@ -127,7 +127,7 @@ def cpu_torch() -> Iterator[Command]:
 
 
 def memory() -> Iterator[Command]:
-    """What forms save, and what they cost."""
+    """Return the commands for what forms save and cost."""
     forms = "--forms=remat=none,remat=norm,remat=layer,scan"
     yield ["--models=densenet_bc100_k12", forms, "--repeats=3", "--seconds=1"]
     forms = "--forms=remat=none,remat=layer,scan"
@@ -150,7 +150,7 @@ def depth() -> Iterator[Command]:
 
 
 def dsnet() -> Iterator[Command]:
-    """What the shortcuts of a DSNet cost."""
+    """Return the commands for the cost of a DSNet's shortcuts."""
     for dsnet in ("dsnet50_cifar_w25", "ds2net50_cifar_w25"):
         yield ["--models=resnet50_cifar_w25", f"--against={dsnet}", "--forms=default"]
     for dsnet in ("dsnet50", "ds2net50"):
@@ -164,7 +164,7 @@ def sweeps() -> Iterator[Command]:
 
 
 def inputs() -> Iterator[Command]:
-    """The input pipelines, without a network; the models say how large images are."""
+    """Return the commands for input pipelines without a network; models set the size of images."""
     yield ["--models=densenet40_k12", "--modes=input,input_streamed", "--batch_size=256"]
     yield ["--models=resnet50", "--modes=input", "--batch_size=64"]
 
@@ -201,8 +201,8 @@ TABLES: dict[str, Callable[[], Iterator[Command]]] = {
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parses the command line."""
-    parser = Parser(prog="python results/speed.py", allow_abbrev=False)
+    """Parse the command line."""
+    parser = Parser(prog="python results/speed.py")
     parser.add_argument("--tables", required=True, help=", ".join(TABLES))
     parser.add_argument("--models", help="only the commands of these, with commas between them")
     parser.add_argument("--missing", action="store_true", help="only commands without rows")
@@ -217,12 +217,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def told(command: Command) -> str:
-    """A command as one would type it."""
+    """Return a command as one would type it."""
     return shlex.join(["aggnets", "benchmark", *command])
 
 
 def measure(command: Command, table: str) -> list[dict[str, str]] | None:
-    """The lines that a command makes; None if it fails."""
+    """Return the lines that a command makes; None if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
         program = [sys.executable, "-m", "aggnets_jax", "benchmark", *command, f"--json={file}"]

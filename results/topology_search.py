@@ -1,4 +1,4 @@
-"""Learns patterns of links, and trains them beside others: python results/topology_search.py.
+"""Learn patterns of links, and train them beside others: python results/topology_search.py.
 
 One dense stage of 12 layers on 100 images of digits is searched with each penalty for as many links
 as the sparse pattern has. What is found, the dense, the sparse, the shortest and random links are
@@ -10,16 +10,13 @@ and results/topology_search.json, what was learnt.
 
 import json
 import shlex
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from aggnets_jax import main
-from aggnets_jax.ablation import learn
 from aggnets_jax.connectivity.topology import Link, make_topology
 from aggnets_jax.files import write_json
-from aggnets_jax.reports import compare, results
+from aggnets_jax.main import main
 
 DEPTH = 12
 SEEDS = range(1, 6)  # 0 is that of the search
@@ -43,13 +40,13 @@ SEARCHES = {
 
 
 def shortest_links(number: int) -> list[Link]:
-    """So many of the dense pattern's links: the shortest, and of those of a length the first."""
+    """Return the shortest links of the dense pattern; of links of the same length, the first."""
     links = make_topology("dense", DEPTH).links
     return sorted(sorted(links, key=lambda link: link[0] - link[1])[:number])
 
 
 def random_links(number: int, seed: int) -> list[Link]:
-    """The link to the previous output of each layer, and others at random."""
+    """Return the link to the previous output of each layer, and random others."""
     links = make_topology("dense", DEPTH).links
     chain = [link for link in links if link[0] - link[1] == 1]
     others = [link for link in links if link not in chain]
@@ -57,20 +54,20 @@ def random_links(number: int, seed: int) -> list[Link]:
     return sorted([*chain, *(others[i] for i in drawn)])
 
 
-def do(program: Callable[[Sequence[str]], int], *arguments: str) -> None:
-    """Runs a program of the package as its command line would."""
-    print("$", f"python -m {program.__module__}", shlex.join(arguments), flush=True)
-    if code := program(arguments):
+def do(*words: str) -> None:
+    """Run a subcommand of `aggnets`."""
+    print("$", shlex.join(["aggnets", *words]), flush=True)
+    if code := main(words):
         raise SystemExit(code)
 
 
 def main_program() -> None:
-    """Searches, trains, compares."""
+    """Search, train, compare."""
     number = len(make_topology("sparse", DEPTH).links)
     for name, flags in SEARCHES.items():
         if not (RUNS / name / "pattern.json").exists():
             where = (SEARCH_LENGTH, f"--workdir={RUNS / name}")
-            do(learn.main, *RECIPE, *where, *flags, f"--keep={number}")
+            do("learn", *RECIPE, *where, *flags, f"--keep={number}")
     patterns = {
         **{name: (f"--config={RUNS / name}/config.py",) for name in SEARCHES},
         **{name: (*RECIPE, f"--config.model.topology={name}") for name in ("dense", "sparse")},
@@ -88,12 +85,12 @@ def main_program() -> None:
         for seed, workdir in zip(SEEDS, workdirs[name], strict=True):
             if not (workdir / "summary.json").exists():
                 which = (LENGTH, f"--config.seed={seed}", f"--workdir={workdir}")
-                do(main.main, *flags, *which)
+                do("train", *flags, *which)
     runs = {name: [str(workdir) for workdir in folders] for name, folders in workdirs.items()}
-    do(results.main, *(run for group in runs.values() for run in group), f"--output={OUTPUT}")
+    do("results", *(run for group in runs.values() for run in group), f"--output={OUTPUT}")
     reference, *others = runs.values()
     do(
-        compare.main,
+        "compare",
         *(run for group in others for run in group),
         "--against",
         *reference,

@@ -9,7 +9,7 @@ from pathlib import Path
 from aggnets_jax.data import DatasetInfo
 
 ROOT = Path(__file__).parents[1]
-# Of which there are no images.
+# A data set without images.
 DATASET = DatasetInfo(
     name="tiny",
     num_classes=2,
@@ -72,7 +72,7 @@ def start(*arguments, devices=1, launcher=()):
 
 
 def finish(process, timeout=300):
-    """Waits, and returns exit code, stdout and stderr."""
+    """Wait, and return exit code, stdout and stderr."""
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 

@@ -119,7 +119,7 @@ def tiny(config, data_dir):
 
 
 def besides_the_network(config):
-    """What tells the trainings of a file apart."""
+    """Return the values that tell the trainings of a file apart."""
     model = config["model"]
     numbers, _ = TINY[model["name"]]
     arguments = sorted(model["args"].keys() - numbers.keys())

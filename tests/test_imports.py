@@ -1,4 +1,4 @@
-"""What commands import: nothing that takes long and that they can do without."""
+"""Commands and the package import nothing slow that they can do without."""
 
 import re
 import subprocess

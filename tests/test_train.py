@@ -16,7 +16,8 @@ import pytest
 from aggnets_jax import data
 from aggnets_jax.errors import Diverged, Stopped, UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
-from aggnets_jax.train import fingerprint, train_and_evaluate
+from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.provenance import fingerprint
 from tests import runs
 
 

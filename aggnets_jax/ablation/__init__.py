@@ -1,4 +1,11 @@
-"""What becomes of a trained network when its links are cut: sweeps, exports, learnt patterns."""
+"""Networks without some of their links: sweeps over cuts, exports, and learnt patterns.
+
+Functions share these arguments:
+
+    restored  network of a checkpoint
+    stages    links of each stage by its name, from `links.find_links`; N is a stage's depth
+    cut       links to cut, `(stage, (layer, source))` each
+"""
 
 PENALTIES = ("l1", "topk")
-"""On the weights of links, see `pruning`; here, so that --help of `learn` imports no JAX."""
+"""Penalties on weights of links, see `pruning`; here, so that --help of `learn` imports no JAX."""

@@ -1,10 +1,8 @@
-"""`aggnets ablate`: what a trained network loses without its links, in tables and pictures."""
+"""The effect of links on a trained network, in tables and pictures: `aggnets ablate`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from rich.console import Console
 
 from aggnets_jax.ablation import sets as sets_lib
 from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
@@ -18,7 +16,7 @@ from aggnets_jax.ablation.sweep_tables import (
     earlier_sweeps,
     finite,
     least_first,
-    table,
+    print_worst,
     write,
 )
 from aggnets_jax.errors import UserError, one_line, unknown
@@ -30,18 +28,18 @@ SWEEPS = ("links", "sources", "layers", "distance", "random")
 
 
 class Options(NamedTuple):
-    """What to cut, and what to do with it.
+    """The links to cut, and the files to write.
 
     Attributes:
       sweep: kinds of `SWEEPS`, with commas between them; default all, or none if there is `cut`.
       cut: sets of links of one's own, see `sets.listed_sets`.
-      draws: of the random sets.
-      draw_seed: likewise.
+      draws: number of random sets of a size, see `sets.random_sets`.
+      draw_seed: seed of the random sets.
       at_once: sets that are evaluated at a time, see `Ablation`.
-      reestimate_batch_statistics: from how many training batches, see `Ablation`.
+      reestimate_batch_statistics: number of training batches for them, see `Ablation`.
       output: folder of the tables and pictures; default WORKDIR/ablation.
       export: new folder for the network without some links, see `export`.
-      export_least: how many of the least important links these are; default those of `cut`.
+      export_least: number of the least important links to export without; default those of `cut`.
     """
 
     sweep: str | None = None
@@ -56,7 +54,7 @@ class Options(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The sweeps, in their order.
+        """The sweeps in the order of `SWEEPS`.
 
         Raises:
           UserError: for an unknown one.
@@ -78,12 +76,12 @@ def ablate(
     seed: int | None = None,
     data_dir: str | None = None,
 ) -> Path:
-    """Evaluates a checkpoint without sets of links; prints, draws and writes what came out.
+    """Evaluate a checkpoint without sets of links; print, draw and write the results.
 
     Args:
       workdir: of the run.
-      options: what to cut.
-      which: as for `evaluate.restore_network`.
+      options: the links to cut.
+      which: as for `restore_network`.
       seed: of a run with several.
       data_dir: of the data set; default that of the run.
 
@@ -91,9 +89,9 @@ def ablate(
       The folder of the tables.
 
     Raises:
-      UserError: if there is no such checkpoint, data set, link or option, or a folder can't be
+      UserError: for an unknown checkpoint, data set, link or option, or a folder that can't be
         written.
-      Diverged: if the loss of the network as it is is not finite.
+      Diverged: if the loss of the network with all links is not finite.
     """
     _check(options)
     mesh = mesh_lib.make_mesh()
@@ -132,7 +130,7 @@ def ablate(
 
 
 def _check(options: Options) -> None:
-    """Refuses what can be refused before anything is read."""
+    """Refuse options that are wrong for any network."""
     kinds = options.kinds
     if options.reestimate_batch_statistics < 0:
         raise UserError(
@@ -153,7 +151,7 @@ def _check(options: Options) -> None:
 
 
 def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
-    """What is cut, by kind."""
+    """Return the sets of links to cut, by kind."""
     make: dict[str, Callable[[], list[CutSet]]] = {
         "links": lambda: sets_lib.single_links(stages),
         "sources": lambda: sets_lib.by_source(stages),
@@ -168,14 +166,14 @@ def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
 
 
 def _check_export(restored: Restored, stages: Stages, listed: Sequence[CutSet]) -> None:
-    """Refuses to export what is no network, before anything is measured."""
+    """Refuse to export without links that a network needs, before anything is measured."""
     if len(listed) > 1:
         raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
     smaller_network(restored, stages, listed[0].links if listed else ())
 
 
 def _network(restored: Restored, seed: int | None, options: Options) -> dict[str, Any]:
-    """What is ablated, as JSON data: sets of the same can be compared."""
+    """Return the ablated network as JSON data; sets of links are compared on the same network."""
     config, info = restored.config, restored.info
     return {
         "name": config.model.name,
@@ -188,7 +186,7 @@ def _network(restored: Restored, seed: int | None, options: Options) -> dict[str
 
 
 def _record(ablation: Ablation, measured: Measured, which: str, options: Options) -> dict[str, Any]:
-    """What else is the same for all sets."""
+    """Return the other fields of the record that all sets share."""
     baseline = measured.baseline
     return {
         "checkpoint": which,
@@ -206,13 +204,10 @@ def _record(ablation: Ablation, measured: Measured, which: str, options: Options
 
 def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]) -> None:
     baseline = measured.baseline
-    console = Console()
-    for kind, title in (("links", "single links that matter most"), ("list", "listed links")):
-        if kind in rows:
-            console.print(table(title, rows[kind]))
-    if not {"links", "list"} & rows.keys():
-        kind = next(iter(rows))
-        console.print(table(f"{kind} that matter most", rows[kind]))
+    titles = {"links": "single links that matter most", "list": "listed links"}
+    kinds = [kind for kind in titles if kind in rows] or [next(iter(rows))]
+    for kind in kinds:
+        print_worst(titles.get(kind, f"{kind} that matter most"), rows[kind])
     print(
         f"all links: accuracy {baseline.accuracy:.2%}, loss {baseline.loss:.4f}, of"
         f" {measured.examples} images; changes of accuracy are in percentage points"
@@ -224,7 +219,7 @@ def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]
 def _export(
     ablation: Ablation, rows: dict[str, list[Row]], options: Options, seed: int | None
 ) -> None:
-    """Exports the network without the listed links, or without those that matter least."""
+    """Export the network without the listed links, or without the least important ones."""
     restored, stages = ablation.restored, ablation.stages
     if options.export_least is None:
         cut = rows["list"][0][0].links
@@ -232,31 +227,25 @@ def _export(
         cut, kept = _least(ablation, rows["links"], options.export_least)
         if kept:
             print(f"must stay, though they matter less: {sets_lib.to_text(kept)}")
-    export(
-        restored,
-        ablation.variables_without(cut),
-        stages,
-        cut,
-        options.export,
-        batch=next(iter(ablation.batches)),
-        seed=seed,
-    )
+    restored = restored._replace(variables=ablation.variables_without(cut))
+    batch = next(iter(ablation.batches))
+    export(restored, stages, cut, options.export, batch=batch, seed=seed)
 
 
 def _least(
     ablation: Ablation, rows: Sequence[Row], number: int
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """The links that matter least, of those whose weights can be cut; and those that must stay."""
-    restored, stages, variables = ablation.restored, ablation.stages, ablation.variables
+    """Return the least important links whose weights can be cut, and links that must stay."""
+    stages = ablation.stages
     fit: dict[str, bool] = {}
 
     def fits(link: StageLink) -> bool:
-        # What reads a stage's output may be as wide as its input; a layer is not.
+        # A module that reads a stage's output may be as wide as its input; a layer is not.
         name, (layer, _) = link
         if layer <= stages[name].topology.depth:
             return True
         if name not in fit:
-            fit[name] = weights_fit(restored, variables, stages, [link])
+            fit[name] = weights_fit(ablation.restored, stages, [link])
         return fit[name]
 
     ordered = [cut.links[0] for cut, _ in least_first(rows)]

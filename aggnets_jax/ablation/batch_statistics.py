@@ -2,12 +2,12 @@
 
 A network without a link has other features than those whose means and variances its normalisations
 have stored. Here these become the means, over a few training batches, of the batches' own means and
-variances, which is "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv
-2105.07576, Section 3). The running averages of training forget, and weigh the last batches most.
+variances: "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
+Section 3). The running averages of training forget, and weigh the last batches most.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,29 +22,54 @@ from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.training.state import Variables, seeds
 
+Changed = Mapping[str, Any]
+"""Collections in the place of the variables' own, each array with an axis of changes in front."""
+
+
+def on_each_device(
+    function: Callable[[Variables, Changed, data.Batch], Any],
+    mesh: Mesh,
+    outputs: PartitionSpec,
+    compiler_options: Mapping[str, Any] | None = None,
+) -> Callable[[Variables, Changed, data.Batch], Any]:
+    """Compile a function that each device runs on its own examples of a batch.
+
+    `outputs` says how the devices' results are put together.
+    """
+    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
+    # Changes and examples are one axis in a convolution, which the compiler can't divide itself.
+    mapped = jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(everywhere, everywhere, batch_sharding),
+        out_specs=outputs,
+        check_vma=False,
+    )
+    return jax.jit(mapped, compiler_options=compiler_options)
+
 
 def of_batch(
     model: nn.Module, variables: Variables, images: jax.Array, axis: str | None = None
 ) -> Any:
-    """The mean and variance that each batch normalisation finds in a batch.
+    """Compute the mean and variance that each batch normalisation finds in a batch.
 
-    All of them normalise by the batch; everything else, dropout above all, is as in evaluation.
+    All of them normalise by the batch; everything else, such as dropout, is as in evaluation.
 
     Args:
-      model: a network.
-      variables: of it.
+      model: the network.
+      variables: of the network.
       images: [batch, height, width, channels], normalised.
       axis: name of the mapped axis over which the batch is divided, if it is.
 
     Returns:
-      What the collection "batch_stats" of the variables is like.
+      A collection "batch_stats".
     """
 
     def by_batch(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         norm = context.module
         if not isinstance(norm, BatchNorm) or not norm.use_running_average:
             return call(*arguments, **keywords)
-        # With a momentum of 0 what is stored is what this batch has, to the bit.
+        # With a momentum of 0 the stored values are this batch's, to the bit.
         norm = norm.clone(
             parent=norm.scope, use_running_average=False, momentum=0.0, axis_name=axis
         )
@@ -67,17 +92,9 @@ class BatchStatistics:
         mesh: Mesh,
         num_batches: int,
     ) -> None:
-        """Reads the batches: the first of the run's training, without its augmentation.
+        """Read the first batches of the run's training, without its augmentation.
 
-        Random crops that the host takes of images of several sizes are the exception.
-
-        Args:
-          model: the network.
-          variables: as trained.
-          preprocess: of its images.
-          config: of its run.
-          mesh: over whose devices batches are divided.
-          num_batches: how many.
+        Random crops that the host takes from images of several sizes are the exception.
 
         Raises:
           UserError: if there are no batch statistics, or no batches.
@@ -96,31 +113,14 @@ class BatchStatistics:
         )
         self._batches = list(itertools.islice(batches, num_batches))
 
-        def statistics(variables: Variables, changed: Mapping[str, Any], batch: data.Batch) -> Any:
+        def statistics(variables: Variables, changed: Changed, batch: data.Batch) -> Any:
             images = preprocess(batch, train=False)
             return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
 
-        everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
-        self._statistics = jax.jit(
-            jax.shard_map(
-                statistics,
-                mesh=mesh,
-                in_specs=(everywhere, everywhere, batch_sharding),
-                out_specs=everywhere,
-                check_vma=False,
-            )
-        )
+        self._statistics = on_each_device(statistics, mesh, PartitionSpec())
 
-    def estimate(self, changed: Mapping[str, Any]) -> Any:
-        """The mean of the batches' statistics, for each of several changes.
-
-        Args:
-          changed: what stands in the place of collections of the variables, with an axis of changes
-            in front of each array.
-
-        Returns:
-          "batch_stats", with the same axis: NumPy arrays.
-        """
+    def estimate(self, changed: Changed) -> Any:
+        """Return "batch_stats", the mean over the batches, for each change: NumPy arrays."""
         totals = None
         for batch in self._batches:
             found = jax.device_get(self._statistics(self._variables, changed, batch))

@@ -1,24 +1,21 @@
-"""A network without some links, written as a config that trains it and the weights it starts from.
+"""A network without some links, written as a config that trains it, with its weights.
 
-FOLDER is the workdir of a run that has these weights and has not made a step. FOLDER/config.py is
-the config of the run that was ablated, with the patterns that are left, and starts from FOLDER;
-FOLDER/cut.csv lists the links that are gone.
+FOLDER is the workdir of a run with these weights that has not made a step. FOLDER/config.py is the
+config of the ablated run, with the remaining patterns, and starts from FOLDER; FOLDER/cut.csv lists
+the links that are gone.
 """
 
-import csv
-import io
 import pprint
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_collections
+from flax import traverse_util
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.ablation.removal import (
-    Smaller,
     check_same_function,
     fitting_variables,
     smaller_network,
@@ -27,7 +24,7 @@ from aggnets_jax.ablation.sets import StageLink, Stages
 from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, write_text
-from aggnets_jax.training.state import Variables
+from aggnets_jax.tables import csv_text
 from aggnets_jax.workdir.restore import Restored
 
 _CONFIG = '''"""A network without some of its links; cut.csv says which.
@@ -38,6 +35,7 @@ _CONFIG = '''"""A network without some of its links; cut.csv says which.
 """
 {imports}
 import ml_collections
+from flax import traverse_util
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -53,20 +51,17 @@ _FROM_NOTHING = "Training starts from the initialisation."
 
 
 def check_new_folder(folder: str | Path) -> Path:
-    """The path of a folder to export to, or `UserError` if something is in it."""
+    """Return the path of a new folder; raise `UserError` if something is in it."""
     path = local_path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{folder} exists already; give the name of a new folder to export to")
     return path
 
 
-def weights_fit(
-    restored: Restored, variables: Variables, stages: Stages, cut: Sequence[StageLink]
-) -> bool:
-    """Whether the weights of a network can be cut to fit it without some links, by their shapes."""
+def weights_fit(restored: Restored, stages: Stages, cut: Sequence[StageLink]) -> bool:
+    """Return whether the shapes of weights can be cut to fit the network without some links."""
     try:
-        smaller = smaller_network(restored, stages, cut)
-        _fitting(restored, variables, smaller, stages, cut)
+        fitting_variables(restored, stages, cut, smaller_network(restored, stages, cut))
     except UserError:
         return False
     return True
@@ -74,7 +69,6 @@ def weights_fit(
 
 def export(
     restored: Restored,
-    variables: Variables,
     stages: Stages,
     cut: Sequence[StageLink],
     folder: str | Path,
@@ -82,17 +76,16 @@ def export(
     batch: data.Batch,
     seed: int | None = None,
 ) -> None:
-    """Writes a network without some links, and prints what can be done with it.
+    """Write a network without some links, and print what can be done with it.
 
-    If its weights can't be those that it had, that is printed, too, and the folder has none.
+    If the weights can't be cut to fit, the reason is printed, and the folder has no weights.
 
     Args:
-      restored: the network.
-      variables: of it.
-      stages: of it.
+      restored: the network, with the variables of one seed.
+      stages: of the network.
       cut: the links.
       folder: a new one.
-      batch: of examples, to compare the network with the masked one.
+      batch: examples on which the network is compared with the masked one.
       seed: of a run with several.
 
     Raises:
@@ -101,9 +94,9 @@ def export(
     path = check_new_folder(folder)
     smaller = smaller_network(restored, stages, cut, seed)
     try:
-        fitting = _fitting(restored, variables, smaller, stages, cut)
+        fitting = fitting_variables(restored, stages, cut, smaller)
         images = data.make_preprocess(restored.config.data, restored.info)(batch, train=False)
-        check_same_function(restored, variables, smaller, fitting, stages, cut, images)
+        check_same_function(restored, stages, cut, smaller, fitting, images)
     except UserError as error:
         fitting, reason = None, str(error)
     try:
@@ -121,40 +114,23 @@ def export(
         print(f"its weights, which compute the same as the masked ones: {path}, as a --workdir")
 
 
-def _fitting(
-    restored: Restored,
-    variables: Variables,
-    smaller: Smaller,
-    stages: Stages,
-    cut: Sequence[StageLink],
-) -> Variables:
-    return fitting_variables(
-        restored.model, variables, smaller.model, restored.info.image_shape, stages, cut
-    )
-
-
 def cut_table(cut: Sequence[StageLink]) -> str:
-    """The links as a file that --cut takes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["stage", "layer", "source"])
-    writer.writerows((stage, *link) for stage, link in cut)
-    return text.getvalue()
+    """Return the links as the text of a file that --cut takes."""
+    records = [{"stage": stage, "layer": layer, "source": source} for stage, (layer, source) in cut]
+    return csv_text(records, ("stage", "layer", "source"))
 
 
 def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
-    """A config file that says what of a config differs from the defaults.
+    """Return a config file with the fields of a whole config that differ from the defaults.
 
-    Args:
-      config: whole.
-      starts: whether it starts from the weights in the folder of the file.
+    `starts` says whether training starts from the weights in the folder of the file.
     """
     default = config_lib.to_json(config_lib.default_config())
-    fields: dict[str, Any] = {}
-    for name, (_, value) in config_lib.changes(default, config_lib.to_json(config)).items():
-        _put(fields, name, value)
+    changes = config_lib.changes(default, config_lib.to_json(config))
+    fields = {name: value for name, (_, value) in changes.items()}
     if config.data.data_dir is not None:
-        _put(fields, "data.data_dir", config.data.data_dir)
+        fields["data.data_dir"] = config.data.data_dir
+    fields = traverse_util.unflatten_dict(fields, sep=".")
     # As literals: texts in a config may be anybody's.
     literal = pprint.pformat(fields, width=92, compact=True, sort_dicts=False)
     return _CONFIG.format(
@@ -163,10 +139,3 @@ def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
         fields=textwrap.indent(literal, " " * 8),
         init_from="    config.init_from = str(Path(__file__).parent)\n" if starts else "",
     )
-
-
-def _put(fields: dict[str, Any], name: str, value: Any) -> None:
-    *groups, last = name.split(".")
-    for group in groups:
-        fields = fields.setdefault(group, {})
-    fields[last] = value

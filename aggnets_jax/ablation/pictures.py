@@ -1,4 +1,4 @@
-"""Pictures of what cut links do: on the pattern of links, by distance, and by how many they are."""
+"""Pictures of the effect of cut links: on the pattern of links, by distance, and by number."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from aggnets_jax.ablation.sets import EVERYWHERE, Stages
 from aggnets_jax.ablation.sweep_tables import Row
@@ -24,18 +23,18 @@ _MOST_NUMBERED = 15  # sources of a panel whose cells have room for numbers
 def save_link_map(
     stages: Stages, rows: Sequence[Row], file: Path, value: str, label: str, bad: int
 ) -> None:
-    """Draws the change that cutting each link makes, a panel for each stage.
+    """Draw the change that cutting each link makes, a panel for each stage.
 
-    As in the heat maps of analyses, columns are layers, the last of them the stage's output if that
-    reads links, rows what they read; what is no link is blank. Colours grow with the square root of
-    a change, so that small ones are seen beside large ones; a change that is not finite has the
-    colour of the worst.
+    As in the heat maps of analyses, columns are layers, the last one the stage's output if it reads
+    links, and rows the outputs that they read; cells without a link are blank. Colours grow with
+    the square root of a change, so that small ones are seen beside large ones; a change that is not
+    finite has the colour of the worst.
 
     Args:
       stages: of the network.
       rows: of the single links.
-      file: to write; its ending says the format.
-      value: field of the measurement, such as "loss_delta"; of "delta" percentage points are drawn.
+      file: the picture; its ending says the format.
+      value: field of the measurement; "delta" is drawn in percentage points.
       label: of the colours.
       bad: the sign of a change for the worse, -1 or 1.
     """
@@ -79,7 +78,7 @@ def _square(x: np.ndarray) -> np.ndarray:
 
 
 def _ticks(most: float) -> list[float]:
-    """Round numbers on both sides of 0, up to the largest change."""
+    """Return round numbers on both sides of 0, up to the largest change."""
     exponent = math.floor(math.log10(most))
     steps = [m * 10.0**e for e in range(exponent - 1, exponent + 1) for m in (1, 3)]
     ends = [step for step in steps if step <= most]
@@ -111,10 +110,9 @@ def _label_outputs(axes: Axes, depth: int, columns: int, name: str) -> None:
 
 
 def save_distances(rows: Sequence[Row], file: Path) -> None:
-    """Draws the change of accuracy against the distance of the links that are cut together.
+    """Draw the change of accuracy against the distance of the links that are cut together.
 
-    Bars are 95 % confidence intervals. The numbers at the points of all stages together, or of the
-    only one, say how many links have this distance.
+    Bars are 95 % confidence intervals. The axis says how many links of all stages have a distance.
     """
     by_stage: dict[str, list[Row]] = {}
     for row in rows:
@@ -145,21 +143,16 @@ def save_distances(rows: Sequence[Row], file: Path) -> None:
     axes.set_xscale("log", base=2)
     if len(distances) <= 16:
         names = [f"{d}\n{counts[d]} links" if len(distances) <= 8 else str(d) for d in distances]
-        axes.xaxis.set_major_locator(FixedLocator(distances))
-        axes.set_xticklabels(names)
-        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(distances, names)
+        axes.minorticks_off()
     axes.set(xlabel="distance of the links that are cut", ylabel="change of accuracy, points")
     _finish(figure, axes, file)
 
 
 def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, file: Path) -> None:
-    """Draws the accuracy against the number of links cut at random.
+    """Draw the accuracy against the number of links cut at random.
 
-    Args:
-      rows: of the random sets.
-      baseline: the network with all links.
-      chance: accuracy of guessing.
-      file: to write.
+    Lines show the `baseline`, with all links, and `chance`, the accuracy of guessing.
     """
     by_size: dict[int, list[float]] = {}
     for cut, m in rows:
@@ -177,9 +170,8 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     axes.axhline(100 * baseline.accuracy, color=INK, linestyle="--", linewidth=1, label="all links")
     axes.axhline(100 * chance, color=INK, linestyle=":", linewidth=1, label="guessing")
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(sizes))
-    axes.set_xticklabels(map(str, sizes))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(sizes, map(str, sizes))
+    axes.minorticks_off()
     axes.set(xlabel="links cut at random", ylabel="accuracy, %", ylim=(0, 102))
     _finish(figure, axes, file)
 
@@ -203,7 +195,7 @@ def save_pictures(
     baseline: Measurement,
     chance: float,
 ) -> list[Path]:
-    """Draws what there are rows for; returns the files."""
+    """Draw the pictures for the kinds of sets that there are; return the files."""
     files = []
 
     def new(name: str) -> Path:

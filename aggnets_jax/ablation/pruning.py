@@ -1,9 +1,9 @@
-"""Weights of links: how they are trained with a network, and the links that are left in the end.
+"""Weights of links that are trained with a network, and the choice of links that are left.
 
-The links of a network are numbered as `links.all_links` has them; a vector has a weight in [0, 1]
-for each. The strongest link into each layer has weight 1: what a layer makes of its links is
-normalised, or its own parameters scale it, so that a common factor of their weights would say
-nothing, and a penalty would shrink all of them together at no loss.
+A vector has a weight in [0, 1] for each link, in the order of `links.all_links`. The strongest link
+into each layer has weight 1: a layer normalises the aggregate of its links, or its own parameters
+scale it, so that a common factor of their weights would say nothing, and a penalty would shrink all
+of them together at no loss.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ from aggnets_jax.training.state import Variables
 # Parts of the trained parameters.
 NETWORK, LINKS = "network", "links"
 
-_LEAST = 1e-6  # what is left of the strongest link, before it is 1 again, if a step takes all of it
+_LEAST = 1e-6  # weight of the strongest link, before it is 1 again, if a step takes all of it
 
 
 class WeighedLinks(NamedTuple):
-    """The links of a network, to be weighed.
+    """The links of a network, with their places in a vector of weights.
 
     Attributes:
       stages: from `links.find_links`.
-      links: of all of them.
-      readers: int32 [links], the number of the layer, counted over all stages, that each leads to.
+      links: of all stages.
+      readers: int32 [links], the number of the layer that reads each, counted over all stages.
     """
 
     stages: Mapping[str, StageLinks]
@@ -44,19 +44,19 @@ class WeighedLinks(NamedTuple):
 
     @classmethod
     def of(cls, stages: Mapping[str, StageLinks]) -> "WeighedLinks":
-        """Numbers the layers."""
+        """Collect the links of some stages."""
         links = all_links(stages)
         layers = [(name, layer) for name, (layer, _) in links]
         numbers = {layer: number for number, layer in enumerate(dict.fromkeys(layers))}
         return cls(stages, links, np.array([numbers[layer] for layer in layers], np.int32))
 
     def groups(self, number: int) -> np.ndarray:
-        """The group of each link, int32 [links]: all are one, or there is one for each stage."""
+        """Return the group of each link, int32 [links]: one for all, or one for each stage."""
         stages = [list(self.stages).index(name) for name, _ in self.links]
         return np.array(stages if number > 1 else [0] * len(stages), np.int32)
 
     def masks(self, weights: jax.Array) -> dict[str, jax.Array]:
-        """The masks, for `links.collection`, that give the links these weights, float32 [links]."""
+        """Return masks, for `links.collection`, that give the links weights, float32 [links]."""
         masks, begin = {}, 0
         for name, stage in self.stages.items():
             end = begin + len(stage.links)
@@ -74,21 +74,21 @@ class WeighedLinks(NamedTuple):
         strength: float,
         spared: np.ndarray | jax.Array,
     ) -> jax.Array:
-        """The weights after a step of proximal gradient descent.
+        """Return the weights after a step of proximal gradient descent.
 
         It minimises loss + strength * (the sum of all weights but the `spared` largest). If none is
-        spared that is the L1 penalty, whose proximal operator on weights that are not negative
+        spared this is the L1 penalty, whose proximal operator on weights that are not negative
         subtracts rate * strength and stops at 0 (Parikh and Boyd, "Proximal Algorithms", 2014,
-        sections 4.2 and 6.5.2); else it is the trimmed one, whose operator leaves the largest as
-        they are (Bertsimas et al., "The Trimmed Lasso", arXiv 1708.04527). Then the weights of the
-        links into each layer are divided by the strongest.
+        sections 4.2 and 6.5.2); else it is the trimmed penalty, whose operator leaves the largest
+        as they are (Bertsimas et al., "The Trimmed Lasso", arXiv 1708.04527). Then the weights of
+        the links into each layer are divided by the strongest.
 
         Args:
           weights: float32 [links].
           gradients: of the loss, float32 [links].
           rate: length of the step.
           strength: of the penalty, in loss by weight.
-          spared: how many weights are not in the penalty, int [1], or of each stage, int [stages].
+          spared: number of weights without the penalty, int [1], or of each stage, int [stages].
 
         Returns:
           float32 [links], in [0, 1].
@@ -105,41 +105,40 @@ class WeighedLinks(NamedTuple):
         return shrunk / self._strongest(shrunk)
 
     def _strongest(self, weights: jax.Array) -> jax.Array:
-        """The largest of the weights of the links into the same layer, [links]."""
+        """Return the largest weight of the links into the same layer, [links]."""
         number = int(self.readers.max()) + 1
         return jax.ops.segment_max(weights, self.readers, number)[self.readers]
 
     def cut(
         self, weights: np.ndarray, keep: Sequence[int] | None
     ) -> tuple[list[StageLink], list[StageLink]]:
-        """The links to cut: the weakest, but for those without which there is no network.
+        """Choose the links to cut: the weakest that the network can do without.
 
-        In a network every layer reads something, and is read. So a link stays that is the last to
-        do one of that when it is its turn, and the next one is cut in its place.
+        In a network every layer reads something, and is read. If a link is the last that does so
+        for a layer, it stays, and the next one is cut in its place.
 
         Args:
           weights: float32 [links].
-          keep: how many links to keep, or how many of each stage; more are kept if so few make no
-            network. None: those that have any weight.
+          keep: number of links to keep, or of each stage; more are kept if so few make no network.
+            None keeps the links with any weight.
 
         Returns:
-          The links to cut; and those that stay because they are needed: it was their turn, and
-          others were cut in their place, or none.
+          The links to cut; and the weak links that stay because they are needed.
         """
         cut, needed = [], []
         groups = self.groups(1 if keep is None else len(keep))
         for group in range(groups.max() + 1):
-            # Of equal weights the longest link goes first.
+            # Among equal weights the longest link goes first.
             order = sorted(
                 np.flatnonzero(groups == group),
                 key=lambda i: (weights[i], self.links[i][1][1] - self.links[i][1][0]),
             )
             number = len(order) - keep[group] if keep else sum(weights[i] == 0 for i in order)
-            # Nothing that has weight goes if those without are meant.
+            # Without a number, no link with a weight goes.
             ordered = [self.links[i] for i in order][: None if keep else number]
             found = _first_possible(self.stages, ordered, number)
             cut += found
-            # Those before the last that is cut, and all in whose place no other could be cut.
+            # Links before the last one that is cut, and links without a replacement.
             tried = max([number, *(ordered.index(link) for link in found)])
             needed += [link for link in ordered[:tried] if link not in found]
         return cut, needed
@@ -148,7 +147,7 @@ class WeighedLinks(NamedTuple):
 def _first_possible(
     stages: Mapping[str, StageLinks], ordered: Sequence[StageLink], number: int
 ) -> list[StageLink]:
-    """The first so many links of an order that can be cut; fewer if there are not as many."""
+    """Return the first links of an order that can be cut, `number` of them if possible."""
     while True:
         try:
             return least_harmful(stages, ordered, number)[0]
@@ -157,18 +156,18 @@ def _first_possible(
 
 
 class Penalty(NamedTuple):
-    """What takes weight from links.
+    """A penalty on the weights of links.
 
     For the first third of the steps all weights are 1, so that there is a network before its links
-    are judged. In the second third the penalty is on all of them, which brings them into the order
-    of what they are worth; in the last "topk" leaves the K strongest alone. The weights' rate of
-    learning is such that the penalty alone takes all of one in a ninth of the steps.
+    are judged. In the second third the penalty is on all weights, which orders them by their worth;
+    in the last "topk" leaves the K strongest alone. The weights' learning rate is such that the
+    penalty alone takes all of one in a ninth of the steps.
 
     Attributes:
-      name: "l1", on the weights of all links, or "topk", on those of all but the K strongest.
-      strength: in loss by weight: what a weight must be worth to stay.
-      keep: K, or the K of each stage: the links that are left in the end. None, with "l1": those
-        that have any weight then.
+      name: "l1", on the weights of all links, or "topk", on all but the K strongest.
+      strength: in loss by weight: the worth that a weight needs to stay.
+      keep: K, or the K of each stage: the links that are left in the end. None, with "l1": the
+        links with any weight then.
     """
 
     name: str
@@ -176,7 +175,7 @@ class Penalty(NamedTuple):
     keep: tuple[int, ...] | None = None
 
     def check(self, links: WeighedLinks) -> None:
-        """Raises `UserError` for values that fit no network, or not this one."""
+        """Raise `UserError` for values that fit no network, or not this one."""
         if self.name not in PENALTIES:
             raise unknown("penalty", self.name, PENALTIES)
         check_number("the strength of the penalty", self.strength, 1e-6, 1e6)
@@ -197,20 +196,20 @@ class Penalty(NamedTuple):
             check_whole_number(f"the number of links to keep{of}", keep, least, len(mine))
 
     def rate(self, total_steps: int) -> float:
-        """Of learning, of the weights."""
+        """Return the learning rate of the weights."""
         return 9 / (self.strength * total_steps)
 
     def spared(self, step: jax.Array, total_steps: int) -> np.ndarray | jax.Array:
-        """How many of the strongest links the penalty leaves alone, for `WeighedLinks.step`."""
+        """Return the number of strongest links without a penalty, for `WeighedLinks.step`."""
         if self.name == "l1":
             return np.zeros(1, np.int32)
         return jnp.where(3 * step < 2 * total_steps, 0, np.array(self.keep, np.int32))
 
 
 class WeighedNetwork(NamedTuple):
-    """A network whose parameters are its own and the weights of its links.
+    """A network with the weights of its links among its parameters.
 
-    It stands for the network wherever that is trained and evaluated.
+    It is trained and evaluated in the place of the network.
     """
 
     model: nn.Module
@@ -218,20 +217,20 @@ class WeighedNetwork(NamedTuple):
 
     @property
     def num_classes(self) -> int:
-        """Of the network."""
+        """Number of the network's classes."""
         return self.model.num_classes
 
     def init(self, *arguments: Any, **keywords: Any) -> Variables:
-        """The network's variables, and weights of 1."""
+        """Initialise the network's variables, with weights of 1."""
         ones = jnp.ones(len(self.links.links))
         return self.join(self.model.init(*arguments, **keywords), ones)
 
     def join(self, variables: Variables, weights: jax.Array) -> Variables:
-        """Variables of the network and weights of its links, float32 [links], as one."""
+        """Join variables of the network and weights of its links, float32 [links]."""
         return {**variables, "params": {NETWORK: variables["params"], LINKS: weights}}
 
     def apply(self, variables: Variables, *arguments: Any, **keywords: Any) -> Any:
-        """What the network makes of its arguments if its links have these weights."""
+        """Apply the network with the weights of its links."""
         params = variables["params"]
         masks = collection(self.links.masks(params[LINKS]))
         variables = {**variables, "params": params[NETWORK], **masks}
@@ -244,7 +243,7 @@ def with_links(
     penalty: Penalty,
     total_steps: int,
 ) -> optax.GradientTransformation:
-    """The optimiser of a `WeighedNetwork`: the network's own, and beside it `WeighedLinks.step`."""
+    """Make the optimiser of a `WeighedNetwork`: the network's own, and `WeighedLinks.step`."""
 
     def init(params: Any) -> Any:
         return network.init(params[NETWORK]), jnp.zeros((), jnp.int32)

@@ -1,8 +1,8 @@
 """A network without some links, as a smaller network: its patterns, and its weights cut to fit.
 
-A mask leaves a network what it is and multiplies some features by 0; here these are gone, with the
-weights that would have multiplied them. Where features are concatenated, that are channels of what
-a layer reads; where they are added with weights of their own (DSNet), these weights.
+A mask leaves a network as it is and multiplies some features by 0; here these features are gone,
+with the weights that would have multiplied them. Where features are concatenated, they are channels
+of a layer's input; where they are added with weights of their own (DSNet), these weights are cut.
 """
 
 import re
@@ -26,17 +26,12 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.training.state import Variables, leaves_by_path
 from aggnets_jax.workdir.restore import Restored
 
-# By which logits of the smaller network may differ, relative to the largest.
+# Largest difference between logits of the masked and the smaller network, relative to the largest.
 _TOLERANCE = 1e-3
 
 
 def obstacle(stages: Stages, cut: Iterable[StageLink]) -> str | None:
-    """Why a network without some links can't be built, or None.
-
-    Args:
-      stages: of the network.
-      cut: links that it has.
-    """
+    """Return the reason why a network without some links can't be built, or None."""
     for name, links in _by_stage(cut).items():
         stage = stages[name]
         left = [link for link in stage.links if link not in links]
@@ -55,7 +50,7 @@ def least_harmful(
     number: int,
     fits: Callable[[StageLink], bool] = lambda link: True,
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """The first so many links of an order without all of which the network can be built.
+    """Choose the first links of an order without all of which the network can be built.
 
     Args:
       stages: of the network.
@@ -64,7 +59,7 @@ def least_harmful(
       fits: whether a link may be cut at all.
 
     Returns:
-      Those to cut, and those before the last of them that must stay.
+      The links to cut, and the links before the last of them that must stay.
 
     Raises:
       UserError: if there are fewer.
@@ -89,7 +84,7 @@ def _by_stage(links: Iterable[StageLink]) -> dict[str, list[Link]]:
 
 
 def _has_shortcuts(stage: StageLinks) -> bool:
-    """Whether each layer reads the one before it besides its links; its output then has none."""
+    """Return whether layers read the layer before them besides their links, the output nothing."""
     return all(layer <= stage.topology.depth for layer, _ in stage.links)
 
 
@@ -97,7 +92,7 @@ class Smaller(NamedTuple):
     """A network without some links.
 
     Attributes:
-      config: of it: that of the run, with patterns of links; no paper's, and one seed's.
+      config: the run's, with custom patterns, without the paper's numbers, for one seed.
       model: the network.
     """
 
@@ -108,13 +103,9 @@ class Smaller(NamedTuple):
 def smaller_network(
     restored: Restored, stages: Stages, cut: Sequence[StageLink], seed: int | None = None
 ) -> Smaller:
-    """Builds a network without some links from custom patterns.
+    """Build a network without some links from custom patterns.
 
-    Args:
-      restored: the network.
-      stages: of it.
-      cut: the links.
-      seed: of a run with several, for the config; default its first.
+    The config gets the seed; its default is the first seed of the run.
 
     Raises:
       UserError: if it can't be built, or patterns of its stages can't be set one by one.
@@ -148,11 +139,11 @@ def smaller_network(
 
 
 class _Widths(NamedTuple):
-    """Where the channels of a network come from.
+    """The numbers of channels in a network.
 
     Attributes:
-      outputs: channels of each output of each stage, by stage and number; those of the input as
-        layers behind the first read them.
+      outputs: channels of each output of each stage, by stage and number; the input is counted as
+        layers after the first one read it.
       before: by the path of a module outside of the stages, the stage that ended last before it.
       order: of the modules, by their paths.
     """
@@ -162,8 +153,8 @@ class _Widths(NamedTuple):
     order: Mapping[str, int]
 
 
-def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths:
-    """Records the calls of the modules; nothing is computed."""
+def _find_widths(model: nn.Module, images: jax.Array) -> _Widths:
+    """Record the calls of the modules; nothing is computed."""
     outputs: dict[str, dict[int, int]] = {}
     before: dict[str, str] = {}
     order: dict[str, int] = {}
@@ -190,17 +181,17 @@ def _find_widths(model: nn.Module, image_shape: tuple[int, int, int]) -> _Widths
         return result
 
     with nn.intercept_methods(record):
-        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        jax.eval_shape(model.init, jax.random.key(0), images)
     return _Widths(outputs, before, order)
 
 
 def _channels(output: Any) -> int:
-    """Of an output that is an array; 0 of others, which are concatenated leaf by leaf."""
+    """Return the channels of an array; 0 for other outputs, which are concatenated by leaves."""
     return output.shape[-1] if hasattr(output, "shape") else 0
 
 
 def _number_of_output(path: str, stage: str) -> int | None:
-    """Which output of its stage a module computes, if it does."""
+    """Return the number of the stage's output that a module computes, if it does."""
     name = path.removeprefix(f"{stage}/")
     if name == "projection":
         return 0
@@ -209,25 +200,12 @@ def _number_of_output(path: str, stage: str) -> int | None:
 
 
 def fitting_variables(
-    model: nn.Module,
-    variables: Variables,
-    smaller: nn.Module,
-    image_shape: tuple[int, int, int],
-    stages: Stages,
-    cut: Sequence[StageLink],
+    restored: Restored, stages: Stages, cut: Sequence[StageLink], smaller: Smaller
 ) -> Variables:
-    """The variables of a network, cut to fit the one without some links.
+    """Cut the variables of a network (with one seed) to fit the network without some links.
 
-    They are cut by their shapes; whether the smaller network then computes the same as the masked
-    one is for `check_same_function` to say.
-
-    Args:
-      model: the network.
-      variables: of it.
-      smaller: from `smaller_network`.
-      image_shape: of the images of both.
-      stages: of the network.
-      cut: the links.
+    They are cut by their shapes; `check_same_function` says whether the smaller network then
+    computes the same as the masked one.
 
     Returns:
       Variables of the smaller network, NumPy arrays.
@@ -235,11 +213,10 @@ def fitting_variables(
     Raises:
       UserError: if one does not fit.
     """
-    widths = _find_widths(model, image_shape)
-    wanted = leaves_by_path(
-        jax.eval_shape(smaller.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    )
-    given = leaves_by_path(variables)
+    images = jnp.zeros((1, *restored.info.image_shape))
+    widths = _find_widths(restored.model, images)
+    wanted = leaves_by_path(jax.eval_shape(smaller.model.init, jax.random.key(0), images))
+    given = leaves_by_path(restored.variables)
 
     def place(path: str) -> int:
         module = path.partition("/")[2].rpartition("/")[0]
@@ -261,7 +238,7 @@ def fitting_variables(
 
 
 def _kept(path: str, widths: _Widths, stages: Stages, cut: set[StageLink]) -> np.ndarray | None:
-    """Which entries of what a variable's module reads are left, bool; None if that is not known."""
+    """Return which entries of the input of a variable's module are left, bool; None if unknown."""
     module = path.partition("/")[2]
     stage = next((name for name in stages if module.startswith(f"{name}/")), None)
     if stage is None:
@@ -286,7 +263,7 @@ def _kept(path: str, widths: _Widths, stages: Stages, cut: set[StageLink]) -> np
 def _cut_axis(
     path: str, value: np.ndarray, shape: tuple[int, ...], kept: np.ndarray | None
 ) -> np.ndarray:
-    """A variable without the entries of its one axis that is longer than the shape's."""
+    """Cut a variable along its one axis that is longer than the shape's."""
     axes = [axis for axis in range(value.ndim) if value.shape[axis] != shape[axis]]
     if value.ndim == len(shape) and len(axes) == 1 and kept is not None and len(kept):
         (axis,) = axes
@@ -303,22 +280,20 @@ def _cut_axis(
 
 def check_same_function(
     restored: Restored,
-    variables: Variables,
-    smaller: Smaller,
-    fitting: Variables,
     stages: Stages,
     cut: Sequence[StageLink],
+    smaller: Smaller,
+    fitting: Variables,
     images: jax.Array,
 ) -> None:
-    """Compares the smaller network with the masked one.
+    """Compare the smaller network, with fitting variables, with the masked one.
 
     Args:
-      restored: the network.
-      variables: of it.
-      smaller: the one without some links.
-      fitting: its variables.
+      restored: the network, with the variables of one seed.
       stages: of the network.
       cut: the links.
+      smaller: the network without them.
+      fitting: from `fitting_variables`.
       images: [batch, height, width, channels], normalised.
 
     Raises:
@@ -326,7 +301,7 @@ def check_same_function(
     """
     masks = collection(masks_without(stages, cut))
     with jax.default_matmul_precision("float32"):
-        masked = _logits(restored.model)({**variables, **masks}, images)
+        masked = _logits(restored.model)({**restored.variables, **masks}, images)
         found = _logits(smaller.model)(fitting, images)
     difference = float(jnp.max(jnp.abs(masked - found)))
     if not difference <= _TOLERANCE * max(1.0, float(jnp.max(jnp.abs(masked)))):
@@ -337,6 +312,6 @@ def check_same_function(
 
 
 def _logits(model: nn.Module) -> Callable[[Variables, jax.Array], jax.Array]:
-    """Makes the compiled function from variables and images to logits, computed in float32."""
+    """Make the compiled function from variables and images to logits, computed in float32."""
     model = model.clone(dtype=jnp.float32)
     return jax.jit(lambda variables, images: model.apply(variables, images, train=False)[0])

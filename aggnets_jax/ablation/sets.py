@@ -1,4 +1,4 @@
-"""Which links are cut together: one; a source's, a layer's, a distance's; random, listed ones."""
+"""Sets of links that are cut together: one link; a source's, a layer's, a distance's; others."""
 
 import csv
 import io
@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from aggnets_jax.ablation.tally import COLUMNS
 from aggnets_jax.connectivity.links import StageLinks, all_links, masks_without
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError, one_line, unknown
@@ -21,19 +22,17 @@ StageLink = tuple[str, Link]
 """`(stage, (layer, source))`."""
 
 EVERYWHERE = "all"
-"""In the place of a stage, all of them."""
+"""The name of all stages together."""
 
 _INLINE = re.compile(r"(?P<stage>[^:,]+):(?P<layer>\d{1,9})-(?P<source>\d{1,9})")
 _KEY = ("stage", "layer", "source")
-# What `links.csv` has beside them, so that lines of it can be cut again.
-_IGNORED = ("accuracy", "delta", "ci_low", "ci_high", "loss")
 
 
 class CutSet(NamedTuple):
     """Links that are cut together.
 
     Attributes:
-      key: what tells the set from others of its kind, by the names of columns.
+      key: columns that tell the set from others of its kind.
       links: `(stage, (layer, source))` of each.
     """
 
@@ -42,7 +41,7 @@ class CutSet(NamedTuple):
 
 
 def single_links(stages: Stages) -> list[CutSet]:
-    """Each link by itself: `stage`, `layer`, `source`."""
+    """Return each link by itself: `stage`, `layer`, `source`."""
     return [
         CutSet({"stage": stage, "layer": layer, "source": source}, ((stage, (layer, source)),))
         for stage, (layer, source) in all_links(stages)
@@ -50,29 +49,29 @@ def single_links(stages: Stages) -> list[CutSet]:
 
 
 def by_source(stages: Stages) -> list[CutSet]:
-    """All links out of each output: `stage`, `source`, and `links`, how many they are."""
+    """Return all links out of each output: `stage`, `source`, and `links`, their number."""
     return _grouped(stages, lambda stage, link: {"stage": stage, "source": link[1]})
 
 
 def by_layer(stages: Stages) -> list[CutSet]:
-    """All links into each layer: `stage`, `layer`, and `links`, how many they are."""
+    """Return all links into each layer: `stage`, `layer`, and `links`, their number."""
     return _grouped(stages, lambda stage, link: {"stage": stage, "layer": link[0]})
 
 
 def by_distance(stages: Stages) -> list[CutSet]:
-    """All links of each length layer - source: `stage`, `distance`, and `links`.
+    """Return all links of each length layer - source: `stage`, `distance`, and `links`.
 
-    Those of all stages together, whose `stage` is "all", if there are several; then of each stage.
+    If there are several stages, the first sets are of all stages together, with the `stage` "all".
     """
     together = _grouped(
-        stages, lambda stage, link: {"stage": EVERYWHERE, "distance": link[0] - link[1]}
+        stages, lambda _, link: {"stage": EVERYWHERE, "distance": link[0] - link[1]}
     )
     each = _grouped(stages, lambda stage, link: {"stage": stage, "distance": link[0] - link[1]})
     return [*together, *each] if len(stages) > 1 else each
 
 
 def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -> list[CutSet]:
-    """Links of the same key together, stages in their order, then by the numbers in the key."""
+    """Group links by their key; sort by the order of stages, then by the number in the key."""
     groups: dict[tuple[Any, ...], list[StageLink]] = {}
     for stage, link in all_links(stages):
         groups.setdefault(tuple(key_of(stage, link).items()), []).append((stage, link))
@@ -89,19 +88,14 @@ def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -
 
 
 def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
-    """Random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, `seed`, and `cut`.
+    """Return random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, `seed`, and `cut`.
 
-    The sets of a draw are the beginnings of one random order of all links, that of
-    `np.random.default_rng([seed, draw])`. So a smaller one is a part of each larger one, and more
-    draws leave the first ones as they are. `cut` is a text that says which links they are.
-
-    Args:
-      stages: of the network.
-      draws: random orders.
-      seed: of them, at least 0.
+    The sets of a draw are the beginnings of one random order of all links, drawn by
+    `np.random.default_rng([seed, draw])`. So a smaller set is a part of each larger one, and more
+    draws leave the first ones as they are. `cut` names the links, see `to_text`.
 
     Raises:
-      UserError: unless there are draws, and a seed that is at least 0.
+      UserError: for less than one draw, or a seed below 0.
     """
     if draws < 1:
         raise UserError(f"draws must be at least 1, not {draws}")
@@ -122,23 +116,23 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
 
 
 def to_text(links: Iterable[StageLink]) -> str:
-    """Links as a text that `listed_sets` takes, such as "stage1:3-1,stage1:4-0"."""
+    """Return links as a text that `listed_sets` takes, such as "stage1:3-1,stage1:4-0"."""
     return ",".join(f"{stage}:{layer}-{source}" for stage, (layer, source) in links)
 
 
 def listed_sets(texts: Sequence[str], stages: Stages) -> list[CutSet]:
-    """The sets that someone lists: `set`, its name, and `links`, how many they are.
+    """Return the sets that a user lists: `set`, the name, and `links`, their number.
 
     Args:
-      texts: each the links of a set, as of `to_text`, which is then its name; or a CSV file, whose
-        name ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the name
-        of the set that a link belongs to. Without it all links of the file are one set that has the
-        name of the file. The other columns of `links.csv` may be there and are not read.
+      texts: the links of a set, as by `to_text`, which is then its name; or a CSV file, with a name
+        that ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the name
+        of the set that a link belongs to. Without it all links of the file are one set with the
+        name of the file. The other columns of `links.csv` are not read.
       stages: of the network.
 
     Raises:
-      UserError: for a file that can't be read, a text that names no links, a link that is not
-        there, or a set that is listed twice.
+      UserError: for a file that can't be read, a text that names no links, a link that does not
+        exist, or a set that is listed twice.
     """
     named: dict[str, list[StageLink]] = {}
     for text in texts:
@@ -148,11 +142,9 @@ def listed_sets(texts: Sequence[str], stages: Stages) -> list[CutSet]:
                 raise UserError(f"the set {name!r} of links to cut is listed twice")
             named[name] = links
     for links in named.values():
-        masks_without(stages, links)  # raises for a link that is not there
-    return [
-        CutSet({"set": name, "links": len(unique)}, unique)
-        for name, unique in ((name, tuple(dict.fromkeys(links))) for name, links in named.items())
-    ]
+        masks_without(stages, links)  # raises for a link that does not exist
+    unique = {name: tuple(dict.fromkeys(links)) for name, links in named.items()}
+    return [CutSet({"set": name, "links": len(links)}, links) for name, links in unique.items()]
 
 
 def _parse(text: str) -> list[StageLink]:
@@ -178,7 +170,7 @@ def _read_file(file: str) -> dict[str, list[StageLink]]:
         raise UserError(f"{file} can't be read: {one_line(error)}") from error
     columns = lines[0] if lines else []
     for column in columns:
-        if column not in ("set", *_KEY, *_IGNORED):
+        if column not in ("set", *_KEY, *COLUMNS):
             raise unknown(f"column of {file}", column, ("set", *_KEY))
     if any(columns.count(column) != 1 for column in _KEY):
         raise UserError(f"{file} must have each of the columns {', '.join(_KEY)} once, in line 1")

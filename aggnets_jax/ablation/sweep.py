@@ -1,11 +1,11 @@
-"""Networks with links cut, many at once: one compiled program for whatever is cut.
+"""Evaluation of a network without links, for many cuts at once by one compiled program.
 
     ablation = Ablation(restored, mesh)
-    baseline, measured = ablation.measure(sets.single_links(ablation.stages))
+    baseline, measured, examples = ablation.measure(sets.single_links(ablation.stages))
 
 The program evaluates a batch for several sets of masks, `jax.vmap` over them, each device its own
-examples. Masks are an input, so that it is compiled once; where there are fewer sets than it takes,
-the rest are masks that cut nothing.
+examples. Masks are an input, so that it is compiled once; if there are fewer sets than it takes,
+the other masks cut nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data
-from aggnets_jax.ablation.batch_statistics import BatchStatistics
+from aggnets_jax.ablation.batch_statistics import BatchStatistics, Changed, on_each_device
 from aggnets_jax.ablation.sets import CutSet, StageLink
 from aggnets_jax.ablation.tally import Measurement, Tally
 from aggnets_jax.connectivity.links import (
@@ -35,24 +35,24 @@ from aggnets_jax.tasks.classification import score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 
-Scores = Callable[[Variables, Mapping[str, Any], data.Batch], dict[str, jax.Array]]
+Scores = Callable[[Variables, Changed, data.Batch], dict[str, jax.Array]]
 
-Chunk = tuple[slice, Mapping[str, Any]]
-"""Which of all sets a call of the program is for, and what it takes of them."""
+Chunk = tuple[slice, Changed]
+"""The numbers of the sets that a call of the program is for, and its input for them."""
 
-# Bytes of the largest feature map of all examples and masks at a time. What is in the caches of a
-# CPU is fast; an accelerator needs much to do at once.
+# Bytes of the largest feature map of all examples and masks at a time. A CPU is fast within its
+# caches; an accelerator needs much to do at once.
 _BYTES = {"cpu": 1 << 23}
 _BYTES_ELSEWHERE = 1 << 30
 
 
 class Measured(NamedTuple):
-    """What `Ablation.measure` returns.
+    """The result of `Ablation.measure`.
 
     Attributes:
       baseline: the network as it is, or with its batch statistics re-estimated.
       sets: the network without each of the sets of links, compared with the baseline.
-      examples: how many were evaluated.
+      examples: number of evaluated examples.
     """
 
     baseline: Measurement
@@ -61,50 +61,35 @@ class Measured(NamedTuple):
 
 
 def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Scores:
-    """Makes the compiled function of what counts of each example, for several masks at once.
+    """Make the compiled function that scores each example for several masks at once.
 
-    It takes variables; collections that stand in the place of theirs, with an axis of masks in
-    front, `{"links": ...}` from `links.collection` of stacked masks, and maybe "batch_stats"; and a
-    batch of `data.EvalBatches`. It returns the arrays of `classification.score`, each [masks,
-    batch]. Images are preprocessed once.
+    It takes variables; collections in the place of theirs, with an axis of masks in front:
+    `{"links": ...}` from `links.collection` of stacked masks, and maybe "batch_stats"; and a batch
+    of `data.EvalBatches`. It returns the arrays of `classification.score`, [masks, batch] each.
+    Images are preprocessed once.
     """
 
-    def scores(
-        variables: Variables, changed: Mapping[str, Any], batch: data.Batch
-    ) -> dict[str, jax.Array]:
+    def scores(variables: Variables, changed: Changed, batch: data.Batch) -> dict[str, jax.Array]:
         images = preprocess(batch, train=False)
 
-        def of_one(changed: Mapping[str, Any]) -> dict[str, jax.Array]:
+        def with_mask(changed: Mapping[str, Any]) -> dict[str, jax.Array]:
             logits, _ = model.apply({**variables, **changed}, images, train=False)
             return score(logits, batch)
 
-        return jax.vmap(of_one)(changed)
+        return jax.vmap(with_mask)(changed)
 
-    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
-    # Each device for itself: masks and examples are one axis in a convolution, which the
-    # compiler could not divide by examples.
-    return jax.jit(
-        jax.shard_map(
-            scores,
-            mesh=mesh,
-            in_specs=(everywhere, everywhere, batch_sharding),
-            out_specs=PartitionSpec(None, "data"),
-            check_vma=False,
-        ),
-        compiler_options=compiler_options(),
-    )
+    return on_each_device(scores, mesh, PartitionSpec(None, "data"), compiler_options())
 
 
 class Ablation:
-    """Measures what a network is without some of its links.
+    """A network that can be evaluated without some of its links.
 
     Attributes:
-      restored: the network.
-      variables: of it, those of one seed.
-      stages: where its links are.
+      restored: the network, with the variables of one seed.
+      stages: the stages of the network.
       batches: of the evaluation split.
-      at_once: sets of links that one call of the program takes; the first `measure` may lower it,
-        so that the last call is nearly full.
+      at_once: sets of links for one call of the program; the first `measure` may lower it, so that
+        the last call is nearly full.
       scores: the program, see `make_scores`.
     """
 
@@ -118,24 +103,23 @@ class Ablation:
         at_once: int | None = None,
         reestimated: int = 0,
     ) -> None:
-        """Opens the data set; no network is evaluated.
+        """Open the data set; no network is evaluated.
 
         Args:
-          restored: from `evaluate.restore_network`, with the variables on all devices of the mesh.
-          mesh: over whose devices batches are divided.
+          restored: the network, with variables on all devices of the mesh.
+          mesh: batches are divided over its devices.
           seed: of a run with several.
           data_dir: of the data set; default that of the run.
-          at_once: sets at a time, at most; default from the size of the network's feature maps.
-          reestimated: training batches from which the batch statistics of a network without links
-            are estimated anew, and those of the baseline; 0: they stay as they were trained.
+          at_once: most sets at a time; default by the size of the network's feature maps.
+          reestimated: number of training batches from which the batch statistics of each network
+            are estimated anew, the baseline's, too; with 0 they stay as they were trained.
 
         Raises:
-          UserError: for a network without links, a seed that is not there, a data set that is
-            missing or has other classes, or a number out of range.
+          UserError: for a network without links, an unknown seed, a data set that is missing or has
+            other classes, or a number out of range.
         """
-        self.restored = restored
         self.stages = linked_stages(restored)
-        self.variables = restored.variables_at(seed)
+        self.restored = restored._replace(variables=restored.variables_at(seed))
         info = restored.info
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.
@@ -153,18 +137,15 @@ class Ablation:
         self._statistics = None
         if reestimated:
             self._statistics = BatchStatistics(
-                restored.model, self.variables, preprocess, config, mesh, reestimated
+                restored.model, self.restored.variables, preprocess, config, mesh, reestimated
             )
 
     def measure(self, sets: Sequence[CutSet]) -> Measured:
-        """Evaluates the network without each of some sets of links.
-
-        Args:
-          sets: such as those of `sets.single_links`.
+        """Evaluate the network without each of some sets of links.
 
         Raises:
-          UserError: for a link that is not there, or an image that is not what it should be.
-          Diverged: if the loss of the network as it is is not finite.
+          UserError: for an unknown link, or images that are all damaged.
+          Diverged: if the loss of the baseline is not finite.
         """
         if not self._measured:
             self.at_once = _equal_parts(1 + len(sets), self.at_once)
@@ -193,16 +174,16 @@ class Ablation:
         return Measured(baseline, measured, tally.examples)
 
     def variables_without(self, cut: Sequence[StageLink]) -> Variables:
-        """The variables that the network is evaluated with when links are cut.
+        """Return the variables with which the network is evaluated when links are cut.
 
-        They are those of the network, but for its batch statistics if these are re-estimated.
+        Only batch statistics differ from the network's own, if they are re-estimated.
         """
         _, changed = next(self._chunks([cut]))
         statistics = {name: changed[name] for name in changed if name != "links"}
-        return {**self.variables, **jax.tree.map(lambda each: each[0], statistics)}
+        own = self.restored.variables
+        return {**own, **jax.tree.map(lambda each: each[0], statistics)}
 
     def _chunks(self, sets: Sequence[Sequence[StageLink]]) -> Iterator[Chunk]:
-        """The sets that a call is for, and what it takes."""
         for start in range(0, len(sets), self.at_once):
             part = sets[start : start + self.at_once]
             padded = [*part, *[()] * (self.at_once - len(part))]
@@ -215,19 +196,19 @@ class Ablation:
     def _evaluated(
         self, chunks: Sequence[Chunk]
     ) -> Iterator[tuple[data.Batch, slice, dict[str, np.ndarray]]]:
-        """Batches, sets and their scores; these are fetched when the next ones are dispatched."""
+        """Yield batches, sets and their scores, fetched after the next ones are dispatched."""
         ahead = None
         for batch in self.batches:
             for part, changed in chunks:
                 behind = ahead
-                ahead = batch, part, self.scores(self.variables, changed, batch)
+                ahead = batch, part, self.scores(self.restored.variables, changed, batch)
                 if behind is not None:
                     yield (*behind[:2], jax.device_get(behind[2]))
         yield (*ahead[:2], jax.device_get(ahead[2]))
 
 
 def linked_stages(restored: Restored) -> dict[str, StageLinks]:
-    """The stages of a restored network.
+    """Return the stages of a network.
 
     Raises:
       UserError: if it has no links.
@@ -239,11 +220,9 @@ def linked_stages(restored: Restored) -> dict[str, StageLinks]:
 
 
 def default_at_once(restored: Restored, rows: int) -> int:
-    """How many sets of links it is good to evaluate at a time.
+    """Return a good number of sets of links to evaluate at a time.
 
-    Args:
-      restored: the network.
-      rows: examples of a batch on each device.
+    It depends on `rows`, the examples of a batch on each device.
     """
 
     def endpoints() -> dict[str, jax.Array]:
@@ -257,5 +236,5 @@ def default_at_once(restored: Restored, rows: int) -> int:
 
 
 def _equal_parts(total: int, most: int) -> int:
-    """The size of the fewest parts of at most `most` of a total, as equal as they can be."""
+    """Return the size of the fewest, most equal parts of a total that are not above `most`."""
     return -(-total // -(-total // most))

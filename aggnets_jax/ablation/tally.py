@@ -1,36 +1,37 @@
-"""What a change does to each example, summed up: paired differences with confidence intervals.
+"""The effect of a change on each example, summed up: paired differences with confidence intervals.
 
-A network is evaluated before and after a change on the same examples, so that only those count on
-which the two differ:
+A network is evaluated before and after a change on the same examples, so that only examples count
+on which the two differ:
 
                     after: right   wrong
     before: right        a           b          change of the accuracy  (c - b) / n
             wrong        c           d
 
-Its interval is the adjusted Wald interval of Agresti and Min, "Simple improved confidence intervals
-for comparing matched proportions", Statistics in Medicine 24 (2005), pp. 729-740: Wald's with 0.5
-added to each of the four cells. That of the change of the loss is Student's, of the mean of the
-examples' differences. Both cover 95 %, each for itself.
+The intervals are those of `statistics.accuracy_change_interval` and, for the mean of the examples'
+differences of the loss, of `statistics.mean_interval`. Each covers 95 % by itself.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from aggnets_jax.statistics import accuracy_interval, mean_interval
+from aggnets_jax.statistics import accuracy_change_interval, mean_interval
+
+COLUMNS = ("accuracy", "delta", "ci_low", "ci_high", "loss")
+"""The fields of a `Measurement` in CSV files, after the columns that name the change."""
 
 
 class Measurement(NamedTuple):
-    """A network after a change, compared with what it was, over the examples of a data set.
+    """A network after a change, compared with the network before it, over a data set.
 
     Attributes:
       accuracy: after the change, in 0..1.
-      delta: by which the accuracy has changed, with the ends of its confidence interval.
-      ci_low: lower end.
+      delta: change of the accuracy.
+      ci_low: lower end of its confidence interval.
       ci_high: upper end.
       loss: mean cross entropy after the change.
-      loss_delta: by which the loss has changed, with the ends of its confidence interval.
-      loss_ci_low: lower end.
+      loss_delta: change of the loss.
+      loss_ci_low: lower end of its confidence interval.
       loss_ci_high: upper end.
       lost: examples that were right before and are wrong after.
       gained: examples that were wrong before and are right after.
@@ -49,13 +50,10 @@ class Measurement(NamedTuple):
 
 
 class Tally:
-    """Sums over examples, of several changes at once; in float64, as losses of float32 come in.
-
-    Args:
-      changes: how many there are.
-    """
+    """Sums over examples for several changes at once, in float64."""
 
     def __init__(self, changes: int) -> None:
+        """Start with no examples for this number of changes."""
         self._examples = np.zeros(changes, np.int64)
         self._correct, self._lost, self._gained = np.zeros((3, changes), np.int64)
         self._loss, self._difference, self._squares = np.zeros((3, changes))
@@ -67,13 +65,13 @@ class Tally:
         after: dict[str, np.ndarray],
         there: np.ndarray,
     ) -> None:
-        """Adds the examples of a batch [B] for some of the changes [M].
+        """Add the examples of a batch [B] for some of the changes [M].
 
         Args:
-          changes: which they are.
-          before: `correct` (bool) and `loss` [B], without any change.
-          after: the same of each change, [M, B].
-          there: bool [B], False for rows that are no example; what these hold does not count.
+          changes: their numbers.
+          before: `correct` (bool) and `loss` (float) [B], without any change.
+          after: the same for each change, [M, B].
+          there: bool [B], False for rows that are no example and don't count.
         """
         right, now_right = before["correct"][there], after["correct"][:, there]
         loss = after["loss"][:, there].astype(np.float64)
@@ -89,11 +87,11 @@ class Tally:
 
     @property
     def examples(self) -> int:
-        """How many were added, of each change equally many."""
+        """Number of examples, the same for each change."""
         return int(self._examples[0])
 
     def measurements(self) -> list[Measurement]:
-        """One of each change; there must be examples."""
+        """Return the measurement of each change over at least one example."""
         sums = (self._correct, self._lost, self._gained)
         losses = (self._loss, self._difference, self._squares)
         return [self._measurement(*numbers) for numbers in zip(*sums, *losses, strict=True)]
@@ -105,7 +103,7 @@ class Tally:
         return Measurement(
             float(correct / n),
             float((gained - lost) / n),
-            *accuracy_interval(int(lost), int(gained), n),
+            *accuracy_change_interval(int(lost), int(gained), n),
             float(loss / n),
             float(change / n),
             *mean_interval(float(change), float(squares), n),

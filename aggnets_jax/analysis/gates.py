@@ -1,13 +1,13 @@
-"""Gates of HCGNet over the test set: what is forgotten, and which scale is listened to.
+"""Gates of HCGNet over the test set: the features they forget, and the scale they listen to.
 
-Yang et al., arXiv 1908.09699. A module computes SMG(x) = X * f(X) + v(A, B), and this is of
+Yang et al., arXiv 1908.09699. A module computes SMG(x) = X * f(X) + v(A, B), with the gates
 
     forget gate   f in (0, 1) [channels], eq. 11: the share of each channel of X that is kept
     update gate   u in (0, 1) [channels], eq. 8 to 10: v = u P(A) + (1 - u) P(B), the share of the
                   3x3 convolution A against the dilated one B, which spans 5x5
 
-Gates are read as the network computes them, of every image of the test set once. Quantiles are
-those of a histogram of 1,000 bins.
+Gates are read as the network computes them, once for every image of the test set. Quantiles are
+read from a histogram of 1,000 bins.
 """
 
 import argparse
@@ -24,10 +24,11 @@ from flax import linen as nn
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, tables
+from aggnets_jax import data
+from aggnets_jax.analysis import command
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
-from aggnets_jax.models.hcgnet import ForgetGate, UpdateGate
+from aggnets_jax.layers.smg import ForgetGate, UpdateGate
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.training.state import Variables
@@ -35,23 +36,23 @@ from aggnets_jax.workdir.restore import Restored
 
 BINS = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_TOLD = {"forget": "forget gate: share of X kept", "update": "update gate: share of the 3x3 branch"}
+_TITLES = {
+    "forget": "forget gate: share of X kept",
+    "update": "update gate: share of the 3x3 branch",
+}
+
+GateName = tuple[str, str]
+"""The module, and "forget" or "update"."""
 
 
 def gate_values(
     model: nn.Module, variables: Variables, images: jax.Array
-) -> dict[tuple[str, str], jax.Array]:
-    """The gates of a network, in the order in which it computes them; traceable.
+) -> dict[GateName, jax.Array]:
+    """Compute the gates of a network, float [B, channels] each; traceable.
 
-    Args:
-      model: the network.
-      variables: "params" and "batch_stats".
-      images: float [B, height, width, channels], normalised.
-
-    Returns:
-      By (module, "forget" or "update"), float [B, channels]; empty for a network without gates.
+    They are in the order of their computation; a network without gates has none.
     """
-    found: dict[tuple[str, str], jax.Array] = {}
+    found: dict[GateName, jax.Array] = {}
     heads: dict[str, jax.Array] = {}
 
     def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
@@ -75,14 +76,14 @@ def gate_values(
 
 
 class Gate(NamedTuple):
-    """Sums over the test set of a gate with C channels; its network knows K classes.
+    """Sums over the test set for a gate with C channels, in a network with K classes.
 
     Attributes:
       histogram: [BINS] of all values.
       sums: [C] of the values of each channel.
       squares: [C] of their squares.
-      of_classes: [K] of the means over channels of the images of each class.
-      images: [K] of each class.
+      of_classes: [K], for each class the sum over its images of the mean over channels.
+      images: [K], number of images of each class.
     """
 
     histogram: np.ndarray
@@ -92,21 +93,11 @@ class Gate(NamedTuple):
     images: np.ndarray
 
 
-def gate_statistics(
-    restored: Restored, batches: Iterable[data.Batch]
-) -> dict[tuple[str, str], Gate]:
-    """Runs a network over the test set and adds up what its gates do.
-
-    Args:
-      restored: with the variables of one network.
-      batches: from `evaluate.evaluation_batches`.
-
-    Returns:
-      By (module, "forget" or "update"), in the order of the network.
-    """
+def gate_statistics(restored: Restored, batches: Iterable[data.Batch]) -> dict[GateName, Gate]:
+    """Run a network over batches of the test set and sum over its gates, in the network's order."""
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     classes = restored.info.num_classes
-    names: list[tuple[str, str]] = []
+    names: list[GateName] = []
 
     @partial(jax.jit, compiler_options=compiler_options())
     def compute(variables: Variables, batch: data.Batch) -> list[jax.Array]:
@@ -136,7 +127,7 @@ def _sums(values: np.ndarray, labels: np.ndarray, classes: int) -> Gate:
 
 
 def quantiles(histogram: np.ndarray) -> np.ndarray:
-    """The `QUANTILES` of values of which there is a histogram over [0, 1], to a bin's width."""
+    """Return the `QUANTILES` of values from a histogram over [0, 1], to the width of a bin."""
     cumulated = np.cumsum(histogram) / histogram.sum()
     bins = np.searchsorted(cumulated, QUANTILES)
     into = 1 - (cumulated[bins] - QUANTILES) * histogram.sum() / histogram[bins]
@@ -144,12 +135,12 @@ def quantiles(histogram: np.ndarray) -> np.ndarray:
 
 
 def describe(gate: Gate) -> dict[str, float]:
-    """The numbers of a gate.
+    """Compute the numbers of a gate.
 
     Returns:
-      `mean` and `std` of all values; `std_channels`, of the means of channels, and `std_images`,
-      within a channel over images, whose squares add up to that of `std`; the quantiles `q05`, ...;
-      `std_classes`, of the means of classes.
+      `mean` and `std` of all values; `std_channels`, between the means of channels, and
+      `std_images`, within a channel over images, whose squares add up to the square of `std`;
+      `std_classes`, between the means of classes; and the quantiles `q05`, ....
     """
     count = gate.images.sum()
     means = gate.sums / count
@@ -169,19 +160,14 @@ def describe(gate: Gate) -> dict[str, float]:
     return {name: float(value) for name, value in found.items()}
 
 
-def draw(found: Mapping[tuple[str, str], Gate], class_names: Sequence[str]) -> Figure:
-    """Draws a row for each kind of gate: its values, and its means by class.
-
-    Args:
-      found: by (module, "forget" or "update").
-      class_names: of the network.
-    """
+def draw(found: Mapping[GateName, Gate], class_names: Sequence[str]) -> Figure:
+    """Draw a row for each kind of gate: its values, and its means by class."""
     modules = list(dict.fromkeys(module for module, _ in found))
     figure = Figure((4 + 0.6 * len(modules), 6.4), dpi=120, layout="compressed")
-    for (left, right), (kind, told) in zip(figure.subplots(2, 2), _TOLD.items(), strict=True):
+    for (left, right), (kind, title) in zip(figure.subplots(2, 2), _TITLES.items(), strict=True):
         gates = [found[module, kind] for module in modules]
         _draw_values(left, gates)
-        left.set_title(told, fontsize=9)
+        left.set_title(title, fontsize=9)
         means = [gate.of_classes / np.maximum(gate.images, 1) for gate in gates]
         differences = np.stack(means, axis=1) - [describe(gate)["mean"] for gate in gates]
         differences[gates[0].images == 0] = np.nan
@@ -202,7 +188,7 @@ def draw(found: Mapping[tuple[str, str], Gate], class_names: Sequence[str]) -> F
 
 
 def _draw_values(axes: Axes, gates: Sequence[Gate]) -> None:
-    """Draws quantiles of all values as bands and the means of channels as dots, by module."""
+    """Draw quantiles of all values as bands and the means of channels as dots, by module."""
     low, lower, middle, upper, high = np.stack([quantiles(gate.histogram) for gate in gates]).T
     places = np.arange(len(gates))
     axes.bar(places, high - low, 0.6, low, color="#d3e3e9", label="5 to 95 %")
@@ -219,12 +205,12 @@ def _draw_values(axes: Axes, gates: Sequence[Gate]) -> None:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
-    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+    """Add the flags of this analysis."""
+    command.add_data_dir(parser)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw the values of gates."""
     images = jnp.zeros((1, *restored.info.image_shape))
     if not jax.eval_shape(partial(gate_values, restored.model), restored.variables, images):
         raise UserError(f"{restored.config.model.name} has no gates; HCGNet has")
@@ -238,9 +224,6 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in row.items()}
         for row in rows
     ]
-    title = f"{given.workdir}, step {restored.step}: gates over {batches.num_examples} images"
-    tables.show(title, shown)
-    tables.save(rows, output / "gates.csv")
     of_classes = [
         {
             "module": module,
@@ -252,6 +235,6 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for (module, kind), gate in found.items()
         for number, name in enumerate(restored.info.class_names)
     ]
-    tables.save(of_classes, output / "gates_classes.csv")
-    draw(found, restored.info.class_names).savefig(output / "gates.png")
-    print(", ".join(str(output / f"gates{end}") for end in (".csv", "_classes.csv", ".png")))
+    title = command.headline(restored, given, f"gates over {batches.num_examples} images")
+    files = {"gates": rows, "gates_classes": of_classes}
+    command.publish(output, title, shown, files, draw(found, restored.info.class_names))

@@ -1,13 +1,12 @@
-"""Grad-CAM: where in an image a network finds what speaks for a class.
+"""Grad-CAM: the places in an image where a network finds evidence for a class.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
 Localization", ICCV 2017, arXiv 1610.02391, eq. 1 and 2; drawn in the DSNet paper (Figure 5).
 """
 
 import argparse
-import itertools
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,9 @@ from flax import linen as nn
 from jax.extend import core
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, tables
+from aggnets_jax import data
+from aggnets_jax.analysis import command
+from aggnets_jax.analysis.command import Pictures, first_pictures
 from aggnets_jax.analysis.plots import draw_overlays
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import evaluation_batches
@@ -35,12 +36,12 @@ MOST = 100  # rows of a picture that can still be looked at
 
 
 class Maps(NamedTuple):
-    """What speaks for a class in some images.
+    """Evidence for a class in some images.
 
     Attributes:
       by_endpoint: by name, float32 [B, h, w] of the endpoint's height and width, at least 0, in
-        logits (eq. 2). Behind a global average it is what a position adds to the logit.
-      classes: for which it speaks, int32 [B].
+        logits (eq. 2). Before a global average it is the part that a position adds to the logit.
+      classes: the class of each map, int32 [B].
       logits: of the images, float [B, classes].
     """
 
@@ -56,19 +57,19 @@ def grad_cam(
     endpoints: Sequence[str] = (LAST_MAP,),
     classes: jax.Array | None = None,
 ) -> Maps:
-    """Computes Grad-CAM at some endpoints of a network, whatever comes behind them; traceable.
+    """Compute Grad-CAM at some endpoints of a network, whatever follows them; traceable.
 
         alpha_k = mean over i, j of  d y_c / d A_k[i, j]     L = ReLU(sum over k of alpha_k A_k)
 
-    where A is the endpoint and y_c the logit of the class, before softmax. No network is made for
-    this; see `logits_behind`.
+    where A is the endpoint and y_c the logit of the class, before softmax. The network needs no
+    changes; see `logits_behind`.
 
     Args:
       model: a network of this package, or any that returns logits and endpoints.
-      variables: of one network.
-      images: [B, height, width, channels], normalised.
-      endpoints: names of those that are wanted; each is [B, h, w, channels].
-      classes: for which class of each image, int32 [B]; default the predicted ones.
+      variables: of the network, with one seed.
+      images: of any dtype that the network takes.
+      endpoints: names of feature maps [B, h, w, channels].
+      classes: the class of each image's map, int32 [B]; default the predicted ones.
     """
     logits, features = model.apply(variables, images, train=False)
     chosen = jnp.argmax(logits, axis=-1) if classes is None else classes
@@ -89,27 +90,21 @@ def grad_cam(
 def logits_behind(
     model: nn.Module, variables: Variables, images: jax.Array, endpoint: str
 ) -> Callable[[jax.Array], jax.Array]:
-    """The part of a network behind an endpoint, as a function of the features there.
+    """Make the part of a network after an endpoint, as a function of the endpoint's features.
 
-    The network is traced as it is, and what reads the endpoint in the traced program reads the
-    argument instead. So no network needs a place to cut it, and its own program stays as it was.
+    The network is traced as it is, and equations of the traced program that read the endpoint read
+    the argument instead. So no network needs a place to cut it, and its own program stays the same.
 
-    What gets to the logits by another way is held. In this package it is so at the stem of
-    SeqResNet and SeqResNeXt alone, whose endpoint is the activated features: the first shortcut
-    adds those before the activation.
-
-    Args:
-      model: a network of this package, or any that returns logits and endpoints.
-      variables: of one network.
-      images: [B, height, width, channels], normalised.
-      endpoint: its name.
+    Features that reach the logits by another way are constants. In this package this happens only
+    at the stem of SeqResNet and SeqResNeXt, whose endpoint is the activated features: the first
+    shortcut adds the features before the activation.
 
     Returns:
       A function from an array of the endpoint's shape to logits [B, classes].
     """
 
     def network(features: jax.Array, variables: Variables, images: jax.Array) -> Any:
-        del features  # what is read in their place is found below
+        del features  # their readers are found below
         return model.apply(variables, images, train=False)
 
     _, shapes = jax.eval_shape(network, None, variables, images)
@@ -130,27 +125,13 @@ def logits_behind(
     return lambda features: program(features, *inputs)[logits]
 
 
-class Pictures(NamedTuple):
-    """Images of which maps are to be drawn.
-
-    Attributes:
-      names: numbers in the evaluation split, or files.
-      images: uint8 [n, height, width, channels].
-      labels: int [n], or None where there are none.
-    """
-
-    names: tuple[str, ...]
-    images: np.ndarray
-    labels: np.ndarray | None
-
-
 class Explained(NamedTuple):
-    """Pictures, and what a network sees in them.
+    """Pictures with their Grad-CAM.
 
     Attributes:
       pictures: as given.
       maps: by endpoint, float32 [n, h, w], as `Maps`.
-      classes: whose maps these are, int [n].
+      classes: the class of each picture's maps, int [n].
       probabilities: float [n, classes].
     """
 
@@ -161,48 +142,25 @@ class Explained(NamedTuple):
 
 
 def feature_maps(restored: Restored) -> dict[str, tuple[int, int]]:
-    """Height and width of each endpoint that has them, by name."""
+    """Return height and width of each endpoint that has them, by name."""
     images = jnp.zeros((1, *restored.info.image_shape))
     _, endpoints = jax.eval_shape(restored.model.apply, restored.variables, images)
     return {name: x.shape[1:3] for name, x in endpoints.items() if x.ndim == 4}
 
 
-def first_pictures(batches: data.EvalBatches, count: int) -> Pictures:
-    """The first images of the evaluation split, `count` of them if there are so many.
-
-    Images that are skipped as damaged do not count.
-
-    Raises:
-      UserError: if there are no others.
-    """
-    examples = list(itertools.islice(_examples(batches), count))
-    if not examples:
-        raise UserError(f"all {batches.num_examples} images of the evaluation are damaged")
-    names, images, labels = zip(*examples, strict=True)
-    return Pictures(names, np.stack(images), np.stack(labels))
-
-
-def _examples(batches: data.EvalBatches) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    for number, batch in enumerate(batches):
-        batch = jax.device_get(batch)
-        for row in np.flatnonzero(batch["mask"]):
-            name = str(number * batches.batch_size + row)
-            yield name, batch["image"][row], batch["label"][row]
-
-
 def explain(
     restored: Restored, pictures: Pictures, endpoints: Sequence[str], whose: str = PREDICTED
 ) -> Explained:
-    """Computes the maps of some pictures, all at once.
+    """Compute the maps of some pictures, all at once.
 
     Args:
-      restored: with the variables of one network.
+      restored: the network.
       pictures: at least one.
       endpoints: names of feature maps.
       whose: "predicted", "true" or the name of a class.
 
     Raises:
-      UserError: for an endpoint or a class that there is not, or if true classes are not known.
+      UserError: for an unknown endpoint or class, or if true classes are not known.
     """
     allowed = feature_maps(restored)
     for name in endpoints:
@@ -220,7 +178,7 @@ def explain(
         return maps, jax.nn.softmax(maps.logits)
 
     maps, probabilities = jax.device_get(compute(restored.variables, pictures.images, classes))
-    # Of compiled functions mappings come back sorted.
+    # Compiled functions return mappings sorted.
     by_endpoint = {name: maps.by_endpoint[name] for name in endpoints}
     return Explained(pictures, by_endpoint, maps.classes, probabilities)
 
@@ -247,34 +205,22 @@ def grad_cam_grid(
     count: int = 8,
     endpoints: Sequence[str] = (LAST_MAP,),
 ) -> Figure:
-    """Draws the first images of the evaluation split and what speaks for the predicted classes.
-
-    Args:
-      restored: with the variables of one network.
-      batches: from `evaluate.evaluation_batches`.
-      count: of images.
-      endpoints: names of feature maps, each a column.
+    """Draw the first `count` images of the evaluation split and maps for the predicted classes.
 
     Raises:
-      UserError: for an endpoint that there is not.
+      UserError: for an unknown endpoint.
     """
     explained = explain(restored, first_pictures(batches, count), endpoints)
     return draw(explained, restored.info.class_names)
 
 
 def draw(explained: Explained, class_names: Sequence[str]) -> Figure:
-    """Draws a row for each image: the image, then its maps.
-
-    Args:
-      explained: from `explain`.
-      class_names: of the network.
-    """
-    captions = [_told(explained, row, class_names) for row in range(len(explained.classes))]
+    """Draw a row for each image: the image, then its maps."""
+    captions = [_caption(explained, row, class_names) for row in range(len(explained.classes))]
     return draw_overlays(explained.pictures.images, explained.maps, captions)
 
 
-def _told(explained: Explained, row: int, class_names: Sequence[str]) -> str:
-    """What stands beside an image."""
+def _caption(explained: Explained, row: int, class_names: Sequence[str]) -> str:
     lines = []
     if explained.pictures.labels is not None:
         lines.append(f"true: {_short(class_names[explained.pictures.labels[row]])}")
@@ -291,16 +237,16 @@ def _short(name: str) -> str:
 
 
 def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the CSV file, one for each image and endpoint.
+    """Return the records of the CSV file, one for each image and endpoint.
 
     `largest` is the map's largest value in logits, and `row` and `column` the pixel of the image
-    that is at the centre of this element, or nothing if no element is above 0.
+    at the centre of this element, or None if no element is above 0.
     """
     pictures = explained.pictures
     found = []
     for number, name in enumerate(pictures.names):
         probabilities, shown = explained.probabilities[number], explained.classes[number]
-        predicted = int(np.argmax(probabilities))
+        known = pictures.labels is not None
         for endpoint, maps in explained.maps.items():
             heat = maps[number]
             place = np.array(np.unravel_index(np.argmax(heat), heat.shape))
@@ -308,12 +254,11 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
             row, column = map(float, (place + 0.5) * scale - 0.5)
             if not heat.max() > 0:
                 row = column = None
-            known = pictures.labels is not None
             found.append(
                 {
                     "image": name,
                     "true": class_names[pictures.labels[number]] if known else None,
-                    "predicted": class_names[predicted],
+                    "predicted": class_names[int(np.argmax(probabilities))],
                     "class": class_names[shown],
                     "probability": float(probabilities[shown]),
                     "endpoint": endpoint,
@@ -328,7 +273,7 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
+    """Add the flags of this analysis."""
     parser.add_argument(
         "--endpoint",
         action="append",
@@ -345,39 +290,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="file, or folder of files, to look at; may be repeated; default the evaluation split",
     )
-    parser.add_argument(
-        "--count", type=int, default=8, help="how many images, the first ones; default 8"
-    )
-    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+    command.add_count(parser, default=8)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw the maps of some images."""
     if not 1 <= given.count <= MOST:
         raise UserError(f"--count must be between 1 and {MOST}, not {given.count}")
-    mesh = mesh_lib.make_mesh()
-    if given.images:
-        if given.data_dir is not None:
-            raise UserError("--data_dir is of the evaluation split, and --images are other images")
-        files = find_images(given.images)[: given.count]
-        size = -(-len(files) // mesh.size) * mesh.size
-        batches = data.file_batches(
-            files, restored.info, batch_size=size, sharding=mesh_lib.batch_sharding(mesh)
-        )
-        pictures = first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
-    else:
-        pictures = first_pictures(evaluation_batches(restored, mesh, given.data_dir), given.count)
+    pictures = _pictures(restored, given)
     endpoints = tuple(dict.fromkeys(given.endpoint or [LAST_MAP]))
     explained = explain(restored, pictures, endpoints, given.whose)
-    found = of_each_map(explained, restored.info.class_names)
-    tables.show(f"{given.workdir}, step {restored.step}: Grad-CAM", list(map(_cells, found)))
-    tables.save(found, output / "grad_cam.csv")
-    draw(explained, restored.info.class_names).savefig(output / "grad_cam.png")
-    print(f"{output / 'grad_cam.csv'}, {output / 'grad_cam.png'}")
+    records = of_each_map(explained, restored.info.class_names)
+    title = command.headline(restored, given, "Grad-CAM")
+    figure = draw(explained, restored.info.class_names)
+    command.publish(output, title, list(map(_cells, records)), {"grad_cam": records}, figure)
+
+
+def _pictures(restored: Restored, given: argparse.Namespace) -> Pictures:
+    mesh = mesh_lib.make_mesh()
+    if not given.images:
+        return first_pictures(evaluation_batches(restored, mesh, given.data_dir), given.count)
+    if given.data_dir is not None:
+        raise UserError("--data_dir is of the evaluation split, and --images are other images")
+    files = find_images(given.images)[: given.count]
+    size = -(-len(files) // mesh.size) * mesh.size
+    batches = data.file_batches(
+        files, restored.info, batch_size=size, sharding=mesh_lib.batch_sharding(mesh)
+    )
+    return first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
 
 
 def _cells(record: dict[str, Any]) -> dict[str, str]:
-    """A record for people to read."""
+    """Return a row of the printed table."""
     nowhere = record["row"] is None
     return {
         "image": record["image"],

@@ -1,13 +1,13 @@
-"""Gradients of a trained network, told apart by the number of steps that they have taken.
+"""Gradients of a trained network, split by the number of steps that they have taken.
 
 A gradient at an output y_s of a stage is a sum over the paths that lead to it. With a factor t on
 every step of a path it is a polynomial in t, whose coefficient of t^k is the part of the paths of k
 steps. Here the factors are on the gradients alone: each step is the identity y -> y with the
 gradient g -> t g, so that all activations, and with them the gradients of each layer, are those of
-the trained network. No t is inserted. The polynomials themselves travel backwards, cut off behind
-a degree: every image stands in the batch as many times as there are coefficients, copy k carries
-coefficient k, and a step shifts the copies by one. As a network in evaluation treats each image on
-its own, that is exact, and a coefficient without paths is 0 and not merely small.
+the trained network. No t is inserted. The polynomials themselves travel backwards, cut off after a
+degree: every image is in the batch once for each coefficient, copy k carries coefficient k, and a
+step shifts the copies by one. A network in evaluation treats each image by itself, so this is
+exact, and a coefficient without paths is 0 and not merely small.
 
 Steps are `computed` (through a layer's F) and, in a stage of shortcuts, `shortcut` (past it). Each
 can be counted or not, and let gradients through or not, at each layer (see `taps.py`). In a stage
@@ -31,14 +31,14 @@ from aggnets_jax.training.state import Variables
 
 
 class Steps(NamedTuple):
-    """What happens to gradients in one stage; N is its depth.
+    """Treatment of the gradients in one stage; N is its depth.
 
     Attributes:
       computed: float32 [N + 2], factors of the gradients through F of each layer.
-      shortcut: float32 [N + 2], factors of those past it.
+      shortcut: float32 [N + 2], factors of the gradients past it.
       count_computed: whether a step through F shifts.
-      count_shortcut: whether one past it does.
-      seeds: float32 [N + 2], of the outputs where gradients start, besides at the loss.
+      count_shortcut: whether a step past it shifts.
+      seeds: float32 [N + 2], factors of the gradients that start at each output, besides the loss.
     """
 
     computed: Any
@@ -49,7 +49,7 @@ class Steps(NamedTuple):
 
 
 def steps_of(stage: StageLinks) -> Steps:
-    """All open, none counted, no seeds."""
+    """Return steps that are all open, none of them counted, without seeds."""
     size = stage.topology.depth + 2
     ones = np.ones(size, np.float32)
     return Steps(ones, ones, False, False, np.zeros(size, np.float32))
@@ -60,19 +60,19 @@ Backward = Callable[..., dict[str, jax.Array]]
 
 
 def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: int) -> Backward:
-    """Makes the compiled function that takes gradients apart.
+    """Make the compiled function that splits gradients.
 
     Args:
       model: the network.
-      stages: those where gradients are looked at; of others nothing is known or asked.
-      copies: coefficients, of t^0, ..., t^(copies - 1).
+      stages: the stages to look at.
+      copies: number of coefficients, of t^0, ..., t^(copies - 1).
 
     Returns:
-      A function of the variables, images [B, height, width, channels], normalised, labels [B], the
-      `Steps` of each stage, and the factor of the loss (the cross entropy of each image). Where a
-      stage has seeds, gradients start at a random direction in the output, too. It returns by stage
-      the L2 norms of the gradients at each output, float32 [N + 2, copies, B], those of the
-      stage's inputs first; 0 for what the stage does not have.
+      A function of the variables, images, labels, the `Steps` of each stage, and the factor of the
+      loss (the cross entropy of each image). Where a stage has seeds, gradients start at a random
+      direction in the output, too. It returns by stage the L2 norms of the gradients at each
+      output, float32 [N + 2, copies, B], the stage's inputs first; 0 for outputs that the stage
+      does not have.
     """
 
     def backward(
@@ -102,9 +102,9 @@ def _objective(
     loss: jax.Array,
     shifts: Mapping[str, Mapping[int, Any]],
 ) -> jax.Array:
-    """What is differentiated by `shifts`, zeros that are added to what is written.
+    """Return the value to differentiate with respect to `shifts`, zeros added to each output.
 
-    Only the first copy of each image, of as many as there are labels, has a part in it.
+    Only the first copy of each image, as many as there are labels, has a part in it.
     """
     first = slice(0, len(labels))
     directions = []
@@ -136,7 +136,7 @@ def _objective(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _step(copies: int, x: jax.Array, factor: jax.Array, counts: jax.Array) -> jax.Array:
-    """x, whose gradient is multiplied, and moves to the next copy if it counts."""
+    """Return x, with a gradient that is multiplied, and moves to the next copy if it counts."""
     del copies, factor, counts
     return x
 
@@ -157,17 +157,13 @@ def _step_backward(copies: int, residuals: Any, gradient: jax.Array) -> Any:
 _step.defvjp(_step_forward, _step_backward)
 
 
-def _zeros_written(
-    apply: Callable[[], Any], stages: Mapping[str, StageLinks]
-) -> dict[str, dict[int, Any]]:
-    """Zeros like what is written in each stage, by layer."""
+def _zeros_written(apply: Callable[[], Any], stages: Collection[str]) -> dict[str, dict[int, Any]]:
+    """Return zeros in the shape of each output, by stage and layer."""
     shapes: dict[str, dict[int, Any]] = {name: {} for name in stages}
 
     def note(stage: str, layer: int, value: Any) -> Any:
         if stage in stages:
-            shapes[stage][layer] = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), value
-            )
+            shapes[stage][layer] = jax.eval_shape(lambda x: x, value)
         return value
 
     with tapped(written=note):
@@ -176,7 +172,7 @@ def _zeros_written(
 
 
 def _norms(gradients: Mapping[int, Any], size: int, copies: int) -> jax.Array:
-    """[size, copies, B] of gradients by layer."""
+    """Return the norms [size, copies, B] of gradients by layer."""
 
     def square(leaf: jax.Array) -> jax.Array:
         by_copy = leaf.astype(jnp.float32).reshape(copies, -1, *leaf.shape[1:])

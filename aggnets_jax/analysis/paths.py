@@ -5,20 +5,21 @@ arXiv 1605.06431, Section 5 and Fig. 6, for any connection pattern. The length o
 output of a stage back to its input is the number of layers whose F it goes through, so that a
 shortcut adds nothing. For each length:
 
-    paths      how many there are, counted
+    paths      number of paths, counted
     mean norm  of the gradient of the loss at the stage's input along one path alone, over some of
                the paths, drawn without preference, and over images
     gradient   their product, the gradient that paths of this length carry; the mean length weighted
                with it is the effective path length
     together   the norm of the gradient that all of them carry as a sum, in which they may cancel
 
-All are of the trained network: along a path gradients go on, at its side they don't, and what the
-network computes stays as it is (see `path_gradients.py`).
+Gradients are the trained network's: they go on along a path and not beside it, and the network
+computes the same (see `path_gradients.py`).
 """
 
 import argparse
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,20 +28,20 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from aggnets_jax import tables
-from aggnets_jax.analysis import gradients
+from aggnets_jax.analysis import command
 from aggnets_jax.analysis.path_gradients import Backward, Steps, make_backward, steps_of
+from aggnets_jax.analysis.plots import label_axes, make_panels
 from aggnets_jax.analysis.taps import choose, has_shortcuts, inputs_of, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 
-_MOST_IMAGES = 64  # that run at once, each as often as its paths have lengths
+_MOST_IMAGES = 64  # in one batch, in which each image has a copy for each length
 
 
 class Step(NamedTuple):
-    """A step of a path, from a layer to an output before it.
+    """A step of a path, from a layer to an earlier output.
 
     Attributes:
       layer: where it starts.
@@ -55,12 +56,12 @@ class Step(NamedTuple):
 
     @property
     def length(self) -> int:
-        """Layers that it goes through."""
+        """Number of layers that the step goes through."""
         return int(self.kind == "computed")
 
 
 def steps_back(stage: StageLinks, layer: int) -> list[Step]:
-    """The steps from a layer of a stage."""
+    """Return the steps from a layer of a stage."""
     sources = [source for reader, source in stage.links if reader == layer]
     if has_shortcuts(stage):
         return [
@@ -71,38 +72,30 @@ def steps_back(stage: StageLinks, layer: int) -> list[Step]:
     return [Step(layer, kind, source) for source in sources]
 
 
-Counts = list[dict[int, int]]
-"""For each output of a stage, the paths from it back to the stage's inputs, by length."""
+Counts = list[Counter[int]]
+"""For each output of a stage, the number of paths back to the stage's inputs, by length."""
 
 
 def count_paths(stage: StageLinks) -> Counts:
-    """Counts the paths of a stage, exactly."""
-    counts: Counts = [{0: 1} for _ in range(inputs_of(stage))]
+    """Count the paths of a stage, exactly."""
+    counts: Counts = [Counter([0]) for _ in range(inputs_of(stage))]
     for layer in range(inputs_of(stage), output_of(stage) + 1):
-        counts.append({})
+        counts.append(Counter())
         for step in steps_back(stage, layer):
             for length, count in counts[step.source].items():
-                longer = length + step.length
-                counts[layer][longer] = counts[layer].get(longer, 0) + count
+                counts[layer][length + step.length] += count
     return counts
 
 
 def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list[Step]:
-    """One of the paths through a stage.
+    """Return the steps of path `number`, from 0, among the paths of a length.
 
-    Args:
-      stage: the stage.
-      counts: from `count_paths`.
-      length: of the path.
-      number: of the path among those of this length, from 0.
-
-    Returns:
-      Its steps, from the stage's output to an input.
+    The path leads from the stage's output to an input.
     """
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):
-            beyond = counts[step.source].get(length - step.length, 0)
+            beyond = counts[step.source][length - step.length]
             if number < beyond:
                 break
             number -= beyond
@@ -114,17 +107,17 @@ def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list
 def draw_paths(
     stage: StageLinks, counts: Counts, length: int, count: int, generator: random.Random
 ) -> list[list[Step]]:
-    """Some of the paths of a length, all of them if there are no more than `count`."""
+    """Draw paths of a length; return all if there are at most `count`."""
     paths = counts[output_of(stage)][length]
-    # Of more paths than a machine integer can number, too.
+    # There may be more paths than a machine integer can number.
     numbers = {generator.randrange(paths) for _ in range(count)} if paths > count else range(paths)
     return [path_of(stage, counts, length, number) for number in sorted(numbers)]
 
 
 def along(stage: StageLinks, path: Sequence[Step]) -> tuple[Steps, int]:
-    """What lets the gradients of one path through, and the number of steps that are then counted.
+    """Return steps that let the gradients of one path through, and the number of counted steps.
 
-    Steps start at the layers of the path only, and those of another path would be fewer.
+    Steps start at the layers of this path only, so that any other path has fewer of them.
     """
     closed = np.zeros(stage.topology.depth + 2, np.float32)
     factors = {"computed": closed, "shortcut": closed.copy()}
@@ -136,13 +129,13 @@ def along(stage: StageLinks, path: Sequence[Step]) -> tuple[Steps, int]:
 
 
 class StagePaths(NamedTuple):
-    """What comes through a stage, by length.
+    """Paths through a stage and their gradients, by length; see the top of this file.
 
     Attributes:
-      lengths: of paths that there are, ascending.
+      lengths: of the paths, ascending.
       paths: their numbers.
-      sampled: of how many of them the mean norm is.
-      mean_norms: float64, see the top of this file, as the next.
+      sampled: number of paths whose gradients were computed alone.
+      mean_norms: float64.
       together: float64.
     """
 
@@ -154,12 +147,12 @@ class StagePaths(NamedTuple):
 
     @property
     def gradient(self) -> np.ndarray:
-        """float64 by length, the gradient that paths carry, one by one."""
+        """The gradient that paths carry, one by one, float64 by length."""
         return np.array(self.paths, np.float64) * self.mean_norms
 
 
 def mean_length(lengths: Sequence[int], weights: Any) -> float:
-    """The mean of lengths with some weights; NaN if these are 0."""
+    """Return the weighted mean of lengths; NaN if all weights are 0."""
     weights = np.asarray(weights, np.float64)
     return float(weights @ np.asarray(lengths) / weights.sum()) if weights.sum() else math.nan
 
@@ -172,17 +165,9 @@ def stage_paths(
     samples: int,
     pattern: str = "*",
 ) -> dict[str, StagePaths]:
-    """Takes the gradients through stages apart.
+    """Split the gradients through each stage whose name matches a shell pattern.
 
-    Args:
-      restored: with the variables of one network.
-      images: float [B, height, width, channels], normalised.
-      labels: int [B].
-      samples: paths of each length whose gradients are computed alone, at most.
-      pattern: shell pattern of the stages.
-
-    Returns:
-      By stage.
+    At most `samples` paths of each length are followed alone.
     """
     stages = choose(stages_of(restored), pattern)
     copies = 1 + max(stage.topology.depth for stage in stages.values())
@@ -208,14 +193,13 @@ def stage_paths(
                 norms.append(norms_of(steps)[path[-1].source, count].mean())
             means.append(np.mean(norms))
             sampled.append(len(paths))
-        lengths = list(of_length)
-        numbers = list(of_length.values())
+        lengths, numbers = list(of_length), list(of_length.values())
         found[name] = StagePaths(lengths, numbers, sampled, np.array(means), together[lengths])
     return found
 
 
 def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Array) -> Any:
-    """The same of the loss of some images, of as many at once as there is room for."""
+    """Make a function of variables and steps that runs `backward` on the images in equal parts."""
     count = len(images)
     size = max(
         n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * copies <= _MOST_IMAGES)
@@ -235,24 +219,20 @@ def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Ar
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
-    gradients.add_arguments(parser, images=8)
+    """Add the flags of this analysis."""
+    command.add_count(parser, default=8)
     parser.add_argument(
         "--samples", type=int, default=20, help="paths of each length, at most; default 20"
     )
-    parser.add_argument(
-        "--stages", default="*", help="shell pattern of the stages to look at; default '*', all"
-    )
+    command.add_stages(parser)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw paths and their gradients by length."""
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, not {given.samples}")
-    images, labels = gradients.first_images(restored, given)
+    images, labels = command.first_images(restored, given)
     found = stage_paths(restored, images, labels, samples=given.samples, pattern=given.stages)
-    title = f"{given.workdir}, step {restored.step}: path lengths, in layers"
-    tables.show(title, [_summary(name, paths) for name, paths in found.items()])
     rows = [
         {
             "stage": name,
@@ -266,9 +246,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, paths in found.items()
         for number, length in enumerate(paths.lengths)
     ]
-    tables.save(rows, output / "paths.csv")
-    draw(found).savefig(output / "paths.png")
-    print(f"{output / 'paths.csv'}, {output / 'paths.png'}")
+    title = command.headline(restored, given, "path lengths, in layers")
+    shown = [_summary(name, paths) for name, paths in found.items()]
+    command.publish(output, title, shown, {"paths": rows}, draw(found))
 
 
 def _summary(name: str, paths: StagePaths) -> dict[str, str]:
@@ -285,14 +265,9 @@ def _summary(name: str, paths: StagePaths) -> dict[str, str]:
 
 
 def draw(found: Mapping[str, StagePaths]) -> Figure:
-    """Draws for each stage the shares of lengths: in paths, and in their gradients."""
-    columns = min(4, len(found))
-    rows = math.ceil(len(found) / columns)
-    figure = Figure((3.4 * columns, 2.9 * rows), dpi=120, layout="compressed")
-    panels = figure.subplots(rows, columns, squeeze=False)
-    for axes in panels.flat[len(found) :]:
-        axes.axis("off")
-    for axes, (name, paths) in zip(panels.flat, found.items(), strict=False):
+    """Draw for each stage the shares of lengths: in paths, and in their gradients."""
+    figure, panels = make_panels(len(found), 3.4, 2.9)
+    for (axes,), (name, paths) in zip(panels, found.items(), strict=True):
         curves = {
             "paths": np.array(paths.paths, np.float64),
             "gradient of paths": paths.gradient,
@@ -303,9 +278,6 @@ def draw(found: Mapping[str, StagePaths]) -> Figure:
         for (label, share), style in zip(shares.items(), ("o-", "s--"), strict=True):
             axes.plot(paths.lengths, share, style, markersize=3.5, linewidth=1.2, label=label)
         axes.set_title(name, fontsize=9)
-        axes.set_xlabel("layers on the path", fontsize=8)
-        axes.set_ylabel("share", fontsize=8)
-        axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        label_axes(axes, "layers on the path", "share")
     panels[0, 0].legend(frameon=False, fontsize=7)
     return figure

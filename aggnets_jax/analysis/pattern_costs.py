@@ -9,11 +9,11 @@ Zhu et al., arXiv 1801.05895, Section 3.2: for N layers, and for layer l,
     sparse, sum           O(N)          O(log N)                 O(log l)
     sparse, concat        O(N log N)    O(log N)                 O(log l)
 
-Here the numbers themselves stand, of each stage of a network and of the same network with the
-patterns of the table. Parameters are those of the stage's layers. Links are those into layers; the
-features that layer N aggregates are counted in outputs. The path is the longest among the shortest
-between any two outputs: by the pattern, by a formula (see `bound`), and on real gradients
-(`gradients.measured_paths`), of which the last two columns say how many pairs agree.
+Here the numbers are counted, for each stage of a network and of the same network with the patterns
+of the table: parameters of the stage's layers, links into layers, and features that layer N
+aggregates, in outputs. The path is the longest among the shortest between any two outputs: by the
+pattern, by a formula (see `bound`), and on real gradients (`output_gradients.measured_paths`). The
+last two columns count the pairs of outputs, and the pairs for which the first and the last agree.
 """
 
 import argparse
@@ -27,10 +27,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import tables
-from aggnets_jax.analysis import gradients
-from aggnets_jax.analysis.gradients import measured_paths, shortest_paths
-from aggnets_jax.analysis.plots import draw_heat_map
+from aggnets_jax.analysis import command
+from aggnets_jax.analysis.output_gradients import measured_paths, shortest_paths
+from aggnets_jax.analysis.plots import draw_heat_map, label_axes
 from aggnets_jax.analysis.taps import has_shortcuts, inputs_of, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.topology import Topology
@@ -48,16 +47,16 @@ ORDERS = {
 
 
 def sparse_base(topology: Topology) -> int | None:
-    """The c of a "sparse" topology; None for another, or one so shallow that it is plain."""
+    """Return the c of a "sparse" topology; None for another, or one so shallow that it is plain."""
     offsets = sorted({layer - source for layer, source in topology.links})
     return offsets[1] if topology.name == "sparse" and len(offsets) > 1 else None
 
 
 def number_of_links(topology: Topology) -> int | None:
-    """Links into layers by the formula for the pattern, None where there is none.
+    """Count links into layers by the formula of the pattern; None without a formula.
 
-    N for "plain", N (N + 1) / 2 for "dense"; for "sparse" the sum over l of floor(log_c l) + 1, of
-    which eq. 4 leaves out the 1.
+    N for "plain", N (N + 1) / 2 for "dense"; for "sparse" the sum over l of floor(log_c l) + 1,
+    where eq. 4 leaves out the 1.
     """
     depth, base = topology.depth, sparse_base(topology)
     if topology.name == "dense":
@@ -68,12 +67,11 @@ def number_of_links(topology: Topology) -> int | None:
 
 
 def bound(topology: Topology, distance: int) -> int | None:
-    """The longest shortest path between outputs at most so far apart, None without a formula.
+    """Return the longest shortest path between outputs at most `distance` apart, by a formula.
 
-    `distance` for "plain", 1 for "dense". In "sparse" a path over S layers writes S as a sum of
-    powers of c, the shortest with as many as the digits of S to the base c add up to; none has more
-    than c - 1, so that this is at most (c - 1) (floor(log_c S) + 1), the O((c - 1) log S) of the
-    paper.
+    None without a formula; `distance` for "plain", 1 for "dense". In "sparse" a path over S layers
+    writes S as a sum of powers of c. The shortest has as many terms as the sum of S's digits to the
+    base c, which is at most (c - 1) (floor(log_c S) + 1), the O((c - 1) log S) of the paper.
     """
     if distance < 1:
         return 0
@@ -92,12 +90,12 @@ def _digits(number: int, base: int) -> list[int]:
 
 
 class Pattern(NamedTuple):
-    """One stage under one pattern.
+    """A stage under one pattern.
 
     Attributes:
       stage: its links.
-      params: of its layers.
-      measured: float64 [N + 2, N + 2], see `measured_paths`; None where nothing was trained.
+      params: number of parameters of its layers.
+      measured: from `measured_paths`; None where nothing was trained.
     """
 
     stage: StageLinks
@@ -106,15 +104,10 @@ class Pattern(NamedTuple):
 
 
 def patterns(restored: Restored, images: jax.Array) -> dict[str, list[Pattern]]:
-    """Each stage of a network as it is, then under the patterns of the table.
+    """Return each stage of a network as it is, then under the patterns of the table.
 
-    Args:
-      restored: with the variables of one network.
-      images: float [B, height, width, channels], normalised, to measure paths on.
-
-    Returns:
-      By stage. Patterns that the network's family does not have are left out, and those that make
-      the same links as the network's own.
+    Patterns that the network's family does not have are left out, and patterns with the same links
+    as the network's own. Paths are measured on the images.
     """
     measured = measured_paths(restored, images)
     found = {
@@ -145,26 +138,19 @@ def _count(params: Mapping[str, Any], stage: str) -> int:
 
 
 def longest_by_distance(lengths: np.ndarray) -> list[float]:
-    """The longest finite path between outputs that are 1, 2, ... apart; 0 where there is none.
+    """Return the longest finite path between outputs 1, 2, ... apart; 0 without a path.
 
-    Args:
-      lengths: [N + 2, N + 2] by layer and source.
+    The lengths of paths are [N + 2, N + 2] by layer and source.
     """
     diagonals = (np.diagonal(lengths, -distance) for distance in range(1, len(lengths)))
     return [float(max(each[np.isfinite(each)], default=0)) for each in diagonals]
 
 
 def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
-    """A row of the table: a stage under a pattern.
-
-    Args:
-      name: of the stage.
-      pattern: of it.
-      sums: whether its outputs are added, and not concatenated.
-    """
+    """Return the row of a stage under a pattern; `sums`: outputs are added, not concatenated."""
     stage, topology = pattern.stage, pattern.stage.topology
     paths = shortest_paths(stage)
-    # Formulas are those of patterns that begin at one input.
+    # The formulas are for patterns that begin at one input.
     known = topology.name if inputs_of(stage) == 1 else ""
     by_concat, by_sum, path, features = ORDERS.get(known, ("",) * 4)
     last = [source for layer, source in stage.links if layer == topology.depth]
@@ -194,13 +180,13 @@ def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
-    gradients.add_arguments(parser, images=4)
+    """Add the flags of this analysis."""
+    command.add_count(parser, default=4)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
-    images, _ = gradients.first_images(restored, given)
+    """Print, write and draw the costs and paths of patterns."""
+    images, _ = command.first_images(restored, given)
     found = patterns(restored, images)
     if not found:
         raise UserError(f"{restored.config.model.name} has no stage with links")
@@ -210,15 +196,12 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, of_stage in found.items()
         for pattern in of_stage
     ]
-    title = f"{given.workdir}, step {restored.step}: patterns (SparseNet, Table 1)"
-    tables.show(title, [_cells(row) for row in rows])
-    tables.save(rows, output / "topology.csv")
-    draw(found).savefig(output / "topology.png")
-    print(f"{output / 'topology.csv'}, {output / 'topology.png'}")
+    title = command.headline(restored, given, "patterns (SparseNet, Table 1)")
+    command.publish(output, title, list(map(_cells, rows)), {"topology": rows}, draw(found))
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    """A row for people to read."""
+    """Return a row of the printed table."""
 
     def order(name: str) -> str:
         return f"O({row[name]})" if row[name] else ""
@@ -240,10 +223,9 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def draw(found: Mapping[str, list[Pattern]]) -> Figure:
-    """Draws the paths of the deepest stages: by pair, and by distance under each pattern.
+    """Draw the paths of the deepest stages: by pair, and by distance under each pattern.
 
-    Args:
-      found: from `patterns`. Stages of the same links are drawn once.
+    Stages of the same links are drawn once.
     """
     distinct = {frozenset(of[0].stage.links): (name, of) for name, of in reversed(found.items())}
     deepest = sorted(distinct.values(), key=lambda item: -item[1][0].stage.topology.depth)[:4]
@@ -261,7 +243,7 @@ def draw(found: Mapping[str, list[Pattern]]) -> Figure:
 
 
 def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
-    """Draws the longest shortest path between outputs of a stage, by how far they are apart."""
+    """Draw the longest shortest path between outputs of a stage by their distance."""
     own = of_stage[0]
     curves = [
         (pattern.stage.topology.name, longest_by_distance(shortest_paths(pattern.stage)), "-")
@@ -276,10 +258,7 @@ def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     axes.plot(
         range(1, len(lengths) + 1), lengths, "o", color="black", markersize=3, label="measured"
     )
-    axes.set_xlabel("layers apart", fontsize=8)
-    axes.set_ylabel("links on the longest shortest path", fontsize=8)
-    axes.tick_params(labelsize=7)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.get_major_locator().set_params(integer=True)
+    label_axes(axes, "layers apart", "links on the longest shortest path")
+    axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7)

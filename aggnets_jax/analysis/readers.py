@@ -1,8 +1,9 @@
-"""Which convolution reads a link first, and in which of its input channels; found by trying.
+"""The convolution that reads a link first, and the input channels that hold the link.
 
-The links of a source are given the weight NaN (see `links.py`). It spreads to just what is computed
-from them, zeros included, so that a convolution's NaN channels are those of the source: exactly,
-whatever the network and its values are, and behind normalisations and activations, too.
+Both are found by trying: the links of a source get the weight NaN (see `links.py`). It spreads to
+exactly the values computed from them, zeros included, so that a convolution's NaN channels are the
+source's: exactly, whatever the network and its values are, and also after normalisations and
+activations.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,48 +19,43 @@ from aggnets_jax.analysis.taps import inputs_of
 from aggnets_jax.connectivity.links import StageLinks, collection
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.restore import Restored
+
+Path = tuple[str, ...]
+"""Names of a module and the modules around it."""
 
 
 class Reader(NamedTuple):
-    """What reads a link first.
+    """The first reader of a link.
 
     Attributes:
       path: of the convolution or linear layer.
       groups: of the convolution, 1 without.
-      channels: bool [input channels], those that come from this link and no other of its layer.
+      channels: bool [input channels], True for channels from this link and no other of its layer.
     """
 
-    path: tuple[str, ...]
+    path: Path
     groups: int
     channels: np.ndarray
 
 
 def find_readers(
-    model: nn.Module,
-    variables: Variables,
-    stages: Mapping[str, StageLinks],
-    image_shape: tuple[int, int, int],
+    restored: Restored, stages: Mapping[str, StageLinks]
 ) -> dict[str, dict[Link, Reader]]:
-    """Finds the readers of the links of all stages that concatenate.
+    """Find the readers of the links of all stages that concatenate.
 
-    A link of layer l is read by the first convolution of this layer's unit, one of the stage's
-    output by the first convolution, or the classifier, behind the stage. The network runs once for
-    each output of each stage, on one image.
-
-    Args:
-      model: the network.
-      variables: "params" and "batch_stats".
-      stages: of the network, those that have links.
-      image_shape: height, width and channels of images.
+    The reader of a layer's links is the first convolution of the layer's unit; the reader of the
+    stage's output is the first convolution, or the classifier, after the stage. The network runs
+    once for each output of each stage, on one image.
 
     Returns:
-      By stage, a reader for each link; of those where a layer adds what it reads, so that links
-      have no channels of their own, nothing. Links of the output have none where no single
-      convolution reads it all, and where the next layer reads it in slices (SeqConv), which are
-      sources of their own there.
+      By stage, a reader for each link; nothing where a layer adds what it reads, so that links have
+      no channels of their own. Links of the output have no reader if no single convolution reads
+      them all, or if the next layer reads it in slices (SeqConv), which are sources of their own
+      there.
     """
-    calls: dict[tuple[str, ...], int] = {}
-    nan_channels = _make_nan_channels(model, stages, image_shape, calls)
+    calls: dict[Path, int] = {}
+    nan_channels = _make_nan_channels(restored, stages, calls)
     ones = {name: stage.ones() for name, stage in stages.items()}
     readers = {}
     for name, stage in stages.items():
@@ -67,7 +63,7 @@ def find_readers(
         for source in sorted({source for _, source in stage.links}):
             mask = stage.ones()
             mask[:, source] = np.nan
-            found = nan_channels(variables, {**ones, name: mask})
+            found = nan_channels(restored.variables, {**ones, name: mask})
             touched[source] = {path: np.asarray(found[path]) for path in calls}
         readers[name] = {
             (layer, source): Reader(path, calls[path], channels)
@@ -78,18 +74,11 @@ def find_readers(
 
 
 def _make_nan_channels(
-    model: nn.Module,
-    stages: Mapping[str, StageLinks],
-    image_shape: tuple[int, int, int],
-    calls: dict[tuple[str, ...], int],
-) -> Callable[[Variables, Any], dict[tuple[str, ...], jax.Array]]:
-    """Makes the compiled function from masks of links to NaN channels of convolutions' inputs.
+    restored: Restored, stages: Mapping[str, StageLinks], calls: dict[Path, int]
+) -> Callable[[Variables, Any], dict[Path, jax.Array]]:
+    """Make the compiled function from masks of links to NaN channels of convolutions' inputs.
 
-    Args:
-      model: the network.
-      stages: of the network.
-      image_shape: height, width and channels of images.
-      calls: filled, when the function runs, with the groups of all convolutions, in their order.
+    When it runs, it fills `calls` with the groups of all convolutions, in the order of their calls.
     """
     layers = {
         (*name.split("/"), f"layer{number}")
@@ -97,9 +86,9 @@ def _make_nan_channels(
         for number in range(1, stage.topology.depth + 1)
     }
 
-    # Compiled faster than it would run faster, for it runs on one image.
+    # It runs on one image, so that optimising would take longer than it saves.
     @partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-    def nan_channels(variables: Variables, masks: Any) -> dict[tuple[str, ...], jax.Array]:
+    def nan_channels(variables: Variables, masks: Any) -> dict[Path, jax.Array]:
         touched = {}
 
         def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
@@ -111,29 +100,27 @@ def _make_nan_channels(
                 x = arguments[0]
                 touched[path] = jnp.isnan(x).any(range(x.ndim - 1)) | touched.get(path, False)
             results = call(*arguments, **keywords)
-            # What a layer leaves is whole again, for the next one to be tried by its own links.
+            # A layer's output is whole again, so that the next layer is tried by its own links.
             return jax.tree.map(jnp.nan_to_num, results) if path in layers else results
 
+        images = jnp.zeros((1, *restored.info.image_shape))
         with nn.intercept_methods(intercept):
-            model.apply({**variables, **collection(masks)}, jnp.zeros((1, *image_shape)))
+            restored.model.apply({**variables, **collection(masks)}, images)
         return touched
 
     return nan_channels
 
 
-Touched = Mapping[tuple[str, ...], np.ndarray]
-"""Channels of the input of each convolution, bool, in the order of their calls."""
-
-
 def _of_layers(
-    name: str, stages: Mapping[str, StageLinks], touched: Mapping[int, Touched]
-) -> dict[int, tuple[tuple[str, ...], dict[int, np.ndarray]]]:
-    """By layer of a stage, what reads it, and the channels of each of its sources.
+    name: str, stages: Mapping[str, StageLinks], touched: Mapping[int, Mapping[Path, np.ndarray]]
+) -> dict[int, tuple[Path, dict[int, np.ndarray]]]:
+    """Return for each layer of a stage its reader, and the channels of each of its sources.
 
     Args:
       name: of the stage.
-      stages: all of them.
-      touched: by source, what its links reach.
+      stages: all stages.
+      touched: by source, the channels that its links reach in the input of each convolution, bool,
+        in the order of the calls.
     """
     stage, within = stages[name], tuple(name.split("/"))
     first, output = inputs_of(stage), stage.topology.depth + 1
@@ -147,8 +134,12 @@ def _of_layers(
             if (_is_in(path, unit) if layer < output else not _is_in(path, within))
             and any(touched[source][path].any() for source in sources)
         ]
-        own = _own({source: touched[source][reached[0]] for source in sources}) if reached else {}
-        concatenates = bool(own) and all(channels.any() for channels in own.values())
+        own = {}
+        if reached:
+            channels = {source: touched[source][reached[0]] for source in sources}
+            shared = np.sum([*channels.values()], axis=0) > 1
+            own = {source: each & ~shared for source, each in channels.items()}
+        concatenates = bool(own) and all(each.any() for each in own.values())
         if layer < output and not concatenates:
             return {}
         if concatenates and not (layer == output and _takes_slices(reached[0], stages)):
@@ -156,23 +147,17 @@ def _of_layers(
     return found
 
 
-def _is_in(path: tuple[str, ...], module: tuple[str, ...]) -> bool:
+def _is_in(path: Path, module: Path) -> bool:
     return path[: len(module)] == module
 
 
-def _takes_slices(path: tuple[str, ...], stages: Mapping[str, StageLinks]) -> bool:
+def _takes_slices(path: Path, stages: Mapping[str, StageLinks]) -> bool:
     sliced = (name for name, stage in stages.items() if inputs_of(stage) > 1)
     return any(_is_in(path, tuple(name.split("/"))) for name in sliced)
 
 
-def _own(channels: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
-    """Channels of each source that no other source has."""
-    shared = np.sum([*channels.values()], axis=0) > 1
-    return {source: each & ~shared for source, each in channels.items()}
-
-
 def weight_by_channel(kernel: np.ndarray, groups: int) -> np.ndarray:
-    """Mean absolute weight by input channel.
+    """Compute the mean absolute weight of each input channel.
 
     Args:
       kernel: float [..., input channels / groups, output channels].

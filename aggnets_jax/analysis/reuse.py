@@ -1,14 +1,14 @@
 """Reuse of features: how many layers read an output, how evenly, and from how far away.
 
 DenseNet, arXiv 1608.06993, Section 5, asks whether layers take advantage of features from far back;
-here that is a distribution for each output y_s: the share of all use of it that is at layer l. The
-use is what the papers' heat maps show (`weights`, of each layer relative to its largest), in DSNet
-the learnt weight of the shortcut (`shortcuts`), and the same for all links in other stages that
-add. Of the distribution there are
+here that is a distribution for each output y_s: the share of layer l in all use of it. The use is
+the number that the papers' heat maps show (`weights`, of each layer relative to its largest), in
+DSNet the learnt weight of the shortcut (`shortcuts`), and the same for all links in other stages
+that add. The numbers of a distribution are
 
     readers            layers that read the output, the stage's output among them
-    effective readers  exp(entropy): as many readers of equal use would be as diverse; the number of
-                       order 1 of Hill, "Diversity and Evenness", Ecology 54, 1973
+    effective readers  exp(entropy): the number of readers of equal use with the same diversity; the
+                       number of order 1 of Hill, "Diversity and Evenness", Ecology 54, 1973
     late               the share of layers beyond the next, l > s + 1
     mean distance      of l - s, weighted by the shares
 
@@ -16,7 +16,6 @@ and for a stage the share of each distance in the use of all outputs together.
 """
 
 import argparse
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,20 +24,20 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from aggnets_jax import tables
-from aggnets_jax.analysis.shortcuts import shortcut_weights
-from aggnets_jax.analysis.taps import stages_of
+from aggnets_jax.analysis import command
+from aggnets_jax.analysis.plots import label_axes, make_panels
+from aggnets_jax.analysis.shortcut_weights import shortcut_weights
+from aggnets_jax.analysis.taps import empty_matrix, stages_of
 from aggnets_jax.analysis.weights import heat_maps
 from aggnets_jax.workdir.restore import Restored
 
 
 class Use(NamedTuple):
-    """How much use a stage makes of its links.
+    """The use that a stage makes of its links.
 
     Attributes:
-      by: what that is, "weights", "shortcuts" or "links".
-      matrix: float64 [N + 2, N + 1] by layer and source; NaN where there is no link, or no number
-        for it.
+      by: its kind, "weights", "shortcuts" or "links".
+      matrix: float64; NaN for links without a number, too.
     """
 
     by: str
@@ -46,18 +45,14 @@ class Use(NamedTuple):
 
 
 def uses(restored: Restored) -> dict[str, Use]:
-    """The use of links by stage, see the top of this file.
-
-    Args:
-      restored: with the variables of one network.
-    """
+    """Compute the use of links by stage, see the top of this file."""
     weights, shortcuts = heat_maps(restored), shortcut_weights(restored)
     found = {}
     for name, stage in stages_of(restored).items():
         if name in weights:
             found[name] = Use("weights", weights[name])
             continue
-        matrix = np.full([stage.topology.depth + 2, stage.topology.depth + 1], np.nan)
+        matrix = empty_matrix(stage)
         of_shortcuts = shortcuts[name].means() if name in shortcuts else matrix
         for link in stage.links:
             matrix[link] = 1 if np.isnan(of_shortcuts[link]) else of_shortcuts[link]
@@ -66,12 +61,7 @@ def uses(restored: Restored) -> dict[str, Use]:
 
 
 def of_output(matrix: np.ndarray, source: int) -> dict[str, float]:
-    """The numbers of one output, without a use of which there is none.
-
-    Args:
-      matrix: float [N + 2, N + 1], see `Use`.
-      source: the output.
-    """
+    """Compute the numbers of the output `source`; nothing if it is not used."""
     layers = np.flatnonzero(np.isfinite(matrix[:, source]))
     total = matrix[layers, source].sum()
     if not total > 0:
@@ -86,7 +76,7 @@ def of_output(matrix: np.ndarray, source: int) -> dict[str, float]:
 
 
 def by_distance(matrix: np.ndarray) -> dict[int, float]:
-    """The share of each distance in the use of all links of a stage; they sum to 1."""
+    """Return the share of each distance in the use of all links of a stage; they sum to 1."""
     layers, sources = np.nonzero(np.isfinite(matrix))
     totals = np.bincount(layers - sources, matrix[layers, sources])
     there = np.unique(layers - sources)
@@ -95,11 +85,11 @@ def by_distance(matrix: np.ndarray) -> dict[int, float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds no flags: this analysis has none of its own."""
+    """Add no flags: this analysis has none of its own."""
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw the use of outputs."""
     found = uses(restored)
     rows = [
         {"stage": name, "output": source, "by": use.by, **numbers}
@@ -112,12 +102,10 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, use in found.items()
         for distance, share in by_distance(use.matrix).items()
     ]
-    title = f"{given.workdir}, step {restored.step}: use of outputs, means over a stage"
-    tables.show(title, [_summary(name, found[name], rows) for name in found])
-    tables.save(rows, output / "reuse.csv")
-    tables.save(distances, output / "reuse_distances.csv")
-    draw(found, rows).savefig(output / "reuse.png")
-    print(", ".join(str(output / f"reuse{end}") for end in (".csv", "_distances.csv", ".png")))
+    title = command.headline(restored, given, "use of outputs, means over a stage")
+    shown = [_summary(name, found[name], rows) for name in found]
+    files = {"reuse": rows, "reuse_distances": distances}
+    command.publish(output, title, shown, files, draw(found, rows))
 
 
 def _summary(name: str, use: Use, rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -138,35 +126,23 @@ def _summary(name: str, use: Use, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def draw(found: Mapping[str, Use], rows: list[dict[str, Any]]) -> Figure:
-    """Draws for each stage the shares of distances, and the readers of each output.
+    """Draw for each stage the shares of distances, and the readers of each output.
 
     Args:
       found: from `uses`.
-      rows: of the outputs, see `of_output`, with their stage and number.
+      rows: numbers of the outputs from `of_output`, with `stage` and `output`.
     """
-    columns = min(4, len(found))
-    lines = math.ceil(len(found) / columns)
-    figure = Figure((3.4 * columns, 4.8 * lines), dpi=120, layout="compressed")
-    panels = figure.subplots(2 * lines, columns, squeeze=False)
-    for axes in panels.flat:
-        axes.tick_params(labelsize=7)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    for number, (name, use) in enumerate(found.items()):
-        above, below = panels[2 * (number // columns) :, number % columns][:2]
+    figure, panels = make_panels(len(found), 3.4, 4.8, each=2)
+    for (above, below), (name, use) in zip(panels, found.items(), strict=True):
         shares = by_distance(use.matrix)
         above.bar([*shares], [*shares.values()], color="#8fb9c7")
         above.set_title(f"{name}, by {use.by}", fontsize=9)
-        above.set_xlabel("distance, layers", fontsize=8)
-        above.set_ylabel("share of use", fontsize=8)
+        label_axes(above, "distance, layers", "share of use")
         own = [row for row in rows if row["stage"] == name]
         outputs = [row["output"] for row in own]
         below.bar(outputs, [row["readers"] for row in own], color="#d3e3e9", label="readers")
         effective = [row["effective_readers"] for row in own]
         below.plot(outputs, effective, "o", color="#c1440e", markersize=4, label="effective")
-        below.set_xlabel("output", fontsize=8)
-        below.set_ylabel("readers", fontsize=8)
-    panels[1, 0].legend(frameon=False, fontsize=7)
-    for number in range(len(found), lines * columns):
-        for axes in panels[2 * (number // columns) :, number % columns][:2]:
-            axes.axis("off")
+        label_axes(below, "output", "readers")
+    panels[0, 1].legend(frameon=False, fontsize=7)
     return figure

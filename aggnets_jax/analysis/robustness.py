@@ -17,12 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from aggnets_jax import data, tables
+from aggnets_jax import data
+from aggnets_jax.analysis import command
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.statistics import wilson_interval
+from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
@@ -30,8 +31,8 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 ATTACKS = ("fgsm", "pgd")
 NO_ATTACK = "none"
 EPSILONS = ("1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
-# Of PGD's way, by epsilon, that all steps together may go: enough to come to any corner of the
-# cube from anywhere in it, and to move on its faces (arXiv 1706.06083, Section 5).
+# The length of PGD's way in epsilons: enough to come from anywhere in the cube to any corner, and
+# to move on its faces (arXiv 1706.06083, Section 5).
 _WAY = 2.5
 
 
@@ -39,8 +40,8 @@ class Attack(NamedTuple):
     """A way to change images, by at most epsilon in each pixel and channel.
 
     Attributes:
-      name: of it.
-      steps: along the sign of the gradient.
+      name: "fgsm" or "pgd".
+      steps: number of steps along the sign of the gradient.
       step_size: of each, in units of epsilon.
       random_start: whether the first step begins anywhere in the cube, and not at the image.
     """
@@ -52,15 +53,12 @@ class Attack(NamedTuple):
 
 
 def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> Attack:
-    """FGSM, which is one step of size epsilon, or PGD.
+    """Make FGSM, which is one step of size epsilon, or PGD with these steps.
 
-    Args:
-      name: "fgsm" or "pgd".
-      steps: of PGD.
-      step_size: of PGD, in units of epsilon; default 2.5 / steps.
+    The default size of a step, in units of epsilon, is 2.5 / steps.
 
     Raises:
-      UserError: for another name, or numbers that make no attack.
+      UserError: for another name, or a number out of range.
     """
     if name not in ATTACKS:
         raise unknown("attack", name, ATTACKS)
@@ -75,94 +73,81 @@ def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> A
     return Attack(name, steps, step_size, random_start=True)
 
 
-class Attacker:
-    """Changes the images of batches so that a network's loss on their labels grows.
+Attacker = Callable[[Variables, data.Batch, float, int], jax.Array]
+"""`(variables, batch, epsilon, first) -> pixels`, see `make_attacker`."""
+
+
+def make_attacker(
+    logits: Callable[[Variables, jax.Array], jax.Array], attack: Attack, seed: int = 0
+) -> Attacker:
+    """Make the function that changes images so that a network's loss on their labels grows.
 
     Images are pixels in 0..1 here, and epsilon is in their unit; they are normalised afterwards.
-    What is compiled serves for every epsilon.
+    The compiled programs serve for every epsilon.
+
+    Args:
+      logits: function of variables and pixels [B, height, width, channels].
+      attack: from `make_attack`.
+      seed: of random starts.
+
+    Returns:
+      A function of variables, a batch of `data.EvalBatches`, epsilon, and the number of the batch's
+      first image, on which its random start depends. It returns pixels float32 [B, height, width,
+      channels], in 0..1 and in the cube about the images.
     """
 
-    def __init__(
-        self, logits: Callable[[Variables, jax.Array], jax.Array], attack: Attack, seed: int = 0
-    ) -> None:
-        """Compiles nothing yet.
+    def loss(pixels: jax.Array, variables: Variables, batch: data.Batch) -> jax.Array:
+        # An image's loss depends on that image alone, so that one sum does for all of them.
+        return jnp.sum(score(logits(variables, pixels), batch)["loss"])
 
-        Args:
-          logits: of variables and pixels [B, height, width, channels].
-          attack: from `make_attack`.
-          seed: of random starts.
-        """
-        self._attack = attack
-        self._seed = seed
-
-        def loss(pixels: jax.Array, variables: Variables, batch: data.Batch) -> jax.Array:
-            # An image's loss depends on that image alone, so that one sum does for all of them.
-            return jnp.sum(score(logits(variables, pixels), batch)["loss"])
-
-        def step(
-            variables: Variables,
-            batch: data.Batch,
-            pixels: jax.Array,
-            epsilon: jax.Array,
-            size: jax.Array,
-        ) -> jax.Array:
-            moved = pixels + size * jnp.sign(jax.grad(loss)(pixels, variables, batch))
-            return _within(moved, as_pixels(batch["image"]), epsilon)
-
-        self._step = jax.jit(step, compiler_options=compiler_options())
-        self._start = jax.jit(self._random_start if attack.random_start else self._no_start)
-
-    def __call__(
-        self, variables: Variables, batch: data.Batch, epsilon: float, first: int
+    def step(
+        variables: Variables,
+        batch: data.Batch,
+        pixels: jax.Array,
+        epsilon: jax.Array,
+        size: jax.Array,
     ) -> jax.Array:
-        """The changed images of a batch.
+        moved = pixels + size * jnp.sign(jax.grad(loss)(pixels, variables, batch))
+        return _within(moved, as_pixels(batch["image"]), epsilon)
 
-        Args:
-          variables: of the network.
-          batch: as of `data.EvalBatches`.
-          epsilon: the largest change of a pixel in 0..1.
-          first: number of the batch's first image, on which its random start depends.
+    compiled_step = jax.jit(step, compiler_options=compiler_options())
+    start = jax.jit(random_start if attack.random_start else lambda images, *_: as_pixels(images))
 
-        Returns:
-          Pixels float32 [B, height, width, channels], in 0..1 and in the cube about the images.
-        """
+    def changed(variables: Variables, batch: data.Batch, epsilon: float, first: int) -> jax.Array:
         epsilon = np.float32(epsilon)
-        size = np.float32(self._attack.step_size) * epsilon
-        pixels = self._start(batch["image"], epsilon, np.int32(first), np.uint32(self._seed))
+        size = np.float32(attack.step_size) * epsilon
+        pixels = start(batch["image"], epsilon, np.int32(first), np.uint32(seed))
         # Each step is a program of its own: in loops the CPU's convolutions take many times as
         # long, and unrolled all of them would have to be compiled.
-        for _ in range(self._attack.steps):
-            pixels = self._step(variables, batch, pixels, epsilon, size)
+        for _ in range(attack.steps):
+            pixels = compiled_step(variables, batch, pixels, epsilon, size)
         return pixels
 
-    @staticmethod
-    def _no_start(
-        images: jax.Array, epsilon: jax.Array, first: jax.Array, seed: jax.Array
-    ) -> jax.Array:
-        del epsilon, first, seed
-        return as_pixels(images)
+    return changed
 
-    @staticmethod
-    def _random_start(
-        images: jax.Array, epsilon: jax.Array, first: jax.Array, seed: jax.Array
-    ) -> jax.Array:
-        def draw(number: jax.Array) -> jax.Array:
-            # The generator is named, so that jax_default_prng_impl can't change the numbers.
-            key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), number)
-            return jax.random.uniform(key, images.shape[1:], minval=-1, maxval=1)
 
-        pixels = as_pixels(images)
-        draws = jax.vmap(draw)(first + jnp.arange(len(images)))
-        return _within(pixels + epsilon * draws, pixels, epsilon)
+def random_start(
+    images: jax.Array, epsilon: jax.Array, first: jax.Array, seed: jax.Array
+) -> jax.Array:
+    """Draw pixels in the cubes about images; `first` is the number of the first image."""
+
+    def draw(number: jax.Array) -> jax.Array:
+        # The generator is named, so that jax_default_prng_impl can't change the numbers.
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), number)
+        return jax.random.uniform(key, images.shape[1:], minval=-1, maxval=1)
+
+    pixels = as_pixels(images)
+    draws = jax.vmap(draw)(first + jnp.arange(len(images)))
+    return _within(pixels + epsilon * draws, pixels, epsilon)
 
 
 def as_pixels(images: jax.Array) -> jax.Array:
-    """uint8 -> float32 in 0..1."""
+    """Convert uint8 to float32 in 0..1."""
     return images.astype(jnp.float32) / 255
 
 
 def _within(changed: jax.Array, pixels: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """The nearest pixels that are in the cube about an image and in 0..1."""
+    """Return the nearest pixels in the cube about an image and in 0..1."""
     return jnp.clip(jnp.clip(changed, pixels - epsilon, pixels + epsilon), 0, 1)
 
 
@@ -173,21 +158,22 @@ def measure(
     epsilons: Iterable[float],
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Evaluates a network on its evaluation split, as it is and changed by attacks.
+    """Evaluate a network on its evaluation split, unchanged and under attacks.
 
     Args:
-      restored: with the variables of one network.
+      restored: the network.
       batches: from `evaluate.evaluation_batches`.
       attacks: each with all epsilons.
       epsilons: above 0, in the unit of pixels in 0..1.
-      seed: of random starts, which follow from it and an image's number.
+      seed: random starts depend on it and an image's number.
 
     Returns:
-      A record for the images as they are, whose attack is "none", and for each attack and epsilon:
+      A record for the unchanged images, whose attack is "none", and for each attack and epsilon:
       `attack`, `epsilon`, `accuracy`, the `low` and `high` end of its 95 % confidence interval
       (Wilson's), `loss` (mean cross entropy) and `examples`.
     """
-    model, info, variables = restored.model, restored.info, restored.variables
+    task, model, info = Classification(), restored.model, restored.info
+    variables = restored.variables
     mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
 
     def normalise(batch: data.Batch, *, train: bool) -> jax.Array:
@@ -198,7 +184,7 @@ def measure(
         images = normalise({"pixels": pixels}, train=False)
         return model.apply(variables, images, train=False)[0]
 
-    of_pixels = make_eval_step(Classification(), model, normalise)
+    of_pixels = make_eval_step(task, model, normalise)
 
     def under(attacker: Attacker, epsilon: float) -> dict[str, Any]:
         first = itertools.count(step=batches.batch_size)
@@ -207,20 +193,19 @@ def measure(
             pixels = attacker(variables, batch, epsilon, next(first))
             return of_pixels(variables, {**batch, "pixels": pixels})
 
-        return evaluate(Classification(), step, variables, batches)
+        return evaluate(task, step, variables, batches)
 
-    as_they_are = make_eval_step(
-        Classification(), model, data.make_preprocess(restored.config.data, info)
-    )
-    found = [_record(NO_ATTACK, 0.0, evaluate(Classification(), as_they_are, variables, batches))]
+    preprocess = data.make_preprocess(restored.config.data, info)
+    unchanged = make_eval_step(task, model, preprocess)
+    found = [_record(NO_ATTACK, 0.0, evaluate(task, unchanged, variables, batches))]
     for attack in attacks:
-        attacker = Attacker(logits, attack, seed)
+        attacker = make_attacker(logits, attack, seed)
         found += [_record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]
     return found
 
 
 def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = wilson_interval(metrics["accuracy"], metrics["examples"])
+    low, high = accuracy_interval(metrics["accuracy"], metrics["examples"])
     return {
         "attack": attack,
         "epsilon": epsilon,
@@ -233,10 +218,9 @@ def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str
 
 
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
-    """Draws accuracies over epsilon: a colour for each network, a kind of line for each attack.
+    """Draw accuracies over epsilon: a colour for each network, a kind of line for each attack.
 
-    Args:
-      found: records of `measure`, each with the `network` it is of.
+    The records are those of `measure`, with the name of their `network`.
     """
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -264,7 +248,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def parse_epsilons(texts: Sequence[str]) -> list[float]:
-    """Ascending numbers of texts such as "8/255" and "0.03"; zero is left out.
+    """Return the ascending numbers of texts such as "8/255" and "0.03", without zero.
 
     Raises:
       UserError: for a text that is no number in 0..1.
@@ -282,7 +266,7 @@ def parse_epsilons(texts: Sequence[str]) -> list[float]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
+    """Add the flags of this analysis."""
     parser.add_argument(
         "--attack",
         action="append",
@@ -302,11 +286,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--against", nargs="+", default=(), metavar="WORKDIR", help="runs to compare with"
     )
-    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+    command.add_data_dir(parser)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw accuracies under attack."""
     attacks, epsilons = _attacks(given), parse_epsilons(given.epsilons)
     mesh = mesh_lib.make_mesh()
     networks = {given.workdir: restored}
@@ -320,17 +304,14 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         batches = evaluation_batches(network, mesh, given.data_dir)
         rows = measure(network, batches, attacks, epsilons, given.start_seed or 0)
         found += [{"network": workdir, "step": network.step, **row} for row in rows]
-    tables.show(f"accuracy on {restored.info.name} under attack", list(map(_cells, found)))
-    tables.save(found, output / "robustness.csv")
-    draw(found).savefig(output / "robustness.png")
-    print(f"{output / 'robustness.csv'}, {output / 'robustness.png'}")
+    title = f"accuracy on {restored.info.name} under attack"
+    command.publish(output, title, list(map(_cells, found)), {"robustness": found}, draw(found))
 
 
 def _attacks(given: argparse.Namespace) -> list[Attack]:
     names = tuple(dict.fromkeys(given.attack or ATTACKS[:1]))
-    of_pgd = {"steps": given.steps, "step_size": given.step_size, "start_seed": given.start_seed}
-    for flag, value in of_pgd.items():
-        if value is not None and "pgd" not in names:
+    for flag in ("steps", "step_size", "start_seed"):
+        if getattr(given, flag) is not None and "pgd" not in names:
             raise UserError(f"--{flag} is for --attack=pgd")
     if given.start_seed is not None and not 0 <= given.start_seed < 2**32:
         raise UserError(f"--start_seed must be between 0 and 2**32 - 1, not {given.start_seed}")
@@ -339,16 +320,16 @@ def _attacks(given: argparse.Namespace) -> list[Attack]:
 
 
 def _check_same_images(workdir: str, other: data.DatasetInfo, ours: data.DatasetInfo) -> None:
-    for what in ("name", "eval_split", "num_eval", "class_names"):
-        if getattr(other, what) != getattr(ours, what):
+    for field in ("name", "eval_split", "num_eval", "class_names"):
+        if getattr(other, field) != getattr(ours, field):
             raise UserError(
-                f"--against={workdir} has other images: its data set's {what} is"
-                f" {one_line(getattr(other, what))}, not {one_line(getattr(ours, what))}"
+                f"--against={workdir} has other images: its data set's {field} is"
+                f" {one_line(getattr(other, field))}, not {one_line(getattr(ours, field))}"
             )
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """A record for people to read."""
+    """Return a row of the printed table."""
     return {
         "network": record["network"],
         "attack": record["attack"],

@@ -1,10 +1,10 @@
-"""Places in a stage through which everything passes, where an analysis can look or step in.
+"""The stages of a network, and the places in them where an analysis can look or step in.
 
     reading    y_l = F_l(computed_l(aggregate of sources))
     shortcuts  y_l = F_l(computed_l(y_{l-1})) joined with shortcut_l(aggregate of sources)
 
 and `written` of each y, the stage's inputs among them, and of the stage's output N + 1 where that
-is an aggregate of its own. The network and its parameters stay what they are.
+is an aggregate of its own. The network and its parameters stay as they are.
 """
 
 import contextlib
@@ -12,12 +12,53 @@ import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from flax import linen as nn
 
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.unit import make_layer
 from aggnets_jax.errors import unknown
 from aggnets_jax.workdir.restore import Restored
+
+
+def stages_of(restored: Restored) -> dict[str, StageLinks]:
+    """Return the stages of a network that have links."""
+    stages = find_links(restored.model, restored.info.image_shape)
+    return {name: stage for name, stage in stages.items() if stage.links}
+
+
+def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
+    """Return the stages whose names match a shell pattern.
+
+    Raises:
+      UserError: if none does.
+    """
+    chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
+    if not chosen:
+        raise unknown("stage", pattern, stages)
+    return chosen
+
+
+def inputs_of(stage: StageLinks) -> int:
+    """Return the number of a stage's inputs, which is the number of its first layer."""
+    return stage.links[0][0]
+
+
+def output_of(stage: StageLinks) -> int:
+    """Return the layer that is the stage's output: N + 1, or N in a stage of shortcuts."""
+    return stage.links[-1][0]
+
+
+def has_shortcuts(stage: StageLinks) -> bool:
+    """Return whether links go past the layers, each of which computes on the previous output."""
+    return output_of(stage) <= stage.topology.depth
+
+
+def empty_matrix(stage: StageLinks) -> np.ndarray:
+    """Return a matrix without numbers."""
+    return np.full([stage.topology.depth + 2, stage.topology.depth + 1], np.nan)
+
 
 Tap = Callable[[str, int, Any], Any]
 """`(stage, layer, value) -> value`, of the same structure, shapes and dtypes."""
@@ -35,26 +76,25 @@ def _same(stage: str, layer: int, value: Any) -> Any:
 def tapped(
     *, computed: Tap = _same, shortcut: Tap = _same, written: Tap = _same
 ) -> contextlib.AbstractContextManager:
-    """A context in which what passes through the stages of networks passes through functions.
+    """Make a context in which values within the stages of networks pass through functions.
 
     Args:
-      computed: of what a layer's F is given.
-      shortcut: of the aggregate that goes past F, in a stage of shortcuts.
-      written: of the stage's inputs, by the number of their sources, of what layers put out, and of
-        the stage's output.
+      computed: function of the input of a layer's F.
+      shortcut: function of the aggregate that goes past F, in a stage of shortcuts.
+      written: function of the stage's inputs, by the number of their sources, of the layers'
+        outputs, and of the stage's output.
     """
 
     def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
         module = context.module
-        if not isinstance(module, Stage) or isinstance(module, _Tapped):
-            return call(*arguments, **keywords)
-        if context.method_name != "__call__":
+        is_stage = isinstance(module, Stage) and not isinstance(module, _Tapped)
+        if not is_stage or context.method_name != "__call__":
             return call(*arguments, **keywords)
         name, first = "/".join(module.path), len(arguments)
 
-        def unit(number: int, name_of_unit: str) -> Callable[..., Any]:
+        def unit(number: int) -> Callable[..., Any]:
             layer = number + first - 1
-            compute = module.unit(number, name=name_of_unit)
+            compute = make_layer(module.unit, number)
 
             def tapped_unit(read: Any, *aggregate: Any) -> Any:
                 read = computed(name, layer, read)
@@ -65,7 +105,7 @@ def tapped(
 
         stage = _Tapped(
             module.topology,
-            unit=lambda number, name: unit(number, name),
+            unit=lambda number, name: unit(number),
             aggregation=module.aggregation,
             projection=module.projection,
             shortcuts=module.shortcuts,
@@ -77,36 +117,3 @@ def tapped(
         return output if module.shortcuts else written(name, module.topology.depth + 1, output)
 
     return nn.intercept_methods(intercept)
-
-
-def stages_of(restored: Restored) -> dict[str, StageLinks]:
-    """The stages of a network that have links."""
-    stages = find_links(restored.model, restored.info.image_shape)
-    return {name: stage for name, stage in stages.items() if stage.links}
-
-
-def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """The stages whose names match a shell pattern.
-
-    Raises:
-      UserError: if none do.
-    """
-    chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
-    if not chosen:
-        raise unknown("stage", pattern, stages)
-    return chosen
-
-
-def inputs_of(stage: StageLinks) -> int:
-    """How many of a stage's outputs are its inputs; the first layer has this number."""
-    return stage.links[0][0]
-
-
-def output_of(stage: StageLinks) -> int:
-    """The layer that is the stage's output: N + 1, or N in a stage of shortcuts."""
-    return stage.links[-1][0]
-
-
-def has_shortcuts(stage: StageLinks) -> bool:
-    """Whether what layers read goes past what they compute of the previous output."""
-    return output_of(stage) <= stage.topology.depth

@@ -7,12 +7,12 @@ convolution that convolves each source's feature maps, divided by the largest of
     SparseNet, arXiv 1801.05895, Section 4.4 and Fig. 3  the same, "rescaled between 0 and 1 for
                                                          each layer"
     SeqConv, arXiv 1811.10798, Section 4.5 and Fig. 5    by group and group within a layer, in the
-                                                         exploded view: the input of a layer is not
-                                                         one source but as many as it has slices
+                                                         exploded view: each slice of a layer's
+                                                         input is a source
 
-Rescaled means divided by the largest, so that 0 is a weight of 0. Were the least taken for 0, each
-layer of several sources would have a blue square, however evenly it uses them, where Fig. 5 shows
-"hardly any".
+Rescaled means divided by the largest, so that 0 is a weight of 0. If the least became 0, each layer
+of several sources would have a blue square, however evenly it uses them, where Fig. 5 shows "hardly
+any".
 """
 
 import argparse
@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from aggnets_jax import tables
-from aggnets_jax.analysis.plots import save_heat_maps
+from aggnets_jax.analysis import command
+from aggnets_jax.analysis.plots import draw_heat_maps
 from aggnets_jax.analysis.readers import Reader, find_readers, weight_by_channel
-from aggnets_jax.analysis.taps import choose, inputs_of, stages_of
+from aggnets_jax.analysis.taps import choose, empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
@@ -41,8 +41,7 @@ class StageWeights(NamedTuple):
     Attributes:
       links: of the stage.
       readers: of these links, see `find_readers`.
-      means: float64 [N + 2, N + 1], the mean absolute weight of each; NaN where there is no link,
-        or none with a reader.
+      means: matrix of the mean absolute weights, float64; NaN for links without a reader, too.
     """
 
     links: StageLinks
@@ -51,65 +50,45 @@ class StageWeights(NamedTuple):
 
 
 def link_weights(restored: Restored) -> dict[str, StageWeights]:
-    """The mean absolute weights of the links of each stage that concatenates several outputs.
-
-    Args:
-      restored: with the variables of one network.
-    """
+    """Compute the mean absolute weights of links in stages that concatenate several outputs."""
     stages = stages_of(restored)
-    readers = find_readers(restored.model, restored.variables, stages, restored.info.image_shape)
     found = {}
-    for name, stage in stages.items():
-        layers = [layer for layer, _ in readers[name]]
+    for name, readers in find_readers(restored, stages).items():
+        layers = [layer for layer, _ in readers]
         if len(layers) == len(set(layers)):
             continue  # no layer reads two
-        means = np.full([stage.topology.depth + 2, stage.topology.depth + 1], np.nan)
-        for link, reader in readers[name].items():
+        means = empty_matrix(stages[name])
+        for link, reader in readers.items():
             params = restored.variables["params"]
             for key in reader.path:
                 params = params[key]
             weights = weight_by_channel(params["kernel"], reader.groups)
             means[link] = weights[reader.channels].mean()
-        found[name] = StageWeights(stage, readers[name], means)
+        found[name] = StageWeights(stages[name], readers, means)
     return found
 
 
 def normalised(means: np.ndarray) -> np.ndarray:
-    """Each layer's numbers divided by their largest.
-
-    Args:
-      means: float [N + 2, N + 1] by layer and source, at least 0 or NaN.
-
-    Returns:
-      The same shape, in 0..1 or NaN; of a layer without weights, 0.
-    """
+    """Divide the numbers of each layer in a matrix by their largest; 0 if all of them are 0."""
     largest = np.max(np.nan_to_num(means), axis=1, keepdims=True)
     return means / np.where(largest > 0, largest, 1)
 
 
 def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
-    """What the papers draw, by stage.
+    """Compute the matrices that the papers draw, float64 in 0..1, by stage.
 
-    Args:
-      restored: with the variables of one network.
-
-    Returns:
-      By stage, float64 [N + 2, N + 1] in 0..1: entry [layer, source] is the mean absolute weight of
-      the link, divided by the largest of its layer (N + 1 is the stage's output); NaN where there
-      is no link. Without stages that add what they read, none of whose links has weights.
+    Stages that add their inputs are left out, as their links have no weights.
     """
     return {name: normalised(stage.means) for name, stage in link_weights(restored).items()}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of this analysis."""
-    parser.add_argument(
-        "--stages", default="*", help="shell pattern of the stages to draw; default '*', all"
-    )
+    """Add the flags of this analysis."""
+    command.add_stages(parser)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw the weights of links."""
     found = link_weights(restored)
     if not found:
         raise UserError(
@@ -117,19 +96,16 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
             " of their own; those of DSNet's shortcuts are in the analysis 'shortcuts'"
         )
     found = choose(found, given.stages)
-    title = f"{given.workdir}, step {restored.step}: {LABEL}"
-    tables.show(title, [_summary(name, stage) for name, stage in found.items()])
+    title = command.headline(restored, given, LABEL)
+    shown = [_summary(name, stage) for name, stage in found.items()]
     rows = [record for name, stage in found.items() for record in _records(name, stage)]
-    tables.save(rows, output / "weights.csv")
-    save_heat_maps(
-        output / "weights.png",
+    figure = draw_heat_maps(
         {name: normalised(stage.means) for name, stage in found.items()},
-        {name: stage.links.topology for name, stage in found.items()},
-        inputs={name: inputs_of(stage.links) for name, stage in found.items()},
+        {name: stage.links for name, stage in found.items()},
         limits=(0, 1),
         label=LABEL,
     )
-    print(f"{output / 'weights.csv'}, {output / 'weights.png'}")
+    command.publish(output, title, shown, {"weights": rows}, figure, tight=True)
 
 
 def _records(name: str, stage: StageWeights) -> list[dict[str, Any]]:
@@ -149,7 +125,7 @@ def _records(name: str, stage: StageWeights) -> list[dict[str, Any]]:
 
 
 def _summary(name: str, stage: StageWeights) -> dict[str, str]:
-    """A row of the table: whether all is used (Fig. 3), and less so what is farther away."""
+    """Return a row of the printed table: is all used (Fig. 3), and less over a longer distance?"""
     shares = normalised(stage.means)
     values = np.array([shares[link] for link in stage.readers])
     distances = np.array([layer - source for layer, source in stage.readers])

@@ -1,4 +1,4 @@
-"""What a program takes of the memory, and whether there is as much."""
+"""Memory that a program needs and a device has; smaller batches where it does not suffice."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from aggnets_jax.runtime.compilation import allocated_bytes
 
 T = TypeVar("T")
 
-# What XLA says of a device that is full, and PyTorch of a host or of a device.
+# Messages of XLA about a full device, and of PyTorch about a full host or device.
 _MESSAGES = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory", "can't allocate memory")
 
 
@@ -20,44 +20,42 @@ class OutOfMemory(RuntimeError):
 
 
 def peak_bytes() -> int | None:
-    """The most that JAX had in use on a device so far; None where nobody counts."""
+    """Return the peak memory use of JAX on the first device, or `None` if it is unknown."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def available_bytes() -> int | None:
-    """What is free on a device, or on the host for the CPU; None if nobody says."""
+    """Return the free memory of a device, or of the host for the CPU; `None` if unknown."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     if jax.default_backend() != "cpu":
         return None
-    # A host that is full does not refuse: its kernel kills the process.
+    # A full host does not refuse memory: its kernel kills the process.
     known = [free for free in (_free_on_host(), _free_in_group()) if free is not None]
     return min(known, default=None)
 
 
 def check_memory(compiled: jax.stages.Compiled) -> None:
-    """Raises `OutOfMemory` if a program can't run, before it is run."""
+    """Raise `OutOfMemory` before a program runs that can't fit."""
     needed, available = allocated_bytes(compiled), available_bytes()
     if needed is not None and available is not None and needed > available:
         raise OutOfMemory(f"{needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB free")
 
 
 def backing_off(build: Callable[[int], T], batch_size: int, what: str) -> tuple[T, int]:
-    """Builds with half the batch, and half of that, for as long as there is too little memory.
-
-    Each time it says so in a line.
+    """Build programs; halve the batch, with a printed line, while the memory does not suffice.
 
     Args:
-      build: makes of a batch size, and runs once, what is to be timed.
-      batch_size: that is asked for.
+      build: builds for a batch size and runs once.
+      batch_size: to start with.
       what: is built, for the line.
 
     Returns:
-      What `build` returned, and the batch size that it is of.
+      The result of `build`, and the batch size that fitted.
 
     Raises:
-      UserError: if there is too little memory for a batch of one image on each device.
+      UserError: if there is too little memory for one image on each device.
     """
     while True:
         try:
@@ -74,7 +72,7 @@ def backing_off(build: Callable[[int], T], batch_size: int, what: str) -> tuple[
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that a host or a device has too little memory."""
+    """Return whether an error means that a host or a device has too little memory."""
     if isinstance(error, OutOfMemory | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
@@ -90,7 +88,7 @@ def _free_on_host() -> int | None:
 
 
 def _free_in_group() -> int | None:
-    """What the control group (v2) of a container leaves; what it caches can be given up."""
+    """Return the memory left to a container by its control group (v2), cached files not counted."""
     folder = Path("/sys/fs/cgroup")
     try:
         most = (folder / "memory.max").read_text().strip()

@@ -1,38 +1,50 @@
 """Run the benchmark that the flags of `aggnets benchmark` describe."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 from aggnets_jax.arguments import check_number, check_whole_number
-from aggnets_jax.benchmark import MODES
+from aggnets_jax.benchmark import against_torch, rows
+from aggnets_jax.benchmark.contenders import Contender, forms_of_network, measure
+from aggnets_jax.benchmark.forms import parse_arguments, parse_forms
+from aggnets_jax.benchmark.modes import MODES
+from aggnets_jax.benchmark.workload import Workload
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
-
-# The rest imports JAX, and so is imported where the flags are parsed.
-if TYPE_CHECKING:
-    from aggnets_jax.benchmark.measure import Contender
-    from aggnets_jax.benchmark.setting import Setting
+from aggnets_jax.models import check_image_shape, input_shape
+from aggnets_jax.training.step import default_steps_per_dispatch
 
 _DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
 
 
+def run(given: argparse.Namespace) -> None:
+    """Measure, print the table, and write it.
+
+    Raises:
+      UserError: as `check` and `contenders_of`.
+    """
+    check(given)
+    if given.against == TORCH:
+        # By default JAX reserves most of a GPU's memory; PyTorch needs some of it.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    with _no_compilation_cache():
+        _measure(given)
+
+
 def check(given: argparse.Namespace) -> None:
-    """Check the flags, and split those with commas.
+    """Check the flags, and split lists at their commas.
 
     Raises:
       UserError: for a value that is not allowed.
     """
-    from aggnets_jax.benchmark import against_torch
-    from aggnets_jax.benchmark.setting import parse_arguments, parse_forms
-
     given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
         if mode not in MODES:
@@ -58,94 +70,66 @@ def check(given: argparse.Namespace) -> None:
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
-def setting_of(model: str, given: argparse.Namespace) -> Setting:
-    """What is measured of a model.
+def workload_of(model: str, given: argparse.Namespace) -> Workload:
+    """Return the workload of a model.
 
     Raises:
-      UserError: for an unknown model, or images of no size.
+      UserError: for an unknown model or an image size that is not positive.
     """
-    from aggnets_jax.benchmark.setting import Setting
-    from aggnets_jax.models import check_image_shape, input_shape
-    from aggnets_jax.training.step import default_steps_per_dispatch
-
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])
-    default = default_steps_per_dispatch()
-    return Setting(
+    return Workload(
         model=model,
         batch_size=given.batch_size,
         image_shape=check_image_shape(shape),
         arguments=given.model_args,
         num_classes=given.num_classes,
         dtype=given.dtype,
-        steps_per_dispatch=given.steps_per_dispatch or default,
+        steps_per_dispatch=given.steps_per_dispatch or default_steps_per_dispatch(),
     )
 
 
-def contenders_of(setting: Setting, given: argparse.Namespace) -> list[Contender]:
-    """Those that take turns: a network in all forms, and what it is compared with.
+def contenders_of(workload: Workload, given: argparse.Namespace) -> list[Contender]:
+    """Return the forms of a network, and the contenders that `--against` adds.
 
     Raises:
-      UserError: if one of them can't be made, or gets images that are too small.
+      UserError: if one of them can't be created, or images are too small for it.
     """
-    from aggnets_jax.benchmark import against_torch
-    from aggnets_jax.benchmark.measure import contenders
-
-    made = contenders(setting, given.forms)
+    contenders = forms_of_network(workload, given.forms)
     if given.against == TORCH:
-        made += against_torch.contenders(setting, made[0], given.against_forms)
+        contenders += against_torch.torch_forms(workload, contenders[0], given.against_forms)
     elif given.against is not None:
-        made += contenders(dataclasses.replace(setting, model=given.against), given.forms)
-    return made
-
-
-def run(given: argparse.Namespace) -> None:
-    """Measure, print the table, and write it.
-
-    Raises:
-      UserError: as `check` and `contenders_of`.
-    """
-    check(given)
-    with _no_compilation_cache():
-        _measure(given)
+        other = dataclasses.replace(workload, model=given.against)
+        contenders += forms_of_network(other, given.forms)
+    return contenders
 
 
 def _measure(given: argparse.Namespace) -> None:
-    from aggnets_jax.benchmark import report
-    from aggnets_jax.benchmark.measure import compare
-
-    if given.against == TORCH:
-        # Left alone JAX takes most of the memory of a GPU at once, of which PyTorch needs some.
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    origin = report.origin(given.command)
-    rows: list[report.Row] = []
-    settings = [setting_of(model, given) for model in given.models]
-    # All mistakes come before all measurements.
-    for setting, made in [(setting, contenders_of(setting, given)) for setting in settings]:
+    origin, measured = rows.origin(given.command), []
+    workloads = [workload_of(model, given) for model in given.models]
+    # Report all mistakes before anything is measured.
+    for workload, contenders in [(each, contenders_of(each, given)) for each in workloads]:
         for mode in given.modes:
-            rows += compare(
-                made,
-                setting,
+            measured += measure(
+                contenders,
+                workload,
                 mode,
                 repeats=given.repeats,
                 seconds=given.seconds,
                 profile=given.profile and Path(given.profile),
             )
-            # After each, so that what is stopped leaves what it has.
+            # After each mode, so that an interrupted command leaves its rows.
             if given.json is not None:
-                report.write_json(given.json, rows, origin)
+                rows.write_json(given.json, measured, origin)
             if given.csv is not None:
-                report.write_csv(given.csv, rows, origin)
-    report.show(rows)
+                rows.write_csv(given.csv, measured, origin)
+    rows.show(measured)
 
 
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
-    """Inside of this everything is compiled anew, since that is measured, too."""
-    import jax
-    from jax.experimental.compilation_cache import compilation_cache
-
+    """Compile everything anew in this context, because compilation is measured, too."""
     before = jax.config.jax_enable_compilation_cache
     try:
         jax.config.update("jax_enable_compilation_cache", False)

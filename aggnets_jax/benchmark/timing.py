@@ -1,4 +1,4 @@
-"""Times of programs that take turns, so that what else the machine does falls on all of them."""
+"""Step times of programs that take turns, so that other load on the machine affects all of them."""
 
 import gc
 import time
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aggnets_jax.benchmark.programs import Program
+from aggnets_jax.benchmark.program import Program
 
-# Repeats at least, however long they take: a median of fewer says little.
+# A median of fewer repeats says little, however long they take.
 _LEAST_REPEATS = 3
 
 
@@ -22,7 +22,7 @@ class Spread(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Seconds of a step.
+    """Seconds per step.
 
     Attributes:
       seconds: float64 [programs, repeats].
@@ -33,49 +33,48 @@ class Times(NamedTuple):
     steps: list[int]
 
     def of(self, program: int) -> Spread:
-        """Those of a program."""
-        return spread(self.seconds[program])
+        """Return the median step time of a program, in seconds."""
+        return _spread(self.seconds[program])
 
     def ratio(self, program: int) -> Spread:
-        """How many times as fast as the first a program is, in the same repeat."""
-        return spread(self.seconds[0] / self.seconds[program])
+        """Return the median speed of a program relative to the first one in the same repeat."""
+        return _spread(self.seconds[0] / self.seconds[program])
 
 
 def alternate(programs: Sequence[Program], repeats: int, seconds: float) -> Times:
-    """Runs programs in turn, A B A B ..., each as many steps at a time as fill its share.
+    """Run programs in turn, A B A B ..., each for as many steps as fill its share of the time.
 
     Args:
-      programs: which have run before if they warm up.
-      repeats: of each program. Where one of a single step takes more than its share of the time,
-        they are fewer, but not less than 3, or 1 of what need not warm up.
+      programs: those with `warms_up` must have run once.
+      repeats: of each program. Fewer if a single step takes longer than its share of the time, but
+        at least 3, or at least 1 if no program warms up.
       seconds: for all repeats of a program.
     """
-    first = np.array([_seconds_of_step(program, 1) for program in programs])
+    first = np.array([_seconds_per_step(program, 1) for program in programs])
     warm = all(program.warms_up for program in programs)
     most = max(_LEAST_REPEATS if warm else 1, int(seconds // first.max()))
     repeats = min(repeats, most)
     steps = (
         [max(1, round(seconds / repeats / each)) for each in first] if warm else [1] * len(first)
     )
-    measured = [] if warm else [first]  # what need not warm up counts from the first run on
+    measured = [] if warm else [first]  # without warm-up the first run counts, too
     gc.collect()
     gc.disable()
     try:
         while len(measured) < repeats:
             each = zip(programs, steps, strict=True)
-            measured.append([_seconds_of_step(program, count) for program, count in each])
+            measured.append([_seconds_per_step(program, count) for program, count in each])
     finally:
         gc.enable()
     return Times(np.transpose(measured), steps)
 
 
-def spread(values: np.ndarray) -> Spread:
-    """Median and quartiles of some values."""
+def _spread(values: np.ndarray) -> Spread:
     low, median, high = np.percentile(values, [25, 50, 75])
     return Spread(float(median), float(low), float(high))
 
 
-def _seconds_of_step(program: Program, steps: int) -> float:
+def _seconds_per_step(program: Program, steps: int) -> float:
     began = time.perf_counter()
     program.run(steps)
     return (time.perf_counter() - began) / steps

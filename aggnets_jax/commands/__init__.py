@@ -29,7 +29,8 @@ class CommandParser(Parser):
     def unknown_flag(self, text: str) -> UserError:
         """Return the error for a word that the subcommand does not know."""
         flag = text.partition("=")[0]
-        if flag.partition(".")[0] == "--config" and self.has("--workdir"):
+        of_config = flag.partition(".")[0] == "--config" and not self.has("--config")
+        if of_config and self.has("--workdir"):
             return UserError(f"{self.prog} takes the config of the workdir, not --config")
         others = [f"aggnets {name}" for name in NAMES if make_parser(name).has(flag)]
         if others:

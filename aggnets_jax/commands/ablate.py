@@ -1,7 +1,8 @@
 """Measure what a trained network loses without its links; export it without some.
 
-aggnets ablate --workdir=runs/digits --sweep=links,layers
-aggnets ablate --workdir=runs/digits --cut=stage1:3-0,stage1:4-1 --export=runs/pruned
+Examples:
+    aggnets ablate --workdir=runs/digits --sweep=links,layers
+    aggnets ablate --workdir=runs/digits --cut=stage1:3-0,stage1:4-1 --export=runs/pruned
 """
 
 import argparse

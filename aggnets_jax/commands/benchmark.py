@@ -1,6 +1,7 @@
 """Measure speed, compilation and memory of networks in several forms.
 
-aggnets benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
+Example:
+    aggnets benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
 """
 
 import argparse

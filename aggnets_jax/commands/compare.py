@@ -37,5 +37,5 @@ def run(flags: argparse.Namespace) -> None:
     comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
     compare.show(comparison)
     if output:
-        results.write_tables(output, compare.table(comparison), compare.page(comparison, output))
+        results.write_tables(output, compare.records(comparison), compare.page(comparison, output))
         print(f"{output}.csv, {output}.md")

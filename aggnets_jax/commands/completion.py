@@ -1,25 +1,23 @@
 """Print a script that completes `aggnets` in a shell.
 
-eval "$(aggnets completion bash)"
+Example:
+    eval "$(aggnets completion bash)"
 """
 
 import argparse
 
 from aggnets_jax.cli import Parser
-from aggnets_jax.errors import unknown
-
-SHELLS = ("bash", "tcsh", "zsh")
 
 
 def add_arguments(parser: Parser) -> None:
     """Add the argument."""
-    parser.add_argument("shell", help=", ".join(SHELLS))
+    import shtab
+
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
 
 
 def run(flags: argparse.Namespace) -> None:
     """Print the script."""
-    if flags.shell not in SHELLS:
-        raise unknown("shell", flags.shell, SHELLS)
     import shtab
 
     from aggnets_jax import commands

@@ -1,7 +1,8 @@
 """Move weights from PyTorch into a new workdir, or from a workdir to PyTorch.
 
-aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
-aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+Examples:
+    aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
+    aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
 """
 
 import argparse

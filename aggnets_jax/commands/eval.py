@@ -1,7 +1,8 @@
 """Evaluate a checkpoint on the whole evaluation split.
 
-aggnets eval --workdir=runs/digits --checkpoint=best
-aggnets eval --workdir=runs/digits --watch
+Examples:
+    aggnets eval --workdir=runs/digits --checkpoint=best
+    aggnets eval --workdir=runs/digits --watch
 """
 
 import argparse

@@ -4,10 +4,11 @@ Examples:
     aggnets learn --config=CONFIG --workdir=NEW --penalty=topk --strength=0.02 --keep=51
     aggnets learn --config=CONFIG --workdir=NEW --penalty=l1 --strength=0.1 --from=RUN
 
-Each link multiplies its input by a weight in [0, 1]. The penalty takes weight from all links (l1),
-or from all but the K strongest (topk). NEW/pattern.json has the learnt weights, NEW/config.py
-trains the remaining pattern from the initialisation, NEW/cut.csv lists the removed links, and
-NEW/pattern.png draws the others.
+Each link is multiplied by its weight in [0, 1]. The penalty takes weight from all links (l1), or
+from all but the K strongest (topk). NEW is the workdir of the training, and the same command goes
+on after a stop. At the end NEW/pattern.json has the weights, NEW/config.py trains the remaining
+pattern from the initialisation, NEW/cut.csv lists the removed links, and NEW/pattern.png draws the
+others.
 
 Factors on parts of a network that a proximal step shrinks are from Huang and Wang, "Data-Driven
 Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213. That gradients
@@ -27,8 +28,13 @@ def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     shared.add_config(parser)
     add = parser.add_argument
-    add("--workdir", required=True, help="new directory")
-    add("--from", dest="init_from", help="workdir of a run to start from; config.init_from")
+    add("--workdir", metavar="DIR", required=True, help="of the run, new or to go on with")
+    add(
+        "--from",
+        metavar="DIR",
+        dest="init_from",
+        help="workdir of a run to start from; config.init_from",
+    )
     add("--penalty", required=True, help=" or ".join(PENALTIES))
     add("--strength", required=True, type=float, help="of the penalty, in loss per unit of weight")
     add(

@@ -1,6 +1,7 @@
 """Classify files of images.
 
-aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
+Example:
+    aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
 """
 
 import argparse

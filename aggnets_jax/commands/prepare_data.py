@@ -1,7 +1,8 @@
 """Download a TFDS data set, or take its files from a folder, and prepare it once.
 
-aggnets prepare-data --name=cifar10
-aggnets prepare-data --name=imagenet2012 --data_dir=DIR --manual_dir=DIR
+Examples:
+    aggnets prepare-data --name=cifar10
+    aggnets prepare-data --name=imagenet2012 --data_dir=DIR --manual_dir=DIR
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Report a finished run: a table, its connection pattern, its curves, and a page.
 
-aggnets report --workdir=runs/digits --html
+Example:
+    aggnets report --workdir=runs/digits --html
 """
 
 import argparse
@@ -12,7 +13,7 @@ from aggnets_jax.errors import UserError
 
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="directory of the run")
     parser.add_argument("--html", action="store_true", help="make WORKDIR/report.html, too")
     shared.add_data_dir(parser)
 

@@ -1,6 +1,7 @@
-"""Make NAME.csv, with a row for each run and seed, and NAME.md, with one for each config.
+"""Make a table of finished runs: NAME.csv has a row for each seed, NAME.md for each config.
 
-aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
+Example:
+    aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
 """
 
 import argparse
@@ -21,5 +22,5 @@ def run(flags: argparse.Namespace) -> None:
     output = results.output_path(flags.output)
     rows = [result for workdir in flags.workdirs for result in results.read_run(workdir)]
     grouped = results.groups(rows)
-    results.write_tables(output, results.table(rows), results.page(grouped, output))
+    results.write_tables(output, [row.record for row in rows], results.page(grouped, output))
     print(f"{output}.csv, {output}.md: {len(rows)} results of {len(grouped)} configs")

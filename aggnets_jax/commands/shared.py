@@ -18,6 +18,7 @@ def add_config(parser: Parser, required: bool = True) -> None:
     """Add --config and the overrides of its fields; `load_config` reads them."""
     parser.add_argument(
         "--config",
+        metavar="FILE",
         action="append",
         required=required,
         help="config file; --config.FIELD=VALUE sets one of its fields",
@@ -44,7 +45,7 @@ def load_config(
 
 def add_checkpoint(parser: Parser) -> None:
     """Add --workdir of a run and --checkpoint."""
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="directory of the run")
     parser.add_argument(
         "--checkpoint", default="latest", help="latest, best or a step; default latest"
     )
@@ -57,14 +58,16 @@ def add_seed(parser: Parser) -> None:
 
 def add_data_dir(parser: Parser) -> None:
     """Add --data_dir."""
-    parser.add_argument("--data_dir", help="folder of the data set; default config.data.data_dir")
+    parser.add_argument(
+        "--data_dir", metavar="DIR", help="folder of the data set; default config.data.data_dir"
+    )
 
 
 def add_processes(parser: Parser) -> None:
     """Add the flags of several processes, which `together` reads."""
     group = parser.add_argument_group("several processes")
     group.add_argument(
-        "--coordinator_address", help="HOST:PORT of the first; default the cluster's"
+        "--coordinator_address", metavar="HOST:PORT", help="of the first; default the cluster's"
     )
     group.add_argument("--num_processes", type=int, help="default as many as the cluster started")
     group.add_argument("--process_id", type=int, help="from 0; default the cluster's number")

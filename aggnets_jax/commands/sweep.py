@@ -53,8 +53,8 @@ class Run(NamedTuple):
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     add = parser.add_argument
-    add("--config", required=True, help="file with a sweep()")
-    add("--workdir", required=True, help="folder of the runs' workdirs")
+    add("--config", metavar="FILE", required=True, help="file with a sweep()")
+    add("--workdir", metavar="DIR", required=True, help="folder of the runs' workdirs")
     add("--at_once", type=int, help="how many runs at a time; with --slurm, at most")
     add(
         "--slurm",

@@ -16,7 +16,7 @@ from aggnets_jax.commands import shared
 def add_arguments(parser: Parser) -> None:
     """Add the flags."""
     shared.add_config(parser)
-    parser.add_argument("--workdir", required=True, help="directory of the run")
+    parser.add_argument("--workdir", metavar="DIR", required=True, help="directory of the run")
     parser.add_argument(
         "--allow_config_change",
         action="store_true",

@@ -1,12 +1,23 @@
-"""What a layer makes of the outputs it reads: concatenation, a sum of some kind, or between them.
+"""Aggregations: how a layer combines the outputs y_i, y_j, ... that it reads.
 
-An aggregation is called with the outputs of a stage so far, the indices of those to combine, and
-the number of the layer that reads them. Make a new one for every pass through a stage
-(`make_aggregation`): sums remember what they have added. One that has parameters makes them in the
-stage that calls it, by the number of the layer.
+    concat           [y_i || y_j || ...]                             DenseNet, SparseNet
+    sum              y_i + y_j + ...                                 ResNet
+    mean             (y_i + y_j + ...) / number of sources
+    padded_sum       the sum, narrower outputs padded with zeros     PyramidNet, 1610.02915, Fig. 6
+    Mixed            concat, but neighbours overlap and add there    MixNet, 1802.01808
+    DualPath         [sum of first channels || concat of the rest]   DPN, 1707.01629
+    NormalisedSum    sum_i W[l, i] * N(y_i)                          DSNet, 2010.12496, eq. 12
 
-With link masks (`stage.Stage`) it gets the weights of the links, too, and multiplies what travels
-on each: the addend of a sum, and the channels of a concatenation, though only where they are used.
+An aggregation is a function `aggregate(outputs, sources, layer, weights=None)`:
+
+    outputs    the outputs of the stage so far, arrays [..., channels], by index
+    sources    the indices of the outputs to combine, in order
+    layer      the number of the layer that reads them, which names parameters if there are any
+    weights    float [sources], one for each link, if links are masked (see `stage.Stage`)
+
+`make_aggregation` makes a new one for each pass through a stage, because sums remember partial
+sums. With weights the addends of a sum are multiplied at once; a concatenation comes back as
+`Masked`, because the channels must be multiplied where they are used.
 """
 
 import functools
@@ -17,96 +28,20 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax import struct
 
 from aggnets_jax.arguments import choose
+from aggnets_jax.connectivity.features import Masked, without_statistics
 from aggnets_jax.errors import UserError, unknown
 
 Outputs = Sequence[Any] | Mapping[int, Any]
+Indices = Sequence[int]
+Weights = jax.Array | None
 Aggregation = Callable[..., Any]
-"""`(outputs, sources, layer, weights=None) -> aggregate`: outputs [..., channels], sources index
-into them. `weights` are those of the links, float [sources], if there are any; what is concatenated
-then comes back as `Masked`."""
+"""`(outputs, sources, layer, weights=None) -> aggregate`, see above."""
 
 
-class Masked(struct.PyTreeNode):
-    """Features, some of which are to be multiplied behind what normalises and activates them.
-
-    Only so is a link of weight 0 without any effect: BN(0) is not 0.
-
-    Attributes:
-      features: [..., channels], or a pytree of such.
-      mask: [channels] of each.
-    """
-
-    features: Any
-    mask: Any
-
-    def applied(self) -> Any:
-        """The features multiplied, as whoever convolves them without a normalisation reads them."""
-        return jax.tree.map(jnp.multiply, plain(self.features), self.mask)
-
-    def scaled(self, weight: jax.Array) -> "Masked":
-        """The same behind one more link of the given weight []."""
-        return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
-
-
-class Measured(struct.PyTreeNode):
-    """Features with the statistics by which batch normalisation normalises them in training.
-
-    Whoever normalises a feature does so by the same mean and variance, which are computed where the
-    feature is. They are concatenated as the features are.
-
-    Attributes:
-      features: [..., channels].
-      mean: [channels], of at least float32.
-      var: [channels], the biased variance, of at least float32.
-    """
-
-    features: Any
-    mean: jax.Array
-    var: jax.Array
-
-
-def measured(x: jax.Array) -> Measured:
-    """X [..., channels] with its statistics."""
-    return Measured(x, *batch_statistics(x))
-
-
-def plain(x: Any) -> Any:
-    """X without its statistics, if it has any."""
-    return x.features if isinstance(x, Measured) else x
-
-
-def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
-    """Mean and biased variance [channels] of x [..., channels], of at least float32.
-
-    The variance is E[x^2] - E[x]^2, as in `nn.BatchNorm`: both means take one reading of x. With
-    the name of a mapped axis they are those over all its parts.
-    """
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    squares = jax.lax.square(x)
-    mean, mean_of_squares = x.mean(axes), squares.mean(axes)
-    if axis_name is not None:
-        mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
-    return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))
-
-
-def weighted(outputs: Outputs, sources: Sequence[int], weights: jax.Array | None) -> Outputs:
-    """The outputs of some sources, each multiplied by the weight of its link."""
-    if weights is None:
-        return outputs
-    return {
-        source: jax.tree.map(lambda y, w=weights[i]: y * w.astype(y.dtype), outputs[source])
-        for i, source in enumerate(sources)
-    }
-
-
-def concat(
-    outputs: Outputs, sources: Sequence[int], layer: int, weights: jax.Array | None = None
-) -> Any:
-    """[y_i || y_j || ...]; outputs that are pytrees are joined leaf by leaf."""
+def concat(outputs: Outputs, sources: Indices, layer: int, weights: Weights = None) -> Any:
+    """Return [y_i || y_j || ...] [..., sum of channels]; pytrees are joined leaf by leaf."""
     del layer
 
     def join(*leaves: jax.Array) -> jax.Array:
@@ -117,37 +52,28 @@ def concat(
     if weights is None:
         return features
     masks = [
-        jax.tree.map(lambda y, w=w: _mask(w, y), plain(y))
+        jax.tree.map(lambda y, w=w: _mask(w, y), without_statistics(y))
         for w, y in zip(weights, read, strict=True)
     ]
     return Masked(features, jax.tree.map(join, *masks))
 
 
-def _mask(weight: float | jax.Array, y: jax.Array) -> jax.Array:
-    """[channels] of y [..., channels], all of them `weight`."""
-    return jnp.broadcast_to(jnp.asarray(weight, y.dtype), y.shape[-1:])
+class Sum:
+    """y_i + y_j + ..., of outputs of one shape, added from the first source to the last.
 
-
-class _Sum:
-    """Adds from the first source to the last, and what begins with the same sources only once.
-
-    Under the dense topology this makes the running sum of a residual network, with its N additions
-    and not N^2 / 2, and with its rounding.
+    Sources that begin like those of an earlier layer continue its sum. So under the dense topology
+    this is the running sum of a residual network, with its N additions and its rounding.
     """
 
     def __init__(self) -> None:
         self._sums: dict[tuple[int, ...], jax.Array] = {}
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Indices, layer: int, weights: Weights = None
     ) -> jax.Array:
+        """Return the sum [..., channels], weighted if links are masked."""
         del layer
-        if weights is not None:
-            # No two layers have links of the same weights, for all that is known.
+        if weights is not None:  # which differ from layer to layer: no partial sum is shared
             outputs = weighted(outputs, sources, weights)
             return functools.reduce(self._add, (outputs[source] for source in sources))
         sources = tuple(sources)
@@ -168,7 +94,7 @@ class _Sum:
         return total + term
 
 
-class _PaddedSum(_Sum):
+class PaddedSum(Sum):
     """A sum of outputs of several widths, the narrower padded with zeros (PyramidNet, Fig. 6)."""
 
     def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
@@ -176,43 +102,35 @@ class _PaddedSum(_Sum):
         return super()._add(pad_channels(total, width), pad_channels(term, width))
 
 
-class _Mean:
-    def __init__(self) -> None:
-        self._sum = _Sum()
+class Mean(Sum):
+    """The sum divided by the number of sources."""
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Indices, layer: int, weights: Weights = None
     ) -> jax.Array:
-        return self._sum(outputs, sources, layer, weights) / len(sources)
+        """Return the mean [..., channels], weighted if links are masked."""
+        return super().__call__(outputs, sources, layer, weights) / len(sources)
 
 
-class Mixed(_Sum):
-    """Concatenation in which neighbours overlap by some channels, which are added (MixNet).
+class Mixed(Sum):
+    """A concatenation in which neighbours overlap by some channels, which are added (MixNet).
 
-    Without overlap it is a concatenation, with all channels in it a sum. As the sum of a residual
-    network it is a running one: what begins with the same sources is joined only once.
+    The result has the channels of all outputs minus the overlaps. Without overlap it is a
+    concatenation; where all channels overlap it is a sum. Like a sum it continues earlier ones.
 
-    Of masked links, channels of one output alone are multiplied where they are used, and those that
-    are sums are sums of what is multiplied.
+    With weights, channels of one output alone are multiplied where they are used, and channels that
+    are sums are sums of multiplied addends.
     """
 
     def __init__(self, overlap: int) -> None:
-        """Takes the channels that each output shares with the ones before it."""
+        """Take the number of channels that each output shares with the ones before it."""
         super().__init__()
         self.overlap = overlap
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Indices, layer: int, weights: Weights = None
     ) -> jax.Array | Masked:
-        """[..., channels] each -> [..., all channels - overlaps]."""
+        """Return [..., channels of all outputs - overlaps]."""
         if weights is None:
             return super().__call__(outputs, sources, layer)
         read = [
@@ -220,17 +138,7 @@ class Mixed(_Sum):
         ]
         return functools.reduce(self._add_masked, read)
 
-    def _add_masked(self, total: Masked, term: Masked) -> Masked:
-        """The same of masked outputs: what overlaps is multiplied before it is added."""
-        ones = _mask(1, total.features[..., : self.overlap])
-        kept = total.mask.shape[-1] - self.overlap
-        late = Masked(None, jnp.concatenate([total.mask[:kept], ones, term.mask[self.overlap :]]))
-        early_total = total.features * total.mask.at[:kept].set(1)
-        early_term = term.features * term.mask.at[self.overlap :].set(1)
-        return late.replace(features=self._add(early_total, early_term))
-
     def _add(self, total: jax.Array, term: jax.Array) -> jax.Array:
-        """[..., channels] each -> [..., all channels - overlap]."""
         kept = total.shape[-1] - self.overlap
         if kept < 0 or term.shape[-1] < self.overlap:
             raise UserError(
@@ -240,25 +148,34 @@ class Mixed(_Sum):
         shared = super()._add(total[..., kept:], term[..., : self.overlap])
         return jnp.concatenate([total[..., :kept], shared, term[..., self.overlap :]], axis=-1)
 
+    def _add_masked(self, total: Masked, term: Masked) -> Masked:
+        """Multiply the overlapping channels, add, and keep the mask of the others for later."""
+        ones = _mask(1, total.features[..., : self.overlap])
+        kept = total.mask.shape[-1] - self.overlap
+        mask = jnp.concatenate([total.mask[:kept], ones, term.mask[self.overlap :]])
+        overlap_of_total = total.features * total.mask.at[:kept].set(1)
+        overlap_of_term = term.features * term.mask.at[self.overlap :].set(1)
+        return Masked(self._add(overlap_of_total, overlap_of_term), mask)
 
-class DualPath:
-    """The first channels of all outputs added, the rest concatenated (DPN)."""
+
+class DualPath(Sum):
+    """The first channels of all outputs added, the rest concatenated (DPN).
+
+    Outputs have `residual` and any number of further channels; the result has `residual` and the
+    sum of the further channels.
+    """
 
     def __init__(self, residual: int) -> None:
-        """Takes the channels that are added."""
+        """Take the number of channels that are added."""
+        super().__init__()
         self.residual = residual
-        self._sum = _Sum()
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Indices, layer: int, weights: Weights = None
     ) -> jax.Array | Masked:
-        """[..., residual + any] each -> [..., residual + sum of any]."""
+        """Return [..., residual + sum of the further channels]."""
         first = {s: outputs[s][..., : self.residual] for s in sources}
-        added = self._sum(first, sources, layer, weights)
+        added = super().__call__(first, sources, layer, weights)
         rest = {s: outputs[s][..., self.residual :] for s in sources}
         rest = concat(rest, sources, layer, weights)
         if weights is None:
@@ -270,46 +187,31 @@ class DualPath:
 
 
 class Affine(NamedTuple):
-    """The map x -> factor x + shift, as normalisations are; both broadcast against x."""
+    """The map x -> factor * x + shift; both broadcast against x. A normalisation is one."""
 
     factor: jax.Array
     shift: jax.Array
 
 
-def affine_sum(inputs: Sequence[jax.Array], maps: Sequence[Affine]) -> jax.Array:
-    """The sum of all maps of their inputs, in the dtype of these.
-
-    So that of a normalised input no more than two numbers for each image and channel are kept.
-    """
-    total = functools.reduce(operator.add, [shift for _, shift in maps])
-    for x, (factor, _) in zip(inputs, maps, strict=True):
-        total = total + factor * x
-    return total.astype(inputs[0].dtype)
-
-
 class NormalisedSum:
-    """sum_i W[layer, i] * N(y_i): weighted normalised shortcuts (DSNet, eq. 12).
+    """sum_i W[layer, i] * N(y_i), of outputs of one shape (DSNet, eq. 12).
 
-    The statistics of N are computed once for each output and shared by all layers that read it. W
-    is the parameter `weights{layer}/weights` [sources, channels] of the stage, 1 at first.
+    N(y_i) is computed once for each output and shared by all layers that read it. W is the
+    parameter `weights{layer}/weights` [sources, channels] of the stage, initially 1.
     """
 
     def __init__(
         self, norm: Callable[..., Callable[[jax.Array], Affine]], *, weighted: bool = True
     ) -> None:
-        """Takes `norm(name=...)`, which makes N, and whether W is learnt rather than 1."""
+        """Take `norm(name=...)`, which makes N, and whether W is learnt rather than 1."""
         self.norm = norm
         self.weighted = weighted
         self._maps: dict[int, Affine] = {}
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Indices, layer: int, weights: Weights = None
     ) -> jax.Array:
-        """[batch, height, width, channels] each -> the same shape."""
+        """Return the sum [batch, height, width, channels]."""
         for source in sources:
             if source not in self._maps:
                 norm = self.norm(name=f"source{source}_norm")
@@ -326,7 +228,7 @@ class WeightedSum(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: Sequence[jax.Array], maps: Sequence[Affine]) -> jax.Array:
-        """[..., channels] each -> the same shape."""
+        """Map inputs of one shape [..., channels] to their weighted sum."""
         shape = (len(inputs), inputs[0].shape[-1])
         weights = self.param("weights", nn.initializers.ones, shape)
         scaled = [
@@ -335,17 +237,51 @@ class WeightedSum(nn.Module):
         return affine_sum(inputs, scaled)
 
 
+def affine_sum(inputs: Sequence[jax.Array], maps: Sequence[Affine]) -> jax.Array:
+    """Return sum_i map_i(x_i), in the dtype of the inputs.
+
+    The shifts are added first. So the gradient keeps no normalised input, only its factor and
+    shift: two numbers for each image and channel.
+    """
+    total = functools.reduce(operator.add, [shift for _, shift in maps])
+    for x, (factor, _) in zip(inputs, maps, strict=True):
+        total = total + factor * x
+    return total.astype(inputs[0].dtype)
+
+
+def weighted(outputs: Outputs, sources: Indices, weights: Weights) -> Outputs:
+    """Return the outputs of the sources, each multiplied by the weight of its link if given."""
+    if weights is None:
+        return outputs
+    return {
+        source: jax.tree.map(lambda y, w=weights[i]: y * w.astype(y.dtype), outputs[source])
+        for i, source in enumerate(sources)
+    }
+
+
+def _mask(weight: float | jax.Array, y: jax.Array) -> jax.Array:
+    """Return the mask [channels] of y [..., channels] that is `weight` everywhere."""
+    return jnp.broadcast_to(jnp.asarray(weight, y.dtype), y.shape[-1:])
+
+
 def pad_channels(x: jax.Array, features: int) -> jax.Array:
-    """[..., channels] -> [..., features], the new ones zero."""
+    """Append zeros to the channels: [..., channels] -> [..., features]."""
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, features - x.shape[-1])])
 
 
 AGGREGATIONS: dict[str, Callable[[], Aggregation]] = {
     "concat": lambda: concat,
-    "sum": _Sum,
-    "padded_sum": _PaddedSum,
-    "mean": _Mean,
+    "sum": Sum,
+    "padded_sum": PaddedSum,
+    "mean": Mean,
 }
+
+
+def make_aggregation(aggregation: str | Callable[[], Aggregation]) -> Aggregation:
+    """Make a new aggregation from a name or a function; raise `UserError` for an unknown name."""
+    if callable(aggregation):
+        return aggregation()
+    return choose("aggregation", AGGREGATIONS, aggregation)()
 
 
 def check_aggregation(
@@ -353,12 +289,12 @@ def check_aggregation(
     allowed: Sequence[str] = ("concat", "sum", "mean"),
     because: str = "the layers have one width",
 ) -> None:
-    """Raises `UserError` for an aggregation that is not among those a network is defined for.
+    """Raise `UserError` for an aggregation that a network is not defined for.
 
     Args:
-      name: of the aggregation.
-      allowed: for the network.
-      because: why others that there are would make no sense.
+      name: the aggregation.
+      allowed: the aggregations that the network is defined for.
+      because: why the others make no sense there, for the message.
     """
     if name in allowed:
         return
@@ -366,10 +302,3 @@ def check_aggregation(
         listed = ", ".join(allowed)
         raise UserError(f"aggregation {name!r} does not fit here: {because}; allowed: {listed}")
     raise unknown("aggregation", str(name), allowed)
-
-
-def make_aggregation(aggregation: str | Callable[[], Aggregation]) -> Aggregation:
-    """Makes a fresh one from a name or a function; raises `UserError` for an unknown name."""
-    if callable(aggregation):
-        return aggregation()
-    return choose("aggregation", AGGREGATIONS, aggregation)()

@@ -1,4 +1,4 @@
-"""Pictures of connection patterns and of training."""
+"""Pictures of connection patterns."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,21 +10,21 @@ from matplotlib.patches import Arc
 
 from aggnets_jax.connectivity.topology import Topology
 
-# Colours of links by length, from neighbours to the longest, and of what is not a link.
+# Colours of the shortest and the longest links, of layers and text, and of the input and output.
 SHORT, LONG, INK, ACCENT = "#9db4c0", "#c1440e", "#253237", "#1f6f8b"
 
-_FLATNESS = 0.6  # height of an arc by its width
+_FLATNESS = 0.6  # height of an arc over its width
 
 
 def draw_topology(topology: Topology, axes: Axes) -> None:
-    """Draws the outputs of a stage in a row and each link as an arc, longer ones redder.
+    """Draw the outputs of a stage in a row, and each link as an arc; longer ones are redder.
 
-    The square at the left is the stage's input, that at the right its output; its links are counted
-    apart.
+    The left square is the stage's input and the right one its output. The title counts the links
+    into layers and, after a plus, the links into the output.
     """
     colours = LinearSegmentedColormap.from_list("links", [SHORT, LONG])
     end = topology.depth + 1
-    # Dense patterns have links by the thousand: thinner and fainter ones then.
+    # Arcs are thinner and fainter where there are many.
     weight = min(1.0, (12 * end / len(topology.links)) ** 0.5)
     for layer, source in topology.links:
         length = layer - source
@@ -59,7 +59,7 @@ def _height(topology: Topology) -> float:
 
 
 def save_topologies(topologies: Sequence[Topology], file: Path) -> None:
-    """Draws patterns below each other into a file; its ending says the format."""
+    """Draw patterns below each other and save them; the file's extension is the format."""
     heights = [_height(topology) + 0.7 for topology in topologies]
     inches = 10 / max(topology.depth + 2.4 for topology in topologies)
     figure = Figure(figsize=(10, inches * sum(heights) + 0.4 * len(heights)), dpi=120)

@@ -1,6 +1,6 @@
-"""How a network's stages are computed: what to keep for the gradient, loops, shared statistics.
+"""How the stages of a network are computed: recomputation, loops over layers, shared statistics.
 
-None of it changes what is computed, but for the rounding of sums in another order.
+None of it changes the function that is computed, except for the rounding of sums in another order.
 """
 
 import dataclasses
@@ -13,15 +13,16 @@ from flax import linen as nn
 from aggnets_jax.arguments import choose
 from aggnets_jax.errors import UserError
 
-# What keeps the outputs of convolutions, by which they are named (`models.layers.conv`).
 CONVOLUTION = "convolution"
+"""Name of the outputs of convolutions (`layers.common.conv`), which "norm" keeps."""
 
 REMAT: dict[str, Callable[..., Any] | None] = {
-    "auto": None,  # see `Execution.resolved_remat`
+    "auto": None,  # "norm" or "none", see `Execution.remat_policy`
     "none": None,
     "layer": jax.checkpoint_policies.nothing_saveable,
     "norm": jax.checkpoint_policies.save_only_these_names(CONVOLUTION),
 }
+"""Policies of `jax.checkpoint` by name; None if nothing is recomputed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +30,18 @@ class Execution:
     """How stages are computed.
 
     Attributes:
-      remat: what to recompute for the gradient rather than keep. "none"; "layer", all of a layer
-        but its output; "norm", what is cheap (concatenation, normalisation and activation), as in
-        the memory-efficient DenseNet (Pleiss et al., arXiv 1707.06990). "auto" is "norm" on a CPU
-        for preactivated layers that read a concatenation: to recompute it takes less time there
-        than to write and read it (results/speed.csv). Otherwise it is "none".
-      scan: whether equal layers of a stage are compiled once, as the body of a loop, and have their
-        variables in one array with an axis of layers in front.
-      shared_statistics: whether mean and variance of a feature are computed once for all layers
-        that normalise it, in the stages whose layers read a concatenation.
+      remat: what to recompute for the gradient rather than keep.
+        "none"   nothing.
+        "layer"  everything in a layer; only the outputs of layers are kept.
+        "norm"   concatenation, normalisation and activation; the outputs of convolutions are kept,
+                 too. This is the memory-efficient DenseNet (Pleiss et al., arXiv 1707.06990).
+        "auto"   "norm" on a CPU, in training, for preactivated layers that read a concatenation:
+                 there it takes less time to recompute the normalised concatenation than to write
+                 and read it (results/speed.csv). "none" otherwise.
+      scan: whether equal layers of a stage are compiled once, as the body of a loop. Their
+        variables are then arrays with an axis of layers in front.
+      shared_statistics: whether the mean and variance of a feature are computed once for all layers
+        that normalise it, in stages whose layers read a concatenation.
 
     Raises:
       UserError: for another `remat`, or values of another type.
@@ -53,18 +57,22 @@ class Execution:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"{name} must be True or False, got {getattr(self, name)!r}")
 
-    def resolved_remat(self, normalises_concatenation: bool) -> str:
-        """Return `remat`, with "auto" resolved for layers that normalise a concatenation or not."""
-        if self.remat != "auto":
-            return self.remat
-        return "norm" if normalises_concatenation and jax.default_backend() == "cpu" else "none"
+    def remat_policy(self, normalises_concatenation: bool) -> Callable[..., Any] | None:
+        """Return the policy of `jax.checkpoint` for a layer, or None if nothing is recomputed.
+
+        Args:
+          normalises_concatenation: whether the layer reads a concatenation, normalises it first,
+            and is being trained.
+        """
+        automatic = self.remat == "auto" and normalises_concatenation
+        return REMAT["norm" if automatic and jax.default_backend() == "cpu" else self.remat]
 
 
 def with_loops(model: nn.Module, scan: bool) -> nn.Module:
-    """The same network with loops over its layers, or with the variables of each apart."""
+    """Return the network with (`scan`) or without loops over its layers."""
     return model.clone(execution=dataclasses.replace(model.execution, scan=scan))
 
 
 def without_loops(model: nn.Module) -> nn.Module:
-    """The same network with the variables of each layer apart."""
+    """Return the network without loops, which has separate variables for each layer."""
     return with_loops(model, False)

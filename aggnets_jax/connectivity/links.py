@@ -1,13 +1,13 @@
-"""The links of a network, and masks of them: what travels on a link, times a number in [0, 1].
+"""The links of a network, and masks that multiply what a layer reads on each of them.
 
     masks["stage1"][layer, source]    float32 [N + 2, N + 1]; 1 leaves a link as it is, 0 cuts it
 
-Masks are an input of a network and no part of it, so that one compiled function serves for all:
+Masks are inputs of a network, so that one compiled function serves for all of them:
 
     logits, _ = model.apply({**variables, **collection(masks)}, images)
 
-A stage goes by the path of its module, "stage1", or "stage1/layer2/layers" for one in a block of
-another. Layers and sources have the numbers of its topology (N + 1 is the stage's output).
+The name of a stage is the path of its module: "stage1", or "stage1/layer2/layers" for a stage
+within a block. Layers and sources are numbered as in its topology (N + 1 is the stage's output).
 """
 
 from collections.abc import Iterable, Mapping
@@ -24,32 +24,32 @@ from aggnets_jax.connectivity.topology import Link, Topology
 from aggnets_jax.errors import UserError, unknown
 
 Masks = Mapping[str, Any]
-"""By stage, arrays of float32 [N + 2, N + 1]."""
+"""Arrays of float32 [N + 2, N + 1] by stage."""
 
 
 class StageLinks(NamedTuple):
-    """Where a network can be cut.
+    """The links of a stage.
 
     Attributes:
-      topology: of the stage.
-      links: pairs `(layer, source)` that carry something; those of the stage's output are last. In
-        a stage of shortcuts only its layers read links, and its output is the last layer.
+      topology: the topology of the stage.
+      links: pairs `(layer, source)` that are in use; the links of the stage's output are last. A
+        stage of shortcuts has no links of its output, which is the last layer.
     """
 
     topology: Topology
     links: tuple[Link, ...]
 
     def ones(self) -> np.ndarray:
-        """The mask that changes nothing, float32 [N + 2, N + 1]."""
+        """Return the mask that changes nothing, float32 [N + 2, N + 1]."""
         return np.ones((self.topology.depth + 2, self.topology.depth + 1), np.float32)
 
 
 def find_links(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, StageLinks]:
-    """Finds the stages of a network, in the order in which they begin; nothing is computed.
+    """Find the stages of a network, in the order in which they start, without computing anything.
 
     Args:
-      model: a network of this package, or any with `Stage`s in it.
-      image_shape: height, width and channels of images that fit it.
+      model: a network of this package, or any other that contains `Stage`s.
+      image_shape: height, width and channels of its images.
     """
     found: dict[str, StageLinks] = {}
 
@@ -57,7 +57,7 @@ def find_links(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str,
         module = context.module
         if isinstance(module, Stage) and context.method_name == "__call__":
             topology = module.topology
-            first = len(arguments)  # the number of the first layer, behind the stage's inputs
+            first = len(arguments)  # number of the first layer, after the stage's inputs
             last = topology.depth if module.shortcuts else topology.depth + 1
             links = tuple(link for link in topology.links if first <= link[0] <= last)
             found["/".join(module.path)] = StageLinks(topology, links)
@@ -69,21 +69,21 @@ def find_links(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str,
 
 
 def all_links(stages: Mapping[str, StageLinks]) -> list[tuple[str, Link]]:
-    """All of a network's links, `(stage, (layer, source))`."""
+    """Return all links of a network, `(stage, (layer, source))`."""
     return [(name, link) for name, stage in stages.items() for link in stage.links]
 
 
 def masks_without(
     stages: Mapping[str, StageLinks], cut: Iterable[tuple[str, Link]]
 ) -> dict[str, np.ndarray]:
-    """The masks that cut some links and leave the others as they are.
+    """Return masks that cut some links and leave the others as they are.
 
     Args:
-      stages: from `find_links`.
-      cut: `(stage, (layer, source))` of each.
+      stages: the stages that `find_links` returns.
+      cut: links `(stage, (layer, source))`.
 
     Raises:
-      UserError: for a link that is not there.
+      UserError: for a link that does not exist.
     """
     masks = {name: stage.ones() for name, stage in stages.items()}
     for name, link in cut:
@@ -105,6 +105,6 @@ def _no_link(name: str, stage: StageLinks, link: Link) -> str:
 
 
 def collection(masks: Masks) -> dict[str, Any]:
-    """The variables `{"links": ...}` of a network that has these masks."""
+    """Return the variables `{"links": ...}` that give a network these masks."""
     flat = {(*name.split("/"), "mask"): mask for name, mask in masks.items()}
     return {"links": traverse_util.unflatten_dict(flat)}

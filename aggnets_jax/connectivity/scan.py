@@ -1,64 +1,65 @@
-"""Stages whose equal layers are compiled once, as the bodies of loops.
+"""Loops over the equal layers of a stage, with a gradient of their own.
 
-The outputs of a stage are kept in one buffer, from which each layer takes what it reads and to
-which it adds what it puts out. JAX's own gradient of such a loop would keep the buffer as it was
-before each of its steps. Here the gradient is written out instead:
+The outputs of a stage are kept in one buffer; each layer takes what it reads from it, and adds its
+output to it. JAX's own gradient of such a loop would keep a copy of the buffer for each step. Here
+the gradient is written out instead:
 
     forward    for l = 1 ... N:  y_l = F_l(read(buffer, l)); write(buffer, l, y_l)
-    backward   for l = N ... 1:  computes F_l again, from the same buffer, which has all outputs by
-                                 then, and adds the gradient of what it read to a second buffer
+    backward   for l = N ... 1:  compute F_l again, from the same buffer, which has all outputs by
+                                 then, and add the gradient of what it read to a second buffer
 
-so that two buffers and what one layer needs are all that is kept: memory is linear in depth.
-
-Layers that compute the same function of inputs of the same shapes make a run, with their variables
-in arrays [layers, ...] named `layers{first}_{last}`. A layer that is alone is `layer{l}`, as it is
-without loops. Where each layer reads all before it, no two inputs have the same width; there layers
-of similar width make a run, with inputs padded to the widest and the weights of what is not read
-zero, and these stay zero.
+so that only two buffers and the needs of one layer are kept: memory is linear in depth.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 
-from aggnets_jax.connectivity.scan_buffers import Buffer, Run
+from aggnets_jax.connectivity.scan_buffers import Run
+from aggnets_jax.connectivity.scan_plan import Plan
+from aggnets_jax.connectivity.unit import Layer, Unit
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loops:
-    """What `run_layers` runs.
+    """The loops of a stage: its unit, and the plan of what is kept."""
 
-    Attributes:
-      buffer: of the outputs.
-      layer: `layer(run, params, rest, read) -> (output, updated)`, F of one layer of a run from its
-        parameters, what else it needs, which has no gradient, and what it reads; with its updated
-        running averages.
-      like: shapes and dtypes of any output but the first.
-    """
+    unit: Unit
+    plan: Plan
 
-    buffer: Buffer
-    layer: Callable[..., tuple[Any, Any]]
-    like: Any
+    def layer(self, run: Run, params: Any, rest: Any, read: Any) -> tuple[Any, Any]:
+        """Return what the buffer keeps of one layer of a run, and its updated running averages.
+
+        `rest` has no gradient: `batch_stats`, and the `key` of dropout if there is one. `read` is
+        what the buffer gives the layer. All layers of a run are computed as its first one.
+        """
+        inputs, name = self.plan.inputs(read), f"layer{run.first}"
+        output, updated = Layer(self.unit, run.first, parent=None).apply(
+            {"params": {name: params}, "batch_stats": {name: rest["batch_stats"]}},
+            *inputs,
+            rngs={"dropout": rest["key"]} if "key" in rest else {},
+            mutable=["batch_stats"],
+        )
+        return self.plan.keep(inputs, output), updated.get("batch_stats", {}).get(name, {})
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def run_layers(
     loops: Loops, params: dict[str, Any], rest: dict[str, Any], outputs: list[Any]
 ) -> tuple[Any, dict[str, Any]]:
-    """Computes a stage with its equal layers in loops.
+    """Compute all layers of a plan, equal ones in loops.
 
     Args:
-      loops: what to run.
-      params: by run; with an axis of layers in front unless it is of a single layer.
-      rest: the same of what has no gradient.
-      outputs: y_0, ..., y_i that were computed before.
+      loops: the layers.
+      params: parameters by name of run, with an axis of layers unless the run is a single layer.
+      rest: what has no gradient, likewise; see `Loops.layer`.
+      outputs: what the buffer starts with.
 
     Returns:
-      What the buffer puts out at its end, and what layers have updated, as `rest` is arranged.
+      What the buffer gives at its end, and the updated running averages by name of run.
     """
     return _forward(loops, params, rest, outputs)[0]
 
@@ -66,25 +67,26 @@ def run_layers(
 def _forward(
     loops: Loops, params: dict[str, Any], rest: dict[str, Any], outputs: list[Any]
 ) -> tuple[Any, Any]:
-    buffer, updated = loops.buffer.start(outputs, loops.like), {}
-    for run in loops.buffer.runs:
+    layout, updated = loops.plan.buffer, {}
+    buffer = layout.start(outputs, loops.plan.like)
+    for run in layout.runs:
 
         def step(buffer: Any, inputs: Any, run: Run = run) -> tuple[Any, Any]:
             layer, sources, params, rest = inputs
-            read = loops.buffer.read(buffer, run, sources)
-            output, updated = loops.layer(run, params, rest, read)
-            return loops.buffer.write(buffer, layer, output), updated
+            output, updated = loops.layer(run, params, rest, layout.read(buffer, run, sources))
+            return layout.write(buffer, layer, output), updated
 
-        inputs = *_places(run), params[run.name], rest[run.name]
+        inputs = *_layers_and_sources(run), params[run.name], rest[run.name]
         walk = step if run.single else functools.partial(jax.lax.scan, step)
         buffer, updated[run.name] = walk(buffer, inputs)
-    return (loops.buffer.end(buffer), updated), (buffer, params, rest)
+    return (layout.end(buffer), updated), (buffer, params, rest)
 
 
-def _backward(loops: Loops, kept: Any, gradients: Any) -> tuple[Any, ...]:
-    buffer, params, rest = kept
-    gradient, params_gradient = loops.buffer.end_gradient(buffer, gradients[0]), {}
-    for run in reversed(loops.buffer.runs):
+def _backward(loops: Loops, saved: Any, gradients: Any) -> tuple[Any, ...]:
+    buffer, params, rest = saved
+    layout, params_gradient = loops.plan.buffer, {}
+    gradient = layout.end_gradient(buffer, gradients[0])
+    for run in reversed(layout.runs):
 
         def step(gradient: Any, inputs: Any, run: Run = run) -> tuple[Any, Any]:
             layer, sources, params, rest = inputs
@@ -92,24 +94,24 @@ def _backward(loops: Loops, kept: Any, gradients: Any) -> tuple[Any, ...]:
             def output(params: Any, read: Any) -> Any:
                 return loops.layer(run, params, rest, read)[0]
 
-            _, pull = jax.vjp(output, params, loops.buffer.read(buffer, run, sources))
+            _, pull = jax.vjp(output, params, layout.read(buffer, run, sources))
             # Read before anything is added, or XLA would copy the whole buffer for each layer.
-            of_output = loops.buffer.write_gradient(gradient, layer)
+            of_output = layout.write_gradient(gradient, layer)
             of_output, gradient = jax.lax.optimization_barrier((of_output, gradient))
             of_params, of_read = pull(of_output)
-            return loops.buffer.add_gradient(gradient, run, sources, of_read), of_params
+            return layout.add_gradient(gradient, run, sources, of_read), of_params
 
-        inputs = *_places(run), params[run.name], rest[run.name]
+        inputs = *_layers_and_sources(run), params[run.name], rest[run.name]
         walk = step if run.single else functools.partial(jax.lax.scan, step, reverse=True)
         gradient, params_gradient[run.name] = walk(gradient, inputs)
-    return params_gradient, None, loops.buffer.start_gradient(gradient)
+    return params_gradient, None, layout.start_gradient(gradient)
 
 
 run_layers.defvjp(_forward, _backward)
 
 
-def _places(run: Run) -> tuple[Any, Any]:
-    """Number and sources of the layers of a run."""
+def _layers_and_sources(run: Run) -> tuple[Any, Any]:
+    """Return the numbers and sources of the layers of a run, as arrays if there are several."""
     if run.single:
         return run.first, run.sources[0]
     return np.arange(run.first, run.last + 1), np.array(run.sources, np.int32)

@@ -1,7 +1,25 @@
-"""Runs of equal layers, and the buffers in which a loop over them keeps their outputs."""
+"""Runs of equal layers, and the buffers in which a loop keeps the outputs of a stage.
 
+`Slots` and `Channels` are layouts of a buffer, a pytree of arrays. Both have these methods, where
+`layer` and `sources` are numbers, or traced arrays in a loop:
+
+    start(outputs, like)           make a buffer of y_0, ..., y_i, with room for outputs like `like`
+    read(buffer, run, sources)     return what a layer of a run reads
+    write(buffer, layer, output)   return the buffer with one more output
+    end(buffer)                    return what the stage's output is made of
+
+and for the backward pass, in which a second buffer holds the gradients of the outputs:
+
+    end_gradient(buffer, added)      make the second buffer from the gradient of what `end` returned
+    write_gradient(gradient, layer)  return the gradient of one output
+    add_gradient(gradient, run, sources, added)    add the gradient of what a layer has read
+    start_gradient(gradient)         return the gradients of y_0, ..., y_i
+"""
+# ruff: noqa: D102
+
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +32,9 @@ class Run(NamedTuple):
     """Consecutive layers that one loop computes.
 
     Attributes:
-      first: layer, counted from 1.
-      last: layer.
-      sources: of each layer; filled up with -1 to equal numbers.
+      first: number of its first layer.
+      last: number of its last layer.
+      sources: sources of each layer, filled up with -1 to equal numbers.
     """
 
     first: int
@@ -25,7 +43,7 @@ class Run(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of its variables."""
+        """Name of its variables."""
         return f"layer{self.first}" if self.single else f"layers{self.first}_{self.last}"
 
     @property
@@ -34,77 +52,34 @@ class Run(NamedTuple):
         return self.first == self.last
 
 
-def find_runs(
-    topology: Topology, first: int, key: Callable[[int], Any], *, fill: bool = False
-) -> tuple[Run, ...]:
-    """Cuts the layers from `first` on where the key of a layer is another than that before.
+def find_runs(topology: Topology, first: int, key: Callable[[int], Any]) -> tuple[Run, ...]:
+    """Split the layers from `first` on into runs of layers that have the same `key(layer)`."""
 
-    With `fill` layers of one run may have different numbers of sources.
-    """
-    runs: list[list[int]] = []
-    for layer in range(first, topology.depth + 1):
-        if runs and key(layer) == key(layer - 1):
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-
-    def run(layers: list[int]) -> Run:
-        sources = [tuple(topology.sources_of(layer)) for layer in layers]
+    def run(layers: Sequence[int]) -> Run:
+        sources = [topology.sources_of(layer) for layer in layers]
         most = max(map(len, sources))
-        assert fill or min(map(len, sources)) == most
-        sources = [(*read, *[-1] * (most - len(read))) for read in sources]
-        return Run(layers[0], layers[-1], tuple(sources))
+        filled = tuple((*read, *[-1] * (most - len(read))) for read in sources)
+        return Run(layers[0], layers[-1], filled)
 
-    return tuple(map(run, runs))
-
-
-class Buffer(Protocol):
-    """Where the outputs of a stage are, and their gradients; both are pytrees of arrays.
-
-    `layer` and `sources` are numbers, or traced ones in a loop.
-    """
-
-    runs: tuple[Run, ...]
-
-    def start(self, outputs: Sequence[Any], like: Any) -> Any:
-        """One with y_0, ..., y_i, which were computed before; `like` has the shape of the rest."""
-
-    def read(self, buffer: Any, run: Run, sources: Any) -> Any:
-        """What a layer reads."""
-
-    def write(self, buffer: Any, layer: Any, output: Any) -> Any:
-        """The buffer with one more output."""
-
-    def end(self, buffer: Any) -> Any:
-        """What the stage puts out."""
-
-    def start_gradient(self, gradient: Any) -> list[Any]:
-        """Of the outputs it was started with."""
-
-    def write_gradient(self, gradient: Any, layer: Any) -> Any:
-        """Of one output."""
-
-    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:
-        """The gradient with that of what a layer has read."""
-
-    def end_gradient(self, buffer: Any, added: Any) -> Any:
-        """A gradient that has that of what the stage puts out."""
+    layers = range(first, topology.depth + 1)
+    return tuple(run(list(group)) for _, group in itertools.groupby(layers, key))
 
 
 class Slots:
-    """An array [layers + 1, ...] with a place for each output; outputs may be pytrees.
+    """An array [layers + 1, ...] with a slot for each output; outputs may be pytrees.
 
-    Layers read lists of outputs, with zeros for the source -1. Where some layers of a run read a
-    wider y_0 last, the last that the others read is as wide, with zeros.
+    Layers read lists of outputs, with zeros for the source -1. If y_0 is wider than the others it
+    is kept apart. Then, where some layers of a run read y_0 as their last source, the last source
+    of the others is padded with zeros to its width.
     """
 
     def __init__(self, runs: Sequence[Run], end: Sequence[int], *, apart: bool) -> None:
-        """Takes the runs, what the stage puts out, and whether y_0 has a shape of its own."""
+        """Take the runs, the sources of the stage's output, and whether y_0 is kept apart."""
         self.runs = tuple(runs)
         self._end = tuple(end)
         self._apart = apart
 
-    def start(self, outputs: Sequence[Any], like: Any) -> Any:  # noqa: D102
+    def start(self, outputs: Sequence[Any], like: Any) -> Any:
         size = self.runs[-1].last + 1
         slots = jax.tree.map(lambda y: jnp.zeros((size, *y.shape), y.dtype), like)
         buffer = (outputs[0] if self._apart else None), slots
@@ -112,9 +87,9 @@ class Slots:
             buffer = self.write(buffer, slot, outputs[slot])
         return buffer
 
-    def read(self, buffer: Any, run: Run, sources: Any) -> list[Any]:  # noqa: D102
-        if not self._mixed(run):
-            return [self._get(buffer, source) for source in self._of(run, sources)]
+    def read(self, buffer: Any, run: Run, sources: Any) -> list[Any]:
+        if not self._some_read_y_0(run):
+            return [self._get(buffer, source) for source in _each(run, sources)]
         *near, far = sources
         last = jax.tree.map(
             lambda y_0, y: jnp.where(far == 0, y_0, pad_channels(y, y_0.shape[-1])),
@@ -123,22 +98,23 @@ class Slots:
         )
         return [*(self._get(buffer, source) for source in near), last]
 
-    def write(self, buffer: Any, layer: Any, output: Any) -> Any:  # noqa: D102
+    def write(self, buffer: Any, layer: Any, output: Any) -> Any:
         return buffer[0], jax.tree.map(lambda b, y: b.at[layer].set(y), buffer[1], output)
 
-    def end(self, buffer: Any) -> list[Any]:  # noqa: D102
+    def end(self, buffer: Any) -> list[Any]:
         return [self._get(buffer, source) for source in self._end]
 
-    def start_gradient(self, gradient: Any) -> list[Any]:  # noqa: D102
-        return [self._get(gradient, slot) for slot in range(self.runs[0].first)]
+    def end_gradient(self, buffer: Any, added: Sequence[Any]) -> Any:
+        gradient = jax.tree.map(jnp.zeros_like, buffer)
+        for source, term in zip(self._end, added, strict=True):
+            gradient = self._add(gradient, source, term)
+        return gradient
 
-    def write_gradient(self, gradient: Any, layer: Any) -> Any:  # noqa: D102
+    def write_gradient(self, gradient: Any, layer: Any) -> Any:
         return self._get((None, gradient[1]), layer)
 
-    def add_gradient(  # noqa: D102
-        self, gradient: Any, run: Run, sources: Any, added: Sequence[Any]
-    ) -> Any:
-        if self._mixed(run):
+    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Sequence[Any]) -> Any:
+        if self._some_read_y_0(run):
             *added, last = added
             *sources, far = sources
             of_input = jax.tree.map(lambda g: jnp.where(far == 0, g, 0), last)
@@ -148,21 +124,15 @@ class Slots:
                 gradient[1],
             )
             gradient = self._add(self._add(gradient, 0, of_input), far, of_other)
-        for source, term in zip(self._of(run, sources), added, strict=True):
+        for source, term in zip(_each(run, sources), added, strict=True):
             gradient = self._add(gradient, source, term)
         return gradient
 
-    def end_gradient(self, buffer: Any, added: Sequence[Any]) -> Any:  # noqa: D102
-        gradient = jax.tree.map(jnp.zeros_like, buffer)
-        for source, term in zip(self._end, added, strict=True):
-            gradient = self._add(gradient, source, term)
-        return gradient
+    def start_gradient(self, gradient: Any) -> list[Any]:
+        return [self._get(gradient, slot) for slot in range(self.runs[0].first)]
 
-    def _of(self, run: Run, sources: Any) -> Sequence[Any]:
-        return run.sources[0] if run.single else list(sources)
-
-    def _mixed(self, run: Run) -> bool:
-        """Whether some layers of a run read y_0, which has a shape of its own."""
+    def _some_read_y_0(self, run: Run) -> bool:
+        """Return whether in a loop some layers read y_0, which is kept apart."""
         return self._apart and not run.single and any(0 in read for read in run.sources)
 
     def _is_apart(self, source: Any) -> bool:
@@ -185,59 +155,65 @@ class Slots:
             return jax.tree.map(jnp.add, buffer[0], term), buffer[1]
 
         def add(slots: jax.Array, y: jax.Array) -> jax.Array:
-            if not isinstance(source, int):
-                y = jnp.where(source < 0, jnp.zeros((), y.dtype), y)
-            return slots.at[source if isinstance(source, int) else jnp.maximum(source, 0)].add(y)
+            if isinstance(source, int):
+                return slots.at[source].add(y)
+            y = jnp.where(source < 0, jnp.zeros((), y.dtype), y)
+            return slots.at[jnp.maximum(source, 0)].add(y)
 
         return buffer[0], jax.tree.map(add, buffer[1], term)
 
 
-class Channels:
-    """One array [..., channels] of all outputs, side by side; with statistics arrays [channels].
+def _each(run: Run, sources: Any) -> Sequence[Any]:
+    """Return the sources of a layer one by one, as numbers if the run is a single layer."""
+    return run.sources[0] if run.single else list(sources)
 
-    Layers of a run read the channels that its last layer reads.
+
+class Channels:
+    """One array [..., channels] of all outputs side by side; statistics are arrays [channels].
+
+    Each layer of a run reads the channels that its last layer reads.
     """
 
     def __init__(self, runs: Sequence[Run], input_width: int, width: int) -> None:
-        """Takes the runs, the channels of y_0 and of any other output."""
+        """Take the runs, the channels of y_0 and the channels of every other output."""
         self.runs = tuple(runs)
         self._input_width = input_width
         self._width = width
 
-    def start(self, outputs: Sequence[Any], like: Any) -> Any:  # noqa: D102
+    def start(self, outputs: Sequence[Any], like: Any) -> Any:
         (y_0,) = outputs
-        added = self.runs[-1].last * self._width
-        return jax.tree.map(lambda y: jnp.pad(y, [(0, 0)] * (y.ndim - 1) + [(0, added)]), y_0)
+        return jax.tree.map(lambda y: pad_channels(y, self._offset(self.runs[-1].last + 1)), y_0)
 
-    def read(self, buffer: Any, run: Run, sources: Any) -> Any:  # noqa: D102
+    def read(self, buffer: Any, run: Run, sources: Any) -> Any:
         return jax.tree.map(lambda b: b[..., : self._offset(run.last)], buffer)
 
-    def write(self, buffer: Any, layer: Any, output: Any) -> Any:  # noqa: D102
+    def write(self, buffer: Any, layer: Any, output: Any) -> Any:
         def write(b: jax.Array, y: jax.Array) -> jax.Array:
             return jax.lax.dynamic_update_slice_in_dim(b, y, self._offset(layer), -1)
 
         return jax.tree.map(write, buffer, output)
 
-    def end(self, buffer: Any) -> Any:  # noqa: D102
+    def end(self, buffer: Any) -> Any:
         return buffer
 
-    def start_gradient(self, gradient: Any) -> list[Any]:  # noqa: D102
-        return [jax.tree.map(lambda g: g[..., : self._input_width], gradient)]
+    def end_gradient(self, buffer: Any, added: Any) -> Any:
+        return added
 
-    def write_gradient(self, gradient: Any, layer: Any) -> Any:  # noqa: D102
+    def write_gradient(self, gradient: Any, layer: Any) -> Any:
         def get(g: jax.Array) -> jax.Array:
             return jax.lax.dynamic_slice_in_dim(g, self._offset(layer), self._width, -1)
 
         return jax.tree.map(get, gradient)
 
-    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:  # noqa: D102
-        def add(g: jax.Array, a: jax.Array) -> jax.Array:
-            return g.at[..., : a.shape[-1]].add(a)
+    def add_gradient(self, gradient: Any, run: Run, sources: Any, added: Any) -> Any:
+        return jax.tree.map(lambda g, a: g.at[..., : a.shape[-1]].add(a), gradient, added)
 
-        return jax.tree.map(add, gradient, added)
-
-    def end_gradient(self, buffer: Any, added: Any) -> Any:  # noqa: D102
-        return added
+    def start_gradient(self, gradient: Any) -> list[Any]:
+        return [jax.tree.map(lambda g: g[..., : self._input_width], gradient)]
 
     def _offset(self, layer: Any) -> Any:
+        """Return the first channel of the output of a layer, counted from 1."""
         return self._input_width + (layer - 1) * self._width
+
+
+Buffer = Slots | Channels

@@ -1,61 +1,67 @@
-"""The one loop over layers in the package: a topology run over units with an aggregation."""
+"""The stage: a topology run over units with an aggregation. The one loop over layers.
+
+    reading    y_l = F_l(aggregate of y_s over the sources s of l)
+               output: the aggregate over the sources of the virtual layer N + 1
+               (SparseNet, arXiv 1801.05895, eq. 2; DenseNet)
+
+    shortcuts  y_l = F_l(y_{l-1}, aggregate of y_s over the sources s of l)
+               output: y_N (ResNet; DSNet, arXiv 2010.12496, eq. 12)
+
+`topology.py` says which sources, `aggregation.py` how they are combined, and the unit (`unit.py`)
+is F. `Stage.__call__` is this recursion; all the rest is how to compute it.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import Scope, lift
 
-from aggnets_jax.connectivity.aggregation import (
-    Aggregation,
-    Masked,
-    Measured,
-    make_aggregation,
-    measured,
-)
-from aggnets_jax.connectivity.execution import REMAT, Execution
-from aggnets_jax.connectivity.scan_plan import Layer, make_plan, scan
+from aggnets_jax.connectivity.aggregation import Aggregation, make_aggregation
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.features import Masked, WithStatistics, with_statistics
+from aggnets_jax.connectivity.scan import Loops, run_layers
+from aggnets_jax.connectivity.scan_plan import Plan, make_plan
+from aggnets_jax.connectivity.scan_variables import init_run, keys_of_run
 from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.connectivity.unit import Layer, Unit, make_layer
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.compilation import barrier_on_cpu
 
+Read = Callable[[Sequence[Any], int], Any]
+"""`read(outputs, layer)` returns the aggregate that a layer of the topology reads."""
+
 
 class Stage(nn.Module):
-    """Layers at one resolution, in one of two forms.
+    """Layers at one resolution; layer l is the submodule `layer{l}`.
 
-        reading    y_l = F_l(aggregate of y_s over the sources s of l)
-        shortcuts  y_l = F_l(y_{l-1}, aggregate of y_s over the sources s of l)
-
-    In the first the stage's output is the aggregate over the sources of the virtual layer N + 1
-    (SparseNet, eq. 2), in the second the output of the last layer (ResNet, DSNet). Layer l is the
-    submodule `layer{l}`.
-
-    If the variable `mask` of the collection "links" is there, `mask[layer, source]`, a float array
-    [N + 2, N + 1], multiplies what travels on a link (see `links.py`): the addend of a sum, the
-    channels of a concatenation. A link of weight 0 contributes nothing to what its layer computes.
+    If the collection "links" has the variable `mask`, a float array [N + 2, N + 1], then
+    `mask[layer, source]` multiplies what the layer reads on this link (see `links.py`): the addend
+    of a sum, the channels of a concatenation. A link of weight 0 contributes nothing at all.
 
     Attributes:
-      topology: who reads whom; its depth is the number of layers.
-      unit: `unit(layer, name=...)` makes the module of layer 1..N, called with one array
-        [batch, height, width, channels], with `shortcuts` with two.
-      aggregation: a name such as "concat", or a function that makes a fresh aggregation.
-      projection: `projection(name=...)` makes the module whose output stands for y_0 from layer 2
-        on, if one of them reads it. Layer 1, which can read nothing but the input, reads it as
-        it is, as in the first block of a residual stage, where only the shortcut is projected.
-      shortcuts: whether what is aggregated joins what a layer computes from the previous output.
-      preactivated: whether layers, and whoever reads the stage, normalise and activate before they
-        convolve. What is concatenated then reaches them as `Masked` if there is a mask, which
-        `layers.activate` applies behind that.
-      execution: how to compute it. With shared statistics a preactivated stage whose layers read
-        a concatenation hands them, and whoever reads the stage, `Measured` features.
-      train: whether layers normalise by the batch, and so need its statistics.
-      kind: of a layer; layers of one kind compute the same function, and can be scanned. By default
-        each has its own.
+      topology: the sources of each layer; its depth is the number of layers.
+      unit: `unit(layer, name=...)`, or `unit(name=...)` if it takes no layer, makes the module F of
+        layer 1..N. It is called with the aggregate [batch, height, width, channels], and in a stage
+        of shortcuts with the previous output and the aggregate.
+      aggregation: a name such as "concat", or a function that makes a new aggregation.
+      projection: `projection(name=...)` makes a module whose output replaces y_0 from layer 2 on,
+        if one of these layers reads y_0. Layer 1 reads y_0 as it is, as in the first block of a
+        residual stage, where only the shortcut is projected.
+      shortcuts: whether the aggregate is a second input of a layer, beside the previous output.
+      preactivated: whether the layers and the reader of the stage normalise and activate before
+        they convolve. Masked concatenations then reach them as `Masked`, for `common.activate`.
+      execution: how to compute the stage. With shared statistics, layers and the reader of a
+        preactivated stage that concatenates read `WithStatistics` in training.
+      train: whether layers normalise by the batch.
+      kind: `kind(layer)`; layers of one kind compute the same function and can share a loop. By
+        default each layer has its own kind.
     """
 
     topology: Topology
-    unit: Callable[..., nn.Module]
+    unit: Unit
     aggregation: str | Callable[[], Aggregation] = "concat"
     projection: Callable[..., nn.Module] | None = None
     shortcuts: bool = False
@@ -66,59 +72,61 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Any) -> Any:
-        """Maps the input y_0 to the output of the stage.
+        """Compute the output of the stage from its input y_0.
 
         Args:
-          *inputs: y_0 [batch, height, width, channels]. If more are given they are y_0, ..., y_i of
-            the topology, whose layers i + 1, i + 2, ... are then the layers 1, 2, ... made here.
-            Outputs may be pytrees of arrays if the aggregation takes them.
+          *inputs: y_0 [batch, height, width, channels]. If i + 1 inputs are given they are
+            y_0, ..., y_i of the topology, and its layers i + 1, i + 2, ... are made here as
+            `layer1`, `layer2`, ... Inputs and outputs may be pytrees if the aggregation and the
+            units take them.
 
         Raises:
           UserError: for a mask of another shape, or outputs that can't be aggregated.
         """
         read = self._reader()
-        # Parameters that nothing reads would be counted, and decay.
-        read_later = any(0 in sources for sources in self.topology.sources[1:])
-        projects = self.projection is not None and read_later
-        shares = self.execution.shared_statistics and self.preactivated and self.train
-        produced = measured if shares and self.aggregation == "concat" else lambda output: output
-        outputs = [x if isinstance(x, Masked | Measured) else produced(x) for x in inputs]
-        for layer in range(1, self.topology.depth - len(inputs) + 2):
-            scans = self.execution.scan and layer == 1 + projects and len(inputs) == 1
-            if scans and (plan := make_plan(self, outputs, produced)):
-                return scan(self, plan, outputs)
-            output = self._run(layer, read, outputs, layer + len(inputs) - 1)
-            outputs.append(produced(barrier_on_cpu(output)))
+        shares = self.execution.shared_statistics and self._normalises_concatenation
+        kept = with_statistics if shares else lambda output: output
+        # Made only if something reads it: unread parameters would be counted, and decay.
+        projects = self.projection is not None and any(0 in s for s in self.topology.sources[1:])
+        scans = self.execution.scan and len(inputs) == 1
+        outputs = [x if isinstance(x, Masked | WithStatistics) else kept(x) for x in inputs]
+        for position in range(len(inputs), self.topology.depth + 1):
+            layer = position - len(inputs) + 1
+            if scans and layer == 1 + projects and (plan := make_plan(self, outputs, kept)):
+                return self._run_in_loops(plan, outputs)
+            outputs.append(kept(barrier_on_cpu(self._run(layer, read, outputs, position))))
             if layer == 1 and projects:
-                outputs[0] = produced(self.projection(name="projection")(inputs[0]))
-        if self.shortcuts:
-            return outputs[-1]
-        return read(outputs, self.topology.depth + 1)
+                outputs[0] = kept(self.projection(name="projection")(inputs[0]))
+        return outputs[-1] if self.shortcuts else read(outputs, self.topology.depth + 1)
 
-    def _run(
-        self, layer: int, read: Callable[..., Any], outputs: Sequence[Any], position: int
-    ) -> Any:
-        """The output of layer 1, 2, ..., which is at some position in the topology."""
+    @property
+    def _normalises_concatenation(self) -> bool:
+        return self.aggregation == "concat" and self.preactivated and self.train
+
+    def _run(self, layer: int, read: Read, outputs: Sequence[Any], position: int) -> Any:
+        """Compute the output of the module `layer{layer}`, layer `position` of the topology."""
         previous = [outputs[-1]] if self.shortcuts else []
-        joins = self.aggregation == "concat"
-        remat = self.execution.resolved_remat(joins and self.preactivated and self.train)
-        if remat == "none":
-            return self.unit(layer, name=f"layer{layer}")(*previous, read(outputs, position))
-        # To be kept are what layers put out and sums of it, but no concatenations.
-        kept = {source: outputs[source] for source in self.topology.sources_of(position)}
+        policy = self.execution.remat_policy(self._normalises_concatenation)
+        if policy is None:
+            return make_layer(self.unit, layer)(*previous, read(outputs, position))
+
+        # Sums are computed outside and kept; a concatenation is computed inside, so that only the
+        # outputs of layers are kept.
+        concatenates = self.aggregation == "concat"
 
         def compute(scope: Scope, *inputs: Any) -> Any:
-            aggregate = read(inputs[-1], position) if joins else inputs[-1]
+            aggregate = read(inputs[-1], position) if concatenates else inputs[-1]
             return Layer(self.unit, layer, parent=scope)(*inputs[:-1], aggregate)
 
-        compute = lift.checkpoint(compute, policy=REMAT[remat])
-        return compute(self.scope, *previous, kept if joins else read(outputs, position))
+        kept = {source: outputs[source] for source in self.topology.sources_of(position)}
+        compute = lift.checkpoint(compute, policy=policy)
+        return compute(self.scope, *previous, kept if concatenates else read(outputs, position))
 
-    def _reader(self) -> Callable[[Sequence[Any], int], Any]:
-        """What makes the aggregate that a layer reads, of the outputs so far."""
-        aggregate = make_aggregation(self.aggregation)
+    def _reader(self) -> Read:
+        """Return the function that aggregates what a layer reads, with the mask if there is one."""
+        aggregate, sources_of = make_aggregation(self.aggregation), self.topology.sources_of
         if not self.has_variable("links", "mask"):
-            return lambda outputs, layer: aggregate(outputs, self.topology.sources_of(layer), layer)
+            return lambda outputs, layer: aggregate(outputs, sources_of(layer), layer)
         if self.execution.scan:
             raise UserError("links can't be masked where layers are scanned; set scan=False")
         mask = self.get_variable("links", "mask")
@@ -128,10 +136,34 @@ class Stage(nn.Module):
             raise UserError(f"the mask of {path} has the shape {jnp.shape(mask)}, not {shape}")
 
         def read(outputs: Sequence[Any], layer: int) -> Any:
-            sources = self.topology.sources_of(layer)
-            if layer == 1 and isinstance(outputs[0], Masked):  # as the stage before has left it
+            if layer == 1 and isinstance(outputs[0], Masked):  # by the stage before
                 return outputs[0].scaled(mask[layer, 0])
+            sources = sources_of(layer)
             read = aggregate(outputs, sources, layer, mask[layer, jnp.array(sources)])
             return read.applied() if isinstance(read, Masked) and not self.preactivated else read
 
         return read
+
+    def _run_in_loops(self, plan: Plan, outputs: Sequence[Any]) -> Any:
+        """Compute the stage's output with the layers after `outputs` in loops.
+
+        The variables of a run of layers have an axis of layers in front and the run's name.
+        """
+        runs, started = plan.buffer.runs, plan.start(outputs)
+        if self.is_initializing():
+            buffer = jax.eval_shape(lambda: plan.buffer.start(started, plan.like))
+            for run in runs:
+                variables = init_run(self.unit, plan, run, buffer, self.make_rng("params"))
+                for collection, value in variables.items():
+                    self.put_variable(collection, run.name, value)
+        params = {run.name: self.get_variable("params", run.name) for run in runs}
+        rest = {r.name: {"batch_stats": self.get_variable("batch_stats", r.name, {})} for r in runs}
+        if self.has_rng("dropout"):
+            key = self.make_rng("dropout")
+            for run in runs:
+                rest[run.name]["key"] = keys_of_run(key, run)
+        end, updated = run_layers(Loops(self.unit, plan), params, rest, started)
+        if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+            for name, value in updated.items():
+                self.put_variable("batch_stats", name, value)
+        return plan.end(end)

@@ -3,10 +3,10 @@
     variables = from_torch("densenet121", read_state_dict("densenet121-a639ec97.pth"))
     write_state_dict("densenet121.safetensors", to_torch("densenet121", variables))
 
-A `state_dict` is a mapping of names to NumPy arrays here, convolutions [out, in, height, width],
-linear layers [out, in]. Nothing of it is left out silently: entries that are missing, unknown or of
-another shape are errors. The counters `num_batches_tracked` of PyTorch's normalisations, which
-nothing here uses, are checked to belong to one, dropped, and written as 0.
+A `state_dict` maps names to NumPy arrays: convolutions [out, in, height, width], linear layers
+[out, in]. No entry is ignored: missing or unknown entries, and other shapes, are errors. The
+counters `num_batches_tracked` of PyTorch's normalisations are not used here; they are read and
+dropped, and written as 0.
 """
 
 import functools
@@ -40,15 +40,15 @@ def from_torch(
     dtype: DTypeLike = np.float32,
     **overrides: Any,
 ) -> dict[str, Any]:
-    """Converts weights of another implementation of a network.
+    """Convert weights of another implementation of a network.
 
     Args:
-      name: of the network here, see `create_model`.
+      name: of the network here, as for `create_model`.
       state_dict: arrays by the names of the reference implementation, torchvision or timm.
-      num_classes: see `create_model`.
-      input_shape: (height, width, channels) of the images; default that of the network's paper.
+      num_classes: as for `create_model`.
+      input_shape: (height, width, channels) of the images; default the paper's.
       dtype: of the variables.
-      **overrides: see `create_model`.
+      **overrides: as for `create_model`.
 
     Returns:
       Variables for `model.apply`: "params" and "batch_stats", NumPy arrays.
@@ -86,16 +86,10 @@ def count_classes(
     input_shape: Sequence[int] | None = None,
     **overrides: Any,
 ) -> int:
-    """How many classes weights are for, which are those of a network but for the last layer.
-
-    Args:
-      name: see `from_torch`.
-      state_dict: see `from_torch`.
-      input_shape: see `from_torch`.
-      **overrides: see `create_model`.
+    """Return the number of classes that a network's weights have; arguments as for `from_torch`.
 
     Raises:
-      UserError: for a network without known names, or no biases of classes.
+      UserError: for a network without known names, or weights without biases of classes.
     """
     _check_mapping("state_dict", state_dict)
     model, expected = _network(name, None, input_shape, overrides)
@@ -117,16 +111,16 @@ def to_torch(
     dialect: str | None = None,
     **overrides: Any,
 ) -> dict[str, np.ndarray]:
-    """The inverse of `from_torch`.
+    """Convert the other way round.
 
     Args:
-      name: of the network here, see `create_model`.
-      variables: "params" and "batch_stats" of it.
-      num_classes: see `create_model`.
-      input_shape: see `from_torch`.
-      dialect: whose names to give: "reference" for the authors of the paper, "torchvision" or
-        "timm"; default the first of these that the network has.
-      **overrides: see `create_model`.
+      name: as for `from_torch`.
+      variables: "params" and "batch_stats" of the network.
+      num_classes: as for `from_torch`.
+      input_shape: as for `from_torch`.
+      dialect: source of the names: "reference" (the authors of the paper), "torchvision" or "timm";
+        default the first of these that the network has.
+      **overrides: as for `from_torch`.
 
     Returns:
       Arrays by name, as `from_torch` takes them.
@@ -166,7 +160,7 @@ def _network(
     input_shape: Sequence[int] | None,
     overrides: Mapping[str, Any],
 ) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
-    """The network, and the shapes of its variables by their paths, in the order of computation."""
+    """Make the network; return it and the shapes of its variables by path, in computed order."""
     model = models.create_model(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape
     return model, dict(_shapes(model, models.check_image_shape(shape)))
@@ -174,15 +168,14 @@ def _network(
 
 @functools.lru_cache(maxsize=4)  # weights often go to and fro
 def _shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a network's variables by their paths."""
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    variables.pop("strength", None)  # of a regularisation, no weight
+    variables.pop("strength", None)  # a regularisation's, no weight
     return {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """By dialect, our paths by the names there; of the dialects that have a name for each."""
+    """Return our paths by the names of each dialect that has a name for every path."""
     dialects = {
         dialect: names
         for dialect, rules in DIALECTS.get(type(model), {}).items()
@@ -196,7 +189,7 @@ def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, d
 def _best_names(
     model: nn.Module, name: str, paths: Mapping[str, Any], state_dict: Mapping[str, Any]
 ) -> dict[str, str]:
-    """Our paths by the names there: whose names they are is not said anywhere."""
+    """Return our paths by the names of the dialect that fits a state dict best."""
     return max(
         _names(model, name, paths).values(),
         key=lambda names: len(names.keys() & state_dict.keys()),
@@ -226,7 +219,7 @@ def _array(key: str, value: Any) -> np.ndarray:
 
 
 def _cast(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """The weights in another dtype, in which they must be numbers that a network can have."""
+    """Cast weights, and check that a network can have them."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UserError(f"{key!r} must hold floating-point numbers, not {value.dtype}")
     with np.errstate(over="ignore"):

@@ -1,7 +1,7 @@
 """Files of PyTorch weights: `.safetensors`, and `.pth` where PyTorch is installed.
 
-A `.pth` file is a pickle, which can run code when it is read; `torch.load(weights_only=True)` reads
-no others than those that hold nothing but data.
+A `.pth` file is a pickle, which can run code when it is read; `torch.load(weights_only=True)`
+refuses files that hold anything but data.
 """
 
 import importlib
@@ -23,16 +23,16 @@ _PREFIX = "module."
 
 
 def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
-    """Reads weights by their names.
+    """Read weights by their names.
 
-    What surrounds the weights is taken off, and that is printed: a file of a training run, with
-    epochs and the optimiser beside them, and the prefix that `torch.nn.DataParallel` gives.
+    In a checkpoint of a training run, with epochs and optimiser beside the weights, only the
+    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed.
 
     Args:
       file: `.safetensors`, or `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
 
     Raises:
-      UserError: if it can't be read, or it is not clear what in it the weights are.
+      UserError: if it can't be read, or it is not clear which entry has the weights.
     """
     path = _path(file)
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
@@ -54,14 +54,14 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Writes weights by their names to a new file.
+    """Write weights by their names to a new file.
 
     Args:
       file: `.safetensors`, or `.pth` (`.pt`, `.bin`, `.tar`) for `torch.load`.
       state_dict: from `to_torch`.
 
     Raises:
-      UserError: if there is such a file already, or it can't be written.
+      UserError: if the file exists already, or can't be written.
     """
     path = check_new_file(file)
     arrays = _to_arrays(state_dict)
@@ -79,12 +79,12 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, safetensors.SafetensorError, TypeError, KeyError) as error:
-        # The last two are of dtypes that the format does not have.
+        # The last two mean a dtype that the format does not have.
         raise UserError(f"{path} can't be written: {one_line(error)}") from error
 
 
 def check_new_file(file: str | Path) -> Path:
-    """The path of a file that `write_state_dict` can write, or `UserError`."""
+    """Return the path of a file that `write_state_dict` can write, or raise `UserError`."""
     path = _path(file)
     try:
         exists = path.exists()
@@ -105,7 +105,7 @@ def _path(file: str | Path) -> Path:
 
 
 def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Arrays by their names, as they lie in memory to be written, or `UserError`."""
+    """Copy arrays to contiguous memory, or raise `UserError`."""
     if not isinstance(state_dict, Mapping):
         raise UserError(f"state_dict must be arrays by name, got {type(state_dict).__name__}")
     arrays = {}
@@ -113,7 +113,7 @@ def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
         if not isinstance(key, str):
             raise UserError(f"weights are written by names, {key!r} is a {type(key).__name__}")
         try:
-            # The writers take memory as it lies: a transposed view would come out wrong.
+            # The writers take memory as it is: a transposed view would come out wrong.
             arrays[key] = np.array(value, order="C")
         except (ValueError, TypeError, RuntimeError) as error:
             raise UserError(f"{key!r} is no array: {one_line(error)}") from error
@@ -142,7 +142,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # UnpicklingError, and whatever a damaged file leads to
+    except Exception as error:  # UnpicklingError, and any other at a damaged file
         raise UserError(
             f"{path} can't be read by torch.load(weights_only=True): {one_line(error)}"
         ) from error
@@ -153,7 +153,7 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 
 
 def _weights_in(path: Path, content: Any, torch: ModuleType) -> Mapping[str, Any]:
-    """The one mapping of names to tensors in what `torch.save` wrote."""
+    """Find the one mapping of names to tensors in a file's content."""
 
     def others(mapping: Mapping[Any, Any]) -> list[Any]:
         return [

@@ -1,4 +1,4 @@
-"""Where a run starts that does not start from its initialisation: at the weights of another."""
+"""Starting a run from the weights of another run or of a file, instead of its initialisation."""
 
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import count_classes, from_torch, read_state_dict
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
@@ -29,16 +29,15 @@ def initial_variables(
     variables: Variables,
     workdir: str | Path,
 ) -> Variables:
-    """Replaces the variables of a new network by those that `config.init_from` has.
+    """Replace the variables of a new network by those in `config.init_from`.
 
-    All parameters and batch statistics are replaced; those of a run are the ones that are
-    evaluated, its averages if it has any. Only the classifier stays new where its shape or the
-    names of a run's classes are others, and that is printed. One network is where all of several
-    seeds start.
+    All parameters and batch statistics are replaced, by a run's averages if it has any. The
+    classifier alone stays new if its shape, or the names of a run's classes, differ; that is
+    printed. Several seeds may start from one network.
 
     Args:
       config: of the run that starts; whole, with `init_from`.
-      info: of its data set.
+      info: its data set.
       variables: "params" and "batch_stats" as initialised; with several seeds, these are the first
         axis of each array.
       workdir: of the run that starts.
@@ -47,7 +46,7 @@ def initial_variables(
       Variables like the given ones.
 
     Raises:
-      UserError: if there are no such weights, or they are not those of the network.
+      UserError: if there are no such weights, or they are another network's.
     """
     if not config.model.scan:
         return _replaced(config, info, variables, workdir)
@@ -58,20 +57,21 @@ def initial_variables(
     model = create_configured_model(apart, info.num_classes)
     images = jnp.zeros((1, *info.image_shape))
     like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
-    variables = over_seeds(partial(rearranged, like=like), config.num_seeds)(variables)
+    variables = over_seeds(partial(match_layout, like=like), config.num_seeds)(variables)
     variables = _replaced(apart, info, variables, workdir)
-    return over_seeds(partial(rearranged, like=first), config.num_seeds)(variables)
+    return over_seeds(partial(match_layout, like=first), config.num_seeds)(variables)
 
 
 def _replaced(
     config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
 ) -> Variables:
-    """The same for a network without loops."""
+    """Replace the variables of a network without loops."""
     if Path(config.init_from).suffix in ENDINGS:
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
-        same_classes = True  # as far as a file of weights tells
+        same_classes = True  # a file does not name them
     else:
-        source, given, restored = _from_run(config, workdir)
+        restored = _from_run(config, workdir)
+        source, given = f"{config.init_from} after step {restored.step}", restored.variables
         num_seeds = restored.config.num_seeds
         same_classes = restored.info.class_names == info.class_names
     if num_seeds not in (1, config.num_seeds):
@@ -103,17 +103,13 @@ def _replaced(
     return jax.tree.unflatten(jax.tree.structure(variables), replaced)
 
 
-def _from_run(
-    config: ml_collections.ConfigDict, workdir: str | Path
-) -> tuple[str, Variables, Restored]:
-    """What it is, its variables, and the rest of it."""
+def _from_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Restored:
     folder = local_path(config.init_from)
     if folder.resolve() == local_path(workdir).resolve():
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
-    devices = mesh_lib.replicated(mesh_lib.make_mesh())
-    restored = restore_network(folder, config.init_checkpoint, devices)
-    source = f"{config.init_from} after step {restored.step}"
-    return source, restored.variables, restored
+    return restore_network(
+        folder, config.init_checkpoint, mesh_lib.replicated(mesh_lib.make_mesh())
+    )
 
 
 def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:

@@ -1,12 +1,12 @@
-"""What other implementations call the parts of the networks here.
+"""Names of the parts of our networks in other implementations.
 
 A dialect is a list of rules; a rule is a pattern of our module paths and a function from its groups
-to the module's name there. Parameters follow from their modules: a kernel or scale is a `weight`
-there, running averages are `running_mean` and `running_var`. To add one, list it in `DIALECTS`
-under the class of the network. The first dialect of a class is the one that is written by default.
+to the module's name there. A kernel or scale is the module's `weight` there, running averages are
+`running_mean` and `running_var`. To add a dialect, list it in `DIALECTS` under the class of the
+network. The first dialect of a class is the one that is written by default.
 
-Networks that differ in their shortcuts, or in who reads whom, may have weights of the same shapes.
-Therefore a dialect is, too, a condition: the other implementation computes the same function.
+Networks that differ in their shortcuts or topologies may have weights of the same shapes. Therefore
+a dialect has a condition, too: the other implementation computes the same function.
 """
 
 import re
@@ -28,7 +28,7 @@ Rule = tuple[str, Callable[..., str]]
 """A pattern of module paths here, and a function from its groups to the name there."""
 
 Rules = Callable[[Any], tuple[Rule, ...]]
-"""Makes those of a dialect for a network, none if it is another function there."""
+"""Makes a dialect's rules for a network, none if the network is another function there."""
 
 _LEAVES = {
     "kernel": "weight",
@@ -40,7 +40,7 @@ _LEAVES = {
 
 
 def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] | None:
-    """By the names there, variables here such as "params/stage1/layer3/conv1/kernel".
+    """Return our paths, such as "params/stage1/layer3/conv1/kernel", by the names there.
 
     Returns None if the rules have no name for one of them.
     """
@@ -57,22 +57,22 @@ def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] |
 
 
 def _before(number: str) -> int:
-    """Numbers start at 1 here and at 0 there."""
+    """Return a number that starts at 1 here as it is there, from 0."""
     return int(number) - 1
 
 
 def _if(same: Callable[[Any], bool], rules: tuple[Rule, ...]) -> Rules:
-    """Takes whether a network is the same function there, and the rules for those that are."""
+    """Make the function that returns the rules for networks that are the same function there."""
     return lambda network: rules if same(network) else ()
 
 
 def _read_as(pattern: str, topologies: Sequence[Topology]) -> bool:
-    """Whether all stages are wired as by a pattern, which others are, too, if they are short."""
+    """Return whether all stages have the links of a pattern; short ones may by another pattern."""
     return all(t.sources == make_topology(pattern, t.depth).sources for t in topologies)
 
 
 def _identities(topologies: Sequence[Topology]) -> bool:
-    """Whether each layer of stages with shortcuts has the output before it as its shortcut."""
+    """Return whether the shortcut of each layer is the output before it."""
     return all(
         sources == (layer - 1,)
         for topology in topologies
@@ -249,7 +249,7 @@ def _is_seqconv(network: SeqResNet) -> bool:
     slices = [w // k for w, k in zip(network.widths, network.group_widths, strict=True)]
 
     def read_as(pattern: str, arguments: Sequence[dict[str, int]]) -> bool:
-        # What slices of the input are said to read is of no account, nor is the output.
+        # The sources of the input's slices, and of the output, do not matter.
         return all(
             t.sources[n - 1 : -1] == make_topology(pattern, t.depth, **each).sources[n - 1 : -1]
             for t, n, each in zip(network.layer_topologies, slices, arguments, strict=True)
@@ -260,8 +260,8 @@ def _is_seqconv(network: SeqResNet) -> bool:
     )
 
 
-# https://github.com/GroupOfAlchemists/SeqConv, its SeqResNeXt corrected as `seqconv` says: what the
-# released code had trained would compute something else here.
+# https://github.com/GroupOfAlchemists/SeqConv, with SeqResNeXt corrected as `seqconv` says: weights
+# that the released code has trained would compute something else here.
 _SEQCONV_LAYERS: tuple[Rule, ...] = (
     (r"stem_conv", lambda: "Init"),
     (r"stem_seqconv", lambda: "Head"),
@@ -281,7 +281,7 @@ _HALVES = {"": "whole", "1": "bottleneck", "2": "transformation"}
 
 
 def _seqconv(**groups: str) -> Rules:
-    """Takes what the halves of a group, or the whole of it, are called by the group's number."""
+    """Make the rules from the names of a group, or of its halves, with the group's number."""
 
     def name(layer: str, group: str | None, part: str, half: str) -> str:
         matches = ((re.fullmatch(pattern, layer), name) for pattern, name in _SEQCONV_LAYERS)

@@ -23,17 +23,17 @@ from aggnets_jax.workdir.restore import restore_network
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
-    """Makes the workdir of a run that has weights from a file and has not made a step.
+    """Make the workdir of a run at step 0 with weights from a file.
 
-    It can be evaluated, and the run can be gone on with, which is training from these weights.
+    It can be evaluated, and training can go on from these weights.
 
     Args:
       config: of the run; whole.
       workdir: a new one.
-      file: see `read_state_dict`.
+      file: as for `read_state_dict`.
 
     Raises:
-      UserError: if the file's weights are not those of the config's network; nothing is written.
+      UserError: if the weights are not the config's network's; nothing is written.
     """
     info = data.describe(config.data)
     if config.num_seeds > 1:
@@ -55,16 +55,16 @@ def write_new_run(
     variables: Variables,
     workdir: str | Path,
 ) -> None:
-    """Makes the workdir of a run that starts from given variables and has not made a step.
+    """Make the workdir of a run at step 0 with given variables.
 
     Args:
-      config: of the run, of one seed; whole.
-      info: of its data set.
+      config: of the run, with one seed; whole.
+      info: its data set.
       variables: "params" and maybe "batch_stats" of its network.
       workdir: a new one.
 
     Raises:
-      UserError: if there is a run in it, or the config has no optimiser; nothing is written.
+      UserError: if there is a run in it, or the config fits none; nothing is written.
     """
     setup = set_up(config, get_task(config), info=info)
     state = setup.state_from(jax.tree.map(jnp.asarray, variables))
@@ -75,7 +75,7 @@ def write_new_run(
         with RunCheckpoints(path, keep=1, config=config_json, dataset=info) as checkpoints:
             checkpoints.save(state, Progress())
             checkpoints.finish()
-        # Last, so that a workdir that is left half made is not taken for that of a run.
+        # Last, so that a workdir that is left half made does not count as a run's.
         write_json(path / CONFIG, config_json)
 
 
@@ -87,14 +87,14 @@ def export_weights(
     seed: int | None = None,
     dialect: str | None = None,
 ) -> None:
-    """Writes the weights of a checkpoint, those that are evaluated, to a new file.
+    """Write the weights of a checkpoint, its averages if it has any, to a new file.
 
     Args:
       workdir: of the run.
-      file: see `write_state_dict`.
+      file: as for `write_state_dict`.
       which: "latest", "best" or the number of a step.
       seed: of a run with several.
-      dialect: see `to_torch`.
+      dialect: as for `to_torch`.
 
     Raises:
       UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.

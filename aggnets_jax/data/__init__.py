@@ -1,10 +1,10 @@
-"""Data sets: what they are, and their batches on the devices.
+"""Data sets: facts about them, and their batches on the devices.
 
     info = describe(config.data)
     for batch in train_batches(config.data, batch_size=64, seed=0, start_step=0, sharding=sharding):
         images = preprocess(batch, train=True, seed=0)  # inside jit
 
-Importing this package imports no TensorFlow; the first data set that is opened does.
+Importing this package imports no TensorFlow; opening a data set does.
 """
 
 from aggnets_jax.data.augment.mix import Mix, make_mix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 
@@ -12,7 +13,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.dataset_info import DatasetInfo, describe
+from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe
 from aggnets_jax.data.host_pipeline import (
     HostBatch,
     eval_dataset,
@@ -20,6 +21,7 @@ from aggnets_jax.data.host_pipeline import (
     load_split,
     train_dataset,
 )
+from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.data.resident import Batch, ResidentData
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.mesh import local_rows, place_rows
@@ -28,41 +30,32 @@ from aggnets_jax.runtime.mesh import local_rows, place_rows
 class StreamedData:
     """Batches of a training split that the host reads and decodes, in the order of their steps.
 
-    Each is moved to the devices while the step before it is computed.
+    Each batch is moved to the devices while the step before it is computed; the constructor reads
+    the first.
+
+    Args:
+      batches: batches on the host, with the rows of this process, from the first step on.
+      place: function that moves a batch to the devices.
 
     Attributes:
-      most_steps: 1, whose batch a feed is.
+      most_steps: 1; a feed is the batch of one step.
     """
 
     most_steps = 1
 
-    def __init__(
-        self,
-        batches: Iterator[HostBatch],
-        batch_size: int,
-        sharding: NamedSharding,
-    ) -> None:
-        """Reads the first batch.
-
-        Args:
-          batches: rows of this process, from the first step on.
-          batch_size: of the whole batch, over all devices and processes.
-          sharding: over the batch axis.
-        """
-        self._batches = batches
-        self._batch_size = batch_size
-        self._sharding = sharding
+    def __init__(self, batches: Iterator[HostBatch], place: Callable[[HostBatch], Batch]) -> None:
+        self._placed = map(place, batches)
         self._ahead = self._next()
 
     def _next(self) -> Batch | UserError:
         try:
-            return place_rows(next(self._batches), self._sharding, self._batch_size)
+            return next(self._placed)
         except UserError as error:
-            return error  # for the step of this batch, which may never come
+            return error  # raised at the step of this batch, which may never come
 
     def feed(self, step: int) -> Batch:
-        """The batch of the next step."""
-        del step  # which follows from the calls before
+        """Return the batch of the next step."""
+        del step  # the number of earlier calls determines the batch
         now = self._ahead
         if isinstance(now, UserError):
             raise now
@@ -70,7 +63,7 @@ class StreamedData:
         return now
 
     def batch(self, feed: Batch, step: int | jax.Array) -> Batch:
-        """The batch itself."""
+        """Return the feed, which is the batch."""
         del step
         return feed
 
@@ -84,41 +77,39 @@ def train_data(
     most_steps: int = 1,
     sharding: NamedSharding,
 ) -> ResidentData | StreamedData:
-    """Returns the batches of the training split.
+    """Return the batches of the training split.
 
-    A batch is a function of (config, seed, step): neither where the run began nor the number of
-    devices or processes changes it. Every example comes exactly once an epoch, and batches run on
-    across the end of an epoch.
+    A batch is a function of (config, seed, step); it depends neither on the step where the run
+    began nor on the number of devices or processes. Every example comes exactly once an epoch, and
+    batches run across the end of an epoch.
 
-    With `damaged` "skip" an image that can't be decoded is black and has the label -1, and so has
-    each that is lost with its file; these, where they are streamed, have the index -1. Each is
-    named once in a line on stderr, by the process that reads it.
+    With `damaged` "skip", an image that can't be decoded is black and has the label -1; so is every
+    image that is lost because its file is damaged, whose index is -1, too, if it is streamed. The
+    process that reads a damaged image prints one line about it on stderr.
 
         feed = training.feed(step)  # for each dispatch
-        batch = training.batch(feed, i)  # inside jit: that of step + i, for i < most_steps
+        batch = training.batch(feed, i)  # inside jit: the batch of step + i, for i < most_steps
 
     Args:
       data_config: the `data` part of a config.
-      batch_size: of the whole batch, over all devices and processes.
-      seeds: of order and host augmentation, at least 0; several only for resident data.
-      start_step: the first step of which a feed will be asked.
-      most_steps: whose batches a feed of resident data makes.
-      sharding: over the batch axis.
+      batch_size: size of the whole batch, over all devices and processes.
+      seeds: seed of order and host augmentation, at least 0; several only for resident data.
+      start_step: step of the first feed.
+      most_steps: number of steps for which a feed of resident data makes batches.
+      sharding: sharding of the batch axis.
 
     Raises:
-      UserError: the config cannot be met, or the batch not be divided over the devices; here for
-        resident data, and else in `feed` (for the first batch here), an image or a label is not
-        what it should be.
+      UserError: the config can't be met, the batch can't be divided over the devices, or an image
+        or a label is wrong. Streamed images and labels are checked for the first batch here, and
+        for the others in `feed`.
     """
-    rows = local_rows(sharding, batch_size)
+    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     if np.min(seeds) < 0:
         raise UserError(f"seed must be at least 0, not {np.min(seeds)}")
-    info = describe(data_config)
-    builder = open_prepared(data_config.name, data_config.data_dir)
-    skip = data_config.damaged == "skip"
-    if info.resident:
+    split = _open_split(data_config, train=True)
+    if split.info.resident:
         return ResidentData(
-            *load_split(builder, info, info.train_split, skip=skip),
+            *load_split(split),
             batch_size=batch_size,
             seeds=seeds,
             most_steps=most_steps,
@@ -129,16 +120,16 @@ def train_data(
             f"several seeds train at once on images that live on the devices, and those of"
             f" {data_config.name} do not: set num_seeds=1"
         )
-    dataset = train_dataset(
-        builder,
-        info,
-        batch_size=batch_size,
-        rows=rows,
-        seed=int(seeds),
-        start_step=start_step,
-        skip=skip,
-    )
-    return StreamedData(iter(dataset), batch_size, sharding)
+    batches = train_dataset(split, rows, seed=int(seeds), start_step=start_step)
+    place = functools.partial(place_rows, sharding=sharding, batch_size=batch_size)
+    return StreamedData(iter(batches), place)
+
+
+def _open_split(data_config: ml_collections.ConfigDict, *, train: bool) -> Split:
+    info = describe(data_config)
+    builder = open_prepared(data_config.name, data_config.data_dir)
+    name = info.train_split if train else info.eval_split
+    return Split(builder, info, name, skip=data_config.damaged == "skip")
 
 
 def train_batches(
@@ -149,9 +140,9 @@ def train_batches(
     start_step: int = 0,
     sharding: NamedSharding,
 ) -> Iterator[Batch]:
-    """Returns the endless training batches of steps start_step, start_step + 1, ...
+    """Return the endless training batches of steps start_step, start_step + 1, ...
 
-    For a loop of one's own; arguments and errors are those of `train_data`.
+    A simpler form of `train_data`, with its arguments and errors, for other training loops.
 
     Returns:
       An iterator of dicts: "image" uint8 [B, H, W, C]; "label", "epoch", "index" int32 [B].
@@ -168,50 +159,48 @@ class EvalBatches:
     """Every example of a split exactly once, in fixed order; iterate as often as needed.
 
     Yields dicts: "image" uint8 [B, H, W, C], "label" int32 [B], "mask" bool [B]. The last batch
-    is padded with zeros, where the mask is False; so it is for images that are skipped, whose label
-    is -1. Batches of resident sets stay on the devices after the first pass.
+    is padded with zeros, where the mask is False. The mask is also False for skipped images, whose
+    label is -1. Batches of resident sets stay on the devices after the first pass. The constructor
+    reads nothing.
+
+    Args:
+      read: function that begins a pass over "image" and "label" of some rows of the batches.
+      info: from `describe`.
+      rows: the rows that `read` yields.
+      sharding: sharding of the batch axis.
+      skip: whether damaged images are skipped.
 
     Attributes:
-      num_examples: in the split.
+      num_examples: examples in the split.
       batch_size: B.
-      skip: whether damaged images are skipped.
+      skip: as given.
     """
 
     def __init__(
         self,
         read: Callable[[], Iterator[HostBatch]],
         info: DatasetInfo,
-        batch_size: int,
+        rows: BatchRows,
         sharding: NamedSharding,
         skip: bool = False,
     ) -> None:
-        """Reads nothing before the first pass.
-
-        Args:
-          read: begins a pass over "image" and "label" of the examples that fall into this
-            process's rows of the batches, as many at a time as it has rows.
-          info: from `describe`.
-          batch_size: of the whole batch, over all devices and processes.
-          sharding: over the batch axis.
-          skip: whether damaged images are skipped.
-        """
         self.num_examples = info.num_eval
-        self.batch_size = batch_size
+        self.batch_size = rows.batch_size
         self.skip = skip
         self._read = read
         self._info = info
         self._sharding = sharding
-        self._rows = local_rows(sharding, batch_size)
+        self._rows = rows.held
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
         return -(-self.num_examples // self.batch_size)
 
     def check(self) -> None:
-        """Reads the first batch, or all batches that will stay on the devices.
+        """Read the first batch, or all batches that will stay on the devices.
 
         Raises:
-          UserError: an image or a label is not what it should be.
+          UserError: an image or a label is wrong.
         """
         next(iter(self))
 
@@ -238,43 +227,34 @@ class EvalBatches:
 def eval_batches(
     data_config: ml_collections.ConfigDict, *, batch_size: int, sharding: NamedSharding
 ) -> EvalBatches:
-    """Returns the batches of the evaluation split.
+    """Return the batches of the evaluation split, whose last may be padded.
 
-    Args:
-      data_config: the `data` part of a config.
-      batch_size: of the whole batch, over all devices and processes; the number of examples need
-        not be divisible by it.
-      sharding: over the batch axis.
+    The arguments are those of `train_data`.
 
     Raises:
-      UserError: the config cannot be met, or the batch not be divided over the devices; in a pass,
-        an image or a label is not what it should be.
+      UserError: the config can't be met, or the batch can't be divided over the devices; in a pass,
+        an image or a label is wrong.
     """
-    rows = local_rows(sharding, batch_size)
-    info = describe(data_config)
-    builder = open_prepared(data_config.name, data_config.data_dir)
-    skip = data_config.damaged == "skip"
-    dataset = eval_dataset(
-        builder, info, info.eval_split, batch_size=batch_size, rows=rows, skip=skip
-    )
-    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding, skip)
+    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
+    split = _open_split(data_config, train=False)
+    return EvalBatches(eval_dataset(split, rows), split.info, rows, sharding, split.skip)
 
 
 def file_batches(
     files: Sequence[str], info: DatasetInfo, *, batch_size: int, sharding: NamedSharding
 ) -> EvalBatches:
-    """Returns batches of files of images as those of an evaluation split, with labels of zero.
+    """Return batches of image files, in the form of an evaluation split with labels of zero.
 
     Args:
       files: JPEG, PNG, GIF or BMP, of any size.
-      info: of the data set whose images they are like; no data set is read.
-      batch_size: of the whole batch, over all devices and processes.
-      sharding: over the batch axis.
+      info: facts about the data set whose images they are like; no data set is read.
+      batch_size: size of the whole batch, over all devices and processes.
+      sharding: sharding of the batch axis.
 
     Raises:
-      UserError: the batch cannot be divided over the devices; in a pass, a file is no image.
+      UserError: the batch can't be divided over the devices; in a pass, a file is no image.
     """
-    rows = local_rows(sharding, batch_size)
-    dataset = file_dataset(files, info, batch_size=batch_size, rows=rows)
+    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
+    dataset = file_dataset(files, info, rows)
     info = dataclasses.replace(info, num_eval=len(files), resident=False)
-    return EvalBatches(lambda: iter(dataset), info, batch_size, sharding)
+    return EvalBatches(dataset.__iter__, info, rows, sharding)

@@ -1,4 +1,4 @@
-"""Finds a prepared data set by its TFDS name, without ever downloading anything."""
+"""Prepared data sets by their TFDS names; nothing here downloads."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ DIGITS = "aggnets_digits"
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of a data set, prepared or not.
+    """Return the TFDS builder of a data set, prepared or not.
 
-    What lies on disk goes before the installed TFDS code, so that sets prepared by another TFDS
-    (other version, or a builder this installation lacks) are found.
+    Files on disk take precedence over the installed TFDS code, so that sets of another version, or
+    of a builder that this installation lacks, are found.
 
     Args:
       name: TFDS name, "cifar10", or with a config, "imagenet_resized/32x32".
-      data_dir: where TFDS keeps its data sets; None is TFDS's default.
+      data_dir: directory of TFDS's data sets; None is TFDS's default.
 
     Raises:
-      UserError: no such data set or config, or a folder of images, which is never prepared.
+      UserError: there is no such data set or config, or it is a folder of images, which is never
+        prepared.
     """
     import tensorflow_datasets as tfds
     from google.protobuf.json_format import ParseError
 
-    # TFDS takes other forms for code from elsewhere, such as "huggingface:NAME".
+    # TFDS understands other forms, such as "huggingface:NAME", which would run code from elsewhere.
     if not re.fullmatch(r"\w+(/[\w.+-]+)?(:[\d.*]+)?", name, re.ASCII):
         raise UserError(f"data set {name!r} must have the form NAME, NAME/CONFIG or NAME:VERSION")
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
-    # Asking for a version, any version, is what makes TFDS look at the files first.
+    # TFDS looks at the files first only if the name asks for a version, even for any version.
     versioned = name if ":" in name else f"{name}:*.*.*"
     try:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.builder(versioned, data_dir=data_dir)
-        if base == DIGITS:  # which lie nowhere: only preparing them needs what this imports
-            import_tensorflow()  # which the definition of a builder imports, less quietly
+        if base == DIGITS:  # not prepared yet
+            import_tensorflow()  # quietly, before the definition of a builder imports it
             from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
@@ -61,22 +62,20 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
 
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    """Returns whether the data set lies on disk, complete: TFDS renames it into place at last."""
+    """Return whether the data set is complete on disk; TFDS renames it into place at the end."""
     return (builder.data_path / "dataset_info.json").exists()
 
 
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set that is ready to be read.
-
-    The shipped digits need no network and are prepared on the spot; nothing else ever is.
+    """Return the builder of a prepared data set; the shipped digits alone are prepared here.
 
     Args:
       name: TFDS name, with or without a config; or "image_folder", see `open_folder`.
       data_dir: an existing directory, local or in a bucket; None is TFDS's default.
 
     Raises:
-      UserError: unknown or unprepared data set, a data_dir that is not there, or, for the digits,
-        one that cannot be written.
+      UserError: the data set is unknown or not prepared, or data_dir does not exist or, for the
+        digits, cannot be written.
     """
     data_dir = _existing(data_dir)
     if name == IMAGE_FOLDER:
@@ -99,7 +98,7 @@ def _existing(data_dir: str | None) -> str | None:
     try:
         path = epath.Path(data_dir).expanduser()
         there = path.is_dir()
-    except (OSError, ValueError, RuntimeError) as error:  # a scheme or a "~" that nobody knows
+    except (OSError, ValueError, RuntimeError) as error:  # an unknown scheme or "~user"
         raise UserError(f"data_dir {data_dir} can't be used: {one_line(error)}") from error
     if not there:
         raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
@@ -118,12 +117,11 @@ def _prepare_digits(
                 download_config=tfds.download.DownloadConfig(try_download_gcs=False)
             )
     except OSError as error:
-        # Several processes may start at once on one disk: another one may have been faster.
-        ready = find_builder(name, data_dir)
-        if not is_prepared(ready):
+        # Another process that started at the same time may have prepared them.
+        builder = find_builder(name, data_dir)
+        if not is_prepared(builder):
             where = data_dir or builder.data_dir_root
             raise UserError(
                 f"cannot write the {name} data set to {where}: {one_line(error)}"
             ) from error
-        return ready
     return builder

@@ -1,10 +1,10 @@
-"""What the rest of the code must know of a data set, read from its metadata alone."""
+"""Facts about a data set that the rest of the code needs, read from its metadata alone."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 RESIDENT_BYTES = 1 << 30
 RESIDENT = ("auto", "always", "never")
 
-# Mean and standard deviation per channel, on the 0..1 scale, of the sets whose names begin so;
-# the first that fits counts. Others get one half for both. Folders hold photographs, as ImageNet.
+# Mean and standard deviation of each channel, on the scale 0..1, by the beginning of a set's name;
+# the first match counts. Other sets use 0.5 for both. Image folders hold photographs, as ImageNet.
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATION = {
     "aggnets_digits": ((0.30543369,), (0.37595716,)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    IMAGE_FOLDER: ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet": _IMAGENET,
+    IMAGE_FOLDER: _IMAGENET,
 }
 
-# Their test splits hold images without labels.
+# Sets whose test splits hold images without labels.
 UNLABELLED_TEST = ("imagenet2012", "places365_small")
 
 
@@ -40,17 +41,17 @@ class DatasetInfo:
     Attributes:
       name: TFDS name.
       num_classes: number of classes.
-      class_names: one for each class.
-      image_shape: (height, width, channels) that the network receives.
+      class_names: one name for each class.
+      image_shape: (height, width, channels) of the network's input.
       num_train: examples in the training split.
       num_eval: examples in the evaluation split.
-      train_split: as in the config.
-      eval_split: resolved.
-      mean: per channel, on the 0..1 scale.
-      std: per channel, on the 0..1 scale.
+      train_split: training split of the config.
+      eval_split: evaluation split of the config, or the default.
+      mean: mean of each channel, on the scale 0..1.
+      std: standard deviation of each channel, on the scale 0..1.
       resident: whether the images live on the device.
       resized: whether the host crops and resizes the images to `image_size`. Otherwise they reach
-        the device as they are stored, and are augmented there.
+        the device as stored, and are augmented there.
     """
 
     name: str
@@ -67,20 +68,45 @@ class DatasetInfo:
     resized: bool
 
 
+class Split(NamedTuple):
+    """A split of a prepared data set, for the functions that read it.
+
+    Attributes:
+      builder: builder of the prepared data set; None for files without a data set.
+      info: from `describe`.
+      name: TFDS split, which may be a slice or a sum.
+      skip: whether damaged images are skipped, see `damage`.
+    """
+
+    builder: tfds.core.DatasetBuilder | None
+    info: DatasetInfo
+    name: str
+    skip: bool = False
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples."""
+        return self.builder.info.splits[self.name].num_examples
+
+    @property
+    def pieces(self) -> Sequence[tfds.core.utils.shard_utils.FileInstruction]:
+        """Pieces of files, in reading order: `filename`, and records to `skip` and to `take`."""
+        return self.builder.info.splits[self.name].file_instructions
+
+
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
-    """Returns the facts of a data set, from metadata only; never downloads.
+    """Return the facts about a data set, from its metadata only; never download.
 
     Args:
-      data_config: the `data` part of a config; of the augmentation, `crop_padding` alone is read.
+      data_config: the `data` part of a config; `crop_padding` is the only augmentation it reads.
 
     Raises:
-      UserError: the config cannot be met; one line that says what is wrong and how to mend it.
+      UserError: the config can't be met; the line says what is wrong and how to fix it.
     """
-    name = data_config.name
+    name, train_split = data_config.name, data_config.train_split
     builder = open_prepared(name, data_config.data_dir)
     image_key, label_key = feature_keys(builder)
 
-    train_split = data_config.train_split
     num_train = _num_examples(builder, train_split)
     eval_split = data_config.eval_split or _default_eval_split(builder)
     num_eval = _num_examples(builder, eval_split)
@@ -94,7 +120,9 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     stored_shape = builder.info.features[image_key].shape
     resident = _is_resident(data_config, stored_shape, num_train)
     image_shape, resized = _image_shape(data_config, stored_shape, resident)
-    _check_crop_padding(data_config.crop_padding, image_shape)
+    padding, largest = data_config.crop_padding, min(image_shape[:2])
+    if not 0 <= padding <= largest:
+        raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
     mean, std = _normalisation(data_config, builder.name, image_shape[-1])
     return DatasetInfo(
         name=name,
@@ -113,7 +141,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
-    """Returns the names of the image and of the label in a data set's examples.
+    """Return the names of the image and of the label in a data set's examples.
 
     Raises:
       UserError: the data set is not for image classification.
@@ -123,14 +151,12 @@ def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     features = builder.info.features
     if not isinstance(features, tfds.features.FeaturesDict):
         features = {}
-    images = [
-        key
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image) and np.dtype(feature.np_dtype) == np.uint8
-    ]
-    labels = [
-        key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)
-    ]
+
+    def keys_of(kind: type) -> list[str]:
+        return [key for key, feature in features.items() if isinstance(feature, kind)]
+
+    images = [k for k in keys_of(tfds.features.Image) if features[k].np_dtype == np.uint8]
+    labels = keys_of(tfds.features.ClassLabel)
     supervised = builder.info.supervised_keys or ()
     if len(supervised) == 2 and supervised[0] in images and supervised[1] in labels:
         return supervised
@@ -179,15 +205,14 @@ def _is_resident(
                 "vary; set resident='auto'"
             )
         return False
-    height, width, channels = stored_shape
-    fits = num_train * height * width * channels <= RESIDENT_BYTES
+    fits = num_train * int(np.prod(stored_shape)) <= RESIDENT_BYTES
     return data_config.resident == "always" or (data_config.resident == "auto" and fits)
 
 
 def _image_shape(
     data_config: ml_collections.ConfigDict, stored_shape: Sequence[int | None], resident: bool
 ) -> tuple[tuple[int, int, int], bool]:
-    """Returns the shape of the network's images, and whether the host resizes to get there."""
+    """Return the shape of the network's images, and whether the host resizes to it."""
     name, size = data_config.name, data_config.image_size
     if size is not None and size < 1:
         raise UserError(f"image_size must be at least 1, not {size}")
@@ -206,12 +231,6 @@ def _image_shape(
             f"unset instead of {size}, or set resident='never' to have them resized"
         )
     return (size, size, channels), True
-
-
-def _check_crop_padding(crop_padding: int, image_shape: tuple[int, int, int]) -> None:
-    largest = min(image_shape[:2])
-    if not 0 <= crop_padding <= largest:
-        raise UserError(f"crop_padding must be between 0 and {largest}, not {crop_padding}")
 
 
 def _normalisation(

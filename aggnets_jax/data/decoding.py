@@ -1,4 +1,4 @@
-"""From encoded images to uint8 crops of one size, inside a tf.data pipeline."""
+"""Decoding of images on the host, to uint8 crops of one size, inside a tf.data pipeline."""
 
 from __future__ import annotations
 
@@ -13,63 +13,91 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# Random crops: part of the image's area, and width over height.
+# TensorFlow's default is the approximate transform; PIL, with which most published networks were
+# trained, uses the accurate one.
+JPEG_TRANSFORM = "INTEGER_ACCURATE"
+# Range of a random crop's part of the image's area, and of its width over its height.
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_TRIES = 10
-# Evaluation resizes the short side to this multiple of the crop's: 256 for 224.
+# Evaluation resizes the short side to this multiple of the crop's side: 256 for 224.
 EVAL_RESIZE = 256 / 224
+
+
+def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return a function from an encoded image to uint8 [H, W, C].
+
+    It reads JPEG, PNG, GIF (the first picture) and BMP with any channels: colours become grey, grey
+    and palettes become colours, and transparency is dropped.
+
+    Args:
+      channels: C, 1 for grey and 3 for red, green and blue.
+    """
+    tf = import_tensorflow()
+    # Grey is made from colours, because TensorFlow decodes no GIF, BMP or CMYK JPEG to one channel.
+    stored = 3 if channels == 1 else channels
+
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        image = tf.cond(
+            tf.io.is_jpeg(encoded),
+            lambda: tf.io.decode_jpeg(encoded, stored, dct_method=JPEG_TRANSFORM),
+            lambda: tf.io.decode_image(encoded, stored, expand_animations=False),
+        )
+        image = tf.ensure_shape(image, (None, None, stored))
+        return tf.image.rgb_to_grayscale(image) if channels == 1 else image
+
+    return decode
 
 
 def train_image(
     info: DatasetInfo, seed: int
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
+    """Return encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
     tf = import_tensorflow()
     decode = image_decoder(info.image_shape[-1])
     if not info.resized:
         return lambda encoded, epoch, index: tf.ensure_shape(decode(encoded), info.image_shape)
-    size = info.image_shape[:2]
 
     def crop(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
         example_seed = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), index)
         image = _random_crop(encoded, example_seed, decode, info.image_shape[-1])
-        return _to_uint8(_resize(image, size), info.image_shape)
+        return _to_uint8(_resize(image, info.image_shape[:2]), info.image_shape)
 
     return crop
 
 
-def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Returns top, left, height and width of a random part of an image: int32 [4].
+def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Return encoded -> uint8 [H, W, C]: short side resized and centre cropped, or as stored.
 
-    Its area is uniform in CROP_AREA and the logarithm of its aspect in that of CROP_ASPECT, both
-    drawn again while it does not fit; if it never does, it is the largest in the centre that has an
-    aspect in the range. So it is in PyTorch, where the recipes come from. `tf.image`'s own sampler
-    makes the height uniform instead, and so the parts smaller.
+    Args:
+      info: from `describe`.
+      any_size: whether, if the data set's images have one size, images of other sizes are resized
+        to it as a whole.
     """
     tf = import_tensorflow()
-    size_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
-    whole = tf.cast(shape[:2], tf.float32)
-    draws = tf.random.stateless_uniform([2, CROP_TRIES], size_seed)
-    low, high = CROP_AREA
-    area = (low + (high - low) * draws[0]) * tf.reduce_prod(whole)
-    low, high = np.log(CROP_ASPECT).astype(np.float32)
-    aspect = tf.exp(low + (high - low) * draws[1])
-    extents = tf.round(tf.sqrt(area * tf.stack([1 / aspect, aspect])))
-    fits = tf.reduce_all((extents >= 1) & (extents <= whole[:, tf.newaxis]), axis=0)
-    widest = tf.stack([1 / CROP_ASPECT[0], CROP_ASPECT[1]])  # of the other side
-    largest = tf.round(tf.minimum(whole, whole[::-1] * widest))
-    one_fits = tf.reduce_any(fits)
-    extent = tf.where(one_fits, extents[:, tf.argmax(tf.cast(fits, tf.int32))], largest)
-    anywhere = tf.random.stateless_uniform([2], place_seed) * (whole - extent + 1)
-    begin = tf.floor(tf.where(one_fits, anywhere, (whole - extent) / 2))
-    return tf.cast(tf.concat([begin, extent], axis=0), tf.int32)
+    decode, shape = image_decoder(info.image_shape[-1]), info.image_shape
+    if not info.resized:
+        if any_size:
+            return lambda encoded: _to_uint8(_resize(decode(encoded), shape[:2]), shape)
+        return lambda encoded: tf.ensure_shape(decode(encoded), shape)
+    size = shape[0]
+    short_side = round(size * EVAL_RESIZE)
+
+    def centre(encoded: tf.Tensor) -> tf.Tensor:
+        image = decode(encoded)
+        extent = tf.shape(image)[:2]
+        extent = extent * short_side // tf.reduce_min(extent)
+        top, left = tf.unstack((extent - size) // 2)
+        image = _resize(image, extent)[top : top + size, left : left + size]
+        return _to_uint8(image, shape)
+
+    return centre
 
 
 def _random_crop(
     encoded: tf.Tensor, seed: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], channels: int
 ) -> tf.Tensor:
-    """Returns a random part of an image; of a JPEG only that part is decoded."""
+    """Return a random part of an image; of a JPEG only this part is decoded."""
     tf = import_tensorflow()
 
     def from_jpeg() -> tf.Tensor:
@@ -86,37 +114,32 @@ def _random_crop(
     return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
 
 
-def eval_image(info: DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns encoded -> uint8 [H, W, C]: short side resized and centre cropped, or as stored."""
-    tf = import_tensorflow()
-    decode = image_decoder(info.image_shape[-1])
-    if not info.resized:
-        return lambda encoded: tf.ensure_shape(decode(encoded), info.image_shape)
-    size = info.image_shape[0]
-    short_side = round(size * EVAL_RESIZE)
+def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Return top, left, height and width of a random part of an image: int32 [4].
 
-    def centre(encoded: tf.Tensor) -> tf.Tensor:
-        image = decode(encoded)
-        extent = tf.shape(image)[:2]
-        extent = extent * short_side // tf.reduce_min(extent)
-        top, left = tf.unstack((extent - size) // 2)
-        image = _resize(image, extent)[top : top + size, left : left + size]
-        return _to_uint8(image, info.image_shape)
-
-    return centre
-
-
-def any_image(info: DatasetInfo) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns encoded -> uint8 [H, W, C], as `eval_image` for images of the data set.
-
-    Others, where all of the data set's have one size, are resized to it as a whole.
+    The area is uniform in CROP_AREA and the logarithm of the aspect is uniform between the
+    logarithms of CROP_ASPECT. Both are drawn again while the part does not fit; if it never fits,
+    it is the largest part in the centre with an allowed aspect. PyTorch, from which the recipes
+    come, does the same. `tf.image`'s own sampler makes the height uniform, so its parts are
+    smaller.
     """
-    if info.resized:
-        return eval_image(info)
-    decode = image_decoder(info.image_shape[-1])
-    return lambda encoded: _to_uint8(
-        _resize(decode(encoded), info.image_shape[:2]), info.image_shape
-    )
+    tf = import_tensorflow()
+    size_seed, place_seed = tf.unstack(tf.random.split(seed, 2))
+    whole = tf.cast(shape[:2], tf.float32)
+    draws = tf.random.stateless_uniform([2, CROP_TRIES], size_seed)
+    low, high = CROP_AREA
+    area = (low + (high - low) * draws[0]) * tf.reduce_prod(whole)
+    low, high = np.log(CROP_ASPECT).astype(np.float32)
+    aspect = tf.exp(low + (high - low) * draws[1])
+    extents = tf.round(tf.sqrt(area * tf.stack([1 / aspect, aspect])))
+    fits = tf.reduce_all((extents >= 1) & (extents <= whole[:, tf.newaxis]), axis=0)
+    widest = tf.stack([1 / CROP_ASPECT[0], CROP_ASPECT[1]])  # relative to the other side
+    largest = tf.round(tf.minimum(whole, whole[::-1] * widest))
+    one_fits = tf.reduce_any(fits)
+    extent = tf.where(one_fits, extents[:, tf.argmax(tf.cast(fits, tf.int32))], largest)
+    anywhere = tf.random.stateless_uniform([2], place_seed) * (whole - extent + 1)
+    begin = tf.floor(tf.where(one_fits, anywhere, (whole - extent) / 2))
+    return tf.cast(tf.concat([begin, extent], axis=0), tf.int32)
 
 
 def _resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
@@ -126,35 +149,3 @@ def _resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
 def _to_uint8(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     tf = import_tensorflow()
     return tf.ensure_shape(tf.saturate_cast(tf.round(image), tf.uint8), shape)
-
-
-JPEG_TRANSFORM = "INTEGER_ACCURATE"
-
-
-def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from an encoded image to uint8 [H, W, C], to be used inside tf.data.
-
-    JPEG, PNG, GIF (the first picture) and BMP, whatever the channels of the file: colours become
-    grey, grey and palettes become colours, and transparency is dropped.
-
-    Args:
-      channels: C, 1 for grey and 3 for red, green, blue.
-    """
-    tf = import_tensorflow()
-    # Grey is made of colours, for TensorFlow decodes no GIF, BMP or CMYK JPEG to one channel.
-    stored = 3 if channels == 1 else channels
-
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        # TensorFlow itself would choose the approximate transform for JPEGs; PIL, with which most
-        # published networks were trained, uses the accurate one.
-        image = tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: tf.io.decode_jpeg(encoded, stored, dct_method=JPEG_TRANSFORM),
-            lambda: tf.io.decode_image(encoded, stored, expand_animations=False),
-        )
-        return tf.ensure_shape(image, (None, None, stored))
-
-    def decode_grey(encoded: tf.Tensor) -> tf.Tensor:
-        return tf.image.rgb_to_grayscale(decode(encoded))
-
-    return decode_grey if channels == 1 else decode

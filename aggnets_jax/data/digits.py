@@ -12,7 +12,7 @@ LARGEST_VALUE = 16
 
 
 def digits_split() -> tuple[np.ndarray, np.ndarray]:
-    """Returns the fixed, stratified split: int64 numbers into `load_digits`, train [1437], test."""
+    """Return the fixed, stratified split: places in `load_digits`, int64 [1437] and [360]."""
     labels = load_digits().target
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=labels
@@ -21,11 +21,10 @@ def digits_split() -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_of_each_class(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Of numbers into `load_digits`, the first `count` of each class, in their order."""
+    """Return the first `count` of each class among places in `load_digits`, in their order."""
     labels = load_digits().target[numbers]
-    return numbers[
-        np.sort(np.concatenate([np.flatnonzero(labels == k)[:count] for k in range(10)]))
-    ]
+    first = [np.flatnonzero(labels == k)[:count] for k in range(10)]
+    return numbers[np.sort(np.concatenate(first))]
 
 
 class AggnetsDigits(tfds.core.GeneratorBasedBuilder):

@@ -1,59 +1,100 @@
-"""The host's pipelines: stored examples, decoded, cropped and resized by tf.data.
+"""The host's pipelines, from stored examples to batches of uint8 images in memory.
 
-The order of an epoch is a function of (seed, epoch): of files that hold many images see `streams`,
-whose buffers hold at most SHUFFLE_BYTES of encoded images together; other files are shuffled as a
-whole. The crops are a function of (seed, epoch, index).
+    stored records in the order of their batches   record_order, records, image_folder
+    encoded image -> uint8 image of one size        decoding
+    damaged images: named, skipped                  damage
+    batches of this process's rows                  HostBatches
+
+The order of an epoch is a function of (seed, epoch), see `record_order`; crops are a function of
+(seed, epoch, index).
 """
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.data.damage import Example, Files, Record, Records, Source, example_or_black
-from aggnets_jax.data.dataset_info import DatasetInfo
-from aggnets_jax.data.decoding import any_image, eval_image, train_image
+from aggnets_jax.data.damage import SKIPPED, FileDamage, Record, RecordDamage, decode_or_blank
+from aggnets_jax.data.dataset_info import DatasetInfo, Split
+from aggnets_jax.data.decoding import eval_image, train_image
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
-from aggnets_jax.data.record_order import eval_records, only_rows, train_records
+from aggnets_jax.data.record_order import (
+    BatchRows,
+    eval_files,
+    eval_records,
+    train_files,
+    train_records,
+)
 from aggnets_jax.data.records import SplitReader, check_classes, check_labels
-from aggnets_jax.data.small import is_small, read_small
+from aggnets_jax.data.small_splits import is_small, read_small
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
+# Encoded images in the shuffle buffers of all streams together.
 SHUFFLE_BYTES = 1 << 30
+# Images in each batch when a whole split is loaded.
 DECODE_BATCH = 512
-# The index in a batch of whatever is lost with its file.
+# The index in a batch of an example that is lost because its file is damaged.
 LOST = -1
 
 HostBatch = dict[str, np.ndarray]
 
 
+class Source(NamedTuple):
+    """Stored examples in the order of their batches.
+
+    Attributes:
+      records: records with a "file" or an "index", and in training "epoch" and "index": scalars.
+      parse: function from a record to its encoded image and its label, int64.
+      damage: search for damaged images.
+    """
+
+    records: tf.data.Dataset
+    parse: Callable[[Record], tuple[tf.Tensor, tf.Tensor]]
+    damage: FileDamage | RecordDamage
+
+
 class HostBatches:
-    """Batches in the memory of this process, reduced to its rows; each pass reads them anew."""
+    """Batches in the memory of this process, with its rows only; each pass reads them again.
+
+    A batch has "image" uint8 [R, H, W, C] and "label" int32 [R], and in training "epoch" and
+    "index" int32 [R]; the last may be smaller. Iteration raises UserError at an image that can't be
+    read, or is damaged and not skipped.
+
+    Args:
+      split: split of the examples.
+      source: the examples in the rows of this process.
+      num_rows: R.
+      image: function from an encoded image and its record to uint8 [H, W, C].
+    """
 
     def __init__(
-        self, dataset: tf.data.Dataset, source: Source, num_classes: int, split: str
+        self,
+        split: Split,
+        source: Source,
+        num_rows: int,
+        image: Callable[[tf.Tensor, Record], tf.Tensor],
     ) -> None:
-        """Reads nothing before the first pass.
+        tf = import_tensorflow()
 
-        Args:
-          dataset: of the batches; if it skips what is damaged, with its "damaged".
-          source: of the images.
-          num_classes: above all labels.
-          split: where they come from.
-        """
-        self._dataset = dataset
-        self._source = source
-        self._num_classes = num_classes
+        def decode(record: Record) -> Record:
+            encoded, label = source.parse(record)
+            return {"image": image(encoded, record), "label": label}
+
+        example = _example(decode, split.info.image_shape, split.skip)
+        examples = source.records.map(example, tf.data.AUTOTUNE, deterministic=True)
+        self._dataset = examples.batch(num_rows).prefetch(tf.data.AUTOTUNE)
         self._split = split
+        self._damage = source.damage
+        self._message = functools.cache(source.damage.message)
+        self._printed: set[str] = set()
 
     def __iter__(self) -> Iterator[HostBatch]:
         tf = import_tensorflow()
@@ -63,284 +104,45 @@ class HostBatches:
                 stored = batch["label"]
                 if damaged is not None:
                     stored = stored[damaged == b""]
-                    self._tell(damaged[damaged != b""])
-                check_labels(stored, self._num_classes, self._split)
+                    self._print(damaged[damaged != b""])
+                check_labels(stored, self._split.info.num_classes, self._split.name)
                 yield batch
         except tf.errors.OpError as error:
-            # It does not say where; everything is gone through once more to find it.
-            always = f"split {self._split!r} can't always be read ({type(error).__name__})"
-            raise UserError(self._source.first() or always) from error
+            # TensorFlow does not name the place; the search goes through everything once more.
+            always = f"split {self._split.name!r} can't always be read ({type(error).__name__})"
+            raise UserError(self._damage.first() or always) from error
 
-    def _tell(self, damaged: np.ndarray) -> None:
+    def _print(self, damaged: np.ndarray) -> None:
         for identity in damaged:
-            for message in self._source.of(identity.decode()):
+            message = self._message(identity.decode())
+            if message not in self._printed:
+                self._printed.add(message)
                 print(f"skipped: {message}", file=sys.stderr, flush=True)
 
 
-class SmallBatches:
-    """Batches as those of `HostBatches`, of a split that TensorFlow reads only if it must."""
-
-    def __init__(
-        self,
-        read: Callable[[], tuple[np.ndarray, np.ndarray] | None],
-        batch_size: int,
-        rows: np.ndarray,
-        otherwise: Callable[[], HostBatches],
-    ) -> None:
-        """Reads nothing before the first pass.
-
-        Args:
-          read: returns images and labels of the split, or None if they are not in order.
-          batch_size: of the whole batch.
-          rows: the rows of a batch to have, ascending, int64 [R].
-          otherwise: makes the batches then.
-        """
-        self._read = read
-        self._batch_size = batch_size
-        self._rows = rows
-        self._otherwise = otherwise
-
-    def __iter__(self) -> Iterator[HostBatch]:
-        if (small := self._read()) is None:
-            yield from self._otherwise()
-            return
-        images, labels = small
-        for start in range(0, len(labels), self._batch_size):
-            held = start + self._rows
-            held = held[held < len(labels)]
-            if len(held):  # the last batch may end before the rows
-                yield {"image": images[held], "label": labels[held]}
-
-
-def train_dataset(
-    builder: tfds.core.DatasetBuilder,
-    info: DatasetInfo,
-    *,
-    batch_size: int,
-    rows: np.ndarray,
-    seed: int,
-    start_step: int,
-    skip: bool,
-) -> HostBatches:
-    """Returns the endless batches from `start_step` on, reduced to some of their rows.
-
-    A process reads the streams that its rows come from, see `streams`, or the files of its rows;
-    which these are does not depend on the number of processes, and neither do batches.
-
-    Args:
-      builder: of the prepared data set.
-      info: from `describe`.
-      batch_size: of the whole batch.
-      rows: the rows to decode, ascending, int64 [R].
-      seed: of order and crops.
-      start_step: the first step; what lies before is passed over without decoding.
-      skip: whether damaged images are skipped, see `damage`.
-
-    Returns:
-      Batches of "image" uint8 [R, H, W, C], and "label", "epoch", "index" int32 [R]. They raise
-      UserError at an image that can't be read, or is damaged and not skipped. Examples that are
-      lost with their file have the index -1.
-    """
-    tf = import_tensorflow()
-    split = info.train_split
-    if info.name == IMAGE_FOLDER:
-        files, labels = list_examples(builder, split, info.class_names)
-        check_classes(labels, split)
-        one_epoch = _epochs_of_files(files, labels, seed)
-        first_epoch, done = divmod(start_step * batch_size, info.num_train)
-        records = tf.data.Dataset.range(first_epoch, tf.int64.max).flat_map(one_epoch).skip(done)
-        records = only_rows(records, batch_size, rows)
-        source, parse = Files(files, info.image_shape[-1]), _read_file
-    else:
-        reader = SplitReader(builder, split, fill_up=skip)
-        records = train_records(
-            reader,
-            batch_size=batch_size,
-            rows=rows,
-            seed=seed,
-            start_step=start_step,
-            buffer_size=_shuffle_buffer(builder, split),
-        )
-        source, parse = Records(builder, info, split), _parser(reader)
-    augment = train_image(info, seed)
-
-    def decode(record: Record) -> Example:
-        encoded, label = parse(record)
-        return augment(encoded, record["epoch"], record["index"]), label
-
-    dataset = _decoded(records, _decoder(decode, info, skip), len(rows))
-    return HostBatches(dataset, source, info.num_classes, split)
-
-
-def _epochs_of_files(
-    files: np.ndarray, labels: np.ndarray, seed: int
-) -> Callable[[tf.Tensor], tf.data.Dataset]:
-    """Returns a function from an epoch to its records, with files instead of encoded images."""
-    tf = import_tensorflow()
-    files, labels = tf.constant(files), tf.constant(labels)
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(labels), dtype=tf.int64), seed=[seed, epoch]
-        )
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda index: {
-                "file": files[index],
-                "label": labels[index],
-                "epoch": epoch,
-                "index": index,
-            }
-        )
-
-    return one_epoch
-
-
-def eval_dataset(
-    builder: tfds.core.DatasetBuilder,
-    info: DatasetInfo,
-    split: str,
-    *,
-    batch_size: int,
-    rows: np.ndarray,
-    skip: bool,
-) -> Iterable[HostBatch]:
-    """Returns the batches of a split in order, reduced to some of their rows.
-
-    Args:
-      builder: of the prepared data set.
-      info: from `describe`.
-      split: TFDS split, slices included.
-      batch_size: of the whole batch.
-      rows: the rows to decode, ascending, int64 [R].
-      skip: whether damaged images are skipped, see `damage`.
-
-    Returns:
-      Batches of "image" uint8 [R, H, W, C] and "label" int32 [R]; the last may be smaller. They
-      raise UserError at an image that can't be read, or is damaged and not skipped.
-    """
-
-    def of_tensorflow() -> HostBatches:
-        return _eval_dataset(builder, info, split, batch_size, rows, skip)
-
-    if info.resident and is_small(builder, info, split):
-        read = functools.partial(read_small, builder, info, split)
-        return SmallBatches(read, batch_size, rows, otherwise=of_tensorflow)
-    return of_tensorflow()
-
-
-def _eval_dataset(
-    builder: tfds.core.DatasetBuilder,
-    info: DatasetInfo,
-    split: str,
-    batch_size: int,
-    rows: np.ndarray,
-    skip: bool,
-) -> HostBatches:
-    tf = import_tensorflow()
-    if info.name == IMAGE_FOLDER:
-        files, labels = list_examples(builder, split, info.class_names)
-        records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
-        records = only_rows(records, batch_size, rows)
-        source, parse = Files(files, info.image_shape[-1]), _read_file
-    else:
-        reader = SplitReader(builder, split, fill_up=skip)
-        records = eval_records(reader, batch_size, rows)
-        source, parse = Records(builder, info, split), _parser(reader)
-    decoder = _eval_decoder(eval_image(info), parse, info, skip)
-    return HostBatches(_decoded(records, decoder, len(rows)), source, info.num_classes, split)
-
-
-def load_split(
-    builder: tfds.core.DatasetBuilder, info: DatasetInfo, split: str, *, skip: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all images, uint8 [N, H, W, C], and labels, int32 [N], of a split in order.
-
-    Args:
-      builder: of the prepared data set.
-      info: from `describe`, of images that are not resized.
-      split: TFDS split, slices included.
-      skip: whether damaged images are skipped, see `damage`.
-
-    Raises:
-      UserError: see `eval_dataset`; or all images are of one class.
-    """
-    count = builder.info.splits[split].num_examples
-    images = np.empty((count, *info.image_shape), np.uint8)
-    labels = np.empty(count, np.int32)
-    rows = np.arange(DECODE_BATCH)
-    batches = eval_dataset(builder, info, split, batch_size=DECODE_BATCH, rows=rows, skip=skip)
-    for start, batch in zip(range(0, count, DECODE_BATCH), batches, strict=True):
-        part = slice(start, start + DECODE_BATCH)
-        images[part], labels[part] = batch["image"], batch["label"]
-    check_classes(labels, split)
-    return images, labels
-
-
-def file_dataset(
-    files: Sequence[str], info: DatasetInfo, *, batch_size: int, rows: np.ndarray
-) -> HostBatches:
-    """Returns batches of files of images as those of an evaluation split, with labels of zero.
-
-    Args:
-      files: of images, of any size.
-      info: of the data set whose images they are like.
-      batch_size: of the whole batch.
-      rows: the rows to decode, ascending, int64 [R].
-    """
-    tf = import_tensorflow()
-    records = tf.data.Dataset.from_tensor_slices(
-        {"file": list(files), "label": np.zeros(len(files), np.int64)}
-    )
-    decoder = _eval_decoder(any_image(info), _read_file, info, skip=False)
-    dataset = _decoded(only_rows(records, batch_size, rows), decoder, len(rows))
-    source = Files(files, info.image_shape[-1])
-    return HostBatches(dataset, source, info.num_classes, "of files")
-
-
-def _read_file(record: Record) -> Example:
-    """Returns an encoded image, read now from a file of its own, and its label."""
-    return import_tensorflow().io.read_file(record["file"]), record["label"]
-
-
-def _parser(reader: SplitReader) -> Callable[[Record], Example]:
-    return lambda record: reader.parse(record["record"])
-
-
-def _eval_decoder(
-    image: Callable[[tf.Tensor], tf.Tensor],
-    parse: Callable[[Record], Example],
-    info: DatasetInfo,
-    skip: bool,
+def _example(
+    decode: Callable[[Record], Record], image_shape: tuple[int, int, int], skip: bool
 ) -> Callable[[Record], Record]:
-    def decode(record: Record) -> Example:
-        encoded, label = parse(record)
-        return image(encoded), label
-
-    return _decoder(decode, info, skip)
-
-
-def _decoder(
-    decode: Callable[[Record], Example], info: DatasetInfo, skip: bool
-) -> Callable[[Record], Record]:
-    """Returns a function from a record to an example of a batch, with a decoded image.
+    """Return a function from a record to an example of a batch.
 
     Args:
-      decode: returns an image uint8 [H, W, C] and its label, int64.
-      info: from `describe`.
-      skip: whether what `decode` can't decode is black, and named in "damaged".
+      decode: returns "image" uint8 [H, W, C] and "label" int64.
+      image_shape: H, W, C.
+      skip: whether an image that can't be decoded becomes black, with its file or index in
+        "damaged", which is otherwise empty.
     """
     tf = import_tensorflow()
-    or_black = example_or_black(decode, info.image_shape)
+    blank = {"image": tf.zeros(image_shape, tf.uint8), "label": tf.constant(SKIPPED, tf.int64)}
+    decoded_or_blank = decode_or_blank(decode, blank)
 
     def example(record: Record) -> Record:
-        found = {}
         if skip:
-            image, label, whole = or_black(record)
+            found, whole = decoded_or_blank(record)
             name = record["file"] if "file" in record else tf.strings.as_string(record["index"])
             found["damaged"] = tf.where(whole, "", name)
         else:
-            image, label = decode(record)
-        found |= {"image": image, "label": tf.cast(label, tf.int32)}
+            found = decode(record)
+        found["label"] = tf.cast(found["label"], tf.int32)
         if "epoch" in record:
             found["epoch"] = tf.cast(record["epoch"], tf.int32)
             found["index"] = tf.cast(tf.maximum(record["index"], LOST), tf.int32)
@@ -349,15 +151,118 @@ def _decoder(
     return example
 
 
-def _decoded(records: tf.data.Dataset, decode: Callable, batch_size: int) -> tf.data.Dataset:
-    tf = import_tensorflow()
-    images = records.map(decode, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-    return images.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+def train_dataset(split: Split, rows: BatchRows, *, seed: int, start_step: int) -> HostBatches:
+    """Return the endless training batches from a step on.
+
+    A process reads the streams of its rows, see `record_order`, or the files of its rows. Batches
+    do not depend on the number of processes.
+
+    Args:
+      split: the training split.
+      rows: rows of the batches to decode.
+      seed: seed of order and crops.
+      start_step: first step; earlier examples of its epoch are passed over without decoding.
+
+    Returns:
+      Batches with "epoch" and "index"; the index is LOST for an example that is lost because its
+      file is damaged.
+    """
+    info, order = split.info, {"seed": seed, "start_step": start_step}
+    if info.name == IMAGE_FOLDER:
+        files, labels = list_examples(split.builder, split.name, info.class_names)
+        check_classes(labels, split.name)
+        source = _file_source(train_files(files, labels, rows, **order), files, info)
+    else:
+        reader = SplitReader(split)
+        records = train_records(reader, rows, buffer_size=_shuffle_buffer(split), **order)
+        source = Source(records, reader.parse, RecordDamage(split))
+    crop = train_image(info, seed)
+
+    def image(encoded: tf.Tensor, record: Record) -> tf.Tensor:
+        return crop(encoded, record["epoch"], record["index"])
+
+    return HostBatches(split, source, len(rows.held), image)
 
 
-def _shuffle_buffer(builder: tfds.core.DatasetBuilder, split: str) -> int:
-    """Returns how many encoded images of average size fit into SHUFFLE_BYTES, N at most."""
-    stored = builder.info.splits.values()
+def eval_dataset(split: Split, rows: BatchRows) -> Callable[[], Iterator[HostBatch]]:
+    """Return a function that begins a pass over some rows of the batches of a split in order.
+
+    A small, undamaged split on this machine is read without TensorFlow.
+    """
+    if not (split.info.resident and is_small(split)):
+        return _eval_dataset(split, rows).__iter__
+
+    def batches() -> Iterator[HostBatch]:
+        if (small := read_small(split)) is None:
+            yield from _eval_dataset(split, rows)
+            return
+        images, labels = small
+        for start in range(0, len(labels), rows.batch_size):
+            held = start + rows.held
+            held = held[held < len(labels)]
+            if len(held):  # the last batch may end before the rows
+                yield {"image": images[held], "label": labels[held]}
+
+    return batches
+
+
+def _eval_dataset(split: Split, rows: BatchRows) -> HostBatches:
+    info = split.info
+    if info.name == IMAGE_FOLDER:
+        files, labels = list_examples(split.builder, split.name, info.class_names)
+        source = _file_source(eval_files(files, labels, rows), files, info)
+    else:
+        reader = SplitReader(split)
+        source = Source(eval_records(reader, rows), reader.parse, RecordDamage(split))
+    crop = eval_image(info)
+    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
+
+
+def load_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """Return all images, uint8 [N, H, W, C], and labels, int32 [N], of a split in order.
+
+    Args:
+      split: a split of images that are not resized.
+
+    Raises:
+      UserError: see `HostBatches`; or all images are of one class.
+    """
+    count = split.num_examples
+    images = np.empty((count, *split.info.image_shape), np.uint8)
+    labels = np.empty(count, np.int32)
+    batches = eval_dataset(split, BatchRows(DECODE_BATCH, np.arange(DECODE_BATCH)))()
+    for start, batch in zip(range(0, count, DECODE_BATCH), batches, strict=True):
+        part = slice(start, start + DECODE_BATCH)
+        images[part], labels[part] = batch["image"], batch["label"]
+    check_classes(labels, split.name)
+    return images, labels
+
+
+def file_dataset(files: Sequence[str], info: DatasetInfo, rows: BatchRows) -> HostBatches:
+    """Return the batches of files of images of any size, with labels of zero.
+
+    Args:
+      files: JPEG, PNG, GIF or BMP.
+      info: facts about the data set whose images they are like.
+      rows: rows of the batches to decode.
+    """
+    records = eval_files(files, np.zeros(len(files), np.int64), rows)
+    crop = eval_image(info, any_size=True)
+    source = _file_source(records, files, info)
+    split = Split(None, info, "of files")
+    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
+
+
+def _file_source(records: tf.data.Dataset, files: Sequence[str], info: DatasetInfo) -> Source:
+    def parse(record: Record) -> tuple[tf.Tensor, tf.Tensor]:
+        return import_tensorflow().io.read_file(record["file"]), record["label"]
+
+    return Source(records, parse, FileDamage(files, info.image_shape[-1]))
+
+
+def _shuffle_buffer(split: Split) -> int:
+    """Return how many encoded images of average size fit into SHUFFLE_BYTES, at most N."""
+    stored = split.builder.info.splits.values()
     total = sum(part.num_examples for part in stored)
     bytes_each = max(1, sum(part.num_bytes for part in stored) // total)
-    return min(builder.info.splits[split].num_examples, SHUFFLE_BYTES // bytes_each)
+    return min(split.num_examples, SHUFFLE_BYTES // bytes_each)

@@ -1,8 +1,8 @@
 """A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or PNGs.
 
-TFDS's ImageFolder finds the files and puts them into an order of its own, always the same, so that
-a slice of a split has files of all classes. Its pipeline is not used: its shuffling has no seed,
-and it cannot slice.
+TFDS's ImageFolder finds the files and puts them into a fixed, mixed order, so that a slice of a
+split has files of all classes. Its pipeline is not used, because its shuffling has no seed and it
+cannot slice.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 
 
 def open_folder(data_dir: str | None) -> tfds.folder_dataset.ImageFolder:
-    """Returns the builder of a folder of images, whose splits are the folders in it.
+    """Return the builder of a folder of images; each folder in it is a split.
 
     Args:
       data_dir: an existing directory, local or in a bucket.
 
     Raises:
-      UserError: it is not given, or holds no such folders.
+      UserError: data_dir is None, or holds no such folders.
     """
     import_tensorflow()
     import tensorflow_datasets as tfds
@@ -45,12 +45,10 @@ def open_folder(data_dir: str | None) -> tfds.folder_dataset.ImageFolder:
 def list_classes(
     builder: tfds.folder_dataset.ImageFolder, train_split: str, eval_split: str
 ) -> tuple[str, ...]:
-    """Returns the names of the classes, sorted: of the folders in those of the two splits.
-
-    Slices change nothing.
+    """Return the sorted names of the classes: the folders in the whole folders of both splits.
 
     Raises:
-      UserError: a class has no images, or is in one of the two splits only.
+      UserError: a class has no images, or is in only one of the two splits.
     """
     train, evaluation = (_classes(builder, split) for split in (train_split, eval_split))
     differing = [
@@ -79,14 +77,14 @@ def _classes(builder: tfds.folder_dataset.ImageFolder, split: str) -> set[str]:
 def list_examples(
     builder: tfds.folder_dataset.ImageFolder, split: str, class_names: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the files, str [N], and labels, int64 [N], of a split in reading order.
+    """Return the files, str [N], and labels, int64 [N], of a split in reading order.
 
     Args:
       builder: from `open_folder`.
-      split: name of a folder, slices and sums included, such as "train[:80%]+extra".
+      split: a folder's name, or a slice or sum, such as "train[:80%]+extra".
       class_names: in the order of the labels.
     """
-    # TFDS keeps the names of the files to itself, and otherwise gives only their content.
+    # TFDS has no public way to the names of the files.
     examples = [
         example
         for piece in _pieces(builder, split)
@@ -98,7 +96,7 @@ def list_examples(
 
 
 def _pieces(builder: tfds.folder_dataset.ImageFolder, split: str) -> list:
-    """Returns the parts of a split, each with `splitname`, `from_` and `to`."""
+    """Return the parts of a split, each with `splitname`, `from_` and `to`."""
     import tensorflow_datasets as tfds
 
     return tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)

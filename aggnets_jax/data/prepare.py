@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Returns the builder of a data set, prepared now if it was not.
+    """Return the builder of a data set, after preparing it if necessary.
 
     Args:
       name: TFDS name, with or without a config.
-      data_dir: made if it is not there; None is TFDS's default.
-      manual_dir: where the original files lie; None downloads them.
+      data_dir: directory of the prepared data, made if necessary; None is TFDS's default.
+      manual_dir: directory of the original files; None downloads them.
 
     Raises:
-      UserError: unknown set, not for image classification, files missing or damaged, no network,
-        or a directory that cannot be written.
+      UserError: the set is unknown or not for image classification, files are missing or damaged,
+        there is no network, or a directory cannot be written.
     """
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
     from aggnets_jax.data.catalog import find_builder, is_prepared
@@ -48,7 +48,7 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
                 manual_dir=manual_dir, try_download_gcs=False
             )
         )
-    except AssertionError as error:  # TFDS asserts that files one must fetch oneself are there
+    except AssertionError as error:  # TFDS asserts that the manually fetched files exist
         wanted = one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or error)
         raise UserError(f"files for {name} are missing; give --manual_dir: {wanted}") from error
     except (

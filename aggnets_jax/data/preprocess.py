@@ -16,30 +16,30 @@ from aggnets_jax.data.dataset_info import DatasetInfo
 from aggnets_jax.errors import UserError
 
 Preprocess = Callable[..., jax.Array]
-# The parts of an augmentation, in their order, by the stream of their keys.
+# The augmentations of an image, in their order, by the stream of their keys.
 Steps = dict[Stream, Callable[[jax.Array, jax.Array], jax.Array]]
 
 
 def as_they_are(
     batch: Mapping[str, jax.Array], *, train: bool, seed: int | jax.Array = 0
 ) -> jax.Array:
-    """The images of a batch; preprocesses nothing."""
+    """Return the images of a batch without preprocessing."""
     del train, seed
     return batch["image"]
 
 
 def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -> Preprocess:
-    """Returns `preprocess(batch, *, train, seed=0)`, pure and traceable: float32 [B, H, W, C].
+    """Return `preprocess(batch, *, train, seed=0)`, pure and traceable: float32 [B, H, W, C].
 
-    In training, images are augmented: padded with black and cropped back (not if the host has
-    cropped and resized them, `info.resized`), flipped, changed by a policy, by jitter and lighting,
-    and erased; then normalised, x / 255 - mean, over std; then cut out. An image's augmentation
-    follows from (seed, epoch, index), and that of each part does not depend on the others. In
-    evaluation, images are normalised only.
+    In training, images are augmented: padded with black and cropped (unless the host has cropped
+    and resized them, `info.resized`), flipped, changed by a policy, by jitter and lighting, and
+    erased; then normalised, (x / 255 - mean) / std; then cut out. The augmentation of an image
+    depends on (seed, epoch, index), and the draws of each step do not depend on the other steps. In
+    evaluation, images are only normalised.
 
     Args:
-      data_config: `crop_padding`, `flip`, `policy`, `policy_args`, `color_jitter`, `lighting`,
-        `erasing` and `cutout` are read.
+      data_config: the function reads `crop_padding`, `flip`, `policy`, `policy_args`,
+        `color_jitter`, `lighting`, `erasing` and `cutout`.
       info: from `describe(data_config)`.
 
     Returns:
@@ -48,12 +48,13 @@ def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -
       uint8.
 
     Raises:
-      UserError: for a value that is not allowed, or that the images do not admit.
+      UserError: a value is not allowed, or does not fit the images.
     """
-    mean = np.asarray(info.mean, np.float32)
-    std = np.asarray(info.std, np.float32)
+    mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
     before = _before_normalisation(data_config, info)
-    after = _after_normalisation(data_config, info)
+    side = data_config.cutout
+    check_whole_number("cutout", side, 0, min(info.image_shape[:2]))
+    after = {Stream.CUTOUT: functools.partial(transforms.cutout, side=side)} if side else {}
 
     def normalise(image: jax.Array) -> jax.Array:
         return (image.astype(jnp.float32) / 255 - mean) / std
@@ -83,39 +84,30 @@ def _run(steps: Steps, key: jax.Array, image: jax.Array) -> jax.Array:
     return image
 
 
-def _before_normalisation(data_config: ml_collections.ConfigDict, info: DatasetInfo) -> Steps:
-    """Checks the config, and returns the steps on images of 0..255."""
-    padding, strength = data_config.crop_padding, data_config.color_jitter
-    deviation, probability = data_config.lighting, data_config.erasing
+def _before_normalisation(config: ml_collections.ConfigDict, info: DatasetInfo) -> Steps:
+    """Check the config and return the steps for images on the scale 0..255."""
+    padding, strength = config.crop_padding, config.color_jitter
+    deviation, probability = config.lighting, config.erasing
     check_number("color_jitter", strength, 0, 1)
     check_number("lighting", deviation, 0)
     check_number("erasing", probability, 0, 1)
-    policy = make_policy(data_config.policy, data_config.policy_args, info.image_shape[:2])
-    if policy:
-        _check_channels(f"policy={data_config.policy!r}", info, (1, 3))
+    partial, steps = functools.partial, {}
+    if padding and not info.resized:
+        steps[Stream.CROP] = partial(transforms.padded_crop, padding=padding)
+    if config.flip:
+        steps[Stream.FLIP] = transforms.flip
+    if policy := make_policy(config.policy, config.policy_args, info.image_shape[:2]):
+        _check_channels(f"policy={config.policy!r}", info, (1, 3))
+        steps[Stream.POLICY] = policy
     if strength:
         _check_channels(f"color_jitter={strength}", info, (1, 3))
+        steps[Stream.COLOR_JITTER] = partial(transforms.jitter, strength=strength)
     if deviation:
         _check_channels(f"lighting={deviation}", info, (3,))
-    partial = functools.partial
-    steps = {
-        Stream.CROP: padding
-        and not info.resized
-        and partial(transforms.padded_crop, padding=padding),
-        Stream.FLIP: data_config.flip and transforms.flip,
-        Stream.POLICY: policy,
-        Stream.COLOR_JITTER: strength and partial(transforms.jitter, strength=strength),
-        Stream.LIGHTING: deviation and partial(transforms.lighting, deviation=deviation),
-        Stream.ERASING: probability and partial(transforms.erase, probability=probability),
-    }
-    return {stream: step for stream, step in steps.items() if step}
-
-
-def _after_normalisation(data_config: ml_collections.ConfigDict, info: DatasetInfo) -> Steps:
-    """Checks the config, and returns the steps on normalised images."""
-    side = data_config.cutout
-    check_whole_number("cutout", side, 0, min(info.image_shape[:2]))
-    return {Stream.CUTOUT: functools.partial(transforms.cutout, side=side)} if side else {}
+        steps[Stream.LIGHTING] = partial(transforms.lighting, deviation=deviation)
+    if probability:
+        steps[Stream.ERASING] = partial(transforms.erase, probability=probability)
+    return steps
 
 
 def _check_channels(what: str, info: DatasetInfo, allowed: tuple[int, ...]) -> None:

@@ -1,19 +1,21 @@
-"""Who reads what: the rows of a batch come from streams, each of which reads a range of the split.
+"""The order of records: which record fills which row of which batch, and which process reads it.
 
-A batch of B rows has V streams of k = B / V consecutive rows each. Row r of batch b is place
-b B + r in an endless sequence of examples, N to an epoch. So of an epoch a stream has a number of
-places that follows from B, V, N and the epoch alone, and it reads as many records, one after the
-other. Together the streams read each record once, and a process runs those that its rows come from.
+A training batch of B rows has V streams of k = B / V consecutive rows each. Row r of batch b is
+place b B + r in an endless sequence of examples, with N examples to an epoch. So the number of a
+stream's places in an epoch depends only on B, V, N and the epoch. The stream reads a range of the
+split with as many records. Together the streams read each record once an epoch, and a process runs
+the streams of its rows.
 
-In each epoch all ranges are turned by a random number of records, a range's files are shuffled,
-and then its records in a buffer: all functions of (seed, epoch, stream). No number depends on
-processes, so neither do batches.
+In each epoch all ranges are shifted by a random number of records, the files of each range are
+shuffled, and its records are shuffled in a buffer: all functions of (seed, epoch, stream). Nothing
+depends on the number of processes, so neither do batches.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -23,8 +25,29 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# In one process all are open at once.
+# In one process all streams are open at once.
 MOST_STREAMS = 64
+
+
+class BatchRows(NamedTuple):
+    """The rows of every batch that this process reads.
+
+    Attributes:
+      batch_size: B, rows of the whole batch, over all devices and processes.
+      held: numbers of this process's rows, ascending, int64 [R].
+    """
+
+    batch_size: int
+    held: np.ndarray
+
+    def select(self, records: tf.data.Dataset) -> tf.data.Dataset:
+        """Return the records in these rows, from the records of whole batches in their order."""
+        tf = import_tensorflow()
+        if len(self.held) == self.batch_size:
+            return records
+        held = tf.constant(np.isin(np.arange(self.batch_size), self.held))
+        records = records.enumerate().filter(lambda place, _: held[place % self.batch_size])
+        return records.map(lambda _, record: record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +55,8 @@ class Streams:
     """The streams of a training split, as numbers.
 
     Attributes:
-      num_examples: N, of an epoch.
-      batch_size: B, of the whole batch.
+      num_examples: N, examples in an epoch.
+      batch_size: B, rows of the whole batch.
       count: V, a divisor of B.
     """
 
@@ -47,78 +70,58 @@ class Streams:
         return self.batch_size // self.count
 
     def begin(self, stream: tf.Tensor, epoch: tf.Tensor) -> tf.Tensor:
-        """Returns how many examples of an epoch come from the streams before this one, int64.
+        """Return how many examples of an epoch come from the streams before this one, int64.
 
-        That of `stream + 1` is the end of its range: N for the last.
-
-        Args:
-          stream: its number, V at most, int64.
-          epoch: int64.
+        The beginning of stream `stream + 1` is the end of this stream's range; V has N.
         """
         first = epoch * self.num_examples
         return self._before(first + self.num_examples, stream) - self._before(first, stream)
 
     def done(self, stream: tf.Tensor, step: int) -> tf.Tensor:
-        """Returns how many examples of the step's first epoch the stream has given before.
-
-        Args:
-          stream: its number, below V, int64.
-          step: at least 0.
-        """
+        """Return how many examples the stream has given before `step` in the step's first epoch."""
         first = step * self.batch_size // self.num_examples * self.num_examples
         return step * self.rows_each - (
             self._before(first, stream + 1) - self._before(first, stream)
         )
 
     def _before(self, place: int | tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
-        """Returns how many places before `place` are those of streams before `stream`."""
-        tf = import_tensorflow()
+        """Return how many places before `place` belong to streams before `stream`."""
         rows = stream * self.rows_each
-        return place // self.batch_size * rows + tf.minimum(rows, place % self.batch_size)
+        minimum = import_tensorflow().minimum(rows, place % self.batch_size)
+        return place // self.batch_size * rows + minimum
 
 
 def count_streams(batch_size: int, num_files: int) -> int:
-    """Returns V, the largest divisor of the batch that is at most MOST_STREAMS.
+    """Return V, the largest divisor of the batch size that is at most MOST_STREAMS.
 
-    It is at most the number of files, too: a range begins anywhere in a file, whose records before
-    it are passed over, and that is dear where ranges are much shorter than files.
-
-    Args:
-      batch_size: B, of the whole batch.
-      num_files: of the split.
+    It is also at most the number of files of the split, because a range may begin anywhere in a
+    file, whose earlier records must be passed over: ranges must not be much shorter than files.
     """
     most = min(MOST_STREAMS, batch_size, num_files)
     return next(count for count in range(most, 0, -1) if batch_size % count == 0)
 
 
 def train_records(
-    reader: SplitReader,
-    *,
-    batch_size: int,
-    rows: np.ndarray,
-    seed: int,
-    start_step: int,
-    buffer_size: int,
+    reader: SplitReader, rows: BatchRows, *, seed: int, start_step: int, buffer_size: int
 ) -> tf.data.Dataset:
-    """Returns the records of the endless batches from a step on, reduced to some of their rows.
+    """Return the records of the endless training batches from a step on.
 
     Args:
-      reader: of the split.
-      batch_size: B, of the whole batch.
-      rows: ascending, int64 [R].
-      seed: of the order.
-      start_step: the first step; what lies before it in its epoch is passed over.
-      buffer_size: records in the buffers in which all streams shuffle.
+      reader: reader of the split.
+      rows: rows of the batches to read.
+      seed: seed of the order.
+      start_step: first step; earlier records of its epoch are passed over.
+      buffer_size: records in the shuffle buffers of all streams together.
 
     Returns:
-      "record" and "index", as `SplitReader.read` has them, and "epoch" int64, as scalars.
+      Scalars: "record" and "index" from `SplitReader.read`, and "epoch" int64.
     """
     tf = import_tensorflow()
-    count = count_streams(batch_size, reader.num_files)
-    streams = Streams(reader.num_examples, batch_size, count)
-    numbers = np.unique(rows // streams.rows_each)
-    buffer_each = max(1, buffer_size // count)
-    first_epoch = start_step * batch_size // reader.num_examples
+    batch_size, total = rows.batch_size, reader.num_examples
+    streams = Streams(total, batch_size, count_streams(batch_size, reader.num_files))
+    numbers = np.unique(rows.held // streams.rows_each)
+    buffer_each = max(1, buffer_size // streams.count)
+    first_epoch = start_step * batch_size // total
 
     @tf.autograph.experimental.do_not_convert  # see SplitReader.read
     def one_stream(stream: tf.Tensor) -> tf.data.Dataset:
@@ -128,15 +131,13 @@ def train_records(
 
     def one_epoch(stream: tf.Tensor, epoch: tf.Tensor) -> tf.data.Dataset:
         epoch_seed = tf.stack([tf.constant(seed, tf.int64), epoch])
-        turn = tf.random.stateless_uniform(
-            [], epoch_seed, maxval=reader.num_examples, dtype=tf.int64
-        )
+        shift = tf.random.stateless_uniform([], epoch_seed, maxval=total, dtype=tf.int64)
         begin = streams.begin(stream, epoch)
         seeds = tf.random.stateless_uniform(
             [3], tf.random.fold_in(epoch_seed, stream), maxval=tf.int64.max, dtype=tf.int64
         )
-        start, size = (begin + turn) % reader.num_examples, streams.begin(stream + 1, epoch) - begin
-        records = reader.read(start, size, seed=seeds[:2])
+        size = streams.begin(stream + 1, epoch) - begin
+        records = reader.read((begin + shift) % total, size, seed=seeds[:2])
         records = records.shuffle(buffer_each, seed=seeds[2], reshuffle_each_iteration=False)
         return records.map(lambda record: {**record, "epoch": epoch})
 
@@ -147,29 +148,21 @@ def train_records(
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    read = numbers[:, None] * streams.rows_each + np.arange(streams.rows_each)
-    return only_rows(records, read.size, np.flatnonzero(np.isin(read, rows)))
+    read = (numbers[:, None] * streams.rows_each + np.arange(streams.rows_each)).ravel()
+    return BatchRows(len(read), np.flatnonzero(np.isin(read, rows.held))).select(records)
 
 
-def eval_records(reader: SplitReader, batch_size: int, rows: np.ndarray) -> tf.data.Dataset:
-    """Returns the records of the batches of a split in order, reduced to some of their rows.
+def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:
+    """Return the records of the batches of a split in order, as from `SplitReader.read`.
 
-    Where files hold no more than a batch, only what the rows hold is read. Otherwise a file would
-    have to be opened and gone through for each of its batches, so that it is read once instead.
-
-    Args:
-      reader: of the split.
-      batch_size: B, of the whole batch.
-      rows: ascending, int64 [R].
-
-    Returns:
-      "record" and "index" of each, as `SplitReader.read` has them.
+    If files hold no more than a batch, only the records of the rows are read. Otherwise each file
+    would be opened and passed over for each of its batches, so it is read once as a whole instead.
     """
     tf = import_tensorflow()
-    total = reader.num_examples
-    if len(rows) == batch_size or total > batch_size * reader.num_files:
-        return only_rows(reader.read(0, total), batch_size, rows)
-    runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1)
+    total, batch_size = reader.num_examples, rows.batch_size
+    if len(rows.held) == batch_size or total > batch_size * reader.num_files:
+        return rows.select(reader.read(0, total))
+    runs = np.split(rows.held, np.flatnonzero(np.diff(rows.held) > 1) + 1)
     edges = np.array([(run[0], run[-1] + 1) for run in runs], np.int64)
     ranges = np.arange(0, total, batch_size)[:, None, None] + edges
     starts, ends = np.minimum(ranges.reshape(-1, 2), total).T
@@ -178,17 +171,39 @@ def eval_records(reader: SplitReader, batch_size: int, rows: np.ndarray) -> tf.d
     return ranges.flat_map(reader.read)
 
 
-def only_rows(records: tf.data.Dataset, batch_size: int, rows: np.ndarray) -> tf.data.Dataset:
-    """Returns those of the records that fall into some rows of their batches.
+def train_files(
+    files: np.ndarray, labels: np.ndarray, rows: BatchRows, *, seed: int, start_step: int
+) -> tf.data.Dataset:
+    """Return the files of the endless training batches from a step on.
 
-    Args:
-      records: of whole batches, the last may be smaller.
-      batch_size: records of a batch.
-      rows: ascending, int64 [R].
+    All files, str [N], and their labels, int64 [N], are shuffled together, by (seed, epoch).
+
+    Returns:
+      Scalars: "file", and "label", "epoch" and "index" int64.
     """
     tf = import_tensorflow()
-    if len(rows) == batch_size:
-        return records
-    held = tf.constant(np.isin(np.arange(batch_size), rows))
-    records = records.enumerate().filter(lambda place, _: held[place % batch_size])
-    return records.map(lambda _, record: record)
+    first_epoch, done = divmod(start_step * rows.batch_size, len(labels))
+    files, labels = tf.constant(files), tf.constant(labels)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(labels), dtype=tf.int64), seed=[seed, epoch]
+        )
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: {
+                "file": files[index],
+                "label": labels[index],
+                "epoch": epoch,
+                "index": index,
+            }
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return rows.select(epochs.flat_map(one_epoch).skip(done))
+
+
+def eval_files(files: Sequence[str], labels: np.ndarray, rows: BatchRows) -> tf.data.Dataset:
+    """Return the "file" and "label" of the batches of files in order, as scalars."""
+    tf = import_tensorflow()
+    records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
+    return rows.select(records)

@@ -13,18 +13,19 @@ from aggnets_jax.runtime.mesh import replicate
 
 Batch = dict[str, jax.Array]
 
-# Keys of the orders of epochs, apart from those of the augmentation of example 0, 1, ...
+# Folded into the keys of the orders of epochs; the augmentation of example i folds i.
 _ORDER_STREAM = 2**32 - 1
 
 
 class Feed(NamedTuple):
-    """All that the batches of some steps are made of, on every device.
+    """Arrays from which the batches of some steps are made, on every device.
 
     Attributes:
-      images: of the split, uint8 [N, height, width, channels].
+      images: images of the split, uint8 [N, height, width, channels].
       labels: int32 [N].
-      orders: of a few epochs, int32 [epochs, N]; with several seeds [seeds, epochs, N].
-      start: int32 [2], the first of these epochs, and where in it the first step's batch begins.
+      orders: orders of a few epochs, int32 [epochs, N]; with several seeds [seeds, epochs, N].
+      start: the first of these epochs, and the place in it where the first step's batch begins,
+        int32 [2].
     """
 
     images: jax.Array
@@ -36,21 +37,21 @@ class Feed(NamedTuple):
 class ResidentData:
     """Batches of a training split that lives on every device.
 
-    Every example comes exactly once an epoch, in an order that follows from (seed, epoch). Batches
-    run on across the end of an epoch: place i of step s is at p = s * batch_size + i, that is in
-    epoch p // N at place p % N. So N need not be divisible by the batch size.
+    Every example comes exactly once an epoch, in an order that depends on (seed, epoch). Batches
+    run across the end of an epoch: place i of step s is p = s * batch_size + i, in epoch p // N at
+    place p % N. So N need not be divisible by the batch size.
 
     Args:
       images: uint8 [N, height, width, channels].
       labels: int32 [N].
-      batch_size: over all devices and processes.
-      seeds: of the order; one, or several whose batches are made at once.
-      most_steps: whose batches a feed makes.
-      sharding: of batches, over their first axis.
+      batch_size: size of the whole batch, over all devices and processes.
+      seeds: seed of the order; or several, whose batches are made at once.
+      most_steps: number of steps for which a feed makes batches.
+      sharding: sharding of the batch axis.
 
     Attributes:
       most_steps: as given.
-      seed_axes: where a feed has an axis of seeds, as `in_axes` of `jax.vmap`.
+      seed_axes: the axes of seeds in a feed, as `in_axes` of `jax.vmap`.
     """
 
     seed_axes = Feed(images=None, labels=None, orders=0, start=None)
@@ -71,11 +72,11 @@ class ResidentData:
         self._batch_size = batch_size
         self._sharding = sharding
         seeds = self._placed(seeds)
-        # Epochs that the places of most_steps batches may touch, wherever they begin.
+        # Number of epochs that most_steps batches may touch, wherever they begin.
         self._epochs = (most_steps * batch_size + self._num_examples - 2) // self._num_examples + 1
-        self._shuffled = jax.jit(self._shuffle, out_shardings=self._images.sharding)
+        shuffled = jax.jit(self._shuffle, out_shardings=self._images.sharding)
         self._orders = functools.lru_cache(maxsize=1)(
-            lambda epoch: self._shuffled(seeds, self._placed(epoch))
+            lambda epoch: shuffled(seeds, self._placed(epoch))
         )
 
     def _shuffle(self, seeds: jax.Array, first_epoch: jax.Array) -> jax.Array:
@@ -92,20 +93,20 @@ class ResidentData:
         return orders(seeds, first_epoch + jnp.arange(self._epochs))
 
     def _placed(self, numbers: ArrayLike) -> jax.Array:
-        # Explicitly, because what a compiled step is given as numbers it would wait for.
+        # A compiled step would wait for numbers that are not on the devices.
         return replicate(np.asarray(numbers, np.int32), self._sharding)
 
     def feed(self, step: int) -> Feed:
-        """What the batches of steps `step`, ..., `step + most_steps - 1` are made of."""
+        """Return the arrays for the batches of steps `step`, ..., `step + most_steps - 1`."""
         epoch, place = divmod(step * self._batch_size, self._num_examples)
         start = self._placed((epoch, place))
         return Feed(self._images, self._labels, self._orders(epoch), start)
 
     def batch(self, feed: Feed, step: int | jax.Array) -> Batch:
-        """The batch of a step, counted from the feed's first; to be traced.
+        """Return the batch of a step, counted from the feed's first; for tracing.
 
         Args:
-          feed: of one seed.
+          feed: feed of one seed.
           step: below `most_steps`, int32.
 
         Returns:

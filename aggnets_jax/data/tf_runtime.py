@@ -1,4 +1,4 @@
-"""TensorFlow, imported when it is first needed and kept away from the accelerators."""
+"""TensorFlow, imported when it is first needed and kept off the accelerators."""
 
 import contextlib
 import functools
@@ -9,13 +9,13 @@ from types import ModuleType
 
 @functools.cache
 def import_tensorflow() -> ModuleType:
-    """Returns the tensorflow module, which from here on sees no GPU and no TPU.
+    """Return the tensorflow module, which sees no GPU and no TPU from then on.
 
-    TensorFlow only reads and decodes here; left alone it would take the memory that JAX needs.
+    TensorFlow only reads and decodes; on an accelerator it would take the memory that JAX needs.
     """
-    # No notes between our own lines: what TensorFlow says of a damaged image, it raises as well.
-    # JAX, imported before, has set the level to 1, unless a user has chosen another. oneDNN, which
-    # announces itself whatever the level, speeds up nothing that input pipelines do.
+    # Hide TensorFlow's notes: it also raises what it logs about a damaged image. JAX, imported
+    # before, has set the level to 1, unless the user has chosen another. oneDNN, which announces
+    # itself at any level, does not speed up input pipelines.
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1") == "1":
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
@@ -23,7 +23,7 @@ def import_tensorflow() -> ModuleType:
 
     tf.get_logger().setLevel(logging.ERROR)  # TFDS calls functions that TensorFlow deprecated
     for kind in ("GPU", "TPU"):
-        # RuntimeError: a caller has already used TensorFlow, so its devices are settled.
+        # RuntimeError: the caller has used TensorFlow before, so its devices are fixed.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], kind)
     return tf

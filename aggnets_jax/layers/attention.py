@@ -1,4 +1,4 @@
-"""Attention to channels and positions, by which a block scales what it computed.
+"""Attention: a block scales its output by functions of pooled channels and positions.
 
 Papers: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507, and Woo et al.,
 "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521.
@@ -11,9 +11,9 @@ Papers: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.0150
         |                                           |
         +-------------------------------------------+
 
-MLP is a linear layer to a sixteenth of the channels, ReLU, and one back, both with biases. As in
-the code of CBAM the scale of its normalisation starts at 0, so that the gate of positions halves
-everything at first, and 0.99 of its running averages are kept at each step.
+MLP is a linear layer to a sixteenth of the channels, ReLU, and a linear layer back, both with
+biases. As in the authors' code of CBAM, the scale of its normalisation is initially 0, so that the
+gate of positions starts at 1/2, and each step keeps 0.99 of the running averages.
 """
 
 from collections.abc import Callable
@@ -30,70 +30,42 @@ REDUCTION = 16
 
 
 class ChannelGate(nn.Module):
-    """Linear(C / 16)-ReLU-Linear(C) of each pooled vector, added, sigmoid.
-
-    Attributes:
-      dtype: in which to compute.
-    """
+    """A gate for each channel: Linear(C / 16)-ReLU-Linear(C), summed over the inputs, sigmoid."""
 
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, *pooled: jax.Array) -> jax.Array:
-        """[batch, C] each -> [batch, 1, 1, C] between 0 and 1."""
+        """Map pooled features, each [batch, C], to gates [batch, 1, 1, C] between 0 and 1."""
         channels = pooled[0].shape[-1]
-
-        def linear(features: int, name: str) -> nn.Dense:
-            return nn.Dense(
-                features, dtype=self.dtype, kernel_init=common.uniform_fan_in, name=name
-            )
-
-        squeeze = linear(max(1, channels // REDUCTION), "squeeze")
-        excite = linear(channels, "excite")
+        linear = partial(nn.Dense, dtype=self.dtype, kernel_init=common.uniform_fan_in)
+        squeeze = linear(max(1, channels // REDUCTION), name="squeeze")
+        excite = linear(channels, name="excite")
         gate = nn.sigmoid(sum(excite(nn.relu(squeeze(x))) for x in pooled))
         return gate[:, None, None, :]
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a function of their averages.
-
-    Attributes:
-      dtype: in which to compute.
-    """
+    """Scales channels by a function of their averages."""
 
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
+        """Scale x [batch, height, width, channels]."""
         return x * ChannelGate(self.dtype, name="channels")(common.global_average(x))
 
 
-def _largest(x: jax.Array, axis: int) -> jax.Array:
-    """`jnp.max(x, axis, keepdims=True)`, from where the maximum is.
-
-    The gradient of `jnp.max` looks for values equal to the maximum. Where XLA computes them again,
-    rounded in another way, it finds none and divides by 0.
-    """
-    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
-
-
 class CBAM(nn.Module):
-    """Scales channels by their averages and maxima, then positions by those over the channels.
+    """Scales channels by their averages and maxima, then positions likewise over the channels."""
 
-    Attributes:
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      dtype: in which to compute.
-    """
-
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     dtype: DTypeLike
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
+        """Scale x [batch, height, width, channels]."""
         pooled = (
             common.global_average(x),
             _largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)[:, 0],
@@ -105,21 +77,18 @@ class CBAM(nn.Module):
         return x * nn.sigmoid(norm(gate))
 
 
-def _squeeze_excite(
-    norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], dtype: DTypeLike
-) -> Callable[..., nn.Module]:
-    del norm, conv
-    return partial(SqueezeExcite, dtype)
+def _largest(x: jax.Array, axis: int) -> jax.Array:
+    """Return `jnp.max(x, axis, keepdims=True)`, read from the position of the maximum.
+
+    The gradient of `jnp.max` searches for values equal to the maximum. If XLA recomputes them with
+    another rounding it finds none, and divides by 0.
+    """
+    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
 
 
-def _cbam(
-    norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], dtype: DTypeLike
-) -> Callable[..., nn.Module]:
-    return partial(CBAM, norm, conv, dtype)
-
-
-# What makes modules, from what makes batch normalisations and convolutions, and the dtype.
 ATTENTIONS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
-    "se": _squeeze_excite,
-    "cbam": _cbam,
+    "se": lambda norm, conv, dtype: partial(SqueezeExcite, dtype),
+    "cbam": lambda norm, conv, dtype: partial(CBAM, norm, conv, dtype),
 }
+"""`ATTENTIONS[name](norm, conv, dtype)` makes modules, from functions that make normalisations and
+convolutions."""

@@ -1,8 +1,7 @@
-"""Batch normalisation by statistics that are given, or computed here.
+"""Batch normalisation that can be given its statistics.
 
-Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. As `nn.BatchNorm`, to the
-bit, with its variables; only that layers which normalise the same features can share their
-statistics, which `nn.BatchNorm` can't be given.
+Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. It equals `nn.BatchNorm` to
+the bit and has its variables, but layers that normalise the same features can share statistics.
 """
 
 import jax
@@ -10,24 +9,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.connectivity.aggregation import Affine, Measured, batch_statistics, plain
+from aggnets_jax.connectivity.aggregation import Affine
+from aggnets_jax.connectivity.features import WithStatistics, batch_statistics, without_statistics
 
 
 class BatchNorm(nn.Module):
     """(x - mean) / sqrt(var + epsilon) * scale + bias, by channel.
 
     Parameters `scale` and `bias` [channels]; running averages `mean` and `var` [channels] in the
-    collection "batch_stats". All are float32, or of a wider type of x.
+    collection "batch_stats". All are float32, or wider if x is.
 
     Attributes:
-      use_running_average: rather than the statistics of the batch.
-      dtype: of the result.
-      momentum: what is kept of the running averages at each step.
-      epsilon: see above.
-      use_bias: whether there is one.
-      use_scale: whether there is one.
-      scale_init: of the scale.
-      axis_name: of a mapped axis over which the batch is divided, if it is.
+      use_running_average: whether to normalise by the running averages and not by the batch.
+      dtype: dtype of the result.
+      momentum: share of the running averages that each step keeps.
+      epsilon: added to the variance.
+      use_bias: whether to add a bias.
+      use_scale: whether to multiply by a scale.
+      scale_init: initial scale.
+      axis_name: name of the mapped axis over which the batch is divided, if there is one.
     """
 
     use_running_average: bool
@@ -40,12 +40,12 @@ class BatchNorm(nn.Module):
     axis_name: str | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array | Measured) -> jax.Array:
-        """[..., channels] -> the same shape; the statistics of `Measured` are those it brings."""
+    def __call__(self, x: jax.Array | WithStatistics) -> jax.Array:
+        """Normalise [..., channels] by the statistics that x has, or else by its own."""
         mean, var = self.statistics(x)
-        features = plain(x)
+        features = without_statistics(x)
         shape = features.shape[-1:]
-        # In this order gradients are rounded as those of `nn.BatchNorm` are.
+        # In this order gradients are rounded as in `nn.BatchNorm`.
         y = features - mean
         factor = jax.lax.rsqrt(var + self.epsilon)
         if self.use_scale:
@@ -55,14 +55,14 @@ class BatchNorm(nn.Module):
             y += self.param("bias", nn.initializers.zeros, shape)
         return y.astype(self.dtype)
 
-    def statistics(self, x: jax.Array | Measured) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance to normalise by, [channels]; updates the running averages."""
-        shape = plain(x).shape[-1:]
+    def statistics(self, x: jax.Array | WithStatistics) -> tuple[jax.Array, jax.Array]:
+        """Return mean and variance [channels] to normalise by; update the running averages."""
+        shape = without_statistics(x).shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.use_running_average:
             return running_mean.value, running_var.value
-        if isinstance(x, Measured):
+        if isinstance(x, WithStatistics):
             mean, var = x.mean, x.var
         else:
             axis_name = None if self.is_initializing() else self.axis_name
@@ -74,11 +74,11 @@ class BatchNorm(nn.Module):
 
 
 class AffineBatchNorm(BatchNorm):
-    """The same without scale and bias, as the map that it is."""
+    """Batch normalisation without scale and bias, returned as a map instead of applied."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Affine:
-        """[..., channels] -> factor and shift [channels]."""
+        """Return the map of x [..., channels]: factor and shift [channels]."""
         mean, var = self.statistics(x)
         factor = jax.lax.rsqrt(var + self.epsilon)
         return Affine(factor, -mean * factor)

@@ -1,11 +1,11 @@
-"""The parts that networks are made of, with the conventions shared by all of them.
+"""Common parts of networks, and the conventions that all networks share.
 
-* Convolutions pad symmetrically, (kernel - 1) / 2 * dilation on each side, also with stride 2,
+* Convolutions pad symmetrically, by (kernel - 1) / 2 * dilation on each side, also with stride 2,
   where XLA's "SAME" would pad (0, 1) on even inputs.
-* Batch normalisation has eps 1e-5 and keeps 0.9 of its running averages at each step. The running
-  variance is the biased one.
-* Everything computes in `dtype`; parameters are float32, batch statistics and logits at least
-  float32. With float64 parameters and `dtype=float64` all of it is float64.
+* Batch normalisation has epsilon 1e-5 and keeps 0.9 of its running averages at each step. The
+  running variance is the biased one.
+* Everything is computed in `dtype`; parameters are float32, batch statistics and logits at least
+  float32. With float64 parameters and `dtype=float64` everything is float64.
 """
 
 import math
@@ -20,27 +20,33 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 
-from aggnets_jax.connectivity.aggregation import Masked, Measured, plain
 from aggnets_jax.connectivity.execution import CONVOLUTION
+from aggnets_jax.connectivity.features import Masked, WithStatistics, without_statistics
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.layers.convolution import convolve
 
-# He et al. by fan-out, as N(0, sqrt(2 / (kh * kw * out))).
+Norm = Callable[..., nn.Module]
+"""`norm(name=...)` makes a batch normalisation, see `batch_norm`."""
+
+Conv = Callable[..., nn.Module]
+"""`conv(features, kernel_size, stride=..., name=...)` makes a convolution, see `conv`."""
+
 he_fan_out = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+"""Normal with standard deviation sqrt(2 / (kh * kw * out)) (He et al., arXiv 1502.01852)."""
 
-# The same from a uniform distribution, U(+-sqrt(6 / (kh * kw * out))).
 he_fan_out_uniform = nn.initializers.variance_scaling(2.0, "fan_out", "uniform")
+"""U(+-sqrt(6 / (kh * kw * out)))."""
 
-# U(+-sqrt(3 / out)).
 uniform_fan_out = nn.initializers.variance_scaling(1.0, "fan_out", "uniform")
+"""U(+-sqrt(3 / out))."""
 
-# PyTorch's default for linear layers, U(-1 / sqrt(in), 1 / sqrt(in)).
 uniform_fan_in = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""U(+-1 / sqrt(in)), PyTorch's default for linear layers."""
 
 
 def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
-    """PyTorch's default for the biases of a layer with `fan_in` inputs, as `uniform_fan_in`."""
+    """Return PyTorch's initializer U(+-1 / sqrt(fan_in)) for the biases of linear layers."""
     bound = fan_in**-0.5
 
     def draw(key: jax.Array, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -61,7 +67,7 @@ def conv(
     bias_init: nn.initializers.Initializer | None = None,
     name: str,
 ) -> nn.Conv:
-    """A square convolution, with a bias if `bias_init` is given.
+    """Make a square convolution, with a bias if `bias_init` is given.
 
     Raises:
       UserError: if `features` is not divisible by `groups`.
@@ -85,57 +91,58 @@ def conv(
 
 
 def _named_convolve(*arguments: Any, **keywords: Any) -> jax.Array:
-    """`convolve`, whose result a rematerialisation can tell from others."""
+    """Call `convolve` and name the result, so that rematerialisation can keep it."""
     return checkpoint_name(convolve(*arguments, **keywords), CONVOLUTION)
 
 
 def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
-    """Makes batch normalisations: by the batch in training, else by the running averages."""
+    """Return what makes normalisations: by the batch in training, else by running averages."""
     return partial(BatchNorm, use_running_average=not train, dtype=dtype)
 
 
 def activate(
-    norm: Callable[[jax.Array | Measured], jax.Array],
-    x: jax.Array | Measured | Masked,
+    norm: Callable[[jax.Array | WithStatistics], jax.Array],
+    x: jax.Array | WithStatistics | Masked,
     activation: Callable[[jax.Array], jax.Array] = nn.relu,
 ) -> jax.Array:
-    """activation(norm(x)), multiplied by the mask of x if it has one.
+    """Return activation(norm(x)), multiplied by the mask of x if it has one.
 
-    What reads the aggregate of a stage begins with it, so that links can be masked.
+    Preactivated layers and the readers of their stages start with this, so that links can be
+    masked.
     """
     if isinstance(x, Masked):
         return x.replace(features=activation(norm(x.features))).applied()
     return activation(norm(x))
 
 
-def masked(x: jax.Array | Measured | Masked) -> jax.Array:
-    """x, multiplied by its mask if it has one, for what neither normalises nor activates it."""
-    return x.applied() if isinstance(x, Masked) else plain(x)
+def masked(x: jax.Array | WithStatistics | Masked) -> jax.Array:
+    """Return x, multiplied by its mask if it has one, for readers that don't normalise it."""
+    return x.applied() if isinstance(x, Masked) else without_statistics(x)
 
 
-def features_of(x: jax.Array | Measured | Masked) -> jax.Array:
-    """The features of a stage's output as they are, for the endpoints."""
-    return plain(x.features if isinstance(x, Masked) else x)
+def features_of(x: jax.Array | WithStatistics | Masked) -> jax.Array:
+    """Return the features of a stage's output without mask and statistics, for the endpoints."""
+    return without_statistics(x.features if isinstance(x, Masked) else x)
 
 
 def channel_dropout(rate: float, *, train: bool) -> nn.Dropout:
-    """Drops whole channels of [batch, height, width, channels] with probability `rate`."""
+    """Make a module that drops whole channels of [batch, height, width, channels]."""
     return nn.Dropout(rate, broadcast_dims=(1, 2), deterministic=not train)
 
 
 def branch_dropout(rate: float, *, train: bool, name: str | None = None) -> nn.Dropout:
-    """Drops all of an image's residual branch with probability `rate` (stochastic depth)."""
+    """Make a module that drops an image's whole residual branch with probability `rate`."""
     return nn.Dropout(rate, broadcast_dims=(1, 2, 3), deterministic=not train, name=name)
 
 
 def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int], nn.Dropout]:
-    """Makes what drops the branch of block 1, ..., blocks with probability rate * block / blocks.
+    """Return `drop(block)`, which makes the module that drops the branch of block 1, ..., `blocks`.
 
-    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016, arXiv 1603.09382, Section 3,
-    with images dropped one by one, and branches that are kept scaled up in training rather than
-    all of them down in evaluation.
+    The probability is rate * block / blocks (Huang et al., "Deep Networks with Stochastic Depth",
+    ECCV 2016, arXiv 1603.09382, Section 3). Unlike there, images are dropped one by one, and
+    branches are scaled up in training rather than down in evaluation.
     """
-    # What is drawn follows from the name, which must be another one for each block.
+    # Random numbers depend on the module's name, so each block needs another one.
     return lambda block: branch_dropout(
         rate * block / blocks, train=train, name=f"branch_dropout{block}"
     )
@@ -146,17 +153,12 @@ def imagenet_stem(
     features: int,
     *,
     kernel_size: int = 7,
-    norm: Callable[..., nn.Module],
-    conv: Callable[..., nn.Module],
+    norm: Norm,
+    conv: Conv,
 ) -> jax.Array:
-    """Convolution-BN-ReLU-maxpool3x3, both at stride 2: `stem_conv` and `stem_norm` of a network.
+    """Compute convolution-BN-ReLU-maxpool3x3, both at stride 2, with `stem_conv` and `stem_norm`.
 
-    Args:
-      x: [batch, height, width, channels].
-      features: channels of the result [batch, height / 4, width / 4, features].
-      kernel_size: of the convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
+    Maps x [batch, height, width, channels] to [batch, height / 4, width / 4, features].
     """
     x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x))
@@ -164,12 +166,12 @@ def imagenet_stem(
 
 
 def compressed(channels: int, compression: float, *, least: int = 0) -> int:
-    """floor(compression * channels), but at least `least`.
+    """Return floor(compression * channels), but at least `least`.
 
     Raises:
       UserError: if no channels are left.
     """
-    # In decimals, as 0.29 * 100 is 28.999999999999996 in floating point.
+    # In decimals, because 0.29 * 100 is 28.999999999999996 in floating point.
     features = max(math.floor(Fraction(str(compression)) * channels), least)
     if not features:
         allowed = math.ceil(1000 / channels) / 1000
@@ -181,15 +183,15 @@ def compressed(channels: int, compression: float, *, least: int = 0) -> int:
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """[batch, height, width, channels] -> [batch, channels]."""
+    """Average over positions: [batch, height, width, channels] -> [batch, channels]."""
     return jnp.mean(x, axis=(1, 2))
 
 
 def average_and_flatten(x: jax.Array) -> jax.Array:
-    """[batch, height, width, channels] -> 2x2 average at stride 2, flattened channel first.
+    """Average 2x2 positions at stride 2 and flatten to [batch, channels * positions].
 
-    A 7x7 map gives nine values for each channel (the counts of SparseNet, Table 4). The order is
-    that of a channel-first network, so that its weights move without a permutation.
+    A 7x7 map gives nine values per channel, as the parameter counts of SparseNet, Table 4, require.
+    Channels come first, as in PyTorch, so that its weights need no permutation.
     """
     pooled = nn.avg_pool(x, (2, 2), strides=(2, 2))
     if 0 in pooled.shape:
@@ -214,17 +216,17 @@ def classify(
     kernel_init: nn.initializers.Initializer = uniform_fan_in,
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Ends a network: pooling, dropout, and the linear layer `classifier`.
+    """Apply the end of a network: pooling, dropout, and the linear layer `classifier`.
 
     Args:
       x: [batch, height, width, channels].
-      endpoints: of the network so far.
+      endpoints: the endpoints of the network so far; the new ones are added.
       num_classes: size of the logits.
-      dtype: of x; logits are at least float32.
-      pool: makes [batch, features] of x.
-      dropout: of these features, if given.
-      kernel_init: of the classifier.
-      bias_init: of the classifier.
+      dtype: dtype of x; logits are at least float32.
+      pool: maps x to [batch, features].
+      dropout: applied to these features, if given.
+      kernel_init: initializer of the classifier's kernel.
+      bias_init: initializer of the classifier's bias.
 
     Returns:
       Logits [batch, num_classes], and the endpoints with `pre_logits_2d`, `pre_logits`, `logits`.

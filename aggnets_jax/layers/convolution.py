@@ -1,17 +1,17 @@
-"""The convolution of all networks: XLA's own, in a form that is fast on the backend.
+"""The convolution of all networks, in a form that is fast on the backend.
 
-On GPU and TPU this is `lax.conv_general_dilated`. On the CPU XLA takes tens of times as long as
-need be for grouped convolutions with their gradients, and for any gradient within a loop
-(results/convolution.csv). The same function is written there with what it does fast:
+On GPU and TPU this is XLA's `lax.conv_general_dilated`. On a CPU XLA is tens of times slower than
+necessary for the gradients of grouped convolutions, and for any gradient within a loop
+(results/convolution.csv). There the same function is made of operations that XLA computes fast:
 
 * A 1x1 convolution is a product of matrices.
-* The gradients of a convolution are convolutions whose operands are transposed first. JAX's own
-  name other dimensions instead, for which XLA has no fast code within a loop.
-* Groups are convolved side by side, narrow ones several at a time with a block-diagonal kernel.
+* The gradients of a convolution are convolutions with transposed operands. JAX's own gradients
+  permute the dimension numbers instead, and XLA has no fast code for these within a loop.
+* Groups are convolved side by side; narrow groups are merged with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 
-Results differ by the rounding of sums in another order. `jax.vmap` over images and kernels (several
-seeds) is a loop.
+Results differ by rounding, because sums are in another order. `jax.vmap` over images and kernels
+(several seeds) becomes a loop.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -29,30 +29,29 @@ from jax.sharding import PartitionSpec
 
 from aggnets_jax.runtime.compilation import barrier_on_cpu
 
-# Channels that a convolution of one group should have to be fast, and how many convolutions a
-# grouped one may become: more are slow to compile.
+# A convolution is fast from this many channels on; groups are merged until they have them.
 _WIDE = 32
+# Convolutions that a grouped one may become; more are slow to compile.
 _MOST_PARTS = 8
-
-# Features of a convolution fill whole vectors; and channels for each feature from which on the
-# kernel's gradient is faster as a product of matrices.
+# Features are padded to a multiple of the vector length.
 _VECTOR = 16
+# From this many channels per feature on, the kernel's gradient is faster as a product of matrices.
 _MUCH_WIDER = 8
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _Pair = tuple[int, int]
 _Pads = tuple[_Pair, _Pair]
 
-# JAX knows its value: what it traced with the one is traced again with the other.
+# A user context is part of jit's cache key: functions are traced again when its value changes.
 _native = jax.make_user_context(False)
 
 
 @contextmanager
 def native() -> Iterator[None]:
-    """What is traced inside of this uses `lax.conv_general_dilated` on every backend.
+    """Use `lax.conv_general_dilated` on every backend in functions traced within this context.
 
-    So networks can be compared with their plain form. A jitted function is traced, and compiled,
-    once for its calls inside and once for those outside.
+    For comparisons with the plain form of a network. A jitted function is traced and compiled once
+    for calls inside and once for calls outside.
     """
     with _native(True):
         yield
@@ -70,21 +69,21 @@ def convolve(
     feature_group_count: int = 1,
     precision: lax.PrecisionLike = None,
 ) -> jax.Array:
-    """`lax.conv_general_dilated` of images, for `nn.Conv(conv_general_dilated=convolve)`.
+    """Convolve images like `lax.conv_general_dilated`; pass it as `nn.Conv.conv_general_dilated`.
 
     Args:
-      lhs: [batch, height, width, channels].
-      rhs: [kernel height, kernel width, channels / groups, features].
-      window_strides: of both dimensions.
-      padding: (low, high) of both dimensions.
-      lhs_dilation: 1 of both dimensions.
-      rhs_dilation: of both dimensions of the kernel, default 1.
-      dimension_numbers: those of the layouts above.
-      feature_group_count: groups.
-      precision: of the products.
+      lhs: images [batch, height, width, channels].
+      rhs: kernel [kernel height, kernel width, channels / groups, features].
+      window_strides: strides of height and width.
+      padding: (low, high) of height and width.
+      lhs_dilation: must be 1.
+      rhs_dilation: dilations of the kernel, default 1.
+      dimension_numbers: must be NHWC, HWIO, NHWC.
+      feature_group_count: number of groups.
+      precision: precision of the products.
 
     Returns:
-      [batch, height, width, features].
+      [batch, output height, output width, features].
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
     if dimension_numbers is not None:
@@ -106,8 +105,8 @@ def convolve(
             precision=precision,
         )
         return (in_xla if groups == 1 else _on_each_device(in_xla, lhs.shape[0]))(lhs, rhs)
-    # XLA would compute what precedes the convolution again for the gradient of the kernel, in the
-    # order of its transposed images, which takes several times as long as to read them.
+    # Without the barrier XLA recomputes the images for the gradient of the kernel, in transposed
+    # order, which takes several times as long as reading them.
     lhs = barrier_on_cpu(lhs)
     window = _Window(strides, pads, (1, 1), dilations, precision)
     if groups == 1:
@@ -115,7 +114,7 @@ def convolve(
     if rhs.shape[2] == 1:
         return _depthwise(lhs, rhs, strides, pads, dilations)
 
-    # As many groups at a time as make a convolution wide.
+    # Merge the least number of groups that makes a convolution wide.
     channels = rhs.shape[2]
     least = min(groups, max(-(-_WIDE // channels), -(-groups // _MOST_PARTS)))
     merged = next(n for n in range(least, groups + 1) if groups % n == 0)
@@ -131,10 +130,10 @@ def convolve(
 def _on_each_device(
     function: Callable[[jax.Array, jax.Array], jax.Array], batch_size: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The function of images and kernel, of each device's part of the images.
+    """Map a function of images and kernel over the devices between which the batch is divided.
 
-    That is what XLA's partitioner makes of a batch that is divided, but for the gradients of
-    grouped convolutions: for these it gathers all images on each device.
+    XLA's partitioner does the same by itself, except for the gradients of grouped convolutions, for
+    which it gathers all images on each device.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or not mesh.are_all_axes_auto or batch_size % mesh.size:
@@ -144,7 +143,7 @@ def _on_each_device(
 
 
 class _Window(NamedTuple):
-    """The arguments of `lax.conv_general_dilated`, apart from arrays, layouts and groups."""
+    """Arguments of `lax.conv_general_dilated` without arrays, layouts and groups."""
 
     strides: _Pair
     pads: _Pads
@@ -156,15 +155,10 @@ class _Window(NamedTuple):
 def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     if kernel.shape[:2] == (1, 1) and window.pads == ((0, 0), (0, 0)):
         x = x[:, :: window.strides[0], :: window.strides[1]]
-        # Of two dimensions: XLA is slow to contract three for the kernel's gradient.
+        # In two dimensions: XLA is slow to contract three for the kernel's gradient.
         rows = x.reshape(-1, x.shape[-1])
         outputs = jnp.matmul(rows, kernel[0, 0], precision=window.precision)
         return outputs.reshape(*x.shape[:-1], kernel.shape[-1])
-    return _dense(x, kernel, window)
-
-
-def _dense(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
-    """XLA's convolution of images [batch, height, width, channels] in one group."""
     return _dense_p.bind(x, kernel, window=window)
 
 
@@ -181,11 +175,11 @@ def _output_type(x: ShapedArray, kernel: ShapedArray, *, window: _Window) -> Sha
 def _x_gradient(
     gradient: jax.Array, x: ad.UndefinedPrimal, kernel: jax.Array, *, window: _Window
 ) -> jax.Array:
-    """That of the images: a convolution, as is that of the kernel.
+    """Return the gradient for the images; like the gradient for the kernel, it is a convolution.
 
-    For every dimension, with stride s, dilations a of the image and b of the kernel, and padding p,
-    an output y at u sums x at v times the kernel at i over all s u + b i = a v + p. The equation is
-    the same if y and x change places, or y and the kernel.
+    In each dimension, with stride s, dilations a of the image and b of the kernel, and padding p,
+    the output y[u] is the sum of x[v] * kernel[i] over all s u + b i = a v + p. The equation keeps
+    its form if y and x, or y and the kernel, change places.
     """
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
     lows = [
@@ -196,21 +190,21 @@ def _x_gradient(
     ]
     back = window._replace(strides=window.lhs_dilation, lhs_dilation=window.strides)
     reaching = _reaching(x.aval.shape[1:3], gradient, flipped, back, lows)
-    return _dense(gradient, flipped, reaching)
+    return _dense_p.bind(gradient, flipped, window=reaching)
 
 
 def _one_by_one(
     operands: Sequence[jax.Array], axes: Sequence[int | None], *, window: _Window
 ) -> tuple[jax.Array, int]:
-    """A loop over what `jax.vmap` maps: at once, kernels would be groups."""
+    """Compute a `jax.vmap` as a loop; at once, the kernels would become groups."""
     mapped = [
-        jnp.moveaxis(x, axis, 0) for x, axis in zip(operands, axes, strict=True) if axis is not None
+        None if axis is None else jnp.moveaxis(x, axis, 0)
+        for x, axis in zip(operands, axes, strict=True)
     ]
 
-    def one(each: Sequence[jax.Array]) -> jax.Array:
-        rest = iter(each)
-        pair = [x if axis is None else next(rest) for x, axis in zip(operands, axes, strict=True)]
-        return _dense(*pair, window)
+    def one(each: Sequence[jax.Array | None]) -> jax.Array:
+        pair = [x if part is None else part for x, part in zip(operands, each, strict=True)]
+        return _dense_p.bind(*pair, window=window)
 
     return lax.map(one, mapped), 0
 
@@ -218,7 +212,7 @@ def _one_by_one(
 def _reaching(
     sizes: Sequence[int], x: jax.Array, kernel: jax.Array, window: _Window, lows: Sequence[int]
 ) -> _Window:
-    """The window with the paddings that begin with `lows` and make outputs of the given sizes."""
+    """Return the window whose paddings start with `lows` and give outputs of these sizes."""
     pads = []
     for i, (size, low) in enumerate(zip(sizes, lows, strict=True)):
         covered = (size - 1) * window.strides[i] + (kernel.shape[i] - 1) * window.rhs_dilation[i]
@@ -229,10 +223,11 @@ def _reaching(
 def _kernel_gradient(
     gradient: jax.Array, x: jax.Array, kernel: ad.UndefinedPrimal, *, window: _Window
 ) -> jax.Array:
+    """Return the gradient for the kernel."""
     sizes, channels, features = kernel.aval.shape[:2], x.shape[-1], gradient.shape[-1]
     slides = {*window.strides, *window.lhs_dilation, *window.rhs_dilation}
     if slides == {1} and channels >= _MUCH_WIDER * features:
-        # Of all pairs of a channel and a shift of the gradient at once.
+        # All pairs of a channel and a shifted gradient at once.
         shifted = _shifts(gradient, window.pads, sizes)
         product = jnp.matmul(
             x.reshape(-1, channels).T,
@@ -246,11 +241,13 @@ def _kernel_gradient(
     kernels = jnp.pad(kernels, ((0, 0), (0, 0), (0, 0), (0, -features % _VECTOR)))
     lows = [low for low, _ in window.pads]
     across = window._replace(strides=window.rhs_dilation, rhs_dilation=window.strides)
-    product = _dense(images, kernels, _reaching(sizes, images, kernels, across, lows))
+    reaching = _reaching(sizes, images, kernels, across, lows)
+    product = _dense_p.bind(images, kernels, window=reaching)
     return product[..., :features].transpose(1, 2, 0, 3)
 
 
-# A primitive, so that it has derivatives of any order and mode.
+# XLA's convolution in one group, with other gradients than JAX's. As a bilinear primitive it has
+# derivatives of any order and mode.
 _dense_p = Primitive("dense_convolution")
 _dense_p.def_impl(_in_xla)
 _dense_p.def_abstract_eval(_output_type)
@@ -260,15 +257,10 @@ batching.primitive_batchers[_dense_p] = _one_by_one
 
 
 def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Array:
-    """The gradient's values that each position of the kernel meets at a position of the image.
+    """Return the gradient's values that meet each position of the image, by kernel position.
 
-    Args:
-      gradient: [batch, output height, output width, features].
-      pads: of the convolution, whose strides and dilations are 1.
-      sizes: of the kernel.
-
-    Returns:
-      [batch, height, width, kernel height * kernel width * features].
+    Maps [batch, output height, output width, features] to [batch, height, width, kernel height *
+    kernel width * features], for a convolution whose strides and dilations are 1.
     """
     (rows, columns), ((top, bottom), (left, right)) = sizes, pads
     zero = jnp.zeros((), gradient.dtype)
@@ -278,8 +270,8 @@ def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Arr
     beside = jnp.concatenate(
         [padded[:, :, columns - 1 - j :][:, :, :width] for j in range(columns)], axis=-1
     )
-    # Beside these the other rows', each in its place in a sum: unlike a concatenation of that many
-    # features, XLA makes one loop of it.
+    # The shifts of other rows are placed beside these by padding and adding: XLA makes one loop of
+    # it, unlike of a concatenation of so many features.
     features = beside.shape[-1]
     return sum(
         lax.pad(
@@ -297,7 +289,7 @@ def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Arr
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
-    """The kernel of one group that does what `kernel` [h, w, channels, features] does in groups."""
+    """Return the one-group kernel equal to `kernel` [h, w, channels, features] in groups."""
     height, width, channels, features = kernel.shape
     blocks = kernel.reshape(height, width, channels, groups, features // groups)
     diagonal = jnp.einsum("hwigo,ng->hwnigo", blocks, jnp.eye(groups, dtype=kernel.dtype))
@@ -307,9 +299,9 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
 def _depthwise(
     x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, dilations: _Pair
 ) -> jax.Array:
-    """The sum over the kernel's positions of shifted inputs times a weight for each feature.
+    """Sum shifted images times one weight per feature over the positions of the kernel.
 
-    Sums are of at least float32, as in XLA's convolutions.
+    The sum is in at least float32, as in XLA's convolutions.
     """
     dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     x = jnp.repeat(x, kernel.shape[3] // x.shape[3], axis=-1).astype(sum_dtype)

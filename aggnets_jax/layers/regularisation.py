@@ -1,8 +1,8 @@
-"""Regularisations whose strength changes in training.
+"""Regularisations whose strength changes during training.
 
-Each has the variable `value`, float32, in the collection "strength". Who trains fills it with the
-strength of the step (see `aggnets_jax/strength.py`); without it the strength is 0. In evaluation it
-is not read, and images are treated as if there were no regularisation.
+Each layer reads its strength from the variable `value`, a float32 scalar, of the collection
+"strength". The training step sets it (`training/regularisation_schedules.py`); if it is absent the
+strength is 0. In evaluation nothing is regularised.
 """
 
 import jax
@@ -11,22 +11,24 @@ from flax import linen as nn
 
 
 def _strength(module: nn.Module) -> jax.Array | float:
+    """Return the strength of this step; the variable is made when the network is initialised."""
     if module.is_initializing():
         module.variable("strength", "value", jnp.zeros, (), jnp.float32)
     return module.get_variable("strength", "value", 0.0)
 
 
 class DropBlock(nn.Module):
-    """Drops squares of an image's maps, the same in all channels, and scales up what is left.
+    """Drop squares of an image's feature maps, alike in all channels, and scale up the rest.
 
     Ghiasi et al., "DropBlock: A regularization method for convolutional networks", NeurIPS 2018,
-    arXiv 1810.12890, Algorithm 1. Strength is the probability of dropping a position, if squares
-    did not overlap: each of those that lie within the map is dropped with the probability
+    arXiv 1810.12890, Algorithm 1. Each square within the map is dropped with the probability
 
         gamma = strength / block_size^2 * (height * width) / ((height - block_size + 1) * (...))
 
+    so that a position would be dropped with probability `strength` if squares never overlapped.
+
     Attributes:
-      block_size: side of the squares, at most that of the map; 1 is dropout of positions.
+      block_size: side of the squares in positions, cut to the side of the map; 1 drops positions.
       train: whether to drop.
     """
 
@@ -35,7 +37,7 @@ class DropBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape (rng "dropout")."""
+        """Drop squares of [batch, height, width, channels]; draws from the rng "dropout"."""
         strength = _strength(self)
         if not self.train:
             return x
@@ -45,7 +47,7 @@ class DropBlock(nn.Module):
         gamma = strength * (sides[0] * sides[1] / blocks[0] / blocks[1] / corners[0] / corners[1])
         shape = (batch, *corners, 1)
         begins = jax.random.bernoulli(self.make_rng("dropout"), jnp.minimum(gamma, 1.0), shape)
-        # A position is dropped if one of the squares that hold it is.
+        # A position is dropped if any square that contains it is.
         dropped = nn.max_pool(
             begins.astype(jnp.float32),
             tuple(blocks),
@@ -58,11 +60,11 @@ class DropBlock(nn.Module):
 
 
 class DynamicScale(nn.Module):
-    """Scales what a residual branch computes, by A + d u in training and by A in evaluation.
+    """Scale the output of a residual branch by A + d u in training, and by A in evaluation.
 
-    d is the strength; u is drawn from U(-reach, reach) for each image, once for the forward and
-    once more for the backward pass. Wang et al., "Convolutional Neural Networks with Dynamic
-    Regularization", arXiv 1909.11862.
+    d is the strength. u ~ U(-reach, reach) is drawn for each image, once for the forward and once
+    for the backward pass. Wang et al., "Convolutional Neural Networks with Dynamic Regularization",
+    arXiv 1909.11862.
 
     Attributes:
       scale: A.
@@ -76,7 +78,7 @@ class DynamicScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, ...] -> the same shape (rng "dropout")."""
+        """Scale [batch, ...]; draws from the rng "dropout"."""
         strength = _strength(self)
         if not self.train:
             return x if self.scale == 1 else self.scale * x
@@ -89,7 +91,7 @@ class DynamicScale(nn.Module):
 
 @jax.custom_vjp
 def _scaled(x: jax.Array, forward: jax.Array, backward: jax.Array) -> jax.Array:
-    """Multiplies x by `forward`, and its gradient by `backward`."""
+    """Multiply x by `forward`, and its gradient by `backward`."""
     del backward
     return forward * x
 

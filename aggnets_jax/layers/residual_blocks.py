@@ -1,8 +1,8 @@
-"""The blocks F of residual networks with the activation last, and how many a depth has.
+"""The residual branches F of blocks with the activation last, and the number of blocks by depth.
 
 Papers: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, and
 Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017, arXiv
-1611.05431. What is added to F is the business of the network.
+1611.05431. The network adds the shortcut and applies the last ReLU (`shortcuts.py`).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,15 +12,16 @@ from flax import linen as nn
 
 from aggnets_jax.arguments import check_whole_number, choose, layers_in_depth
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.common import Conv, Norm
 
 EXPANSION = 4
 
 
 def inner_features(width: int, base_width: int, groups: int) -> int:
-    """Channels of a grouped 3x3 convolution in a bottleneck: groups * floor(width base_width / 64).
+    """Return groups * floor(width * base_width / 64), the channels within a bottleneck.
 
     Raises:
-      UserError: if there are none.
+      UserError: if this is 0.
     """
     features = groups * (width * base_width // 64)
     if not features:
@@ -36,21 +37,19 @@ class BasicBlock(nn.Module):
 
     Attributes:
       width: channels of both convolutions.
-      stride: of the first.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      attention: makes what scales the output, if given.
+      stride: stride of the first convolution.
+      attention: makes the module that scales the output, if given (`attention.py`).
     """
 
     width: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     attention: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / stride, width / stride, width]."""
+        """Map [batch, height, width, channels] to [batch, height / stride, .., width]."""
         x = self.conv(self.width, 3, stride=self.stride, name="conv1")(x)
         x = nn.relu(self.norm(name="norm1")(x))
         x = self.norm(name="norm2")(self.conv(self.width, 3, name="conv2")(x))
@@ -62,19 +61,18 @@ class Bottleneck(nn.Module):
 
     Attributes:
       width: a quarter of the channels of the output.
-      stride: of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      attention: makes what scales the output, if given.
-      groups: of the 3x3 convolution.
+      stride: stride of the 3x3 convolution.
+      attention: makes the module that scales the output, if given (`attention.py`).
+      groups: groups of the 3x3 convolution.
       base_width: inner is groups * floor(width * base_width / 64).
-      inner_shortcut: makes what is added to the 3x3's output of its input, at stride 1, if given.
+      inner_shortcut: if given, makes a module whose output, for the input of the 3x3 convolution,
+        is added to the normalised output of the same convolution, if its stride is 1 (DS2Net).
     """
 
     width: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
     attention: Callable[..., nn.Module] | None = None
     groups: int = 1
     base_width: int = 64
@@ -82,7 +80,7 @@ class Bottleneck(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height / stride, width / stride, 4 width]."""
+        """Map [batch, height, width, channels] to [batch, height / stride, .., 4 width]."""
         inner = inner_features(self.width, self.base_width, self.groups)
         x = z = nn.relu(self.norm(name="norm1")(self.conv(inner, 1, name="conv1")(x)))
         x = self.conv(inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
@@ -94,14 +92,14 @@ class Bottleneck(nn.Module):
 
 
 def has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
-    """Whether one of them is not that of a block without."""
+    """Return whether one of the options differs from its default."""
     return groups != 1 or base_width != 64 or inner_shortcuts
 
 
 def choose_block(
     name: str, groups: int, base_width: int, inner_shortcuts: bool
 ) -> tuple[type[nn.Module], dict[str, int]]:
-    """Returns "basic" or "bottleneck" blocks, and the options that they are made with.
+    """Return the class of "basic" or "bottleneck" blocks, and the options to make them with.
 
     Raises:
       UserError: for an unknown name, or options that basic blocks do not have.
@@ -120,22 +118,22 @@ def choose_block(
 
 
 class Projection(nn.Module):
-    """The shortcut of a block that opens a stage: conv1x1(features, stride)-BN."""
+    """The shortcut of the first block of a stage: conv1x1(features, stride)-BN."""
 
     features: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, any] -> [batch, height / stride, width / stride, features]."""
+        """Map [batch, height, width, any] to [batch, height / stride, .., features]."""
         return self.norm(name="norm")(
             self.conv(self.features, 1, stride=self.stride, name="conv")(x)
         )
 
 
-# Where the blocks of the stages do not follow from the depth, and which networks have basic blocks.
+# Blocks of the four stages by depth, where no formula gives them.
 BASIC_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 _OTHER_BLOCKS = {152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 _SMALL_DEPTHS = {"basic": tuple(BASIC_BLOCKS), "bottleneck": (14, 26, 38)}
@@ -144,13 +142,13 @@ _SMALL_DEPTHS = {"basic": tuple(BASIC_BLOCKS), "bottleneck": (14, 26, 38)}
 def block_numbers(
     depth: int, stages: int = 4, *, blocks: Sequence[str] = ("basic", "bottleneck")
 ) -> tuple[int, ...]:
-    """Blocks of each stage of a network of some depth.
+    """Return the number of blocks in each stage of a network.
 
     Args:
-      depth: counts the convolutions of the blocks, the stem and the classifier.
+      depth: number of convolutions in the blocks, plus stem and classifier.
       stages: 4, or 3 of equal depth (ResNeXt-29).
-      blocks: "basic" and "bottleneck", or the one kind that the network can have. Of both, the
-        depth says which it has; three stages have bottlenecks.
+      blocks: the kinds of blocks that the network can have. With both, four stages have the kind
+        that has this depth, and three stages have bottlenecks.
 
     Raises:
       UserError: for a depth that no network has.
@@ -170,7 +168,7 @@ def block_numbers(
 
 
 def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int]:
-    """Depths of networks with such blocks in words, and the one nearest to `depth`."""
+    """Return the depths of networks with such blocks in words, and the nearest to `depth`."""
     depths = sorted(small for kind in blocks for small in _SMALL_DEPTHS[kind])
     words = ", ".join(map(str, depths))
     if "bottleneck" in blocks:
@@ -180,10 +178,9 @@ def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int
 
 
 def _four_stages(depth: int) -> tuple[int, ...] | None:
-    if depth in BASIC_BLOCKS:
-        return BASIC_BLOCKS[depth]
-    if depth in _OTHER_BLOCKS:
-        return _OTHER_BLOCKS[depth]
+    """Return the blocks of four stages, or None if no network has this depth."""
+    if found := BASIC_BLOCKS.get(depth) or _OTHER_BLOCKS.get(depth):
+        return found
     if depth in _SMALL_DEPTHS["bottleneck"]:
         return ((depth - 2) // 12,) * 4
     blocks, rest = divmod(depth - 2, 3)

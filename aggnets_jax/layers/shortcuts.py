@@ -1,4 +1,4 @@
-"""Shortcuts of residual networks: who adds what to the output of a block.
+"""Shortcuts of residual networks: what is added to the output of a block.
 
 Paper: Zhang et al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arXiv
 2010.12496.
@@ -16,7 +16,7 @@ Paper: Zhang et al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet"
                           N----------+-----|----------+
                                            N----------+
 
-N is computed once for each output and shared by all that read it.
+N(y_i) is computed once for each output and shared by all blocks that add it.
 """
 
 import dataclasses
@@ -44,68 +44,61 @@ from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers.batch_norm import AffineBatchNorm
 
-Norm = Callable[..., Callable[[jax.Array], Affine]]
-"""`norm(name=...)` makes a normalisation, a function to the map that it is."""
+AffineNorm = Callable[..., Callable[[jax.Array], Affine]]
+"""`norm(name=...)` makes a normalisation: a function that returns the map it applies to x."""
 
 
 def _groups(channels: int) -> int:
-    """At most 32 groups of at least 4 channels; fewer where so many do not divide them."""
+    """Return the largest divisor of `channels` up to 32 that leaves 4 channels in each group."""
     most = min(32, max(1, channels // 4))
     return next(n for n in range(most, 0, -1) if channels % n == 0)
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation without scale and shift, of images whose statistics are float32 or wider.
+    """Group normalisation without scale and shift, with statistics in at least float32.
 
     Attributes:
-      groups: their number for a number of channels.
+      groups: `groups(channels)` returns the number of groups.
     """
 
     groups: Callable[[int], int]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Affine:
-        """[batch, height, width, channels] -> factor and shift [batch, 1, 1, channels]."""
+        """Return the map of x [batch, ..., channels]: factor and shift [batch, 1, 1, channels]."""
         channels = x.shape[-1]
         groups = self.groups(channels)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = x.reshape(x.shape[0], -1, groups, channels // groups)
         mean, square = jnp.mean(x, (1, 3)), jnp.mean(x * x, (1, 3))
-        # As `nn.GroupNorm`, which computes the variance from the mean square, too.
+        # `nn.GroupNorm` computes the variance from the mean square, too.
         factor = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + 1e-5)
         both = Affine(factor, -mean * factor)
         return jax.tree.map(lambda v: jnp.repeat(v, channels // groups, 1)[:, None, None], both)
 
 
-def _group_norm(groups: Callable[[int], int], *, train: bool) -> Norm:
-    del train
-    return partial(GroupNorm, groups)
+def _identity(x: jax.Array) -> Affine:
+    return Affine(jnp.ones((), x.dtype), jnp.zeros((), x.dtype))
 
 
-def _batch_norm(*, train: bool) -> Norm:
-    return partial(AffineBatchNorm, use_running_average=not train, dtype=jnp.float32)
-
-
-def _no_norm(*, train: bool) -> Norm:
-    del train
-    return lambda name: lambda x: Affine(jnp.ones((), x.dtype), jnp.zeros((), x.dtype))
-
-
-# The rows of Table 1; none of them has a scale and a shift, which W would make redundant.
-NORMS: dict[str, Callable[..., Norm]] = {
-    "group": partial(_group_norm, _groups),
-    "layer": partial(_group_norm, lambda channels: 1),
-    "instance": partial(_group_norm, lambda channels: channels),
-    "batch": _batch_norm,
-    "none": _no_norm,
+NORMS: dict[str, Callable[[bool], AffineNorm]] = {
+    "group": lambda train: partial(GroupNorm, _groups),
+    "layer": lambda train: partial(GroupNorm, lambda channels: 1),
+    "instance": lambda train: partial(GroupNorm, lambda channels: channels),
+    "batch": lambda train: partial(
+        AffineBatchNorm, use_running_average=not train, dtype=jnp.float32
+    ),
+    "none": lambda train: lambda name: _identity,
 }
+"""The normalisations of Table 1 by name, made by `NORMS[name](train)`. None has a scale and a shift
+of its own, because W would make them redundant."""
 
 AGGREGATIONS = ("sum", "mean", "normalised_sum")
 SOURCES = ("outputs", "blocks")
 
 
 class Joined(NamedTuple):
-    """What a layer leaves behind where shortcuts start at the blocks (variant a)."""
+    """The output of a layer beside its branch F, from which shortcuts of variant (a) start."""
 
     output: jax.Array
     block: jax.Array
@@ -113,18 +106,18 @@ class Joined(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Shortcuts:
-    """What is added to the output of a block.
+    """The kind of shortcuts that a residual network has.
 
     Attributes:
       aggregation: "sum", "mean", or "normalised_sum".
-      norm: N of the last, one of `NORMS`.
-      weighted: whether its W is learnt rather than 1.
-      sources: "outputs", from which shortcuts start, or "blocks" for what F computed (variant a).
+      norm: N of "normalised_sum", a key of `NORMS`.
+      weighted: whether W of "normalised_sum" is learnt rather than 1.
+      sources: whether shortcuts start from "outputs" y_i or from "blocks" F_i (variant a).
       inner: whether there are shortcuts w N(z) within the blocks, too (DS2Net).
 
     Raises:
-      UserError: for an unknown name, an aggregation that would widen what is added, and a norm or
-        weights where none are used.
+      UserError: for an unknown name, an aggregation that changes the width, or a norm or weights
+        that would not be used.
     """
 
     aggregation: str = "sum"
@@ -149,12 +142,12 @@ class Shortcuts:
                 f" {self.aggregation!r}"
             )
 
-    def make_norm(self, *, train: bool) -> Norm:
-        """What makes N."""
-        return NORMS[self.norm](train=train)
+    def make_norm(self, *, train: bool) -> AffineNorm:
+        """Return what makes N."""
+        return NORMS[self.norm](train)
 
     def make_aggregation(self, *, train: bool) -> Aggregation:
-        """A fresh aggregation of outputs, or of pairs `Joined`."""
+        """Make a new aggregation of outputs, or of pairs `Joined` (variant a)."""
         aggregate = (
             NormalisedSum(self.make_norm(train=train), weighted=self.weighted)
             if self.aggregation == "normalised_sum"
@@ -183,17 +176,18 @@ class Shortcuts:
         kind: Callable[[int], Any],
         name: str,
     ) -> jax.Array:
-        """Runs blocks that keep the shape of x.
+        """Run a stage of blocks that keep the shape of x.
 
         Args:
-          x: y_0 [batch, height, width, channels], the output of the block that opened the stage.
-          topology: who adds whose output.
+          x: y_0 [batch, height, width, channels], the output of the stage's first block, which
+            changes the width.
+          topology: the outputs that each block adds.
           block: `block(layer, name=...)` makes F of layer 1, 2, ...
-          activation: of the sum.
-          train: whether N normalises by the batch, if it is batch normalisation.
-          execution: of the stage.
-          kind: of a block, see `Stage`.
-          name: of the stage.
+          activation: applied to the sum.
+          train: whether N, if it is batch normalisation, normalises by the batch.
+          execution: how to compute the stage.
+          kind: `kind(layer)`, see `Stage`.
+          name: name of the stage.
 
         Returns:
           The output of the last block, of the shape of x.
@@ -229,15 +223,15 @@ class NormalisedShortcut(nn.Module):
 
     Attributes:
       norm: makes N.
-      weighted: whether w is learnt, 1 at first, rather than 1.
+      weighted: whether w is learnt, from 1 on, rather than 1.
     """
 
-    norm: Norm
+    norm: AffineNorm
     weighted: bool
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
+        """Map [batch, height, width, channels] to the same shape."""
         factor, shift = self.norm(name="norm")(x)
         if self.weighted:
             weights = self.param("weights", nn.initializers.ones, x.shape[-1:])

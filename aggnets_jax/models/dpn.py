@@ -20,29 +20,29 @@ Where implementations differ: the networks are those of the authors' code for MX
 narrow stem, conv3x3(10), and residual paths a quarter as wide.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.arguments import check_whole_number, choose, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import IMAGENET, register_family
 
 HEAD_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "elu": nn.elu}
 
 
 class NormReluConv(nn.Module):
-    """BN-ReLU-conv1x1 at a stride, by which a stage's input gets to both paths."""
+    """BN-ReLU-conv1x1 at a stride, which brings a stage's input to both paths."""
 
     features: int
     stride: int
@@ -90,17 +90,17 @@ class DPN(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each stage.
+      topologies: topology of each stage.
       residual: channels of the residual path in the first stage, doubled in each later one.
       growth_rates: k of each stage, by which the dense path gets wider with each layer.
       width: w of the first stage, doubled in each later one.
-      groups: of the 3x3 convolutions.
+      groups: groups of the 3x3 convolutions.
       stem_features: channels of the stem.
       stem_kernel: size of its convolution, at stride 2 and with maxpool3x3/2 behind it.
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
       head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
-      dtype: in which to compute.
-      execution: of the stages.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -110,7 +110,7 @@ class DPN(nn.Module):
     width: int
     groups: int
     stem_features: int
-    stem_kernel: int = 7
+    stem_kernel: int
     aggregation: str = "dual_path"
     head_activation: str = "relu"
     dtype: DTypeLike = jnp.float32
@@ -120,7 +120,7 @@ class DPN(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = partial(common.batch_norm(train=train, dtype=self.dtype), epsilon=1e-3)
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
@@ -131,20 +131,15 @@ class DPN(nn.Module):
         )
         endpoints["stem"] = x
 
-        for i, (topology, k) in enumerate(
-            zip(self.topologies, self.growth_rates, strict=True), start=1
-        ):
+        for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             residual, width = self.residual * 2 ** (i - 1), self.width * 2 ** (i - 1)
             stride, dual = 1 if i == 1 else 2, self.aggregation == "dual_path"
-            unit = partial(
-                DualPathUnit, width, residual + k, groups=self.groups, norm=norm, conv=conv
-            )
             # Sums need outputs of one width.
             started = residual + (2 * k if dual or self.aggregation == "concat" else k)
             x = Stage(
                 topology,
-                unit=lambda layer, name, unit=unit, stride=stride: unit(
-                    stride=stride if layer == 1 else 1, name=name
+                unit=lambda layer, name, parts=(width, residual + k), stride=stride: DualPathUnit(
+                    *parts, stride if layer == 1 else 1, self.groups, norm, conv, name=name
                 ),
                 aggregation=partial(DualPath, residual) if dual else self.aggregation,
                 projection=partial(NormReluConv, started, stride, norm, conv),
@@ -160,30 +155,8 @@ class DPN(nn.Module):
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
-class Variant(NamedTuple):
-    """Numbers of a network, see `DPN`."""
-
-    stage_depths: tuple[int, ...]
-    growth_rate: tuple[int, ...]
-    width: int
-    groups: int
-    stem_features: int
-    residual: int = 256
-    stem_kernel: int = 7
-
-
-VARIANTS: Mapping[int, Variant] = {
-    68: Variant((3, 4, 12, 3), (16, 32, 32, 64), 128, 32, 10, residual=64, stem_kernel=3),
-    92: Variant((3, 4, 20, 3), (16, 32, 24, 128), 96, 32, 64),
-    98: Variant((3, 6, 20, 3), (16, 32, 32, 128), 160, 40, 96),
-    107: Variant((4, 8, 20, 3), (20, 64, 64, 128), 200, 50, 128),
-    131: Variant((4, 8, 28, 3), (16, 32, 32, 128), 160, 40, 128),
-}
-
-
 def dpn(
     *,
-    num_classes: int,
     depth: int,
     stage_depths: Sequence[int] | None = None,
     growth_rate: int | Sequence[int] | None = None,
@@ -194,87 +167,72 @@ def dpn(
     stem_kernel: int | None = None,
     topology: str | Sequence[str] = "dense",
     topology_args: TopologyArgs = None,
-    aggregation: str = "dual_path",
-    head_activation: str = "relu",
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> DPN:
-    """Builds a network of this file.
+    """Build a `DPN`.
 
     Args:
-      num_classes: size of the logits.
-      depth: one of `VARIANTS`, whose numbers stand for those below that are not given.
+      depth: one of `VARIANTS`, for the numbers below that are not given.
       stage_depths: layers of each stage.
       growth_rate: k, or one for each stage.
-      width: of the bottlenecks of the first stage.
-      groups: of the 3x3 convolutions.
+      width: width of the bottlenecks of the first stage.
+      groups: groups of the 3x3 convolutions.
       residual: width of the residual path in the first stage.
       stem_features: channels of the stem.
       stem_kernel: 3 or 7.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: "dual_path", "concat", "sum" or "mean".
-      head_activation: "relu" or "elu".
-      dtype: in which to compute.
+      **fields: further fields of `DPN`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    if depth not in VARIANTS:
-        nearest = min(VARIANTS, key=lambda d: abs(d - depth))
-        raise UserError(f"no DPN of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
-    check_aggregation(aggregation, ("dual_path", "concat", "sum", "mean"))
-    choose("head_activation", HEAD_ACTIVATIONS, head_activation)
-    given = {
-        "stage_depths": stage_depths,
-        "growth_rate": growth_rate,
+    stage_depths, growth_rate, width, groups, stem_features, residual, stem_kernel = given_or(
+        known_depth(depth, VARIANTS),
+        *(stage_depths, growth_rate, width, groups, stem_features, residual, stem_kernel),
+    )
+    growth_rates = per_stage("growth_rate", growth_rate, len(stage_depths))
+    for k in growth_rates:
+        check_whole_number("growth_rate", k, 1)
+    for name, number in {
         "width": width,
         "groups": groups,
         "residual": residual,
         "stem_features": stem_features,
-        "stem_kernel": stem_kernel,
-    }
-    numbers = VARIANTS[depth]._replace(**{k: v for k, v in given.items() if v is not None})
-    growth_rates = per_stage("growth_rate", numbers.growth_rate, len(numbers.stage_depths))
-    for k in growth_rates:
-        check_whole_number("growth_rate", k, 1)
-    for name in ("width", "groups", "residual", "stem_features"):
-        check_whole_number(name, getattr(numbers, name), 1)
-    if numbers.width % numbers.groups:
-        raise UserError(f"width {numbers.width} is not divisible by groups {numbers.groups}")
-    if numbers.stem_kernel not in (3, 7):
-        raise UserError(f"stem_kernel must be 3 or 7, got {numbers.stem_kernel}")
-    return DPN(
-        num_classes=num_classes,
-        topologies=stage_topologies(topology, topology_args, numbers.stage_depths),
-        residual=numbers.residual,
+    }.items():
+        check_whole_number(name, number, 1)
+    if width % groups:
+        raise UserError(f"width {width} is not divisible by groups {groups}")
+    if stem_kernel not in (3, 7):
+        raise UserError(f"stem_kernel must be 3 or 7, got {stem_kernel}")
+    network = DPN(
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        residual=residual,
         growth_rates=growth_rates,
-        width=numbers.width,
-        groups=numbers.groups,
-        stem_features=numbers.stem_features,
-        stem_kernel=numbers.stem_kernel,
-        aggregation=aggregation,
-        head_activation=head_activation,
-        dtype=dtype,
+        width=width,
+        groups=groups,
+        stem_features=stem_features,
+        stem_kernel=stem_kernel,
+        **fields,
     )
+    check_aggregation(network.aggregation, ("dual_path", "concat", "sum", "mean"))
+    choose("head_activation", HEAD_ACTIVATIONS, network.head_activation)
+    return network
 
+
+# By depth: layers and k of each stage, width, groups, stem, residual path, kernel of the stem.
+VARIANTS = {
+    68: ((3, 4, 12, 3), (16, 32, 32, 64), 128, 32, 10, 64, 3),
+    92: ((3, 4, 20, 3), (16, 32, 24, 128), 96, 32, 64, 256, 7),
+    98: ((3, 6, 20, 3), (16, 32, 32, 128), 160, 40, 96, 256, 7),
+    107: ((4, 8, 20, 3), (20, 64, 64, 128), 200, 50, 128, 256, 7),
+    131: ((4, 8, 28, 3), (16, 32, 32, 128), 160, 40, 128, 256, 7),
+}
 
 register_family(
     "dpn",
     dpn,
     pattern=r"dpn(?P<depth>\d+)",
     paper="Dual Path Networks, NeurIPS 2017, arXiv 1707.01629",
-    # Errors and FLOPs are those of the authors' README, sizes those of the same networks in timm.
-    printed={
-        "dpn68": Printed(
-            "README", "12.61M", {"imagenet2012": 23.57}, "2.5G", "has 2.33G multiply-adds"
-        ),
-        "dpn92": Printed("README", "37.67M", {"imagenet2012": 20.73}, "6.5G"),
-        "dpn98": Printed("README", "61.57M", {"imagenet2012": 20.15}, "11.7G"),
-        "dpn107": Printed(
-            "README", "86.92M", {}, "18.3G", "errors only after training on more images"
-        ),
-        "dpn131": Printed("README", "79.25M", {"imagenet2012": 19.93}, "16.0G"),
-    },
-    input_shape=(224, 224, 3),
-    num_classes=1000,
+    **IMAGENET,
 )

@@ -16,111 +16,44 @@ y_0 is the output of the block that opens the stage, whose own shortcut is proje
 is group normalisation without scale and shift (at most 32 groups, at least 4 channels each),
 computed once for each output. W and w weigh channels and are 1 at first. The network is
 `resnet.ResNet` with the topology "dense" and the aggregation "normalised_sum" of shortcuts, see
-`shortcuts.py`; other topologies give DSNets with fewer shortcuts.
+`layers.shortcuts`; other topologies give DSNets with fewer shortcuts.
 
 Where the paper is silent or the print is wrong:
-* That W belongs to pairs of layers and channels within a stage, and that the 3x3 convolutions at
-  stride 2 have no inner shortcut, follows from the extra parameters, less than 0.15 % of ResNet-50.
+* The extra parameters, less than 0.15 % of ResNet-50, say that W belongs to pairs of layers and
+  channels within a stage, and that the 3x3 convolutions at stride 2 have no inner shortcut.
 * Eq. 14 has the coefficients 1, 1, 2, ..., l; eq. 13 unrolled gives 1, 1, 2, 4, ..., 2^(l-1).
-* "DSNeXt-29, 6x64d" and "DS2NeXt-29" are printed with the size of ResNeXt-29, 8x64d.
+* "DSNeXt-29, 6x64d" and "DS2NeXt-29, 6x64d" are printed with the size of 8x64d: the errors of Table
+  6 belong to one of the two, so both are listed with them.
 * Tables 2 and 3 print different errors of the networks of 101 layers.
 """
 
 from functools import partial
 
-from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.resnet import register_backbones, resnet
+from aggnets_jax.models.registry import IMAGENET, register_family
+from aggnets_jax.models.resnet import resnet
+from aggnets_jax.models.resnet_variants import register_backbones
 
 DSNET = "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet, WACV 2021, arXiv 2010.12496"
 DENSE_SHORTCUTS = {"topology": "dense", "aggregation": "normalised_sum"}
 
-_EIGHT = "printed is the size of ResNeXt-29, 8x64d"
-_PRINTED = {
-    name: Printed(table, params, errors, note=note)
-    for name, table, params, errors, note in [
-        ("dsnet50", "Table 7", "25.6M", {"imagenet2012": 22.49}, None),
-        ("ds2net50", "Table 7", "25.6M", {"imagenet2012": 22.03}, None),
-        ("dsnet26_cifar_w25", "Table 3", None, {"cifar100": 26.80}, None),
-        ("dsnet38_cifar_w25", "Table 3", None, {"cifar100": 25.59}, None),
-        ("dsnet50_cifar_w25", "Table 2", None, {"cifar10": 5.95, "cifar100": 24.12}, None),
-        ("dsnet50_cifar_w50", "Table 4", None, {"cifar100": 21.59}, None),
-        ("dsnet50_cifar_w100", "Table 2", None, {"cifar10": 4.54, "cifar100": 19.95}, None),
-        ("dsnet77_cifar_w25", "Table 3", None, {"cifar100": 23.95}, None),
-        (
-            "dsnet101_cifar_w25",
-            "Table 2",
-            None,
-            {"cifar10": 5.82, "cifar100": 23.94},
-            "23.63 in Table 3",
-        ),
-        ("ds2net26_cifar_w25", "Table 3", None, {"cifar100": 26.30}, None),
-        ("ds2net38_cifar_w25", "Table 3", None, {"cifar100": 25.30}, None),
-        ("ds2net50_cifar_w25", "Table 2", None, {"cifar10": 5.77, "cifar100": 23.72}, None),
-        ("ds2net50_cifar_w50", "Table 4", None, {"cifar100": 21.02}, None),
-        ("ds2net50_cifar_w100", "Table 2", None, {"cifar10": 4.33, "cifar100": 19.00}, None),
-        ("ds2net77_cifar_w25", "Table 3", None, {"cifar100": 23.55}, None),
-        (
-            "ds2net101_cifar_w25",
-            "Table 2",
-            None,
-            {"cifar10": 5.68, "cifar100": 23.61},
-            "23.40 in Table 3",
-        ),
-        ("wide_dsnet50_2_cifar_w25", "Table 4", None, {"cifar100": 22.00}, None),
-        ("wide_ds2net50_2_cifar_w25", "Table 4", None, {"cifar100": 21.58}, None),
-        ("dsnext50_cifar_w25", "Table 5", None, {"cifar100": 22.98}, None),
-        ("dsnext50_cifar_w50", "Table 5", None, {"cifar100": 19.95}, None),
-        ("dsnext50_cifar_w100", "Table 5", None, {"cifar100": 18.58}, None),
-        ("ds2next50_cifar_w25", "Table 5", None, {"cifar100": 22.58}, None),
-        ("ds2next50_cifar_w50", "Table 5", None, {"cifar100": 19.51}, None),
-        ("ds2next50_cifar_w100", "Table 5", None, {"cifar100": 18.24}, None),
-        ("dsnext29_6x64d", "Table 6", "34.4M", {"cifar100": 16.85}, _EIGHT),
-        ("dsnext29_8x64d", "Table 6", None, {}, "its size is printed for 6x64d"),
-        ("ds2next29_6x64d", "Table 6", "34.4M", {"cifar100": 16.39}, _EIGHT),
-        ("ds2next29_8x64d", "Table 6", None, {}, "its size is printed for 6x64d"),
-        ("resnet50_dense", "Table 1", None, {}, "printed on CIFAR, at a quarter of the width"),
-        ("resnet50_dense_cifar_w25", "Table 1", None, {"cifar100": 26.33}, None),
-        ("dsnet50_cifar_w25_a", "Table 1", None, {"cifar100": 25.23}, None),
-        ("dsnet50_cifar_w25_ln", "Table 1", None, {"cifar100": 24.43}, "printed as width 0.2"),
-        ("dsnet50_cifar_w25_bn", "Table 1", None, {"cifar100": 24.90}, None),
-        ("dsnet50_cifar_w25_in", "Table 1", None, {"cifar100": 28.11}, None),
-        ("dsnet50_cifar_w25_nonorm", "Table 1", None, {"cifar100": 26.26}, None),
-        ("dsnet50_cifar_w25_noweight", "Table 1", None, {"cifar100": 25.85}, None),
-    ]
-}
-
-register_backbones("ds", _PRINTED, paper=DSNET, **DENSE_SHORTCUTS)
-register_backbones("ds2", _PRINTED, paper=DSNET, **DENSE_SHORTCUTS, inner_shortcuts=True)
+register_backbones("ds", paper=DSNET, **DENSE_SHORTCUTS)
+register_backbones("ds2", paper=DSNET, **DENSE_SHORTCUTS, inner_shortcuts=True)
 
 # Eq. 13, dense shortcuts that are neither normalised nor weighted, and the other rows of Table 1.
-register_family(
-    "resnet_dense",
-    partial(resnet, imagenet_stem=True, topology="dense"),
-    pattern=r"resnet(?P<depth>\d+)_dense",
-    paper=DSNET,
-    printed=_PRINTED,
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-)
-register_family(
-    "resnet_dense_cifar",
-    partial(resnet, imagenet_stem=False, topology="dense"),
-    pattern=r"resnet(?P<depth>\d+)_dense_cifar_w(?P<width>\d+)",
-    paper=DSNET,
-    printed=_PRINTED,
-)
-for _suffix, _fields in {
-    "a": {"shortcut_sources": "blocks"},
-    "ln": {"shortcut_norm": "layer"},
-    "bn": {"shortcut_norm": "batch"},
-    "in": {"shortcut_norm": "instance"},
-    "nonorm": {"shortcut_norm": "none"},
-    "noweight": {"shortcut_weights": False},
-}.items():
-    register_family(
-        f"dsnet_cifar_{_suffix}",
-        partial(resnet, imagenet_stem=False, **DENSE_SHORTCUTS, **_fields),
-        pattern=rf"dsnet(?P<depth>\d+)_cifar_w(?P<width>\d+)_{_suffix}",
-        paper=DSNET,
-        printed=_PRINTED,
-    )
+_DENSE, _SMALL = r"resnet(?P<depth>\d+)_dense", r"dsnet(?P<depth>\d+)_cifar_w(?P<width>\d+)"
+for _name, _pattern, _fields, _registered in [
+    ("resnet_dense", _DENSE, {"topology": "dense", "imagenet_stem": True}, IMAGENET),
+    ("resnet_dense_cifar", rf"{_DENSE}_cifar_w(?P<width>\d+)", {"topology": "dense"}, {}),
+    ("dsnet_cifar_a", rf"{_SMALL}_a", {**DENSE_SHORTCUTS, "shortcut_sources": "blocks"}, {}),
+    ("dsnet_cifar_ln", rf"{_SMALL}_ln", {**DENSE_SHORTCUTS, "shortcut_norm": "layer"}, {}),
+    ("dsnet_cifar_bn", rf"{_SMALL}_bn", {**DENSE_SHORTCUTS, "shortcut_norm": "batch"}, {}),
+    ("dsnet_cifar_in", rf"{_SMALL}_in", {**DENSE_SHORTCUTS, "shortcut_norm": "instance"}, {}),
+    ("dsnet_cifar_nonorm", rf"{_SMALL}_nonorm", {**DENSE_SHORTCUTS, "shortcut_norm": "none"}, {}),
+    (
+        "dsnet_cifar_noweight",
+        rf"{_SMALL}_noweight",
+        {**DENSE_SHORTCUTS, "shortcut_weights": False},
+        {},
+    ),
+]:
+    register_family(_name, partial(resnet, **_fields), pattern=_pattern, paper=DSNET, **_registered)

@@ -9,8 +9,8 @@ ICML 2019, arXiv 1905.11946 (Table 1).
       \_______________________________________________________________/
 
 expand, depthwise and project are convolution-BN, the first two with swish behind. A stage's first
-MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`, the others the
-layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
+MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`. The others are
+the layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
 expanded width.
 
 Micro-Dense-EfficientNet (Zhu et al., "When Residual Learning Meets Dense Aggregation: Rethinking
@@ -23,9 +23,9 @@ normalises with eps 1e-3 and momentum 0.99. Here convolutions pad symmetrically 
 that of the package, as in torchvision, whose weights fit.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,13 +38,14 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.micro_dense import MicroDense, micro_dense_block
-from aggnets_jax.models.pyramidnet import average_halves, checked_shortcut_aggregation, joined
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.layers.micro_dense_blocks import MicroDense, micro_dense_block
+from aggnets_jax.layers.pyramid_blocks import average_halves, joined
+from aggnets_jax.models.pyramidnet import check_shortcut_aggregation
+from aggnets_jax.models.registry import IMAGENET, register_family
 
 
 class MBConvStage(NamedTuple):
-    """A row of Table 1: MBConvs alike but for the stride, which only the first has."""
+    """A row of Table 1: equal MBConvs, but only the first has the stride."""
 
     expansion: int
     kernel_size: int
@@ -80,12 +81,9 @@ class SqueezeExcite(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> the same shape."""
         gate = common.global_average(x)[:, None, None]
-        gate = nn.swish(
-            self.conv(self.reduced, 1, bias_init=nn.initializers.zeros, name="reduce")(gate)
-        )
-        return x * nn.sigmoid(
-            self.conv(x.shape[-1], 1, bias_init=nn.initializers.zeros, name="expand")(gate)
-        )
+        conv = partial(self.conv, kernel_size=1, bias_init=nn.initializers.zeros)
+        gate = nn.swish(conv(self.reduced, name="reduce")(gate))
+        return x * nn.sigmoid(conv(x.shape[-1], name="expand")(gate))
 
 
 class MBConv(nn.Module):
@@ -93,9 +91,9 @@ class MBConv(nn.Module):
 
     Attributes:
       features: channels of the output.
-      expansion: how many times wider than the input it is inside; with 1 there is no first 1x1.
-      kernel_size: of the depthwise convolution.
-      stride: of the depthwise convolution.
+      expansion: inner width over the width of the input; with 1 there is no first 1x1.
+      kernel_size: kernel size of the depthwise convolution.
+      stride: stride of the depthwise convolution.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """
@@ -127,21 +125,22 @@ class EfficientNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      shortcut_topologies: of each stage, of the blocks behind its opening.
-      aggregation: of what a shortcut reads, "sum" or "mean".
+      shortcut_topologies: topology of each stage's blocks behind its opening.
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
-      dropout: probability of dropping a feature before the classifier.
-      drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n.
-      dtype: in which to compute.
-      execution: of the stages.
+      aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
+      dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
+      drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n, 0.2
+        in the paper.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
     shortcut_topologies: tuple[Topology, ...]
+    replaced: tuple[int, ...]
+    replacement: MicroDense | None
     aggregation: str = "sum"
-    replaced: tuple[int, ...] = ()
-    replacement: MicroDense | None = None
     dropout: float = 0.0
     drop_connect: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -149,7 +148,7 @@ class EfficientNet(nn.Module):
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
-        """Those of the stages, then those within the micro-dense blocks."""
+        """The topologies of the stages, then the topologies within the micro-dense blocks."""
         within = self.replacement.topologies if self.replacement else ()
         return self.shortcut_topologies + within * len(self.replaced)
 
@@ -157,7 +156,7 @@ class EfficientNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
@@ -173,7 +172,7 @@ class EfficientNet(nn.Module):
 
         def with_shortcut(number: int, branch: nn.Module) -> Callable[..., jax.Array]:
             rate = self.drop_connect * (number - 1) / BLOCKS
-            # What is drawn follows from the name, which must be another one for each block.
+            # The random numbers depend on the name, which must differ between blocks.
             drop = common.branch_dropout(rate, train=train, name=f"branch_dropout{number}")
             return joined(lambda x: drop(branch(x)))
 
@@ -208,74 +207,50 @@ class EfficientNet(nn.Module):
 
 def efficientnet_b0(
     *,
-    num_classes: int,
     topology: str | Sequence[str] = "plain",
     topology_args: TopologyArgs = None,
-    aggregation: str = "sum",
-    dropout: float = 0.0,
-    drop_connect: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> EfficientNet:
-    """Builds EfficientNet-B0.
+    """Build EfficientNet-B0.
 
     Args:
-      num_classes: size of the logits.
-      topology: which outputs join what a block computes, one pattern or one for each stage;
-        "plain" is the identity shortcut.
+      topology: pattern of the outputs that are added to a block, or one for each stage; "plain" is
+        the identity shortcut.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: of those outputs, "sum" or "mean".
-      dropout: see `EfficientNet`, 0.2 in the paper.
-      drop_connect: see `EfficientNet`, 0.2 in the paper.
-      dtype: in which to compute.
+      **fields: further fields of `EfficientNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    return EfficientNet(
-        num_classes=num_classes,
-        shortcut_topologies=_shortcuts(topology, topology_args),
-        aggregation=checked_shortcut_aggregation(aggregation),
-        **_checked_rates(dropout, drop_connect),
-        dtype=dtype,
-    )
+    return _network((), None, topology, topology_args, **fields)
 
 
 def micro_dense_efficientnet_b0(
     *,
-    num_classes: int,
     replaced: Sequence[int] = (8, 9, 10),
     num_layers: int = 3,
     compression: float = 0.35,
-    width_rule: str = "pyramidal",
-    growing: bool = True,
-    final_relu: bool = True,
-    topology: str = "dense",
-    topology_args: Mapping[str, Any] | None = None,
-    aggregation: str = "concat",
     shortcut_topology: str | Sequence[str] = "plain",
     shortcut_topology_args: TopologyArgs = None,
     dropout: float = 0.0,
     drop_connect: float = 0.0,
     dtype: DTypeLike = jnp.float32,
+    num_classes: int,
+    **fields: Annotated[Any, micro_dense_block],
 ) -> EfficientNet:
-    """Builds Micro-Dense-EfficientNet.
+    """Build Micro-Dense-EfficientNet.
 
     Args:
-      num_classes: size of the logits.
       replaced: numbers of the micro-dense blocks, 2 to 16.
-      num_layers: dense layers in such a block.
-      compression: see `MicroDense`, as the next three.
-      width_rule: one of `WIDTH_RULES`.
-      growing: whether the layers of a block widen.
-      final_relu: whether a block's last convolution is rectified.
-      topology: who reads whom within a micro-dense block.
-      topology_args: arguments of the pattern.
-      aggregation: within a block, "concat" or "padded_sum".
+      num_layers: dense layers in a micro-dense block.
+      compression: see `MicroDense`.
       shortcut_topology: see `topology` of `efficientnet_b0`.
       shortcut_topology_args: arguments of the pattern, or one mapping for each stage.
-      dropout: see `EfficientNet`.
-      drop_connect: see `EfficientNet`.
-      dtype: in which to compute.
+      dropout: see `EfficientNet`, as the next two.
+      drop_connect: drops an image's branch.
+      dtype: dtype of the computation.
+      num_classes: size of the logits.
+      **fields: further arguments of `micro_dense_block`.
 
     Raises:
       UserError: for numbers that fit no network.
@@ -284,34 +259,35 @@ def micro_dense_efficientnet_b0(
         check_whole_number("replaced", number, 2)
     if max(replaced, default=0) > BLOCKS or len(set(replaced)) < len(replaced):
         raise UserError(f"replaced must be different numbers from 2 to {BLOCKS}, got {replaced}")
-    return EfficientNet(
-        num_classes=num_classes,
-        shortcut_topologies=_shortcuts(shortcut_topology, shortcut_topology_args),
-        replaced=tuple(replaced),
-        replacement=micro_dense_block(
-            num_layers=num_layers,
-            compression=compression,
-            width_rule=width_rule,
-            growing=growing,
-            final_relu=final_relu,
-            topology=topology,
-            topology_args=topology_args,
-            aggregation=aggregation,
-        ),
-        **_checked_rates(dropout, drop_connect),
+    block = micro_dense_block(num_layers=num_layers, compression=compression, **fields)
+    return _network(
+        tuple(replaced),
+        block,
+        shortcut_topology,
+        shortcut_topology_args,
+        dropout=dropout,
+        drop_connect=drop_connect,
         dtype=dtype,
+        num_classes=num_classes,
     )
 
 
-def _shortcuts(topology: str | Sequence[str], topology_args: TopologyArgs) -> tuple[Topology, ...]:
+def _network(
+    replaced: tuple[int, ...],
+    replacement: MicroDense | None,
+    topology: str | Sequence[str],
+    topology_args: TopologyArgs,
+    **fields: Any,
+) -> EfficientNet:
     depths = [row.blocks - 1 for row in B0_STAGES]
-    return stage_topologies(topology, topology_args, depths, shortcuts=True)
-
-
-def _checked_rates(dropout: float, drop_connect: float) -> dict[str, float]:
-    check_number("dropout", dropout, 0, 0.99)
-    check_number("drop_connect", drop_connect, 0, 0.99)
-    return {"dropout": dropout, "drop_connect": drop_connect}
+    topologies = stage_topologies(topology, topology_args, depths, shortcuts=True)
+    network = EfficientNet(
+        shortcut_topologies=topologies, replaced=replaced, replacement=replacement, **fields
+    )
+    check_shortcut_aggregation(network.aggregation)
+    check_number("dropout", network.dropout, 0, 0.99)
+    check_number("drop_connect", network.drop_connect, 0, 0.99)
+    return network
 
 
 register_family(
@@ -320,9 +296,7 @@ register_family(
     pattern=r"efficientnet_b0",
     paper="EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, ICML 2019,"
     " arXiv 1905.11946",
-    printed={"efficientnet_b0": Printed("Table 2", "5.3M", {"imagenet2012": 22.9}, "0.39G")},
-    input_shape=(224, 224, 3),
-    num_classes=1000,
+    **IMAGENET,
 )
 register_family(
     "micro_dense_efficientnet_b0",
@@ -330,9 +304,5 @@ register_family(
     pattern=r"micro_dense_efficientnet_b0",
     paper="When Residual Learning Meets Dense Aggregation: Rethinking the Aggregation of Deep"
     " Neural Networks, arXiv 2004.08796",
-    printed={
-        "micro_dense_efficientnet_b0": Printed("Table 5", "5.3M", {"imagenet2012": 23.2}, "0.4G")
-    },
-    input_shape=(224, 224, 3),
-    num_classes=1000,
+    **IMAGENET,
 )

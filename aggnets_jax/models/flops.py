@@ -1,7 +1,8 @@
-"""FLOPs as the papers count them, each in its own way.
+"""Parameters, multiply-adds, and FLOPs as each paper counts them; nothing is computed for it.
 
-The elementwise operations that some of them add come from the traced program: a rectifier is an
-operation for each element, a pooling one for each value it reads.
+`count` gives the parameters and multiply-adds of each part of a network. `count_operations` also
+counts the elementwise operations that some papers add: it reads them from the traced program, where
+a rectifier is an operation for each element, a pooling one for each value that it reads.
 """
 
 import collections
@@ -20,15 +21,22 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 
 
+class Count(NamedTuple):
+    """Trainable scalars, and multiply-adds of convolutions and linear layers for one image."""
+
+    params: int
+    macs: int
+
+
 class Operations(NamedTuple):
     """Operations for one image.
 
     Attributes:
       conv_macs: multiply-adds of the convolutions.
       linear_macs: multiply-adds of the linear layers.
-      linear_biases: additions of their biases.
-      norms: elements that batch normalisations of maps, not vectors, put out.
-      rectified: elements that ReLUs put out.
+      linear_biases: additions of the biases of linear layers.
+      norms: elements of the outputs of batch normalisations, if these are maps, not vectors.
+      rectified: elements of the outputs of ReLUs.
       pooled: elements that poolings read.
     """
 
@@ -45,118 +53,40 @@ Convention = Callable[[Operations], float]
 
 
 def multiply_adds(operations: Operations) -> float:
-    """Multiply-adds of convolutions and linear layers, as most papers print them."""
+    """Return multiply-adds of convolutions and linear layers, as most papers print them."""
     return operations.conv_macs + operations.linear_macs
 
 
 def two_for_each_multiply_add(operations: Operations) -> float:
-    """SparseNet, Table 4: multiplications and additions, norms, ReLUs and poolings."""
-    macs = operations.conv_macs + operations.linear_macs
+    """Return the FLOPs of SparseNet, Table 4: an addition and a multiplication each."""
     elementwise = operations.norms + operations.rectified + operations.pooled
-    return 2 * macs + elementwise + operations.linear_biases
+    return 2 * multiply_adds(operations) + elementwise + operations.linear_biases
 
 
 def with_elementwise(operations: Operations) -> float:
-    """HCGNet, Tables 2 and 3: 2 for each element of a norm."""
-    macs = operations.conv_macs + operations.linear_macs
-    return macs + 2 * operations.norms + operations.rectified + operations.pooled
+    """Return the FLOPs of HCGNet, Tables 2 and 3: 2 for each element of a norm."""
+    elementwise = 2 * operations.norms + operations.rectified + operations.pooled
+    return multiply_adds(operations) + elementwise
 
 
 def in_binary_units(operations: Operations) -> float:
-    """SeqConv, Table 4: 2^30 to the G, cut off after two decimals.
+    """Return the FLOPs of SeqConv, Table 4: 2^30 to the G, cut off after two decimals.
 
     Convolutions count as multiply-adds, linear layers as multiplications and additions, each
     element of a norm as four.
     """
-    total = (
-        operations.conv_macs
-        + 2 * operations.linear_macs
-        + 4 * operations.norms
-        + operations.rectified
-        + operations.pooled
-    )
+    macs = operations.conv_macs + 2 * operations.linear_macs
+    total = macs + 4 * operations.norms + operations.rectified + operations.pooled
     return np.floor(100 * total / 2**30) / 100 * 1e9
 
 
-def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations:
-    """Counts the operations of a network in evaluation.
-
-    Args:
-      model: a network.
-      input_shape: (height, width, channels) of one image.
-    """
-    modules = dict.fromkeys(("conv_macs", "linear_macs", "linear_biases", "norms"), 0)
-
-    def count_module(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        output, module = call(*args, **kwargs), context.module
-        if context.method_name != "__call__":
-            return output
-        if isinstance(module, nn.Conv | nn.Dense):
-            linear = isinstance(module, nn.Dense)
-            macs = module_macs(module, output)
-            modules["linear_macs" if linear else "conv_macs"] += macs
-            if linear and module.use_bias:
-                modules["linear_biases"] += output.shape[-1]
-        elif isinstance(module, BatchNorm) and np.prod(output.shape[1:-1]) > 1:
-            modules["norms"] += int(np.prod(output.shape[1:]))
-        return output
-
-    model = without_loops(model)
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    with nn.intercept_methods(count_module):
-        # With its first values, from which nothing is counted: so the network is traced once.
-        program = jax.make_jaxpr(model.init_with_output)(jax.random.key(0), images)
-    rectified = pooled = 0
-    for equation in _equations(program.jaxpr):
-        if equation.params.get("name") == "relu":
-            rectified += equation.outvars[0].aval.size
-        elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
-            window = np.prod(equation.params["window_dimensions"])
-            pooled += int(equation.outvars[0].aval.size * window)
-        elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
-            pooled += equation.invars[0].aval.size
-    return Operations(**modules, rectified=rectified, pooled=pooled)
-
-
-def _equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
-    """All equations of a program, those of a ReLU as the one that calls it."""
-    for equation in program.eqns:
-        inner = (
-            []
-            if equation.params.get("name") == "relu"
-            else jax.tree.leaves(
-                list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr)
-            )
-        )
-        programs = [x.jaxpr for x in inner if isinstance(x, core.ClosedJaxpr)]
-        if not programs:
-            yield equation
-        for each in programs:
-            yield from _equations(each)
-
-
-class Count(NamedTuple):
-    """Trainable scalars, and multiply-adds of convolutions and linear layers for one image."""
-
-    params: int
-    macs: int
-
-
-def module_macs(module: nn.Conv | nn.Dense, output: jax.Array) -> int:
-    """Those of a bound module for one image: each output position takes all weights once."""
-    kernel = module.variables["params"]["kernel"]
-    return int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
-
-
 def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
-    """Counts the parts of a network.
+    """Count the parameters and multiply-adds of the parts of a network.
 
     Norms, biases, activations and elementwise operations are no multiply-adds.
 
     Args:
-      model: a network.
+      model: network to count.
       input_shape: (height, width, channels) of one image.
 
     Returns:
@@ -174,15 +104,12 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         order.update(dict.fromkeys(context.module.path[:1]))
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            macs[context.module.path[0]] += module_macs(context.module, output)
+            macs[context.module.path[0]] += _macs(context.module, output)
         return output
 
-    images = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    model = without_loops(model)
     with nn.intercept_methods(count_macs):
-        (_, endpoints), variables = jax.eval_shape(
-            functools.partial(model.init_with_output, train=False), jax.random.key(0), images
-        )
+        init = functools.partial(without_loops(model).init_with_output, train=False)
+        (_, endpoints), variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
     if empty:
         size = "x".join(map(str, input_shape[:2]))
@@ -192,3 +119,70 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         for name, part in variables["params"].items()
     }
     return {name: Count(params[name], macs[name]) for name in order if name in params}
+
+
+def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations:
+    """Count the operations of a network in evaluation.
+
+    Args:
+      model: network to count.
+      input_shape: (height, width, channels) of one image.
+    """
+    modules = dict.fromkeys(("conv_macs", "linear_macs", "linear_biases", "norms"), 0)
+
+    def count_module(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        output, module = call(*args, **kwargs), context.module
+        if context.method_name != "__call__":
+            return output
+        if isinstance(module, nn.Conv | nn.Dense):
+            linear = isinstance(module, nn.Dense)
+            modules["linear_macs" if linear else "conv_macs"] += _macs(module, output)
+            if linear and module.use_bias:
+                modules["linear_biases"] += output.shape[-1]
+        elif isinstance(module, BatchNorm) and np.prod(output.shape[1:-1]) > 1:
+            modules["norms"] += int(np.prod(output.shape[1:]))
+        return output
+
+    with nn.intercept_methods(count_module):
+        # The initialisation, from which nothing is counted, is part of the program: so the network
+        # is traced once.
+        init = without_loops(model).init_with_output
+        program = jax.make_jaxpr(init)(jax.random.key(0), _image(input_shape))
+    rectified = pooled = 0
+    for equation in _equations(program.jaxpr):
+        if equation.params.get("name") == "relu":
+            rectified += equation.outvars[0].aval.size
+        elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
+            window = np.prod(equation.params["window_dimensions"])
+            pooled += int(equation.outvars[0].aval.size * window)
+        elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
+            pooled += equation.invars[0].aval.size
+    return Operations(**modules, rectified=rectified, pooled=pooled)
+
+
+def _image(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+
+
+def _macs(module: nn.Conv | nn.Dense, output: jax.Array) -> int:
+    """Return a bound module's multiply-adds for one image: each position takes all weights once."""
+    kernel = module.variables["params"]["kernel"]
+    return int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
+
+
+def _equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """Yield all equations of a program; a ReLU is the one equation that calls it."""
+    for equation in program.eqns:
+        if equation.params.get("name") == "relu":
+            yield equation
+            continue
+        values = jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: isinstance(x, core.ClosedJaxpr)
+        )
+        programs = [x.jaxpr for x in values if isinstance(x, core.ClosedJaxpr)]
+        if not programs:
+            yield equation
+        for each in programs:
+            yield from _equations(each)

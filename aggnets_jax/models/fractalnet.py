@@ -23,25 +23,26 @@ Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or
   and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
   join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
-* Where drop-path would drop all inputs of a join, the paper keeps one; here all are as likely.
+* Where drop-path would drop all inputs of a join, the paper keeps one; here each is as likely.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import Outputs, check_aggregation, weighted
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 
 
 class FractalConv(nn.Module):
@@ -67,28 +68,24 @@ class FractalConv(nn.Module):
 
 
 class DropPath:
-    """In training a join is the mean of those of its inputs that are not dropped (Section 3.1).
+    """A join in training: the mean of the inputs that are not dropped (Section 3.1).
 
-    One subnetwork is drawn for a batch: with equal chances either of a single column, the same in
-    all of the network, or of inputs dropped one by one, of which each join keeps at least one.
+    One subnetwork is drawn for a batch. With equal chances it is a single column, the same in the
+    whole network, or inputs are dropped one by one, and each join keeps at least one input.
     """
 
     def __init__(self, rate: float, columns: int, key: jax.Array, block: int) -> None:
-        """Takes the drop probability, C, the key of the network's draw and the block's number."""
-        of_kind, of_column, of_inputs = jax.random.split(key, 3)
+        """Take the drop probability, C, the key of the network's draw and the block's number."""
+        kind_key, column_key, inputs_key = jax.random.split(key, 3)
         self._rate = rate
-        self._single = jax.random.bernoulli(of_kind)
-        self._column = jax.random.randint(of_column, (), 0, columns)
-        self._key = jax.random.fold_in(of_inputs, block)
+        self._single = jax.random.bernoulli(kind_key)
+        self._column = jax.random.randint(column_key, (), 0, columns)
+        self._key = jax.random.fold_in(inputs_key, block)
         self._joins: dict[tuple[int, ...], jax.Array] = {}
         self._first_readers: dict[tuple[int, ...], int] = {}
 
     def __call__(
-        self,
-        outputs: Outputs,
-        sources: Sequence[int],
-        layer: int,
-        weights: jax.Array | None = None,
+        self, outputs: Outputs, sources: Sequence[int], layer: int, weights: jax.Array | None = None
     ) -> jax.Array:
         """[batch, height, width, channels] each -> the same shape."""
         sources = tuple(sources)
@@ -96,7 +93,7 @@ class DropPath:
             return weighted(outputs, sources, weights)[sources[0]]
         if weights is None and sources in self._joins:
             return self._joins[sources]
-        # All who read a join read the same of it: what is drawn for the first.
+        # All readers of a join get the same draw, the draw for the first of them.
         first = self._first_readers.setdefault(sources, layer)
         drawn = self._weights(len(sources), jax.random.fold_in(self._key, first))
         drawn = drawn.astype(outputs[sources[0]].dtype)
@@ -106,12 +103,12 @@ class DropPath:
         return self._joins[sources]
 
     def _weights(self, inputs: int, key: jax.Array) -> jax.Array:
-        """Of the inputs of a join, from columns 0, 1, ...; float32 [inputs]."""
-        of_each, of_one = jax.random.split(key)
-        kept = jax.random.bernoulli(of_each, 1 - self._rate, (inputs,))
-        one = jax.nn.one_hot(jax.random.randint(of_one, (), 0, inputs), inputs)
+        """Return the weights of a join's inputs from columns 0, 1, ...; float32 [inputs]."""
+        each_key, one_key = jax.random.split(key)
+        kept = jax.random.bernoulli(each_key, 1 - self._rate, (inputs,))
+        one = jax.nn.one_hot(jax.random.randint(one_key, (), 0, inputs), inputs)
         kept = jnp.where(kept.any(), kept, one)
-        # What is joined where the column does not end leads nowhere.
+        # The output of a join where the column does not end is not read.
         column = jax.nn.one_hot(jnp.minimum(self._column, inputs - 1), inputs)
         return jnp.where(self._single, column, kept / kept.sum())
 
@@ -121,20 +118,21 @@ class FractalNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each block.
+      topologies: topology of each block.
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
-      dropout: of each block, the probability of dropping a channel behind a convolution.
-      drop_path: probability of dropping an input of a join, see `DropPath`.
-      dtype: in which to compute.
-      execution: of the stages.
+      dropout: probability of dropping a channel behind a convolution, of each block.
+      drop_path: probability of dropping an input of a join, see `DropPath`; 0.15 in the paper. It
+        needs the topology "fractal" and means.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
     topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
+    dropout: tuple[float, ...]
     aggregation: str = "mean"
-    dropout: tuple[float, ...] = (0.0,) * 5
     drop_path: float = 0.0
     dtype: DTypeLike = jnp.float32
     execution: Execution = Execution()
@@ -143,7 +141,7 @@ class FractalNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         # The "xavier" of Caffe, which looks at the fan-in only.
         conv = partial(common.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
@@ -156,10 +154,9 @@ class FractalNet(nn.Module):
             zip(self.topologies, self.widths, self.dropout, strict=True), start=1
         ):
             dropout = partial(common.channel_dropout, rate, train=train)
-            unit = partial(FractalConv, width, norm, conv, dropout)
             x = Stage(
                 topology,
-                unit=lambda layer, name, unit=unit: unit(name=name),
+                unit=partial(FractalConv, width, norm, conv, dropout),
                 aggregation=self.aggregation
                 if key is None
                 else partial(DropPath, self.drop_path, columns, key, i),
@@ -179,29 +176,25 @@ class FractalNet(nn.Module):
         )
 
     def _adds_input(self, topology: Topology) -> bool:
-        """Whether y_0 is to get the width of the others, because it is added to some of them."""
+        """Tell whether y_0 is added to other outputs, and so must have their width."""
         joined = any(0 in sources and len(sources) > 1 for sources in topology.sources)
         return joined and self.aggregation in ("sum", "mean")
 
 
 def fractalnet(
     *,
-    num_classes: int,
     depth: int | None = None,
     width: int = 64,
     widths: Sequence[int] | None = None,
     stage_depths: Sequence[int] | None = None,
     topology: str | Sequence[str] = "fractal",
     topology_args: TopologyArgs = None,
-    aggregation: str = "mean",
     dropout: float | Sequence[float] = 0.0,
-    drop_path: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> FractalNet:
-    """Builds a network of this file.
+    """Build a `FractalNet`.
 
     Args:
-      num_classes: size of the logits.
       depth: convolutions of the longest path, 5 * 2^(C-1) for C columns; needed without
         `stage_depths`.
       width: channels of the first block, doubled in each later one but the last.
@@ -209,20 +202,19 @@ def fractalnet(
       stage_depths: convolutions of each block; default 2^C - 1 in each.
       topology: name of a pattern, or one for each block.
       topology_args: arguments of the pattern, or one mapping for each block.
-      aggregation: "mean", "sum" or "concat".
-      dropout: of channels, or one for each block; (0, 0.1, 0.2, 0.3, 0.4) in the paper.
-      drop_path: see `FractalNet`; 0.15 in the paper. For the topology "fractal" and means only.
-      dtype: in which to compute.
+      dropout: probability of dropping a channel, or one for each block; (0, 0.1, 0.2, 0.3, 0.4) in
+        the paper.
+      **fields: further fields of `FractalNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
     check_whole_number("width", width, 1)
-    check_aggregation(aggregation)
     blocks = 5 if widths is None else len(widths)
     check_whole_number("the number of blocks", blocks, 1)
     if stage_depths is None:
-        stage_depths = (_convolutions(depth, blocks),) * blocks
+        convolutions = {blocks * 2**i: 2 ** (i + 1) - 1 for i in range(12)}
+        stage_depths = (known_depth(depth, convolutions),) * blocks
     blocks = len(stage_depths)
     if widths is None:
         widths = [width * 2 ** min(i, max(0, blocks - 2)) for i in range(blocks)]
@@ -233,35 +225,15 @@ def fractalnet(
     for rate in rates:
         check_number("dropout", rate, 0, 0.99)
     topologies = stage_topologies(topology, topology_args, stage_depths)
-    check_number("drop_path", drop_path, 0, 0.99)
-    if drop_path and ({t.name for t in topologies}, aggregation) != ({"fractal"}, "mean"):
+    network = FractalNet(topologies=topologies, widths=widths, dropout=rates, **fields)
+    check_aggregation(network.aggregation)
+    check_number("drop_path", network.drop_path, 0, 0.99)
+    patterns = {topology.name for topology in topologies}
+    if network.drop_path and (patterns, network.aggregation) != ({"fractal"}, "mean"):
         raise UserError(
             "drop_path needs columns: the topology 'fractal' and the aggregation 'mean'"
         )
-    return FractalNet(
-        num_classes,
-        topologies,
-        widths,
-        aggregation=aggregation,
-        dropout=rates,
-        drop_path=drop_path,
-        dtype=dtype,
-    )
-
-
-def _convolutions(depth: int | None, blocks: int) -> int:
-    """Convolutions of a block, 2^C - 1, from the depth of the network."""
-    if depth is None:
-        raise UserError("a network needs the argument 'depth', or 'stage_depths'")
-    path, rest = divmod(depth, blocks)
-    if path < 1 or rest or path & (path - 1):
-        allowed = [blocks * 2**i for i in range(8)]
-        nearest = min(allowed, key=lambda d: abs(d - depth))
-        raise UserError(
-            f"depth {depth} fits no network of {blocks} blocks; allowed: {blocks} times a power"
-            f" of 2, nearest {nearest}"
-        )
-    return 2 * path - 1
+    return network
 
 
 register_family(
@@ -269,28 +241,4 @@ register_family(
     fractalnet,
     pattern=r"fractalnet(?P<depth>\d+)(?:_w(?P<width>\d+))?",
     paper="FractalNet: Ultra-Deep Neural Networks without Residuals, ICLR 2017, arXiv 1605.07648",
-    printed={
-        "fractalnet20": Printed(
-            "Table 1",
-            "38.6M",
-            {"cifar10": 5.22, "cifar100": 23.30},
-            note="the size does not come out: 33.7M",
-        ),
-        "fractalnet40": Printed(
-            "Table 1",
-            "22.9M",
-            note="printed with thinner columns and 1x1 convolutions that are not specified",
-        ),
-        **{
-            f"fractalnet{depth}_w16": Printed("Table 3", params)
-            for depth, params in [
-                (5, "0.3M"),
-                (10, "0.8M"),
-                (20, "2.1M"),
-                (40, "4.8M"),
-                (80, "10.2M"),
-                (160, "21.1M"),
-            ]
-        },
-    },
 )

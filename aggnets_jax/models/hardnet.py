@@ -20,35 +20,26 @@ before the classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones)
 the last 1x1 convolution (0.1), are 0 unless asked for.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.arguments import check_number, check_whole_number, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
-from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import IMAGENET, register_family
 
 
 class ConvNorm(nn.Module):
-    """Convolution-BN-ReLU6.
-
-    Attributes:
-      features: channels of the output.
-      kernel_size: of the convolution.
-      stride: of the convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
+    """Convolution-BN-ReLU6."""
 
     features: int
     kernel_size: int
@@ -58,7 +49,7 @@ class ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, rows, columns, features]."""
+        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
         x = self.conv(self.features, self.kernel_size, stride=self.stride, name="conv")(x)
         return nn.relu6(self.norm(name="norm")(x))
 
@@ -72,7 +63,7 @@ class DepthwiseNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, rows, columns, channels]."""
+        """[batch, height, width, channels] -> the same divided by the stride."""
         channels = x.shape[-1]
         x = self.conv(channels, 3, stride=self.stride, groups=channels, name="conv")(x)
         return self.norm(name="norm")(x)
@@ -93,7 +84,7 @@ class SeparableConvNorm(nn.Module):
 
 
 def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
-    """Channels of the output of `layer`, even, k * m^n where 2^n is what divides its number."""
+    """Return the channels of a layer's output, k * m^n to an even number; 2^n divides `layer`."""
     powers = (layer & -layer).bit_length() - 1
     return int(growth_rate * multiplier**powers + 1) // 2 * 2
 
@@ -103,7 +94,7 @@ class HarDNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each block.
+      topologies: topology of each block.
       growth_rates: k of each block.
       features: channels behind each block.
       downsampled: whether the resolution is halved behind each block.
@@ -112,9 +103,9 @@ class HarDNet(nn.Module):
       depthwise: whether 3x3 convolutions in blocks are depthwise separable.
       aggregation: "concat" or "padded_sum".
       dropout: probability of dropping a feature before the classifier.
-      map_dropout: of dropping a value before the last 1x1 convolution.
-      dtype: in which to compute.
-      execution: of the stages.
+      map_dropout: probability of dropping a value before the last 1x1 convolution.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -135,15 +126,11 @@ class HarDNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
         parts = {"norm": norm, "conv": conv}
-        unit = (
-            partial(SeparableConvNorm, **parts)
-            if self.depthwise
-            else partial(ConvNorm, kernel_size=3, stride=1, **parts)
-        )
+        unit = SeparableConvNorm if self.depthwise else partial(ConvNorm, kernel_size=3, stride=1)
 
         def halve(x: jax.Array, window: int, name: str) -> jax.Array:
             if self.depthwise:
@@ -158,22 +145,21 @@ class HarDNet(nn.Module):
         x = halve(x, 3, "stem_down")
         endpoints = {"stem": x}
 
-        last = len(self.topologies)
-        for i, (topology, growth_rate, features, downsampled) in enumerate(
-            zip(self.topologies, self.growth_rates, self.features, self.downsampled, strict=True),
-            start=1,
-        ):
+        blocks = zip(
+            self.topologies, self.growth_rates, self.features, self.downsampled, strict=True
+        )
+        for i, (topology, growth_rate, features, downsampled) in enumerate(blocks, start=1):
             x = Stage(
                 topology,
                 unit=lambda layer, name, k=growth_rate: unit(
-                    layer_width(layer, k, self.multiplier), name=name
+                    layer_width(layer, k, self.multiplier), **parts, name=name
                 ),
                 aggregation=self.aggregation,
                 execution=self.execution,
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x
-            if i == last:
+            if i == len(self.topologies):
                 x = nn.Dropout(self.map_dropout, deterministic=not train)(x)
             x = ConvNorm(features, 1, 1, **parts, name=f"transition{i}")(x)
             if downsampled:
@@ -189,50 +175,9 @@ class HarDNet(nn.Module):
         )
 
 
-class Variant(NamedTuple):
-    """Numbers of a network, see `HarDNet`."""
-
-    stage_depths: tuple[int, ...]
-    growth_rate: tuple[int, ...]
-    features: tuple[int, ...]
-    downsampled: tuple[bool, ...]
-    stem_features: tuple[int, int]
-    multiplier: float
-
-
-VARIANTS: Mapping[int, Variant] = {
-    39: Variant(
-        (4, 16, 8, 4),
-        (16, 20, 64, 160),
-        (96, 320, 640, 1024),
-        (True, True, True, False),
-        (24, 48),
-        1.6,
-    ),
-    68: Variant(
-        (8, 16, 16, 16, 4),
-        (14, 16, 20, 40, 160),
-        (128, 256, 320, 640, 1024),
-        (True, False, True, True, False),
-        (32, 64),
-        1.7,
-    ),
-    85: Variant(
-        (8, 16, 16, 16, 16, 4),
-        (24, 24, 28, 36, 48, 256),
-        (192, 256, 320, 480, 720, 1280),
-        (True, False, True, False, True, False),
-        (48, 96),
-        1.7,
-    ),
-}
-
-
 def hardnet(
     *,
-    num_classes: int,
     depth: int,
-    depthwise: bool = False,
     stage_depths: Sequence[int] | None = None,
     growth_rate: int | Sequence[int] | None = None,
     features: int | Sequence[int] | None = None,
@@ -241,17 +186,12 @@ def hardnet(
     multiplier: float | None = None,
     topology: str | Sequence[str] = "harmonic",
     topology_args: TopologyArgs = None,
-    aggregation: str = "concat",
-    dropout: float = 0.0,
-    map_dropout: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> HarDNet:
-    """Builds a network of this file.
+    """Build a `HarDNet`.
 
     Args:
-      num_classes: size of the logits.
-      depth: one of `VARIANTS`, whose numbers stand for those below that are not given.
-      depthwise: whether 3x3 convolutions in blocks are depthwise separable.
+      depth: one of `VARIANTS`, for the numbers below that are not given.
       stage_depths: layers of each block.
       growth_rate: k, or one for each block.
       features: channels behind each block.
@@ -260,65 +200,56 @@ def hardnet(
       multiplier: m.
       topology: name of a pattern, or one for each block.
       topology_args: arguments of the pattern, or one mapping for each block.
-      aggregation: "concat" or "padded_sum".
-      dropout: of features before the classifier.
-      map_dropout: of values before the last 1x1 convolution.
-      dtype: in which to compute.
+      **fields: further fields of `HarDNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    if depth not in VARIANTS:
-        nearest = min(VARIANTS, key=lambda d: abs(d - depth))
-        raise UserError(f"no HarDNet of depth {depth}; allowed: {[*VARIANTS]}, nearest {nearest}")
-    check_aggregation(aggregation, ("concat", "padded_sum"), "the layers have several widths")
-    given = {
-        "stage_depths": stage_depths,
-        "growth_rate": growth_rate,
-        "features": features,
-        "downsampled": downsampled,
-        "stem_features": stem_features,
-        "multiplier": multiplier,
-    }
-    numbers = VARIANTS[depth]._replace(**{k: v for k, v in given.items() if v is not None})
-    blocks = len(numbers.stage_depths)
-    growth_rates = per_stage("growth_rate", numbers.growth_rate, blocks)
-    widths = per_stage("features", numbers.features, blocks)
-    stem = per_stage("stem_features", numbers.stem_features, 2)
+    stage_depths, growth_rate, features, downsampled, stem_features, multiplier = given_or(
+        known_depth(depth, VARIANTS),
+        *(stage_depths, growth_rate, features, downsampled, stem_features, multiplier),
+    )
+    blocks = len(stage_depths)
+    growth_rates = per_stage("growth_rate", growth_rate, blocks)
+    widths = per_stage("features", features, blocks)
+    stem = per_stage("stem_features", stem_features, 2)
     for name, values in (("growth_rate", growth_rates), ("features", widths), ("stem", stem)):
         for value in values:
             check_whole_number(name, value, 1)
-    check_number("multiplier", numbers.multiplier, 1, 4)
-    check_number("dropout", dropout, 0, 0.99)
-    check_number("map_dropout", map_dropout, 0, 0.99)
-    return HarDNet(
-        num_classes=num_classes,
-        topologies=stage_topologies(topology, topology_args, numbers.stage_depths),
+    check_number("multiplier", multiplier, 1, 4)
+    network = HarDNet(
+        topologies=stage_topologies(topology, topology_args, stage_depths),
         growth_rates=growth_rates,
         features=widths,
-        downsampled=per_stage("downsampled", numbers.downsampled, blocks),
+        downsampled=per_stage("downsampled", downsampled, blocks),
         stem_features=stem,
-        multiplier=numbers.multiplier,
-        depthwise=depthwise,
-        aggregation=aggregation,
-        dropout=dropout,
-        map_dropout=map_dropout,
-        dtype=dtype,
+        multiplier=multiplier,
+        **fields,
     )
+    because = "the layers have several widths"
+    check_aggregation(network.aggregation, ("concat", "padded_sum"), because)
+    check_number("dropout", network.dropout, 0, 0.99)
+    check_number("map_dropout", network.map_dropout, 0, 0.99)
+    return network
 
+
+# By depth: layers, k, channels behind and whether to halve behind each block; stem; m.
+# fmt: off
+VARIANTS = {
+    39: ((4, 16, 8, 4), (16, 20, 64, 160), (96, 320, 640, 1024),
+         (True, True, True, False), (24, 48), 1.6),
+    68: ((8, 16, 16, 16, 4), (14, 16, 20, 40, 160), (128, 256, 320, 640, 1024),
+         (True, False, True, True, False), (32, 64), 1.7),
+    85: ((8, 16, 16, 16, 16, 4), (24, 24, 28, 36, 48, 256), (192, 256, 320, 480, 720, 1280),
+         (True, False, True, False, True, False), (48, 96), 1.7),
+}
+# fmt: on
 
 register_family(
     "hardnet",
     hardnet,
     pattern=r"hardnet(?P<depth>\d+)(?P<depthwise>ds)?",
     paper="HarDNet: A Low Memory Traffic Network, ICCV 2019, arXiv 1909.00948",
-    printed={
-        "hardnet68": Printed("README", "17.6M", {"imagenet2012": 23.5}, "4.3G", "4.25G here"),
-        "hardnet85": Printed("README", "36.7M", {"imagenet2012": 22.0}, "9.1G"),
-        "hardnet39ds": Printed("README", "3.5M", {"imagenet2012": 27.9}, "0.44G", "0.43G here"),
-        "hardnet68ds": Printed("README", "4.2M", {"imagenet2012": 25.7}, "0.8G"),
-    },
     parse={"depthwise": lambda text: text == "ds"},
-    input_shape=(224, 224, 3),
-    num_classes=1000,
+    **IMAGENET,
 )

@@ -26,6 +26,7 @@ the stages and before the classifier, is 0 unless asked for.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,11 +40,11 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 
 HEAD_FEATURES = 100
 
-# The "xavier" of Caffe, which looks at the fan-in only.
+# Caffe's "xavier", which depends on the fan-in only.
 _kernel_init = nn.initializers.lecun_uniform()
 
 
@@ -52,7 +53,7 @@ class HighwayLayer(nn.Module):
 
     Attributes:
       features: channels of input and output.
-      gate_bias: the bias of T at first; if negative, the layer begins near the identity.
+      gate_bias: initial bias of T; if negative, the layer begins near the identity.
       conv: makes convolutions.
     """
 
@@ -76,13 +77,13 @@ class HighwayNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: of the highway layers of each stage.
+      topologies: topology of the highway layers of each stage.
       widths: channels of each stage.
-      gate_bias: bias of the gates at first.
-      aggregation: of what the gate carries, "sum" or "mean".
+      gate_bias: initial bias of the gates.
+      aggregation: "sum" or "mean", of the outputs that the gate carries.
       dropout: probability of dropping a value of the images, between stages and before the head.
-      dtype: in which to compute.
-      execution: of the stages.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -98,7 +99,7 @@ class HighwayNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints.
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints.
 
         The endpoint `stem` is the output of the first convolution.
         """
@@ -113,10 +114,9 @@ class HighwayNet(nn.Module):
                 x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))
             x = nn.relu(plain(width, 3, name=f"stage{i}_opening")(x))
             endpoints.setdefault("stem", x)
-            unit = partial(HighwayLayer, width, self.gate_bias, conv)
             x = Stage(
                 topology,
-                unit=lambda layer, name, unit=unit: unit(name=name),
+                unit=partial(HighwayLayer, width, self.gate_bias, conv),
                 aggregation=self.aggregation,
                 shortcuts=True,
                 execution=self.execution,
@@ -138,37 +138,27 @@ class HighwayNet(nn.Module):
 
 def highway(
     *,
-    num_classes: int,
     depth: int | None = None,
     stage_depths: Sequence[int] | None = None,
     widths: int | Sequence[int] = (32, 80, 128),
-    gate_bias: float = -2.0,
     topology: str | Sequence[str] = "plain",
     topology_args: TopologyArgs = None,
-    aggregation: str = "sum",
-    dropout: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> HighwayNet:
-    """Builds a network of this file.
+    """Build a `HighwayNet`.
 
     Args:
-      num_classes: size of the logits.
       depth: layers of the stages, the 1x1 convolution and the classifier; needed without
-        `stage_depths`. The stages get equally many, the later ones those that remain.
+        `stage_depths`. The stages get equally many layers, the later ones the remaining layers.
       stage_depths: layers of each stage, the first of which is an ordinary convolution.
       widths: channels of each stage.
-      gate_bias: bias of the gates at first.
-      topology: whose outputs the gates carry, or one for each stage.
+      topology: pattern of the outputs that the gates carry, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: of the outputs that the gates carry, "sum" or "mean".
-      dropout: see `HighwayNet`.
-      dtype: in which to compute.
+      **fields: further fields of `HighwayNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    because = "it would widen what a gate carries, which is added to what a layer computes"
-    check_aggregation(aggregation, ("sum", "mean"), because)
     if stage_depths is None:
         if depth is None:
             raise UserError("a network needs the argument 'depth', or 'stage_depths'")
@@ -179,17 +169,14 @@ def highway(
     features = per_stage("widths", widths, len(stage_depths))
     for width in features:
         check_whole_number("widths", width, 1)
-    check_number("gate_bias", gate_bias, -100, 100)
-    check_number("dropout", dropout, 0, 0.99)
-    return HighwayNet(
-        num_classes,
-        stage_topologies(topology, topology_args, [n - 1 for n in stage_depths], shortcuts=True),
-        features,
-        gate_bias=gate_bias,
-        aggregation=aggregation,
-        dropout=dropout,
-        dtype=dtype,
-    )
+    depths = [n - 1 for n in stage_depths]
+    topologies = stage_topologies(topology, topology_args, depths, shortcuts=True)
+    network = HighwayNet(topologies=topologies, widths=features, **fields)
+    because = "it would widen what a gate carries, which is added to what a layer computes"
+    check_aggregation(network.aggregation, ("sum", "mean"), because)
+    check_number("gate_bias", network.gate_bias, -100, 100)
+    check_number("dropout", network.dropout, 0, 0.99)
+    return network
 
 
 register_family(
@@ -197,5 +184,4 @@ register_family(
     highway,
     pattern=r"highway(?P<depth>\d+)",
     paper="Training Very Deep Networks, NeurIPS 2015, arXiv 1507.06228",
-    printed={"highway19": Printed("Table 2", "2.3M", {"cifar10": 7.54})},
 )

@@ -9,29 +9,25 @@ Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002.
      |           |     '-----------+ 2            layer 5 reads 4, 3, 1
      |     '-----------------------+ 4
 
-It is `SparseNet` under the topology `log_dense`, with base 2 but for the numbering the same as its
-own; a base below two (`topology_args={"base": 1.5}`) reads more, up to the DenseNet. F_l is
-BN-ReLU-conv3x3(k), theta is 1, and the stem has 2k channels, as in the authors' code; with
-`log_densenet_bc` it has the bottleneck and theta = 0.5.
+The network is `SparseNet` under the topology `log_dense`. With base 2 the topology is SparseNet's
+own, but for the numbering; a base below two (`topology_args={"base": 1.5}`) reads more outputs, up
+to the DenseNet. F_l is BN-ReLU-conv3x3(k), theta is 1, and the stem has 2k channels, as in the
+authors' code; `log_densenet_bc` has the bottleneck and theta = 0.5.
 
-Where the paper and this network differ: in the paper links lead across the ends of stages, and an
-output that is read at the next resolution gets there by a transition of its own. Here they end with
-their stage, as in SparseNet, and a transition takes the aggregate.
+The paper differs: its links cross the ends of stages, and an output that is read at the next
+resolution gets there by a transition of its own. Here links end with their stage, as in SparseNet,
+and a transition takes the aggregate.
 """
 
 from functools import partial
 
 from aggnets_jax.models.registry import register_family
-from aggnets_jax.models.sparsenet import sparsenet
+from aggnets_jax.models.sparsenet import BC, NUMBERS, sparsenet
 
-for _name, _fields in [
-    ("log_densenet", {"bottleneck": False, "compression": 1.0}),
-    ("log_densenet_bc", {"bottleneck": True, "compression": 0.5}),
-]:
+for _name, _fields in {"log_densenet": {}, "log_densenet_bc": BC}.items():
     register_family(
         _name,
         partial(sparsenet, topology="log_dense", **_fields),
-        pattern=rf"{_name}(?P<depth>\d+)_k(?P<growth_rate>\d+(?:_\d+)*)",
+        pattern=rf"{_name}(?P<depth>\d+)_k(?P<growth_rate>{NUMBERS})",
         paper="Log-DenseNet: How to Sparsify a DenseNet, arXiv 1711.00002",
-        printed={},
     )

@@ -18,22 +18,20 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, make_topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.pyramid_blocks import Block
 from aggnets_jax.layers.residual_blocks import EXPANSION, Bottleneck
 from aggnets_jax.models.micro_dense import stage_blocks, stepped_widths
 from aggnets_jax.models.pyramidnet import (
-    Block,
     PyramidNet,
-    checked_shortcut_aggregation,
+    checked,
     make_shortcut_topologies,
 )
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 from aggnets_jax.models.res2net import Res2Block
 
 
@@ -43,7 +41,7 @@ class ResNeXtBlock(Block):
 
     Attributes:
       cardinality: groups.
-      base_width: channels of a group where the block puts out 64; proportional elsewhere.
+      base_width: channels of a group in a block of 64 channels; proportional elsewhere.
     """
 
     cardinality: int
@@ -61,8 +59,8 @@ class Res2NetBlock(Block):
     """Makes bottlenecks with scales.
 
     Attributes:
-      base_width: channels of a scale where the block puts out 64; proportional elsewhere.
-      topology: of the scales, one less than there are splits.
+      base_width: channels of a scale in a block of 64 channels; proportional elsewhere.
+      topology: topology of the scales, one less than there are splits.
     """
 
     base_width: int
@@ -71,7 +69,7 @@ class Res2NetBlock(Block):
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
-        """The one within a block."""
+        """The topology within a block."""
         return (self.topology,)
 
     def __call__(self, features: int, **arguments: Any) -> nn.Module:
@@ -83,13 +81,12 @@ class Res2NetBlock(Block):
 
 
 def _quarter(features: int, base_width: int) -> tuple[int, int]:
-    """Width and base width by which those bottlenecks count, a quarter of what they put out."""
+    """Return the width and base width of a bottleneck with so many output channels."""
     return features // EXPANSION, base_width * EXPANSION
 
 
 def stepped_network(
     *,
-    num_classes: int,
     depth: int,
     widths: Sequence[int],
     base_width: int,
@@ -97,23 +94,20 @@ def stepped_network(
     scale: int | None = None,
     topology: str | Sequence[str] = "plain",
     topology_args: TopologyArgs = None,
-    aggregation: str = "padded_sum",
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> PyramidNet:
-    """Builds a network of this file from the numbers in its name.
+    """Build a network of this file from the numbers in its name.
 
     Args:
-      num_classes: size of the logits.
       depth: blocks, a third of them in each stage.
       widths: channels of each stage, multiples of 4.
-      base_width: channels of a group or scale where the block puts out 64; proportional elsewhere.
+      base_width: channels of a group or scale in a block of 64 channels; proportional elsewhere.
       cardinality: groups of the 3x3 convolutions of a ResNeXt.
-      scale: in its place, splits of a Res2Net.
-      topology: which outputs a block adds to what it computes, one pattern or one for each stage;
-        "plain" is the identity shortcut.
+      scale: splits of a Res2Net, in the place of `cardinality`.
+      topology: pattern of the outputs that are added to a block, or one for each stage; "plain" is
+        the identity shortcut.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: of those outputs, see `pyramidnet`.
-      dtype: in which to compute.
+      **fields: further fields of `PyramidNet`.
 
     Raises:
       UserError: for numbers that fit no network.
@@ -131,43 +125,29 @@ def stepped_network(
     stem_features, all_widths = stepped_widths(widths, blocks)
     if any(width % EXPANSION for width in all_widths):
         raise UserError(f"widths must be multiples of {EXPANSION}, got {tuple(widths)}")
-    return PyramidNet(
-        num_classes=num_classes,
-        shortcut_topologies=make_shortcut_topologies(topology, topology_args, blocks),
-        widths=all_widths,
-        stem_features=stem_features,
-        block=block,
-        aggregation=checked_shortcut_aggregation(aggregation),
-        dtype=dtype,
+    return checked(
+        PyramidNet(
+            shortcut_topologies=make_shortcut_topologies(topology, topology_args, blocks),
+            widths=all_widths,
+            stem_features=stem_features,
+            block=block,
+            **fields,
+        )
     )
 
 
-_WIDTHS = r"_w(?P<widths>\d+(?:_\d+)+)"
-
-for _name, _numbers, _row, _errors, _paper in [
+for _name, _pattern, _paper in [
     (
         "resnext_stepped",
         r"resnext(?P<depth>\d+)_(?P<cardinality>\d+)x(?P<base_width>\d+)d",
-        "resnext54_16x2d_w64_128_256",
-        {"cifar10": 3.70, "cifar100": 20.95},
         "Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017, arXiv 1611.05431",
     ),
     (
         "res2net_stepped",
         r"res2net(?P<depth>\d+)_(?P<base_width>\d+)w_(?P<scale>\d+)s",
-        "res2net54_2w_16s_w64_128_256",
-        {"cifar10": 3.49, "cifar100": 20.45},
         "Res2Net: A New Multi-scale Backbone Architecture, IEEE TPAMI 2021, arXiv 1904.01169",
     ),
 ]:
     register_family(
-        _name,
-        stepped_network,
-        pattern=_numbers + _WIDTHS,
-        paper=_paper,
-        printed={
-            _row: Printed(
-                "Micro-Dense, Table 6", "1.8M", _errors, "0.26G", "which one is not given there"
-            )
-        },
+        _name, stepped_network, pattern=rf"{_pattern}_w(?P<widths>\d+(?:_\d+)+)", paper=_paper
     )

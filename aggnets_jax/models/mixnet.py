@@ -20,25 +20,26 @@ channels, and max(2 k2, k1). Sizes on CIFAR are those of heads with 10 classes.
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
+from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, Mixed, check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
-from aggnets_jax.models.sparsenet import DenseLayer, Transition
+from aggnets_jax.layers.dense_layers import DenseLayer, Transition
+from aggnets_jax.models.registry import IMAGENET, register_family
 
 
 class MixedLayer(nn.Module):
-    """The unit: what is added to the channels before it, and what is appended.
+    """The unit: an inner link, which is added, and an outer link, which is appended.
 
     Attributes:
       k1: channels of the inner link.
@@ -63,7 +64,7 @@ class MixNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each stage.
+      topologies: topology of each stage.
       k1: channels of the inner links.
       k2: channels of the outer links.
       stem_features: channels of the stem.
@@ -72,8 +73,8 @@ class MixNet(nn.Module):
         k1 + k2 channels.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
       dropout: probability of dropping a channel after each convolution of a layer.
-      dtype: in which to compute.
-      execution: of the stages.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -92,7 +93,7 @@ class MixNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         dropout = partial(common.channel_dropout, self.dropout, train=train)
@@ -113,11 +114,11 @@ class MixNet(nn.Module):
         for i, topology in enumerate(self.topologies, start=1):
             if i > 1:
                 name = f"transition{i - 1}"
-                # With less than k1 the next inner link could not add all of its channels.
+                # With less than k1 channels the next inner link could not add all of its own.
                 x = Transition(self.compression, norm, conv, self.k1, name=name)(x)
             x = Stage(
                 topology,
-                unit=lambda layer, name: MixedLayer(self.k1, self.k2, bottleneck, name=name),
+                unit=partial(MixedLayer, self.k1, self.k2, bottleneck),
                 aggregation=partial(Mixed, self.k1) if mixed else self.aggregation,
                 projection=None if widens else partial(conv, self.k1 + self.k2, 1),
                 preactivated=True,
@@ -131,17 +132,8 @@ class MixNet(nn.Module):
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
 
-# Layers of each stage, and k1 = k2.
-IMAGENET: dict[int, tuple[tuple[int, ...], int]] = {
-    105: ((6, 12, 20, 12), 32),
-    121: ((6, 12, 24, 16), 40),
-    141: ((6, 12, 30, 20), 48),
-}
-
-
 def mixnet(
     *,
-    num_classes: int,
     depth: int | None = None,
     k1: int | None = None,
     k2: int | None = None,
@@ -149,16 +141,12 @@ def mixnet(
     topology_args: TopologyArgs = None,
     stage_depths: Sequence[int] | None = None,
     stem_features: int | None = None,
-    compression: float = 0.5,
-    aggregation: str = "mixed",
     imagenet_stem: bool = False,
-    dropout: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> MixNet:
-    """Builds a network of this file.
+    """Build a `MixNet`.
 
     Args:
-      num_classes: size of the logits.
       depth: convolutions on the longest path, and the classifier; needed without `stage_depths`.
       k1: channels of the inner links; default with `imagenet_stem` from `depth`.
       k2: channels of the outer links; likewise.
@@ -166,20 +154,16 @@ def mixnet(
       topology_args: arguments of the pattern, or one mapping for each stage.
       stage_depths: layers of each stage; default from `depth`.
       stem_features: default the larger of 2 k2 and k1.
-      compression: theta.
-      aggregation: "mixed", "concat", "sum" or "mean".
       imagenet_stem: whether for large images.
-      dropout: of channels.
-      dtype: in which to compute.
+      **fields: further fields of `MixNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    check_aggregation(aggregation, ("mixed", "concat", "sum", "mean"))
     if stage_depths is None:
         stage_depths = _stage_depths(depth, imagenet_stem)
-    if imagenet_stem and depth in IMAGENET:
-        k1, k2 = (IMAGENET[depth][1] if k is None else k for k in (k1, k2))
+    if imagenet_stem and depth in IMAGENET_DEPTHS:
+        k1, k2 = (IMAGENET_DEPTHS[depth][1] if k is None else k for k in (k1, k2))
     for name, k in (("k1", k1), ("k2", k2)):
         if k is None:
             raise UserError(f"a network needs the argument {name!r}")
@@ -189,56 +173,48 @@ def mixnet(
     if stem_features is None:
         stem_features = max(2 * k2, k1)
     check_whole_number("stem_features", stem_features, 1)
-    check_number("compression", compression, 0.01, 1)
-    check_number("dropout", dropout, 0, 0.99)
-    return MixNet(
-        num_classes,
-        stage_topologies(topology, topology_args, stage_depths),
-        k1,
-        k2,
-        stem_features,
-        compression=compression,
-        aggregation=aggregation,
+    network = MixNet(
+        topologies=stage_topologies(topology, topology_args, stage_depths),
+        k1=k1,
+        k2=k2,
+        stem_features=stem_features,
         imagenet_stem=imagenet_stem,
-        dropout=dropout,
-        dtype=dtype,
+        **fields,
     )
+    check_aggregation(network.aggregation, ("mixed", "concat", "sum", "mean"))
+    check_number("compression", network.compression, 0.01, 1)
+    check_number("dropout", network.dropout, 0, 0.99)
+    return network
+
+
+# Layers of each stage, and k1 = k2.
+IMAGENET_DEPTHS: dict[int, tuple[tuple[int, ...], int]] = {
+    105: ((6, 12, 20, 12), 32),
+    121: ((6, 12, 24, 16), 40),
+    141: ((6, 12, 30, 20), 48),
+}
 
 
 def _stage_depths(depth: int | None, imagenet_stem: bool) -> tuple[int, ...]:
+    """Return the layers of each stage."""
     if depth is None:
         raise UserError("a network needs the argument 'depth', or 'stage_depths'")
     if imagenet_stem:
-        if depth not in IMAGENET:
-            raise UserError(f"no ImageNet network of depth {depth}; allowed: {[*IMAGENET]}")
-        return IMAGENET[depth][0]
-    n = layers_in_depth(depth, 6, 4)
-    return (n, n, n)
+        return known_depth(depth, IMAGENET_DEPTHS)[0]
+    return (layers_in_depth(depth, 6, 4),) * 3
 
 
-_PAPER = "Mixed Link Networks, IJCAI 2018, arXiv 1802.01808"
+_K = r"_k(?P<k1>\d+)_(?P<k2>\d+)"
 
-register_family(
-    "mixnet_imagenet",
-    partial(mixnet, imagenet_stem=True),
-    pattern=r"mixnet(?P<depth>105|121|141)(?:_k(?P<k1>\d+)_(?P<k2>\d+))?",
-    paper=_PAPER,
-    printed={
-        "mixnet105": Printed("README, ImageNet", "11.16M", {"imagenet2012": 23.3}),
-        "mixnet121": Printed("README, ImageNet", "21.86M", {"imagenet2012": 21.9}),
-        "mixnet141": Printed("README, ImageNet", "41.07M", {"imagenet2012": 20.4}),
-    },
-    input_shape=(224, 224, 3),
-    num_classes=1000,
-)
-register_family(
-    "mixnet",
-    mixnet,
-    pattern=r"mixnet(?P<depth>\d+)_k(?P<k1>\d+)_(?P<k2>\d+)",
-    paper=_PAPER,
-    printed={
-        "mixnet100_k12_12": Printed("README, CIFAR", "1.5M", {"cifar10": 4.19, "cifar100": 21.12}),
-        "mixnet250_k24_24": Printed("README, CIFAR", "29.0M", {"cifar10": 3.32, "cifar100": 17.06}),
-        "mixnet190_k40_40": Printed("README, CIFAR", "48.5M", {"cifar10": 3.13, "cifar100": 16.96}),
-    },
-)
+# ImageNet comes first: mixnet105 is a network of ImageNet.
+for _name, _pattern, _imagenet_stem, _registered in [
+    ("mixnet_imagenet", rf"mixnet(?P<depth>105|121|141)(?:{_K})?", True, IMAGENET),
+    ("mixnet", rf"mixnet(?P<depth>\d+){_K}", False, {}),
+]:
+    register_family(
+        _name,
+        partial(mixnet, imagenet_stem=_imagenet_stem),
+        pattern=_pattern,
+        paper="Mixed Link Networks, IJCAI 2018, arXiv 1802.01808",
+        **_registered,
+    )

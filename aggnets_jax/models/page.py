@@ -1,11 +1,14 @@
 """The page of all networks: `aggnets models --page > docs/models.md`."""
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from aggnets_jax.models.flops import multiply_adds
+from aggnets_jax.models.papers import Printed
 from aggnets_jax.models.registry import (
     find_family,
     list_families,
@@ -18,8 +21,9 @@ _HEAD = """# All networks
 Made by `aggnets models --page > docs/models.md`.
 
 Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
-and linear layers for one image, FLOPs what the network's paper counts (`aggnets_jax.models.flops`);
-links those inside the stages. Errors are the top-1 errors in percent that the paper prints.
+and linear layers for one image, FLOPs as the network's paper counts (`aggnets_jax.models.flops`);
+links the links inside the stages. Printed are the numbers of a paper's table: parameters, FLOPs and
+top-1 errors in percent (`aggnets_jax/models/papers.csv`).
 
 ## Families
 
@@ -31,7 +35,7 @@ is a choice.
 |---|---|---|
 """
 
-_COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "note")
+_COLUMNS = ("network", "parameters", "MACs", "FLOPs", "links", "printed", "remark")
 _DATA_SETS = {"cifar10": "C10", "cifar100": "C100", "imagenet2012": "ImageNet"}
 
 
@@ -43,21 +47,22 @@ def facts(name: str) -> dict[str, str]:
     if info.num_classes == 10:
         # A classifier has as many weights and one bias for each class.
         heads[100] = info.params + 9 * info.parts["classifier"].params
-    figures = note = ""
-    if printed := info.printed:
-        errors = [f"{_DATA_SETS.get(k, k)} {error:g}" for k, error in printed.error.items()]
-        numbers = [printed.params, printed.flops and f"{printed.flops} FLOPs", *errors]
-        figures = f"{printed.table}: {', '.join(filter(None, numbers))}".removesuffix(": ")
-        note = printed.note or ""
     return {
         "network": name,
         "parameters": " / ".join(f"{number:,} ({classes})" for classes, number in heads.items()),
         "MACs": f"{info.macs:,}",
         "FLOPs": f"{flops / 1e9:.3f}G",
         "links": f"{info.links:,}",
-        "printed": figures,
-        "note": note,
+        "printed": _figures(info.printed) if info.printed else "",
+        "remark": info.printed.remark if info.printed else "",
     }
+
+
+def _figures(printed: Printed) -> str:
+    """Return the numbers that a paper prints about a network."""
+    errors = [f"{_DATA_SETS[data]} {error:g}" for data, error in printed.error.items()]
+    numbers = [printed.params, printed.flops and f"{printed.flops} FLOPs", *errors]
+    return f"{printed.source}: {', '.join(filter(None, numbers))}".removesuffix(": ")
 
 
 def row(name: str) -> str:
@@ -66,13 +71,13 @@ def row(name: str) -> str:
 
 
 def family_row(name: str) -> str:
-    """A family's line: its name, the pattern of its networks' names, and where it comes from."""
+    """Return a family's line: its name, the pattern of its networks' names, and its paper."""
     family = find_family(name)
     return f"| `{name}` | `{_readable(family.pattern.pattern)}` | {family.paper} |"
 
 
 def _readable(pattern: str) -> str:
-    """A regular expression of names as `densenet{depth}[_k{growth_rate}]`."""
+    """Return a regular expression in the form `densenet{depth}[_k{growth_rate}]`."""
     for found, written in [
         (r"\(\?P<(\w+)>\\d[^()]*(\([^()]*\)[^()]*)*\)", r"{\1}"),  # numbers
         (r"\(\?(?:P<\w+>|:)", "("),  # other groups
@@ -84,7 +89,7 @@ def _readable(pattern: str) -> str:
 
 
 def page(rows: dict[str, str]) -> str:
-    """The whole page from the lines of all networks."""
+    """Return the whole page from the lines of all networks."""
     parts = [_HEAD + "\n".join([*map(family_row, list_families()), ""])]
     families = {name: find_family(name) for name in rows}
     names = sorted(rows, key=lambda name: (families[name].name, name))
@@ -102,10 +107,10 @@ class Row(NamedTuple):
     """A network's line of the table, read back.
 
     Attributes:
-      line: whole.
+      line: whole line.
       params: trainable scalars, by the number of classes.
-      macs: for one image, with the fewest classes of these.
-      flops: as the network's paper counts them.
+      macs: multiply-adds for one image, with the fewest classes of `params`.
+      flops: FLOPs in the convention of the network's paper.
     """
 
     line: str
@@ -114,24 +119,29 @@ class Row(NamedTuple):
     flops: float
 
     def macs_with(self, classes: int) -> int:
-        """Those with another head, from what the heads differ in."""
+        """Return the multiply-adds with another head, from the sizes of the heads."""
         if classes not in self.params:
             raise KeyError(classes)
         features = (self.params[100] - self.params[10]) // 90 - 1 if 10 in self.params else 0
         return self.macs + features * (classes - min(self.params))
 
 
-def read(text: str) -> dict[str, Row]:
-    """The rows of a page, by network."""
-    rows = {}
-    for line in text.splitlines():
+@functools.cache
+def rows() -> dict[str, Row]:
+    """Return the rows of docs/models.md, by network; none if the file is not there.
+
+    Counting all of them takes minutes, reading them no time. The tests compare both.
+    """
+    file = Path(__file__).parents[2] / "docs" / "models.md"
+    found = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         if line.startswith("| `") and line.count(" | ") > 3:  # families have fewer columns
             _, name, params, macs, flops, *_ = (cell.strip() for cell in line.split("|"))
             heads = re.findall(r"([\d,]+) \((\d+)\)", params)
-            rows[name.strip("`")] = Row(
+            found[name.strip("`")] = Row(
                 line,
                 {int(classes): int(number.replace(",", "")) for number, classes in heads},
                 int(macs.replace(",", "")),
                 float(flops.removesuffix("G")) * 1e9,
             )
-    return rows
+    return found

@@ -17,6 +17,7 @@ Where the paper and the counts differ: Table 3's column is CIFAR-100, its parame
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 
 EXPANSION = 4
 
@@ -39,7 +40,7 @@ class PreActBottleneck(nn.Module):
 
     Attributes:
       width: w.
-      stride: of the 3x3 convolution.
+      stride: stride of the 3x3 convolution.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """
@@ -64,12 +65,12 @@ class PreActResNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: one for each stage.
+      topologies: topology of each stage.
       aggregation: "sum", or "mean" or "concat".
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
-      dtype: in which to compute.
-      execution: of the stages.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -83,7 +84,7 @@ class PreActResNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         blocks = sum(topology.depth for topology in self.topologies)
@@ -112,7 +113,7 @@ class PreActResNet(nn.Module):
                 projection=partial(projection, EXPANSION * width, 1, stride=stride),
                 preactivated=True,
                 train=train,
-                # The first has the stride; with stochastic depth each has a rate of its own.
+                # The first layer has the stride; with stochastic depth each has its own rate.
                 kind=lambda layer: layer if self.stochastic_depth else layer == 1,
                 execution=self.execution,
                 name=f"stage{i + 1}",
@@ -126,58 +127,45 @@ class PreActResNet(nn.Module):
 
 def preact_resnet(
     *,
-    num_classes: int,
     depth: int,
     topology: str | Sequence[str],
     topology_args: TopologyArgs = None,
-    aggregation: str = "sum",
-    stochastic_depth: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> PreActResNet:
-    """Builds a network of this file.
+    """Build a `PreActResNet`.
 
     Args:
-      num_classes: size of the logits.
       depth: 9n + 2: three stages of n bottlenecks, the stem and the classifier.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: see `PreActResNet`, as the next.
-      stochastic_depth: of blocks.
-      dtype: in which to compute.
+      **fields: further fields of `PreActResNet`.
 
     Raises:
-      UserError: for a depth that is not 9n + 2.
+      UserError: for a depth that is not 9n + 2, and other numbers that fit no network.
     """
-    check_aggregation(aggregation)
-    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
-    n = layers_in_depth(depth, 9, 2)
-    topologies = stage_topologies(topology, topology_args, (n, n, n))
-    return PreActResNet(num_classes, topologies, aggregation, stochastic_depth, dtype)
+    depths = (layers_in_depth(depth, 9, 2),) * 3
+    topologies = stage_topologies(topology, topology_args, depths)
+    network = PreActResNet(topologies=topologies, **fields)
+    check_aggregation(network.aggregation)
+    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    return network
 
 
-def _printed(name: str, errors: dict[int, float]) -> dict[str, Printed]:
-    params = {56: "0.59M", 110: "1.15M", 200: "2.07M", 1001: "10.33M", 2000: "20.62M"}
-    return {
-        f"{name}{depth}": Printed("Table 3", params[depth], {"cifar100": error})
-        for depth, error in errors.items()
-    }
-
-
-register_family(
-    "preact_resnet",
-    partial(preact_resnet, topology="dense"),
-    pattern=r"preact_resnet(?P<depth>\d+)",
-    paper="Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027",
-    printed=_printed(
-        "preact_resnet", {56: 27.00, 110: 24.70, 200: 23.10, 1001: 21.42, 2000: 22.76}
+for _name, _topology, _paper in [
+    (
+        "preact_resnet",
+        "dense",
+        "Identity Mappings in Deep Residual Networks, ECCV 2016, arXiv 1603.05027",
     ),
-)
-register_family(
-    "sparsenet_sum",
-    partial(preact_resnet, topology="sparse"),
-    pattern=r"sparsenet_sum(?P<depth>\d+)",
-    paper="Sparsely Aggregated Convolutional Networks, ECCV 2018, arXiv 1801.05895",
-    printed=_printed(
-        "sparsenet_sum", {56: 27.70, 110: 26.10, 200: 25.77, 1001: 22.10, 2000: 21.01}
+    (
+        "sparsenet_sum",
+        "sparse",
+        "Sparsely Aggregated Convolutional Networks, ECCV 2018, arXiv 1801.05895",
     ),
-)
+]:
+    register_family(
+        _name,
+        partial(preact_resnet, topology=_topology),
+        pattern=rf"{_name}(?P<depth>\d+)",
+        paper=_paper,
+    )

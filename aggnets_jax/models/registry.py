@@ -1,15 +1,17 @@
 """Networks by name: `create_model`, `list_models`, `model_info`.
 
-A family is a function that builds a network from keyword arguments. Names such as
-`sparsenet_bc100_k24` are parsed by the family's pattern into some of them, so that every depth and
-growth rate that a family admits has a name; the networks of the papers' tables are the ones listed.
+A family is a function that builds networks from keyword arguments. The family's pattern parses some
+of them from names such as `sparsenet_bc100_k24`, so every depth and growth rate that a family
+admits has a name. Listed are the networks of the papers' tables.
 """
 
 import dataclasses
 import fnmatch
+import inspect
 import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,29 +22,18 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models import papers
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
 
-# How any network is computed, which is no matter of its family.
+# Arguments of every family: how a network is computed, not what it computes.
 EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))
 
+# Arguments of `register_family` for networks of the ImageNet size.
+IMAGENET = {"input_shape": (224, 224, 3), "num_classes": 1000}
 
-@dataclasses.dataclass(frozen=True)
-class Printed:
-    """What a paper prints about a network.
-
-    Attributes:
-      table: of the paper.
-      params: as printed, such as "1.5M", or None.
-      error: top-1 error in percent by data set, "cifar10" with standard augmentation and so on.
-      flops: as printed, in the paper's own convention, or None.
-      note: where the print and the network differ.
-    """
-
-    table: str
-    params: str | None = None
-    error: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    flops: str | None = None
-    note: str | None = None
+# Largest depth, width, number of classes, or other number that a network is built from.
+MAX_NUMBER = 999_999
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +41,16 @@ class Family:
     """Networks that differ in numbers only.
 
     Attributes:
-      name: such as "sparsenet_bc".
-      build: makes the module from `num_classes` and further keyword arguments.
-      pattern: of the names; its groups are keyword arguments of `build`.
-      parse: what makes an argument of the text of a group; where it says nothing, a whole number,
-        a tuple of them if they are joined by "_", or the text itself.
-      paper: where the family comes from.
-      input_shape: (height, width, channels) that the counts are for.
-      num_classes: the default head.
-      flops: how the paper counts them.
+      name: name of the family, such as "sparsenet_bc".
+      build: function that makes the module from `num_classes` and further keyword arguments; see
+        `_arguments` for its `**fields`.
+      pattern: pattern of the networks' names; its groups are keyword arguments of `build`.
+      parse: functions that make an argument of a group's text. By default the argument is a whole
+        number, a tuple of whole numbers that are joined by "_", or the text itself.
+      paper: paper of the family.
+      input_shape: (height, width, channels) of the images that the counts are for.
+      num_classes: default number of classes.
+      flops: the paper's convention for counting FLOPs.
     """
 
     name: str
@@ -73,20 +65,20 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """What is known of a network without running it.
+    """Facts about a network that are known without running it.
 
     Attributes:
-      name: as asked for.
-      family: that it belongs to.
-      input_shape: (height, width, channels) that the MACs are for.
+      name: name of the network, as asked for.
+      family: name of its family.
+      input_shape: (height, width, channels) of the images that the MACs are for.
       num_classes: size of the logits.
       params: trainable scalars.
       macs: multiply-adds of convolutions and linear layers for one image.
-      parts: both by the part of the network, in the order of computation.
-      links: of all stages, without those of the stages' outputs (SparseNet, eq. 4).
-      paper: where the network comes from.
-      table: of the paper, or None.
-      printed: what the paper prints, or None.
+      parts: parameters and MACs of each part of the network, in the order of computation.
+      links: links of all stages, without the links of the stages' outputs (SparseNet, eq. 4).
+      paper: paper of the family.
+      table: table of the paper that prints the network, or None.
+      printed: the paper's row about the network, or None.
     """
 
     name: str
@@ -99,15 +91,10 @@ class ModelInfo:
     links: int
     paper: str
     table: str | None
-    printed: Printed | None
+    printed: papers.Printed | None
 
-
-# Of a whole number that a network is built from, such as its depth, a width or its classes.
-MAX_NUMBER = 999_999
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 _FAMILIES: dict[str, Family] = {}
-_PRINTED: dict[str, Printed] = {}
 
 
 def register_family(
@@ -116,21 +103,49 @@ def register_family(
     *,
     pattern: str,
     paper: str,
-    printed: Mapping[str, Printed],
     parse: Mapping[str, Callable[[str], Any]] | None = None,
     input_shape: tuple[int, int, int] = (32, 32, 3),
     num_classes: int = 10,
     flops: Convention = multiply_adds,
 ) -> None:
-    """Registers a family and networks that are listed, see `Family`.
+    """Register a family; see `Family` for the arguments.
 
-    Of two patterns that match a name the one registered first is taken. Families may share what is
-    printed: a row is a network of the family whose pattern it matches.
+    If two patterns match a name, the family that was registered first has it.
     """
-    regex = re.compile(pattern, re.ASCII)
+    regex, build = re.compile(pattern, re.ASCII), _with_fields(build)
     family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes, flops)
     _FAMILIES[name] = family
-    _PRINTED.update(printed)
+
+
+def _with_fields(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return `build` with all keyword arguments in its signature, in the place of `**fields`."""
+    signature = inspect.signature(build, eval_str=True)
+    build = partial(build)
+    build.__signature__ = signature.replace(
+        parameters=[*_arguments(build.func, signature).values()]
+    )
+    return build
+
+
+def _arguments(build: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
+    """Return the keyword arguments of a function, by name.
+
+    `**fields` stands for `num_classes` and the optional arguments of what the function returns, or
+    of the function that `**fields: Annotated[Any, function]` names.
+    """
+    found = {}
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            found[name] = parameter
+            continue
+        target = (*getattr(parameter.annotation, "__metadata__", ()), signature.return_annotation)[
+            0
+        ]
+        for field, argument in _arguments(target, inspect.signature(target, eval_str=True)).items():
+            optional = argument.default is not argument.empty or field == "num_classes"
+            if optional and field not in {"execution", "parent", "name", *found}:
+                found[field] = argument.replace(kind=argument.KEYWORD_ONLY)
+    return found
 
 
 def _argument(text: str) -> int | tuple[int, ...] | str:
@@ -141,7 +156,7 @@ def _argument(text: str) -> int | tuple[int, ...] | str:
 
 
 def _find(name: str) -> tuple[Family, dict[str, Any]]:
-    """The family of a name and the arguments that the name contains."""
+    """Return the family of a name and the arguments that the name contains."""
     name = str(name)
     if name in _FAMILIES:
         return _FAMILIES[name], {}
@@ -151,11 +166,11 @@ def _find(name: str) -> tuple[Family, dict[str, Any]]:
             for argument, text in found.items():
                 _check_digits(argument, text)
             return family, {k: family.parse.get(k, _argument)(v) for k, v in found.items()}
-    raise unknown("model", name, [*_PRINTED, *_FAMILIES])
+    raise unknown("model", name, [*papers.first_rows(), *_FAMILIES])
 
 
 def _check_digits(argument: str, text: str) -> None:
-    """Before they are parsed, which Python refuses for thousands of digits."""
+    """Check the length of numbers before they are parsed: Python refuses thousands of digits."""
     digits = max(map(len, re.findall(r"\d+", text)), default=0)
     if digits > len(str(MAX_NUMBER)):
         raise UserError(f"{argument!r} has {digits} digits; allowed: at most {MAX_NUMBER}")
@@ -177,7 +192,7 @@ def _check_dtype(dtype: Any) -> None:
 
 
 def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
-    """Returns (height, width, channels) of images.
+    """Return the (height, width, channels) of images.
 
     Raises:
       UserError: unless they are three whole numbers, not too large and at least 1.
@@ -194,15 +209,17 @@ def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def create_model(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
-    """Makes a network.
+    """Make a network.
 
     Args:
-      name: a listed network, any other of a family's pattern (`densenet_bc160_k18`), or a family
-        with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
-      num_classes: size of the logits; default that of the family.
-      **overrides: keyword arguments of the family, such as `topology="windowed"`,
-        `topology_args={"window": 4}`, `aggregation`, `dropout`, `dtype`; and the fields of
-        `Execution`: `remat`, `scan`, `shared_statistics`.
+      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`), or
+        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
+      num_classes: size of the logits; default: the family's.
+      **overrides: keyword arguments of the family, and the fields of `Execution`: `remat`, `scan`,
+        `shared_statistics`. The arguments of a family are those of the function that builds it and
+        the fields with a default of its module. Most families have `topology`, the name of a
+        pattern or one for each stage; `topology_args`, the pattern's arguments or one mapping for
+        each stage, such as `{"window": 4}`; `aggregation`; and `dtype`.
 
     Returns:
       A linen module, `module.apply(variables, images, train=...) -> (logits, endpoints)`.
@@ -215,7 +232,7 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     if num_classes is None:
         num_classes = family.num_classes
     check_whole_number("num_classes", num_classes, 1)
-    how = {name: overrides.pop(name) for name in EXECUTION if name in overrides}
+    execution = {name: overrides.pop(name) for name in EXECUTION if name in overrides}
     arguments = {"num_classes": num_classes, **arguments, **overrides}
     check_arguments(f"model {name!r}", family.build, arguments)
     for argument, value in arguments.items():
@@ -223,15 +240,15 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     if "dtype" in arguments:
         _check_dtype(arguments["dtype"])
     model = family.build(**arguments)
-    return model.clone(execution=Execution(**how)) if how else model
+    return model.clone(execution=Execution(**execution)) if execution else model
 
 
 def create_configured_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
-    """Makes the network of a config.
+    """Make the network of a config.
 
     Args:
-      config: whole; `model` and `dtype` are read.
-      num_classes: that of the data set.
+      config: whole config; `model` and `dtype` are read.
+      num_classes: number of classes of the data set.
 
     Raises:
       UserError: as `create_model`.
@@ -240,48 +257,45 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
 
 
-def find_printed(name: str, /) -> Printed | None:
-    """What a paper prints about a network, if the network is a listed one."""
-    return _PRINTED.get(name)
+def find_printed(name: str, /) -> papers.Printed | None:
+    """Return the paper's row about a network, or None for a network that is not listed."""
+    return papers.first_rows().get(name)
 
 
 def find_family(name: str, /) -> Family:
-    """The family that a network belongs to; raises `UserError` for an unknown name."""
+    """Return the family of a network; raise `UserError` for an unknown name."""
     return _find(name)[0]
 
 
 def input_shape(name: str, /) -> tuple[int, int, int]:
-    """(height, width, channels) of the images that a network's paper gives it."""
+    """Return (height, width, channels) of the images that a network's paper gives it."""
     return _find(name)[0].input_shape
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the networks in the papers' tables, by a shell pattern: `"sparsenet*"`."""
-    return sorted(fnmatch.filter(_PRINTED, pattern))
+    """Return the names of the papers' networks that match a shell pattern such as "sparsenet*"."""
+    return sorted(fnmatch.filter(papers.first_rows(), pattern))
 
 
 def list_families() -> list[str]:
-    """Names of the families, each a function of numbers such as depth and growth rate."""
+    """Return the names of the families, each a function of numbers such as depth and width."""
     return sorted(_FAMILIES)
 
 
 def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -> ModelInfo:
-    """What is known of a network without running it.
+    """Return facts about a network without running it.
 
     Args:
       name: as for `create_model`.
       num_classes: as for `create_model`.
-      **overrides: as for `create_model`, and `input_shape`, (height, width, channels) that the
-        MACs are to be counted for.
+      **overrides: as for `create_model`, and `input_shape`, the (height, width, channels) of the
+        images to count MACs for.
 
     Raises:
       UserError: as `create_model`, and for images that fit no network or are too small for it.
     """
-    family, _ = _find(name)
-    shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
-    model = create_model(name, num_classes, **overrides)
-    parts = count(model, shape)
-    printed = None if overrides else _PRINTED.get(name)
+    family, shape, model, parts = _counted(name, num_classes, overrides)
+    printed = None if overrides else find_printed(name)
     return ModelInfo(
         name=name,
         family=family.name,
@@ -298,7 +312,7 @@ def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -
 
 
 def paper_flops(name: str, /, num_classes: int | None = None, **overrides: Any) -> float:
-    """FLOPs of a network for one image in its paper's convention, see `aggnets_jax.models.flops`.
+    """Return a network's FLOPs for one image in its paper's convention, see `models.flops`.
 
     Args:
       name: as for `create_model`.
@@ -308,8 +322,15 @@ def paper_flops(name: str, /, num_classes: int | None = None, **overrides: Any) 
     Raises:
       UserError: as `model_info`.
     """
+    family, shape, model, _ = _counted(name, num_classes, overrides)
+    return family.flops(count_operations(model, shape))
+
+
+def _counted(
+    name: str, num_classes: int | None, overrides: dict[str, Any]
+) -> tuple[Family, tuple[int, int, int], nn.Module, dict[str, Count]]:
+    """Return family, image shape, module and counts; take `input_shape` out of the overrides."""
     family, _ = _find(name)
     shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
     model = create_model(name, num_classes, **overrides)
-    count(model, shape)  # refuses images that are too small
-    return family.flops(count_operations(model, shape))
+    return family, shape, model, count(model, shape)

@@ -1,61 +1,103 @@
-"""ResNets for small images, and those whose blocks scale their outputs: SE and CBAM.
+"""Families of residual networks: ResNet, ResNeXt, Wide ResNet-50-2, and blocks with attention.
 
-Three stages of basic blocks with 16, 32 and 64 channels, for small images: He et al., "Deep
-Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385, Section 4.2.
-
-    y_l = ReLU(F_l(y_{l-1}) + y_{l-1}),  F = conv3x3-BN-ReLU-conv3x3-BN
-
-Shortcuts that widen have no parameters: they take every other position and are padded with zeros
-(option A), by which the printed sizes come out. `padded=False` gives the projections of the
-networks for ImageNet.
-
-Attention: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507, and Woo et
-al., "CBAM: Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521.
-
-    y_l = ReLU(attention(F_l(y_{l-1})) + y_{l-1})
-
-The wrappers are in `layers.attention`; every other residual network takes them as its argument.
+The network is `resnet.ResNet`. Papers of the families:
+* He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, arXiv 1512.03385. Networks
+  of three stages for small images (Section 4.2) have basic blocks of 16, 32 and 64 channels. Their
+  shortcuts that widen have no parameters: they take every other position and are padded with zeros
+  (option A), which gives the printed sizes. `padded=False` gives the projections of ImageNet.
+* Xie et al., "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017, arXiv
+  1611.05431; Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146.
+* Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.01507, and Woo et al., "CBAM:
+  Convolutional Block Attention Module", ECCV 2018, arXiv 1807.06521, with the wrappers of
+  `layers.attention`: y_l = ReLU(attention(F_l(y_{l-1})) + y_{l-1}). Every other residual network
+  has them as its argument `attention`.
 """
 
 from functools import partial
+from typing import Any
 
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import IMAGENET, register_family
 from aggnets_jax.models.resnet import resnet
 
-_PRINTED = {
-    f"resnet{depth}_cifar": Printed("Table 6", params, {"cifar10": error})
-    for depth, params, error in [
-        (20, "0.27M", 8.75),
-        (32, "0.46M", 7.51),
-        (44, "0.66M", 7.17),
-        (56, "0.85M", 6.97),
-        (110, "1.7M", 6.43),
-    ]
-}
+_RESNET = "Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385"
+_RESNEXT = (
+    "Aggregated Residual Transformations for Deep Neural Networks, CVPR 2017, arXiv 1611.05431"
+)
+_WIDE_RESNET = "Wide Residual Networks, BMVC 2016, arXiv 1605.07146"
+_DEPTH, _GROUPS = r"(?P<depth>\d+)", r"_(?P<groups>\d+)x(?P<base_width>\d+)d"
+_WIDENING, _CIFAR = r"_(?P<base_width>\d+)", r"_cifar_w(?P<width>\d+)"
+_LARGE = {"imagenet_stem": True}
+_TIMES_64 = {"parse": {"base_width": lambda text: 64 * int(text)}}
+
+# Name, pattern, arguments, arguments of `register_family`, and paper of a family. The ImageNet
+# networks come before those of three stages, as resnext101_32x8d would fit both.
+_BACKBONES = [
+    ("resnet", rf"resnet{_DEPTH}", _LARGE, IMAGENET, _RESNET),
+    ("resnet_cifar", rf"resnet{_DEPTH}{_CIFAR}", {}, {}, _RESNET),
+    ("resnext", rf"resnext(?P<depth>50|101|152){_GROUPS}", _LARGE, IMAGENET, _RESNEXT),
+    ("resnext_three_stages", rf"resnext{_DEPTH}{_GROUPS}", {"stages": 3}, {}, _RESNEXT),
+    (
+        "resnext_cifar",
+        rf"resnext{_DEPTH}{_CIFAR}",
+        {"groups": 32, "base_width": 4},
+        {},
+        _RESNEXT,
+    ),
+    (
+        "wide_resnet",
+        rf"wide_resnet{_DEPTH}{_WIDENING}",
+        _LARGE,
+        {**IMAGENET, **_TIMES_64},
+        _WIDE_RESNET,
+    ),
+    (
+        "wide_resnet_cifar",
+        rf"wide_resnet{_DEPTH}{_WIDENING}{_CIFAR}",
+        {},
+        _TIMES_64,
+        _WIDE_RESNET,
+    ),
+]
+
+
+def register_backbones(prefix: str, *, paper: str | None = None, **fields: Any) -> None:
+    """Register `_BACKBONES`, or families that differ from them in some arguments.
+
+    Args:
+      prefix: prefix of the names, in the place of "res".
+      paper: paper of the families; default the paper of each.
+      **fields: arguments of `resnet` that all of them have.
+    """
+    for name, pattern, arguments, registered, source in _BACKBONES:
+        register_family(
+            name.replace("res", prefix),
+            partial(resnet, **arguments, **fields),
+            pattern=pattern.replace("res", prefix),
+            paper=paper or source,
+            **registered,
+        )
+
+
+register_backbones("res")
 
 register_family(
     "resnet_three_stages",
-    partial(resnet, stages=3, block="basic", width=25, imagenet_stem=False, padded=True),
-    pattern=r"resnet(?P<depth>\d+)_cifar",
-    paper="Deep Residual Learning for Image Recognition, CVPR 2016, arXiv 1512.03385",
-    printed=_PRINTED,
+    partial(resnet, stages=3, block="basic", width=25, padded=True),
+    pattern=rf"resnet{_DEPTH}_cifar",
+    paper=_RESNET,
 )
-
-for _name, _attention, _error, _paper in [
-    ("seresnet", "se", 23.29, "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507"),
+for _name, _attention, _paper in [
+    ("seresnet", "se", "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507"),
     (
         "cbam_resnet",
         "cbam",
-        22.66,
         "CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521",
     ),
 ]:
     register_family(
         _name,
-        partial(resnet, attention=_attention, imagenet_stem=True),
-        pattern=rf"{_name}(?P<depth>\d+)",
+        partial(resnet, attention=_attention, **_LARGE),
+        pattern=_name + _DEPTH,
         paper=_paper,
-        printed={f"{_name}50": Printed("CBAM, Table 4", "28.1M", {"imagenet2012": _error})},
-        input_shape=(224, 224, 3),
-        num_classes=1000,
+        **IMAGENET,
     )

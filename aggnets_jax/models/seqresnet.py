@@ -18,21 +18,21 @@ are the first of the next stage. The layer of the stem is a SeqConv, without win
 
 Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense".
 
-FLOPs as the paper prints them are (MACs + 4 * normalised elements + ReLU elements) / 2^30, where a
-linear layer counts products and additions and the pooling counts, too, cut off after two decimals.
-The dropout of 0.1 with which those for CIFAR were trained is an argument here, not a default.
+The paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here, not
+a default.
 """
 
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number
+from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
@@ -57,7 +57,8 @@ from aggnets_jax.layers.seqconv import (
     layer_topologies,
 )
 from aggnets_jax.models.flops import in_binary_units
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import IMAGENET, register_family
+from aggnets_jax.models.sparsenet import NUMBERS
 
 
 class SeqResNet(nn.Module):
@@ -65,17 +66,18 @@ class SeqResNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      layer_topologies: for each stage, that of its layers; y_0, ... are slices of a layer's input.
+      layer_topologies: topology of each stage's layers; y_0, ... are slices of a layer's input.
       widths: channels of each stage.
       group_widths: k of each stage.
       cardinalities: c of each stage.
       blocks: residual blocks of each stage.
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
-      imagenet_stem: whether the stem is that for large images.
-      aggregation: of what a group reads, but in the stem, where it is "concat".
-      dropout: probability of dropping a channel of what the head or a group behind the stem reads.
-      dtype: in which to compute.
-      execution: of the stages.
+      imagenet_stem: whether the stem is for large images.
+      aggregation: "concat", or "sum" or "mean" of slices and groups; the stem has "concat".
+      dropout: probability of dropping a channel of the input of the head, or of a group behind the
+        stem.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
@@ -85,7 +87,7 @@ class SeqResNet(nn.Module):
     cardinalities: tuple[int, ...]
     blocks: tuple[int, ...]
     bottleneck: bool
-    imagenet_stem: bool = False
+    imagenet_stem: bool
     aggregation: str = "concat"
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -95,10 +97,10 @@ class SeqResNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments and results.
+        """Classify images; see `SparseNet.__call__` for arguments and results.
 
-        The endpoints of the stages are activated features; that of the stem is what the first
-        stage reads.
+        The endpoints of the stages are activated features; the endpoint of the stem is the input of
+        the first stage.
         """
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype, kernel_init=common.he_fan_out_uniform)
@@ -119,10 +121,9 @@ class SeqResNet(nn.Module):
                     downsizing=self._downsizing(i, plain),
                     name=f"downsample{i}",
                 )(x)
-            block = partial(ResidualBlock, self._layer(i, self.widths[i], group))
             x = Stage(
                 make_topology("plain", blocks),
-                unit=lambda layer, name, block=block: block(name=name),
+                unit=partial(ResidualBlock, self._layer(i, self.widths[i], group)),
                 execution=self.execution,
                 kind=lambda layer: None,
                 name=f"stage{i + 1}",
@@ -140,7 +141,7 @@ class SeqResNet(nn.Module):
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
-        """Who reads whom among the groups of all layers, those of each stage first."""
+        """The topologies of the groups of all layers, first of one layer of each stage."""
         slices = [width // k for width, k in zip(self.widths, self.group_widths, strict=True)]
         layers = list(zip(self.layer_topologies, slices, strict=True))
         stages = [group_topology(topology, n, n) for topology, n in layers]
@@ -153,7 +154,7 @@ class SeqResNet(nn.Module):
     def _stem(
         self, x: jax.Array, plain: Callable[..., nn.Module], group: Callable[..., nn.Module]
     ) -> Features:
-        """What is before the first stage, with a layer that has the whole input as y_0."""
+        """Return the input of the first stage; the layer of the stem has the whole input as y_0."""
         k = self.group_widths[0]
         groups = self.widths[0] // k
         layer = partial(
@@ -173,7 +174,7 @@ class SeqResNet(nn.Module):
     def _layer(
         self, stage: int, features: int, group: Callable[..., nn.Module]
     ) -> Callable[..., SeqConv]:
-        """Makes layers that read the features of a stage."""
+        """Return a function that makes layers that read the features of a stage."""
         k = self.group_widths[stage]
         return partial(
             SeqConv,
@@ -187,7 +188,7 @@ class SeqResNet(nn.Module):
     def _downsizing(
         self, stage: int, plain: Callable[..., nn.Module]
     ) -> Callable[..., ConvNormReLU]:
-        """Makes the grouped convolution into a stage, which keeps (sub)groups apart."""
+        """Return a function that makes the grouped convolution into a stage."""
         groups = self.widths[stage] // self.group_widths[stage] * self.cardinalities[stage]
         return partial(plain, kernel_size=3, stride=2, groups=groups)
 
@@ -198,209 +199,96 @@ class SeqResNeXt(SeqResNet):
 
 def seqresnet(
     *,
-    num_classes: int,
-    group_width: int | Sequence[int],
-    widening: int,
-    blocks: int | Sequence[int],
-    bottleneck: bool,
-    cardinality: int | Sequence[int] = 1,
-    topology: str | Sequence[str] = "windowed",
-    topology_args: TopologyArgs = None,
-    aggregation: str = "concat",
-    dropout: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
-) -> SeqResNet:
-    """Builds a network for CIFAR from the numbers in its name (Table 1).
-
-    Args:
-      num_classes: size of the logits.
-      group_width: k, or one for each stage.
-      widening: r; the stages have 16r, 32r and 48r channels.
-      blocks: N, or one for each stage.
-      bottleneck: see `SeqResNet`, as what isn't said here.
-      cardinality: c, or one for each stage.
-      topology: name of a pattern, or one for each stage: who reads whom among the slices of a
-        layer's input and its groups. What the pattern makes its output is not used.
-      topology_args: see `layer_topologies`.
-      aggregation: "concat", or "sum" or "mean" of slices and groups.
-      dropout: of channels.
-      dtype: in which to compute.
-
-    Raises:
-      UserError: for numbers that fit no network.
-    """
-    check_whole_number("widening", widening, 1)
-    return _network(
-        num_classes=num_classes,
-        widths=(16 * widening, 32 * widening, 48 * widening),
-        group_width=group_width,
-        cardinality=cardinality,
-        blocks=blocks,
-        bottleneck=bottleneck,
-        topology=topology,
-        topology_args=topology_args,
-        aggregation=aggregation,
-        dropout=dropout,
-        dtype=dtype,
-    )
-
-
-# 2 * blocks + 12 layers, with a bottleneck counted as one.
-IMAGENET_BLOCKS = {22: (1, 1, 2, 1), 24: (1, 1, 3, 1), 42: (3, 4, 5, 3)}
-
-
-def seqresnet_imagenet(
-    *,
-    num_classes: int,
+    widening: int | None = None,
+    width: int | None = None,
     depth: int | None = None,
     blocks: int | Sequence[int] | None = None,
-    width: int,
-    group_width: int | Sequence[int] = (32, 64, 64, 128),
+    group_width: int | Sequence[int],
+    bottleneck: bool,
     cardinality: int | Sequence[int] = 1,
     topology: str | Sequence[str] = "windowed",
     topology_args: TopologyArgs = None,
-    aggregation: str = "concat",
-    dropout: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> SeqResNet:
-    """Builds a network for ImageNet (Table 2).
+    """Build a `SeqResNet` for CIFAR (Table 1) or for ImageNet (Table 2).
 
     Args:
-      num_classes: size of the logits.
-      depth: 22, 24 or 42; needed without `blocks`.
-      blocks: residual blocks of each stage; default from `depth`.
-      width: channels of the first stage; each other has twice those of the one before.
-      group_width: see `seqresnet`, as the rest.
-      cardinality: c.
-      topology: of the slices and groups.
-      topology_args: of the pattern.
-      aggregation: of what groups read.
-      dropout: of channels.
-      dtype: in which to compute.
+      widening: r for CIFAR; the stages have 16r, 32r and 48r channels.
+      width: channels of the first stage for ImageNet, doubled in each later one.
+      depth: one of `IMAGENET_BLOCKS`; needed without `blocks`.
+      blocks: N, or one for each stage; default from `depth`.
+      group_width: k, or one for each stage.
+      bottleneck: whether groups have a 1x1 convolution before the 3x3.
+      cardinality: c, or one for each stage.
+      topology: pattern of the slices of a layer's input and its groups, or one for each stage. The
+        pattern's output is not used.
+      topology_args: see `layer_topologies`.
+      **fields: further fields of `SeqResNet`.
 
     Raises:
       UserError: for numbers that fit no network.
     """
-    check_whole_number("width", width, 1)
+    if (widening is None) == (width is None):
+        raise UserError("a network needs one of the arguments 'widening' and 'width'")
+    if width is None:
+        check_whole_number("widening", widening, 1)
+        widths = (16 * widening, 32 * widening, 48 * widening)
+    else:
+        check_whole_number("width", width, 1)
+        widths = (width, 2 * width, 4 * width, 8 * width)
     if blocks is None:
-        if depth not in IMAGENET_BLOCKS:
-            allowed = f"{[*IMAGENET_BLOCKS]}, or the argument 'blocks'"
-            raise UserError(f"no ImageNet network of depth {depth}; allowed: {allowed}")
-        blocks = IMAGENET_BLOCKS[depth]
-    return _network(
-        num_classes=num_classes,
-        widths=(width, 2 * width, 4 * width, 8 * width),
-        group_width=group_width,
-        cardinality=cardinality,
-        blocks=blocks,
-        bottleneck=True,
-        topology=topology,
-        topology_args=topology_args,
-        imagenet_stem=True,
-        aggregation=aggregation,
-        dropout=dropout,
-        dtype=dtype,
-    )
-
-
-def _network(
-    *,
-    widths: tuple[int, ...],
-    group_width: int | Sequence[int],
-    cardinality: int | Sequence[int],
-    blocks: int | Sequence[int],
-    bottleneck: bool,
-    topology: str | Sequence[str],
-    topology_args: TopologyArgs,
-    aggregation: str,
-    dropout: float,
-    **fields: object,
-) -> SeqResNet:
-    check_number("dropout", dropout, 0, 0.99)
-    check_aggregation(aggregation)
+        blocks = known_depth(depth, IMAGENET_BLOCKS)
     group_widths = per_stage("group_width", group_width, len(widths))
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))
     for number in blocks:
         check_whole_number("blocks", number, 1, MAX_DEPTH)
     check_groups(widths, group_widths, cardinalities, bottleneck)
-    network = SeqResNeXt if max(cardinalities) > 1 else SeqResNet
     slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
-    return network(
+    network = (SeqResNeXt if max(cardinalities) > 1 else SeqResNet)(
         layer_topologies=layer_topologies(topology, topology_args, slices),
         widths=widths,
         group_widths=group_widths,
         cardinalities=cardinalities,
         blocks=blocks,
         bottleneck=bottleneck,
-        aggregation=aggregation,
-        dropout=dropout,
+        imagenet_stem=width is not None,
         **fields,
     )
+    check_number("dropout", network.dropout, 0, 0.99)
+    check_aggregation(network.aggregation)
+    return network
 
 
-_NUMBERS = r"\d+(?:_\d+)*"
+# 2 * blocks + 12 layers, with a bottleneck counted as one.
+IMAGENET_BLOCKS = {22: (1, 1, 2, 1), 24: (1, 1, 3, 1), 42: (3, 4, 5, 3)}
+_K = rf"_k(?P<group_width>{NUMBERS})"
+_R_N = rf"_r(?P<widening>\d+)_n(?P<blocks>{NUMBERS})"
 
 
 def _blocks(text: str) -> int | tuple[int, ...]:
-    """One for each stage if they are joined by "_", or three digits; else one number for all."""
+    """Parse a number for each stage, joined by "_" or three digits, or one number for all."""
     parts = text.split("_") if "_" in text or len(text) != 3 else text
     return int(text) if len(parts) == 1 else tuple(map(int, parts))
 
 
-# Errors on CIFAR are with standard augmentation, on ImageNet after 90 epochs.
-_PRINTED = {
-    "seqresnet_k8_r4_n1": Printed("Table 3", "1.2M", {"cifar10": 4.78, "cifar100": 22.65}),
-    "seqresnet_k16_r10_n1": Printed("Table 3", "7.6M", {"cifar10": 3.97, "cifar100": 19.72}),
-    "seqresnet_b_k16_r7_n1": Printed("Table 3", "0.8M", {"cifar10": 4.3, "cifar100": 20.76}),
-    "seqresnet_b_k32_r12_n3": Printed("Table 3", "6.0M", {"cifar10": 3.72, "cifar100": 18.51}),
-    "seqresnet_k8_r3_n121_full": Printed("Table 5", "1.2M", {"cifar10": 4.90}),
-    "seqresnet_k16_r4_n1": Printed("Table 5", "1.3M", {"cifar10": 4.99}),
-    "seqresnet_k16_r3_n122": Printed("Table 5", "1.3M", {"cifar10": 5.15}),
-    "seqresnet_b22": Printed(
-        "Table 4", "11.8M", {"imagenet2012": 23.67}, "2.73G", "11.86M, cut off; 100 epochs: 23.35"
-    ),
-    "seqresnet_b42": Printed(
-        "Table 4", "25.6M", {"imagenet2012": 22.06}, "5.33G", "100 epochs: 21.75"
-    ),
-    "seqresnext24": Printed(
-        "Table 4", "26.2M", {"imagenet2012": 21.92}, "4.32G", "100 epochs: 21.50"
-    ),
-}
+_B = {"bottleneck": True}
+_LARGE = {**_B, "width": 128, "group_width": (32, 64, 64, 128)}
+_LARGE_NEXT = {**_LARGE, "width": 256, "cardinality": (8, 8, 4, 4)}
 
-_K = rf"_k(?P<group_width>{_NUMBERS})"
-_R_N = rf"_r(?P<widening>\d+)_n(?P<blocks>{_NUMBERS})"
-_LARGE = {"input_shape": (224, 224, 3), "num_classes": 1000}
-
-for _name, _build, _pattern, _task in [
-    ("seqresnet", partial(seqresnet, bottleneck=False), rf"seqresnet{_K}{_R_N}", {}),
-    ("seqresnet_b", partial(seqresnet, bottleneck=True), rf"seqresnet_b{_K}{_R_N}", {}),
-    (
-        "seqresnext",
-        partial(seqresnet, bottleneck=True),
-        rf"seqresnext{_K}_c(?P<cardinality>{_NUMBERS}){_R_N}",
-        {},
-    ),
-    (
-        "seqresnet_b_imagenet",
-        partial(seqresnet_imagenet, width=128),
-        r"seqresnet_b(?P<depth>\d+)",
-        _LARGE,
-    ),
-    (
-        "seqresnext_imagenet",
-        partial(seqresnet_imagenet, width=256, cardinality=(8, 8, 4, 4)),
-        r"seqresnext(?P<depth>\d+)",
-        _LARGE,
-    ),
+for _name, _pattern, _fields, _registered in [
+    ("seqresnet", rf"seqresnet{_K}{_R_N}", {"bottleneck": False}, {}),
+    ("seqresnet_b", rf"seqresnet_b{_K}{_R_N}", _B, {}),
+    ("seqresnext", rf"seqresnext{_K}_c(?P<cardinality>{NUMBERS}){_R_N}", _B, {}),
+    ("seqresnet_b_imagenet", r"seqresnet_b(?P<depth>\d+)", _LARGE, IMAGENET),
+    ("seqresnext_imagenet", r"seqresnext(?P<depth>\d+)", _LARGE_NEXT, IMAGENET),
 ]:
     register_family(
         _name,
-        _build,
+        partial(seqresnet, **_fields),
         pattern=rf"{_pattern}(?P<topology>_full)?",
         paper="Sequentially Aggregated Convolutional Networks, arXiv 1811.10798",
-        printed=_PRINTED,
         parse={"topology": lambda _: "dense", "blocks": _blocks},
         flops=in_binary_units,
-        **_task,
+        **_registered,
     )

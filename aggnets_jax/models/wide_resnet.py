@@ -30,7 +30,7 @@ from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topo
 from aggnets_jax.layers import common
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
-from aggnets_jax.models.registry import Printed, register_family
+from aggnets_jax.models.registry import register_family
 
 
 class WideBlock(nn.Module):
@@ -38,11 +38,11 @@ class WideBlock(nn.Module):
 
     Attributes:
       width: channels of both convolutions.
-      stride: of the first.
+      stride: stride of the first.
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout between the convolutions.
-      drop: drops what the block computes, its own shortcut left out.
+      drop: drops F, but not the block's own shortcut.
       opening: whether the block adds its own shortcut, projected if the shape changes.
     """
 
@@ -73,19 +73,20 @@ class WideResNet(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: of the blocks behind the first, one for each stage.
+      topologies: topology of the blocks behind the first, for each stage.
       widening: k; the stages have 16k, 32k, 64k channels.
-      shortcuts: what is added to F.
+      shortcuts: shortcuts that are added to F.
       dropout: probability of dropping a value between the convolutions of a block.
-      stochastic_depth: of dropping an image's F in the last block, see `common.stochastic_depth`.
-      dtype: in which to compute.
-      execution: of the stages.
+      stochastic_depth: probability of dropping an image's F in the last block, see
+        `common.stochastic_depth`.
+      dtype: dtype of the computation.
+      execution: how the stages are computed.
     """
 
     num_classes: int
     topologies: tuple[Topology, ...]
     widening: int
-    shortcuts: Shortcuts = Shortcuts()
+    shortcuts: Shortcuts
     dropout: float = 0.0
     stochastic_depth: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -95,7 +96,7 @@ class WideResNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classifies images; see `SparseNet.__call__` for arguments, results and endpoints."""
+        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
@@ -133,7 +134,6 @@ class WideResNet(nn.Module):
 
 def wide_resnet(
     *,
-    num_classes: int,
     depth: int,
     widening: int,
     topology: str | Sequence[str] = "plain",
@@ -142,64 +142,46 @@ def wide_resnet(
     shortcut_norm: str = "group",
     shortcut_weights: bool = True,
     shortcut_sources: str = "outputs",
-    dropout: float = 0.0,
-    stochastic_depth: float = 0.0,
-    dtype: DTypeLike = jnp.float32,
+    **fields: Any,
 ) -> WideResNet:
-    """Builds a network of this file.
+    """Build a `WideResNet`.
 
     Args:
-      num_classes: size of the logits.
       depth: 6n + 4: three stages of n blocks.
       widening: k.
-      topology: whose outputs are added to that of a block behind the first, or one for each stage.
+      topology: pattern of the outputs that are added to a block behind the first, or one for each
+        stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
-      aggregation: of shortcuts: "sum", "mean" or "normalised_sum" (DSWRN).
-      shortcut_norm: N of the last, see `shortcuts.NORMS`.
-      shortcut_weights: whether its weights are learnt.
-      shortcut_sources: "outputs", or "blocks" for what F computed.
-      dropout: see `WideResNet`, as the next.
-      stochastic_depth: of blocks.
-      dtype: in which to compute.
+      aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSWRN).
+      shortcut_norm: N of "normalised_sum", see `shortcuts.NORMS`.
+      shortcut_weights: whether the weights of "normalised_sum" are learnt.
+      shortcut_sources: "outputs", or "blocks" for F alone.
+      **fields: further fields of `WideResNet`.
 
     Raises:
       UserError: for a depth that is not 6n + 4, and other numbers that fit no network.
     """
     check_whole_number("depth", depth, 1)
     check_whole_number("widening", widening, 1)
-    check_number("dropout", dropout, 0, 0.99)
-    check_number("stochastic_depth", stochastic_depth, 0, 0.99)
     n = layers_in_depth(depth, 6, 4)
-    return WideResNet(
-        num_classes,
-        stage_topologies(topology, topology_args, (n - 1,) * 3, shortcuts=True),
-        widening,
-        Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources),
-        dropout,
-        stochastic_depth,
-        dtype,
+    network = WideResNet(
+        topologies=stage_topologies(topology, topology_args, (n - 1,) * 3, shortcuts=True),
+        widening=widening,
+        shortcuts=Shortcuts(aggregation, shortcut_norm, shortcut_weights, shortcut_sources),
+        **fields,
     )
+    check_number("dropout", network.dropout, 0, 0.99)
+    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    return network
 
 
-# Sizes and errors of WRN-d-k are those of its paper with standard augmentation, of 10 classes.
-register_family(
-    "wrn",
-    wide_resnet,
-    pattern=r"wrn(?P<depth>\d+)_(?P<widening>\d+)",
-    paper="Wide Residual Networks, BMVC 2016, arXiv 1605.07146",
-    printed={
-        "wrn40_1": Printed("Table 4", "0.6M", {"cifar10": 6.85, "cifar100": 30.89}),
-        "wrn40_2": Printed("Table 4", "2.2M", {"cifar10": 5.33, "cifar100": 26.04}),
-        "wrn40_4": Printed("Table 5", "8.9M", {"cifar10": 4.53, "cifar100": 21.18}),
-        "wrn16_8": Printed("Table 5", "11.0M", {"cifar10": 4.27, "cifar100": 20.43}),
-        "wrn22_8": Printed("Table 4", "17.2M", {"cifar10": 4.38, "cifar100": 21.22}),
-        "wrn28_10": Printed("Table 5", "36.5M", {"cifar10": 4.00, "cifar100": 19.25}),
-    },
-)
-register_family(
-    "dswrn",
-    partial(wide_resnet, **DENSE_SHORTCUTS),
-    pattern=r"dswrn(?P<depth>\d+)_(?P<widening>\d+)",
-    paper=DSNET,
-    printed={"dswrn28_10": Printed("Table 6", "36.5M", {"cifar100": 18.33})},
-)
+for _name, _fields, _paper in [
+    ("wrn", {}, "Wide Residual Networks, BMVC 2016, arXiv 1605.07146"),
+    ("dswrn", DENSE_SHORTCUTS, DSNET),
+]:
+    register_family(
+        _name,
+        partial(wide_resnet, **_fields),
+        pattern=rf"{_name}(?P<depth>\d+)_(?P<widening>\d+)",
+        paper=_paper,
+    )

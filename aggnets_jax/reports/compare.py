@@ -1,18 +1,12 @@
 """Compare networks over seeds: paired differences with confidence intervals."""
 
-import csv
-import io
 import itertools
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
@@ -23,63 +17,43 @@ from aggnets_jax.reports.results import (
     provenance,
     read_run,
 )
-from aggnets_jax.statistics import holm, mean_and_interval
+from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
+from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
 
 MEASURES = ("error", "loss")
 
-# With fewer pairs no outcome of the signed-rank test has a p-value below 0.05: 2 / 2**5 > 0.05.
-LEAST_RANKED = 6
-
-_STATED = (
-    "A difference is that of the network minus that of the reference with the same seed, after the"
-    " last step: below zero the network is better. Errors are top-1 errors in percent. The interval"
-    " is the 95 % confidence interval of the mean difference by Student's t distribution, each for"
-    " itself; p is that of the two-sided paired t test, W that of Wilcoxon's signed-rank test, from"
-    " {least} pairs on. p (Holm) and W (Holm) are corrected by Holm's method for the"
-    " {comparisons} of each measure. There is no p where all differences are alike."
+_EXPLANATION = (
+    "A difference is network minus reference for runs with the same seed, after the last step:"
+    " below zero, the network is better. Errors are top-1 errors in percent. Each interval is the"
+    " 95 % confidence interval of the mean difference by Student's t distribution. p is the p-value"
+    " of the two-sided paired t test, W the p-value of Wilcoxon's signed-rank test, which needs"
+    " {least} pairs. p (Holm) and W (Holm) are corrected by Holm's method for the {comparisons} of"
+    " each measure. There is no p-value where all differences are equal."
 )
 
 _PAGE = """# {name}
 
 Made by `aggnets compare WORKDIR ... --against WORKDIR ... --output={output}`;
-the reference, that behind --against, is `{against}`. [{name}.csv]({name}.csv) has the same as plain
+the reference, given by --against, is `{against}`. [{name}.csv]({name}.csv) has the same as plain
 numbers.
-
-{stated}
-
 """
-
-_COLUMNS = (
-    "network",
-    "parameters",
-    "measure",
-    "n",
-    "reference",
-    "difference",
-    "95 % interval",
-    "p",
-    "p (Holm)",
-    "W",
-    "W (Holm)",
-)
 
 
 class Difference(NamedTuple):
-    """Of a network from the reference, in one measure, over the seeds that both have.
+    """Difference of a network from the reference in one measure, over the seeds of both.
 
     Attributes:
-      group: results of the network, one for each seed; whether or not they have a partner.
+      group: results of the network, one for each seed, also those without a partner.
       measure: "error" in %, or "loss".
       seeds: of the pairs.
       reference: mean of the reference over these seeds.
       mean: of the differences, network minus reference.
       half: half the width of the mean's 95 % confidence interval.
-      p_t: of the paired t test, two-sided; None if all differences are alike.
+      p_t: of the paired t test, see `statistics.PValues`.
       p_t_holm: corrected for the comparisons of this measure.
-      p_wilcoxon: of the signed-rank test, two-sided; None for less than `LEAST_RANKED` pairs, and
-        if all differences are zero.
-      p_wilcoxon_holm: corrected as well.
+      p_wilcoxon: of the signed-rank test, see `statistics.PValues`.
+      p_wilcoxon_holm: corrected for the comparisons of this measure.
     """
 
     group: Sequence[Result]
@@ -95,11 +69,11 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Of some networks with one.
+    """Comparison of networks with a reference.
 
     Attributes:
-      reference: results of the network with which they are compared, one for each seed.
-      differences: for each network, in the order of their first runs, that in each of `MEASURES`.
+      reference: results of the reference, one for each seed.
+      differences: for each network, in the order of their first runs, one in each of `MEASURES`.
     """
 
     reference: Sequence[Result]
@@ -111,17 +85,17 @@ def compare(
     against: Iterable[str | Path],
     may_differ: Sequence[str] = (),
 ) -> Comparison:
-    """Compares the networks of some runs with that of others.
+    """Compare the networks of some runs with a reference.
 
     Args:
       workdirs: of finished runs of any number of networks.
-      against: of those of the reference.
+      against: workdirs of the reference's runs.
       may_differ: fields of the config, besides those of the network, that differ on purpose.
 
     Raises:
-      UserError: if a workdir holds no finished run; if the reference is none or several networks,
-        or one that is compared with it; if a run differs from it in more than the network; or if
-        less than two seeds are a pair.
+      UserError: if a workdir holds no finished run; if the reference is not exactly one network, or
+        is compared with itself; if a run differs from it in more than the network; or if there are
+        fewer than two pairs of seeds.
     """
     reference, *others = groups(result for workdir in against for result in read_run(workdir))
     if others:
@@ -144,9 +118,7 @@ def compare(
 
 
 def _difference(group: Sequence[Result], reference: Sequence[Result], measure: str) -> Difference:
-    """Of one network, whose p-values are not corrected yet."""
-    from scipy import stats  # takes half a second to import
-
+    """Return the difference of one network, without corrected p-values."""
     ours, theirs = (
         {result.record["seed"]: float(result.record[measure]) for result in results}
         for results in (group, reference)
@@ -158,20 +130,16 @@ def _difference(group: Sequence[Result], reference: Sequence[Result], measure: s
             f"{name_of(group)} has the seeds {have[0]} and {name_of(reference)} has {have[1]}: less"
             " than two pairs are no comparison; train both with the same two seeds or more"
         )
-    # Their digits end long before; what follows is rounding, which would tell equals apart.
+    # Round off floating-point errors, which would make equal differences unequal.
     differences = np.round([ours[seed] - theirs[seed] for seed in seeds], 9)
     mean, _, half = mean_and_interval(differences.tolist())
-    p_t = p_wilcoxon = None
-    if np.ptp(differences) > 0:
-        p_t = float(stats.ttest_1samp(differences, 0).pvalue)
-    if len(seeds) >= LEAST_RANKED and np.any(differences):
-        p_wilcoxon = float(stats.wilcoxon(differences).pvalue)
+    p_t, p_wilcoxon = paired_p_values(differences)
     expected = float(np.mean([theirs[seed] for seed in seeds]))
     return Difference(group, measure, seeds, expected, mean, half, p_t, None, p_wilcoxon, None)
 
 
 def name_of(group: Sequence[Result]) -> str:
-    """What to call a network: its workdir, or several without the numbers at their ends."""
+    """Return a network's name: its workdir, or its workdirs without the numbers at their ends."""
     workdirs = list(dict.fromkeys(result.workdir.rstrip("/") for result in group))
     if len(workdirs) == 1:
         return workdirs[0]
@@ -180,7 +148,7 @@ def name_of(group: Sequence[Result]) -> str:
 
 
 def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]) -> None:
-    """Refuses networks that are the reference, the first, or differ in more than the network."""
+    """Raise `UserError` if a network is the first one, or differs from it in other fields, too."""
     reference, *others = grouped
     found: set[str] = set()
     refused: list[str] = []
@@ -194,10 +162,10 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
         differing = [field for field in changes if not field.startswith("model.")]
         found.update(differing)
         if more := [field for field in differing if field not in may_differ]:
-            told = "; ".join(f"{field}: {changes[field]}" for field in more)
+            details = "; ".join(f"{field}: {changes[field]}" for field in more)
             refused.append(
                 f"{name_of(group)} differs from {name_of(reference)} in more than the network"
-                f" ({told}); if that is on purpose, name what may:"
+                f" ({details}); if that is on purpose, name what may:"
                 f" {' '.join(f'--may_differ={field}' for field in more)}"
             )
     for field in may_differ:
@@ -208,7 +176,7 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
 
 
 def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, str]:
-    """Fields in which runs differ, but for the seeds, or that changed on the way; and how."""
+    """Return how each field differs between runs or changed during a run; seeds are ignored."""
     folders = [local_path(results[0].workdir) for results in (reference, group)]
     theirs, ours = (
         config_lib.to_json(config_lib.resolve(read_json(folder / CONFIG))) for folder in folders
@@ -226,14 +194,9 @@ def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, 
     return changes
 
 
-def table(comparison: Comparison) -> str:
-    """The CSV file."""
-    text = io.StringIO()
-    rows = [_record(each, comparison.reference) for each in comparison.differences]
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+def records(comparison: Comparison) -> list[dict[str, object]]:
+    """Return the lines of the CSV file, one for each difference."""
+    return [_record(each, comparison.reference) for each in comparison.differences]
 
 
 def _record(difference: Difference, reference: Sequence[Result]) -> dict[str, object]:
@@ -262,50 +225,61 @@ def _record(difference: Difference, reference: Sequence[Result]) -> dict[str, ob
 
 
 def page(comparison: Comparison, output: Path) -> str:
-    """The page: a row for each network and measure, the commands, and what they ran on."""
+    """Return the Markdown page: a row for each network and measure, commands, hardware."""
     reference, differences = comparison
-    lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    lines += [f"| {' | '.join(_cells(difference))} |" for difference in differences]
-    lines += [f"\n{text}" for text in _left_out(comparison)]
     compared = [result for difference in differences for result in difference.group]
-    lines += provenance([*reference, *compared])
-    about = {"name": output.name, "output": output, "against": name_of(reference)}
-    return _PAGE.format(**about, stated=_stated(comparison)) + "\n".join(lines) + "\n"
+    lines = [
+        _PAGE.format(name=output.name, output=output, against=name_of(reference)),
+        _explanation(comparison) + "\n",
+        markdown(list(map(_cells, differences))),
+        *(f"\n{text}" for text in _left_out(comparison)),
+        *provenance([*reference, *compared]),
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def _stated(comparison: Comparison) -> str:
-    """What the numbers are."""
+def show(comparison: Comparison) -> None:
+    """Print the comparison for people, without the columns of tests that need more pairs."""
+    rows = list(map(_cells, comparison.differences))
+    columns = [column for column in rows[0] if any(row[column] for row in rows)]
+    print_table(
+        [{column: row[column].strip("`") for column in columns} for row in rows],
+        f"against {name_of(comparison.reference)}",
+        left=("network", "measure"),
+    )
+    print("\n".join([*_left_out(comparison), _explanation(comparison)]))
+
+
+def _explanation(comparison: Comparison) -> str:
     count = len(comparison.differences) // len(MEASURES)
     comparisons = "one comparison" if count == 1 else f"{count} comparisons"
-    return _STATED.format(least=LEAST_RANKED, comparisons=comparisons)
+    return _EXPLANATION.format(least=LEAST_RANKED, comparisons=comparisons)
 
 
-def _cells(difference: Difference) -> list[str]:
+def _cells(difference: Difference) -> dict[str, str]:
     # One image in a thousand is 0.1 %, and losses of networks that fit are small.
     digits = 2 if difference.measure == "error" else 4
     low, high = difference.mean - difference.half, difference.mean + difference.half
-    return [
-        f"`{name_of(difference.group)}`",
-        f"{difference.group[0].record['params']:,}",
-        difference.measure,
-        str(len(difference.seeds)),
-        f"{difference.reference:.{digits}f}",
-        f"{difference.mean:+.{digits}f}",
-        f"{low:+.{digits}f} to {high:+.{digits}f}",
-        *(
-            "" if p is None else f"{p:.2g}"
-            for p in (
-                difference.p_t,
-                difference.p_t_holm,
-                difference.p_wilcoxon,
-                difference.p_wilcoxon_holm,
-            )
-        ),
-    ]
+    p_values = {
+        "p": difference.p_t,
+        "p (Holm)": difference.p_t_holm,
+        "W": difference.p_wilcoxon,
+        "W (Holm)": difference.p_wilcoxon_holm,
+    }
+    return {
+        "network": f"`{name_of(difference.group)}`",
+        "parameters": f"{difference.group[0].record['params']:,}",
+        "measure": difference.measure,
+        "n": str(len(difference.seeds)),
+        "reference": f"{difference.reference:.{digits}f}",
+        "difference": f"{difference.mean:+.{digits}f}",
+        "95 % interval": f"{low:+.{digits}f} to {high:+.{digits}f}",
+        **{name: "" if p is None else f"{p:.2g}" for name, p in p_values.items()},
+    }
 
 
 def _left_out(comparison: Comparison) -> list[str]:
-    """Says which runs have no partner."""
+    """Return a line for the runs of each network that have no partner."""
     lines = []
     reference = comparison.reference
     for difference in comparison.differences[:: len(MEASURES)]:
@@ -317,24 +291,3 @@ def _left_out(comparison: Comparison) -> list[str]:
                     f" the seeds {', '.join(map(str, seeds))}"
                 )
     return lines
-
-
-def _printed(comparison: Comparison) -> Table:
-    """The table for people; tests that need more pairs have no columns."""
-    rows = [_cells(difference) for difference in comparison.differences]
-    columns = [i for i in range(len(_COLUMNS)) if any(row[i] for row in rows)]
-    printed = Table(title=escape(f"against {name_of(comparison.reference)}"))
-    for i in columns:
-        left = _COLUMNS[i] in ("network", "measure")
-        justify, overflow = ("left", "fold") if left else ("right", "ellipsis")
-        printed.add_column(_COLUMNS[i], justify=justify, overflow=overflow)
-    for row in rows:
-        printed.add_row(*(escape(row[i].strip("`")) for i in columns))
-    return printed
-
-
-def show(comparison: Comparison) -> None:
-    """Print the comparison for people."""
-    # A file or a pipe has no width to fit into.
-    Console(width=None if sys.stdout.isatty() else 1000).print(_printed(comparison))
-    print("\n".join([*_left_out(comparison), _stated(comparison)]))

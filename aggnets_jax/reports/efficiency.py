@@ -224,8 +224,8 @@ def run(given: argparse.Namespace, output: Path) -> None:
     if not points:
         raise UserError(f"no tables of runs in {results}, and no --printed=FAMILY with errors")
     points.sort(key=lambda p: (p.data, p.line, not p.seeds, p.params))
-    tables.show("parameter efficiency", list(map(_cells, points)))
-    tables.save([_record(point) for point in points], output / "efficiency.csv")
+    tables.print_table(list(map(_cells, points)), "parameter efficiency")
+    tables.write_csv(output / "efficiency.csv", map(_record, points))
     draw(points).savefig(output / "efficiency.png")
     print(f"{output / 'efficiency.csv'}, {output / 'efficiency.png'}")
 

@@ -1,7 +1,5 @@
 """All experiments that have configs: what they reproduce, what they cost, and our results."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import json
@@ -9,7 +7,7 @@ import statistics
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 from rich.console import Console
@@ -19,10 +17,6 @@ from rich.table import Table
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
-
-# The models import JAX, which --help can do without.
-if TYPE_CHECKING:
-    from aggnets_jax.models import page as models_page
 
 NOT_RUN = "not run"
 
@@ -139,25 +133,17 @@ def in_units(macs: int) -> str:
 
 @functools.cache
 def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    from aggnets_jax.models import count, create_model
+    # They import JAX, which --help can do without.
+    from aggnets_jax.models import count, create_model, page
     from aggnets_jax.models.registry import find_family
 
     overrides = json.loads(arguments)
-    listed = _listed().get(name)
+    listed = page.rows().get(name)
     as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
     if as_listed and not overrides:
         return Size(listed.params[classes], listed.macs_with(classes))
     parts = count(create_model(name, classes, **overrides), shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
-
-
-@functools.cache
-def _listed() -> dict[str, models_page.Row]:
-    """The page of all networks, if it is there: deep networks take seconds to count."""
-    from aggnets_jax.models import page as models_page
-
-    page = Path(__file__).parents[2] / "docs" / "models.md"
-    return models_page.read(page.read_text()) if page.is_file() else {}
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

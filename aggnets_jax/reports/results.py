@@ -1,12 +1,10 @@
 """Tables of results, made from the workdirs of finished runs."""
 
 import contextlib
-import csv
-import io
 import itertools
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +14,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, read_json, write_text
 from aggnets_jax.statistics import mean_and_interval
+from aggnets_jax.tables import csv_text, markdown
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, read_summary
 
 _FALLBACK = "configs/default.py"
@@ -26,31 +25,18 @@ Made by `aggnets results WORKDIR ... --output={output}`;
 [{name}.csv]({name}.csv) has a row for each run and seed.
 
 Errors are top-1 errors in percent, after the last step: their mean and standard deviation over the
-seeds, and the 95 % confidence interval of the mean by Student's t distribution. Beside them stands
-what a paper prints.
+seeds, and the 95 % confidence interval of the mean by Student's t distribution. The last column is
+the error that the paper prints.
 
 """
 
-_COLUMNS = (
-    "config",
-    "network",
-    "parameters",
-    "data",
-    "steps",
-    "seeds",
-    "error",
-    "deviation",
-    "95 % interval",
-    "printed",
-)
-
 
 class Result(NamedTuple):
-    """What came out of a run for one of its seeds.
+    """Result of a run for one of its seeds.
 
     Attributes:
       workdir: of the run, as given.
-      command: that makes the run.
+      command: reproduces the run.
       record: columns of the CSV file.
     """
 
@@ -60,7 +46,7 @@ class Result(NamedTuple):
 
 
 def read_run(workdir: str | Path) -> list[Result]:
-    """The results of a finished run, one for each seed.
+    """Read the results of a finished run, one for each seed.
 
     Raises:
       UserError: if there is no finished run, or its files are damaged.
@@ -82,7 +68,7 @@ def read_run(workdir: str | Path) -> list[Result]:
     command = shlex.join([*command, f"--workdir={workdir}"])
     overrides = shlex.join(overrides)
     for change in summary["config_changes"]:
-        # No command alone reproduces such a run.
+        # A single command does not reproduce this run: add the change as a comment.
         changed = f"after step {change['step']}: {', '.join(change['changes'])}"
         command, overrides = f"{command} # {changed}", f"{overrides} # {changed}".strip()
     return [
@@ -94,18 +80,18 @@ def read_run(workdir: str | Path) -> list[Result]:
 def config_and_overrides(
     config: ml_collections.ConfigDict,
 ) -> tuple[str, list[str], list[str]]:
-    """What --config says of a resolved config, and the flags in which it differs from that file.
+    """Return the flags that reproduce a resolved config: --config and overrides.
 
-    Where its file is none of those that come with the package, or can't be read, it differs from
-    `configs/default.py`: reading a config file runs it, and a workdir may be from anybody.
+    If the config's file does not come with the package, or can't be read, the overrides are
+    relative to `configs/default.py`: reading a config file runs it, and a workdir may be untrusted.
 
     Returns:
-      The file, with its row, and the flags; those of the seeds apart.
+      The file with its row; overrides as flags; overrides of the seeds as flags.
     """
     root = config_lib.configs_folder().parent
     ours = set(map(str, config_lib.configs_folder().rglob("*.py")))
     for path in (Path.cwd() / config.file, root / config.file, root / _FALLBACK):
-        file = os.path.normpath(path)  # so that nothing leads elsewhere than it seems to
+        file = os.path.normpath(path)  # resolve ..
         name, _, row = file.partition(".py:")
         if (f"{name}.py" if row else file) in ours:
             with contextlib.suppress(UserError):
@@ -126,9 +112,9 @@ def _record(
     name: str,
     overrides: str,
     summary: dict[str, Any],
-    at_seed: dict[str, Any],
+    seed_summary: dict[str, Any],
 ) -> dict[str, Any]:
-    network, final = summary["network"], at_seed["final"]
+    network, final = summary["network"], seed_summary["final"]
     return {
         "config": name,
         "overrides": overrides,
@@ -137,11 +123,11 @@ def _record(
         "macs": network["macs"],
         "data": config.data.name,
         "steps": summary["steps"],
-        "seed": at_seed["seed"],
+        "seed": seed_summary["seed"],
         "seeds_at_once": config.num_seeds,
         "error": _error(final["accuracy"]),
         "error_top5": _error(final["accuracy_top5"]),
-        "best_error": _error(at_seed["best"]["accuracy"]),
+        "best_error": _error(seed_summary["best"]["accuracy"]),
         "loss": f"{final['loss']:.6g}",
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "paper": config.paper.source,
@@ -150,20 +136,20 @@ def _record(
         "commit": summary.get("commit"),
         "hardware": summary["hardware"],
         "versions": ", ".join(f"{k} {v}" for k, v in summary["versions"].items()),
-        "fingerprint": at_seed["fingerprint"],
+        "fingerprint": seed_summary["fingerprint"],
     }
 
 
 def _error(accuracy: float) -> float:
-    """In %, to the digits that tell one image in a million from none."""
+    """Return an error in %, with enough digits for one image in a million."""
     return round(100 * (1 - accuracy), 4)
 
 
 def groups(results: Iterable[Result]) -> list[list[Result]]:
-    """Results that differ in nothing but the seed, together, in the order of the first of each.
+    """Group results that differ only in the seed, in the order of their first results.
 
     Raises:
-      UserError: if two are of the same config and seed.
+      UserError: if two results have the same config and seed.
     """
     by_config: dict[tuple[str, str], dict[int, Result]] = {}
     for result in results:
@@ -178,25 +164,16 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
     return [list(seeds.values()) for seeds in by_config.values()]
 
 
-def table(results: Sequence[Result]) -> str:
-    """The CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, results[0].record, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(result.record for result in results)
-    return text.getvalue()
-
-
 def page(grouped: Sequence[Sequence[Result]], output: Path) -> str:
-    """The page: a row for each group, the commands, and what they ran on."""
-    lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    lines += [f"| {' | '.join(_cells(group))} |" for group in grouped]
-    lines += provenance(list(itertools.chain.from_iterable(grouped)))
-    return _PAGE.format(name=output.name, output=output) + "\n".join(lines) + "\n"
+    """Return the Markdown page: a row for each group, the commands, hardware and versions."""
+    table = markdown([_cells(group) for group in grouped])
+    results = list(itertools.chain.from_iterable(grouped))
+    head = _PAGE.format(name=output.name, output=output)
+    return "\n".join([head + table, *provenance(results)]) + "\n"
 
 
 def provenance(results: Sequence[Result]) -> list[str]:
-    """The lines of a page that say which commands made some results, and what they ran on."""
+    """Return the lines of a page with the commands of results, hardware and versions."""
     commands = dict.fromkeys(result.command for result in results)
     lines = ["", "## Commands", "", *(f"    {command}" for command in commands)]
     lines += ["", "## Made with", ""]
@@ -207,41 +184,40 @@ def provenance(results: Sequence[Result]) -> list[str]:
 
 
 def output_path(given: str) -> Path:
-    """What --output=NAME says; raises `UserError` if it names one of the two files."""
+    """Return the path of --output=NAME; raise `UserError` if it names one of the two files."""
     output = Path(given)
     if output.suffix in (".csv", ".md"):
         raise UserError(f"--output={output} makes two files: give it without {output.suffix}")
     return output
 
 
-def write_tables(output: Path, rows: str, page: str) -> None:
-    """Writes NAME.csv and NAME.md.
+def write_tables(output: Path, records: Sequence[Mapping[str, Any]], page: str) -> None:
+    """Write NAME.csv and NAME.md.
 
     Raises:
       UserError: if they can't be written.
     """
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, text in ((".csv", rows), (".md", page)):
+        for suffix, text in ((".csv", csv_text(records)), (".md", page)):
             write_text(output.with_name(output.name + suffix), text)
     except OSError as error:
         raise UserError(f"--output={output} can't be written: {one_line(error)}") from error
 
 
-def _cells(group: Sequence[Result]) -> list[str]:
+def _cells(group: Sequence[Result]) -> dict[str, str]:
     first = group[0].record
     mean, deviation, half = mean_and_interval([result.record["error"] for result in group])
-    printed = f"{first['paper_error']:g} ({first['paper']})" if first["paper_error"] else ""
     several = len(group) > 1
-    return [
-        " ".join(f"`{text}`" for text in (first["config"], first["overrides"]) if text),
-        f"`{first['network']}`",
-        f"{first['params']:,}",
-        first["data"],
-        f"{first['steps']:,}",
-        str(len(group)),
-        f"{mean:.2f}",
-        f"{deviation:.2f}" if several else "",
-        f"{mean - half:.2f} to {mean + half:.2f}" if several else "",
-        printed,
-    ]
+    return {
+        "config": " ".join(f"`{text}`" for text in (first["config"], first["overrides"]) if text),
+        "network": f"`{first['network']}`",
+        "parameters": f"{first['params']:,}",
+        "data": first["data"],
+        "steps": f"{first['steps']:,}",
+        "seeds": str(len(group)),
+        "error": f"{mean:.2f}",
+        "deviation": f"{deviation:.2f}" if several else "",
+        "95 % interval": f"{mean - half:.2f} to {mean + half:.2f}" if several else "",
+        "printed": f"{first['paper_error']:g} ({first['paper']})" if first["paper_error"] else "",
+    }

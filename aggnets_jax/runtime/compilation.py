@@ -1,4 +1,4 @@
-"""How XLA is asked to compile what trains a network, and what it then allocates."""
+"""How XLA compiles the programs that train a network, their memory, and a cache of them."""
 
 import contextlib
 import dataclasses
@@ -13,20 +13,29 @@ import jax
 
 from aggnets_jax.errors import one_line
 
+VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+MAX_BYTES = 4 << 30
+_SECONDS_SAVED = "/jax/compilation_cache/compile_time_saved_sec"
+
 
 def compiler_options() -> dict[str, str]:
-    """XLA's options on the default backend, for `jax.jit(..., compiler_options=...)`.
+    """Return XLA's options on the default backend, for `jax.jit(..., compiler_options=...)`.
 
-    On the CPU a pass removes the barriers that `jax.checkpoint` puts around what is to be computed
-    again, and the next merges it with what was computed first: no memory would be saved.
+    On CPU a pass removes the barriers that `jax.checkpoint` puts around computations that are to be
+    repeated, and the next pass merges them with the first computation: no memory would be saved.
     """
     if jax.default_backend() == "cpu":
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return {}
 
 
+def fast_compile_options() -> dict[str, int]:
+    """Return XLA's options for a program that runs once, whose compilation should be fast."""
+    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+
+
 def allocated_bytes(compiled: jax.stages.Compiled) -> int | None:
-    """What XLA allocates on a device for a program, arguments and results included."""
+    """Return the bytes that a program takes on a device, arguments and results included."""
     memory = compiled.memory_analysis()
     return memory and (
         memory.argument_size_in_bytes
@@ -36,40 +45,26 @@ def allocated_bytes(compiled: jax.stages.Compiled) -> int | None:
     )
 
 
-def fast_compile_options() -> dict[str, int]:
-    """The same for a program that runs once: it is compiled in less time rather than to be fast."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-
-
 def barrier_on_cpu(tree: Any) -> Any:
-    """What is computed before and behind a layer's output, compiled apart on the CPU.
+    """Put an optimisation barrier around a layer's output on CPU.
 
-    XLA:CPU computes sums of outputs again wherever they are read, and with them those of all layers
+    XLA:CPU recomputes a sum of outputs wherever it is read, and with it the sums of all layers
     before: a step of a residual network of 110 layers takes twice as long.
     """
     return jax.lax.optimization_barrier(tree) if jax.default_backend() == "cpu" else tree
 
 
-VARIABLE = "JAX_COMPILATION_CACHE_DIR"
-
-
-MAX_BYTES = 4 << 30
-
-
-_SECONDS_SAVED = "/jax/compilation_cache/compile_time_saved_sec"
-
-
 def enable_program_cache() -> None:
-    """Makes JAX keep on the disk what takes it a second or longer to compile.
+    """Let JAX keep programs on the disk that take a second or longer to compile.
 
-    Where `JAX_COMPILATION_CACHE_DIR` says, whose folder is the user's business; nowhere if that is
-    empty. By default in `aggnets_jax/xla` of the user's cache folder, in which at each start what
-    was used the longest ago is deleted until the rest has at most `MAX_BYTES`.
+    The folder is `JAX_COMPILATION_CACHE_DIR`, which the user looks after; if that is empty, nothing
+    is kept. The default is `aggnets_jax/xla` in the user's cache folder, where each start deletes
+    the programs that were not used for longest until the rest has at most `MAX_BYTES`.
 
-    What is in that folder will be run, so it must be of this user, and nobody else may write to it.
-    If there can't be such a folder, a line on stderr says so, and nothing is kept.
+    Programs in that folder will be run, so it must be of this user, and nobody else may write to
+    it. If there can't be such a folder, a line on stderr says so, and nothing is kept.
     """
-    if VARIABLE in os.environ:  # which JAX has read
+    if VARIABLE in os.environ:  # JAX has read it
         return
     try:
         folder = _private_folder()
@@ -95,7 +90,7 @@ def _private_folder() -> Path:
 
 
 def _prune(folder: Path, max_bytes: int) -> None:
-    """Deletes the files that were used the longest ago until the rest are small enough."""
+    """Delete the files that were not used for longest until the rest is small enough."""
     found = []
     for file in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # another process prunes as well
@@ -112,11 +107,11 @@ def _prune(folder: Path, max_bytes: int) -> None:
 
 @dataclasses.dataclass
 class CacheHits:
-    """Programs that need not be compiled because they were kept.
+    """Programs that were found in the cache.
 
     Attributes:
-      programs: how many.
-      seconds_saved: what their compilation took, less what it took to read them.
+      programs: their number.
+      seconds_saved: time that their compilation took, less the time to read them.
     """
 
     programs: int = 0
@@ -125,7 +120,7 @@ class CacheHits:
 
 @contextlib.contextmanager
 def count_cache_hits() -> Iterator[CacheHits]:
-    """Counts the programs that are found in the cache within the context."""
+    """Count the programs that are found in the cache within the context."""
     hits = CacheHits()
 
     def note(event: str, seconds: float, **_: Any) -> None:

@@ -41,50 +41,37 @@ def join(
     expected_processes: int | None = None,
     timeout: int | None = None,
 ) -> None:
-    """Joins the processes of a run; to be called before anything asks for the devices.
+    """Join the processes of a run; to be called before anything asks for the devices.
 
-    Without the first three, the processes are those of the cluster that started this one; so is
-    what is None of them. Without a cluster, or with one process, there is nothing to join.
+    Each of the first three arguments is by default what the cluster says that started this process.
+    Without a cluster, or with one process, there is nothing to join.
 
     Args:
       coordinator_address: host and port at which the first process listens, "10.0.0.1:1234".
-      num_processes: in all.
-      process_id: of this one, counted from 0.
-      expected_processes: how many there must be.
-      timeout: seconds to wait for the others; default 300. When they are over, the process ends
-        with `UserError.exit_code` if the address was given, else with `LostProcess.exit_code`: a
-        cluster may be slow.
+      num_processes: number of processes.
+      process_id: number of this process, from 0.
+      expected_processes: number of processes that there must be.
+      timeout: seconds to wait for the others; default 300. After them, the process ends with
+        `UserError.exit_code` if the address was given, else with `LostProcess.exit_code`: a cluster
+        may be slow.
 
     Raises:
-      UserError: if there can be no such process, no connection, or not as many as expected.
+      UserError: if there can be no such process, no connection, or another number than expected.
     """
     timeout = JOIN_TIMEOUT if timeout is None else timeout
     _check(coordinator_address, num_processes, process_id, expected_processes, timeout)
     cluster = find_cluster()
     given = (coordinator_address, num_processes, process_id)
-    if cluster == "Open MPI":  # also that of release 5, which JAX doesn't know
+    if cluster == "Open MPI":  # also release 5, which JAX doesn't know
         num_processes = num_processes or int(os.environ["OMPI_COMM_WORLD_SIZE"])
         if process_id is None:
             process_id = int(os.environ["OMPI_COMM_WORLD_RANK"])
-    if cluster is None and None in given and given != (None, None, None):
+    if None not in given or cluster is not None:
+        whole = None not in given
+        _initialize((coordinator_address, num_processes, process_id), cluster, whole, timeout)
+        _report_aborts()
+    elif given != (None, None, None):
         raise UserError("--coordinator_address, --num_processes and --process_id go together")
-    if cluster is not None or None not in given:
-        where = coordinator_address or f"the coordinator that {cluster} names"
-        code = (UserError if coordinator_address else LostProcess).exit_code
-        late = f"{where} and all processes did not answer within {timeout} s"
-        with _ending_after(timeout, late, code):
-            try:
-                jax.distributed.initialize(
-                    coordinator_address,
-                    num_processes,
-                    process_id,
-                    cluster_detection_method="deactivate" if None not in given else None,
-                    # Past the time after which this process ends with a line of its own.
-                    initialization_timeout=timeout + 60,
-                )
-            except (RuntimeError, ValueError) as error:
-                raise UserError(_unjoined(cluster, error)) from error
-        _tell_of_aborts()
     if expected_processes not in (None, n := jax.process_count()):
         raise UserError(
             f"--expected_processes is {expected_processes}, and there are {n}"
@@ -97,10 +84,38 @@ def join(
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open until the process ends
 
 
+def _initialize(
+    processes: tuple[str | None, int | None, int | None],
+    cluster: str | None,
+    whole: bool,
+    timeout: int,
+) -> None:
+    """Initialise JAX's runtime; `whole`: the cluster need not be asked for anything."""
+    coordinator_address = processes[0]
+    where = coordinator_address or f"the coordinator that {cluster} names"
+    code = (UserError if coordinator_address else LostProcess).exit_code
+    with _end_after(timeout, f"{where} and all processes did not answer within {timeout} s", code):
+        try:
+            jax.distributed.initialize(
+                *processes,
+                cluster_detection_method="deactivate" if whole else None,
+                # Past the time after which this process ends with a line of its own.
+                initialization_timeout=timeout + 60,
+            )
+        except (RuntimeError, ValueError) as error:
+            if cluster == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
+                reason = "in Kubernetes JAX needs its Python package: pip install 'jax[k8s]'"
+            elif cluster == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
+                reason = "this Open MPI names no coordinator: give --coordinator_address=HOST:PORT"
+            else:
+                reason = f"the processes can't be joined: {one_line(error)}"
+            raise UserError(reason) from error
+
+
 def find_cluster() -> str | None:
-    """What started this process as one of several, by the variables that it sets."""
+    """Return the kind of cluster that started this process as one of several, or None."""
     variables = os.environ
-    # Those of `srun`: the script of a job, and a shell in it, are no tasks.
+    # Set by `srun`: the script of a job, and a shell in it, are no tasks.
     if "SLURM_STEP_NODELIST" in variables and variables.get("SLURM_NTASKS", "1") != "1":
         return "SLURM"
     if variables.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
@@ -135,17 +150,9 @@ def _check(
         raise UserError(f"--process_id must be from 0{last}, got {process_id}")
 
 
-def _unjoined(cluster: str | None, error: Exception) -> str:
-    if cluster == "Kubernetes" and importlib.util.find_spec("kubernetes") is None:
-        return "in Kubernetes JAX needs its Python package: pip install 'jax[k8s]'"
-    if cluster == "Open MPI" and "OMPI_MCA_orte_hnp_uri" not in os.environ:
-        return "this Open MPI names no coordinator: give --coordinator_address=HOST:PORT"
-    return f"the processes can't be joined: {one_line(error)}"
-
-
 @contextlib.contextmanager
-def _ending_after(seconds: float, message: str, code: int) -> Iterator[None]:
-    """Ends the process, with a line, when seconds are over: JAX would abort it, with a long one."""
+def _end_after(seconds: float, message: str, code: int) -> Iterator[None]:
+    """End the process with a line when the time is over; JAX would abort it with many."""
 
     def end() -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -160,10 +167,10 @@ def _ending_after(seconds: float, message: str, code: int) -> Iterator[None]:
         timer.cancel()
 
 
-def _tell_of_aborts() -> None:
-    """Adds a line to what JAX says when another process is lost, of which it then would die.
+def _report_aborts() -> None:
+    """Add a line to JAX's message when another process is lost and JAX aborts this one.
 
-    A handler of Python's own would wait for the main thread, and this for the other process.
+    A handler in Python would wait for the main thread, which waits for the other process.
     """
     ctypes.CDLL(None).signal(signal.SIGABRT, _end_aborted)
 
@@ -176,11 +183,7 @@ def _end_aborted(number: int) -> None:
 
 @contextlib.contextmanager
 def report_lost_processes() -> Iterator[None]:
-    """Says so in a line when the programs of the devices failed because a process was lost.
-
-    Raises:
-      LostProcess: then.
-    """
+    """Raise `LostProcess` when a program failed because another process was lost."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
@@ -192,12 +195,12 @@ def report_lost_processes() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes the files of the workdir and prints."""
+    """Return whether this is the process that writes the files of the workdir and prints."""
     return jax.process_index() == 0
 
 
 def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
-    """The whole of an array; all processes must ask for it if it is divided among them."""
+    """Return the whole array; all processes must call this if it is divided among them."""
     here = isinstance(array, np.ndarray) or array.is_fully_addressable
     if not (here or array.is_fully_replicated):
         array = multihost_utils.process_allgather(array, tiled=True)
@@ -205,10 +208,10 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 def on_first_process(action: Callable[[], Result]) -> Result | None:
-    """Does something in the first process, while the others wait; they get None.
+    """Call a function in the first process, while the others wait; they return None.
 
     Raises:
-      UserError: in all of them, if it does so in the first.
+      UserError: in all processes, if the function raises it.
     """
     if jax.process_count() == 1:
         return action()
@@ -224,9 +227,9 @@ def on_first_process(action: Callable[[], Result]) -> Result | None:
 
 
 def error_in_any(error: Exception | None) -> Exception | None:
-    """What was wrong in this process or, if nothing, that something was in another.
+    """Return this process's error or, if it has none, one that reports another's; None if no one's.
 
-    All processes must ask at the same place of their programs, and then do the same.
+    All processes must call this at the same place of their programs.
     """
     if jax.process_count() > 1:
         anywhere = multihost_utils.process_allgather(np.int32(error is not None)).any()
@@ -236,10 +239,10 @@ def error_in_any(error: Exception | None) -> Exception | None:
 
 
 def leave(code: int) -> None:
-    """Ends one of several processes after an error, at once.
+    """End one of several processes after an error, at once.
 
-    The usual end waits for the others, and these may be waiting for this one. A run that stops
-    does so in all of them.
+    The usual end waits for the others, which may be waiting for this one. A run that was asked to
+    stop does so in all processes.
     """
     if code != Stopped.exit_code and jax.distributed.is_initialized():
         sys.stdout.flush()

@@ -14,7 +14,7 @@ from tensorboard.plugins.scalar.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 PATTERN = "events.out.tfevents.*"
-"""Of the names of such files; TensorBoard looks at no others."""
+"""Pattern of the file names that TensorBoard looks for."""
 
 
 class EventFile:

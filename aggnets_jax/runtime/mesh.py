@@ -17,42 +17,43 @@ from aggnets_jax.errors import UserError
 
 
 def make_mesh() -> Mesh:
-    """All devices along the axis "data"."""
+    """Make the mesh of all devices along the axis "data"."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device has a copy of."""
+    """Return the sharding of arrays that every device has a copy of."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The sharding of batches: the first axis over all devices."""
+    """Return the sharding of batches: the first axis over all devices."""
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 def state_sharding(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
-    """The shardings of a state, or of a part of it.
+    """Return the sharding of each array of a state, or of a part of it.
 
     Args:
       mesh: of all devices.
-      tree: of arrays or their shapes.
-      kind: "replicated", or "fsdp": kernels and what belongs to them are divided along the longest
-        axis that the devices divide; where there is none, and in vectors, everything is copied.
-      leading: axes in front that are not the network's, as of several seeds.
+      tree: arrays or their shapes.
+      kind: "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is divided
+        along the longest axis that the number of devices divides. Vectors, and kernels without
+        such an axis, are copied.
+      leading: number of first axes that are not the network's, such as seeds.
     """
 
-    def of_array(array: jax.ShapeDtypeStruct) -> NamedSharding:
+    def shard(array: jax.ShapeDtypeStruct) -> NamedSharding:
         axis = divided_axis(array.shape[leading:], mesh.size) if kind == "fsdp" else -1
         if axis < 0:
             return replicated(mesh)
         return NamedSharding(mesh, PartitionSpec(*[None] * (leading + axis), "data"))
 
-    return jax.tree.map(of_array, tree)
+    return jax.tree.map(shard, tree)
 
 
 def divided_axis(shape: Sequence[int], devices: int) -> int:
-    """Which axis of an array "fsdp" divides over devices; -1 if every device has a copy."""
+    """Return the axis of an array that "fsdp" divides; -1 if every device has a copy."""
     axes = [axis for axis, size in enumerate(shape) if size % devices == 0]
     if devices == 1 or len(shape) < 2 or not axes:
         return -1
@@ -60,7 +61,7 @@ def divided_axis(shape: Sequence[int], devices: int) -> int:
 
 
 def bytes_per_device(tree: Any) -> int:
-    """Bytes of arrays on one device."""
+    """Return the bytes of arrays on one device."""
     return sum(
         math.prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
         for array in jax.tree.leaves(tree)
@@ -68,7 +69,7 @@ def bytes_per_device(tree: Any) -> int:
 
 
 def check_divisible(name: str, size: int, devices: int, accumulation_steps: int = 1) -> None:
-    """Raises `UserError` if a batch of that size can't be shared out equally."""
+    """Raise `UserError` if a batch can't be divided equally over devices and accumulation steps."""
     parts = devices * accumulation_steps
     if size % parts:
         times = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
@@ -79,14 +80,14 @@ def check_divisible(name: str, size: int, devices: int, accumulation_steps: int 
 
 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
-    """Returns the rows of a batch that this process's devices hold, ascending, int64 [rows].
+    """Return the rows of a batch that this process's devices hold, ascending, int64 [rows].
 
     Args:
       sharding: over the batch axis.
-      batch_size: of the whole batch, over all processes.
+      batch_size: over all processes.
 
     Raises:
-      UserError: the batch cannot be divided evenly over the devices.
+      UserError: if the batch cannot be divided evenly over the devices.
     """
     if batch_size < 1:
         raise UserError(f"batch_size must be at least 1, not {batch_size}")
@@ -107,13 +108,7 @@ def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
 def place_rows(
     local: Mapping[str, np.ndarray], sharding: NamedSharding, batch_size: int
 ) -> dict[str, jax.Array]:
-    """Returns a batch on the devices, from the rows that this process holds.
-
-    Args:
-      local: arrays whose first axis are the rows `local_rows` names.
-      sharding: over the batch axis.
-      batch_size: of the whole batch, over all processes.
-    """
+    """Put a batch on the devices, from arrays of the rows that `local_rows` names."""
     return {
         name: jax.make_array_from_process_local_data(sharding, rows, (batch_size, *rows.shape[1:]))
         for name, rows in local.items()
@@ -121,6 +116,6 @@ def place_rows(
 
 
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Returns the array on every device of the sharding's mesh; all processes must hold it."""
+    """Put an array on every device of the sharding's mesh; all processes must hold it."""
     everywhere = NamedSharding(sharding.mesh, PartitionSpec())
     return jax.make_array_from_process_local_data(everywhere, array, array.shape)

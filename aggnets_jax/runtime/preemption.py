@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: a request to save and stop at the next step; the second one stops at once.
+"""SIGTERM and SIGINT: a request to save and stop at the next step; a second one stops at once.
 
-SIGTERM comes from schedulers, and from SLURM, when it preempts a job, twice within a second. Those
-of a few seconds are therefore one.
+Schedulers send SIGTERM, and SLURM sends it twice within a second when it preempts a job. SIGTERMs
+within a few seconds are therefore one request.
 """
 
 import functools
@@ -21,11 +21,11 @@ from aggnets_jax.runtime import mesh as mesh_lib
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 5.0
-"""Seconds in which SIGTERM that comes again is the same request."""
+"""Seconds within which a second SIGTERM is the same request."""
 
 
 class StopRequest:
-    """Within its context, notes a signal instead of dying of it."""
+    """A context in which a signal is noted instead of ending the process."""
 
     def __init__(self) -> None:
         self._signal = 0
@@ -67,10 +67,10 @@ class StopRequest:
         os.close(reader)
 
     def agreed(self, mesh: Mesh) -> str | None:
-        """The name of the signal that arrived, or None.
+        """Return the name of the signal that arrived, or None.
 
-        Several processes must ask at the same places of their programs. They get the same answer:
-        what any of them had received when they asked the last time, so that nobody waits for it.
+        Several processes must call this at the same places of their programs. All get the same
+        answer: the signal that any of them had received at the last call, so that none waits.
         """
         asked = self._signal
         if jax.process_count() > 1:

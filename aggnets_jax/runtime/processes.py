@@ -1,4 +1,4 @@
-"""Processes that a program starts: signals are passed on to them, and their lines get names."""
+"""Child processes: signals are passed on to them, and their lines get names."""
 
 import os
 import queue
@@ -17,13 +17,13 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Child(NamedTuple):
-    """What to start.
+    """A process to start.
 
     Attributes:
-      name: that lines about it have.
+      name: for lines about it.
       command: program and arguments.
       variables: added to the environment.
-      prefix: of the lines that it prints; with "" it prints them itself.
+      prefix: put before each line of its output; with "" it prints them itself.
     """
 
     name: str
@@ -32,18 +32,18 @@ class Child(NamedTuple):
     prefix: str = ""
 
     def command_line(self) -> str:
-        """The command as one would type it."""
+        """Return the command as one would type it."""
         variables = (f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
         return " ".join([*variables, shlex.join(self.command)])
 
 
 class Children:
-    """Within its context, SIGTERM and SIGINT go to all processes that it has started.
+    """A context in which SIGTERM and SIGINT go to all processes that it has started.
 
-    So does SIGHUP, of a terminal that is closed, as SIGTERM; not if it was ignored (`nohup`).
+    SIGHUP, when a terminal is closed, is passed on as SIGTERM unless it was ignored (`nohup`).
 
     Attributes:
-      running: by name.
+      running: processes by name.
       asked: the signals that came.
     """
 
@@ -69,7 +69,7 @@ class Children:
             signal.signal(number, handler)
 
     def start(self, child: Child) -> None:
-        """Starts a process, in a session of its own: what is typed reaches it through here."""
+        """Start a process in its own session, so that Ctrl-C reaches it through here alone."""
         pipe = subprocess.PIPE if child.prefix else None
         process = subprocess.Popen(
             child.command,
@@ -83,12 +83,11 @@ class Children:
         threading.Thread(target=self._attend, args=(child, process), daemon=True).start()
 
     def wait_for_end(self, timeout: float | None = None) -> tuple[Child, int] | None:
-        """Waits for a process to end, and passes signals on.
+        """Wait for a process to end, and pass signals on.
 
         Returns:
-          Which it was and its exit code, 128 + N after signal N; `Stopped.exit_code` after one that
-          it was sent from here before it could notice. None if a signal came, or if `timeout`
-          seconds are over.
+          The process and its exit code: 128 + N after signal N, but `Stopped.exit_code` if the
+          signal was passed on from here. None if a signal came, or after `timeout` seconds.
         """
         try:
             event = self._events.get(timeout=timeout)
@@ -103,7 +102,7 @@ class Children:
         return child, Stopped.exit_code if code - 128 in self.asked else code
 
     def send(self, number: int) -> None:
-        """Sends a signal to all that are running."""
+        """Send a signal to all running processes."""
         for process in self.running.values():
             process.send_signal(number)
 
@@ -125,16 +124,16 @@ class Children:
 
 
 def describe_exit(code: int) -> str:
-    """What a process did that ended with a code, 128 + N after signal N."""
+    """Describe how a process ended by its exit code, 128 + N after signal N."""
     if code > 128 and code - 128 in signal.valid_signals():
         return f"was ended by {signal.Signals(code - 128).name}"
     return f"ended with exit code {code}"
 
 
 def common_exit_code(codes: Sequence[int]) -> int:
-    """One exit code for several processes, in the order in which they ended.
+    """Return one exit code for several, given in the order in which the processes ended.
 
-    That of the first one that failed; `Stopped.exit_code` if none did, and one was stopped; else 0.
+    It is the code of the first that failed; else `Stopped.exit_code` if one was stopped; else 0.
     """
     failed = [code for code in codes if code not in (0, Stopped.exit_code)]
     return failed[0] if failed else max(codes, default=0)

@@ -18,8 +18,8 @@ def get_task(config: ml_collections.ConfigDict) -> Task:
     """
     if config.task == "link_weights":
         raise UserError(
-            "config.task='link_weights' is for `aggnets learn` alone, which"
-            " trains such a network and writes its pattern"
+            "config.task='link_weights' is for `aggnets learn` alone, which trains such a network"
+            " and writes its pattern"
         )
     task = choose("config.task", TASKS, config.task)
     check_arguments(f"task {config.task!r}", task, config.task_args)

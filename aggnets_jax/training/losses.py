@@ -1,4 +1,4 @@
-"""What training minimises: the cross entropy with targets that may be smoothed and mixed."""
+"""The loss of classification: cross entropy with targets that may be smoothed and mixed."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 
 def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float, over: str) -> jax.Array:
-    """One-hot targets from which a probability is taken and shared among classes.
+    """Return one-hot targets of which a probability is taken away and shared among classes.
 
     Args:
       labels: int32 [batch].
@@ -25,7 +25,7 @@ def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float, over: 
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-    """Cross entropy of each example.
+    """Return the cross entropy of each example.
 
     Args:
       logits: [batch, classes].

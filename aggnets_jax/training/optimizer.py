@@ -1,4 +1,4 @@
-"""SGD as the papers' reference scripts have it."""
+"""SGD as in the papers' reference scripts."""
 
 import math
 import re
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from aggnets_jax.connectivity.scan_variables import run_of
+from aggnets_jax.connectivity.scan_variables import layers_of_run
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.training.schedules import make_schedule
+from aggnets_jax.training.state import leaves_by_path
 
 _Factors = list[tuple[re.Pattern, float]]
 
@@ -21,12 +22,12 @@ _Factors = list[tuple[re.Pattern, float]]
 def make_optimizer(
     config: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: float
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Makes the optimiser of a config, and its learning rate as a function of the step.
+    """Make the optimiser of a config, and its learning rate as a function of the step.
 
     The gradient is clipped, then weight decay is added, then come momentum and the learning rate,
     as in PyTorch: v <- m v + (g + w p); p <- p - lr (g + w p + m v) with Nesterov's. A parameter's
-    factor of the learning rate multiplies its whole update. Those that are frozen stay what they
-    are to the bit, and their gradients do not count where the others' are clipped.
+    factor of the learning rate multiplies its whole update. Frozen parameters, with factor 0, stay
+    the same to the bit, and the norm for clipping leaves out their gradients.
 
     Args:
       config: whole.
@@ -34,8 +35,8 @@ def make_optimizer(
       steps_per_epoch: updates in an epoch; need not be a whole number.
 
     Raises:
-      UserError: for a schedule that is unknown or ill-configured, or ill-formed
-        `config.lr_factors`; from the optimiser's `init`, for those of no parameter.
+      UserError: for an unknown schedule, a wrong argument of it, or ill-formed `config.lr_factors`;
+        from the optimiser's `init`, for a pattern there that fits no parameter.
     """
     scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1
     schedule = make_schedule(
@@ -56,14 +57,14 @@ def make_optimizer(
 
 def _is_kernel(params: Any) -> Any:
     def decide(path: Any, value: jax.Array) -> bool:
-        axis_of_layers = any(run_of(key.key) for key in path)
+        axis_of_layers = any(layers_of_run(key.key) for key in path)
         return value.ndim - axis_of_layers > 1
 
     return jax.tree_util.tree_map_with_path(decide, params)
 
 
 def _parse_factors(pairs: Sequence[Any]) -> _Factors:
-    """Pairs of a pattern and a factor, checked."""
+    """Check pairs of a pattern and a factor, and compile the patterns."""
     factors = []
     for pair in pairs:
         match pair:
@@ -91,13 +92,13 @@ def _parse_factors(pairs: Sequence[Any]) -> _Factors:
 def _multiply_updates(
     optimizer: optax.GradientTransformation, factors: _Factors
 ) -> optax.GradientTransformation:
-    """An optimiser whose updates are multiplied by factors, 0 for parameters that it never sees."""
+    """Multiply an optimiser's updates by factors; it never sees parameters of factor 0."""
 
     def is_trained(params: Any) -> Any:
         return jax.tree.map(bool, _factor_of_each(params, factors))
 
     def multiply(updates: Any, params: Any) -> Any:
-        # The negative zero is the one number that leaves every other as it is when it is added.
+        # Adding the negative zero, and no other number, leaves every number as it is.
         return jax.tree.map(
             lambda update, factor: factor * update if factor else jnp.full_like(update, -0.0),
             updates,
@@ -108,13 +109,13 @@ def _multiply_updates(
 
 
 def _factor_of_each(params: Any, factors: _Factors) -> Any:
-    """The factor of each parameter, in a tree like theirs."""
-    leaves, tree = jax.tree_util.tree_flatten_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    """Return the factor of each parameter, in a tree like the parameters."""
+    paths = list(leaves_by_path(params))
     for pattern, _ in factors:
         if not any(map(pattern.fullmatch, paths)):
             raise unknown("path of parameters in config.lr_factors", pattern.pattern, paths)
-    return tree.unflatten(
+    factors_by_path = (
         next((factor for pattern, factor in factors if pattern.fullmatch(path)), 1.0)
         for path in paths
     )
+    return jax.tree.unflatten(jax.tree.structure(params), factors_by_path)

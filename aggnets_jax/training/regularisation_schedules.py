@@ -1,8 +1,12 @@
-"""How strong a regularisation inside the network is at each step, by name.
+"""Strength of a regularisation inside the network, as a function of the step, by name.
 
-What is regularised is the network's business: DropBlock drops this share of positions, dynamic
+The network decides what is regularised: DropBlock drops this share of positions, dynamic
 regularisation scales residual branches by random numbers of about this size (see
-`models/regularisation.py`).
+`layers/regularisation.py`).
+
+Each schedule gets the `highest` strength, the updates in the run (`total_steps`) and in an epoch
+(`steps_per_epoch`, in general no whole number), and arguments of its own. A value that is not
+allowed raises `UserError`.
 """
 
 from collections.abc import Callable
@@ -19,7 +23,7 @@ from aggnets_jax.training.schedules import cycle_fraction, epochs_to_steps
 
 
 class StrengthState(struct.PyTreeNode):
-    """What a strength that follows the training loss depends on.
+    """State of a strength that depends on the training loss.
 
     Attributes:
       value: the strength, float32.
@@ -31,13 +35,12 @@ class StrengthState(struct.PyTreeNode):
 
 
 class Strength(NamedTuple):
-    """A strength that changes in training; all three are pure functions.
+    """A strength that changes in training: three pure functions.
 
     Attributes:
       init: `init()` is the `StrengthState` before the first step.
       value: `value(state, step)` is the strength, float32, in the step after `step` updates.
-      update: `update(state, loss)` is the state after a step whose loss, the mean of its batch,
-        was `loss`.
+      update: `update(state, loss)` is the state after a step, from the mean loss of its batch.
     """
 
     init: Callable[[], StrengthState]
@@ -46,8 +49,8 @@ class Strength(NamedTuple):
 
 
 def constant(highest: float, total_steps: int, steps_per_epoch: float) -> Strength:
-    """The same at every step."""
-    return _of_step(lambda step: jnp.float32(highest))
+    """Keep the highest strength at every step."""
+    return _by_step(lambda step: jnp.float32(highest))
 
 
 def sawtooth(
@@ -61,21 +64,20 @@ def sawtooth(
     repeats: int = 1,
     shape: str = "cosine",
 ) -> Strength:
-    """Rises from 0 towards the highest in each cycle of the learning rate, and falls back to 0.
+    """Rise from 0 towards the highest in each cycle of the learning rate, and fall back to 0.
+
+    The cycles are those of `schedules.cycle_fraction`, with its arguments.
 
     Args:
       highest: strength that the end of a cycle approaches.
       total_steps: updates in the run.
       steps_per_epoch: updates in an epoch.
-      first_cycle_steps: as those of `schedules.sgdr`, as the next three.
-      cycle_multiplier: of each cycle's length to that of the one before.
+      first_cycle_steps: length of the first cycle.
+      cycle_multiplier: ratio of the lengths of a cycle and the one before it.
       every: "step", or "epoch" for one value in all of an epoch.
-      repeats: equal parts of the run that begin with a first cycle each.
+      repeats: number of equal parts of the run that begin with a first cycle each.
       shape: "cosine", by which strength and learning rate have a constant sum if their highest
         values are the same (the reference code of HCGNet), or "linear".
-
-    Raises:
-      UserError: for a value that is not allowed.
     """
     fraction = cycle_fraction(
         total_steps,
@@ -88,8 +90,8 @@ def sawtooth(
     if shape not in ("cosine", "linear"):
         raise unknown("value of shape", shape, ("cosine", "linear"))
     if shape == "linear":
-        return _of_step(lambda step: highest * fraction(step))
-    return _of_step(lambda step: highest * 0.5 * (1 - jnp.cos(jnp.pi * fraction(step))))
+        return _by_step(lambda step: highest * fraction(step))
+    return _by_step(lambda step: highest * 0.5 * (1 - jnp.cos(jnp.pi * fraction(step))))
 
 
 def dynamic(
@@ -102,22 +104,19 @@ def dynamic(
     decrement: float = 1e-3,
     smoothing: float = 0.9,
 ) -> Strength:
-    """Grows after a step by which the smoothed training loss fell, shrinks after another.
+    """Grow after a step in which the smoothed training loss fell, and shrink after any other.
 
     This is the rule of Wang et al., "Convolutional Neural Networks with Dynamic Regularization",
-    arXiv 1909.11862, with constants of our own.
+    arXiv 1909.11862, with our own constants.
 
     Args:
-      highest: strength that is never exceeded; it is never below 0 either.
+      highest: upper bound; the lower bound is 0.
       total_steps: updates in the run.
       steps_per_epoch: updates in an epoch.
-      initial: strength in the first steps, of which the loss of one can't have fallen.
-      increment: what it grows by.
-      decrement: what it shrinks by.
-      smoothing: share of the earlier average in the average of the loss after a step.
-
-    Raises:
-      UserError: for a value that is not allowed.
+      initial: strength in the first two steps, before a loss can have fallen.
+      increment: added when it grows.
+      decrement: subtracted when it shrinks.
+      smoothing: weight of the earlier average in the moving average of the loss.
     """
     check_number("initial", initial, 0, highest)
     check_number("increment", increment, 0)
@@ -139,8 +138,8 @@ def dynamic(
     )
 
 
-def _of_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
-    """A strength that does not depend on the loss."""
+def _by_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
+    """Make a strength that does not depend on the loss."""
     return Strength(
         lambda: StrengthState(jnp.float32(0.0), jnp.float32(jnp.inf)),
         lambda state, step: value(step),
@@ -156,16 +155,13 @@ STRENGTHS: dict[str, Callable[..., Strength]] = {
 def make_strength(
     config: ml_collections.ConfigDict, total_steps: int, steps_per_epoch: float
 ) -> Strength | None:
-    """Makes the strength that a config asks for, None if `config.strength` is 0.
+    """Make the strength of a config; None if `config.strength`, the highest, is 0.
 
-    Args:
-      config: with `strength`, the highest, `strength_schedule`, one of `STRENGTHS`, and
-        `strength_args`, its arguments; those in steps may be given in epochs.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch; need not be a whole number.
+    `config.strength_schedule` is one of `STRENGTHS`, and `config.strength_args` has its arguments;
+    those in steps may be given in epochs.
 
     Raises:
-      UserError: for an unknown name or argument, or a value the schedule does not admit.
+      UserError: for an unknown name or argument, or a value that is not allowed.
     """
     name = config.strength_schedule
     function = choose("strength_schedule", STRENGTHS, name)

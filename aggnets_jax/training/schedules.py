@@ -1,7 +1,9 @@
-"""Learning-rate schedules by name: functions of the number of updates done so far.
+"""Learning-rate schedules by name: functions of the number of updates so far.
 
-An argument of a schedule that ends in `_steps` may be given in epochs: `warmup_epochs=5` is
-`warmup_steps` of five epochs, whatever the batch size.
+Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
+an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
+ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
+whatever the batch size. A value that is not allowed raises `UserError`.
 """
 
 import inspect
@@ -22,7 +24,7 @@ _LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled s
 
 
 def constant(lr: float, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """The same at every step."""
+    """Keep the learning rate."""
     return optax.constant_schedule(lr)
 
 
@@ -34,7 +36,7 @@ def step(
     boundaries: Sequence[float] = (0.5, 0.75),
     factor: float = 0.1,
 ) -> optax.Schedule:
-    """Multiplied by `factor` at each boundary, a fraction of the run.
+    """Multiply by `factor` at each boundary, a fraction of the run.
 
     The defaults are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of 300) and of
     DSNet (iterations 32,000 and 48,000 of 64,000).
@@ -55,7 +57,7 @@ def cosine(
     warmup_steps: float = 0,
     end_factor: float = 0.0,
 ) -> optax.Schedule:
-    """Half a cosine down to `end_factor * lr`, after a linear rise from 0 over `warmup_steps`.
+    """Fall by half a cosine to `end_factor * lr`, after a linear rise from 0 over `warmup_steps`.
 
     A run that ends within the warm-up has no cosine.
     """
@@ -71,7 +73,7 @@ def cosine(
 def warmup_cosine(
     lr: float, total_steps: int, steps_per_epoch: float, *, warmup_steps: float
 ) -> optax.Schedule:
-    """Half a cosine over the whole run, times a linear rise from 0 to 1 over `warmup_steps`.
+    """Multiply half a cosine over the whole run by a linear rise from 0 to 1 over `warmup_steps`.
 
     Micro-Dense Nets, equations 15 and 16; the highest learning rate is somewhat below `lr`.
     """
@@ -93,7 +95,7 @@ def sgdr(
     every: str = "step",
     repeats: int = 1,
 ) -> optax.Schedule:
-    """Cosines to 0 with warm restarts (arXiv 1608.03983); see `cycle_fraction`."""
+    """Fall to 0 by cosines with warm restarts (arXiv 1608.03983); see `cycle_fraction`."""
     fraction = cycle_fraction(
         total_steps,
         steps_per_epoch,
@@ -114,23 +116,20 @@ def cycle_fraction(
     every: str = "step",
     repeats: int = 1,
 ) -> Callable[[ArrayLike], jax.Array]:
-    """How far each step is in its cycle: from 0, where a cycle begins, to below 1.
+    """Return how far each step is in its cycle: from 0, where a cycle begins, to below 1.
 
     Args:
       total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch, in general no whole number: a batch may hold the end of
-        an epoch and the beginning of the next, and then belongs to the former.
+      steps_per_epoch: updates in an epoch. A batch that holds the end of an epoch and the beginning
+        of the next belongs to the former.
       first_cycle_steps: length of the first cycle.
-      cycle_multiplier: of each cycle's length to that of the cycle before it, at least 1.
+      cycle_multiplier: ratio of the lengths of a cycle and the one before it, at least 1.
       every: "step", or "epoch" for the fraction at its epoch's beginning, in all of the epoch;
         the first cycle then is a whole number of epochs.
-      repeats: equal parts of the run that begin with a first cycle each.
+      repeats: number of equal parts of the run that begin with a first cycle each.
 
     Returns:
-      A function of the number of updates done so far, int32, to float32 of the same shape.
-
-    Raises:
-      UserError: for a value that is not allowed.
+      A function of the number of updates so far, int32, to float32 of the same shape.
     """
     check_number("first_cycle_steps", first_cycle_steps, 1, 2**31)
     check_number("cycle_multiplier", cycle_multiplier, 1, 100)
@@ -142,7 +141,7 @@ def cycle_fraction(
 
         def fraction_of_step(count: ArrayLike) -> jax.Array:
             cycle = _last_begun(starts, count)
-            # Subtracted as whole numbers, of which float32 has those to 2**24 only.
+            # Subtracted as integers, because float32 is exact up to 2**24 only.
             return (count - jnp.asarray(starts)[cycle]) / jnp.asarray(lengths, jnp.float32)[cycle]
 
         return fraction_of_step
@@ -164,7 +163,7 @@ def cycle_fraction(
 def _cycles(
     total: int, first: float, multiplier: float, repeats: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where each cycle begins, int32, and its length, float64, in steps or epochs."""
+    """Return the start of each cycle, int32, and its length, float64, in steps or epochs."""
     starts, lengths = [], []
     for part in range(repeats):
         start, end = (-(-n * total // repeats) for n in (part, part + 1))
@@ -179,7 +178,7 @@ def _cycles(
 
 
 def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
-    """The step that has the first example of each epoch as its first, or the next one."""
+    """Return the first step of each epoch: the first whose batch begins in it."""
     if total_steps > _LONGEST_TABLE * steps_per_epoch:
         raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
     epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
@@ -188,12 +187,12 @@ def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarr
 
 
 def _first_at_or_after(positions: np.ndarray) -> np.ndarray:
-    # What is a whole number but for rounding, is one.
+    # A whole number must stay one despite rounding errors.
     return np.ceil(np.round(positions, 6))
 
 
 def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
-    """Index of the last of the rising `starts` that is not after `count`."""
+    """Return the index of the last of the rising `starts` that is not after `count`."""
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
@@ -205,17 +204,10 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 def make_schedule(
     name: str, lr: float, total_steps: int, steps_per_epoch: float, /, **arguments: Any
 ) -> optax.Schedule:
-    """Makes a schedule.
-
-    Args:
-      name: one of `SCHEDULES`.
-      lr: the highest learning rate.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch; need not be a whole number.
-      **arguments: the schedule's own; those in steps may be given in epochs.
+    """Make one of `SCHEDULES`; its arguments in steps may be given in epochs.
 
     Raises:
-      UserError: for an unknown name or argument, or a value the schedule does not admit.
+      UserError: for an unknown name or argument, or a value that is not allowed.
     """
     function = choose("schedule", SCHEDULES, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
@@ -226,10 +218,10 @@ def make_schedule(
 def epochs_to_steps(
     function: Callable, arguments: Mapping[str, Any], steps_per_epoch: float
 ) -> dict[str, Any]:
-    """Arguments for a function, those in epochs as the ones in steps that it has instead.
+    """Replace a function's arguments in epochs by those in steps.
 
     Raises:
-      UserError: if one is given in both, or its epochs are no number of at least 0.
+      UserError: if one is given in both, or in epochs that are no number of at least 0.
     """
     converted = dict(arguments)
     for name in arguments:

@@ -37,7 +37,7 @@ class DataSizes(NamedTuple):
     num_train: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Setup:
     """A network and how it is trained, as a config says.
 

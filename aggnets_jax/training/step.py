@@ -44,11 +44,10 @@ def make_train_step(
 ) -> TrainStep:
     """Make the pure function `(state, batch) -> state` of one update of one seed.
 
-    With `config.accumulation_steps` the batch, from the task's training data, is computed in as
-    many parts, each normalised by its own statistics, and their gradients are averaged. With
-    `config.batch_norm` "device" the part of the batch on each device is normalised by its own
-    statistics, too, and the running averages become the mean of the devices'. With
-    `config.sharding` "fsdp" parameters are gathered before that, and the gradients divided.
+    A batch, from the task's training data, is computed in `config.accumulation_steps` parts, each
+    normalised by its own statistics; their gradients are averaged. With `config.batch_norm`
+    "device", so is the part on each device, and running averages are averaged. With
+    `config.sharding` "fsdp" parameters are gathered before, and the gradients divided.
 
     Raises (when it is traced):
       UserError: if `config.strength` is set and the network regularises nothing by it.
@@ -82,12 +81,9 @@ def make_train_step(
         )
         step = state.step + 1
         finite = jnp.isfinite(loss) & _has_finite_norm((gradients, params, batch_stats))
+        changed = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state, "ema": ema}
         after = state.replace(
-            params=params,
-            batch_stats=batch_stats,
-            opt_state=opt_state,
-            ema=ema,
-            strength=strength and strength.update(state.strength, loss),
+            **changed, strength=strength and strength.update(state.strength, loss)
         )
         if config.skip_nonfinite_steps:
             after = _undone_unless(finite, after, state)

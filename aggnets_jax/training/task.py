@@ -47,7 +47,7 @@ class Evaluation(NamedTuple):
 class Task:
     """The base class of tasks: what is trained, on which data, and how it is judged.
 
-    A task has no state. `docs/tasks.md` shows how to add one.
+    Its attributes do not change. `docs/tasks.md` says how to add a task.
 
     Attributes:
       sums: names and dtypes of the sums that the loss function returns. They are added up over
@@ -79,13 +79,20 @@ class Task:
         start_step: int = 0,
         most_steps: int = 1,
     ) -> data.ResidentData | data.StreamedData:
-        """Open the training split; arguments and errors are those of `data.train_data`."""
+        """Open the training split; arguments and errors are those of `data.train_data`.
+
+        Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
+        """
         raise NotImplementedError
 
     def eval_data(
         self, config: ml_collections.ConfigDict, sharding: NamedSharding
     ) -> data.EvalBatches:
-        """Open the evaluation split; errors are those of `data.eval_batches`."""
+        """Open the evaluation split, an iterable of batches.
+
+        It has the attributes `num_examples` and `skip`, and the method `check`, of
+        `data.EvalBatches`.
+        """
         raise NotImplementedError
 
     def make_preprocess(

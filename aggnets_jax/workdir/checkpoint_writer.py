@@ -1,9 +1,9 @@
-"""Everything Orbax, second half: saving the checkpoints of a run, and going on from them."""
+"""Everything Orbax, second half: saving the checkpoints of a run, and resuming from them."""
 
 import dataclasses
 import itertools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,18 @@ import jax
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
-from aggnets_jax.workdir import checkpoints
-from aggnets_jax.workdir.checkpoints import BEST, LATEST, Checkpoints
+from aggnets_jax.workdir.checkpoints import (
+    BEST,
+    LATEST,
+    Checkpoints,
+    array_checksums,
+    json_checksum,
+)
 from aggnets_jax.workdir.folder import config_change_error
 from aggnets_jax.workdir.progress import Progress
 
@@ -28,14 +33,14 @@ DAMAGED = "damaged"
 class RunCheckpoints(Checkpoints):
     """The checkpoints of a run. Saves are asynchronous; leaving the context waits for them.
 
-    A save that fails, for want of space or of a disk, is told on stderr; the checkpoints before it
-    stay as they are, and the next save tries again.
+    A save that fails, because a disk is full or gone, is reported on stderr. The checkpoints before
+    it stay as they are, and the next save tries again.
 
     Args:
       workdir: of the run.
-      keep: how many of the latest checkpoints to keep.
-      config: as JSON data, to be saved in each checkpoint.
-      dataset: likewise.
+      keep: number of latest checkpoints to keep.
+      config: as JSON data, for each checkpoint.
+      dataset: for each checkpoint.
     """
 
     def __init__(
@@ -49,9 +54,9 @@ class RunCheckpoints(Checkpoints):
         super().__init__(workdir)
         self._config = config
         self._dataset = dataset
-        # Of the best ones two, for a run may go on from before the newer one.
+        # Two of the best, because a run may go on from before the newer one.
         self._keep = {LATEST: keep, BEST: 2}
-        # Of the newest saves, by folder: the step, and what was wrong if it failed.
+        # The step of the newest save, and its error if it failed, by folder.
         self._begun: dict[str, int] = {}
         self._failures: dict[str, str] = {}
 
@@ -65,17 +70,17 @@ class RunCheckpoints(Checkpoints):
         return {
             "max_to_keep": self._keep[folder],
             "cleanup_tmp_directories": True,
-            # Else threads wait for a directory that can't be made, past the run's end.
+            # Otherwise threads wait for a directory that can't be made, past the run's end.
             "async_options": ocp.AsyncOptions(create_directories_asynchronously=False),
         }
 
     # ---- Saving.
 
     def save(self, state: TrainState, progress: Progress) -> None:
-        """Begins to save the whole state; does nothing if that step is saved already.
+        """Begin to save the whole state; do nothing if that step is saved already.
 
-        What `progress` names as the best is on the disk before; if it could not be saved, then
-        `progress` is changed to name the one that is.
+        The network that `progress` names as the best is on the disk before; if it could not be
+        saved, `progress` is changed to name the one that is.
         """
         if not self._settle(BEST):
             self._name_saved_best(progress)
@@ -84,15 +89,15 @@ class RunCheckpoints(Checkpoints):
         self._begin(LATEST, state.updates, progress, {"model": model, "training": training})
 
     def save_best(self, state: TrainState, progress: Progress) -> None:
-        """Begins to save the network as that of the best evaluation so far."""
+        """Begin to save the network of the best evaluation so far."""
         self._settle(BEST)
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
 
     def finish(self) -> None:
-        """Waits until all is saved.
+        """Wait until everything is saved.
 
         Raises:
-          Unsaved: if the state that was to be saved last is not.
+          Unsaved: if the last state could not be saved.
         """
         self._settle(BEST)
         if not self._settle(LATEST):
@@ -111,8 +116,8 @@ class RunCheckpoints(Checkpoints):
             "progress": dataclasses.asdict(progress),
         }
         checksums = {
-            **{item: checkpoints.array_checksums(tree) for item, tree in arrays.items()},
-            **{item: checkpoints.json_checksum(value) for item, value in data.items()},
+            **{item: array_checksums(tree) for item, tree in arrays.items()},
+            **{item: json_checksum(value) for item, value in data.items()},
         }
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         for item, value in {**data, "checksums": checksums}.items():
@@ -121,7 +126,7 @@ class RunCheckpoints(Checkpoints):
             self.note_failure(error, step, folder)
 
     def _tried(self, folder: str, step: int, items: Mapping[str, Any]) -> Exception | None:
-        """Begins to save; returns what was wrong."""
+        """Begin to save; return the error, if any."""
         try:
             manager = self._manager(folder)
             if step not in manager.all_steps():
@@ -131,25 +136,22 @@ class RunCheckpoints(Checkpoints):
         return None
 
     def _wait(self, folder: str) -> Exception | None:
-        """Waits for what is being saved; returns what was wrong with it."""
+        """Wait for the newest save; return its error, if any."""
         try:
             if folder in self._managers:
                 self._managers[folder].wait_until_finished()
-        except Exception as error:  # of the operating system, or what TensorStore makes of it
+        except Exception as error:  # the operating system's, or TensorStore's
             return error
         return None
 
     def _settle(self, folder: str) -> bool:
-        """Waits for what is being saved; returns whether the newest save succeeded."""
+        """Wait for the newest save; return whether it succeeded."""
         if error := error_in_any(self._wait(folder)):
             self.note_failure(error, self._begun[folder], folder)
         return folder not in self._failures
 
     def note_failure(self, error: Exception, step: int, folder: str = LATEST) -> None:
-        """Notes why the state after a step, or what must be before it, could not be saved.
-
-        All processes must be told.
-        """
+        """Note why the state after a step could not be saved; all processes must call this."""
         what = "best network" if folder == BEST else "state"
         reason = one_line(error)
         self._failures[folder] = f"the {what} after step {step} could not be saved: {reason}"
@@ -174,20 +176,18 @@ class RunCheckpoints(Checkpoints):
         allow_config_change: bool = False,
         other_form: Callable[[], TrainState] | None = None,
     ) -> tuple[TrainState, Progress] | None:
-        """Restores the newest checkpoint that is whole, and sets those aside that are damaged.
+        """Restore the newest checkpoint that is whole, and set damaged ones aside.
 
         Args:
-          state: whose shapes, dtypes and shardings the restored state gets; its seed, too.
-          allow_config_change: whether config and data set may be others than the checkpoint's.
-          other_form: makes the shapes of the state of the same network with loops over its layers,
-            or without, whichever `state` is not.
+          state: gives shapes, dtypes and shardings of the restored state, and its seed.
+          allow_config_change: whether config and data set may differ from the checkpoint's.
+          other_form: makes the shapes of the state for the other value of `config.model.scan`.
 
         Returns:
-          The state and the progress that was saved with it; None if there is no checkpoint.
+          The state and its progress; None if there is no checkpoint.
 
         Raises:
-          UserError: if there are checkpoints and none is whole, or it is of another run; nothing
-            is set aside then.
+          UserError: if no checkpoint is whole, or it is of another run; none is set aside then.
         """
         damaged: list[Damaged] = []
         steps = self._steps(LATEST)
@@ -218,13 +218,13 @@ class RunCheckpoints(Checkpoints):
         return None
 
     def _has_loops(self, step: int) -> bool:
-        """Whether the network of a checkpoint has its layers in loops."""
+        """Return whether the network of a checkpoint has its layers in loops."""
         return config_lib.resolve(self.restore_config(LATEST, step)).model.scan
 
     def _check_new(self) -> None:
-        """Checks that a run without a checkpoint has never had one."""
+        """Check that a run without a checkpoint has never had one."""
         best = self._steps(BEST)
-        # Lines of the log that are on the disk are counted when a checkpoint is saved.
+        # The lines of the log are counted when a checkpoint is saved.
         lost = best and self._read(BEST, best[-1], "progress")["progress"]["lines"]
         if lost or (self._workdir / DAMAGED).is_dir():
             raise UserError(
@@ -233,16 +233,16 @@ class RunCheckpoints(Checkpoints):
             )
 
     def _drop_best_after(self, step: int, progress: Progress) -> None:
-        """Deletes networks of the best evaluations that the run has yet to come to (again)."""
+        """Delete the best networks of steps that the run has yet to reach again."""
         later = [best for best in self._steps(BEST) if best > step]
         for best in later:
             self._manager(BEST).delete(best)
-        # They had taken the place of the one that was the best then.
+        # They had replaced the one that was the best at that step.
         if later and progress.best and progress.best["step"] not in self._steps(BEST):
             progress.best = None
 
     def _changes(self, step: int, allow_config_change: bool) -> list[str]:
-        """What differs between the run that saved a checkpoint and this one."""
+        """Return the differences between this run and the one that saved a checkpoint."""
         config = self.restore_config(LATEST, step)
         changes = config_lib.differences(config, self._config)
         now, before = (
@@ -267,7 +267,7 @@ class RunCheckpoints(Checkpoints):
         except OtherArrays as error:
             if not changes:
                 raise
-            # Not the checkpoint is at fault.
+            # The changed config is at fault, not the checkpoint.
             raise UserError(
                 f"the run can't go on with that change of the config ({'; '.join(changes)}):"
                 f" {error.reason}"
@@ -279,12 +279,13 @@ class RunCheckpoints(Checkpoints):
         return restored_state.replace(seed=state.seed), progress
 
     def _set_aside(self, damaged: Sequence[Damaged]) -> None:
-        """Moves checkpoints away, and says so."""
+        """Move checkpoints away, and say so."""
         for error in damaged:
             folder = self._workdir / DAMAGED
             folder.mkdir(exist_ok=True)
             name = f"{error.path.parent.name}-{error.path.name}"
-            places = (folder / f"{name}{suffix}" for suffix in _suffixes())
+            suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+            places = (folder / f"{name}{suffix}" for suffix in suffixes)
             place = next(place for place in places if not place.exists())
             error.path.rename(place)
             self._warn(f"{error}; set aside as {place}")
@@ -292,12 +293,6 @@ class RunCheckpoints(Checkpoints):
     @staticmethod
     def _warn(message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
-
-
-def _suffixes() -> Iterator[str]:
-    """Nothing, "-2", "-3", ..."""
-    yield ""
-    yield from (f"-{number}" for number in itertools.count(2))
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -313,7 +308,7 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _like(shapes: TrainState, state: TrainState) -> TrainState:
-    """Shapes of a state, to be restored to where another is."""
+    """Return the shapes with the devices of a state."""
     everywhere = state.step.sharding
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
@@ -321,9 +316,9 @@ def _like(shapes: TrainState, state: TrainState) -> TrainState:
 
 
 def _rearranged(saved: TrainState, state: TrainState) -> TrainState:
-    """What was saved, in the form of a state and on its devices."""
+    """Rearrange a saved state to the form and the devices of another."""
     num_seeds = state.step.size
     first = jax.eval_shape(partial(at_seed, number=0, num_seeds=num_seeds), state)
     saved = saved.replace(seed=state.seed)
-    moved = over_seeds(partial(rearranged, like=first), num_seeds)(saved)
+    moved = over_seeds(partial(match_layout, like=first), num_seeds)(saved)
     return jax.tree.map(lambda x, y: jax.device_put(x, y.sharding), moved, state)

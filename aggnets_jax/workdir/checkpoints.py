@@ -1,15 +1,14 @@
-"""Everything Orbax, first half: what a checkpoint is, and reading it.
+"""Everything Orbax, first half: the format of a checkpoint, and reading it.
 
 A workdir holds two series of checkpoints: `checkpoints/`, the latest of the run, from which it
 goes on; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
 
     model      params, batch_stats and, where the config asks for them, their averages "ema"
     training   the rest of the state: optimiser, step, seed, ... (not in `best/`)
-    config     the resolved config as JSON
-    dataset    what the network knows of its data, names of the classes included, as JSON: so that
-               nothing but the directory is needed to have the network
-    progress   as JSON: which step was evaluated last, which evaluation was the best
-    checksums  of all of the others, as JSON; whatever is read is compared with them
+    config     the resolved config, as JSON
+    dataset    the `DatasetInfo`, as JSON, so that the network needs nothing but the directory
+    progress   the `Progress`, as JSON
+    checksums  of all other items, as JSON; everything that is read is compared with them
 
 Orbax gives a checkpoint its name when all of it is written.
 """
@@ -31,11 +30,9 @@ from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
-from aggnets_jax.workdir import checkpoints
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
-
 
 _DATASET = {
     "name": str,
@@ -52,11 +49,7 @@ _DATASET = {
 
 
 class Checkpoints:
-    """The checkpoints of a workdir, to be read; nothing is written.
-
-    Args:
-      workdir: of the run.
-    """
+    """The checkpoints of a workdir, for reading; nothing is written."""
 
     def __init__(self, workdir: str | Path) -> None:
         self._workdir = Path(workdir).expanduser().absolute()
@@ -90,13 +83,13 @@ class Checkpoints:
         return self._managers[folder]
 
     def _forget(self, folder: str) -> None:
-        """Closes the manager of a folder, so that the next one looks at what is on the disk."""
+        """Close the manager of a folder, so that the next one looks at the disk."""
         if manager := self._managers.pop(folder, None):
-            with contextlib.suppress(Exception):  # that of a save that failed, once more
+            with contextlib.suppress(Exception):  # a failed save's, once more
                 manager.close()
 
     def find(self, which: str) -> tuple[str, int]:
-        """The folder and step of the "latest" checkpoint, the "best", or that of a given step.
+        """Find the "latest" checkpoint, the "best", or the one of a step; return folder and step.
 
         Raises:
           UserError: if there is none.
@@ -118,7 +111,7 @@ class Checkpoints:
         raise UserError(f"no checkpoint {which!r} in {self._workdir}; allowed: {allowed}")
 
     def newest(self) -> int:
-        """The step of the latest checkpoint; -1 if there is none."""
+        """Return the step of the latest checkpoint; -1 if there is none."""
         return max(self._steps(LATEST), default=-1)
 
     def _steps(self, folder: str) -> list[int]:
@@ -128,7 +121,7 @@ class Checkpoints:
         return sorted(self._manager(folder).all_steps())
 
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
-        """Reads items of a checkpoint, and compares them with their checksums.
+        """Read items of a checkpoint, and compare them with their checksums.
 
         Args:
           folder: of the checkpoint.
@@ -137,7 +130,7 @@ class Checkpoints:
           **arrays: shapes, dtypes and shardings of items that are arrays.
 
         Raises:
-          Damaged: if that can't be read, or is not what was saved.
+          Damaged: if an item can't be read, or is not what was saved.
         """
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)
@@ -146,33 +139,33 @@ class Checkpoints:
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
             for item, target in arrays.items():
-                checkpoints.check_arrays(path, item, saved[item], target)
+                check_arrays(path, item, saved[item], target)
             if arrays:
                 array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
                 items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
             for item in json_items:
-                if checkpoints.json_checksum(items[item]) != saved[item]:
+                if json_checksum(items[item]) != saved[item]:
                     raise Damaged(path, f"its {item} has another checksum")
             for item in arrays:
-                for name, found in checkpoints.array_checksums(items[item]).items():
+                for name, found in array_checksums(items[item]).items():
                     if found != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
         except Damaged:
             raise
         except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
             raise Damaged(path, one_line(error)) from error
-        except (MemoryError, OSError) as error:  # for which the checkpoint can do nothing
+        except (MemoryError, OSError) as error:  # not the checkpoint's fault
             raise UserError(f"{path} can't be read: {one_line(error)}") from error
-        except Exception as error:  # whatever Orbax, TensorStore and JSON make of a damaged file
+        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
             raise Damaged(path, f"it can't be read: {one_line(error)}") from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
-        """The resolved config that a checkpoint was saved with, as JSON data."""
+        """Restore the resolved config of a checkpoint, as JSON data."""
         return self._read(folder, step, "config")["config"]
 
     def restore_dataset(self, folder: str, step: int) -> DatasetInfo:
-        """What is known of the data set that a checkpoint was trained on."""
+        """Restore the description of the data set that a checkpoint was trained on."""
         saved = self._read(folder, step, "dataset")["dataset"]
         path = self._workdir / folder / str(step)
         check_fields(path, saved, _DATASET)
@@ -186,7 +179,7 @@ class Checkpoints:
             raise Damaged(path, "its data set contradicts itself")
         return info
 
-    def restore_variables(
+    def restore_model(
         self,
         folder: str,
         step: int,
@@ -195,42 +188,51 @@ class Checkpoints:
         *,
         averaged: bool,
     ) -> dict[str, Any]:
-        """Restores what `model.apply` takes.
+        """Restore "params", "batch_stats", and "ema", their averages or None.
 
         Args:
           folder: from `find`.
           step: from `find`.
           variables: shapes of "params" and "batch_stats".
-          sharding: that the arrays get.
-          averaged: whether the checkpoint has averages, which are then returned.
+          sharding: sharding of the restored arrays.
+          averaged: whether the checkpoint has averages.
         """
         like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
         target = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             {**like, "ema": like if averaged else None},
         )
-        model = self._read(folder, step, model=target)["model"]
-        return model["ema"] or {name: model[name] for name in like}
+        return self._read(folder, step, model=target)["model"]
+
+    def restore_variables(self, *arguments: Any, averaged: bool) -> dict[str, Any]:
+        """Restore the variables that are evaluated: the averages if the checkpoint has any.
+
+        The arguments are those of `restore_model`.
+        """
+        model = self.restore_model(*arguments, averaged=averaged)
+        return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
 
 
 def array_checksums(tree: Any) -> dict[str, list[Any]]:
-    """The checksums of arrays by their paths: [dtype, shape, SHA-256 of the bytes]."""
-    return {path: [*kind(array), _sum(array)] for path, array in leaves_by_path(tree).items()}
+    """Return the checksums of arrays by their paths: [dtype, shape, SHA-256 of the bytes]."""
+    return {
+        path: [*_dtype_and_shape(x), hashlib.sha256(np.ascontiguousarray(to_host(x))).hexdigest()]
+        for path, x in leaves_by_path(tree).items()
+    }
 
 
-def kind(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
-    """[dtype, shape], with which an array's checksum begins."""
+def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
 def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
-    """Compares the arrays that an item of a checkpoint has, by its checksums, with a target.
+    """Compare names, dtypes and shapes of an item's arrays, from its checksums, with a target.
 
     Raises:
-      OtherArrays: if names, dtypes or shapes differ.
+      OtherArrays: if they differ.
     """
-    there = {name: kind_and_sum[:2] for name, kind_and_sum in saved.items()}
-    wanted = {name: kind(array) for name, array in leaves_by_path(target).items()}
+    there = {name: checksum[:2] for name, checksum in saved.items()}
+    wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}
     for name in sorted(wanted.keys() | there.keys()):
         if wanted.get(name) != there.get(name):
             was, now = (
@@ -241,9 +243,5 @@ def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -
 
 
 def json_checksum(value: Any) -> str:
-    """SHA-256 of JSON data, whatever the order of its keys."""
+    """Return the SHA-256 of JSON data, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _sum(array: jax.Array) -> str:
-    return hashlib.sha256(np.ascontiguousarray(to_host(array))).hexdigest()

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, and whether it can be written."""
+"""The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
 import fcntl
@@ -14,7 +14,7 @@ CONFIG = "config.json"
 LOCK = ".lock"
 SUMMARY = "summary.json"
 
-# What readers of a summary rely on.
+# Fields that readers of a summary rely on.
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
 _FIELDS_OF_SEED = {"seed": int, "final": METRICS, "best": METRICS, "fingerprint": str}
 _FIELDS_OF_SUMMARY = {
@@ -34,19 +34,19 @@ _FIELDS_OF_SUMMARY = {
 def open_workdir(
     workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
 ) -> Iterator[Path]:
-    """Makes the directory of a new run, or checks that it is that of the run to go on with.
+    """Make the directory of a new run, or check that it holds the run to go on with.
 
-    Within the context no other process can have it. If the context ends before anything is written
-    to a new directory, it is gone again.
+    Within the context no other process can open it. If the context ends before anything is written
+    to a new directory, the directory is removed.
 
     Args:
-      workdir: of the run; local, for files are appended to and locked.
+      workdir: of the run; local, because files are appended to and locked.
       config: resolved, as JSON data.
-      allow_config_change: whether the run may be one of another config so far.
+      allow_config_change: whether the run may have had another config so far.
 
     Raises:
-      UserError: if it can't be written, is in use, or holds something else than a run of this
-        config; it is then left as it was.
+      UserError: if it can't be written, is in use, or does not hold a run of this config; it is
+        then left as it was.
     """
     if "://" in str(workdir):
         raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
@@ -70,7 +70,7 @@ def open_workdir(
         try:
             yield path
         finally:
-            # If the storage is gone, that is not what the run ends with.
+            # The run must not end with the error of a storage that is gone.
             with contextlib.suppress(OSError):
                 if not (path / CONFIG).exists():
                     (path / LOCK).unlink(missing_ok=True)
@@ -80,7 +80,7 @@ def open_workdir(
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """Reads the summary of a finished run; one of an older version gets the fields it lacks.
+    """Read the summary of a finished run; an older one gets the fields that it lacks.
 
     Raises:
       UserError: if it is missing or damaged.
@@ -89,7 +89,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     summary.setdefault("hardware", summary.get("devices"))
     summary.setdefault("config_changes", [])
     if not summary.get("seeds"):
-        # Seeds that trained together are told apart since several can.
+        # It is from before several seeds could train together.
         seed = read_json(workdir / CONFIG).get("seed")
         summary["seeds"] = [{"seed": seed, **summary}]
     check_fields(workdir / SUMMARY, summary, _FIELDS_OF_SUMMARY)
@@ -97,7 +97,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
 
 
 def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
-    """The error for a run that would go on with another config; `changes` says what differs."""
+    """Make the error for a run that would go on with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
         " workdir, or --allow_config_change to go on with the changed one"
@@ -105,7 +105,7 @@ def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
 
 
 def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
-    # What a process left that was killed before it had written the config does not count.
+    # Files of a process that was killed before it had written the config do not count.
     own = {LOCK, _partial(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return

@@ -1,4 +1,8 @@
-"""The log of a run: JSON lines and TensorBoard."""
+"""The log of a run: JSON lines and TensorBoard.
+
+`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
+config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both.
+"""
 
 import contextlib
 import json
@@ -17,15 +21,15 @@ from aggnets_jax.runtime.events import PATTERN, EventFile
 
 
 class JsonLines:
-    """A file of one JSON object a line, which grows; none is lost while the disk is full.
+    """A growing file with one JSON object a line; no line is lost while the disk is full.
 
     Args:
       file: to append to.
-      keep: how many of its lines to keep; those after them are of a run that was killed.
+      keep: number of lines to keep; later lines are of a run that was killed.
 
     Attributes:
       kept: these lines.
-      number: of lines so far.
+      number: number of lines so far.
     """
 
     def __init__(self, file: Path, keep: int) -> None:
@@ -42,26 +46,26 @@ class JsonLines:
         self._end = os.fstat(self._file).st_size
 
     def append(self, values: Mapping[str, Any]) -> None:
-        """Appends a line; one that can't be written now is kept for later."""
+        """Append a line; if it can't be written now, it is kept for later."""
         self._unwritten += _line(values).encode()
         self.number += 1
         with contextlib.suppress(OSError):
             self._write()
 
     def _write(self) -> None:
-        # At a place of our own choice, so that half a line is overwritten by the whole one.
+        # At a given position, so that half a line is overwritten by the whole one.
         while self._unwritten:
             written = os.pwrite(self._file, self._unwritten, self._end)
             self._unwritten = self._unwritten[written:]
             self._end += written
 
     def flush(self) -> None:
-        """Makes sure that all lines are on the disk; raises `OSError` if that can't be."""
+        """Write all lines to the disk; raise `OSError` if that fails."""
         self._write()
         os.fsync(self._file)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         os.close(self._file)
 
 
@@ -70,11 +74,11 @@ def _line(values: Mapping[str, Any]) -> str:
 
 
 def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any]]:
-    """The lines of a JSON-lines file; without the last if a killed process left it unfinished.
+    """Read a JSON-lines file, without a last line that a killed process left unfinished.
 
     Args:
       file: to read.
-      number: of its first lines, to read no others.
+      number: read only so many lines.
 
     Raises:
       UserError: if it can't be read, or a line is not a JSON object.
@@ -95,13 +99,13 @@ def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any
 
 
 class MetricLog:
-    """Writes the metrics of a run to its workdir.
+    """The writer of a run's metrics.
 
     Args:
       workdir: of the run.
-      lines: of each file, how many to keep: as many as it had at the checkpoint from which
-        the run goes on; so a killed run leaves no line twice. TensorBoard's files are written anew.
-      writes: whether this process is the one that does; in another, nothing happens.
+      lines: number of lines to keep of each file: as many as it had at the checkpoint from which
+        the run goes on, so that no line comes twice. TensorBoard's files are written anew.
+      writes: whether this process writes; in the others, nothing happens.
     """
 
     def __init__(self, workdir: Path, lines: Mapping[str, int], *, writes: bool = True) -> None:
@@ -132,11 +136,11 @@ class MetricLog:
         self._to_tensorboard("close")
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes what follows from config and step."""
+        """Write values that depend on config and step alone."""
         self._write("metrics", step, metrics)
 
     def write_timing(self, step: int, timing: Mapping[str, float]) -> None:
-        """Writes what depends on the machine."""
+        """Write values that depend on the machine."""
         self._write("timing", step, timing)
 
     def _write(self, name: str, step: int, scalars: Mapping[str, float]) -> None:
@@ -153,11 +157,11 @@ class MetricLog:
         try:
             if self._tensorboard is not None:
                 getattr(self._tensorboard, method)(*arguments)
-        except (OSError, TypeError, ValueError) as error:  # of the disk, or of what is no number
+        except (OSError, TypeError, ValueError) as error:  # the disk, or a value that is no number
             self._without_tensorboard(error)
 
     def _without_tensorboard(self, error: Exception) -> None:
-        # It shows what is in the other files, so nothing is lost.
+        # Nothing is lost: the other files have everything.
         if self._tensorboard is not None:
             with contextlib.suppress(OSError):
                 self._tensorboard.close()
@@ -166,11 +170,11 @@ class MetricLog:
 
     @property
     def lines(self) -> dict[str, int]:
-        """How many each file has."""
+        """Number of lines of each file."""
         return {name: file.number for name, file in self._files.items()}
 
     def flush(self) -> OSError | None:
-        """Makes sure that all is on the disk; returns why it can't be, and keeps the lines then."""
+        """Write everything to the disk; if that fails, return the error and keep the lines."""
         try:
             for file in self._files.values():
                 file.flush()
@@ -181,5 +185,5 @@ class MetricLog:
 
 
 def parameter_table(params: Any) -> str:
-    """Names, shapes and sizes of all parameters, as a table."""
+    """Return a table with names, shapes and sizes of all parameters."""
     return parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -9,10 +9,10 @@ import jax
 
 
 class Profile:
-    """Traces the steps from the first to the last, counted from 1; none if there are none.
+    """A trace of some steps.
 
     Args:
-      steps: (first, last), or nothing.
+      steps: (first, last), counted from 1; () for no trace.
       folder: of the trace, which TensorBoard shows.
     """
 
@@ -28,18 +28,18 @@ class Profile:
         self._stop()
 
     def before(self, step: int) -> None:
-        """Starts the trace if this step is the first."""
+        """Start the trace if this step is the first."""
         if step == self._first:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def next_boundary(self, step: int) -> float:
-        """The next step after `step` between which and the one after it a trace starts or stops."""
+        """Return the next step, later than `step`, after which a trace starts or stops."""
         boundaries = [self._first - 1, self._last] if self._first else []
         return min((b for b in boundaries if b > step), default=math.inf)
 
     def after(self, step: int, result: object) -> None:
-        """Stops the trace if this step is the last, when the devices have its result."""
+        """Stop the trace if this step is the last, when the devices have its result."""
         if self._running and step == self._last:
             jax.block_until_ready(result)
             self._stop()

@@ -21,21 +21,21 @@ from aggnets_jax.training.task import Task
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint says of the run so far; JSON data.
+    """The run so far, as a checkpoint says; JSON data.
 
     Attributes:
       evaluated: the step that was evaluated last; 0 if none was.
-      final: that evaluation, or None.
-      best: the one with the highest accuracy, or None.
-      best_of_seeds: with several seeds, the best of each.
-      lines: of each metrics file, how many were written.
-      images: trained on, and timed.
-      seconds: that they took.
-      compile_seconds: of the step, in the process that saved this.
+      final: the last evaluation, or None.
+      best: the best evaluation, or None.
+      best_of_seeds: with several seeds, the best evaluation of each.
+      lines: number of lines of each file of metrics.
+      images: number of images that were trained on, and timed.
+      seconds: time that they took.
+      compile_seconds: time to compile the step, in the process that saved this.
       compile_seconds_saved: by the compilation cache; None if the step was not in it.
       peak_memory_bytes: of one device, in that process.
-      commits: of the code that the run's processes had, as far as is known.
-      config_changes: for each time that the config changed, the "step" and the "changes".
+      commits: revisions of the code that the run's processes had, if they are known.
+      config_changes: "step" and "changes" for each change of the config.
     """
 
     evaluated: int = 0
@@ -70,16 +70,7 @@ class Progress:
 
 
 class Clock:
-    """Counts images and the seconds that training them takes, from its construction on.
-
-    Args:
-      images: counted before, in earlier processes of the run.
-      seconds: counted before.
-
-    Attributes:
-      images: trained so far.
-      seconds: that it took.
-    """
+    """Images that were trained, and the seconds that it took, in all processes of the run."""
 
     def __init__(self, images: int = 0, seconds: float = 0.0) -> None:
         self.images = images
@@ -87,10 +78,7 @@ class Clock:
         self._since = time.perf_counter()
 
     def lap(self, images: int) -> float:
-        """Counts the images trained since the last lap, and returns them per second.
-
-        Call it when the devices are done with them.
-        """
+        """Count the images since the last lap, when the devices are done; return their speed."""
         now = time.perf_counter()
         seconds = now - self._since
         self.images += images
@@ -100,7 +88,7 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens within is not counted. The devices must be done with what came before."""
+        """Stop the clock within the context, which begins when the devices are done."""
         began = time.perf_counter()
         try:
             yield
@@ -109,7 +97,7 @@ class Clock:
 
     @property
     def images_per_second(self) -> float:
-        """Over the whole run; 0 before the first lap."""
+        """Speed over the whole run; 0 before the first lap."""
         return self.images / self.seconds if self.seconds else 0.0
 
 

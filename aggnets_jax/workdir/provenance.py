@@ -1,4 +1,4 @@
-"""What a run says of itself at its start and at its end."""
+"""The summary of a run, and where its numbers come from: versions, commit, hardware."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ from aggnets_jax.workdir.progress import Clock, Progress
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int | None:
-    """Bytes on one device: as the device counts them, else what XLA allocates for a step."""
+    """Return the peak of bytes on one device, or what XLA allocates if it doesn't count them."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"]
@@ -34,7 +34,7 @@ def peak_memory(compiled: jax.stages.Compiled) -> int | None:
 
 
 def fingerprint(params: Any) -> str:
-    """SHA-256 over the parameters, in the order of their paths: names, dtypes, shapes, bytes."""
+    """Return the SHA-256 of names, dtypes, shapes and bytes of the parameters, by path."""
     digest = hashlib.sha256()
     leaves = {jax.tree_util.keystr(k): v for k, v in jax.tree_util.tree_leaves_with_path(params)}
     for path in sorted(leaves):
@@ -91,7 +91,7 @@ def summarise(
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that numbers depend on."""
     packages = (
         "jax",
         "jaxlib",
@@ -110,7 +110,7 @@ def versions() -> dict[str, str]:
 
 
 def _tensorflow_version() -> str:
-    """That of whichever of its builds is installed; importing it to ask takes seconds."""
+    """Return TensorFlow's version without importing it, which takes seconds, if possible."""
     for build in ("tensorflow", "tensorflow-cpu"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(build)
@@ -118,14 +118,14 @@ def _tensorflow_version() -> str:
 
 
 def commit() -> str | None:
-    """The git revision of the checkout that the package lies in; None if it lies in none.
+    """Return the git revision of the package's checkout; None if it is not in one.
 
-    "+" behind it says that files under version control differ from it.
+    A "+" at the end says that files under version control differ from it.
     """
     folder = Path(__file__).parent
     git = ["git", "--no-optional-locks", "-C", str(folder)]
     try:
-        # An installed package may lie in an environment inside of another project's checkout.
+        # An installed package may lie in an environment within another project's checkout.
         for command in (
             ["ls-files", "--error-unmatch", "__init__.py"],
             ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"],
@@ -137,7 +137,7 @@ def commit() -> str | None:
 
 
 def hardware() -> str:
-    """Number and kind of the devices, model and cores of the host: "4 x TPU v4; EPYC, 96 cores"."""
+    """Describe the devices and the host: "4 x TPU v4; EPYC, 96 cores"."""
     try:
         cpus = re.findall(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.M)
     except OSError:  # not Linux

@@ -14,7 +14,7 @@ from jax.sharding import Sharding
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.tasks import get_task
@@ -23,15 +23,15 @@ from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
 class Restored(NamedTuple):
-    """A network as a checkpoint has it.
+    """A restored network.
 
     Attributes:
-      step: after which it was saved.
+      step: number of updates.
       config: of its run.
-      info: of the data set of its run.
+      info: the data set of its run.
       model: the network.
-      variables: "params" and "batch_stats"; their averages, if the run has any. With several seeds
-        these are the first axis of each array.
+      variables: "params" and "batch_stats", or their averages if the run has any. With several
+        seeds, these are the first axis of each array.
     """
 
     step: int
@@ -41,7 +41,7 @@ class Restored(NamedTuple):
     variables: Variables
 
     def variables_at(self, seed: int | None) -> Variables:
-        """The variables of the network of a seed, which may be None if there is only one.
+        """Return the variables of a seed, which may be None if there is only one.
 
         Raises:
           UserError: if the run has no such seed, or several and none is chosen.
@@ -59,14 +59,14 @@ class Restored(NamedTuple):
 def restore_network(
     workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
-    """Restores a network with nothing but the directory of its run; no data set is opened.
+    """Restore a network from the directory of its run alone; no data set is opened.
 
     Args:
       workdir: of the run.
       which: "latest", "best" or the number of a step.
       devices: the sharding of the variables.
-      keep_loops: whether a network that was trained with loops over its layers (`model.scan`) stays
-        one, which compiles fast, rather than to have its layers apart.
+      keep_loops: whether a network with loops over its layers (`model.scan`) keeps them, which
+        compiles fast, rather than getting the variables of each layer apart.
 
     Raises:
       UserError: if there is no such checkpoint.
@@ -92,6 +92,6 @@ def restore_network(
         if config.model.scan and not keep_loops:
             config.model.scan = False
             model = without_loops(model)
-            apart = over_seeds(partial(rearranged, like=shapes(model)), config.num_seeds)
+            apart = over_seeds(partial(match_layout, like=shapes(model)), config.num_seeds)
             variables = apart(variables)
     return Restored(step, config, info, model, variables)

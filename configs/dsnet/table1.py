@@ -3,9 +3,8 @@
 aggnets train --config=configs/dsnet/table1.py:dsnet50_a --workdir=runs/dsnet50_a
 
 Printed, all at a quarter of the width: dense shortcuts that are neither normalised nor weighted,
-26.33 %; DSNets with shortcuts from what blocks compute (variant a), 25.23 %, with layer, batch,
-instance or no normalisation, 24.43, 24.90, 28.11 and 26.26 %, and without weights, 25.85 %. The
-rows of ResNet50, DSNet50 and DS2Net50 are in table2.py.
+and DSNets with shortcuts from what blocks compute (variant a), with layer, batch, instance or no
+normalisation, and without weights. The rows of ResNet50, DSNet50 and DS2Net50 are in table2.py.
 
 Cost: 2.0e15 MACs.
 
@@ -13,32 +12,13 @@ What differs: the row of layer normalisation is printed with a width of 0.2.
 """
 
 from aggnets_jax.config import recipe
-
-ERRORS = {
-    "resnet50_dense_cifar_w25": 26.33,
-    "dsnet50_cifar_w25_a": 25.23,
-    "dsnet50_cifar_w25_ln": 24.43,
-    "dsnet50_cifar_w25_bn": 24.90,
-    "dsnet50_cifar_w25_in": 28.11,
-    "dsnet50_cifar_w25_nonorm": 26.26,
-    "dsnet50_cifar_w25_noweight": 25.85,
-}
-REMARKS = {"dsnet50_cifar_w25_ln": "printed with a width of 0.2"}
+from aggnets_jax.models.papers import reproduced
 
 
 def get_config():
-    config = recipe("dsnet_cifar")
-    config.update({"paper": {"source": "DSNet, Table 1"}})
-    return config
+    return recipe("dsnet_cifar")
 
 
 def sweep():
-    for network, error in ERRORS.items():
-        yield (
-            network.replace("_cifar_w25", ""),
-            {
-                "model.name": network,
-                "paper.error": error,
-                "paper.remark": REMARKS.get(network, ""),
-            },
-        )
+    for network, _, row in reproduced("DSNet, Table 1", "cifar100"):
+        yield network.replace("_cifar_w25", ""), row

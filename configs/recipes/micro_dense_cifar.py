@@ -1,4 +1,4 @@
-"""How Micro-Dense Nets and their rivals are trained on CIFAR (arXiv 2004.08796, Section 4.1).
+"""How Micro-Dense Nets and their baselines are trained on CIFAR (arXiv 2004.08796, Section 4.1).
 
 aggnets train --config=configs/recipes/micro_dense_cifar.py --workdir=runs/micro_dense
 

@@ -3,8 +3,8 @@ r"""SparseNet (arXiv 1801.05895), Table 4: errors on ImageNet, of a single crop.
 aggnets train --config=configs/sparsenet/table4.py:sparsenet201_k32 \
     --workdir=runs/sparsenet201_k32
 
-Printed: SparseNets, 25.6 to 22.1 %, and DenseNets, 25.0 to 22.2 %. Those have a star, which in
-Table 2 marks the authors' own runs; here they might as well be quoted. The two ResNets are.
+Printed: SparseNets and DenseNets. The DenseNets have a star, which in Table 2 marks the authors'
+own runs; here they might as well be quoted. The two ResNets are.
 
 Cost: 6.0e17 to 1.9e18 MACs.
 
@@ -13,28 +13,15 @@ SparseNets have the head that gives their printed sizes, see aggnets_jax/models/
 """
 
 from aggnets_jax.config import recipe
-
-ERRORS = {
-    "sparsenet121_k32": 25.6,
-    "sparsenet169_k32": 24.2,
-    "sparsenet201_k32": 23.1,
-    "sparsenet201_k48": 22.1,
-    "densenet121": 25.0,
-    "densenet169": 23.6,
-    "densenet201": 22.6,
-    "densenet264": 22.2,
-}
+from aggnets_jax.models.papers import reproduced
 
 
 def get_config():
-    config = recipe("sparsenet_imagenet")
-    config.update({"paper": {"source": "SparseNet, Table 4"}})
-    return config
+    return recipe("sparsenet_imagenet")
 
 
 def sweep():
-    for network, error in ERRORS.items():
-        row = {"model.name": network, "paper.error": error}
+    for network, _, row in reproduced("SparseNet, Table 4", "imagenet2012"):
         if network == "densenet264":
             row["model.args.stage_depths"] = (6, 12, 64, 32)
         yield network, row

@@ -40,7 +40,7 @@ def write_run(workdir, data_dir, **changes):
 
 @pytest.fixture(scope="module")
 def workdir(data_dir, tmp_path_factory):
-    """Of a run that has not made a step."""
+    """Return the workdir of a run that has not made a step."""
     return write_run(tmp_path_factory.mktemp("ablate") / "run", data_dir)
 
 
@@ -54,7 +54,7 @@ SWEEP = ["--draws=2", "--draw_seed=4", "--at_once=7"]
 
 @pytest.fixture(scope="module")
 def ablated(workdir):
-    """What the command leaves behind, and what it prints; the two least links are exported."""
+    """Ablate and export without the two least links; return the folder and the printed text."""
     arguments = ["ablate", f"--workdir={workdir}", *SWEEP]
     arguments += ["--export_least=2", f"--export={workdir.parent / 'least'}"]
     with contextlib.redirect_stdout(io.StringIO()) as out:
@@ -135,7 +135,7 @@ def test_the_least_links_are_exported_that_can_be_cut(ablated, workdir):
 
 @pytest.fixture(scope="module")
 def exported(ablated, workdir):
-    """A folder, of a network without links that are listed; and the line of their table."""
+    """Export a network without listed links; return its folder and the row of their table."""
     folder = workdir.parent / "exported"
     arguments = ["ablate", f"--workdir={workdir}", "--cut=stage1:2-0,stage2:3-1"]
     assert main([*arguments, f"--export={folder}"]) == 0
@@ -183,7 +183,7 @@ def test_the_config_of_an_exported_network_starts_from_its_weights(exported, tmp
 
 
 def test_a_network_whose_weights_do_not_fit_is_a_config(workdir, tmp_path, capsys):
-    """The transition behind the first stage would be narrower."""
+    """The transition after the first stage would be narrower."""
     exported = tmp_path / "exported"
     arguments = ["ablate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--cut=stage1:3-0", f"--export={exported}"]) == 0

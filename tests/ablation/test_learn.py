@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -11,9 +12,11 @@ import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import data
 from aggnets_jax.ablation.pruning import LINKS, NETWORK
 from aggnets_jax.connectivity.links import find_links
-from aggnets_jax.evaluate import evaluate
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import evaluate, evaluate_checkpoint
 from aggnets_jax.main import main
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime.mesh import make_mesh, replicated
@@ -22,7 +25,7 @@ from tests import runs
 
 
 def command(data_dir, workdir, tmp_path, *arguments, **changes):
-    """The command line of a search of seconds."""
+    """Return the command line of a search that takes seconds."""
     model = {"name": "densenet", "args": {"growth_rate": 4, "stage_depths": (3, 1)}}
     config = {**runs.tiny_config(data_dir, model=model, total_steps=9), **changes}
     file = runs.write_config(tmp_path / "searched.py", config)
@@ -43,12 +46,12 @@ def found(data_dir, tmp_path_factory):
 @pytest.mark.slow
 def test_a_search_leaves_a_pattern_that_trains(found):
     workdir, pattern = found
-    assert {file.name for file in workdir.iterdir()} == {
-        "config.py",
-        "cut.csv",
-        "pattern.json",
-        "pattern.png",
-    }
+    files = {file.name for file in workdir.iterdir()}
+    assert files >= {"config.py", "cut.csv", "pattern.json", "pattern.png"}
+    assert files >= {"checkpoints", "config.json", "metrics.jsonl", "summary.json"}
+    last = runs.metric_lines(workdir)[-2]
+    assert last["step"] == 9
+    assert 0 < last["train/link_weight"] <= last["train/links"] <= 13
     assert (pattern["links"], pattern["kept"], pattern["keep"]) == (13, 9, [9])
     assert (pattern["steps"], pattern["penalty"], pattern["init_from"]) == (9, "topk", None)
     config = config_lib.load(str(workdir / "config.py"))
@@ -123,11 +126,39 @@ def test_what_can_not_be_searched_is_refused(
 
 
 @pytest.mark.slow
-def test_a_directory_that_is_not_empty_stays_as_it_is(found, data_dir, tmp_path, capsys):
+def test_a_search_goes_on_after_a_stop(found, data_dir, tmp_path, monkeypatch, capsys):
+    _, pattern = found
+    feed = data.ResidentData.feed
+
+    def interrupted(self, step):
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+        return feed(self, step)
+
+    arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK)
+    with monkeypatch.context() as patch:
+        patch.setattr(data.ResidentData, "feed", interrupted)
+        assert main(["learn", *arguments]) == 75
+    assert not (tmp_path / "learnt" / "pattern.json").exists()
+    assert main(["learn", *arguments]) == 0
+    again = json.loads((tmp_path / "learnt" / "pattern.json").read_text())
+    assert again["stages"] == pattern["stages"]
+    assert again["evaluation"] == pattern["evaluation"]
+
+
+@pytest.mark.slow
+def test_a_search_with_another_penalty_is_refused(found, data_dir, tmp_path, capsys):
     workdir, pattern = found
-    told = refusal(capsys, command(data_dir, workdir, tmp_path, *TOPK))
-    assert f"workdir {workdir} is not empty" in told
+    other = (*TOPK[:2], "--keep=10")
+    told = refusal(capsys, command(data_dir, workdir, tmp_path, *other))
+    assert "holds a run of another config (task_args: " in told
     assert json.loads((workdir / "pattern.json").read_text()) == pattern
+
+
+@pytest.mark.slow
+def test_other_programs_do_not_take_its_checkpoints_for_a_network(found, capsys):
+    with pytest.raises(UserError, match=r"task='link_weights' is for .*aggnets learn"):
+        evaluate_checkpoint(found[0])
 
 
 @pytest.mark.slow
@@ -137,9 +168,9 @@ def test_a_search_starts_from_a_run(data_dir, tmp_path, monkeypatch, capsys):
     trained = restore_network(tmp_path / "run", "latest", replicated(make_mesh())).variables
     seen = []
 
-    def recording(eval_step, variables, batches):
+    def recording(task, eval_step, variables, batches):
         seen.append(variables["params"])
-        return evaluate(eval_step, variables, batches)
+        return evaluate(task, eval_step, variables, batches)
 
     monkeypatch.setattr("aggnets_jax.ablation.pattern.evaluate", recording)
     arguments = command(data_dir, tmp_path / "learnt", tmp_path, *TOPK, lr=0.0)
@@ -167,7 +198,7 @@ def test_devices_change_nothing_but_rounding(found, data_dir, tmp_path):
     _, pattern = found
     process = subprocess.run(
         [
-            *(sys.executable, "-m", "aggnets_jax.ablation.learn"),
+            *(sys.executable, "-m", "aggnets_jax", "learn"),
             *command(data_dir, tmp_path / "learnt", tmp_path, *TOPK),
         ],
         env={**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"},

@@ -22,14 +22,14 @@ from tests.connectivity.test_stage import jit
 
 
 def dense(*depths):
-    """The links of dense stages."""
+    """Return the links of dense stages."""
     topologies = [make_topology("dense", depth) for depth in depths]
     stages = {f"stage{i}": StageLinks(t, t.links) for i, t in enumerate(topologies, start=1)}
     return WeighedLinks.of(stages)
 
 
 def step_by_loops(links, weights, gradients, rate, strength, spared):
-    """`WeighedLinks.step` as its docstring has it, link by link."""
+    """Compute `WeighedLinks.step` link by link, as its docstring defines it."""
     moved = {link: weights[i] - rate * gradients[i] for i, link in enumerate(links.links)}
     stages = [set(links.stages)] if len(spared) == 1 else [{name} for name in links.stages]
     for names, keep in zip(stages, spared, strict=True):
@@ -58,7 +58,7 @@ def test_a_step_is_what_it_says(spared):
 
 
 def test_a_step_minimises_the_penalty_near_where_the_gradient_leads():
-    """The proximal operator, against points drawn at random and near it."""
+    """The proximal operator is compared with random points and points near it."""
     links, rate, strength, keep = dense(2), 0.5, 0.6, 4
     random = np.random.default_rng(0)
     weights = np.array([1, 0.9, 1, 0.5, 0.2, 1], np.float32)
@@ -92,7 +92,7 @@ def test_a_penalty_takes_nothing_from_equals_and_all_from_no_weight():
 
 @pytest.mark.parametrize("keep", [None, (9,)])
 def test_what_is_worth_its_weight_stays(keep):
-    """loss = -sum of worth * weight, whose best weights follow from the bounds.
+    """The loss is -sum of worth * weight; its best weights follow from the bounds.
 
     Of the links into a layer the strongest is c and has weight 1. One that is spared moves by
     rate * worth while c moves by rate * c; divided by what c has become it rests at worth / c, one

@@ -38,7 +38,7 @@ FAST = ("concat", "sum", "shortcuts")
 
 
 def restored_network(family, arguments=None, **changes):
-    """A network with random weights as a checkpoint would have it, its stages and images."""
+    """Return a network with random weights as if restored, its stages, and images."""
     tiny, side = TINY[family]
     fields = {"model": {"name": family, "args": arguments or tiny, **changes}}
     config = config_lib.resolve(fields)
@@ -54,13 +54,6 @@ def cut_of(text, stages):
     return listed_sets([text], stages)[0].links
 
 
-def fitting(restored, stages, cut, smaller):
-    shape = restored.info.image_shape
-    return removal.fitting_variables(
-        restored.model, restored.variables, smaller.model, shape, stages, cut
-    )
-
-
 @pytest.mark.parametrize(
     "kind", [kind if kind in FAST else pytest.param(kind, marks=pytest.mark.slow) for kind in CUTS]
 )
@@ -69,7 +62,7 @@ def test_without_its_links_a_network_computes_what_the_masked_one_does(kind):
     restored, stages, images = restored_network(family, arguments, **changes)
     cut = cut_of(links, stages)
     smaller = removal.smaller_network(restored, stages, cut)
-    weights = fitting(restored, stages, cut, smaller)
+    weights = removal.fitting_variables(restored, stages, cut, smaller)
     apply = jit(restored.model.apply)
     masked, plain = (
         apply({**restored.variables, **collection(masks_without(stages, links))}, images)[0]
@@ -94,7 +87,8 @@ def test_a_map_that_is_flattened_loses_all_values_of_a_channel():
     small = {"stage_depths": (2,), "growth_rate": 4, "pool": "flatten"}
     restored, stages, _ = restored_network("densenet", small)
     cut = cut_of("stage1:3-1", stages)
-    weights = fitting(restored, stages, cut, removal.smaller_network(restored, stages, cut))
+    smaller = removal.smaller_network(restored, stages, cut)
+    weights = removal.fitting_variables(restored, stages, cut, smaller)
     kernel, old = (v["params"]["classifier"]["kernel"] for v in (weights, restored.variables))
     # 8 channels of the input, then 4 of each layer, of 4 x 4 values each.
     assert len(old) == 16 * 16
@@ -103,14 +97,14 @@ def test_a_map_that_is_flattened_loses_all_values_of_a_channel():
 
 @pytest.mark.parametrize("family", ["densenet_bc", "densenet"])
 def test_what_is_compressed_by_its_width_keeps_its_weights_from_being_cut(family):
-    """The transition behind a stage would put out fewer channels."""
+    """The transition after a stage would have fewer output channels."""
     restored, stages, _ = restored_network(family, _CONCAT)
     layer = stages["stage1"].topology.depth + 1
     source = min(s for n, s in stages["stage1"].links if n == layer)
     cut = [("stage1", (layer, source))]
     smaller = removal.smaller_network(restored, stages, cut)
     with pytest.raises(UserError, match=r"transition1/.* would have the shape"):
-        fitting(restored, stages, cut, smaller)
+        removal.fitting_variables(restored, stages, cut, smaller)
 
 
 def test_a_mean_is_of_fewer_and_the_network_another():
@@ -118,10 +112,9 @@ def test_a_mean_is_of_fewer_and_the_network_another():
     restored, stages, images = restored_network("densenet", small, aggregation="mean")
     cut = cut_of("stage1:2-0", stages)
     smaller = removal.smaller_network(restored, stages, cut)
-    weights = fitting(restored, stages, cut, smaller)
-    variables = restored.variables
+    weights = removal.fitting_variables(restored, stages, cut, smaller)
     with pytest.raises(UserError, match="computes something else"):
-        removal.check_same_function(restored, variables, smaller, weights, stages, cut, images)
+        removal.check_same_function(restored, stages, cut, smaller, weights, images)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def untrained(data_dir):
 
 @pytest.fixture(scope="module")
 def images(untrained):
-    """All of the test split, normalised, and the labels."""
+    """Return the whole test split: normalised images, and the batch with their labels."""
     config, info = untrained.config.data, untrained.info
     devices = mesh_lib.batch_sharding(mesh_lib.make_mesh())
     (batch,) = data.eval_batches(config, batch_size=360, sharding=devices)
@@ -48,7 +48,7 @@ def images(untrained):
 
 @pytest.fixture(scope="module")
 def apply(untrained):
-    """From variables and images to logits and endpoints."""
+    """Return the compiled function from variables and images to logits and endpoints."""
     return jit(untrained.model.apply)
 
 
@@ -60,7 +60,7 @@ def masks_of(untrained):
 
 @pytest.fixture(scope="module")
 def restored(untrained, images, apply, masks_of):
-    """The network with a classifier that makes the best of random features."""
+    """Return the network with the best linear classifier of its random features."""
     variables = untrained.variables
     _, endpoints = apply({**variables, **masks_of(())}, images[0])
     features = np.c_[endpoints["pre_logits"], np.ones(360)]
@@ -77,7 +77,7 @@ def ablation(restored):
 
 @pytest.fixture(scope="module")
 def one_by_one(restored, images, apply, masks_of):
-    """A function from links to the scores of all examples, by the network alone."""
+    """Return a function from links to the scores of all examples, by the network alone."""
 
     def scores(links):
         logits, _ = apply({**restored.variables, **masks_of(links)}, images[0])
@@ -173,7 +173,7 @@ def without_dropout(restored):
 
 
 def test_statistics_are_those_that_training_would_average(restored, training_batches):
-    """Running averages are 0.9 of the old and 0.1 of the new."""
+    """Running averages are 0.9 times the old one plus 0.1 times the new one."""
     variables, batch = restored.variables, training_batches[0]
     found = jit(lambda v, x: of_batch(restored.model, v, x))(variables, batch)
     model = without_dropout(restored)
@@ -197,7 +197,7 @@ def test_statistics_are_those_that_training_would_average(restored, training_bat
 def test_re_estimated_statistics_are_means_over_batches(
     restored, training_batches, images, apply, masks_of
 ):
-    """Of each set of links for itself, and the accuracies are those of the networks with them."""
+    """Each set of links has its own, and the accuracies are those of networks with them."""
     again = sweep.Ablation(restored, mesh_lib.make_mesh(), at_once=2, reestimated=2)
     cuts = sets.listed_sets(["stage1:2-0,stage2:1-0", "stage2:3-1"], again.stages)
     baseline, measured, _ = again.measure(cuts)

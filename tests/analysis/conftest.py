@@ -10,7 +10,7 @@ from tests import runs
 
 @pytest.fixture(scope="session")
 def workdir(made_once, data_dir, tmp_path_factory):
-    """Of a network that has learnt something of the digits, and not all."""
+    """Return the workdir of a network that has learnt a part of the digits."""
 
     def train(folder):
         lengths = {"total_steps": 120, "eval_every_steps": 120, "checkpoint_every_steps": 120}

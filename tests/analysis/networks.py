@@ -21,7 +21,7 @@ _OF_CONFIG = ("topology", "topology_args", "aggregation")
 
 
 def restored(data_dir, name, **arguments):
-    """A network for the digits."""
+    """Return a network for the digits."""
     model = {"name": name, **{k: arguments.pop(k) for k in _OF_CONFIG if k in arguments}}
     config = config_lib.resolve(runs.tiny_config(data_dir, model={**model, "args": arguments}))
     info = data.describe(config.data)
@@ -42,7 +42,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, images, *, train=False):
-        """[batch, 1, 1, channels] -> logits [batch, 2]."""
+        """Map [batch, 1, 1, channels] to logits [batch, 2]."""
         dense = partial(nn.Dense, use_bias=False)
         x = images
         for number, (topology, aggregation, shortcuts, slices) in enumerate(self.stages, start=1):
@@ -58,7 +58,7 @@ class Linear(nn.Module):
 
 
 def linear(*stages):
-    """Such a network with any values, and two images for it: as restored, images, labels."""
+    """Return a linear network with random values as if restored, and two images with labels."""
     model = Linear(tuple((*stage, *(False, 1)[len(stage) - 2 :]) for stage in stages))
     images = np.random.default_rng(1).normal(size=(2, 1, 1, 2)).astype(np.float32)
     variables = random_variables(model, 1, np.float32, channels=2)
@@ -76,7 +76,7 @@ class Walk(NamedTuple):
 
 
 def walks(network, number, gradient):
-    """All paths through stage `number` of a linear network, to all of its outputs.
+    """Yield all paths through stage `number` of a linear network, to all of its outputs.
 
     Args:
       network: as restored.
@@ -87,7 +87,7 @@ def walks(network, number, gradient):
     params = network.variables["params"][f"stage{number}"]
 
     def split(rows, sources):
-        """What each source gets of a gradient at what is read."""
+        """Split a gradient at the aggregate by source."""
         if aggregation == "sum":
             return [(source, rows) for source in sources]
         return list(zip(sources, np.split(rows, len(sources)), strict=True))
@@ -114,7 +114,7 @@ def walks(network, number, gradient):
 
 
 def gradients_behind(network, images, labels):
-    """Of the loss at the output of the last stage, float64 [B, channels]."""
+    """Return the loss's gradients at the output of the last stage, float64 [B, channels]."""
     logits = np.asarray(network.model.apply(network.variables, images)[0], np.float64)
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     kernel = np.asarray(network.variables["params"]["classifier"]["kernel"], np.float64)

@@ -33,7 +33,7 @@ def sigmoid(x):
 
 
 def test_gates_that_see_nothing_are_those_of_their_biases(network):
-    """f = sigmoid(b), and u the softmax of the heads' biases, in every module."""
+    """In every module f = sigmoid(b), and u is the softmax of the heads' biases."""
 
     def blind(path, leaf):
         names = [key.key for key in path]

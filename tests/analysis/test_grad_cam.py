@@ -10,7 +10,8 @@ from flax import linen as nn
 from PIL import Image
 
 from aggnets_jax import create_model
-from aggnets_jax.analysis.grad_cam import first_pictures, grad_cam, grad_cam_grid, logits_behind
+from aggnets_jax.analysis.command import first_pictures
+from aggnets_jax.analysis.grad_cam import grad_cam, grad_cam_grid, logits_behind
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.main import main
@@ -45,7 +46,7 @@ def sparsenet():
 
 
 def shifted(model, variables, images, readers, shift):
-    """The logits when `shift` is added to what some modules of the network read."""
+    """Return the logits when `shift` is added to the input of some modules."""
 
     def add(call, arguments, keywords, context):
         if context.method_name == "__call__" and context.module.path in [(r,) for r in readers]:
@@ -64,7 +65,7 @@ def shifted(model, variables, images, readers, shift):
     ["sparsenet", *(pytest.param(f, marks=pytest.mark.slow) for f in SLOWER)],
 )
 def test_the_gradient_is_that_of_finite_differences(family):
-    """Of a network whose modules behind the endpoint are called with other features."""
+    """Modules after the endpoint are called with other features."""
     endpoint, readers = READERS[family]
     with jax.enable_x64(True):
         model, variables, images = network(family, np.float64)
@@ -91,7 +92,7 @@ def test_the_gradient_is_that_of_finite_differences(family):
 
 @pytest.mark.parametrize("classes", [None, (2, 1)])
 def test_of_the_last_map_it_is_the_classifiers_weights(sparsenet, classes):
-    """Behind a global average alpha_k is w_kc / (h w), for any features."""
+    """Before a global average alpha_k is w_kc / (h w), for any features."""
     model, variables, images = sparsenet
     given = None if classes is None else np.int32(classes)
     maps = jit(lambda v, x, c: grad_cam(model, v, x, classes=c))(variables, images, given)
@@ -110,7 +111,7 @@ def test_of_the_last_map_it_is_the_classifiers_weights(sparsenet, classes):
 
 
 def test_of_any_map_it_is_the_mean_gradient_times_the_features(sparsenet):
-    """In plain numbers, from the gradient that the other test compares with differences."""
+    """Plain NumPy, from the gradient that the other test compares with differences."""
     model, variables, images = sparsenet
     maps = jit(lambda v, x: grad_cam(model, v, x, ("stage1", "stage3")))(variables, images)
     _, endpoints = jit(model.apply)(variables, images)
@@ -132,7 +133,7 @@ def test_of_any_map_it_is_the_mean_gradient_times_the_features(sparsenet):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(KINDS))
 def test_maps_are_cut_where_all_features_go_through(family):
-    """What a change of the image does to the logits is what its change of the endpoint does."""
+    """A change of the image changes the logits as much as its change of the endpoint does."""
     model, variables, images = network(family)
     change = np.random.default_rng(3).normal(size=images.shape).astype(np.float32)
 

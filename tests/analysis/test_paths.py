@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax import make_topology
-from aggnets_jax.analysis import gradients, paths
+from aggnets_jax.analysis import command, paths
 from aggnets_jax.analysis.paths import count_paths, draw_paths, mean_length, path_of, stage_paths
 from aggnets_jax.analysis.taps import stages_of
 from aggnets_jax.commands import make_parser
@@ -93,7 +93,7 @@ def test_lengths_are_weighed():
 
 def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
     network, images, labels = linear(*[(make_topology("sparse", 2), "concat")] * 3)
-    monkeypatch.setattr(gradients, "first_images", lambda *_: (images, labels))
+    monkeypatch.setattr(command, "first_images", lambda *_: (images, labels))
     arguments = ["paths", "--workdir=w", "--samples=1", "--stages=stage3"]
     paths.run(network, make_parser("analyse").parse(arguments), tmp_path)
     assert "effective" in capsys.readouterr().out

@@ -4,11 +4,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aggnets_jax import make_topology
-from aggnets_jax.analysis.plots import draw_heat_map, draw_heat_maps, save_heat_maps
+from aggnets_jax.analysis.plots import draw_heat_map, draw_heat_maps, make_panels
+from aggnets_jax.connectivity.links import StageLinks
 
 
 def numbers(topology):
-    """10 * layer + source, where there is a link."""
+    """Return 10 * layer + source, where there is a link."""
     matrix = np.full([topology.depth + 2, topology.depth + 1], np.nan)
     for layer, source in topology.links:
         matrix[layer, source] = 10 * layer + source
@@ -16,7 +17,7 @@ def numbers(topology):
 
 
 def shown(image):
-    """What is drawn, by the centre (x, y) of its square."""
+    """Return the drawn values by the centre (x, y) of their squares."""
     values = image.get_array()
     left, right, bottom, top = image.get_extent()
     rows, columns = values.shape
@@ -64,15 +65,24 @@ def test_stages_with_several_inputs_begin_at_their_first_layer():
     assert [tick.get_text() for tick in axes.get_yticklabels()[:3]] == ["in 0", "in 1", "2"]
 
 
-def test_several_share_their_colours_and_long_ones_thin_their_ticks(tmp_path):
+def test_several_share_their_colours_and_long_ones_thin_their_ticks():
     topologies = {"a": make_topology("dense", 3), "b": make_topology("sparse", 60)}
     maps = {name: numbers(topology) for name, topology in topologies.items()}
-    figure = Figure()
-    draw_heat_maps(figure, maps, topologies, label="tens of layers")
+    stages = {name: StageLinks(topology, topology.links) for name, topology in topologies.items()}
+    figure = draw_heat_maps(maps, stages, label="tens of layers")
     images = [axes.get_images()[0] for axes in figure.axes[:2]]
     assert {image.get_clim() for image in images} == {(10, np.nanmax(maps["b"]))}
     ticks = figure.axes[1].get_xticks()
     assert len(ticks) < 25 and ticks[-1] == 61
     assert np.diff(ticks).min() >= 4
-    save_heat_maps(tmp_path / "h.png", maps, topologies, label="tens")
-    assert (tmp_path / "h.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_of_a_stage_are_below_each_other_and_four_stages_in_a_row():
+    figure, panels = make_panels(5, 2, 3, margin=1, each=2)
+    assert panels.shape == (5, 2)
+    assert tuple(figure.get_size_inches()) == (9, 6)
+    places = [axes.get_subplotspec() for axes in panels.flat]
+    rows_and_columns = [(place.rowspan.start, place.colspan.start) for place in places]
+    first_row = [(row, column) for column in range(4) for row in (0, 1)]
+    assert rows_and_columns == [*first_row, (2, 0), (3, 0)]
+    assert sum(axes.axison for axes in figure.axes) == 10

@@ -8,7 +8,7 @@ import pytest
 
 from aggnets_jax.analysis import reuse
 from aggnets_jax.analysis.reuse import by_distance, of_output, uses
-from aggnets_jax.analysis.shortcuts import shortcut_weights
+from aggnets_jax.analysis.shortcut_weights import shortcut_weights
 from aggnets_jax.analysis.weights import heat_maps
 from tests.analysis.networks import restored
 

@@ -10,11 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from aggnets_jax.analysis.robustness import Attacker, as_pixels, make_attack, parse_epsilons
+from aggnets_jax.analysis.robustness import as_pixels, make_attack, make_attacker, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.main import main
 from aggnets_jax.runtime.mesh import make_mesh, replicated
-from aggnets_jax.statistics import wilson_interval
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 
@@ -25,7 +24,7 @@ def linear(weights, pixels):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Eight images of 4x4 with black and white among them; the last one is padding."""
+    """Return eight images of 4x4 with black and white pixels; the last one is padding."""
     random = np.random.default_rng(0)
     images = random.choice(np.uint8([0, 3, 128, 250, 255]), (8, 4, 4, 1))
     labels = random.integers(0, 3, 8).astype(np.int32)
@@ -44,7 +43,7 @@ def losses(weights, pixels, labels):
 
 @pytest.mark.parametrize("epsilon", [0, 2 / 255, 0.1])
 def test_fgsm_on_a_linear_model_is_the_sign_of_the_weights(batch, weights, epsilon):
-    attack = Attacker(linear, make_attack("fgsm"))
+    attack = make_attacker(linear, make_attack("fgsm"))
     changed = attack(weights, batch, epsilon, 0)
     pixels = np.float64(batch["image"]) / 255
     logits = linear(weights, pixels)
@@ -58,14 +57,14 @@ def test_fgsm_on_a_linear_model_is_the_sign_of_the_weights(batch, weights, epsil
 
 def test_zero_leaves_images_as_they_are(batch, weights):
     for name in ("fgsm", "pgd"):
-        changed = Attacker(linear, make_attack(name))(weights, batch, 0, 0)
+        changed = make_attacker(linear, make_attack(name))(weights, batch, 0, 0)
         np.testing.assert_array_equal(changed, jax.jit(as_pixels)(batch["image"]))
 
 
 @pytest.mark.parametrize("options", [{}, {"steps": 3}, {"steps": 5, "step_size": 1.7}])
 def test_pgd_stays_in_the_cube_and_in_the_range_of_pixels(batch, weights, options):
     epsilon, pixels = 0.05, np.float64(batch["image"]) / 255
-    attack = Attacker(linear, make_attack("pgd", **options), seed=3)
+    attack = make_attacker(linear, make_attack("pgd", **options), seed=3)
     changed = attack(weights, batch, epsilon, 0)
     assert np.max(np.abs(changed - pixels)) <= epsilon + 1e-7
     assert np.min(changed) == 0 and np.max(changed) == 1
@@ -80,7 +79,7 @@ def test_pgd_comes_to_the_worst_corner_of_a_linear_model(batch, weights):
     away = (two[:, 1] - two[:, 0]) * np.where(labels == 0, 1, -1)[:, None]
     pixels = np.float64(batch["image"]) / 255
     worst = np.clip(pixels + 0.05 * np.sign(away).reshape(pixels.shape), 0, 1)
-    attack = Attacker(linear, make_attack("pgd"))
+    attack = make_attacker(linear, make_attack("pgd"))
     changed = attack(two, {**batch, "label": labels}, 0.05, 0)
     np.testing.assert_allclose(changed[:7], worst[:7], atol=1e-6)
 
@@ -88,7 +87,7 @@ def test_pgd_comes_to_the_worst_corner_of_a_linear_model(batch, weights):
 @pytest.mark.slow
 def test_random_starts_follow_from_the_seed_and_the_images_number(batch, weights):
     def start(seed, first, rows):
-        attack = Attacker(linear, make_attack("pgd", steps=1, step_size=1e-9), seed)
+        attack = make_attacker(linear, make_attack("pgd", steps=1, step_size=1e-9), seed)
         part = {name: value[rows] for name, value in batch.items()}
         return np.asarray(attack(weights, part, 0.1, first))
 
@@ -107,20 +106,10 @@ def test_what_is_compiled_serves_for_every_epsilon(batch, weights):
         traced.append(pixels.shape)
         return linear(weights, pixels)
 
-    attack = Attacker(counted, make_attack("pgd"))
+    attack = make_attacker(counted, make_attack("pgd"))
     for number, epsilon in enumerate((0.1, 0.2, 0.0)):
         attack(weights, batch, epsilon, 8 * number)
     assert len(traced) == 1
-
-
-def test_intervals_are_wilsons():
-    for right, n in ((0, 10), (357, 360), (50, 100)):
-        z, p = 1.959963984540054, right / n
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-        assert np.allclose(
-            wilson_interval(right / n, n), (centre - half, centre + half), atol=1e-12
-        )
 
 
 def test_epsilons_are_fractions_or_decimals():
@@ -134,7 +123,7 @@ def read(file):
 
 @pytest.fixture(scope="module")
 def measured(workdir, tmp_path_factory):
-    """Folder and rows of the CSV file, for both attacks."""
+    """Return the folder and the rows of the CSV file for both attacks."""
     output = tmp_path_factory.mktemp("robustness")
     flags = ["--attack=fgsm", "--attack=pgd", "--steps=3", "--epsilons", "16/255", "0.25"]
     assert (
@@ -152,7 +141,7 @@ def test_the_images_as_they_are_have_the_accuracy_of_the_evaluation(workdir, mea
 
 
 def test_fgsm_is_what_plain_code_makes_of_the_network(workdir, measured):
-    """The gradient by normalised images has the sign of that by pixels."""
+    """The gradient by normalised images has the sign of the gradient by pixels."""
     restored = restore_network(workdir, "latest", replicated(make_mesh()))
     info, batches = restored.info, evaluation_batches(restored, make_mesh())
 

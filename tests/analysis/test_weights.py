@@ -24,7 +24,7 @@ def kernel_of(network, path):
 
 
 def by_source(kernel, widths):
-    """Mean |w| of the rows of each source, in the order of their concatenation."""
+    """Return the mean |w| of each source's rows, in the order of their concatenation."""
     ends = np.cumsum([0, *widths])
     assert ends[-1] == kernel.shape[-2]
     return [np.abs(kernel[..., a:b, :]).mean() for a, b in itertools.pairwise(ends)]
@@ -116,7 +116,7 @@ def test_networks_that_add_have_none(data_dir, tmp_path):
 
 
 def test_the_command_writes_a_table_and_a_picture(workdir, tmp_path, capsys):
-    arguments = ["weights", f"--workdir={workdir}", f"--output={tmp_path}"]
+    arguments = ["analyse", "weights", f"--workdir={workdir}", f"--output={tmp_path}"]
     assert main([*arguments, "--stages=stage[13]"]) == 0
     assert "stage3" in capsys.readouterr().out
     with (tmp_path / "weights.csv").open() as file:

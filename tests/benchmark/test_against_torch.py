@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax.benchmark import against_torch
-from aggnets_jax.benchmark.measure import Contender
-from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config
-from aggnets_jax.benchmark.setting import Setting
-from aggnets_jax.benchmark.variables import abstract_variables, random_variables
+from aggnets_jax.benchmark.contenders import Contender
+from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
+from aggnets_jax.data import as_they_are
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.tasks.classification import Classification
@@ -20,7 +19,7 @@ from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 from tests.benchmark.test_command import NETWORK
 
-SETTING = Setting("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})
+WORKLOAD = Workload("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})
 
 OURS = Contender("sparsenet", "default", 0, 0, lambda mode, batch_size: None)
 
@@ -32,7 +31,7 @@ def torch():
 
 @pytest.fixture
 def variables():
-    return random_variables(abstract_variables(SETTING.create(), SETTING.image_shape))
+    return random_variables(abstract_variables(WORKLOAD.create(), WORKLOAD.image_shape))
 
 
 def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
@@ -43,24 +42,27 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
     assert "--against=torch needs PyTorch, which is not installed: pip install torch" in error
 
 
-def test_logits_are_the_same(torch, variables):
-    found = against_torch.differences(SETTING, variables)
-    assert found.keys() == {"train", "eval"}
-    assert max(found.values()) < 1e-5
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_logits_are_the_same(torch, variables, mode):
+    from aggnets_jax.benchmark.torch_networks.program import difference
+
+    assert difference(WORKLOAD, variables, mode) < 1e-5
 
 
 def test_steps_of_training_are_the_same(torch, variables):
-    model, config = SETTING.create(), step_config(SETTING)
+    from aggnets_jax.benchmark.torch_networks import program
+
+    model, config = WORKLOAD.create(), WORKLOAD.config()
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
-    batch = make_batch(model, SETTING)
+    batch = WORKLOAD.random_batch()
     state = initial_state(variables, optimizer, config, 0, Classification.sums)
     step = jax.jit(make_train_step(Classification(), model, optimizer, as_they_are, config))
-    module = against_torch._module(SETTING, variables).train()
-    theirs = against_torch._train_step(SETTING, module, module)
+    module = program.make_module(WORKLOAD, variables).train()
+    theirs = program.train_step(WORKLOAD, module)
     labels = torch.from_numpy(np.array(batch["label"])).long()
     for _ in range(2):
         state = step(state, batch)
-        theirs(against_torch._images(batch["image"]), labels)
+        theirs(program.torch_images(batch["image"]), labels)
     kernel = state.params["stem_conv"]["kernel"]
     weight = module.state_dict()["stem_conv.weight"].numpy()
     assert np.abs(kernel - variables["params"]["stem_conv"]["kernel"]).max() > 1e-3
@@ -81,22 +83,22 @@ def test_forms_take_turns_with_ours(torch, tmp_path):
 
 
 def test_another_function_is_refused(torch, variables, monkeypatch):
-    from aggnets_jax.benchmark import torch_networks
+    from aggnets_jax.benchmark.torch_networks import program
 
     def load(module, variables):
         kernel = variables["params"]["stem_conv"]["kernel"] * 1.01
         params = {**variables["params"], "stem_conv": {"kernel": kernel}}
         load_variables(module, {**variables, "params": params})
 
-    load_variables = torch_networks.load_variables
-    monkeypatch.setattr(torch_networks, "load_variables", load)
+    load_variables = program.load_variables
+    monkeypatch.setattr(program, "load_variables", load)
     with pytest.raises(UserError, match="sparsenet is another function in PyTorch: in mode eval"):
-        against_torch.contenders(SETTING, OURS, None)
+        against_torch.torch_forms(WORKLOAD, OURS, None)
 
 
 def test_unknown_forms_are_refused(torch):
     with pytest.raises(UserError, match="unknown form of torch 'compiled'; nearest: compile"):
-        against_torch.contenders(SETTING, OURS, ["eager", "compiled"])
+        against_torch.torch_forms(WORKLOAD, OURS, ["eager", "compiled"])
 
 
 def test_modes_without_a_program_are_refused(capsys):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from aggnets_jax import list_models
-from aggnets_jax.benchmark import report, run
+from aggnets_jax.benchmark import rows, run
 from aggnets_jax.cli import exit_code
 from aggnets_jax.commands import make_parser
 from aggnets_jax.models.registry import find_family
@@ -41,9 +41,9 @@ def ran(speed, monkeypatch):
         commands.append(program[4:-1])
         if any("1001" in flag for flag in commands[-1]):
             return SimpleNamespace(returncode=2)
-        row = report.Row("net", "train", "default", ms=float(len(commands)))
+        row = rows.Row("net", "train", "default", ms=float(len(commands)))
         file = program[-1].removeprefix("--json=")
-        report.write_json(file, [row], report.origin("anything"))
+        rows.write_json(file, [row], rows.origin("anything"))
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(speed, "subprocess", SimpleNamespace(run=run))
@@ -57,7 +57,7 @@ def test_rows_are_those_of_the_last_run_of_a_command(speed, ran, tmp_path):
     speed.main([*arguments, "--models=resnet50"])
     speed.main([*arguments, "--missing"])
     assert len(ran) == 3
-    lines = report.read_records(file)
+    lines = rows.read_records(file)
     assert [(line["table"], line["ms"]) for line in lines] == [("inputs", "1"), ("inputs", "3")]
     assert lines[1]["command"] == speed.told(ran[2])
     assert "--json" not in lines[1]["command"]
@@ -78,7 +78,7 @@ def test_commands_that_fail_leave_the_others_rows(speed, ran, tmp_path, capsys):
     assert exit_code(lambda: speed.main(arguments)) == 2
     said = f"error: commands that failed: 1; the others' rows are in {file}"
     assert said in capsys.readouterr().err
-    assert len(report.read_records(file)) == 1
+    assert len(rows.read_records(file)) == 1
 
 
 def test_unknown_tables_are_refused(speed, capsys):

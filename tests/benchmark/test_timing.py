@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.benchmark import timing
-from aggnets_jax.benchmark.programs import Program
+from aggnets_jax.benchmark.program import Program
 from aggnets_jax.benchmark.timing import Times, alternate
 
 

@@ -7,7 +7,10 @@ import pytest
 
 from aggnets_jax import commands
 from aggnets_jax.main import main
+from tests import runs
 from tests.test_imports import slow_imports
+
+DOCS = [runs.ROOT / "README.md", *sorted((runs.ROOT / "docs").glob("*.md"))]
 
 # Words that each subcommand refuses before it does anything, and what it then says.
 MISTAKES = {
@@ -15,7 +18,7 @@ MISTAKES = {
     "eval": ("--workdir=W --html", "--html is for aggnets report, not for aggnets eval"),
     "predict": ("--workdir=W", "the following arguments are required: --images"),
     "report": ("--workdir=W --htlm", "unknown flag '--htlm'; nearest: --html"),
-    "analyse": ("weigths --workdir=W", "invalid choice: 'weigths'"),
+    "analyse": ("weigths --workdir=W", "unknown analysis 'weigths'; nearest: weights"),
     "ablate": ("--workdir=W --draws=ten", "invalid int value: 'ten'"),
     "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
     "compare": ("W", "the following arguments are required: --against"),
@@ -26,13 +29,13 @@ MISTAKES = {
     "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
     "benchmark": ("--models=densenet121 --modes=trian", "unknown mode 'trian'; nearest: train"),
     "prepare-data": ("--name=cifar11", "unknown data set 'cifar11'; nearest: cifar10"),
-    "sweep": ("--config=none.py --workdir=W", "no config file none.py"),
+    "sweep": ("--config=none.py --workdir=W --config.lr=1", "unknown flag '--config.lr'"),
     "completion": ("bahs", "unknown shell 'bahs'; nearest: bash"),
 }
 
 
 def examples(name):
-    """The command lines in the docstring of a subcommand, without `aggnets NAME`."""
+    """Return the command lines in the docstring of a subcommand, without `aggnets NAME`."""
     found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.load(name).__doc__, re.M)
     return [shlex.split(words) for words in found]
 
@@ -66,6 +69,14 @@ def test_help_shows_each_flag_and_valid_examples(name, capsys):
 def test_examples_are_checked():
     with pytest.raises(ValueError, match="unknown flag '--workdirs'; nearest: --workdir"):
         commands.make_parser("report").parse(["--workdir=a", "--workdirs=b"])
+
+
+@pytest.mark.parametrize("file", DOCS, ids=lambda file: file.stem)
+def test_commands_in_the_documentation_are_valid(file):
+    text = file.read_text().replace("\\\n", " ").replace("analyse NAME", "analyse weights")
+    for name, words in re.findall(r"^ {4,}aggnets ([a-z-]+)(.*)$", text, re.M):
+        words = re.split(r" [#>|;] ?| && ", re.sub(r"[][]|\.\.\.", "", words))[0]
+        commands.make_parser(name).parse(shlex.split(words))
 
 
 def test_help_imports_nothing_slow():

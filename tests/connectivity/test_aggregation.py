@@ -138,7 +138,7 @@ def test_unknown_aggregation_names_the_nearest(name, nearest):
 
 
 class Centre(nn.Module):
-    """Subtracts the mean of each channel."""
+    """A normalisation that subtracts the mean of each channel."""
 
     @nn.compact
     def __call__(self, x):
@@ -146,7 +146,7 @@ class Centre(nn.Module):
 
 
 class Stages(nn.Module):
-    """What the layers of a stage read under the normalised sum."""
+    """A module that returns what the layers of a stage read under the normalised sum."""
 
     readers: tuple
     weighted: bool = True

@@ -111,7 +111,7 @@ def test_paths_narrower_than_the_residual_one_are_refused_if_they_differ():
 
 @pytest.mark.parametrize("overlap", [0, 2, 3])
 def test_masks_weigh_addends_at_once_and_what_stands_alone_behind_the_activation(overlap):
-    """By channel: what came from one output alone is weighed late, what is added before."""
+    """Channels of one output alone are weighed late, channels that are added before."""
     random = np.random.default_rng(overlap)
     outputs = [random.normal(size=(2, width)) for width in (5, 4, 3)]
     weights = np.array([0.3, 0.0, 0.7])

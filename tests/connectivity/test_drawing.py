@@ -1,4 +1,4 @@
-"""Pictures show each link once, and the documentation's can be drawn again."""
+"""Pictures show each link once, and the pictures of the documentation can be drawn again."""
 
 import importlib.util
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
-from aggnets_jax.connectivity import aggregation
+from aggnets_jax.connectivity import features
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
-from aggnets_jax.connectivity.scan_variables import rearranged
+from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import batch_norm
 from aggnets_jax.models import count
@@ -27,7 +27,7 @@ def float64():
 
 
 def tiny(family, **overrides):
-    """The tiny network of a family in float64, and the size of its images."""
+    """Make the tiny network of a family in float64; return it with the size of its images."""
     arguments, size = TINY[family]
     return create_model(family, 5, **{**arguments, "dtype": jnp.float64, **overrides}), size
 
@@ -42,7 +42,7 @@ def shapes_of(model, size):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
 
 
-# ---- Statistics of a feature, once for all that normalise it.
+# ---- Statistics of a feature, computed once for all layers that normalise it.
 
 
 @pytest.mark.parametrize(
@@ -61,13 +61,13 @@ def test_shared_statistics_change_nothing(family):
 def test_statistics_of_a_feature_are_computed_once(monkeypatch):
     model, size = tiny("densenet")
     variables = random_variables(model, size)
-    measured, real = [], aggregation.batch_statistics
+    measured, real = [], features.batch_statistics
 
     def record(x, *arguments):
         measured.append(x.shape[-1])
         return real(x, *arguments)
 
-    monkeypatch.setattr(aggregation, "batch_statistics", record)
+    monkeypatch.setattr(features, "batch_statistics", record)
     monkeypatch.setattr(batch_norm, "batch_statistics", record)
     images = jnp.zeros((2, size, size, 3))
     jax.eval_shape(lambda: model.apply(variables, images, train=True, mutable=["batch_stats"]))
@@ -75,7 +75,7 @@ def test_statistics_of_a_feature_are_computed_once(monkeypatch):
     assert measured == [8, 4, 4, 16, 4, 4, 24, 4, 4]
 
 
-# ---- What is computed a second time.
+# ---- Recomputation for the gradient.
 
 
 REMATERIALISED = [
@@ -97,7 +97,7 @@ REMATERIALISED = [
     ],
 )
 def test_rematerialisation_changes_nothing(family, overrides, remat):
-    """The draws of dropout are the same, too."""
+    """Dropout draws the same numbers, too."""
     kept, size = tiny(family, remat="none", **overrides)
     again, _ = tiny(family, remat=remat, **overrides)
     variables = random_variables(kept, size)
@@ -146,7 +146,7 @@ def test_all_families_can_be_rematerialised(family):
 
 
 def temporary_bytes(model, size, batch=16):
-    """What XLA takes for the gradient of a network beside its arguments and results."""
+    """Return the bytes that XLA needs for a gradient beside its arguments and results."""
     images, labels = jnp.zeros((batch, size, size, 3), jnp.float32), jnp.zeros(batch, jnp.int32)
     variables = random_variables(model, size, np.float32)
 
@@ -202,9 +202,9 @@ def test_loops_compute_the_same(family, overrides):
     scanned, _ = tiny(family, scan=True, **overrides)
     variables, like = random_variables(apart, size), shapes_of(scanned, size)
     one = train_pass(apart, variables, size)
-    other = train_pass(scanned, rearranged(variables, like), size)
+    other = train_pass(scanned, match_layout(variables, like), size)
     assert any("layers" in str(path) for path, _ in jax.tree_util.tree_leaves_with_path(like))
-    other |= {name: rearranged(other[name], one[name]) for name in ("gradients", "batch_stats")}
+    other |= {name: match_layout(other[name], one[name]) for name in ("gradients", "batch_stats")}
     assert largest_difference(one, other) < 1e-10
 
 
@@ -212,8 +212,8 @@ def test_variables_move_there_and_back():
     apart, size = tiny("densenet_bc", stage_depths=(6, 2))
     scanned, _ = tiny("densenet_bc", stage_depths=(6, 2), scan=True)
     variables = random_variables(apart, size)
-    moved = rearranged(variables, shapes_of(scanned, size))
-    back = rearranged(moved, variables)
+    moved = match_layout(variables, shapes_of(scanned, size))
+    back = match_layout(moved, variables)
     assert jax.tree.structure(back) == jax.tree.structure(variables)
     assert largest_difference(variables, back) == 0
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, shapes_of(scanned, size))
@@ -221,13 +221,13 @@ def test_variables_move_there_and_back():
 
 @pytest.mark.slow
 def test_weights_of_what_a_layer_does_not_read_start_and_stay_zero():
-    """Else the layers of a dense stage would be wider than they are."""
+    """Otherwise the layers of a dense stage would be wider than they are."""
     apart, size = tiny("densenet", depth=22)
     scanned, _ = tiny("densenet", depth=22, scan=True)
     images = jnp.zeros((1, size, size, 3))
     variables = jax.jit(lambda: scanned.init(jax.random.key(0), images))()
     ones = jax.tree.map(jnp.ones_like, random_variables(apart, size))
-    read = rearranged(ones, variables)
+    read = match_layout(ones, variables)
     padded = jax.tree.map(lambda r: r == 0, read)
     assert sum(jnp.sum(p) for p in jax.tree.leaves(padded)) > 100
     gradients = train_pass(scanned, variables, size)["gradients"]
@@ -264,6 +264,6 @@ def test_links_of_loops_are_not_masked():
         ({"shared_statistics": "yes"}, "True or False"),
     ],
 )
-def test_what_is_no_way_of_computing(wrong, said):
+def test_unknown_ways_of_computing_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
         tiny("sparsenet", **wrong)

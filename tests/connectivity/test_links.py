@@ -1,4 +1,4 @@
-"""Masks of links: what a cut link means, for every kind of aggregation and of network."""
+"""Masks of links: the effect of a cut link, for every kind of aggregation and of network."""
 
 import functools
 
@@ -13,6 +13,7 @@ from aggnets_jax import create_model
 from aggnets_jax.connectivity.aggregation import make_aggregation
 from aggnets_jax.connectivity.links import all_links, collection, find_links, masks_without
 from aggnets_jax.connectivity.stage import Stage
+from aggnets_jax.connectivity.unit import make_layer
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import list_families
 from aggnets_jax.runtime.compilation import barrier_on_cpu
@@ -43,7 +44,7 @@ KINDS = {
 
 
 def network(family, **changes):
-    """The tiny network of a family, its images, variables and stages."""
+    """Make the tiny network of a family, its images, variables and stages."""
     arguments, side = TINY[family]
     model = create_model(family, 3, **{**arguments, **KINDS.get(family, {}), **changes})
     images = np.random.default_rng(1).normal(size=(2, side, side, 3)).astype(np.float32)
@@ -100,7 +101,7 @@ def test_ones_change_nothing_to_the_bit_when_compiled_as_usual(family):
 
 
 class _WithoutMasks(Stage):
-    """A stage in a world where there are no masks."""
+    """A stage that knows nothing of masks."""
 
     @nn.compact
     def __call__(self, *inputs):
@@ -110,7 +111,7 @@ class _WithoutMasks(Stage):
         for layer in range(1, topology.depth - len(inputs) + 2):
             position = layer + len(inputs) - 1
             read = aggregate(outputs, topology.sources_of(position), position)
-            unit = self.unit(layer, name=f"layer{layer}")
+            unit = make_layer(self.unit, layer)
             output = unit(outputs[-1], read) if self.shortcuts else unit(read)
             outputs.append(barrier_on_cpu(output))
             if layer == 1 and self.projection is not None and read_later:
@@ -178,7 +179,7 @@ def _rows(kernel, first, count, weight):
 @pytest.mark.parametrize("link", [(1, 0), (3, 1), (4, 0), (4, 2)])
 @pytest.mark.parametrize("stage", ["stage1", "stage3"])
 def test_a_concatenated_link_is_rows_of_the_readers_kernel(stage, link, weight):
-    """Behind normalisation and activation: as if the first convolution weighed it."""
+    """Masks act after the activation, as if the first convolution weighed the link."""
     model, images, variables, stages = network("densenet_bc", depth=22, compression=1.0)
     assert stages[stage].topology.depth == 3
     layer, source = link

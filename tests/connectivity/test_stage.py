@@ -39,7 +39,7 @@ class Tanh(nn.Module):
 def stage(topology, features, aggregation="concat", projection=None):
     return Stage(
         topology,
-        unit=lambda layer, name: Tanh(features, name=name),
+        unit=functools.partial(Tanh, features),
         aggregation=aggregation,
         projection=projection,
     )
@@ -165,15 +165,25 @@ def test_parameter_names_and_widths():
     assert params["layer2"]["linear"]["kernel"].shape == (3 + 2, 3)
 
 
-def test_the_unit_is_told_its_layer():
-    told = []
+def test_the_unit_gets_the_number_of_its_layer():
+    calls = []
 
     def unit(layer, name):
-        told.append((layer, name))
+        calls.append((layer, name))
         return Tanh(4, name=name)
 
     Stage(make_topology("plain", 3), unit).init(jax.random.key(0), jnp.ones((1, 1, 1, 4)))
-    assert told == [(1, "layer1"), (2, "layer2"), (3, "layer3")]
+    assert calls == [(1, "layer1"), (2, "layer2"), (3, "layer3")]
+
+
+def test_a_unit_may_take_the_name_only():
+    def parameters(unit):
+        stage = Stage(make_topology("dense", 3), unit)
+        return stage.init(jax.random.key(0), jnp.ones((1, 1, 1, 4)))
+
+    with_number = parameters(lambda layer, name: Tanh(4, name=name))
+    for unit in (functools.partial(Tanh, 4), lambda *, name: Tanh(4, name=name)):
+        jax.tree.map(np.testing.assert_array_equal, parameters(unit), with_number)
 
 
 # Layers 2 and 5 lead nowhere; 4 leads to 5 and 6.

@@ -1,4 +1,4 @@
-"""What a user gets wrong about patterns, and the patterns of several stages."""
+"""Wrong arguments of patterns, and the patterns of several stages."""
 
 import ast
 import inspect

@@ -28,7 +28,7 @@ def configs(cifar10_dir, imagenet_dir):
 
 
 def collect(cifar10_dir, imagenet_dir, devices):
-    """Returns {"WAY/train or eval/STEP/FIELD": the rows that this process holds, in order}."""
+    """Return {"WAY/train or eval/STEP/FIELD": the rows that this process holds, in order}."""
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     found = {}

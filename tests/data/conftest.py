@@ -32,20 +32,20 @@ def make_config(name, data_dir, **changes):
 
 @pytest.fixture(scope="session")
 def sharding():
-    """One device."""
+    """Return a sharding of batches on one device."""
     mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1])
     return NamedSharding(mesh, PartitionSpec("data"))
 
 
 @pytest.fixture(scope="session")
 def digits_dir(tmp_path_factory):
-    """Holds nothing until a test asks for the digits."""
+    """Return a directory that is empty until a test uses the digits."""
     return tmp_path_factory.mktemp("digits")
 
 
 @pytest.fixture(scope="session")
 def cifar10(tmp_path_factory):
-    """(data_dir, official arrays): 103 training images in 3 files, 50 test images."""
+    """Return (data_dir, official arrays): 103 training images in 3 files, 50 test images."""
     data_dir = tmp_path_factory.mktemp("cifar10")
     return data_dir, prepare_small_cifar10(data_dir, num_train=103, num_test=50, num_shards=3)
 
@@ -58,14 +58,14 @@ def cifar100(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def imagenet(tmp_path_factory):
-    """(data_dir, official files): 25 training images in 2 files, 10 validation images."""
+    """Return (data_dir, official files): 25 training images in 2 files, 10 validation images."""
     data_dir = tmp_path_factory.mktemp("imagenet")
     return data_dir, prepare_small_imagenet(data_dir, num_train=25, num_shards=2)
 
 
 @pytest.fixture(scope="session")
 def odd_sets(tmp_path_factory):
-    """A data_dir with the sets of odd_sets.py."""
+    """Return a data_dir with the sets of odd_sets.py."""
     import tensorflow_datasets as tfds
 
     from tests.data import odd_sets

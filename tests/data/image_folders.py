@@ -7,7 +7,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (40, 180, 60), "red": (210, 50, 40)}
 
 
 def make_image_folder(folder, splits, classes=tuple(COLOURS), seed=0):
-    """Writes noisy JPEGs of a colour and of many sizes: FOLDER/SPLIT/CLASS/K.jpg.
+    """Write noisy JPEGs of a colour and of many sizes: FOLDER/SPLIT/CLASS/K.jpg.
 
     `splits` has the number of images of each class.
     """

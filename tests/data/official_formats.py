@@ -19,7 +19,7 @@ CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 
 
 def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None):
-    """Prepares cifar10 in `data_dir` from a tarball in the official binary layout.
+    """Prepare cifar10 in `data_dir` from a tarball in the official binary layout.
 
     Returns:
       {"train" | "test": (images uint8 [N, 32, 32, 3], labels int64 [N])}, in the order of the
@@ -44,7 +44,7 @@ def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None)
 
 
 def prepare_small_cifar100(data_dir, num_train=200, num_test=100, num_shards=None):
-    """Prepares cifar100 in `data_dir` as `prepare_small_cifar10` does cifar10.
+    """Prepare cifar100 in `data_dir` as `prepare_small_cifar10` does cifar10.
 
     The coarse label in the file is the fine one divided by five, rounded down.
     """
@@ -64,7 +64,7 @@ def prepare_small_cifar100(data_dir, num_train=200, num_test=100, num_shards=Non
 
 
 def prepare_small_imagenet(data_dir, num_train=24, num_validation=10, classes=3, num_shards=None):
-    """Prepares imagenet2012 in `data_dir` from the two official tars, made small.
+    """Prepare imagenet2012 in `data_dir` from the two official tars, made small.
 
     Returns:
       {"train" | "validation": {file name: (JPEG bytes, label)}}.
@@ -103,7 +103,7 @@ def _cifar_images(rng, count, classes):
 
 
 def _class_images(rng, labels, classes, size):
-    """Returns noisy images uint8 [N, *size, 3] whose colour is that of their class."""
+    """Return noisy images uint8 [N, *size, 3] whose colour is that of their class."""
     turn = 2 * np.pi * labels[:, None] / classes + np.array([0, 2, 4]) * np.pi / 3
     colours = 128 + 70 * np.cos(turn)
     noise = rng.normal(0, 25, (len(labels), *size, 3))
@@ -138,7 +138,7 @@ def _download_and_prepare(builder, official, num_shards):
 
 
 def _jpeg(rng, label):
-    """Returns a JPEG of random size: smooth, so that decoders and resizers agree on it."""
+    """Return a JPEG of random size: smooth, so that decoders and resizers agree on it."""
     height, width = rng.integers(60, 120, 2)
     coarse = _class_images(rng, np.array([label % 10]), 10, (6, 6))[0]
     image = Image.fromarray(coarse).resize((int(width), int(height)), Image.Resampling.BICUBIC)

@@ -8,13 +8,14 @@ import pytest
 
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import load_split
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 
 
 def take(batches, count):
-    """Returns the next batches, on the host."""
+    """Return the next batches, on the host."""
     return [jax.device_get(batch) for batch in itertools.islice(batches, count)]
 
 
@@ -89,7 +90,7 @@ def test_another_seed_is_another_order(training_set, sharding):
 def test_index_is_the_place_in_reading_order(cifar10, sharding, resident, split):
     config = make_config("cifar10", cifar10[0], resident=resident, train_split=split)
     builder = open_prepared("cifar10", str(cifar10[0]))
-    images, labels = load_split(builder, describe(config), split, skip=False)
+    images, labels = load_split(Split(builder, describe(config), split))
     steps = -(-len(labels) // 16)
     seen = join(take(train_batches(config, batch_size=16, seed=2, sharding=sharding), steps))
     assert np.array_equal(np.sort(seen["index"][seen["epoch"] == 0]), np.arange(len(labels)))
@@ -106,7 +107,7 @@ def test_images_and_labels_are_the_official_ones(cifar10, cifar100, sharding):
 
 
 def pairs(images, labels):
-    """Returns what is paired with what, in no order."""
+    """Return what is paired with what, in no order."""
     return sorted((int(k), image.tobytes()) for image, k in zip(images, labels, strict=True))
 
 
@@ -188,7 +189,7 @@ def test_examples_without_labels_are_refused(odd_sets, sharding):
         ({"seed": -1}, "seed must be at least 0, not -1"),
     ],
 )
-def test_mistakes_are_told_before_the_first_batch(cifar10, sharding, changes, message):
+def test_mistakes_are_errors_before_the_first_batch(cifar10, sharding, changes, message):
     settings = {"batch_size": 8, "seed": 0, "sharding": sharding} | changes
     with pytest.raises(UserError, match=message):
         train_batches(make_config("cifar10", cifar10[0]), **settings)

@@ -7,8 +7,10 @@ from flax import linen as nn
 
 from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batches
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.damage import Files, Records
+from aggnets_jax.data.damage import FileDamage, RecordDamage
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import train_dataset
+from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.tasks.classification import Classification
@@ -65,7 +67,7 @@ def test_the_first_damage_is_named(cifar10, tmp_path, damage):
 
 def records_of(data_dir, split="train"):
     config = make_config("cifar10", data_dir)
-    return Records(open_prepared("cifar10", config.data_dir), describe(config), split)
+    return RecordDamage(Split(open_prepared("cifar10", config.data_dir), describe(config), split))
 
 
 @pytest.mark.parametrize(
@@ -77,11 +79,10 @@ def test_of_a_slice_only_its_own_damage_counts(cifar10, tmp_path, split, lost):
     records = records_of(tmp_path / "data", split)
     found = records.first()
     assert found.endswith("is damaged from record 20 on") if lost else found is None
-    told = [message for index in lost for message in records.of(str(~index))]
-    assert told == ([found] if lost else [])
+    assert {records.message(str(~index)) for index in lost} == ({found} if lost else set())
     if 0 not in lost:
         message = f"split {split!r} of cifar10 can't always be read"
-        fails_with(message, lambda: records.of(str(~14)))
+        fails_with(message, lambda: records.message(str(~14)))
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_a_run_stops_at_damage(cifar10, tmp_path, sharding, resident, change):
 
 @pytest.fixture(scope="module")
 def damaged(cifar10, tmp_path_factory):
-    """A data_dir with damage in every file, and the indices of damaged images and lost records."""
+    """Return a data_dir with damage in every file, and indices of damaged and of lost records."""
     data_dir = copy_of(cifar10[0], tmp_path_factory.mktemp("damaged") / "data")
     files = [shard(data_dir, "train", number) for number in range(3)]
     counts = [len(places(file)) - 1 for file in files]
@@ -119,15 +120,15 @@ def damaged(cifar10, tmp_path_factory):
 
 
 @pytest.mark.parametrize("resident", ["never", pytest.param("always", marks=SLOWLY)])
-def test_skipped_images_keep_their_places_and_are_told_once(
+def test_skipped_images_keep_their_places_and_are_named_once(
     cifar10, damaged, sharding, capsys, resident
 ):
     data_dir, images, lost = damaged
     config = make_config("cifar10", data_dir, resident=resident, damaged="skip")
     seen = train(config, sharding, 20)
-    told = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr().err.splitlines()
     first, second, third = (shard(data_dir, "train", number) for number in range(3))
-    assert sorted(told) == [
+    assert sorted(printed) == [
         f"skipped: {second} is damaged from record 20 on",
         f"skipped: image 3 of {third} is damaged, or not of 32x32x3",
         f"skipped: image 5 of {first} is damaged, or not of 32x32x3",
@@ -143,7 +144,7 @@ def test_skipped_images_keep_their_places_and_are_told_once(
         )
         whole_ones = label != -1
         if resident == "never":
-            # Of the file whose record 20 is damaged, what follows it in the range that is read.
+            # Lost are the records after record 20 of its file, in the range that is read.
             gone = sorted({*range(103)} - {*index})
             assert gone == sorted(lost)[: len(gone)]
             assert gone
@@ -163,11 +164,9 @@ def test_skipping_does_not_depend_on_start_or_rows(damaged, sharding):
     for name, values in through.items():
         assert np.array_equal(values[96:], resumed[name]), name
     assert (resumed["label"] == -1).any()
-    builder = open_prepared("cifar10", str(damaged[0]))
+    split = Split(open_prepared("cifar10", str(damaged[0])), describe(config), "train", skip=True)
     rows = np.arange(8, 16)
-    batches = train_dataset(
-        builder, describe(config), batch_size=16, rows=rows, seed=3, start_step=0, skip=True
-    )
+    batches = train_dataset(split, BatchRows(16, rows), seed=3, start_step=0)
     for step, batch in zip(range(10), batches, strict=False):
         for name, values in through.items():
             assert np.array_equal(values[16 * step + rows], batch[name]), name
@@ -222,7 +221,7 @@ def test_an_evaluation_is_of_what_is_not_skipped(cifar10, damaged, sharding, cap
 
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 @pytest.mark.parametrize("resident", ["always", "never"])
-def test_a_file_that_is_not_there_is_told_at_once(cifar10, tmp_path, sharding, resident, policy):
+def test_a_file_that_is_not_there_is_named_at_once(cifar10, tmp_path, sharding, resident, policy):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
     config = make_config("cifar10", data_dir, resident=resident, damaged=policy)
     for split in ("train", "test"):
@@ -248,7 +247,7 @@ def test_records_that_vanish_are_not_skipped(cifar10, tmp_path, sharding, policy
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder with half a file among 9 training and 6 test images."""
+    """Return a folder with half a file among 9 training and 6 test images."""
     make_image_folder(tmp_path, {"train": 3, "test": 2})
     for split in ("train", "test"):
         file = tmp_path / split / "green" / "1.jpg"
@@ -256,7 +255,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_files_are_skipped_and_told_once(folder, sharding, capsys):
+def test_files_are_skipped_and_named_once(folder, sharding, capsys):
     config = make_config("image_folder", folder, image_size=16, damaged="skip")
     evaluation = evaluation_of(config, sharding)
     for _ in range(2):
@@ -264,11 +263,11 @@ def test_files_are_skipped_and_told_once(folder, sharding, capsys):
         assert seen["mask"].sum() == 5
         assert (seen["label"] == -1).sum() == 1
     seen = train(config, sharding, 4, batch_size=9)
-    told = [
+    printed = [
         f"skipped: {folder}/{split}/green/1.jpg is damaged, or no JPEG, PNG, GIF or BMP"
         for split in ("test", "train")
     ]
-    assert capsys.readouterr().err.splitlines() == told
+    assert capsys.readouterr().err.splitlines() == printed
     skipped = seen["label"] == -1
     assert np.array_equal(skipped.reshape(4, 9).sum(1), [1, 1, 1, 1])
     assert len(set(seen["index"][skipped])) == 1
@@ -288,7 +287,7 @@ def test_files_that_vanish_are_not_skipped(folder, sharding, policy):
 def test_what_is_whole_is_not_skipped(folder):
     """As when a disk fails for a moment: a batch without the image would not be that of a rerun."""
     file = f"{folder}/train/green/0.jpg"
-    fails_with(f"{file} can't always be read", lambda: Files([file], 3).of(file))
+    fails_with(f"{file} can't always be read", lambda: FileDamage([file], 3).message(file))
 
 
 @SLOWLY
@@ -337,7 +336,7 @@ def test_a_set_needs_two_classes(tmp_path):
     ("resident", "policy"),
     [("always", "stop"), ("never", "skip"), pytest.param("never", "stop", marks=SLOWLY)],
 )
-def test_labels_out_of_range_are_told_before_the_first_step(
+def test_labels_out_of_range_are_named_before_the_first_step(
     cifar10, tmp_path, sharding, resident, policy
 ):
     data_dir = copy_of(cifar10[0], tmp_path / "data")

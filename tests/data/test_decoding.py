@@ -39,7 +39,7 @@ def test_evaluation_is_pils_resize_and_centre_crop(imagenet, sharding, size):
 
 
 def pil_centre_crop(data, size):
-    """Returns int [size, size, 3], as torchvision's Resize(256 / 224 of it) and CenterCrop do."""
+    """Return int [size, size, 3], as torchvision's Resize(256 / 224 of it) and CenterCrop do."""
     image = Image.open(io.BytesIO(data))
     short = round(size * 256 / 224)
     scale = short / min(image.size)
@@ -77,7 +77,7 @@ def crops(imagenet):
 
 
 def window(images):
-    """Returns left, right, top, bottom edges in the picture, float [N] each.
+    """Return left, right, top, bottom edges in the picture, float [N] each.
 
     A crop's outermost pixels lie half of a pixel inside its edges; one pixel of 32 from the middle
     of the picture outwards is used, where smoothing has not bent the gradient.

@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 
 from aggnets_jax.data import describe
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.dataset_info import NORMALISATION
+from aggnets_jax.data.dataset_info import NORMALISATION, Split
 from aggnets_jax.data.digits import digits_split
 from aggnets_jax.data.host_pipeline import load_split
 from tests.data.conftest import make_config
@@ -23,7 +23,7 @@ def splits(digits_dir):
 
 def load(digits_dir, split):
     info = describe(make_config("aggnets_digits", digits_dir))
-    return load_split(open_prepared(info.name, str(digits_dir)), info, split, skip=False)
+    return load_split(Split(open_prepared(info.name, str(digits_dir)), info, split))
 
 
 def test_split_is_fixed():

@@ -9,10 +9,12 @@ from PIL import Image
 
 from aggnets_jax.data import describe, eval_batches, file_batches, train_batches
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.data.image_folder import list_examples
-from aggnets_jax.data.prepare import main as prepare_data
+from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_batches import join, take
@@ -125,11 +127,9 @@ def test_order_and_crops_depend_on_the_seed_only(colours, sharding):
         assert np.array_equal(values[42:], resumed[name]), name
     assert not np.array_equal(through["index"], run(12, seed=4)["index"])
 
-    builder = open_prepared("image_folder", str(colours))
+    split = Split(open_prepared("image_folder", str(colours)), describe(config), "train")
     rows = np.array([1, 4, 5])
-    batches = train_dataset(
-        builder, describe(config), batch_size=6, rows=rows, seed=3, start_step=0, skip=False
-    )
+    batches = train_dataset(split, BatchRows(6, rows), seed=3, start_step=0)
     for step, batch in zip(range(12), batches, strict=False):
         for name, values in through.items():
             assert np.array_equal(values[6 * step + rows], batch[name]), name
@@ -290,7 +290,7 @@ def test_a_file_that_is_gone_is_named(tmp_path, sharding):
 
 
 def test_preparing_a_folder_is_not_needed(capsys):
-    assert prepare_data(["--name=image_folder"]) == 2
+    assert main(["prepare-data", "--name=image_folder"]) == 2
     assert "image_folder needs no preparation" in capsys.readouterr().err
 
 

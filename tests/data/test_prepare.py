@@ -108,7 +108,7 @@ def test_what_is_prepared_is_left_alone(capfd, cifar10):
 
 @pytest.fixture(autouse=True)
 def quiet_again():
-    """main() quietens the loggers of the whole process."""
+    """Undo the quietening of the whole process's loggers by main()."""
     from absl import logging
 
     level = logging.get_verbosity()

@@ -44,7 +44,7 @@ def compiled(config, info):
 
 
 def raw(preprocess, batch, info, seed=0):
-    """Returns augmented images before normalisation, as whole numbers 0..255."""
+    """Return augmented images before normalisation, as whole numbers 0..255."""
     images = np.asarray(preprocess(batch, train=True, seed=seed))
     return np.round((images * np.array(info.std) + np.array(info.mean)) * 255).astype(int)
 
@@ -153,7 +153,7 @@ NOTHING = {
 
 
 def changed(images, only):
-    """Returns images with some of the augmentations."""
+    """Return images with some of the augmentations."""
     fields = {name: EVERYTHING[name] for name in only}
     config = make_config("made up", None, **NOTHING | fields)
     return np.asarray(compiled(config, make_info(3))(make_batch(images), train=True))
@@ -249,7 +249,7 @@ def test_evaluation_augments_nothing(pictures):
         ({"cutout": 9}, 3, "cutout must be a whole number of at most 8, got 9"),
     ],
 )
-def test_wrong_values_are_told(changes, channels, message):
+def test_wrong_values_are_errors(changes, channels, message):
     with pytest.raises(UserError) as error:
         make_preprocess(make_config("made up", None, **changes), make_info(channels))
     assert message in str(error.value)

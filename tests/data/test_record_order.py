@@ -1,4 +1,4 @@
-"""Who reads what: each process its part, all of them together each example once an epoch."""
+"""The order of records: each process reads its part, and all read each example once an epoch."""
 
 import collections
 import itertools
@@ -11,8 +11,15 @@ from hypothesis import strategies as st
 from aggnets_jax import data
 from aggnets_jax.data import describe
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import eval_dataset, train_dataset
-from aggnets_jax.data.record_order import Streams, count_streams, eval_records, train_records
+from aggnets_jax.data.record_order import (
+    BatchRows,
+    Streams,
+    count_streams,
+    eval_records,
+    train_records,
+)
 from aggnets_jax.data.records import SplitReader
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
@@ -31,7 +38,7 @@ def splits_into_streams(draw):
 @settings(deadline=None, max_examples=20)
 @given(splits_into_streams(), st.integers(0, 10**6), st.integers(0, 400))
 def test_places_of_streams(streams, first_epoch, step):
-    """What the closed forms say is what counting says, in late epochs too."""
+    """The closed forms agree with counting, also in late epochs."""
     tf = import_tensorflow()
     ends = np.arange(streams.count + 1)
     first = first_epoch * streams.num_examples
@@ -59,7 +66,7 @@ def test_streams_are_as_many_as_batch_and_files_allow(batch_size, num_files, cou
 
 @pytest.fixture(scope="module")
 def many_files(tmp_path_factory):
-    """A config of 163 training and 50 test images in 16 files each."""
+    """Return a config of 163 training and 50 test images in 16 files each."""
     data_dir = tmp_path_factory.mktemp("many_files")
     prepare_small_cifar10(data_dir, num_train=NUM_TRAIN, num_test=NUM_TEST, num_shards=FILES)
     return make_config("cifar10", data_dir, resident="never")
@@ -69,17 +76,14 @@ def rows_of(process, processes, batch_size):
     return np.array_split(np.arange(batch_size), processes)[process]
 
 
-def train(config, steps, **changes):
-    batch_size = changes.get("batch_size", 16)
-    arguments = {
-        "batch_size": batch_size,
-        "rows": np.arange(batch_size),
-        "seed": 6,
-        "start_step": 0,
-        "skip": False,
-    }
-    builder = open_prepared(config.name, config.data_dir)
-    batches = train_dataset(builder, describe(config), **arguments | changes)
+def opened(config, name=None, skip=False):
+    info = describe(config)
+    return Split(open_prepared(config.name, config.data_dir), info, name or info.train_split, skip)
+
+
+def train(config, steps, batch_size=16, rows=None, seed=6, start_step=0, skip=False):
+    rows = BatchRows(batch_size, np.arange(batch_size) if rows is None else rows)
+    batches = train_dataset(opened(config, skip=skip), rows, seed=seed, start_step=start_step)
     return list(itertools.islice(batches, steps))
 
 
@@ -120,7 +124,7 @@ def test_slices_and_sums(many_files, split):
 
 @pytest.fixture(scope="module", params=[np.arange(16), np.array([3, 4, 5, 11])])
 def through(request, many_files):
-    """Some rows of each batch, and these rows of the first 66 batches, read without a break."""
+    """Return some rows, and these rows of the first 66 batches, read without a break."""
     return request.param, train(many_files, 53 + 13, rows=request.param)
 
 
@@ -151,29 +155,29 @@ def test_order_changes_with_epoch_and_seed(many_files):
 
 @pytest.fixture
 def records_read(monkeypatch):
-    """A list that gets an item for each record that is read or passed over in a file."""
+    """Return a list that gets an item for each record that is read or passed over in a file."""
     tf = import_tensorflow()
-    read, raw = [], data.records._raw
+    read, read_file = [], data.records.read_file
 
     def count(record):
         read.append(record)
         return record
 
     def counted(builder, file):
-        return raw(builder, file).map(lambda record: tf.py_function(count, [record], tf.string))
+        return read_file(builder, file).map(
+            lambda record: tf.py_function(count, [record], tf.string)
+        )
 
-    monkeypatch.setattr(data.records, "_raw", counted)
+    monkeypatch.setattr(data.records, "read_file", counted)
     return read
 
 
 @pytest.mark.parametrize("process", range(4))
 def test_a_process_reads_its_part(many_files, records_read, process):
-    builder = open_prepared(many_files.name, many_files.data_dir)
-    reader = SplitReader(builder, "train", fill_up=False)
+    rows = BatchRows(4, np.array([process]))
     records = train_records(
-        reader,
-        batch_size=4,
-        rows=np.array([process]),
+        SplitReader(opened(many_files)),
+        rows,
         seed=process,
         start_step=0,
         buffer_size=NUM_TRAIN + 4,
@@ -186,11 +190,9 @@ def test_a_process_reads_its_part(many_files, records_read, process):
 @pytest.mark.parametrize("batch_size", [1, 2, 8, 50, 64])
 def test_evaluation_in_processes(many_files, batch_size):
     """Files hold three or four images: with smaller batches they are read as a whole."""
-    builder, info = open_prepared(many_files.name, many_files.data_dir), describe(many_files)
 
     def read(rows):
-        batches = eval_dataset(builder, info, "test", batch_size=batch_size, rows=rows, skip=False)
-        return join([*batches])
+        return join([*eval_dataset(opened(many_files, "test"), BatchRows(batch_size, rows))()])
 
     whole = read(np.arange(batch_size))
     assert len(whole["label"]) == NUM_TEST
@@ -203,9 +205,8 @@ def test_evaluation_in_processes(many_files, batch_size):
 
 
 def test_a_process_evaluates_its_part(many_files, records_read):
-    builder = open_prepared(many_files.name, many_files.data_dir)
-    reader = SplitReader(builder, "test", fill_up=False)
-    records = eval_records(reader, 16, np.arange(8, 12))
+    reader = SplitReader(opened(many_files, "test"))
+    records = eval_records(reader, BatchRows(16, np.arange(8, 12)))
     assert [int(record["index"]) for record in records] == [
         index for index in range(NUM_TEST) if index % 16 in range(8, 12)
     ]

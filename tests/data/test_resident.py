@@ -26,7 +26,7 @@ def _data(num_examples, batch_size, seeds=0, most_steps=1):
 
 
 def _batches(data, steps, start=0):
-    """The batches of some steps, taken from as few feeds as possible."""
+    """Return the batches of some steps, taken from as few feeds as possible."""
     batch, batches = jax.jit(data.batch), []
     for first in range(start, start + steps, data.most_steps):
         feed = data.feed(first)

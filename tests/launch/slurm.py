@@ -114,11 +114,11 @@ class Slurm:
         return done.stdout
 
     def submit(self, *arguments, **env):
-        """Submits a job or an array; returns its number."""
+        """Submit a job or an array; return its number."""
         return self.run("sbatch", "--parsable", *arguments, **env).strip()
 
     def job(self, job):
-        """What SLURM knows of a job, by field."""
+        """Return the fields that SLURM has for a job."""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "show", "job", job)))
 
     def wait_for(self, job, states, timeout=60):
@@ -155,7 +155,7 @@ class Slurm:
 
 @contextlib.contextmanager
 def running():
-    """A SLURM that runs within the context."""
+    """Run SLURM within the context."""
     # The names of sockets must be short, which those of pytest's folders may not be.
     with tempfile.TemporaryDirectory(prefix="slurm_") as folder, contextlib.ExitStack() as stack:
         slurm = Slurm(Path(folder))

@@ -41,7 +41,7 @@ def pod_of(jobset):
 
 
 def parsed(arguments):
-    """The flags of the run, in the first pod."""
+    """Return the flags of the run, in the first pod."""
     arguments = [argument.replace("$(JOB_COMPLETION_INDEX)", "0") for argument in arguments]
     assert arguments[0] == "train"
     given = make_parser("train").parse(arguments[1:])
@@ -50,7 +50,7 @@ def parsed(arguments):
 
 
 def with_gpus():
-    """The manifest with what docs/pods.md says is another with GPUs."""
+    """Return the manifest with the changes for GPUs in docs/pods.md."""
     page = (ROOT / "docs" / "pods.md").read_text()
     block = re.search(r"^    nodeSelector:\n(    .*\n)+", page, re.MULTILINE)[0]
     changes = yaml.safe_load(block)
@@ -112,7 +112,7 @@ def test_the_schemas_refuse_a_field_that_is_none(place):
 
 
 def what_happens(jobset, exit_code, disrupted=False):
-    """The action of JobSet when a container ends, by the rules of Job and JobSet.
+    """Return the action of JobSet when a container ends, by the rules of Job and JobSet.
 
     The messages are those of the controller of jobs (pkg/controller/job/pod_failure_policy.go).
     """

@@ -47,7 +47,7 @@ def stand_ins(*programs):
 
 
 def launch(*programs, ending=local.ENDING):
-    """Starts the launcher with programs in the place of the training."""
+    """Start the launcher with programs in the place of the training."""
     script = """
 import json, signal, sys
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -41,7 +41,7 @@ exec(os.environ.get("DO", ""))
 
 @pytest.fixture
 def file(data_dir, tmp_path):
-    """A config with three rows."""
+    """Write a config with three rows."""
     file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(data_dir, total_steps=2))
     rows = "def sweep():\n    for row in 'abc':\n        yield row, {'seed': ord(row)}\n"
     file.write_text(f"{file.read_text()}\n\n{rows}")
@@ -57,7 +57,7 @@ def stand_in(tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    """The exit code of a sweep in this process."""
+    """Run a sweep in this process, and return its exit code."""
     return main(["sweep", *map(str, arguments)])
 
 
@@ -66,7 +66,7 @@ def started(folder):
 
 
 def finish(workdir, file, *overrides):
-    """Makes the workdir look like that of a finished run."""
+    """Make the workdir look like the one of a finished run."""
     workdir.mkdir(parents=True)
     config = config_lib.load(f"{file}:{workdir.name}", overrides)
     (workdir / "config.json").write_text(json.dumps(config_lib.to_json(config)))

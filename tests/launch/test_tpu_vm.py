@@ -79,14 +79,14 @@ class Cloud:
         return self.run(*SLICE, *flags, "--", *RUN)
 
     def calls(self, pattern=""):
-        """What gcloud was called with, without the flags that all calls have."""
+        """Return the calls of gcloud, without the flags that all calls have."""
         file = self.folder / "calls"
         lines = file.read_text().splitlines() if file.exists() else []
         lines = [line.removeprefix("compute tpus ") for line in lines]
         return [line.replace(" --zone=us-east5-a --quiet", "") for line in lines if pattern in line]
 
     def kinds(self):
-        """The calls that change something, in short."""
+        """Return the calls that change something, in short."""
         kinds = []
         for call in self.calls():
             group, action, *_ = call.split()

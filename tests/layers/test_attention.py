@@ -1,4 +1,4 @@
-"""SE and CBAM against straight-line code, and what they leave at first."""
+"""SE and CBAM against straight-line code, and their effect before training."""
 
 import functools
 
@@ -22,7 +22,7 @@ def module(kind, train=False, dtype=jnp.float64):
 
 
 class OfImages:
-    """What `random_variables` needs: a module that reads [1, size, size, 3]."""
+    """A module that reads [1, size, size, 3], as `random_variables` needs."""
 
     def __init__(self, module):
         self.init = lambda key, images: module.init(key, jnp.tile(images[..., :1], CHANNELS))

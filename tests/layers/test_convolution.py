@@ -108,7 +108,7 @@ def gradients(strides=(1, 1), groups=1):
 @pytest.mark.parametrize("groups", [1, 4, 32])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
 def test_the_cpu_is_given_what_it_has_fast_code_for(groups, strides):
-    """Within a loop it has such code for these layouts alone, and nowhere for groups."""
+    """Within a loop XLA has fast code for these layouts alone, and nowhere for groups."""
     x, kernel = jnp.ones((1, 8, 8, 32)), jnp.ones((3, 3, 32 // groups, 32))
     program = jax.jit(gradients(strides, groups)).lower(x, kernel).as_text()
     convolutions = re.findall(r"stablehlo.convolution.*", program)

@@ -1,4 +1,4 @@
-"""What is dropped and scaled in training, by distribution, and that evaluation is without it."""
+"""Distributions of dropped and scaled values in training, and their absence in evaluation."""
 
 import functools
 
@@ -21,7 +21,7 @@ from tests.patterns import one_line_error
 
 @functools.partial(jax.jit, static_argnums=0)
 def regularised(module, strength, x, seed=0):
-    """The module in training at some strength."""
+    """Apply the module in training at some strength."""
     variables = {"strength": {"value": jnp.float32(strength)}}
     return module.apply(variables, x, rngs={"dropout": jax.random.key(seed)})
 

@@ -22,7 +22,7 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 class StraightLine:
-    """The networks written out, with channels as one array and no groups of outputs."""
+    """The networks written out, with all channels in one array and no groups of outputs."""
 
     def __init__(self, variables, train):
         self.variables = traverse_util.flatten_dict(variables, sep="/")

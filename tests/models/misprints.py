@@ -1,13 +1,15 @@
-"""What papers print that the networks do not have, and of which head a printed size is."""
+"""Printed numbers that the networks do not have, and networks whose printed size has 10 classes."""
 
 from aggnets_jax import list_models
 
-# Of networks for CIFAR the size with 100 classes is printed, of these that with 10. SparseNet's
-# Table 3, left, does so, too, though its errors are those on CIFAR-100.
+# Papers print the size of networks for CIFAR with 100 classes, but of these with 10 classes.
+# SparseNet's Table 3, left, does so, too, though its errors are on CIFAR-100.
 PRINTED_WITH_10 = {
     "densenet400_k12",
     "densenet_bc190_k40",
     "densenet_bc250_k24",
+    "ds2next29_8x64d",
+    "dsnext29_8x64d",
     "sparsenet_bc1001_k12",
     "resnext29_16x64d",
     "resnext29_8x64d",

@@ -25,9 +25,9 @@ from tests.models.misprints import (
     PRINTED_WITH_10,
     rounds_to,
 )
-from tests.models.page import ROWS
 from tests.models.variables import starting_from_zeros
 
+ROWS = page.rows()
 COUNTS = json.loads(Path(__file__).with_name("counts.json").read_text())
 
 
@@ -104,7 +104,7 @@ def test_printed_sizes(name):
     if name in MISPRINTS:
         assert row.params[classes] == MISPRINTS[name][0]
         assert not rounds_to(row.params[classes], text)
-        assert find_printed(name).note
+        assert find_printed(name).remark
     elif text:
         assert rounds_to(row.params[classes], text)
     elif name in ELSEWHERE:

@@ -229,7 +229,7 @@ def test_wide_bottlenecks_double_the_3x3():
 
 def test_errors_are_printed_with_their_table():
     printed = find_printed("dsnet101_cifar_w25")
-    assert (printed.table, printed.note) == ("Table 2", "23.63 in Table 3")
+    assert (printed.table, printed.remark) == ("Table 2", "23.63 on CIFAR-100 in Table 3")
     assert printed.error == {"cifar10": 5.82, "cifar100": 23.94}
     assert "Dense Shortcuts" in find_family("dsnet101_cifar_w25").paper
 

@@ -36,8 +36,8 @@ def test_sizes_that_do_not_come_out_are_noted():
     info = model_info("fractalnet20")
     assert info.params == convs + 512 * 10 + 10 == 33_724_618
     assert info.printed.params == "38.6M"
-    assert "33.7M" in info.printed.note
-    assert "not specified" in model_info("fractalnet40").printed.note
+    assert "33.7M" in info.printed.remark
+    assert "not specified" in model_info("fractalnet40").printed.remark
 
 
 def recursive(columns, blocks):

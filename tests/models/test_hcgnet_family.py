@@ -95,7 +95,7 @@ def test_counts_to_the_digit_and_as_printed(name):
     # Of networks for CIFAR the size with 100 classes is printed.
     printed = COUNTS[name, max(info.num_classes, 100)][0] / 1e6
     if name == "hcgnet_b":
-        assert info.printed.note
+        assert info.printed.remark
         printed = round(printed, 2)
     assert f"{printed + 1e-9:.1f}M" == info.printed.params
 

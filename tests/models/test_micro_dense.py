@@ -9,7 +9,7 @@ import pytest
 
 from aggnets_jax import create_model, model_info
 from aggnets_jax.layers import common
-from aggnets_jax.models.micro_dense import MicroDenseBlock, micro_dense_block
+from aggnets_jax.layers.micro_dense_blocks import MicroDenseBlock, micro_dense_block
 from tests.models.straight_line import Layers, assert_straight_line, at, halves, jit
 from tests.models.test_counts import info
 from tests.models.test_pyramidnet import widen

@@ -138,7 +138,7 @@ def test_imagenet_endpoints():
     [
         ("pyramidnet111_a48", {}, "6n + 2, nearest 110"),
         ("pyramidnet_bottleneck111_a48", {}, "9n + 2, nearest 110"),
-        ("pyramidnet_imagenet110_a48", {}, "no ImageNet network of depth 110"),
+        ("pyramidnet_imagenet110_a48", {}, "no network of depth 110"),
         ("pyramidnet110_a48", {"alpha": -1}, "alpha must be"),
         ("pyramidnet110_a48", {"aggregation": "concat"}, "allowed: padded_sum, sum, mean"),
         ("pyramidnet110_a48", {"aggregation": "padded"}, "nearest: padded_sum"),

@@ -137,7 +137,7 @@ def test_model_info():
     assert "1801.05895" in info.paper
     assert (info.table, info.printed.params) == ("Table 2", "0.8M")
     assert info.printed.error == {"cifar10": 5.13, "cifar100": 24.65}
-    assert info.printed.note
+    assert info.printed.remark
 
 
 def test_model_info_of_another_head_and_input():
@@ -290,13 +290,19 @@ def test_every_listed_network_is_of_a_family():
         assert registry.find_family(name).name in list_families()
 
 
-def test_a_row_that_fits_no_family_does_not_get_lost(monkeypatch):
-    for table in ("_FAMILIES", "_PRINTED"):
-        monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-    rows = {name: registry.Printed("Table 1") for name in ("tiny_net4", "tiny_nett8")}
-    registry.register_family(
-        "tiny_net", lambda **_: None, pattern=r"tiny_net(?P<depth>\d+)", paper="", printed=rows
+@pytest.mark.parametrize("field", ["topologies", "growth_rates", "execution", "parent", "name"])
+def test_fields_that_the_family_computes_are_no_arguments(field):
+    assert f"unknown argument of model 'sparsenet40_k12' '{field}'" in one_line_error(
+        create_model, "sparsenet40_k12", **{field: ()}
     )
-    assert list_models("tiny*") == ["tiny_net4", "tiny_nett8"]
-    assert registry.find_family("tiny_net4").name == "tiny_net"
-    assert "unknown model 'tiny_nett8'" in one_line_error(registry.find_family, "tiny_nett8")
+
+
+def test_arguments_go_on_to_the_functions_below():
+    dense = create_model("res2net50_26w_4s", topology="dense", shortcut_sources="blocks", width=50)
+    assert {topology.name for topology in dense.shortcut_topologies} == {"dense"}
+    assert (dense.shortcuts.sources, dense.width) == ("blocks", 32)
+    assert "inner_shortcuts" in one_line_error(
+        create_model, "res2net50_26w_4s", inner_shortcuts=True
+    )
+    block = create_model("micro_dense_efficientnet_b0", final_relu=False).replacement
+    assert not block.final_relu

@@ -106,24 +106,6 @@ def test_differences_that_are_alike_have_no_p(tmp_path):
     assert shifted.p_wilcoxon == pytest.approx(2 / 2**6)
 
 
-def test_holm_against_its_definition():
-    # By hand: 4 x .01, 3 x .02, 2 x .03, and the largest as the one before it.
-    assert compare.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
-    assert compare.holm([0.5, None, 0.4]) == [1.0, None, 1.0]
-    assert compare.holm([0.01, None]) == [0.02, None]
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        p = random.uniform(size=random.integers(1, 8)) ** 2
-        corrected = compare.holm(p.tolist())
-        for level in (0.01, 0.05, 0.2):
-            rejected = set()
-            for rank, i in enumerate(np.argsort(p)):  # as the paper has it: until one is not
-                if p[i] > level / (len(p) - rank):
-                    break
-                rejected.add(i)
-            assert {i for i, value in enumerate(corrected) if value <= level} == rejected
-
-
 def test_seeds_without_a_partner_are_left_out_and_told(tmp_path, capsys):
     ours = write(tmp_path / "dense", [0.9, 0.8, 0.1], DENSE, first_seed=1)
     # Seeds that trained together are of one workdir.

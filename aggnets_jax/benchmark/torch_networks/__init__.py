@@ -4,11 +4,11 @@
     load_variables(module, variables)
     logits = module(images)  # [batch, channels, height, width]
 
-They are written from the papers, as for use with PyTorch alone: eager, convolutions of cuDNN or
-oneDNN, concatenations by copying, ReLUs in place, nothing recomputed. Of our networks they take the
-numbers, and who reads whom. With the same weights the logits and their gradients are the same, in
-evaluation and in training; running variances are not, once trained, since PyTorch keeps unbiased
-ones, n / (n - 1) times those of the batch.
+They are written from the papers, as PyTorch users write networks: eager, convolutions of cuDNN or
+oneDNN, concatenations by copying, ReLUs in place, no rematerialisation. Sizes and topologies come
+from our networks. With the same weights, logits and gradients are the same in evaluation and in
+training. Running variances differ after training: PyTorch keeps unbiased variances, n / (n - 1)
+times the variance of the batch.
 """
 
 from aggnets_jax.benchmark.torch_networks.networks import create

@@ -1,32 +1,18 @@
-"""FractalNet: paths of all lengths, joined by their mean."""
+"""FractalNet: paths of different lengths, joined by their mean."""
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import Stage, add, conv, norm_relu
+from aggnets_jax.benchmark.torch_networks.parts import Mean, NormReLU, Stage, add, conv, sequence
 from aggnets_jax.models import fractalnet as jax_networks
 
 
-class FractalConv(nn.Module):
-    """conv3x3-BN-ReLU."""
-
-    def __init__(self, inputs: int, features: int) -> None:
-        super().__init__()
-        self.conv = conv(inputs, features, 3)
-        self.norm = nn.BatchNorm2d(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] -> [batch, features, height, width]."""
-        return norm_relu(self.norm, self.conv(x))
-
-
 class FractalStage(Stage):
-    """All that start at a join read the same mean, which is computed once."""
+    """A stage of means; a mean that several layers read is computed once."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input of the stage -> the join that is its output."""
+        """Return the mean that is the stage's output."""
         outputs, joins = [x], {}
         for number, read in enumerate(self.sources, 1):
             if read not in joins:
@@ -40,30 +26,19 @@ class FractalStage(Stage):
         return joins[self.sources[-1]]
 
 
-class FractalNet(nn.Module):
-    """Blocks with a max pooling behind each, average, classifier."""
-
-    def __init__(self, network: jax_networks.FractalNet, image_shape: Sequence[int]) -> None:
-        """Takes the numbers of a network, and (height, width, channels) of the images."""
-        super().__init__()
-        features, self.stages = image_shape[-1], len(network.topologies)
-        for i, (topology, width) in enumerate(
-            zip(network.topologies, network.widths, strict=True), 1
-        ):
-            joined = any(0 in read and len(read) > 1 for read in topology.sources)
-            projection = conv(features, width, 1) if joined else None
-            inputs = [
-                features if read == (0,) and (n == 0 or not joined) else width
-                for n, read in enumerate(topology.sources[:-1])
-            ]
-            layers = [FractalConv(n, width) for n in inputs]
-            stage = FractalStage(topology.sources, layers, add, projection)
-            self.add_module(f"stage{i}", stage)
-            features = width
-        self.classifier = nn.Linear(features, network.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, height, width] -> [batch, classes]."""
-        for i in range(1, self.stages + 1):
-            x = F.max_pool2d(getattr(self, f"stage{i}")(x), 2)
-        return self.classifier(x.mean((2, 3)))
+def fractalnet(network: jax_networks.FractalNet, image_shape: Sequence[int]) -> nn.Module:
+    """Stages of conv3x3-BN-ReLU, a max pooling after each, average, classifier."""
+    features, layers = image_shape[-1], {}
+    for i, (topology, width) in enumerate(zip(network.topologies, network.widths, strict=True), 1):
+        joined = any(0 in read and len(read) > 1 for read in topology.sources)
+        projection = conv(features, width, 1) if joined else None
+        inputs = [
+            features if read == (0,) and (n == 0 or not joined) else width
+            for n, read in enumerate(topology.sources[:-1])
+        ]
+        units = [sequence(conv=conv(n, width, 3), norm=NormReLU(width)) for n in inputs]
+        layers[f"stage{i}"] = FractalStage(topology.sources, units, add, projection)
+        layers[f"pool{i}"] = nn.MaxPool2d(2)
+        features = width
+    classifier = nn.Linear(features, network.num_classes)
+    return sequence(**layers, mean=Mean(), classifier=classifier)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import add, conv
+from aggnets_jax.benchmark.torch_networks.parts import Mean, add, conv, sequence
 from aggnets_jax.connectivity.topology import Sources
 from aggnets_jax.models import highway as jax_networks
 
@@ -26,7 +26,7 @@ class HighwayLayer(nn.Module):
 
 
 class HighwayStage(nn.Module):
-    """Layers whose gates carry the sum of what `sources` says."""
+    """Highway layers; the shortcut of each is the sum of its sources."""
 
     def __init__(self, sources: Sources, features: int) -> None:
         super().__init__()
@@ -43,28 +43,20 @@ class HighwayStage(nn.Module):
         return outputs[-1]
 
 
-class HighwayNet(nn.Module):
+def highway(network: jax_networks.HighwayNet, image_shape: Sequence[int]) -> nn.Module:
     """Stages of a convolution and highway layers with max pooling between them, head."""
-
-    def __init__(self, network: jax_networks.HighwayNet, image_shape: Sequence[int]) -> None:
-        """Takes the numbers of a network, and (height, width, channels) of the images."""
-        super().__init__()
-        features, self.stages = image_shape[-1], len(network.topologies)
-        for i, (topology, width) in enumerate(
-            zip(network.topologies, network.widths, strict=True), 1
-        ):
-            self.add_module(f"stage{i}_opening", conv(features, width, 3, bias=True))
-            self.add_module(f"stage{i}", HighwayStage(topology.sources, width))
-            features = width
-        self.head_conv = conv(features, jax_networks.HEAD_FEATURES, 1, bias=True)
-        self.classifier = nn.Linear(jax_networks.HEAD_FEATURES, network.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, height, width] -> [batch, classes]."""
-        for i in range(1, self.stages + 1):
-            if i > 1:
-                x = F.max_pool2d(x, 2)
-            x = F.relu(getattr(self, f"stage{i}_opening")(x), inplace=True)
-            x = getattr(self, f"stage{i}")(x)
-        x = F.relu(self.head_conv(x), inplace=True)
-        return self.classifier(x.mean((2, 3)))
+    features, layers = image_shape[-1], {}
+    for i, (topology, width) in enumerate(zip(network.topologies, network.widths, strict=True), 1):
+        if i > 1:
+            layers[f"pool{i - 1}"] = nn.MaxPool2d(2)
+        layers[f"stage{i}_opening"] = conv(features, width, 3, bias=True)
+        layers[f"stage{i}_relu"] = nn.ReLU(inplace=True)
+        layers[f"stage{i}"] = HighwayStage(topology.sources, width)
+        features = width
+    return sequence(
+        **layers,
+        head_conv=conv(features, jax_networks.HEAD_FEATURES, 1, bias=True),
+        head_relu=nn.ReLU(inplace=True),
+        mean=Mean(),
+        classifier=nn.Linear(jax_networks.HEAD_FEATURES, network.num_classes),
+    )

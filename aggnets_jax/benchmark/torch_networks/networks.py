@@ -1,4 +1,4 @@
-"""PyTorch networks by the names that ours have."""
+"""PyTorch networks by the names of ours."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,39 +8,39 @@ from flax import linen
 from torch import nn
 
 from aggnets_jax import models
-from aggnets_jax.benchmark.torch_networks.dpn import DPN
-from aggnets_jax.benchmark.torch_networks.efficientnet import EfficientNet
-from aggnets_jax.benchmark.torch_networks.fractalnet import FractalNet
-from aggnets_jax.benchmark.torch_networks.hardnet import HarDNet
-from aggnets_jax.benchmark.torch_networks.hcgnet import HCGNet
-from aggnets_jax.benchmark.torch_networks.highway import HighwayNet
-from aggnets_jax.benchmark.torch_networks.mixnet import MixNet
-from aggnets_jax.benchmark.torch_networks.preact_resnet import PreActResNet
-from aggnets_jax.benchmark.torch_networks.pyramidnet import PyramidNet
-from aggnets_jax.benchmark.torch_networks.resnet import ResNet
+from aggnets_jax.benchmark.torch_networks.dpn import dpn
+from aggnets_jax.benchmark.torch_networks.efficientnet import efficientnet
+from aggnets_jax.benchmark.torch_networks.fractalnet import fractalnet
+from aggnets_jax.benchmark.torch_networks.hardnet import hardnet
+from aggnets_jax.benchmark.torch_networks.hcgnet import hcgnet
+from aggnets_jax.benchmark.torch_networks.highway import highway
+from aggnets_jax.benchmark.torch_networks.mixnet import mixnet
+from aggnets_jax.benchmark.torch_networks.preact_resnet import preact_resnet
+from aggnets_jax.benchmark.torch_networks.pyramidnet import pyramidnet
+from aggnets_jax.benchmark.torch_networks.resnet import resnet
 from aggnets_jax.benchmark.torch_networks.seqresnet import SeqResNet
-from aggnets_jax.benchmark.torch_networks.sparsenet import SparseNet
-from aggnets_jax.benchmark.torch_networks.wide_resnet import WideResNet
+from aggnets_jax.benchmark.torch_networks.sparsenet import sparsenet
+from aggnets_jax.benchmark.torch_networks.wide_resnet import wide_resnet
 from aggnets_jax.errors import UserError
 
-# By the class of ours, what makes it of a network of ours and of (height, width, channels).
+# By the class of our network: builds the PyTorch network from ours and (height, width, channels).
 _NETWORKS: dict[type[linen.Module], Callable[[Any, Sequence[int]], nn.Module]] = {
-    models.dpn.DPN: DPN,
-    models.efficientnet.EfficientNet: EfficientNet,
-    models.fractalnet.FractalNet: FractalNet,
-    models.hardnet.HarDNet: HarDNet,
-    models.hcgnet.HCGNet: HCGNet,
-    models.highway.HighwayNet: HighwayNet,
-    models.mixnet.MixNet: MixNet,
-    models.preact_resnet.PreActResNet: PreActResNet,
-    models.pyramidnet.PyramidNet: PyramidNet,
-    models.resnet.ResNet: ResNet,
+    models.dpn.DPN: dpn,
+    models.efficientnet.EfficientNet: efficientnet,
+    models.fractalnet.FractalNet: fractalnet,
+    models.hardnet.HarDNet: hardnet,
+    models.hcgnet.HCGNet: hcgnet,
+    models.highway.HighwayNet: highway,
+    models.mixnet.MixNet: mixnet,
+    models.preact_resnet.PreActResNet: preact_resnet,
+    models.pyramidnet.PyramidNet: pyramidnet,
+    models.resnet.ResNet: resnet,
     models.seqresnet.SeqResNet: SeqResNet,
     models.seqresnet.SeqResNeXt: SeqResNet,
-    models.sparsenet.SparseNet: SparseNet,
-    models.wide_resnet.WideResNet: WideResNet,
+    models.sparsenet.SparseNet: sparsenet,
+    models.wide_resnet.WideResNet: wide_resnet,
 }
-# Which draw random numbers in training, each library its own.
+# Fields that draw random numbers in training, which differ between the libraries.
 _RANDOM = (
     "dropout",
     "map_dropout",
@@ -59,21 +59,21 @@ def create(
     input_shape: Sequence[int] | None = None,
     **overrides: Any,
 ) -> nn.Module:
-    """Makes a network in PyTorch, with PyTorch's own weights at first; see `load_variables`.
+    """Create a network with PyTorch's initial weights; see `load_variables` for ours.
 
     Args:
       name: see `aggnets_jax.create_model`.
-      num_classes: see there.
-      input_shape: (height, width, channels) of the images; default that of the network's paper.
-      **overrides: see `aggnets_jax.create_model`. The network is that with `dtype` float32,
-        without `remat`, `scan` and `shared_statistics`, whatever is given of them.
+      num_classes: see `aggnets_jax.create_model`.
+      input_shape: (height, width, channels) of the images; `None` means as in the paper.
+      **overrides: see `aggnets_jax.create_model`; `dtype`, `remat`, `scan` and `shared_statistics`
+        have no effect.
 
     Returns:
       A module from images [batch, channels, height, width] to logits [batch, classes].
 
     Raises:
-      UserError: as `create_model`, for a network that is not covered here, for aggregations other
-        than the family's own, and for what draws random numbers in training.
+      UserError: as `create_model`; for a network that is missing here; for an aggregation other
+        than the family's default; for fields that draw random numbers in training.
     """
     network = models.create_model(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape

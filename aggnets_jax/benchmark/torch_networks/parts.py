@@ -1,7 +1,11 @@
-"""What several of the PyTorch networks are made of. Maps are [batch, channels, height, width]."""
+"""Parts of the PyTorch networks. Feature maps are [batch, channels, height, width].
+
+Modules have the names of our parameter paths, see `weights`.
+"""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +14,11 @@ from torch import Tensor, nn
 from aggnets_jax.connectivity.topology import Sources
 
 Aggregate = Callable[[Sequence[Tensor]], Tensor]
+
+
+def sequence(**layers: nn.Module | None) -> nn.Sequential:
+    """Chain named layers; leave out those that are `None`."""
+    return nn.Sequential(OrderedDict((k, v) for k, v in layers.items() if v is not None))
 
 
 def conv(
@@ -22,21 +31,46 @@ def conv(
     dilation: int = 1,
     bias: bool = False,
 ) -> nn.Conv2d:
-    """A square convolution that keeps the size of the map but for its stride."""
+    """Return a square convolution that keeps the size of the map, apart from its stride."""
     padding = (kernel_size - 1) // 2 * dilation
     return nn.Conv2d(
         inputs, features, kernel_size, stride, padding, dilation, groups=groups, bias=bias
     )
 
 
-def norm_relu(norm: nn.Module, x: Tensor) -> Tensor:
-    """ReLU(norm(x)) in one map, as the backward pass of a normalisation reads its input only."""
-    return F.relu(norm(x), inplace=True)
+class NormReLU(nn.BatchNorm2d):
+    """Batch normalisation and a ReLU in place: the backward pass only reads the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> the same shape."""
+        return F.relu(super().forward(x), inplace=True)
 
 
-def imagenet_stem(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-    """[batch, channels, height, width] -> [batch, features, height / 4, width / 4]."""
-    return F.max_pool2d(norm_relu(norm, conv(x)), 3, stride=2, padding=1)
+class Mean(nn.Module):
+    """Mean over all positions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> [batch, channels]."""
+        return x.mean((2, 3))
+
+
+def pre_activated(*convs: nn.Conv2d, norm: Callable[[int], nn.Module] = NormReLU) -> nn.Sequential:
+    """Return norm1-conv1-norm2-conv2-..."""
+    layers = {}
+    for i, each in enumerate(convs, 1):
+        layers |= {f"norm{i}": norm(each.in_channels), f"conv{i}": each}
+    return sequence(**layers)
+
+
+def imagenet_stem(
+    channels: int, features: int, norm: Callable[[int], nn.Module] = NormReLU, kernel_size: int = 7
+) -> dict[str, nn.Module]:
+    """Return the layers of a stem that divides the resolution by 4."""
+    return {
+        "stem_conv": conv(channels, features, kernel_size, stride=2),
+        "stem_norm": norm(features),
+        "stem_pool": nn.MaxPool2d(3, stride=2, padding=1),
+    }
 
 
 def concat(maps: Sequence[Tensor]) -> Tensor:
@@ -50,34 +84,63 @@ def add(maps: Sequence[Tensor]) -> Tensor:
 
 
 def pad_channels(x: Tensor, features: int) -> Tensor:
-    """Appends channels of zeros."""
+    """Append channels of zeros."""
     return F.pad(x, (0, 0, 0, 0, 0, features - x.shape[1]))
 
 
 def padded_add(maps: Sequence[Tensor]) -> Tensor:
-    """m_1 + m_2 + ..., where zeros are appended to the narrower ones."""
+    """m_1 + m_2 + ..., with zeros appended to the narrower maps."""
     features = max(x.shape[1] for x in maps)
     return add([x if x.shape[1] == features else pad_channels(x, features) for x in maps])
 
 
 def concatenated(sources: Sources, first: int, widths: Sequence[int]) -> list[int]:
-    """Channels that each layer, and the reader of the stage, gets by concatenation.
+    """Return the input channels of each layer, and of the stage's output, under concatenation.
 
     Args:
       sources: of a stage.
       first: channels of its input.
-      widths: channels of the outputs of its layers.
+      widths: output channels of its layers.
     """
     channels = [first, *widths]
     return [sum(channels[source] for source in read) for read in sources]
 
 
-class Stage(nn.Module):
-    """Layers `layer1`, `layer2`, ... each of which reads an aggregate of outputs before it.
+class PaddedSequence(nn.Sequential):
+    """A chain of layers, some of them with a padded shortcut around them.
 
-    What reads all that was read before and one output more gets it joined to the aggregate so far,
-    as in a residual network. An output is let go of behind its last reader, so that a forward pass
-    holds no more than it needs to.
+    Args:
+      layers: in their order.
+      openings: names of the layers with a shortcut; each keeps or halves the resolution.
+    """
+
+    def __init__(self, layers: Mapping[str, nn.Module], openings: Collection[str]) -> None:
+        super().__init__(OrderedDict(layers))
+        self.openings = openings
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, channels, height, width] -> the output of the last layer."""
+        for name, layer in self.named_children():
+            y = layer(x)
+            if name in self.openings:
+                y = padded_add([x if x.shape[2:] == y.shape[2:] else F.avg_pool2d(x, 2), y])
+            x = y
+        return x
+
+
+class Stage(nn.Module):
+    """Layers `layer1`, `layer2`, ... that each read an aggregate of earlier outputs.
+
+    A layer that reads one output more than the layer before extends the previous aggregate, as in
+    a residual network. An output is released after its last reader, so that a forward pass holds no
+    more memory than it needs.
+
+    Args:
+      sources: `sources[l - 1]` are the outputs that layer l reads, 0 is the stage's input, and the
+        last entry is for the stage's output, see `topology.Topology.sources`.
+      layers: one fewer than sources.
+      aggregate: joins maps; must be associative.
+      projection: applied to the input for all layers but the first.
     """
 
     def __init__(
@@ -87,34 +150,26 @@ class Stage(nn.Module):
         aggregate: Aggregate,
         projection: nn.Module | None = None,
     ) -> None:
-        """Takes what each layer and the stage's output read, see `topology.Topology.sources`.
-
-        Args:
-          sources: `sources[l - 1]` are the outputs that layer l reads; 0 is the stage's input.
-          layers: as many as there are sources, less one.
-          aggregate: joins maps, in any order of joining.
-          projection: makes of the input what layers behind the first read in its place.
-        """
         super().__init__()
         self.sources, self.aggregate = sources, aggregate
         for number, layer in enumerate(layers, 1):
             self.add_module(f"layer{number}", layer)
         self.projection = projection if any(0 in read for read in sources[1:]) else None
-        # Reader by reader: whether it goes on from the aggregate so far, the outputs that it takes,
-        # and those that nobody takes again.
+        # For each reader: whether it extends the previous aggregate, the outputs that it takes, and
+        # the outputs that no later reader takes.
         first = 1 if self.projection is None else 2
-        goes_on = [i >= first and read[:-1] == sources[i - 1] for i, read in enumerate(sources)]
-        taken = [read[-1:] if on else read for on, read in zip(goes_on, sources, strict=True)]
+        extends = [i >= first and read[:-1] == sources[i - 1] for i, read in enumerate(sources)]
+        taken = [read[-1:] if on else read for on, read in zip(extends, sources, strict=True)]
         last = {source: i for i, read in enumerate(taken) for source in read}
         done = [[s for s in read if last[s] == i] for i, read in enumerate(taken)]
-        self._reads = list(zip(goes_on, taken, done, strict=True))
+        self._reads = list(zip(extends, taken, done, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The input of the stage -> the aggregate that is its output."""
+        """Return the stage's output, the aggregate of its last sources."""
         outputs, joined = {0: x}, None
-        for number, (goes_on, taken, done) in enumerate(self._reads, 1):
+        for number, (extends, taken, done) in enumerate(self._reads, 1):
             maps = [outputs[source] for source in taken]
-            joined = self.aggregate([joined, *maps] if goes_on else maps)
+            joined = self.aggregate([joined, *maps] if extends else maps)
             for source in done:
                 del outputs[source]
             if number == len(self.sources):

@@ -1,4 +1,4 @@
-"""The same networks as torchvision or timm have them, where these are installed."""
+"""The same networks of torchvision or timm, where one of them is installed."""
 
 import importlib
 from collections.abc import Mapping
@@ -9,26 +9,20 @@ from torch import nn
 
 from aggnets_jax.convert import to_torch
 
-_NAMES = (
-    "densenet121",
-    "efficientnet_b0",
-    "resnet50",
-    "resnext50_32x4d",
-    "wide_resnet50_2",
-)
+_NAMES = ("densenet121", "efficientnet_b0", "resnet50", "resnext50_32x4d", "wide_resnet50_2")
 
 
 def published(name: str, variables: Mapping[str, Any] | None = None) -> nn.Module | None:
-    """Makes a network by torchvision, else by timm.
+    """Create a network with torchvision, or else with timm; dropout is off.
 
     Args:
       name: see `aggnets_jax.create_model`.
-      variables: of our network with 1000 classes, to be its weights; else they are its own at
-        first. Neither library's dropout is on.
+      variables: of our network with 1000 classes, to be loaded; `None` keeps the library's initial
+        weights.
 
     Returns:
-      A module from images [batch, 3, height, width] to logits [batch, 1000]; None if neither
-      library can be imported or the network is none of those that both have.
+      A module from images [batch, 3, height, width] to logits [batch, 1000]; `None` if neither
+      library can be imported, or they do not both have the network.
 
     Raises:
       UserError: for variables of another network.
@@ -38,7 +32,7 @@ def published(name: str, variables: Mapping[str, Any] | None = None) -> nn.Modul
     for dialect, make in (("torchvision", _torchvision), ("timm", _timm)):
         try:
             module = make(name)
-        except (ImportError, RuntimeError):  # the latter if it is built for another PyTorch
+        except (ImportError, RuntimeError):  # RuntimeError: built for another PyTorch
             continue
         if variables is not None:
             weights = to_torch(name, variables, dialect=dialect)

@@ -1,13 +1,12 @@
 """The blocks F of residual networks with the activation last, and their attention."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import concat, conv, norm_relu
+from aggnets_jax.benchmark.torch_networks.parts import NormReLU, concat, conv, sequence
 from aggnets_jax.layers import residual_blocks
 from aggnets_jax.layers.attention import REDUCTION
 from aggnets_jax.layers.residual_blocks import EXPANSION, inner_features
@@ -30,7 +29,7 @@ class ChannelGate(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Scales channels by a function of their averages."""
+    """Channels scaled by a function of their averages."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class SqueezeExcite(nn.Module):
 
 
 class CBAM(SqueezeExcite):
-    """Scales channels by averages and maxima, then positions by those over the channels."""
+    """Channels scaled by their averages and maxima, then positions scaled likewise."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
@@ -59,28 +58,21 @@ class CBAM(SqueezeExcite):
 ATTENTIONS = {None: lambda features: nn.Identity(), "se": SqueezeExcite, "cbam": CBAM}
 
 
-class BasicBlock(nn.Module):
+def basic_block(inputs: int, width: int, stride: int, *, attention: str | None) -> nn.Module:
     """conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention."""
-
-    def __init__(self, inputs: int, width: int, stride: int, *, attention: str | None) -> None:
-        super().__init__()
-        self.features = width
-        self.conv1 = conv(inputs, width, 3, stride=stride)
-        self.norm1 = nn.BatchNorm2d(width)
-        self.conv2 = conv(width, width, 3)
-        self.norm2 = nn.BatchNorm2d(width)
-        self.attention = ATTENTIONS[attention](width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] -> [batch, features, height / stride, ...]."""
-        x = norm_relu(self.norm1, self.conv1(x))
-        return self.attention(self.norm2(self.conv2(x)))
+    return sequence(
+        conv1=conv(inputs, width, 3, stride=stride),
+        norm1=NormReLU(width),
+        conv2=conv(width, width, 3),
+        norm2=nn.BatchNorm2d(width),
+        attention=ATTENTIONS[attention](width),
+    )
 
 
 class Bottleneck(nn.Module):
     """conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
 
-    At stride 1 an inner shortcut, if given, adds something of the 3x3's input to its output.
+    At stride 1, the inner shortcut combines the input and output of the 3x3 convolution.
     """
 
     def __init__(
@@ -95,20 +87,19 @@ class Bottleneck(nn.Module):
         inner_shortcut: type[nn.Module] | None = None,
     ) -> None:
         super().__init__()
-        self.features = EXPANSION * width
-        inner = inner_features(width, base_width, groups)
+        features, inner = EXPANSION * width, inner_features(width, base_width, groups)
         self.conv1 = conv(inputs, inner, 1)
-        self.norm1 = nn.BatchNorm2d(inner)
+        self.norm1 = NormReLU(inner)
         self.conv2 = conv(inner, inner, 3, stride=stride, groups=groups)
         self.norm2 = nn.BatchNorm2d(inner)
-        self.conv3 = conv(inner, self.features, 1)
-        self.norm3 = nn.BatchNorm2d(self.features)
+        self.conv3 = conv(inner, features, 1)
+        self.norm3 = nn.BatchNorm2d(features)
         self.inner_shortcut = inner_shortcut(inner) if inner_shortcut and stride == 1 else None
-        self.attention = ATTENTIONS[attention](self.features)
+        self.attention = ATTENTIONS[attention](features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, height, width] -> [batch, features, height / stride, ...]."""
-        z = norm_relu(self.norm1, self.conv1(x))
+        z = self.norm1(self.conv1(x))
         x = self.norm2(self.conv2(z))
         if self.inner_shortcut is not None:
             x = self.inner_shortcut(x, z)
@@ -116,24 +107,11 @@ class Bottleneck(nn.Module):
         return self.attention(self.norm3(x))
 
 
-class ScaleLayer(nn.Module):
-    """conv3x3-BN-ReLU."""
-
-    def __init__(self, features: int, stride: int, groups: int) -> None:
-        super().__init__()
-        self.conv = conv(features, features, 3, stride=stride, groups=groups)
-        self.norm = nn.BatchNorm2d(features)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, features, height, width] -> [batch, features, height / stride, ...]."""
-        return norm_relu(self.norm, self.conv(x))
-
-
 class Res2Block(nn.Module):
     """conv1x1-BN-ReLU-scales-conv1x1(4 width)-BN, and attention.
 
-    Scale i reads split i and the sum of the scales that its topology says. In a block that opens a
-    stage it reads split i alone, and the last split is averaged, or is one more scale.
+    Scale i reads split i plus the sum of the earlier scales in its topology. In a block that opens
+    a stage it reads only split i, and the last split is averaged, or is one more scale.
     """
 
     def __init__(
@@ -149,25 +127,26 @@ class Res2Block(nn.Module):
         attention: str | None = None,
     ) -> None:
         super().__init__()
-        self.features, self.inner = EXPANSION * width, inner_features(width, base_width, groups)
+        features, self.inner = EXPANSION * width, inner_features(width, base_width, groups)
         splits, self.stride = topology.depth + 1, stride
-        opening = stride > 1 or inputs != self.features
+        opening = stride > 1 or inputs != features
         self.pools = opening and opening_pool
         scales = splits if opening and not opening_pool else splits - 1
-        # Of the scales before it; source 0 stands for the split.
+        # Earlier scales that each scale reads; source 0 is the split itself.
         self.sources = [() if opening else topology.sources[i] for i in range(scales)]
         self.conv1 = conv(inputs, splits * self.inner, 1)
-        self.norm1 = nn.BatchNorm2d(splits * self.inner)
-        self.scales = nn.ModuleDict(
-            {f"layer{i + 1}": ScaleLayer(self.inner, stride, groups) for i in range(scales)}
-        )
-        self.conv3 = conv(splits * self.inner, self.features, 1)
-        self.norm3 = nn.BatchNorm2d(self.features)
-        self.attention = ATTENTIONS[attention](self.features)
+        self.norm1 = NormReLU(splits * self.inner)
+        self.scales = nn.ModuleDict()
+        for i in range(1, scales + 1):
+            scale = conv(self.inner, self.inner, 3, stride=stride, groups=groups)
+            self.scales[f"layer{i}"] = sequence(conv=scale, norm=NormReLU(self.inner))
+        self.conv3 = conv(splits * self.inner, features, 1)
+        self.norm3 = nn.BatchNorm2d(features)
+        self.attention = ATTENTIONS[attention](features)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, height, width] -> [batch, features, height / stride, ...]."""
-        splits = norm_relu(self.norm1, self.conv1(x)).split(self.inner, dim=1)
+        splits = self.norm1(self.conv1(x)).split(self.inner, dim=1)
         outputs = []
         for split, sources, scale in zip(splits, self.sources, self.scales.values(), strict=False):
             read = sum((outputs[source - 1] for source in sources if source), split)
@@ -178,8 +157,9 @@ class Res2Block(nn.Module):
         return self.attention(self.norm3(self.conv3(concat(outputs))))
 
 
-BLOCKS: Mapping[type, type[nn.Module]] = {
-    residual_blocks.BasicBlock: BasicBlock,
-    residual_blocks.Bottleneck: Bottleneck,
-    res2net.Res2Block: Res2Block,
+# By the class of our block: the block, and its output channels as a multiple of its width.
+BLOCKS = {
+    residual_blocks.BasicBlock: (basic_block, 1),
+    residual_blocks.Bottleneck: (Bottleneck, EXPANSION),
+    res2net.Res2Block: (Res2Block, EXPANSION),
 }

@@ -4,28 +4,28 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import concat, conv, norm_relu
+from aggnets_jax.benchmark.torch_networks.parts import NormReLU, concat, conv
 from aggnets_jax.connectivity.topology import Topology, make_topology
 from aggnets_jax.models import seqresnet as jax_networks
 
 Raw = Sequence[Tensor]
-"""What leaves the last convolutions of the groups, one map for each group."""
+"""Outputs of the groups' last convolutions before normalisation, one map for each group."""
 
 
 class ConvNormReLU(nn.Module):
-    """An ordinary convolution-BN-ReLU."""
+    """Convolution-BN-ReLU that also returns the output of the convolution."""
 
     def __init__(
         self, inputs: int, features: int, kernel_size: int, *, stride: int = 1, groups: int = 1
     ) -> None:
         super().__init__()
         self.conv = conv(inputs, features, kernel_size, stride=stride, groups=groups)
-        self.norm = nn.BatchNorm2d(features)
+        self.norm = NormReLU(features)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[batch, inputs, height, width] -> before and after normalisation and ReLU."""
+        """[batch, inputs, height, width] -> maps before and after BN-ReLU."""
         raw = self.conv(x)
-        return raw, norm_relu(self.norm, raw)
+        return raw, self.norm(raw)
 
 
 class Group(nn.Module):
@@ -33,28 +33,33 @@ class Group(nn.Module):
 
     def __init__(self, inputs: int, k: int, *, bottleneck: bool, cardinality: int) -> None:
         super().__init__()
-        self.bottleneck = bottleneck
         if bottleneck:
-            self.conv1 = conv(inputs, k, 1)
-            self.norm1 = nn.BatchNorm2d(k)
-            self.conv2 = conv(k, k, 3, groups=cardinality)
-            self.norm2 = nn.BatchNorm2d(k)
+            self.conv1, self.norm1 = conv(inputs, k, 1), NormReLU(k)
+            self.conv2, self.norm2 = conv(k, k, 3, groups=cardinality), NormReLU(k)
         else:
-            self.conv = conv(inputs, k, 3)
-            self.norm = nn.BatchNorm2d(k)
+            self.conv, self.norm = conv(inputs, k, 3), NormReLU(k)
 
     def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
-        """[batch, inputs, height, width] -> [batch, k, height, width] twice, see above."""
-        if self.bottleneck:
-            x, norm = self.conv2(norm_relu(self.norm1, self.conv1(x))), self.norm2
-        else:
-            x, norm = self.conv(x), self.norm
-        raw = x if residual is None else x + residual
-        return raw, norm_relu(norm, raw)
+        """[batch, inputs, height, width] -> [batch, k, height, width] before and after BN-ReLU."""
+        *first, last_conv, last_norm = self.children()
+        for layer in first:
+            x = layer(x)
+        raw = last_conv(x) if residual is None else last_conv(x) + residual
+        return raw, last_norm(raw)
 
 
 class SeqConv(nn.Module):
-    """A layer of groups that read slices of the input and the groups before them."""
+    """A layer of groups that read slices of the input and earlier groups.
+
+    Args:
+      topology: connections; outputs 0 to slices - 1 are the slices, and the groups follow.
+      inputs: channels of the input.
+      slices: of the input.
+      groups: their number.
+      k: channels of a group.
+      bottleneck: whether a group is a bottleneck.
+      cardinality: subgroups of its 3x3 convolution.
+    """
 
     def __init__(
         self,
@@ -67,7 +72,6 @@ class SeqConv(nn.Module):
         bottleneck: bool,
         cardinality: int,
     ) -> None:
-        """Takes who reads whom: the slices are outputs 0 to slices - 1, the groups follow."""
         super().__init__()
         self.slices, self.slice_width = slices, inputs // slices
         self.sources = topology.sources[slices - 1 : slices - 1 + groups]
@@ -82,7 +86,7 @@ class SeqConv(nn.Module):
         )
 
     def forward(self, x: Tensor, residual: Raw | None = None) -> tuple[Raw, Tensor]:
-        """[batch, inputs, height, width] -> the raw of each group, all of them activated."""
+        """[batch, inputs, height, width] -> raw maps of the groups, their activated outputs."""
         outputs, raw = list(x.split(self.slice_width, dim=1)), []
         for i, (read, group) in enumerate(zip(self.sources, self.groups.values(), strict=True)):
             everything = read == tuple(range(self.slices))
@@ -94,19 +98,19 @@ class SeqConv(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two layers, to the second of which the raw maps are added group by group."""
+    """Two layers; the raw maps of the input are added to the second layer group by group."""
 
     def __init__(self, seqconv_a: SeqConv, seqconv_b: SeqConv) -> None:
         super().__init__()
         self.seqconv_a, self.seqconv_b = seqconv_a, seqconv_b
 
     def forward(self, raw: Raw, x: Tensor) -> tuple[Raw, Tensor]:
-        """Raw and activated maps of the same shape as those that come out."""
+        """Raw and activated maps -> raw and activated maps of the same shapes."""
         return self.seqconv_b(self.seqconv_a(x)[1], raw)
 
 
 class Downsampling(nn.Module):
-    """More channels by a layer, then half the resolution by a grouped convolution."""
+    """A layer that appends channels, then a grouped convolution that halves the resolution."""
 
     def __init__(self, extension: SeqConv, downsizing: ConvNormReLU) -> None:
         super().__init__()
@@ -121,7 +125,6 @@ class SeqResNet(nn.Module):
     """Stem, stages of residual blocks with down-sampling between them, conv1x1, classifier."""
 
     def __init__(self, network: jax_networks.SeqResNet, image_shape: Sequence[int]) -> None:
-        """Takes the numbers of a network, and (height, width, channels) of the images."""
         super().__init__()
         self._network, self.imagenet_stem = network, network.imagenet_stem
         self.group_widths, self.stages = network.group_widths, len(network.widths)
@@ -175,7 +178,7 @@ class SeqResNet(nn.Module):
             self.stem_conv, self.stem_seqconv = ConvNormReLU(channels, inputs, 3), layer
 
     def _layer(self, stage: int, features: int) -> SeqConv:
-        """One that reads the features of a stage."""
+        """Return a layer that reads the features of a stage."""
         network = self._network
         width, k = network.widths[stage], network.group_widths[stage]
         return SeqConv(
@@ -189,7 +192,7 @@ class SeqResNet(nn.Module):
         )
 
     def _downsizing(self, stage: int) -> ConvNormReLU:
-        """The grouped convolution into a stage."""
+        """Return the grouped convolution that leads into a stage."""
         network = self._network
         width = network.widths[stage]
         groups = width // network.group_widths[stage] * network.cardinalities[stage]

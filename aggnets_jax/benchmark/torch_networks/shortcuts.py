@@ -1,4 +1,4 @@
-"""Residual stages: the identity of ResNet, and the weighted normalised shortcuts of DSNet."""
+"""Residual stages: ResNet's identity shortcuts, and DSNet's weighted normalised shortcuts."""
 
 from collections.abc import Iterable, Sequence
 
@@ -12,13 +12,13 @@ from aggnets_jax.layers.shortcuts import Shortcuts
 
 
 def _group_norm(features: int) -> nn.GroupNorm:
-    """At most 32 groups of at least 4 channels, as many as divide them."""
+    """Return the largest number of groups, at most 32 and of at least 4 channels each."""
     most = min(32, max(1, features // 4))
     groups = next(groups for groups in range(most, 0, -1) if features % groups == 0)
     return nn.GroupNorm(groups, features, affine=False)
 
 
-# N, none of which has a scale and a shift.
+# Normalisations N of shortcuts, without scale and shift.
 NORMS = {
     "group": _group_norm,
     "layer": lambda features: nn.GroupNorm(1, features, affine=False),
@@ -31,14 +31,14 @@ IDENTITY = Shortcuts()
 
 
 class Weights(nn.Module):
-    """A weight for each source and channel, 1 at first."""
+    """A weight for each source and channel, initially 1."""
 
     def __init__(self, sources: int, features: int) -> None:
         super().__init__()
         self.weights = nn.Parameter(torch.ones(sources, features))
 
     def forward(self, x: Tensor, maps: Sequence[Tensor]) -> Tensor:
-        """Returns x + sum_i weights[i] * maps[i], [batch, features, height, width] each."""
+        """X + sum_i weights[i] * maps[i], [batch, features, height, width] each."""
         weights = self.weights.to(x.dtype)
         for weight, each in zip(weights[..., None, None], maps, strict=True):
             x = torch.addcmul(x, weight, each)
@@ -62,7 +62,16 @@ class InnerShortcut(nn.Module):
 
 
 class ShortcutStage(nn.Module):
-    """y_l = act(F_l(y_{l-1}) + what shortcuts carry of the y before), and puts out the last y."""
+    """Layers y_l = act(F_l(y_{l-1}) + shortcuts of earlier outputs); returns the last y.
+
+    Args:
+      sources: of the shortcuts of each layer, see `topology.Topology.sources`.
+      blocks: F_1, F_2, ...
+      shortcuts: kind of the shortcuts.
+      features: channels of the blocks; needed for normalised shortcuts.
+      rectified: whether act is a ReLU; else there is no activation.
+      aggregate: adds maps.
+    """
 
     def __init__(
         self,
@@ -74,16 +83,6 @@ class ShortcutStage(nn.Module):
         rectified: bool = False,
         aggregate: Aggregate = add,
     ) -> None:
-        """Makes the stage.
-
-        Args:
-          sources: what each layer adds to its block, see `topology.Topology.sources`.
-          blocks: F_1, F_2, ...
-          shortcuts: what they carry.
-          features: channels of the blocks, where shortcuts are normalised.
-          rectified: whether act is a ReLU rather than nothing.
-          aggregate: how maps are added.
-        """
         super().__init__()
         self.sources, self.shortcuts = sources[:-1], shortcuts
         self.rectified, self.aggregate = rectified, aggregate
@@ -105,14 +104,14 @@ class ShortcutStage(nn.Module):
             if newest in self.read:
                 x = residual if self.shortcuts.sources == "blocks" else y
                 norm = getattr(self, f"source{newest}_norm", None)
-                # Back to the dtype of x, as autocast normalises groups in float32.
+                # Autocast normalises groups in float32: return to the dtype of x.
                 carried[newest] = x if norm is None else norm(x).to(x.dtype)
             residual = getattr(self, f"layer{number}")(y)
             maps = [carried[source] for source in sources]
             if self.weighted:
                 y = getattr(self, f"weights{number}")(residual, maps)
             else:
-                # Of dense shortcuts the sum so far goes on.
+                # Dense shortcuts extend the previous sum.
                 total = self.aggregate([total, maps[-1]] if sources[:-1] == added else maps)
                 added = sources
                 mean = self.shortcuts.aggregation == "mean" and len(sources) > 1

@@ -3,97 +3,57 @@
 import math
 from collections.abc import Sequence
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from aggnets_jax.benchmark.torch_networks.parts import (
+    Mean,
+    NormReLU,
     Stage,
     concat,
     concatenated,
     conv,
     imagenet_stem,
-    norm_relu,
+    pre_activated,
+    sequence,
 )
 from aggnets_jax.layers import common
 from aggnets_jax.models import sparsenet as jax_networks
 
 
-class DenseLayer(nn.Module):
+def dense_layer(inputs: int, k: int, *, bottleneck: bool, groups: int = 1) -> nn.Module:
     """BN-ReLU-conv3x3(k), or BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k)."""
-
-    def __init__(self, inputs: int, k: int, *, bottleneck: bool, groups: int = 1) -> None:
-        super().__init__()
-        self.bottleneck = bottleneck
-        self.norm1 = nn.BatchNorm2d(inputs)
-        if bottleneck:
-            self.conv1 = conv(inputs, 4 * k, 1)
-            self.norm2 = nn.BatchNorm2d(4 * k)
-            self.conv2 = conv(4 * k, k, 3, groups=groups)
-        else:
-            self.conv1 = conv(inputs, k, 3, groups=groups)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] -> [batch, k, height, width]."""
-        x = self.conv1(norm_relu(self.norm1, x))
-        return self.conv2(norm_relu(self.norm2, x)) if self.bottleneck else x
+    if not bottleneck:
+        return pre_activated(conv(inputs, k, 3, groups=groups))
+    return pre_activated(conv(inputs, 4 * k, 1), conv(4 * k, k, 3, groups=groups))
 
 
-class Transition(nn.Module):
+def transition(inputs: int, features: int) -> nn.Module:
     """BN-ReLU-conv1x1-average pool 2x2."""
-
-    def __init__(self, inputs: int, features: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(inputs)
-        self.conv = conv(inputs, features, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, inputs, height, width] -> [batch, features, height / 2, width / 2]."""
-        return F.avg_pool2d(self.conv(norm_relu(self.norm, x)), 2)
+    return sequence(norm=NormReLU(inputs), conv=conv(inputs, features, 1), pool=nn.AvgPool2d(2))
 
 
-class SparseNet(nn.Module):
+def sparsenet(network: jax_networks.SparseNet, image_shape: Sequence[int]) -> nn.Module:
     """Stem, stages with transitions between them, BN-ReLU, pooling, classifier."""
-
-    def __init__(self, network: jax_networks.SparseNet, image_shape: Sequence[int]) -> None:
-        """Takes the numbers of a network, and (height, width, channels) of the images."""
-        super().__init__()
-        *sides, channels = image_shape
-        features, self.stages = network.stem_features, len(network.topologies)
-        self.imagenet_stem, self.flatten = network.imagenet_stem, network.pool == "flatten"
-        if self.imagenet_stem:
-            self.stem_conv = conv(channels, features, 7, stride=2)
-            self.stem_norm = nn.BatchNorm2d(features)
-            sides = [-(-side // 4) for side in sides]
-        else:
-            self.stem_conv = conv(channels, features, 3)
-
-        for i, topology in enumerate(network.topologies, 1):
-            if i > 1:
-                inputs, features = features, common.compressed(features, network.compression)
-                self.add_module(f"transition{i - 1}", Transition(inputs, features))
-            k = network.growth_rates[i - 1]
-            *inputs, features = concatenated(topology.sources, features, [k] * topology.depth)
-            units = [
-                DenseLayer(n, k, bottleneck=network.bottleneck, groups=network.groups)
-                for n in inputs
-            ]
-            self.add_module(f"stage{i}", Stage(topology.sources, units, concat))
-
-        self.head_norm = nn.BatchNorm2d(features)
-        if self.flatten:  # behind one more halving than there are transitions
-            features *= math.prod(side // 2**self.stages for side in sides)
-        self.classifier = nn.Linear(features, network.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[batch, channels, height, width] -> [batch, classes]."""
-        if self.imagenet_stem:
-            x = imagenet_stem(x, self.stem_conv, self.stem_norm)
-        else:
-            x = self.stem_conv(x)
-        for i in range(1, self.stages + 1):
-            if i > 1:
-                x = getattr(self, f"transition{i - 1}")(x)
-            x = getattr(self, f"stage{i}")(x)
-        x = norm_relu(self.head_norm, x)
-        x = F.avg_pool2d(x, 2).flatten(1) if self.flatten else x.mean((2, 3))
-        return self.classifier(x)
+    *sides, channels = image_shape
+    features = network.stem_features
+    layers = {"stem_conv": conv(channels, features, 3)}
+    if network.imagenet_stem:
+        layers = imagenet_stem(channels, features)
+        sides = [-(-side // 4) for side in sides]
+    for i, (topology, k) in enumerate(
+        zip(network.topologies, network.growth_rates, strict=True), 1
+    ):
+        if i > 1:
+            inputs, features = features, common.compressed(features, network.compression)
+            layers[f"transition{i - 1}"] = transition(inputs, features)
+        *inputs, features = concatenated(topology.sources, features, [k] * topology.depth)
+        kind = {"bottleneck": network.bottleneck, "groups": network.groups}
+        units = [dense_layer(n, k, **kind) for n in inputs]
+        layers[f"stage{i}"] = Stage(topology.sources, units, concat)
+    layers["head_norm"] = NormReLU(features)
+    if network.pool == "flatten":  # after one more halving than there are transitions
+        layers |= {"head_pool": nn.AvgPool2d(2), "flatten": nn.Flatten()}
+        features *= math.prod(side // 2 ** len(network.topologies) for side in sides)
+    else:
+        layers["mean"] = Mean()
+    return sequence(**layers, classifier=nn.Linear(features, network.num_classes))

@@ -1,4 +1,4 @@
-"""Our weights in the PyTorch networks of this package."""
+"""Loading of our variables into the PyTorch networks."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,23 +18,23 @@ _LEAVES = {
     "var": "running_var",
     "weights": "weights",  # of shortcuts
 }
-_COUNTER = "num_batches_tracked"  # PyTorch's normalisations have it, and use it for nothing here
+_COUNTER = "num_batches_tracked"  # a buffer of PyTorch's normalisations, unused here
 
 
 def load_variables(module: nn.Module, variables: Mapping[str, Any]) -> None:
-    """Copies the variables of our network into the PyTorch module of the same network.
+    """Copy the variables of our network into the PyTorch module of the same network.
 
-    `stage1/layer3/norm1/scale` is `stage1.layer3.norm1.weight`, and so on. Convolutions are turned
-    from [height, width, in, out] to [out, in, height, width], linear layers from [in, out] to
-    [out, in]; nothing else is. The values keep the dtype of the module.
+    `stage1/layer3/norm1/scale` becomes `stage1.layer3.norm1.weight`, and so on. Kernels of
+    convolutions are transposed from [height, width, in, out] to [out, in, height, width], linear
+    layers from [in, out] to [out, in]. The module keeps its dtype.
 
     Args:
       module: made by `create`.
       variables: "params" and "batch_stats" of our network, without `scan`.
 
     Raises:
-      UserError: for a variable that the module has no place for, or of another shape than its
-        place, and for a place of the module that no variable fills.
+      UserError: if a variable has no place in the module, or another shape than its place, or if a
+        place remains without a variable.
     """
     places = {k: v for k, v in module.state_dict().items() if not k.endswith(_COUNTER)}
     with torch.no_grad():
@@ -53,7 +53,7 @@ def load_variables(module: nn.Module, variables: Mapping[str, Any]) -> None:
 
 
 def _named(variables: Mapping[str, Any]) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Our path, the name in PyTorch, and the value in PyTorch's order of each variable."""
+    """Yield our path, PyTorch's name, and the value in PyTorch's order for each variable."""
     for collection in ("params", "batch_stats"):
         for keys, value in traverse_util.flatten_dict(variables.get(collection, {})).items():
             *path, leaf = keys

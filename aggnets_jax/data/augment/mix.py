@@ -1,4 +1,4 @@
-"""Mixup and CutMix: images of a batch are mixed in pairs, and so are their targets."""
+"""Mixup and CutMix: pairs of images of a batch are mixed, and so are their targets."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,30 +13,31 @@ from aggnets_jax.errors import unknown
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
 
 RATIO_PER = ("batch", "sample")
-# Of the Beta distribution: at this one, half and half up to a few percent.
+# The ratios of Beta(1000, 1000) are 1/2 up to a few percent.
 _LARGEST_ALPHA = 1000
 
 
 def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
-    """Returns `mix(images, targets, batch, seed) -> (images, targets)`, or None for none.
+    """Return `mix(images, targets, batch, seed) -> (images, targets)`, or None without mixing.
 
-    Each example keeps a share of its own image and target, and takes the rest from a partner; the
-    partners are a random permutation of the batch. The ratio is distributed as Beta(alpha, alpha).
+    Each example keeps a share of its own image and target and takes the rest from a partner; the
+    partners are a random permutation of the batch. The share is drawn from Beta(alpha, alpha).
     Mixup (Zhang et al., arXiv 1710.09412) averages the pixels with it. CutMix (Yun et al., arXiv
-    1905.04899) pastes a rectangle, centred anywhere and clipped, of area 1 - ratio before the
-    clipping; targets are mixed by its true area. With both, one or the other, with probability
-    1/2, mixes a whole batch. What is drawn for a batch follows from (seed, epoch, index) of its
-    first example, and a ratio and rectangle of each sample from its own.
+    1905.04899) pastes a rectangle from the partner, whose relative area is 1 - share before it is
+    clipped at the image's edges; the targets are mixed by the clipped area. If both are set, each
+    mixes a whole batch with probability 1/2. The draws for a batch depend on (seed, epoch, index)
+    of its first example; with a ratio per sample, each sample's ratio and rectangle depend on its
+    own.
 
     Args:
-      data_config: `mixup` and `cutmix`, the alphas, and `mix_ratio_per` are read.
+      data_config: the function reads `mixup` and `cutmix`, the alphas, and `mix_ratio_per`.
 
     Returns:
-      A function of images float32 [B, H, W, C], targets float32 [B, classes], the batch with
-      "epoch" and "index" int32 [B], and the seed, which may be traced. Pure and traceable.
+      A pure, traceable function of images float32 [B, H, W, C], targets float32 [B, classes], the
+      batch with "epoch" and "index" int32 [B], and the seed, which may be traced.
 
     Raises:
-      UserError: for a negative alpha or an unknown `mix_ratio_per`.
+      UserError: an alpha is out of range or `mix_ratio_per` unknown.
     """
     mixup, cutmix = data_config.mixup, data_config.cutmix
     for field, alpha in (("mixup", mixup), ("cutmix", cutmix)):
@@ -48,7 +49,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     per_sample = data_config.mix_ratio_per == "sample"
 
     def own_weight(key: jax.Array, cuts: jax.Array, size: tuple[int, int]) -> jax.Array:
-        """What an example keeps of each pixel: float32 [H, W, 1]."""
+        """Return the share of its own pixels that an example keeps: float32 [H, W, 1]."""
         ratio_key, box_key = jax.random.split(key)
         alpha = jnp.where(cuts, cutmix, mixup)
         ratio = jax.random.beta(ratio_key, alpha, alpha)
@@ -75,7 +76,7 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
 
 
 def _outside_box(key: jax.Array, ratio: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """Returns 0 in a box of area 1 - ratio and 1 outside, float32 [H, W, 1]."""
+    """Return 0 in a random box of relative area 1 - ratio and 1 outside, float32 [H, W, 1]."""
     extent = (jnp.array(size) * jnp.sqrt(1 - ratio)).astype(jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, jnp.array(size)) - extent // 2
     return 1 - rectangle(top, left, *extent, size).astype(jnp.float32)

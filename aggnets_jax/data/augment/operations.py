@@ -1,4 +1,4 @@
-"""The operations that augmentation policies are made of, as arrays."""
+"""The operations of augmentation policies, as arrays."""
 
 import math
 from collections.abc import Callable
@@ -17,11 +17,11 @@ class Operation(NamedTuple):
     """An operation, or, with leading axes, several.
 
     Attributes:
-      matrix: of `pixels.affine`, int32 [..., 6].
-      table: of `pixels.remap`, uint8 [..., 256].
-      source: of the table, int32 [...].
-      quality: of `pixels.enhance`, int32 [...].
-      factor: of the quality, times UNIT, int32 [...].
+      matrix: argument of `pixels.affine`, int32 [..., 6].
+      table: argument of `pixels.remap`, uint8 [..., 256].
+      source: argument of `pixels.remap`, int32 [...].
+      quality: argument of `pixels.enhance`, int32 [...].
+      factor: argument of `pixels.enhance`, times UNIT, int32 [...].
     """
 
     matrix: np.ndarray | jax.Array
@@ -31,7 +31,7 @@ class Operation(NamedTuple):
     factor: np.ndarray | jax.Array
 
     def __call__(self, image: jax.Array) -> jax.Array:
-        """Applies a single operation to an image: uint8 [H, W, C]."""
+        """Apply a single operation to an image: uint8 [H, W, C]."""
         image = pixels.affine(image, self.matrix)
         image = pixels.remap(image, self.table, self.source)
         return pixels.enhance(image, self.quality, self.factor)
@@ -54,15 +54,14 @@ def _operation(
 
 
 def _rotation(degrees: float, size: tuple[int, int]) -> tuple[float, ...]:
-    """The matrix of a turn about the centre, against the clock."""
+    """Return the matrix of an anticlockwise rotation about the centre."""
     y, x = size[0] / 2, size[1] / 2
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return cos, -sin, x - cos * x + sin * y, sin, cos, y - sin * x - cos * y
 
 
 def _posterized(strength: float) -> np.ndarray:
-    bits = 8 - round(4 * strength)
-    return _ALL_LEVELS & (256 - (1 << (8 - bits)))
+    return _ALL_LEVELS & (256 - (1 << round(4 * strength)))
 
 
 def _solarized(strength: float) -> np.ndarray:
@@ -74,8 +73,8 @@ def _enhancement(quality: int) -> Callable[..., Operation]:
     return lambda strength, size: _operation(quality=quality, factor=0.1 + 1.8 * strength)
 
 
-# Of the paper on AutoAugment, table 6, by the strength from 0 to 1, or from -1 in the mirrored
-# direction, and the image's (height, width).
+# The operations of AutoAugment (Cubuk et al., arXiv 1805.09501, table 6) as functions of the
+# strength, from 0 to 1, or to -1 in the mirrored direction, and the image's (height, width).
 OPERATIONS: dict[str, Callable[[float, tuple[int, int]], Operation]] = {
     "identity": lambda strength, size: _operation(),
     "shear_x": lambda strength, size: _operation((1, 0.3 * strength, 0, 0, 1, 0)),
@@ -98,17 +97,17 @@ OPERATIONS: dict[str, Callable[[float, tuple[int, int]], Operation]] = {
     "sharpness": _enhancement(pixels.SHARPNESS),
 }
 
-# Those that go in either direction, chosen at random.
+# Operations with a direction, which is chosen at random.
 SIGNED = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 
 
 def both_directions(name: str, strength: float, size: tuple[int, int]) -> list[Operation]:
-    """Returns an operation and its mirror image; or twice the same, if it has none."""
+    """Return an operation in both directions, or twice if it has no direction."""
     mirrored = -strength if name in SIGNED else strength
     return [OPERATIONS[name](s, size) for s in (strength, mirrored)]
 
 
 def stack(operations: list) -> Operation:
-    """Returns the operations of nested lists of one shape with that shape as leading axes."""
+    """Return the operations of equally nested lists as one, with leading axes for the lists."""
     parts = [stack(part) if isinstance(part, list) else part for part in operations]
     return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)

@@ -1,31 +1,28 @@
-"""Operations on the pixels of one image, as PIL defines them: all uint8 [H, W, C], C 1 or 3.
+"""PIL's operations on the pixels of one image, uint8 [H, W, C], C 1 or 3.
 
-Each covers a family of PIL's functions, whose members differ in arrays only, so that a batch in
-which every image undergoes another of them is one program without branches.
+Each function covers several functions of PIL, selected by an array argument. So a batch needs one
+program without branches, even if each image undergoes a different operation.
 """
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-# ---- what the images of ImageEnhance lie on a line with
-
+# Qualities that `enhance` changes.
 UNCHANGED, BRIGHTNESS, CONTRAST, COLOR, SHARPNESS = range(5)
 
-# ---- where the table of levels comes from
-
+# Sources of the table of `remap`.
 GIVEN, AUTOCONTRAST, EQUALIZE = range(3)
 
-
-# Fractions are whole numbers of 1 / UNIT, so that no program rounds otherwise than another. PIL's
-# coordinates are, too.
+# Fractions are whole multiples of 1 / UNIT, as PIL's coordinates are, so that all programs round
+# alike.
 UNIT = 1 << 16
 
 
 def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
-    """Returns the matrix of `affine` from that of `Image.transform`: int32 [6].
+    """Return the matrix of `affine` for a matrix of PIL's `Image.transform`: int32 [6].
 
-    (a, b, c, d, e, f) says that the pixel at (x, y), measured at its centre, is that at
+    With (a, b, c, d, e, f) the pixel centred at (x, y) takes the value of the input at
     (a x + b y + c, d x + e y + f).
     """
     a, b, c, d, e, f = matrix
@@ -34,7 +31,7 @@ def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
 
 
 def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
-    """`Image.transform` with `Transform.AFFINE`, nearest pixels, and black outside.
+    """Apply `Image.transform` with `Transform.AFFINE`, nearest pixels and black outside.
 
     Args:
       image: uint8 [H, W, C].
@@ -45,20 +42,20 @@ def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
     a, b, c, d, e, f = matrix
     columns = (a * x + b * y + c) >> 16
     rows = (d * x + e * y + f) >> 16
-    # Places before the first would count from the end.
+    # Negative places would count from the end.
     inside = (rows >= 0) & (columns >= 0)
     rows, columns = jnp.where(inside, rows, height), jnp.where(inside, columns, width)
     return image.at[rows, columns].get(mode="fill", fill_value=0)
 
 
 def remap(image: jax.Array, table: jax.Array, source: jax.Array) -> jax.Array:
-    """Replaces the levels of every channel by a table.
+    """Replace the levels of every channel with a table.
 
     Args:
       image: uint8 [H, W, C].
       table: uint8 [256].
-      source: int32; GIVEN, to use the table, or AUTOCONTRAST or EQUALIZE for the function of that
-        name of `ImageOps`, whose tables follow from the histogram of each channel.
+      source: int32; GIVEN uses the table; AUTOCONTRAST and EQUALIZE are `ImageOps`' functions,
+        which compute a table from the histogram of each channel.
     """
     channels = image.shape[-1]
     counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
@@ -69,12 +66,12 @@ def remap(image: jax.Array, table: jax.Array, source: jax.Array) -> jax.Array:
         _autocontrast(counts, last),
         _equalize(counts, last),
     ).astype(jnp.uint8)
-    # XLA would compute the entries anew at every pixel that looks them up.
+    # The barrier stops XLA from recomputing the entries at every pixel that looks them up.
     return jax.lax.optimization_barrier(tables)[jnp.arange(channels), image]
 
 
 def _autocontrast(counts: jax.Array, last: jax.Array) -> jax.Array:
-    """Stretches the levels that occur over all: int32 [C, 256]."""
+    """Return the tables that stretch the occurring levels over all levels: int32 [C, 256]."""
     first = jnp.argmax(counts > 0, axis=1, keepdims=True)
     levels = jnp.arange(256)
     stretched = (levels - first) * 255 // jnp.maximum(last - first, 1)
@@ -82,7 +79,7 @@ def _autocontrast(counts: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def _equalize(counts: jax.Array, last: jax.Array) -> jax.Array:
-    """Makes all levels about equally frequent: int32 [C, 256]."""
+    """Return the tables that make all levels about equally frequent: int32 [C, 256]."""
     below = jnp.cumsum(counts, axis=1) - counts
     step = jnp.take_along_axis(below, last, axis=1) // 255
     equalized = (step // 2 + below) // jnp.maximum(step, 1)
@@ -90,12 +87,12 @@ def _equalize(counts: jax.Array, last: jax.Array) -> jax.Array:
 
 
 def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Array:
-    """`ImageEnhance`: goes from an image without some quality to the image, and beyond.
+    """Apply `ImageEnhance`: interpolate from an image without a quality to the image, or beyond.
 
     Args:
       image: uint8 [H, W, C].
       quality: int32; UNCHANGED, BRIGHTNESS, CONTRAST, COLOR or SHARPNESS.
-      factor: int32, times UNIT; 0 takes all of the quality away, UNIT changes nothing.
+      factor: int32, times UNIT; 0 removes the quality, UNIT changes nothing.
     """
     pixels = image.astype(jnp.int32)
     grey = _grey(pixels)
@@ -108,21 +105,21 @@ def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Arra
         jnp.broadcast_to(grey, pixels.shape),
         _smooth(pixels),
     )
-    # Truncated, as in PIL; the summand lets rounded factors reach the whole numbers that they mean.
+    # Truncated, as in PIL. The 256 makes up for rounded factors that end just below a whole number.
     blended = without + ((factor * (pixels - without) + 256) >> 16)
     return jnp.clip(blended, 0, 255).astype(jnp.uint8)
 
 
 def _grey(pixels: jax.Array) -> jax.Array:
-    """`Image.convert("L")`: int32 [H, W, 1]."""
+    """Apply `Image.convert("L")`: int32 [H, W, 1]."""
     if pixels.shape[-1] == 1:
         return pixels
-    weights = np.array([19595, 38470, 7471], np.int32)  # of ITU-R 601, of 2^16
+    weights = np.array([19595, 38470, 7471], np.int32)  # ITU-R 601, times 2^16
     return (pixels * weights).sum(axis=-1, keepdims=True) + (1 << 15) >> 16
 
 
 def _smooth(pixels: jax.Array) -> jax.Array:
-    """`ImageFilter.SMOOTH`, which leaves the border as it is: int32 [H, W, C]."""
+    """Apply `ImageFilter.SMOOTH`, which leaves the border unchanged: int32 [H, W, C]."""
     height, width, _ = pixels.shape
     if min(height, width) < 3:
         return pixels

@@ -1,4 +1,4 @@
-"""AutoAugment and RandAugment: operations chosen at random, one after the other."""
+"""AutoAugment and RandAugment: random operations, one after the other."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -13,8 +13,8 @@ from aggnets_jax.data.augment.operations import OPERATIONS, Operation, both_dire
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
 
-# AutoAugment's pairs of operations, each with its probability and, where it has one, its magnitude
-# from 0 to 9: Cubuk et al., arXiv 1805.09501, table 7, for CIFAR-10.
+# AutoAugment's pairs of operations for CIFAR-10 (Cubuk et al., arXiv 1805.09501, table 7): name,
+# probability and, if the operation has one, magnitude from 0 to 9.
 CIFAR = (
     (("invert", 0.1), ("contrast", 0.2, 6)),
     (("rotate", 0.7, 2), ("translate_x", 0.3, 9)),
@@ -43,7 +43,7 @@ CIFAR = (
     (("translate_y", 0.7, 9), ("autocontrast", 0.9)),
 )
 
-# Table 9, for ImageNet.
+# AutoAugment's pairs for ImageNet (table 9).
 IMAGENET = (
     (("posterize", 0.4, 8), ("rotate", 0.6, 9)),
     (("solarize", 0.6, 5), ("autocontrast", 0.6)),
@@ -72,24 +72,23 @@ IMAGENET = (
     (("equalize", 0.8), ("equalize", 0.6)),
 )
 
-
-# RandAugment's operations: Cubuk et al., arXiv 1909.13719, section 3.
+# RandAugment's operations (Cubuk et al., arXiv 1909.13719, section 3).
 RANDOM = tuple(name for name in OPERATIONS if name != "invert")
 
 
 def make_policy(name: str, arguments: Mapping[str, Any], size: tuple[int, int]) -> Augment | None:
-    """Returns a policy, `(key, image) -> image`, for uint8 images [H, W, C], C 1 or 3; or None.
+    """Return a policy, `(key, image) -> image`, for uint8 images [H, W, C], C 1 or 3; or None.
 
-    The operations are PIL's. What shears, translations and rotations uncover is black, and their
+    The operations are PIL's. Shears, translations and rotations uncover black pixels; their
     directions are random.
 
     Args:
-      name: one of POLICIES, or "none".
-      arguments: of "randaugment": `num_ops`, operations per image, and their `magnitude`, 0 to 10.
+      name: one of POLICIES; "none" returns None.
+      arguments: for "randaugment": `num_ops`, operations per image, and their `magnitude`, 0 to 10.
       size: height and width of the images.
 
     Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
+      UserError: a name or argument is unknown, or a value not allowed.
     """
     function = choose("policy", POLICIES, name)
     check_arguments(f"policy {name!r}", function, arguments)
@@ -97,9 +96,9 @@ def make_policy(name: str, arguments: Mapping[str, Any], size: tuple[int, int]) 
 
 
 def autoaugment(sub_policies: tuple, size: tuple[int, int]) -> Augment:
-    """One of the sub-policies, all equally likely; of it each operation with its probability."""
+    """Return a policy that applies each operation of a random sub-policy with its probability."""
     identity = OPERATIONS["identity"](0, size)
-    # The last axis has both directions of an operation, and none of it.
+    # The last axis holds both directions of an operation, and no operation.
     table = stack(
         [
             [
@@ -122,7 +121,7 @@ def autoaugment(sub_policies: tuple, size: tuple[int, int]) -> Augment:
 
 
 def randaugment(size: tuple[int, int], *, num_ops: int = 2, magnitude: float = 9) -> Augment:
-    """`num_ops` operations, each any of RANDOM, at `magnitude` tenths of their full strength."""
+    """Return a policy of `num_ops` random operations, at `magnitude` tenths of full strength."""
     check_whole_number("num_ops of policy 'randaugment'", num_ops, 1, 100)
     check_number("magnitude of policy 'randaugment'", magnitude, 0, 10)
     table = stack([both_directions(name, magnitude / 10, size) for name in RANDOM])
@@ -137,7 +136,7 @@ def randaugment(size: tuple[int, int], *, num_ops: int = 2, magnitude: float = 9
 
 
 def _apply(table: Operation, chosen: tuple, image: jax.Array) -> jax.Array:
-    """Applies operations of a table, at indices [count], one after the other."""
+    """Apply operations of a table, at indices [count], one after the other."""
     operations = jax.tree.map(lambda array: jnp.asarray(array)[chosen], table)
     return jax.lax.scan(lambda image, operation: (operation(image), None), image, operations)[0]
 

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from aggnets_jax.ablation.ablate import Options, ablate
 from aggnets_jax.ablation.sweep_tables import FILES, RECORD
-from aggnets_jax.analysis import grad_cam, weights
-from aggnets_jax.analysis.__main__ import ANALYSES, first_line
+from aggnets_jax.analysis import ANALYSES, first_line, grad_cam, weights
 from aggnets_jax.analysis.plots import draw_heat_maps
 from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.data import EvalBatches
@@ -147,12 +145,9 @@ def _weights(network: _Network, part: Part) -> Part:
         raise UserError(f"the links of {restored.config.model.name} have no weights: {why}")
     pictures = []
     for name, stage in found.items():
-        figure = Figure()
-        draw_heat_maps(
-            figure,
+        figure = draw_heat_maps(
             {name: weights.normalised(stage.means)},
-            {name: stage.links.topology},
-            inputs={name: stage.links.links[0][0]},
+            {name: stage.links},
             limits=(0, 1),
             label=weights.LABEL,
         )
@@ -226,7 +221,9 @@ def _number(stage: str) -> int:
 def _further(network: _Network, part: Part) -> Part:
     """The pictures of other analyses and sweeps that lie in the workdir."""
     told = {
-        f"analysis/{name}.png": first_line(name) for name in ANALYSES if name not in _DRAWN_HERE
+        f"analysis/{name}.png": first_line(module)
+        for name, module in ANALYSES.items()
+        if name not in _DRAWN_HERE
     }
     told |= {f"ablation/{name}.png": text for name, text in _SWEEPS.items()}
     files = {network.workdir / name: text for name, text in told.items()}

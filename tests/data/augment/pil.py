@@ -15,13 +15,13 @@ OTHERS = ("identity", "posterize", "solarize", "invert", "autocontrast", "equali
 
 
 def photo(width, height):
-    """A photograph: uint8 [height, width, 3]."""
+    """Return a photograph: uint8 [height, width, 3]."""
     picture = Image.fromarray(load_sample_image("china.jpg"))
     return np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def operate(name, strength, pixels):
-    """Applies an operation, whose strength is from -1 to 1, to uint8 [H, W, C]."""
+    """Apply an operation, with a strength from -1 to 1, to uint8 [H, W, C]."""
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     return np.asarray(_operate(name, strength, image)).reshape(pixels.shape)
 

@@ -14,7 +14,7 @@ from tests.data.augment.draws import COUNT, over_keys
 
 
 def test_jitter_changes_three_qualities_by_uniform_and_independent_factors():
-    """Of two greys and a colour that nothing clips.
+    """Two greys and a colour, which no change clips.
 
     Contrast keeps the mean and the colour keeps greys, so the mean says the brightness' factor,
     the greys' difference that times the contrast's, and the colour all three.
@@ -58,7 +58,7 @@ def test_jitter_is_pils_in_all_orders_alike():
 
 @pytest.mark.parametrize("deviation", [0.1, 0.5])
 def test_lighting_adds_one_colour_of_the_covariance_of_imagenets(deviation):
-    """Of AlexNet: p_i with standard deviation `deviation` times the axis' own."""
+    """As in AlexNet, p_i has the standard deviation `deviation` times the axis's own."""
     image = pil.photo(5, 4)
     shifts = over_keys(lambda key, image: lighting(key, image, deviation=deviation), image) - image
     np.testing.assert_allclose(shifts, shifts[:, :1, :1] + 0 * shifts, atol=1e-4)

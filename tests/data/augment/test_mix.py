@@ -25,7 +25,7 @@ def make_batch(count=BATCH):
 
 @functools.cache
 def mixed(**fields):
-    """Returns images [SEEDS, B, H, W] and targets [SEEDS, B, B] of many seeds at once."""
+    """Return images [SEEDS, B, H, W] and targets [SEEDS, B, B] of many seeds at once."""
     mix = make_mix(make_config("made up", None, **fields))
     images, targets, batch = make_batch()
     out = jax.jit(jax.vmap(lambda seed: mix(images, targets, batch, seed)))(jnp.arange(SEEDS))
@@ -35,7 +35,7 @@ def mixed(**fields):
 
 
 def partners_and_shares(targets):
-    """Returns the partner and one's own share, [SEEDS, B]; oneself and 1 if it cannot be seen."""
+    """Return the partner and one's own share, [SEEDS, B]; oneself and 1 if it cannot be seen."""
     own = np.einsum("sbb->sb", targets)
     others = targets * (1 - np.eye(BATCH))
     partner = np.where(others.any(2), others.argmax(2), np.arange(BATCH))
@@ -78,7 +78,7 @@ def test_mixup_ratios_are_beta_and_the_images_share_them(alpha, per):
 
 
 def pasted_pixels(alpha, count):
-    """What the paper's procedure pastes into images, in numpy."""
+    """Return the numbers of pixels that the paper's procedure pastes into images, in numpy."""
     rng = np.random.default_rng(0)
     ratio = rng.beta(alpha, alpha, count)
     area = 1
@@ -158,6 +158,6 @@ def test_nothing_to_mix():
         ({"mix_ratio_per": "samples"}, "unknown value of mix_ratio_per 'samples'; nearest: sample"),
     ],
 )
-def test_wrong_values_are_told(fields, message):
+def test_wrong_values_are_errors(fields, message):
     with pytest.raises(UserError, match=message):
         make_mix(make_config("made up", None, **fields))

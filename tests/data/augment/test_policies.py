@@ -21,7 +21,7 @@ def directions(name, strength):
 
 
 def autoaugment(sub_policies):
-    """Yields (probability, [(operation, strength), ...]) of all that may happen."""
+    """Yield (probability, [(operation, strength), ...]) for all outcomes."""
     for pair in sub_policies:
         choices = []
         for name, probability, *magnitude in pair:
@@ -98,7 +98,7 @@ def test_policies_have_25_pairs_that_do_something():
         ("randaugment", {"magnitude": "9"}, "'magnitude' of policy 'randaugment' must be float"),
     ],
 )
-def test_wrong_policies_are_told(name, arguments, message):
+def test_wrong_policies_are_errors(name, arguments, message):
     with pytest.raises(UserError) as error:
         make_policy(name, arguments, (8, 8))
     assert message in str(error.value)

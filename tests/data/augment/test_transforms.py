@@ -9,7 +9,7 @@ from tests.data.augment.draws import COUNT, over_keys
 
 
 def extents(marked):
-    """Returns first and last row and column of the one rectangle in each of bool [N, H, W]."""
+    """Return first and last row and column of the one rectangle in each of bool [N, H, W]."""
     found = []
     for lines in (marked.any(2), marked.any(1)):
         first = lines.argmax(1)

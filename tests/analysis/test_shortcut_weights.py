@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from aggnets_jax.analysis import shortcuts
-from aggnets_jax.analysis.shortcuts import shortcut_weights
+from aggnets_jax.analysis import shortcut_weights as analysis
+from aggnets_jax.analysis.shortcut_weights import shortcut_weights
 from aggnets_jax.commands import make_parser
 from aggnets_jax.errors import UserError
 from tests.analysis.networks import restored
@@ -33,7 +33,7 @@ def test_weights_are_the_rows_of_each_layers_sources(data_dir, tmp_path, capsys)
             expected[0, 0] = np.mean(np.abs(within))
         np.testing.assert_allclose(found[name].means(), expected, rtol=1e-6)
 
-    shortcuts.run(network, SimpleNamespace(workdir="w"), tmp_path)
+    analysis.run(network, SimpleNamespace(workdir="w"), tmp_path)
     assert "within layers" in capsys.readouterr().out
     with (tmp_path / "shortcuts.csv").open() as file:
         rows = {(r["stage"], int(r["layer"]), int(r["source"])): r for r in csv.DictReader(file)}
@@ -55,8 +55,8 @@ def test_weights_are_the_rows_of_each_layers_sources(data_dir, tmp_path, capsys)
 def test_networks_without_learnt_shortcuts_are_refused(data_dir, tmp_path, name):
     network = restored(data_dir, name, **TINY)
     with pytest.raises(UserError, match=f"{name} has no shortcuts with learnt weights"):
-        shortcuts.run(network, SimpleNamespace(workdir="w"), tmp_path)
+        analysis.run(network, SimpleNamespace(workdir="w"), tmp_path)
 
 
 def test_it_is_a_command():
-    assert make_parser("analyse").parse(["shortcuts", "--workdir=w"]).name == "shortcuts"
+    assert make_parser("analyse").parse(["shortcuts", "--workdir=w"]).analysis == "shortcuts"

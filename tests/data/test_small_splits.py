@@ -1,4 +1,4 @@
-"""Small sets that are read without TensorFlow: the same as with it, or not at all."""
+"""Small splits that are read without TensorFlow: the same as with it, or not at all."""
 
 import io
 
@@ -6,47 +6,47 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aggnets_jax.data import host_pipeline, small
+from aggnets_jax.data import host_pipeline, small_splits
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.dataset_info import describe
+from aggnets_jax.data.dataset_info import Split, describe
 from aggnets_jax.data.host_pipeline import eval_dataset
-from aggnets_jax.data.small import is_small, read_small
+from aggnets_jax.data.record_order import BatchRows
+from aggnets_jax.data.small_splits import is_small, read_small
 from tests.data.conftest import make_config
 from tests.data.damaging import change_image, copy_of, flip, half, larger, shard, truncate
 
 
-def opened(name, data_dir):
+def opened(name, data_dir, split):
     config = make_config(name, data_dir)
-    return open_prepared(name, config.data_dir), describe(config)
+    return Split(open_prepared(name, config.data_dir), describe(config), split)
 
 
-def of_tensorflow(builder, info, split, monkeypatch):
+def of_tensorflow(split, monkeypatch):
     monkeypatch.setattr(host_pipeline, "is_small", lambda *_: False)
-    size = builder.info.splits[split].num_examples
-    (batch,) = eval_dataset(builder, info, split, batch_size=size, rows=np.arange(size), skip=False)
+    size = split.num_examples
+    (batch,) = eval_dataset(split, BatchRows(size, np.arange(size)))()
     return batch["image"], batch["label"]
 
 
 @pytest.mark.parametrize("split", ["train", "test", "train[10:40]+train[35%:80%]"])
 @pytest.mark.parametrize("name", ["cifar10", "aggnets_digits"])
 def test_what_is_read_is_what_tensorflow_reads(name, split, cifar10, digits_dir, monkeypatch):
-    builder, info = opened(name, cifar10[0] if name == "cifar10" else digits_dir)
-    assert is_small(builder, info, split)
-    found = read_small(builder, info, split)
-    for ours, theirs in zip(found, of_tensorflow(builder, info, split, monkeypatch), strict=True):
+    split = opened(name, cifar10[0] if name == "cifar10" else digits_dir, split)
+    assert is_small(split)
+    for ours, theirs in zip(read_small(split), of_tensorflow(split, monkeypatch), strict=True):
         assert ours.dtype == theirs.dtype
         assert np.array_equal(ours, theirs)
 
 
 def test_all_greys_are_what_tensorflow_decodes(digits_dir, tmp_path, monkeypatch):
     data_dir = copy_of(digits_dir, tmp_path / "data")
-    builder, info = opened("aggnets_digits", data_dir)
+    split = opened("aggnets_digits", data_dir, "test[:4]")
     greys = np.arange(256, dtype=np.uint8).reshape(4, 8, 8)
     for number, grey in enumerate(greys):
         change_image(shard(data_dir, "test", 0), number, lambda _, grey=grey: png(grey))
-    images, _ = read_small(builder, info, "test[:4]")
+    images, _ = read_small(split)
     assert np.array_equal(images[..., 0], greys)
-    assert np.array_equal(images, of_tensorflow(builder, info, "test[:4]", monkeypatch)[0])
+    assert np.array_equal(images, of_tensorflow(split, monkeypatch)[0])
 
 
 def png(pixels, **how):
@@ -56,7 +56,7 @@ def png(pixels, **how):
 
 
 def with_wrong_checksum(data):
-    """Of the image's data, which PIL passes over when it decodes."""
+    """Change the checksum of the image data, which PIL ignores when it decodes."""
     place = data.index(b"IEND") - 5
     return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
 
@@ -79,28 +79,28 @@ def with_wrong_checksum(data):
 )
 def test_what_is_not_in_order_is_not_read(cifar10, tmp_path, change):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
-    builder, info = opened("cifar10", data_dir)
+    split = opened("cifar10", data_dir, "train")
     change(shard(data_dir, "train", 1))
-    assert read_small(builder, info, "train") is None
+    assert read_small(split) is None
 
 
 def test_what_is_not_small_or_not_there(cifar10, tmp_path, monkeypatch):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
-    builder, info = opened("cifar10", data_dir)
-    assert is_small(builder, info, "test")
+    train, test = (opened("cifar10", data_dir, name) for name in ("train", "test"))
+    assert is_small(train)
+    assert is_small(test)
     shard(data_dir, "test", 1).unlink()
-    assert not is_small(builder, info, "test")
-    monkeypatch.setattr(small, "SMALL_BYTES", 1000)
-    assert not is_small(builder, info, "train")
+    assert not is_small(test)
+    monkeypatch.setattr(small_splits, "SMALL_BYTES", 1000)
+    assert not is_small(train)
 
 
 @pytest.mark.parametrize("rows", [[0, 1, 2, 3], [2, 3], [3]])
 def test_batches_have_their_rows(cifar10, rows, monkeypatch):
-    builder, info = opened("cifar10", cifar10[0])
-    read = {"batch_size": 4, "rows": np.array(rows), "skip": False}
-    ours = [*eval_dataset(builder, info, "test", **read)]
+    split, rows = opened("cifar10", cifar10[0], "test"), BatchRows(4, np.array(rows))
+    ours = [*eval_dataset(split, rows)()]
     monkeypatch.setattr(host_pipeline, "is_small", lambda *_: False)
-    theirs = [*eval_dataset(builder, info, "test", **read)]
+    theirs = [*eval_dataset(split, rows)()]
     assert [batch.keys() for batch in ours] == [batch.keys() for batch in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         assert all(np.array_equal(mine[name], other[name]) for name in other)

@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model, make_topology
-from aggnets_jax.analysis import gradients
-from aggnets_jax.analysis.gradients import (
-    first_images,
-    gradient_norms,
-    measured_paths,
-    shortest_paths,
-)
+from aggnets_jax.analysis import command, output_gradients
+from aggnets_jax.analysis.command import first_images
+from aggnets_jax.analysis.output_gradients import gradient_norms, measured_paths, shortest_paths
 from aggnets_jax.analysis.taps import stages_of, tapped
 from aggnets_jax.commands import make_parser
 from aggnets_jax.errors import UserError
@@ -122,8 +118,10 @@ def test_norms_are_those_of_the_sums_over_all_ways(aggregation, shortcuts):
 
 def test_the_command_writes_a_table_and_a_picture(tmp_path, capsys, monkeypatch):
     network, images, labels = linear((make_topology("sparse", 2), "concat"))
-    monkeypatch.setattr(gradients, "first_images", lambda *_: (images, labels))
-    gradients.run(network, make_parser("analyse").parse(["gradients", "--workdir=w"]), tmp_path)
+    monkeypatch.setattr(command, "first_images", lambda *_: (images, labels))
+    output_gradients.run(
+        network, make_parser("analyse").parse(["gradients", "--workdir=w"]), tmp_path
+    )
     assert "of 2 images" in capsys.readouterr().out
     with (tmp_path / "gradients.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -7,7 +7,7 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.benchmark import feeds
+from aggnets_jax.benchmark import input_pipeline
 from aggnets_jax.main import main
 
 
@@ -15,15 +15,15 @@ from aggnets_jax.main import main
 def small():
     """Data sets of few images."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(feeds, "_IMAGES", {"cifar10": 24, "imagenet2012": 8})
-        feeds._folder.cache_clear()
+        patch.setattr(input_pipeline, "_IMAGES", {"cifar10": 24, "imagenet2012": 8})
+        input_pipeline.data_folder.cache_clear()
         yield
-        feeds._folder.cache_clear()
+        input_pipeline.data_folder.cache_clear()
 
 
 def _describe(name, **changes):
     config = config_lib.resolve({"data": {"name": name, **changes}}).data
-    config.data_dir = feeds._folder(name)
+    config.data_dir = input_pipeline.data_folder(name)
     return data.describe(config)
 
 
@@ -62,6 +62,6 @@ def test_photographs_have_the_average_length_of_imagenet_s():
     from aggnets_jax.data.tf_runtime import import_tensorflow
 
     tf = import_tensorflow()
-    image = feeds._photograph(np.random.default_rng(0))
+    image = input_pipeline.photograph(np.random.default_rng(0))
     length = len(tf.io.encode_jpeg(image).numpy())
     assert 90_000 < length < 130_000

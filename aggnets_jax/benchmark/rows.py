@@ -1,21 +1,19 @@
-"""Rows of measurements: on the terminal, as CSV and as JSON, and in the table of all speeds."""
+"""Rows of measurements: on the terminal, as CSV and JSON, and in results/speed.csv."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
-import io
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Column, Table
-
 import aggnets_jax
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, write_text
+from aggnets_jax.tables import csv_text, print_table
 from aggnets_jax.workdir.provenance import commit, hardware
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
@@ -23,9 +21,9 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A measurement; None where there is nothing to say. docs/benchmark.md explains each.
+    """A measurement; docs/benchmark.md explains the columns. `None` is an empty cell.
 
-    Times are of one step; bytes and operations are of one step, too, but `macs`, of one image.
+    Times, bytes and operations are per step, except for `macs`, which is per image.
     """
 
     model: str
@@ -69,7 +67,7 @@ class Row:
 FIELDS = tuple(field.name for field in dataclasses.fields(Row))
 ORIGIN = ("hardware", "versions", "commit", "command")
 COLUMNS = ("table", *FIELDS, *ORIGIN)
-"""Of results/speed.csv, and of `--csv`, where there is no table."""
+"""Columns of results/speed.csv, and of `--csv`, where "table" is empty."""
 
 _SHOWN = {
     "model": "model",
@@ -83,39 +81,31 @@ _SHOWN = {
     "temp_mb": "temp MB",
     "mfu": "MFU",
 }
-_NAMES = ("model", "mode", "form")
 
 
 def origin(command: str) -> dict[str, str]:
-    """Where numbers come from: hardware, versions, commit and command."""
+    """Return the origin of numbers: hardware, versions, commit and command."""
     versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
     return dict(zip(ORIGIN, (hardware(), versions, commit() or "", command), strict=True))
 
 
 def show(rows: Iterable[Row]) -> None:
-    """Prints a table of what matters most."""
-    table = Table(
-        *(
-            Column(told, no_wrap=True, justify="left" if name in _NAMES else "right")
-            for name, told in _SHOWN.items()
-        )
-    )
+    """Print a table of the most important columns."""
+    records = []
     for row in rows:
-        cells = {name: _text(getattr(row, name)) for name in _SHOWN}
+        cells = {title: _cell(getattr(row, name)) for name, title in _SHOWN.items()}
         if row.batch != row.asked_batch:
             cells["batch"] = f"{row.batch} of {row.asked_batch}"
         if row.ms is not None:
-            cells["ms"] += f" ({_text(row.ms_low)}-{_text(row.ms_high)})"
+            cells["ms"] += f" ({_cell(row.ms_low)}-{_cell(row.ms_high)})"
         if row.ratio is not None:
-            cells["ratio"] += f" ({_text(row.ratio_low)}-{_text(row.ratio_high)})"
-        table.add_row(*cells.values())
-    console = Console()
-    # What is no terminal has no width to keep to.
-    Console(width=None if console.is_terminal else 200).print(table)
+            cells["ratio"] += f" ({_cell(row.ratio_low)}-{_cell(row.ratio_high)})"
+        records.append(cells)
+    print_table(records, left=("model", "mode", "form"))
 
 
 def write_json(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:
-    """Writes rows, and where they come from.
+    """Write rows and their origin to a JSON file.
 
     Raises:
       UserError: if the file can't be written.
@@ -125,7 +115,7 @@ def write_json(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str])
 
 
 def write_csv(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:
-    """Writes rows with the columns of results/speed.csv.
+    """Write rows to a CSV file with the columns of results/speed.csv.
 
     Raises:
       UserError: if the file can't be written.
@@ -134,19 +124,19 @@ def write_csv(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) 
 
 
 def record(row: Row, origin: Mapping[str, str], table: str = "") -> dict[str, str]:
-    """A line of CSV; numbers have four digits.
+    """Return a line of CSV; numbers have four digits.
 
     Args:
       row: the measurement.
-      origin: where it comes from, see `origin`.
-      table: that it belongs to in results/speed.csv.
+      origin: from `origin`.
+      table: name of its table in results/speed.csv.
     """
-    cells = {name: _text(value) for name, value in dataclasses.asdict(row).items()}
+    cells = {name: _cell(value) for name, value in dataclasses.asdict(row).items()}
     return {"table": table, **cells, **origin}
 
 
 def read_records(path: str | Path) -> list[dict[str, str]]:
-    """The lines of a file like results/speed.csv; none if there is no file.
+    """Read a file like results/speed.csv; a missing file has no lines.
 
     Raises:
       UserError: if it has other columns.
@@ -162,9 +152,7 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
 
 
 def replace_records(path: str | Path, new: Sequence[Mapping[str, str]]) -> None:
-    """Puts lines into a file like results/speed.csv, in the place of those that they are new of.
-
-    These are the lines of the same table that the same command has made.
+    """Add lines to a file like results/speed.csv, replacing lines of the same table and command.
 
     Raises:
       UserError: if the file can't be written, or is another one.
@@ -175,11 +163,7 @@ def replace_records(path: str | Path, new: Sequence[Mapping[str, str]]) -> None:
 
 
 def _write_records(path: str | Path, records: Iterable[Mapping[str, str]]) -> None:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(records, key=lambda line: line["table"]))
-    _write(path, text.getvalue())
+    _write(path, csv_text(sorted(records, key=lambda line: line["table"]), COLUMNS))
 
 
 def _write(path: str | Path, text: str) -> None:
@@ -189,19 +173,17 @@ def _write(path: str | Path, text: str) -> None:
         raise UserError(f"{path} can't be written: {one_line(error)}") from error
 
 
-def _text(value: Any) -> str:
-    """A cell; of numbers that are no whole ones, four digits."""
+def _cell(value: Any) -> str:
+    """Format a value; floats get four digits."""
     if value is None:
         return ""
     return f"{float(f'{value:.4g}'):.10g}" if isinstance(value, float) else str(value)
 
 
 def _versions() -> dict[str, str]:
-    """Of Python, this package and those that numbers depend on, if they are installed."""
+    """Return the versions of Python, this package and the installed packages that numbers need."""
     versions = {"python": platform.python_version(), "aggnets_jax": aggnets_jax.__version__}
     for name in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return versions

@@ -5,22 +5,24 @@ Zhang et al., arXiv 2010.12496:
     eq. 12       y_l = ReLU(F_l(y_{l-1}) + sum_i W[l, i] N(y_i))     W[l, i] weighs channels
     Section 3.3  u = BN(conv3x3(z)) + w N(z)                         within F_l, in DS2Net
 
-The numbers are means of |W[l, i]| over the channels. They compare with each other, between layers
-and stages, too, because N makes all that is weighed of one size; and W is 1 at first. The weights w
-within a layer stand on the diagonal: a layer never reads itself.
+The numbers are means of |W[l, i]| over the channels. They compare between sources, layers and
+stages, because N gives all outputs the same scale; and W is 1 at first. The weights w within a
+layer are on the diagonal: a layer never reads itself.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from flax import traverse_util
 
-from aggnets_jax import tables
-from aggnets_jax.analysis.plots import save_heat_maps
-from aggnets_jax.analysis.taps import stages_of
-from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.analysis import command
+from aggnets_jax.analysis.plots import draw_heat_maps
+from aggnets_jax.analysis.taps import empty_matrix, stages_of
+from aggnets_jax.connectivity.links import StageLinks
+from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
 from aggnets_jax.workdir.restore import Restored
 
@@ -31,28 +33,24 @@ class ShortcutWeights(NamedTuple):
     """The learnt weights of a stage's shortcuts.
 
     Attributes:
-      topology: of the stage.
-      weights: by `(layer, source)`, float [channels]; those within a layer are by `(layer, layer)`,
-        that of the block that opens the stage being layer 0.
+      links: of the stage.
+      weights: by `(layer, source)`, float [channels]; weights within a layer by `(layer, layer)`,
+        where the block that opens the stage is layer 0.
     """
 
-    topology: Topology
+    links: StageLinks
     weights: dict[Link, np.ndarray]
 
     def means(self) -> np.ndarray:
-        """float64 [N + 2, N + 1] by layer and source, the mean absolute weight; else NaN."""
-        matrix = np.full([self.topology.depth + 2, self.topology.depth + 1], np.nan)
+        """Compute the matrix of mean absolute weights, float64."""
+        matrix = empty_matrix(self.links)
         for link, weights in self.weights.items():
             matrix[link] = np.abs(weights).mean(dtype=np.float64)
         return matrix
 
 
 def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
-    """The weights of all stages whose layers have some.
-
-    Args:
-      restored: with the variables of one network.
-    """
+    """Return the weights of all stages with weights of shortcuts between layers."""
     params = traverse_util.flatten_dict(restored.variables["params"], sep="/")
     found = {}
     for name, stage in stages_of(restored).items():
@@ -68,18 +66,17 @@ def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
             if within is not None:
                 weights[layer, layer] = within
         if any(layer for layer, _ in weights):
-            found[name] = ShortcutWeights(
-                stage.topology, {link: np.asarray(w) for link, w in weights.items()}
-            )
+            weights = {link: np.asarray(each) for link, each in weights.items()}
+            found[name] = ShortcutWeights(stage, weights)
     return found
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds no flags: this analysis has none of its own."""
+    """Add no flags: this analysis has none of its own."""
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
-    """Does what the command line says."""
+    """Print, write and draw the weights of shortcuts."""
     found = shortcut_weights(restored)
     if not found:
         raise UserError(
@@ -100,27 +97,23 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in found.items()
         for (layer, source), weights in stage.weights.items()
     ]
-    tables.show(
-        f"{given.workdir}, step {restored.step}: {LABEL}",
-        [_summary(name, stage) for name, stage in found.items()],
-    )
-    tables.save(rows, output / "shortcuts.csv")
     maps = {name: stage.means() for name, stage in found.items()}
-    save_heat_maps(
-        output / "shortcuts.png",
+    figure = draw_heat_maps(
         maps,
-        {name: found[name].topology for name in maps},
+        {name: stage.links for name, stage in found.items()},
         limits=(0, max(float(np.nanmax(each)) for each in maps.values())),
         label=LABEL,
     )
-    print(f"{output / 'shortcuts.csv'}, {output / 'shortcuts.png'}")
+    title = command.headline(restored, given, LABEL)
+    shown = [_summary(name, stage) for name, stage in found.items()]
+    command.publish(output, title, shown, {"shortcuts": rows}, figure, tight=True)
 
 
 def _summary(name: str, stage: ShortcutWeights) -> dict[str, str]:
-    """A row of the table: how much comes from where."""
+    """Return a row of the printed table: mean weights by the distance of the source."""
     means = stage.means()
 
-    def mean_where(fits: Any) -> str:
+    def mean_where(fits: Callable[[int, int], bool]) -> str:
         values = [means[link] for link in stage.weights if fits(*link)]
         return f"{np.mean(values):.3f}" if values else ""
 

@@ -1,4 +1,4 @@
-"""What the devices can do at best: measured by a matrix product and a copy, and as published."""
+"""Peak rates of a device: measured by a matrix product and a copy, and as published."""
 
 import functools
 import time
@@ -12,11 +12,11 @@ _REPEATS = 5
 
 
 class Published(NamedTuple):
-    """What the maker of a device prints, without sparsity.
+    """Peak FLOP/s as the maker prints them, without sparsity.
 
     Attributes:
       bfloat16: FLOP/s.
-      float32: FLOP/s of products in the precision that is XLA's default, TF32 on these.
+      float32: FLOP/s in XLA's default precision of products, TF32 on these devices.
     """
 
     bfloat16: float
@@ -24,8 +24,8 @@ class Published(NamedTuple):
 
 
 # By the beginning of `device_kind`. NVIDIA's data sheets: "NVIDIA H100 Tensor Core GPU" (SXM),
-# "NVIDIA H200 Tensor Core GPU" (SXM), "NVIDIA A100 Tensor Core GPU"; TF32 and BFLOAT16 are half of
-# what is printed with sparsity.
+# "NVIDIA H200 Tensor Core GPU" (SXM), "NVIDIA A100 Tensor Core GPU". They print TF32 and BFLOAT16
+# with sparsity; these are the halves.
 PUBLISHED = {
     "NVIDIA H100 80GB": Published(989.4e12, 494.7e12),
     "NVIDIA H200": Published(989.4e12, 494.7e12),
@@ -33,42 +33,42 @@ PUBLISHED = {
 }
 
 
-def published(dtype: str) -> float | None:
-    """FLOP/s that the maker of a device prints for products in a dtype, if known."""
+def published_flops(dtype: str) -> float | None:
+    """Return the FLOP/s that the maker prints for products in a dtype, or `None` if unknown."""
     kind = jax.devices()[0].device_kind
-    found = (peak for name, peak in PUBLISHED.items() if kind.startswith(name))
-    peak = next(found, None)
-    return peak and getattr(peak, dtype)
+    for name, peak in PUBLISHED.items():
+        if kind.startswith(name):
+            return getattr(peak, dtype)
+    return None
 
 
 @functools.cache
 def matmul_flops(dtype: str, size: int | None = None) -> float:
-    """FLOP/s of a square matrix product on one device, the best of a few.
+    """Measure the FLOP/s of a square matrix product on one device, the best of 5.
 
     Args:
       dtype: of both factors.
-      size: of each side; default one that keeps the device busy.
+      size: of each side; the default keeps the device busy.
     """
     size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
-    return 2 * size**3 / _best(jax.jit(jnp.matmul), x, x)
+    return 2 * size**3 / _best_seconds(jax.jit(jnp.matmul), x, x)
 
 
 @functools.cache
 def copy_bytes(size: int | None = None) -> float:
-    """Bytes/s read and written by a copy on one device, the best of a few.
+    """Measure the bytes/s that a copy on one device reads and writes, the best of 5.
 
     Args:
-      size: bytes to copy; default more than any cache holds.
+      size: bytes to copy; the default exceeds all caches.
     """
     size = size or (1 << 28 if jax.default_backend() == "cpu" else 1 << 30)
     x = jnp.zeros(size // 4, jnp.float32)
-    # An addition, because a mere copy could be an alias.
-    return 2 * x.nbytes / _best(jax.jit(lambda x: x + 1), x)
+    # An addition, because XLA could turn a plain copy into an alias.
+    return 2 * x.nbytes / _best_seconds(jax.jit(lambda x: x + 1), x)
 
 
-def _best(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
-    """Seconds of a call."""
+def _best_seconds(function: Callable[..., jax.Array], *arguments: jax.Array) -> float:
     jax.block_until_ready(function(*arguments))
     times = []
     for _ in range(_REPEATS):

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax.benchmark.programs import as_they_are, make_batch, step_config, train
-from aggnets_jax.benchmark.setting import Form, Setting, parse_form, parse_forms
-from aggnets_jax.benchmark.variables import abstract_variables, random_variables
+from aggnets_jax.benchmark.forms import Form, parse_form, parse_forms
+from aggnets_jax.benchmark.modes import train
+from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
+from aggnets_jax.data import as_they_are
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.tasks.classification import Classification
@@ -17,27 +18,27 @@ from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
 
-SETTING = Setting("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
+WORKLOAD = Workload("sparsenet", 4, (8, 8, 3), {"depth": 7, "growth_rate": 4})
 
 
 def _after(steps):
     """The state after some steps, as `aggnets_jax.training.step` makes them."""
-    model, config = SETTING.create(), step_config(SETTING)
+    model, config = WORKLOAD.create(), WORKLOAD.config()
     optimizer, _ = make_optimizer(config, 10_000, 10_000)
     step = jax.jit(
         make_train_step(Classification(), model, optimizer, as_they_are, config),
         compiler_options=compiler_options(),
     )
-    variables = random_variables(abstract_variables(model, SETTING.image_shape))
+    variables = random_variables(abstract_variables(model, WORKLOAD.image_shape))
     state = initial_state(variables, optimizer, config, config.seed, Classification.sums)
     for _ in range(steps):
-        state = step(state, make_batch(model, SETTING))
+        state = step(state, WORKLOAD.random_batch())
     return state
 
 
 @pytest.mark.slow
 def test_training_computes_the_step_of_the_package():
-    program = train(SETTING)
+    program = train(WORKLOAD)
     program.run(1)
     program.run(2)
     expected = _after(3)
@@ -51,7 +52,7 @@ def test_training_computes_the_step_of_the_package():
 
 @pytest.mark.slow
 def test_steps_in_one_dispatch_are_the_same_steps():
-    program = train(dataclasses.replace(SETTING, steps_per_dispatch=2))
+    program = train(dataclasses.replace(WORKLOAD, steps_per_dispatch=2))
     program.run(3)  # of which the last is alone
     assert program.state.updates == 3
     jax.tree.map(
@@ -62,7 +63,7 @@ def test_steps_in_one_dispatch_are_the_same_steps():
 
 
 def test_variables_have_the_shapes_of_the_network_and_no_zeros():
-    shapes = abstract_variables(SETTING.create(), SETTING.image_shape)
+    shapes = abstract_variables(WORKLOAD.create(), WORKLOAD.image_shape)
     values = random_variables(shapes)
     assert jax.tree.map(jnp.shape, shapes) == jax.tree.map(jnp.shape, values)
     for path, value in jax.tree_util.tree_leaves_with_path(values):

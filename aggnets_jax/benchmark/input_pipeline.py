@@ -1,4 +1,8 @@
-"""The input pipelines, on random images as TFDS stores CIFAR-10 and ImageNet; needs TensorFlow."""
+"""The input modes: training batches from random images, stored as TFDS stores its data sets.
+
+They need TensorFlow. Images up to the size of CIFAR's are stored like CIFAR-10; larger images are
+stored like ImageNet, as JPEGs that the host decodes, crops and resizes.
+"""
 
 import atexit
 import contextlib
@@ -8,7 +12,6 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,29 +19,30 @@ import numpy as np
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.benchmark.programs import Program
-from aggnets_jax.benchmark.setting import Setting
+from aggnets_jax.benchmark.program import Program
+from aggnets_jax.benchmark.workload import Workload
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.runtime import mesh as mesh_lib
 
-# The largest images that are CIFAR's; those of ImageNet are cut and resized by the host.
 _CIFAR_SIDE = 32
-# In the training split; less than there are, which changes nothing but how long they take to write.
+# Training images; fewer than in the real sets, so that they are soon written.
 _IMAGES = {"cifar10": 10_000, "imagenet2012": 256}
-# The average size in ImageNet, and noise with which its JPEGs have the average length, 110 kB.
+# ImageNet's average size, and the noise that gives its JPEGs the average length, 110 kB.
 _PHOTOGRAPH = (375, 500, 3)
 _NOISE = 14
 
 
-def make_feed(setting: Setting, resident: str) -> Program:
-    """Batches of training, as `aggnets_jax.data` makes and augments them: float32, on the devices.
+def input_batches(workload: Workload, resident: str) -> Program:
+    """Return a program that makes augmented float32 batches on the devices, without a network.
 
     Args:
-      setting: whose images these are: those of CIFAR-10, on the devices if `resident` allows, or
-        larger ones, decoded from JPEG.
-      resident: as `config.data.resident`.
+      workload: its image shape decides about the data set.
+      resident: as `config.data.resident`; only images of CIFAR's size can live on the devices.
+
+    Raises:
+      UserError: for an image shape that neither data set can have.
     """
-    side = setting.image_shape[0]
+    side = workload.image_shape[0]
     config = config_lib.resolve(
         {
             "data": {
@@ -48,37 +52,34 @@ def make_feed(setting: Setting, resident: str) -> Program:
             }
         }
     )
-    config.data.data_dir = _folder(config.data.name)
-    info = data.describe(config.data)
-    preprocess = data.make_preprocess(config.data, info)
+    config.data.data_dir = data_folder(config.data.name)
+    preprocess = data.make_preprocess(config.data, data.describe(config.data))
     training = data.train_data(
         config.data,
-        batch_size=setting.batch_size,
+        batch_size=workload.batch_size,
         seeds=np.int32(0),
         sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
-    images = jax.jit(lambda feed: preprocess(training.batch(feed, 0), train=True))
+    augment = jax.jit(lambda feed: preprocess(training.batch(feed, 0), train=True))
     steps = itertools.count()
 
     def run(count: int) -> None:
         for step in itertools.islice(steps, count):
-            made = images(training.feed(step))
-        jax.block_until_ready(made)
+            images = augment(training.feed(step))
+        jax.block_until_ready(images)
 
-    return Program(run, setting.batch_size, passes=0)
+    return Program(run, workload.batch_size, passes=0)
 
 
 @functools.cache
-def _folder(name: str) -> str:
-    """The folder of a data set, made when it is first needed; it goes with the process."""
+def data_folder(name: str) -> str:
+    """Write a data set of random images and return its folder, which the process deletes at exit.
+
+    Args:
+      name: of the TFDS data set whose format to use, "cifar10" or "imagenet2012".
+    """
     folder = tempfile.mkdtemp(prefix="aggnets_jax_benchmark_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    _write(name, Path(folder))
-    return folder
-
-
-def _write(name: str, folder: Path) -> None:
-    """Writes a data set of random images as TFDS prepares the one of that name."""
     import_tensorflow()
     import tensorflow_datasets as tfds
 
@@ -95,10 +96,11 @@ def _write(name: str, folder: Path) -> None:
             },
             data_dir=folder,
         )
+    return folder
 
 
 def _examples(name: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Keys and examples with the features of the data set."""
+    """Yield keys and examples with the features of the data set."""
     random = np.random.default_rng(0)
     for number in range(count):
         key = f"{number:06d}"
@@ -106,11 +108,11 @@ def _examples(name: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
             image = random.integers(0, 256, (_CIFAR_SIDE, _CIFAR_SIDE, 3), np.uint8)
             yield key, {"id": key, "image": image, "label": number % 10}
         else:
-            yield key, {"file_name": key, "image": _photograph(random), "label": number % 1000}
+            yield key, {"file_name": key, "image": photograph(random), "label": number % 1000}
 
 
-def _photograph(random: np.random.Generator) -> np.ndarray:
-    """An image uint8 that takes as long to decode as one of ImageNet."""
+def photograph(random: np.random.Generator) -> np.ndarray:
+    """Draw an image uint8 that takes as long to decode as an image of ImageNet."""
     height, width, channels = _PHOTOGRAPH
     across = np.linspace(0, 255, width)[:, None]
     noise = random.normal(0, _NOISE, (height, width, channels))

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from aggnets_jax.benchmark.report import (
+from aggnets_jax.benchmark.rows import (
     COLUMNS,
     ORIGIN,
     Row,

@@ -1,11 +1,11 @@
-"""What devices can do at best."""
+"""Peak rates of devices."""
 
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from aggnets_jax.benchmark import ceilings
+from aggnets_jax.benchmark import peak_rates
 
 
 @pytest.mark.parametrize(
@@ -19,11 +19,11 @@ from aggnets_jax.benchmark import ceilings
 )
 def test_published_peaks(kind, bfloat16, float32, monkeypatch):
     monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(device_kind=kind)])
-    assert ceilings.published("bfloat16") == bfloat16
-    assert ceilings.published("float32") == float32
+    assert peak_rates.published_flops("bfloat16") == bfloat16
+    assert peak_rates.published_flops("float32") == float32
 
 
 def test_measured_ceilings_count_operations_and_bytes(monkeypatch):
-    monkeypatch.setattr(ceilings, "_best", lambda function, *arguments: 2.0)
-    assert ceilings.matmul_flops.__wrapped__("float32", 64) == 64**3
-    assert ceilings.copy_bytes.__wrapped__(4096) == 4096
+    monkeypatch.setattr(peak_rates, "_best_seconds", lambda function, *arguments: 2.0)
+    assert peak_rates.matmul_flops.__wrapped__("float32", 64) == 64**3
+    assert peak_rates.copy_bytes.__wrapped__(4096) == 4096

@@ -1,0 +1,120 @@
+"""Parts that the commands of analyses share: flags, the images to look at, and the files."""
+
+import argparse
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from aggnets_jax import data
+from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tables import print_table, write_csv
+from aggnets_jax.workdir.restore import Restored
+
+
+def add_data_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the folder of the data set."""
+    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+
+
+def add_count(parser: argparse.ArgumentParser, default: int) -> None:
+    """Add the flags for the images that `first_images` reads."""
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=default,
+        help=f"number of images, the first ones; default {default}",
+    )
+    add_data_dir(parser)
+
+
+def add_stages(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the stages to look at, see `taps.choose`."""
+    parser.add_argument(
+        "--stages", default="*", help="shell pattern of the stages to look at; default '*', all"
+    )
+
+
+class Pictures(NamedTuple):
+    """Images as they are stored.
+
+    Attributes:
+      names: numbers in the evaluation split, or files.
+      images: uint8 [n, height, width, channels].
+      labels: int [n], or None if they are not known.
+    """
+
+    names: tuple[str, ...]
+    images: np.ndarray
+    labels: np.ndarray | None
+
+
+def first_pictures(batches: data.EvalBatches, count: int) -> Pictures:
+    """Return the first images of the evaluation split, at most `count`; damaged ones do not count.
+
+    Raises:
+      UserError: if all are damaged.
+    """
+    examples = list(itertools.islice(_examples(batches), count))
+    if not examples:
+        raise UserError(f"all {batches.num_examples} images of the evaluation are damaged")
+    names, images, labels = zip(*examples, strict=True)
+    return Pictures(names, np.stack(images), np.stack(labels))
+
+
+def _examples(batches: data.EvalBatches) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    for number, batch in enumerate(batches):
+        batch = jax.device_get(batch)
+        for row in np.flatnonzero(batch["mask"]):
+            name = str(number * batches.batch_size + row)
+            yield name, batch["image"][row], batch["label"][row]
+
+
+def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Array, jax.Array]:
+    """Return the first `given.count` images of the test set, normalised, and their labels."""
+    if given.count < 1:
+        raise UserError(f"--count must be at least 1, not {given.count}")
+    batches = evaluation_batches(restored, mesh_lib.make_mesh(), given.data_dir)
+    pictures = first_pictures(batches, given.count)
+    preprocess = data.make_preprocess(restored.config.data, restored.info)
+    images = preprocess({"image": jnp.asarray(pictures.images)}, train=False)
+    return images, jnp.asarray(pictures.labels, jnp.int32)
+
+
+def headline(restored: Restored, given: argparse.Namespace, text: str) -> str:
+    """Return the title of a table about one checkpoint."""
+    return f"{given.workdir}, step {restored.step}: {text}"
+
+
+def publish(
+    output: Path,
+    title: str,
+    shown: Sequence[Mapping[str, str]],
+    files: Mapping[str, Sequence[Mapping[str, Any]]],
+    figure: Figure,
+    *,
+    tight: bool = False,
+) -> None:
+    """Print a table, write other tables and a picture, and print the names of the files.
+
+    Args:
+      output: the folder of the files.
+      title: above the table.
+      shown: rows of the printed table.
+      files: records of the CSV files by their names without a suffix; the picture has the first.
+      figure: the picture.
+      tight: whether to cut the margins of the picture.
+    """
+    print_table(shown, title)
+    for name, records in files.items():
+        write_csv(output / f"{name}.csv", records)
+    picture = output / f"{next(iter(files))}.png"
+    figure.savefig(picture, bbox_inches="tight" if tight else None)
+    print(", ".join(map(str, [*(output / f"{name}.csv" for name in files), picture])))

@@ -1,0 +1,77 @@
+"""What a stage hands to its layers and to its reader: features, alone or with more beside them.
+
+Features are arrays [..., channels]. They may carry statistics, so that layers which normalise the
+same features share them, or a mask, which acts behind normalisation and activation. Both are
+pytrees, and are concatenated leaf by leaf as arrays are.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+class Masked(struct.PyTreeNode):
+    """Features with a mask, to be multiplied behind what normalises and activates them.
+
+    The mask must act after the normalisation, because BN(0) is not 0: only then does a link of
+    weight 0 have no effect at all.
+
+    Attributes:
+      features: [..., channels], or a pytree of such arrays.
+      mask: [channels] of each.
+    """
+
+    features: Any
+    mask: Any
+
+    def applied(self) -> Any:
+        """Return features * mask, for a reader that does not normalise them."""
+        return jax.tree.map(jnp.multiply, without_statistics(self.features), self.mask)
+
+    def scaled(self, weight: jax.Array) -> "Masked":
+        """Return the same behind one more link of the weight []."""
+        return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
+
+
+class WithStatistics(struct.PyTreeNode):
+    """Features with the statistics by which batch normalisation normalises them in training.
+
+    All layers normalise a feature by the same mean and variance; they are computed once, where the
+    feature is.
+
+    Attributes:
+      features: [..., channels].
+      mean: [channels], at least float32.
+      var: [channels], the biased variance, at least float32.
+    """
+
+    features: Any
+    mean: jax.Array
+    var: jax.Array
+
+
+def with_statistics(x: jax.Array) -> WithStatistics:
+    """Compute the statistics of features [..., channels]."""
+    return WithStatistics(x, *batch_statistics(x))
+
+
+def without_statistics(x: Any) -> Any:
+    """Return the features alone, if x has statistics, else x."""
+    return x.features if isinstance(x, WithStatistics) else x
+
+
+def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+    """Return mean and biased variance [channels] of x [..., channels], in at least float32.
+
+    The variance is max(0, E[x^2] - E[x]^2), as in `nn.BatchNorm`, so that x is read once. With
+    `axis_name`, the name of a mapped axis, both are over all its parts.
+    """
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    squares = jax.lax.square(x)
+    mean, mean_of_squares = x.mean(axes), squares.mean(axes)
+    if axis_name is not None:
+        mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
+    return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))

@@ -1,0 +1,134 @@
+"""Blocks of PyramidNets: units F of any kind, added to a shortcut that is padded with zeros.
+
+Paper: Han et al., "Deep Pyramidal Residual Networks", CVPR 2017, arXiv 1610.02915.
+
+    x_k = pad(x_{k-1}) + F_k(x_{k-1})
+
+F is BN-conv3x3-BN-ReLU-conv3x3-BN, or as a bottleneck BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-
+conv1x1-BN. Other units, such as micro-dense blocks, are made by another `Block`.
+"""
+
+import abc
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+from flax import linen as nn
+
+from aggnets_jax.connectivity.aggregation import pad_channels
+from aggnets_jax.connectivity.topology import Topology
+from aggnets_jax.errors import UserError
+
+
+class Basic(nn.Module):
+    """The unit F: BN-conv3x3(stride)-BN-ReLU-conv3x3-BN.
+
+    Attributes:
+      features: channels of the output.
+      stride: stride of the first convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
+        x = self.norm(name="norm1")(x)
+        x = self.conv(self.features, 3, stride=self.stride, name="conv1")(x)
+        x = self.conv(self.features, 3, name="conv2")(nn.relu(self.norm(name="norm2")(x)))
+        return self.norm(name="norm3")(x)
+
+
+class Bottleneck(nn.Module):
+    """The unit F: BN-conv1x1-BN-ReLU-conv3x3(stride)-BN-ReLU-conv1x1(4 times as wide)-BN.
+
+    Attributes:
+      features: channels of the output, four times those inside.
+      stride: stride of the 3x3 convolution.
+      norm: makes batch normalisations.
+      conv: makes convolutions.
+    """
+
+    features: int
+    stride: int
+    norm: Callable[..., nn.Module]
+    conv: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
+        width = self.features // 4
+        x = self.conv(width, 1, name="conv1")(self.norm(name="norm1")(x))
+        x = nn.relu(self.norm(name="norm2")(x))
+        x = self.conv(width, 3, stride=self.stride, name="conv2")(x)
+        x = nn.relu(self.norm(name="norm3")(x))
+        return self.norm(name="norm4")(self.conv(self.features, 1, name="conv3")(x))
+
+
+class Block(abc.ABC):
+    """Makes the units F of a `PyramidNet`; blocks that make the same units are equal.
+
+    Attributes:
+      rectifies_sum: whether a ReLU follows the addition, and the stem; then no normalisation comes
+        before the classifier.
+      topologies: topologies within one block.
+    """
+
+    rectifies_sum: ClassVar[bool] = False
+    topologies: tuple[Topology, ...] = ()
+
+    @abc.abstractmethod
+    def __call__(
+        self,
+        features: int,
+        *,
+        stride: int,
+        norm: Callable[..., nn.Module],
+        conv: Callable[..., nn.Module],
+        name: str,
+    ) -> nn.Module:
+        """Make F: [batch, height, width, channels] -> the same / stride, `features` wide."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PyramidBlock(Block):
+    """Makes `Bottleneck` or `Basic`."""
+
+    bottleneck: bool
+
+    def __call__(self, features: int, **arguments: Any) -> nn.Module:
+        """See `Block`."""
+        return (Bottleneck if self.bottleneck else Basic)(features, **arguments)
+
+
+def identity(x: jax.Array) -> jax.Array:
+    """Return x."""
+    return x
+
+
+def joined(
+    unit: Callable[[jax.Array], jax.Array], activation: Callable[[jax.Array], jax.Array] = identity
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Return the layer activation(pad(shortcut) + unit(x)) of a stage with shortcuts."""
+
+    def layer(x: jax.Array, shortcut: jax.Array) -> jax.Array:
+        residual = unit(x)
+        return activation(pad_channels(shortcut, residual.shape[-1]) + residual)
+
+    return layer
+
+
+def average_halves(x: jax.Array) -> jax.Array:
+    """Return [batch, height / 2, width / 2, channels], by 2x2 averages."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise UserError(
+            f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
+            " as in all stages for images with sides that are multiples of 32"
+        )
+    return nn.avg_pool(x, (2, 2), strides=(2, 2))
