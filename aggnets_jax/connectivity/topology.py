@@ -199,6 +199,24 @@ def log_dense(depth: int, *, base: float = 2.0) -> Sources:
 
 
 @pattern
+def log_dense_v2(depth: int, *, stages: int = 3) -> Sources:
+    """Read the offsets 2^i within a stage, and all before it (Log-DenseNet V2, arXiv 1711.00002).
+
+    The layers are in `stages` equally deep stages; a depth that they do not divide is one stage. The
+    output is what the last layer reads, and the last layer. Sources are in order.
+    """
+    check_whole_number("stages", stages, 1)
+    each = depth if depth % stages else depth // stages
+    sources = []
+    for layer in range(1, depth + 1):
+        first = (layer - 1) // each * each
+        offsets = [2**i for i in range(depth.bit_length())]
+        near = sorted(layer - o for o in offsets if layer - o > first)
+        sources.append([*range(first + 1), *near])
+    return [*sources, [*sources[-1], depth]]
+
+
+@pattern
 def windowed(depth: int, *, window: int = 4) -> Sources:
     """Read the last `window` outputs, oldest first."""
     check_whole_number("window", window, 1)
@@ -305,6 +323,7 @@ def stage_topologies(
     depths: Sequence[int],
     *,
     shortcuts: bool = False,
+    opened: bool = False,
 ) -> tuple[Topology, ...]:
     """Make the topologies of all stages of a network.
 
@@ -313,8 +332,8 @@ def stage_topologies(
       arguments: arguments of the pattern, or one mapping for each stage.
       depths: number of layers of each stage.
       shortcuts: whether the stages are residual: each layer also reads the previous output,
-        whatever the pattern. Then no layer is unread, and a stage may have no layers beside the
-        block that brings its input to its width.
+        whatever the pattern. Then no layer is unread.
+      opened: whether a stage may have no layers beside the block that opens it, as with shortcuts.
 
     Raises:
       UserError: as `make_topology` and `per_stage`, and for a layer that nothing reads.
@@ -325,7 +344,7 @@ def stage_topologies(
         if not hasattr(mapping, "keys"):
             raise UserError(f"topology_args are arguments by name, got {mapping!r}")
     topologies = tuple(
-        Topology(n, ((0,),)) if shortcuts and depth == 0 else make_topology(n, depth, **args)
+        Topology(n, ((0,),)) if depth == 0 and (shortcuts or opened) else make_topology(n, depth, **args)
         for n, depth, args in zip(names, depths, mappings, strict=True)
     )
     for topology in () if shortcuts else topologies:

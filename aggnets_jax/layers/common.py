@@ -57,17 +57,20 @@ def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
 
 def conv(
     features: int,
-    kernel_size: int,
+    kernel_size: int | tuple[int, int],
     *,
     stride: int = 1,
     groups: int = 1,
     dilation: int = 1,
+    padding: int | Sequence[tuple[int, int]] | None = None,
     dtype: DTypeLike,
     kernel_init: nn.initializers.Initializer = he_fan_out,
     bias_init: nn.initializers.Initializer | None = None,
     name: str,
 ) -> nn.Conv:
-    """Make a square convolution, with a bias if `bias_init` is given.
+    """Make a convolution, with a bias if `bias_init` is given.
+
+    A square one pads symmetrically unless `padding` is given; another needs it.
 
     Raises:
       UserError: if `features` is not divisible by `groups`.
@@ -76,9 +79,9 @@ def conv(
         raise UserError(f"{features} features are not divisible by {groups} groups")
     return nn.Conv(
         features,
-        (kernel_size, kernel_size),
+        kernel_size if isinstance(kernel_size, tuple) else (kernel_size, kernel_size),
         strides=stride,
-        padding=(kernel_size - 1) // 2 * dilation,
+        padding=(kernel_size - 1) // 2 * dilation if padding is None else padding,
         kernel_dilation=dilation,
         feature_group_count=groups,
         use_bias=bias_init is not None,
@@ -165,6 +168,12 @@ def imagenet_stem(
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
+def shuffle(x: jax.Array, groups: int) -> jax.Array:
+    """Deal the channels [..., (groups, n)] out as [..., (n, groups)] (ShuffleNet, 1707.01083)."""
+    *shape, channels = x.shape
+    return x.reshape(*shape, groups, channels // groups).swapaxes(-1, -2).reshape(x.shape)
+
+
 def compressed(channels: int, compression: float, *, least: int = 0) -> int:
     """Return floor(compression * channels), but at least `least`.
 
@@ -215,6 +224,7 @@ def classify(
     dropout: Callable[[jax.Array], jax.Array] | None = None,
     kernel_init: nn.initializers.Initializer = uniform_fan_in,
     bias_init: nn.initializers.Initializer = nn.initializers.zeros,
+    use_bias: bool = True,
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Apply the end of a network: pooling, dropout, and the linear layer `classifier`.
 
@@ -227,6 +237,7 @@ def classify(
       dropout: applied to these features, if given.
       kernel_init: initializer of the classifier's kernel.
       bias_init: initializer of the classifier's bias.
+      use_bias: whether the classifier has a bias.
 
     Returns:
       Logits [batch, num_classes], and the endpoints with `pre_logits_2d`, `pre_logits`, `logits`.
@@ -240,6 +251,7 @@ def classify(
         dtype=jnp.promote_types(dtype, jnp.float32),
         kernel_init=kernel_init,
         bias_init=bias_init,
+        use_bias=use_bias,
         name="classifier",
     )(x)
     return logits, endpoints

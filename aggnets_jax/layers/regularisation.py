@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 
-def _strength(module: nn.Module) -> jax.Array | float:
+def current_strength(module: nn.Module) -> jax.Array | float:
     """Return the strength of this step; the variable is made when the network is initialised."""
     if module.is_initializing():
         module.variable("strength", "value", jnp.zeros, (), jnp.float32)
@@ -38,7 +38,7 @@ class DropBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Drop squares of [batch, height, width, channels]; draws from the rng "dropout"."""
-        strength = _strength(self)
+        strength = current_strength(self)
         if not self.train:
             return x
         batch, *sides, _ = x.shape
@@ -79,7 +79,7 @@ class DynamicScale(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scale [batch, ...]; draws from the rng "dropout"."""
-        strength = _strength(self)
+        strength = current_strength(self)
         if not self.train:
             return x if self.scale == 1 else self.scale * x
         shape = (2, x.shape[0], *[1] * (x.ndim - 1))

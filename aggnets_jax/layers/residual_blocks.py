@@ -33,12 +33,13 @@ def inner_features(width: int, base_width: int, groups: int) -> int:
 
 
 class BasicBlock(nn.Module):
-    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
+    """F: conv3x3(features, stride)-BN-ReLU-conv3x3(features)-BN, and attention.
 
     Attributes:
-      width: channels of both convolutions.
+      width: channels of both convolutions, where `base_width` is 64.
       stride: stride of the first convolution.
       attention: makes the module that scales the output, if given (`attention.py`).
+      base_width: features are floor(width * base_width / 64).
     """
 
     width: int
@@ -46,13 +47,15 @@ class BasicBlock(nn.Module):
     norm: Norm
     conv: Conv
     attention: Callable[..., nn.Module] | None = None
+    base_width: int = 64
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Map [batch, height, width, channels] to [batch, height / stride, .., width]."""
-        x = self.conv(self.width, 3, stride=self.stride, name="conv1")(x)
+        """Map [batch, height, width, channels] to [batch, height / stride, .., features]."""
+        features = inner_features(self.width, self.base_width, 1)
+        x = self.conv(features, 3, stride=self.stride, name="conv1")(x)
         x = nn.relu(self.norm(name="norm1")(x))
-        x = self.norm(name="norm2")(self.conv(self.width, 3, name="conv2")(x))
+        x = self.norm(name="norm2")(self.conv(features, 3, name="conv2")(x))
         return x if self.attention is None else self.attention(name="attention")(x)
 
 
@@ -67,6 +70,8 @@ class Bottleneck(nn.Module):
       base_width: inner is groups * floor(width * base_width / 64).
       inner_shortcut: if given, makes a module whose output, for the input of the 3x3 convolution,
         is added to the normalised output of the same convolution, if its stride is 1 (DS2Net).
+      conv3x3: if given, makes the module in the place of the 3x3 convolution and of BN-ReLU behind
+        it, with the arguments `features`, `stride`, `groups`, `norm` and `conv` (SKNet).
     """
 
     width: int
@@ -77,23 +82,28 @@ class Bottleneck(nn.Module):
     groups: int = 1
     base_width: int = 64
     inner_shortcut: Callable[..., nn.Module] | None = None
+    conv3x3: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [batch, height, width, channels] to [batch, height / stride, .., 4 width]."""
         inner = inner_features(self.width, self.base_width, self.groups)
         x = z = nn.relu(self.norm(name="norm1")(self.conv(inner, 1, name="conv1")(x)))
-        x = self.conv(inner, 3, stride=self.stride, groups=self.groups, name="conv2")(x)
-        x = self.norm(name="norm2")(x)
-        if self.inner_shortcut is not None and self.stride == 1:
-            x = x + self.inner_shortcut(name="inner_shortcut")(z)
-        x = self.norm(name="norm3")(self.conv(EXPANSION * self.width, 1, name="conv3")(nn.relu(x)))
+        shape = {"stride": self.stride, "groups": self.groups}
+        if self.conv3x3 is not None:
+            x = self.conv3x3(inner, **shape, norm=self.norm, conv=self.conv, name="conv2")(x)
+        else:
+            x = self.norm(name="norm2")(self.conv(inner, 3, **shape, name="conv2")(x))
+            if self.inner_shortcut is not None and self.stride == 1:
+                x = x + self.inner_shortcut(name="inner_shortcut")(z)
+            x = nn.relu(x)
+        x = self.norm(name="norm3")(self.conv(EXPANSION * self.width, 1, name="conv3")(x))
         return x if self.attention is None else self.attention(name="attention")(x)
 
 
-def has_bottleneck_options(groups: int, base_width: int, inner_shortcuts: bool) -> bool:
-    """Return whether one of the options differs from its default."""
-    return groups != 1 or base_width != 64 or inner_shortcuts
+def has_bottleneck_options(groups: int, inner_shortcuts: bool) -> bool:
+    """Return whether one of the options that basic blocks lack differs from its default."""
+    return groups != 1 or inner_shortcuts
 
 
 def choose_block(
@@ -109,12 +119,12 @@ def choose_block(
     block = choose("block", {"basic": BasicBlock, "bottleneck": Bottleneck}, name)
     if block is Bottleneck:
         return Bottleneck, {"groups": groups, "base_width": base_width}
-    if has_bottleneck_options(groups, base_width, inner_shortcuts):
+    if has_bottleneck_options(groups, inner_shortcuts):
         raise UserError(
-            "basic blocks have no groups, base_width or inner_shortcuts; these need a bottleneck,"
-            " that is another depth than 18 and 34"
+            "basic blocks have no groups or inner_shortcuts; these need a bottleneck, that is another"
+            " depth than 18 and 34"
         )
-    return block, {}
+    return block, {} if base_width == 64 else {"base_width": base_width}
 
 
 class Projection(nn.Module):

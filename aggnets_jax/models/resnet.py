@@ -231,7 +231,8 @@ def resnet(
       stage_depths: blocks of each stage, the first of which opens it; default from `depth`.
       block: "basic" or "bottleneck"; default from `depth`, which it must not contradict.
       groups: groups of the 3x3 convolutions of bottlenecks (ResNeXt).
-      base_width: width of each group in the first stage.
+      base_width: width of each group in the first stage; of basic blocks the width, where 64 is the
+        stem's (Wide ResNet-18).
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       **fields: further arguments of `residual_network`.
 
@@ -242,7 +243,7 @@ def resnet(
         possible = (block,)
     else:
         block = "basic" if stages == 4 and depth in BASIC_BLOCKS else "bottleneck"
-        options = has_bottleneck_options(groups, base_width, inner_shortcuts)
+        options = has_bottleneck_options(groups, inner_shortcuts)
         possible = ("bottleneck",) if options else ("basic", "bottleneck")
     chosen = choose_block(block, groups, base_width, inner_shortcuts)
     if stage_depths is None:

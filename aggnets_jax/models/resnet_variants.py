@@ -86,18 +86,18 @@ register_family(
     pattern=rf"resnet{_DEPTH}_cifar",
     paper=_RESNET,
 )
-for _name, _attention, _paper in [
-    ("seresnet", "se", "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507"),
-    (
-        "cbam_resnet",
-        "cbam",
-        "CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521",
-    ),
+_SE = "Squeeze-and-Excitation Networks, CVPR 2018, arXiv 1709.01507"
+_CBAM = "CBAM: Convolutional Block Attention Module, ECCV 2018, arXiv 1807.06521"
+for _name, _attention, _pattern, _registered, _paper in [
+    ("seresnet", "se", rf"seresnet{_DEPTH}", IMAGENET, _SE),
+    ("seresnext", "se", rf"seresnext(?P<depth>50|101|152){_GROUPS}", IMAGENET, _SE),
+    ("wide_seresnet", "se", rf"wide_seresnet{_DEPTH}{_WIDENING}", {**IMAGENET, **_TIMES_64}, _SE),
+    ("cbam_resnet", "cbam", rf"cbam_resnet{_DEPTH}", IMAGENET, _CBAM),
 ]:
     register_family(
         _name,
         partial(resnet, attention=_attention, **_LARGE),
-        pattern=_name + _DEPTH,
+        pattern=_pattern,
         paper=_paper,
-        **IMAGENET,
+        **_registered,
     )
