@@ -4,12 +4,13 @@
     write_state_dict("densenet121.safetensors", to_torch("densenet121", variables))
 
 A `state_dict` maps names to NumPy arrays: convolutions [out, in, height, width], linear layers
-[out, in]. No entry is ignored: missing or unknown entries, and other shapes, are errors. The
+[out, in]. No entry is ignored, but for auxiliary heads where a network has none: missing or unknown entries, and other shapes, are errors. The
 counters `num_batches_tracked` of PyTorch's normalisations are not used here; they are read and
 dropped, and written as 0.
 """
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import models
 from aggnets_jax.convert.files import read_state_dict, write_state_dict
 from aggnets_jax.convert.names import DIALECTS, torch_names
+from aggnets_jax.convert.names_of_compared import COMPARED, UNUSED
 from aggnets_jax.errors import UserError, one_line, unknown
 
 __all__ = ["count_classes", "from_torch", "read_state_dict", "to_torch", "write_state_dict"]
@@ -62,8 +64,9 @@ def from_torch(
     model, expected = _network(name, num_classes, input_shape, overrides)
     names = _best_names(model, name, expected, state_dict)
     counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
+    unused = re.compile(UNUSED.get(type(model), "$^"))
     for key in state_dict:
-        if key not in names and key not in counters:
+        if key not in names and key not in counters and not unused.fullmatch(str(key)):
             raise unknown(f"weight of {name!r}", str(key), names)
     missing = [key for key in names if key not in state_dict]
     if missing:
@@ -94,7 +97,8 @@ def count_classes(
     _check_mapping("state_dict", state_dict)
     model, expected = _network(name, None, input_shape, overrides)
     names = _best_names(model, name, expected, state_dict)
-    key = next(key for key, path in names.items() if path == "params/classifier/bias")
+    keys = (key for key, path in names.items() if path == "params/classifier/bias")
+    key = next(keys, "bias of the classifier")
     shape = np.shape(state_dict.get(key, ()))
     if len(shape) != 1:
         raise UserError(f"the weights have no {key!r} with a number for each class of {name!r}")
@@ -178,7 +182,7 @@ def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, d
     """Return our paths by the names of each dialect that has a name for every path."""
     dialects = {
         dialect: names
-        for dialect, rules in DIALECTS.get(type(model), {}).items()
+        for dialect, rules in {**DIALECTS, **COMPARED}.get(type(model), {}).items()
         if (names := torch_names(rules(model), paths))
     }
     if not dialects:

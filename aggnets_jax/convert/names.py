@@ -180,6 +180,42 @@ _RES2NET: tuple[Rule, ...] = (
 )
 
 
+# Squeeze-and-excitation behind the last norm of a block, "bn2" or "bn3", as a sequence of both.
+def _se_resnet(network: ResNet) -> tuple[Rule, ...]:
+    if network.attention != "se" or not _is_resnet(network):
+        return ()
+    last = 2 if network.block is BasicBlock else 3
+    return (
+        (rf"{_BLOCK}/norm{last}", f"layer{{}}.{{:0}}.bn{last}.0"),
+        (rf"{_BLOCK}/attention/channels/squeeze", f"layer{{}}.{{:0}}.bn{last}.1.fc1"),
+        (rf"{_BLOCK}/attention/channels/excite", f"layer{{}}.{{:0}}.bn{last}.1.fc2"),
+        *_RESNET,
+    )
+
+
+# pytorchcv.models.sknet, whose units and branches are counted from 1 and 2.
+_SK_PARTS = {
+    **{f"conv{n}": f"conv{n}.conv" for n in (1, 3)},
+    **{f"norm{n}": f"conv{n}.bn" for n in (1, 3)},
+    **{f"conv2/branch{n}_conv": f"conv2.branches.branch{n + 1}.conv" for n in (1, 2)},
+    **{f"conv2/branch{n}_norm": f"conv2.branches.branch{n + 1}.bn" for n in (1, 2)},
+    "conv2/hidden": "conv2.fc1.conv",
+    "conv2/hidden_norm": "conv2.fc1.bn",
+    "conv2/scores": "conv2.fc2",
+}
+_SKNET: tuple[Rule, ...] = (
+    (r"stem_conv", "features.init_block.conv.conv"),
+    (r"stem_norm", "features.init_block.conv.bn"),
+    (
+        rf"{_BLOCK}/({'|'.join(_SK_PARTS)})",
+        lambda s, n, part: f"features.stage{s}.unit{int(n or 0) + 1}.body.{_SK_PARTS[part]}",
+    ),
+    (r"stage(\d+)_projection/conv", "features.stage{}.unit1.identity_conv.conv"),
+    (r"stage(\d+)_projection/norm", "features.stage{}.unit1.identity_conv.bn"),
+    (r"classifier", "output"),
+)
+
+
 def _resnet_timm(network: ResNet) -> tuple[Rule, ...]:
     return _RES2NET if _is_resnet(network) or _is_res2net(network) else ()
 
@@ -340,7 +376,12 @@ DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
         "timm": _if(_is_efficientnet, _EFFICIENTNET_TIMM),
     },
     HCGNet: {"reference": _hcgnet},
-    ResNet: {"torchvision": _if(_is_resnet, _RESNET), "timm": _resnet_timm},
+    ResNet: {
+        "torchvision": _if(_is_resnet, _RESNET),
+        "timm": _resnet_timm,
+        "se": _se_resnet,
+        "pytorchcv": _if(_is_resnet, _SKNET),
+    },
     SeqResNet: {
         "reference": _seqconv(
             whole="Filters.{}",

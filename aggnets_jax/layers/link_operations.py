@@ -184,7 +184,7 @@ class Identity(nn.Module):
             return x
         if self.stride == 2 and self.cells.factorised_identity:
             return FactorisedReduction(self.cells, relu=False, name="reduction")(x)
-        return ReluConvNorm(self.cells, self.stride, name="projection")(x)
+        return ReluConvNorm(self.cells, self.stride, name="convolved")(x)
 
 
 OPERATIONS: Mapping[str, Callable[..., nn.Module]] = {

@@ -122,6 +122,7 @@ class CondenseLayer(nn.Module):
             x = LearnedGroupConv(
                 4 * self.growth_rate,
                 (1, 1),
+                padding=0,
                 use_bias=False,
                 dtype=self.dtype,
                 kernel_init=common.he_fan_out,
