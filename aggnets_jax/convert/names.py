@@ -84,7 +84,9 @@ def _if(same: Callable[[Any], bool], rules: tuple[Rule, ...]) -> Rules:
 
 def _read_as(pattern: str, topologies: Sequence[Topology]) -> bool:
     """Return whether all stages have the links of a pattern; short ones may by another pattern."""
-    return all(t.sources == make_topology(pattern, t.depth).sources for t in topologies)
+    return all(
+        t.depth == 0 or t.sources == make_topology(pattern, t.depth).sources for t in topologies
+    )
 
 
 def _identities(topologies: Sequence[Topology]) -> bool:

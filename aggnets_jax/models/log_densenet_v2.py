@@ -11,8 +11,8 @@ Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002, 
 
 One topology runs over the whole network. A layer reads an output of an earlier stage within c, which
 holds all of them: "log_dense_v2" gives the stem and the earlier stages as sources of every layer.
-`stage_part` makes a stage's topology of it, in which c is y_0. T is BN-ReLU-conv1x1-average pool,
-to min(n k, k (floor(log2(3n + 1)) + 1)) channels. The classifier reads what the last layer reads and
+`stage_part` makes a stage's topology of it, in which c is y_0. T is BN-ReLU-conv1x1-average pool; it
+keeps the width of c, and brings the outputs to min(n k, k (floor(log2(3n + 1)) + 1)) channels. The classifier reads what the last layer reads and
 its output.
 
 HCGNet's row prints neither n nor k. Of the networks that have 19.0M parameters, n = 32 and k = 40
@@ -126,7 +126,7 @@ class LogDenseNetV2(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(outputs)
             if i < self.stages:
-                old = HalvingConv(compressed, norm, conv, name=f"transition{i}_old")(x)
+                old = HalvingConv(x.shape[-1], norm, conv, name=f"transition{i}_old")(x)
                 new = HalvingConv(compressed, norm, conv, name=f"transition{i}_new")(outputs)
                 x = jnp.concatenate([old, new], axis=-1)
 
