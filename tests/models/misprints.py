@@ -24,6 +24,15 @@ PRINTED_WITH_10 = {
     *list_models("seres2next29_*"),
     *list_models("resnet*_cifar"),
     *list_models("seqresnet_*k*"),
+    *list_models("amoebanet_*_cifar_*"),
+    "all_cnn_c",
+    "dpn28_10",
+    "enasnet_cifar_n6_f36",
+    "log_densenet_v2_100_k40",
+    "mobilenet_v2_cifar",
+    "nasnet_a_cifar_n6_f32",
+    "pnasnet_cifar_n3_f48",
+    "shufflenet_v2_cifar_w150",
 }
 
 # Printed sizes that are not those of the network: what the network has, and why.
@@ -57,6 +66,18 @@ MISPRINTS = {
     "seres2next29_6x24d_6s": (37_230_938, "unresolved"),
     "seres2next29_8x25d_4s": (34_334_794, "unresolved"),
     "wide_resnet50_2": (68_883_240, "68.9M in its own paper"),
+    "amoebanet_a_cifar_n6_f36": (3_218_266, "the size of ENASNet; 3.2M in its own paper"),
+    "aognet_12m": (12_259_099, "of an earlier setting"),
+    "aognet_40m": (40_153_004, "of an earlier setting"),
+    "condensenet86_k8_16_32": (1_523_684, "the size of the condensed form"),
+    "condensenet182_k12_24_48": (14_021_956, "the size of the condensed form"),
+    "enasnet_cifar_n6_f128": (51_869_668, "with the auxiliary head"),
+    "googlenet_cifar": (6_258_500, "unresolved"),
+    "nasnet_a_cifar_n6_f128": (50_010_596, "with the auxiliary head"),
+    "nin_cifar": (984_356, "the size of preact_resnet164"),
+    "pnasnet_cifar_n6_f128": (52_460_516, "with the auxiliary head and 10 classes"),
+    "sknet29_16x32d": (27_905_700, "the nearest of 18 combinations"),
+    "sknet101": (48_736_040, "48.9M in its own paper"),
 }
 
 # Networks whose size no paper prints: those of torchvision and timm.
@@ -75,6 +96,17 @@ FLOPS_MISPRINTS = {
     "dpn68": "2.33G",
     "hardnet39ds": "0.43G",
     "hardnet68": "4.25G, rounded to 4.2G here",
+    "aognet_12m": "2.11G, 2.19G with norms",
+    "aognet_40m": "7.35G, 7.51G with norms",
+    "cbam_resnet101": "7.8G, the stride is on the 3x3 convolutions",
+    "condensenet182_k12_24_48": "1.62G before condensing",
+    "log_densenet_v2_100_k40": "5.47 multiply-adds, two operations each",
+    "resnext101_32x4d": "8.0G",
+    "seresnet101": "7.8G, the stride is on the 3x3 convolutions",
+    "seresnext50_32x4d": "4.2G",
+    "seresnext101_32x4d": "8.0G",
+    "sknet50": "4.46G",
+    "sknet101": "8.45G, rounded to 8.4G here",
 }
 
 

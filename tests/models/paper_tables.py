@@ -123,6 +123,18 @@ TABLES = {
         HCGNet-A1 1.1M 0.2G 3.15 18.13 -> hcgnet_a1
         HCGNet-A2 3.1M 0.5G 2.29 16.54 -> hcgnet_a2
         HCGNet-A3 11.4M 2.0G 2.14 15.96 -> hcgnet_a3
+        CondenseNet-182 4.2M 0.5G 3.76 18.47 -> condensenet182_k12_24_48
+        LogDenseNetV2 19.0M 11.1G 3.75 18.80 -> log_densenet_v2_100_k40
+        ResNeXt-29+SK 27.7M - 3.47 17.33 -> sknet29_16x32d
+        DPN-28-10 47.8M - 3.65 20.23 -> dpn28_10
+        PNASNet 3.2M - 3.41 19.53 -> pnasnet_cifar_n3_f48
+        NASNet-A 3.3M - 3.41 19.70 -> nasnet_a_cifar_n6_f32
+        ENASNet 4.6M - 3.54 19.43 -> enasnet_cifar_n6_f36
+        AmoebaNet-A 4.6M - 3.34 - -> amoebanet_a_cifar_n6_f36
+        AmoebaNet-B 34.9M - 2.98 17.66 -> amoebanet_b_cifar_n6_f128
+        NASNet-A 50.9M - - 16.03 -> nasnet_a_cifar_n6_f128
+        ENASNet 52.7M - - 16.44 -> enasnet_cifar_n6_f128
+        PNASNet 53.0M - - 16.70 -> pnasnet_cifar_n6_f128
         """,
     ),
     "HCGNet, Table 3": Table(
@@ -130,11 +142,29 @@ TABLES = {
         """
         HCGNet-B 12.9M 2.0G 21.5 5.8 -> hcgnet_b
         HCGNet-C 42.2M 7.1G 19.5 4.8 -> hcgnet_c
+        ResNet-101+SE 49.3M 7.6G 22.4 6.2 -> seresnet101
+        ResNet-101+CBAM 49.3M 7.6G 21.5 5.7 -> cbam_resnet101
+        ResNeXt-50+SE 27.6M 3.8G 21.9 6.0 -> seresnext50_32x4d
+        ResNeXt-101 44.2M 7.5G 21.5 5.8 -> resnext101_32x4d
+        ResNeXt-101+SE 49.0M 7.5G 21.2 5.7 -> seresnext101_32x4d
+        ResNeXt-101+SK 48.9M 8.5G 20.2 - -> sknet101
+        WideResNet-18 45.6M 6.7G 25.6 8.2 -> wide_resnet18_2
+        WideResNet-18+SE 46.0M 6.7G 24.9 7.7 -> wide_seresnet18_2
+        AOGNet-12M 11.9M 2.4G 22.3 6.1 -> aognet_12m
+        AOGNet-40M 40.3M 8.9G 19.8 4.9 -> aognet_40m
         """,
     ),
     "Micro-Dense, Table 3": Table(
         ("params (M)", "ratio", "cifar10", "cifar100"),
-        "Micro-Dense Net-30a64 0.7 1.0x 3.41 20.85 -> mdnet30_a64",
+        """
+        Micro-Dense Net-30a64 0.7 1.0x 3.41 20.85 -> mdnet30_a64
+        GoogLeNet 3.5 5.0x 7.06 27.10 -> googlenet_cifar
+        MobileNet 2.2 3.1x 4.13 - -> mobilenet_v2_cifar
+        ShuffleNet 2.5 3.6x 5.83 - -> shufflenet_v2_cifar_w150
+        ResNet+ 1.7 2.4x 6.43 - -> resnet110_cifar
+        Network in network 1.7 2.4x 5.46 24.33 -> nin_cifar
+        FPNASNet 1.7 2.4x 3.99 - -> fpnasnet
+        """,
     ),
     "Micro-Dense, Table 3, +": Table(
         ("params (M)", "ratio", "cifar10", "cifar100"),
@@ -142,7 +172,11 @@ TABLES = {
     ),
     "Micro-Dense, Table 4": Table(
         ("params (M)", "ratio", "cifar10", "cifar100"),
-        "Micro-Dense Net-60a115 4.0 1.0x 2.58 16.92 -> mdnet60_a115",
+        """
+        Micro-Dense Net-60a115 4.0 1.0x 2.58 16.92 -> mdnet60_a115
+        FPNASNet 5.7 1.4x 3.01 - -> fpnasnet
+        NnasNet-A 3.3 0.8x 2.65 - -> nasnet_a_cifar_n6_f32
+        """,
     ),
     "Micro-Dense, Table 4, +": Table(
         ("params (M)", "ratio", "cifar10", "cifar100"),
@@ -153,6 +187,7 @@ TABLES = {
         """
         EfficientNet-B0* 5.3 0.4 76.5 93.0 -> efficientnet_b0
         Micro-Dense-EfficientNet 5.3 0.4 76.8 93.2 -> micro_dense_efficientnet_b0
+        NASNet-A (4 @ 1056) 5.3 0.6 74.0 91.6 -> nasnet_a_imagenet_n4_f44
         """,
     ),
     # The caption gives the sizes and FLOPs of all rows.
@@ -253,6 +288,8 @@ TABLES = {
         DS2NeXt-29, 6x64d 34.4M 16.39 -> ds2next29_6x64d
         DS2NeXt-29, 6x64d 34.4M 16.39 -> ds2next29_8x64d
         (ResNeXt-29, 6x64d) - - -> resnext29_6x64d
+        ALL-CNN - 33.71 -> all_cnn_c
+        Deeply supervised Net - 34.57 -> dsn_cifar
         """,
     ),
     "DSNet, Table 7": Table(

@@ -11,8 +11,12 @@ from aggnets_jax.convert import from_torch
 from tests.models import golden
 
 # What takes a quarter of a minute or more.
-SLOW = {*golden.FILES} - {"sparsenet40_k24_c100"}
+SLOW = {*golden.FILES} - {"dsn_cifar_c10", "nin_cifar_c100", "sparsenet40_k24_c100"}
 SLOW_IN_FLOAT32 = {*golden.FILES} - {
+    "dsn_cifar_c10",
+    "googlenet_cifar_c100",
+    "mobilenet_v2_cifar_c10",
+    "nin_cifar_c100",
     "sparsenet40_k24_c100",
     "sparsenet_bc100_k24_c10",
 }

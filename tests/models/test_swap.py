@@ -28,7 +28,16 @@ TOPOLOGIES = {
     "random": {"density": 0.6, "seed": 3},
 }
 # Networks of one size only take long to compile.
-LARGE = {"efficientnet_b0", "micro_dense_efficientnet_b0", "pyramidnet_imagenet"}
+LARGE = {
+    "aognet",
+    "efficientnet_b0",
+    "fpnasnet",
+    "googlenet_cifar",
+    "micro_dense_efficientnet_b0",
+    "mobilenet_v2_cifar",
+    "pyramidnet_imagenet",
+    "shufflenet_v2_cifar",
+}
 
 
 def one_step(model, size):

@@ -103,4 +103,28 @@ TINY: dict[str, tuple[dict, int]] = {
         },
         32,
     ),
+    "seresnext": (_GROUPED, 32),
+    "wide_seresnet": (_RESIDUAL, 32),
+    "sknet": (_GROUPED, 32),
+    "sknet_three_stages": (_GROUPED, 16),
+    **{name: ({}, 16) for name in ("googlenet_cifar", "mobilenet_v2_cifar")},
+    **{name: ({}, 16) for name in ("nin_cifar", "all_cnn_c", "dsn_cifar", "shufflenet_v2_cifar")},
+    "fpnasnet": ({}, 32),
+    "wide_dpn": ({"depth": 16, "widening": 5}, 8),
+    "condensenet": ({"stage_depths": (2, 3), "growth_rate": 4}, 8),
+    "log_densenet_v2": ({"depth": 13, "growth_rate": 4}, 8),
+    **{
+        name: ({"num_cells": 1, "features": 4}, 8)
+        for name in (
+            "nasnet_a_cifar",
+            "amoebanet_a_cifar",
+            "amoebanet_b_cifar",
+            "pnasnet_cifar",
+            "pnasnet_cifar_nao",
+            "enasnet_cifar",
+            "enasnet_cifar_nao",
+        )
+    },
+    "nasnet_a_imagenet": ({"num_cells": 1, "features": 8}, 32),
+    "aognet": ({"stem_features": 4, "widths": (8, 8, 16, 16), "blocks": (1, 1, 1, 1)}, 32),
 }
