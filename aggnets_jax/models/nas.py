@@ -143,7 +143,7 @@ class NASNet(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether the classifier has a bias, as those of other networks."""
+        """Whether the classifier has weights and biases, from which page.py computes sizes."""
         return not self.twice
 
     @property

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.papers import Printed
 from aggnets_jax.models.registry import (
+    create_model,
     find_family,
     list_families,
     model_info,
@@ -41,21 +42,29 @@ _DATA_SETS = {"cifar10": "C10", "cifar100": "C100", "imagenet2012": "ImageNet"}
 
 def facts(name: str) -> dict[str, str]:
     """Return the texts of a network, by column; networks that no paper prints have no figures."""
-    info = model_info(name)
+    info, macs = model_info(name), {}
     flops = info.macs if find_family(name).flops is multiply_adds else paper_flops(name)
     heads = {info.num_classes: info.params}
-    if info.num_classes == 10:
+    if info.num_classes == 10 and getattr(create_model(name), "linear_head", True):
         # A classifier has as many weights and one bias for each class.
         heads[100] = info.params + 9 * info.parts["classifier"].params
+    elif info.num_classes == 10:
+        larger = model_info(name, 100)
+        heads[100], macs = larger.params, {10: info.macs, 100: larger.macs}
     return {
         "network": name,
-        "parameters": " / ".join(f"{number:,} ({classes})" for classes, number in heads.items()),
-        "MACs": f"{info.macs:,}",
+        "parameters": _by_classes(heads),
+        "MACs": _by_classes(macs) or f"{info.macs:,}",
         "FLOPs": f"{flops / 1e9:.3f}G",
         "links": f"{info.links:,}",
         "printed": _figures(info.printed) if info.printed else "",
         "remark": info.printed.remark if info.printed else "",
     }
+
+
+def _by_classes(numbers: Mapping[int, int]) -> str:
+    """Return numbers with the size of the head behind each."""
+    return " / ".join(f"{number:,} ({classes})" for classes, number in numbers.items())
 
 
 def _figures(printed: Printed) -> str:
@@ -109,21 +118,31 @@ class Row(NamedTuple):
     Attributes:
       line: whole line.
       params: trainable scalars, by the number of classes.
-      macs: multiply-adds for one image, with the fewest classes of `params`.
+      macs: multiply-adds for one image by the number of classes; networks that end with a linear
+        layer alone have the ones with the fewest classes of `params`.
       flops: FLOPs in the convention of the network's paper.
     """
 
     line: str
     params: Mapping[int, int]
-    macs: int
+    macs: Mapping[int, int]
     flops: float
 
     def macs_with(self, classes: int) -> int:
         """Return the multiply-adds with another head, from the sizes of the heads."""
         if classes not in self.params:
             raise KeyError(classes)
+        if classes in self.macs:
+            return self.macs[classes]
         features = (self.params[100] - self.params[10]) // 90 - 1 if 10 in self.params else 0
-        return self.macs + features * (classes - min(self.params))
+        least = min(self.params)
+        return self.macs[least] + features * (classes - least)
+
+
+def _read(cell: str) -> dict[int, int]:
+    """Return the numbers of a cell by the number of classes behind each."""
+    pairs = re.findall(r"([\d,]+) \((\d+)\)", cell)
+    return {int(classes): int(number.replace(",", "")) for number, classes in pairs}
 
 
 @functools.cache
@@ -137,11 +156,11 @@ def rows() -> dict[str, Row]:
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         if line.startswith("| `") and line.count(" | ") > 3:  # families have fewer columns
             _, name, params, macs, flops, *_ = (cell.strip() for cell in line.split("|"))
-            heads = re.findall(r"([\d,]+) \((\d+)\)", params)
+            heads = _read(params)
             found[name.strip("`")] = Row(
                 line,
-                {int(classes): int(number.replace(",", "")) for number, classes in heads},
-                int(macs.replace(",", "")),
+                heads,
+                _read(macs) or {min(heads): int(macs.replace(",", ""))},
                 float(flops.removesuffix("G")) * 1e9,
             )
     return found

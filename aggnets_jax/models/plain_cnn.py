@@ -143,7 +143,7 @@ class PlainCNN(nn.Module):
             if stage.reduction:
                 x = drop(self.dropout)(x)
         if self.companions:
-            endpoints["auxiliary_weight"] = self.companions * current_strength(self)
+            endpoints["auxiliary_weight"] = jnp.float32(self.companions * current_strength(self))
         return self._classify(x, endpoints)
 
     def _companion(self, raw: jax.Array, stage: int) -> jax.Array:

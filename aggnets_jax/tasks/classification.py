@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.losses import cross_entropy, smooth_targets
+from aggnets_jax.training.losses import cross_entropy, smooth_targets, training_losses
 from aggnets_jax.training.state import Variables
 from aggnets_jax.training.task import Config, Evaluation, Task
 
@@ -68,20 +68,24 @@ class Classification(Task):
         return prepare
 
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
-        """Make the mean cross entropy, which counts correct and skipped images."""
+        """Make the mean of the network's loss, which counts correct and skipped images.
+
+        It is the cross entropy unless the network names another; auxiliary classifiers add theirs.
+        """
         skip = config.data.damaged == "skip"
+        name = getattr(model, "loss", "cross_entropy")
 
         def loss_fn(
             params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
         ) -> tuple[jax.Array, tuple[Any, dict[str, jax.Array]]]:
-            (logits, _), updated = model.apply(
+            (logits, endpoints), updated = model.apply(
                 {"params": params, "batch_stats": batch_stats, **fixed},
                 examples.images,
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = cross_entropy(logits, examples.targets)
+            losses = training_losses(name, endpoints, examples.targets)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),

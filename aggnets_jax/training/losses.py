@@ -1,4 +1,10 @@
-"""The loss of classification: cross entropy with targets that may be smoothed and mixed."""
+"""The losses of classification, with targets that may be smoothed and mixed.
+
+A network may name its loss (`model.loss`, a key of `LOSSES`) and have auxiliary classifiers: logits
+`auxiliary1`, ... among its endpoints, whose losses times `auxiliary_weight` are added in training.
+"""
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -37,3 +43,38 @@ def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
     if jnp.issubdtype(targets.dtype, jnp.integer):
         return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     return optax.softmax_cross_entropy(logits, targets.astype(logits.dtype))
+
+
+def squared_hinge(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Return the squared hinge loss of each example: each class against the rest (DSN, 1409.5185).
+
+    Args:
+      logits: [batch, classes].
+      targets: as for `cross_entropy`; with probabilities, the mean of the losses of both signs.
+
+    Returns:
+      Losses [batch], of the logits' dtype.
+    """
+    if jnp.issubdtype(targets.dtype, jnp.integer):
+        targets = jax.nn.one_hot(targets, logits.shape[-1])
+    share = targets.astype(logits.dtype)
+    margins = jnp.square(jax.nn.relu(1 - logits)), jnp.square(jax.nn.relu(1 + logits))
+    # A skipped image has no targets, and no loss.
+    others = share.sum(-1, keepdims=True) - share
+    return jnp.sum(share * margins[0] + others * margins[1], axis=-1)
+
+
+LOSSES = {"cross_entropy": cross_entropy, "squared_hinge": squared_hinge}
+
+
+def training_losses(
+    name: str, endpoints: Mapping[str, jax.Array], targets: jax.Array
+) -> jax.Array:
+    """Return the loss of each example with those of auxiliary classifiers, from the endpoints."""
+    loss = LOSSES[name]
+    losses = loss(endpoints["logits"], targets)
+    for endpoint, logits in endpoints.items():
+        if endpoint.startswith("auxiliary") and endpoint != "auxiliary_weight":
+            weight = endpoints["auxiliary_weight"].astype(losses.dtype)
+            losses += weight * loss(logits, targets).astype(losses.dtype)
+    return losses

@@ -53,6 +53,11 @@ def constant(highest: float, total_steps: int, steps_per_epoch: float) -> Streng
     return _by_step(lambda step: jnp.float32(highest))
 
 
+def fade(highest: float, total_steps: int, steps_per_epoch: float) -> Strength:
+    """Fall from the highest strength to 0, linearly over the run (Deeply-Supervised Nets)."""
+    return _by_step(lambda step: highest * (1 - step / jnp.float32(total_steps)))
+
+
 def sawtooth(
     highest: float,
     total_steps: int,
@@ -148,7 +153,7 @@ def _by_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
 
 
 STRENGTHS: dict[str, Callable[..., Strength]] = {
-    f.__name__: f for f in (constant, sawtooth, dynamic)
+    f.__name__: f for f in (constant, fade, sawtooth, dynamic)
 }
 
 

@@ -79,8 +79,15 @@ class Task:
     def make_optimizer(
         self, model: Any, config: Config, total_steps: int, steps_per_epoch: float
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """Make the optimiser of a trained model, and its learning rate by step."""
-        return make_optimizer(config, total_steps, steps_per_epoch)
+        """Make the optimiser of a trained model, and its learning rate by step.
+
+        A network with a method `constrain(total_steps)` keeps its parameters within a set: what the
+        method returns is the last part of the optimiser (CondenseNet).
+        """
+        optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch)
+        if constrain := getattr(model, "constrain", None):
+            optimizer = optax.chain(optimizer, constrain(total_steps))
+        return optimizer, schedule
 
     def replace_network(
         self, variables: Variables, replace: Callable[[Variables], Variables]
