@@ -163,7 +163,8 @@ class Pool(nn.Module):
         """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
         window, stride = (self.size, self.size), (self.stride, self.stride)
         if self.average:
-            x = nn.avg_pool(x, window, stride, "SAME", count_include_pad=False)
+            pooled = nn.avg_pool(x, window, stride, "SAME", count_include_pad=False)
+            x = pooled.astype(x.dtype)  # its counts are float32
         else:
             x = nn.max_pool(x, window, stride, "SAME")
         if x.shape[-1] == self.cells.features:
