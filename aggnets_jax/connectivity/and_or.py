@@ -1,17 +1,17 @@
 """And-or graphs as topologies: each layer derives a part of a sentence from the parts it reads.
 
 Li et al., "AOGNets: Compositional Grammatical Architectures for Deep Learning", CVPR 2019, arXiv
-1711.05847. A block's channels are cut into words. A terminal node (T) reads some words of the input;
-an AND node concatenates its children; an OR node adds them. The notation of a graph is a list of
-nodes in the order of computation, the last of which is the root:
+1711.05847. A block's channels are cut into words. A terminal node (T) reads some words of the
+input; an AND node concatenates its children; an OR node adds them. The notation of a graph is a
+list of nodes in the order of computation, the last of which is the root:
 
     t5[0]               T node 5 of word 0; t1[0-1] of the words 0 to 1
     a2=(3,4)            AND node 2 of the nodes 3 and 4
     o4=(6)+(3*)         OR node 4 of the node 6, with the lateral child 3
     a3=(6,7x.5)         child 7 is scaled by .5 in the residual, but not in the input
 
-A node computes ReLU(F(input) + residual). Laterals are added to the input and, without a star, to the
-residual, too.
+A node computes ReLU(F(input) + residual). Laterals are added to the input and, without a star, to
+the residual, too.
 """
 
 import dataclasses

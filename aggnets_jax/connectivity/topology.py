@@ -202,8 +202,8 @@ def log_dense(depth: int, *, base: float = 2.0) -> Sources:
 def log_dense_v2(depth: int, *, stages: int = 3) -> Sources:
     """Read the offsets 2^i within a stage, and all before it (Log-DenseNet V2, arXiv 1711.00002).
 
-    The layers are in `stages` equally deep stages; a depth that they do not divide is one stage. The
-    output is what the last layer reads, and the last layer. Sources are in order.
+    The layers are in `stages` equally deep stages; a depth that they do not divide is one stage.
+    The output is what the last layer reads, and the last layer. Sources are in order.
     """
     check_whole_number("stages", stages, 1)
     each = depth if depth % stages else depth // stages
@@ -344,7 +344,9 @@ def stage_topologies(
         if not hasattr(mapping, "keys"):
             raise UserError(f"topology_args are arguments by name, got {mapping!r}")
     topologies = tuple(
-        Topology(n, ((0,),)) if depth == 0 and (shortcuts or opened) else make_topology(n, depth, **args)
+        Topology(n, ((0,),))
+        if depth == 0 and (shortcuts or opened)
+        else make_topology(n, depth, **args)
         for n, depth, args in zip(names, depths, mappings, strict=True)
     )
     for topology in () if shortcuts else topologies:

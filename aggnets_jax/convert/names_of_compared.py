@@ -205,10 +205,13 @@ def _aognet(network: AOGNet) -> tuple[Rule, ...]:
             "2": "conv_norm_ac_2.conv_norm.conv_norm",
             "3": "conv_norm_3.conv_norm",
         }[index]
-        return f"stage{_before(stage)}.{block_name}.{block_name}_node_{label}_op.{module}.{places[kind]}"
+        return
+        f"stage{_before(stage)}.{block_name}.{block_name}_node_{label}_op.{module}.{places[kind]}"
 
     def norm(stage: str, block: str) -> str:
-        return f"stage{_before(stage)}.stage_{_before(stage)}_block_{_before(block)}.extra_norm_ac.0"
+        return (
+            f"stage{_before(stage)}.stage_{_before(stage)}_block_{_before(block)}.extra_norm_ac.0"
+        )
 
     return (
         (r"stem_(conv|norm)(\d)", stem),
@@ -216,7 +219,9 @@ def _aognet(network: AOGNet) -> tuple[Rule, ...]:
         (r"stage(\d)_block(\d)_norm", norm),
         (
             r"transition(\d)_(conv|norm)",
-            lambda s, kind: f"stage{s}.stage_{s}_block_0_transition.0.conv_norm.conv_norm.{places[kind]}",
+            lambda s, kind: (
+                f"stage{s}.stage_{s}_block_0_transition.0.conv_norm.conv_norm.{places[kind]}"
+            ),
         ),
         (r"classifier", "fc"),
     )
@@ -230,17 +235,16 @@ COMPARED: dict[type[nn.Module], dict[str, Rules]] = {
             _CONDENSENET,
         )
     },
-    GoogLeNet: {
-        "reference": _if(lambda net: _plain(net) and not net.auxiliary_weight, _GOOGLENET)
-    },
+    GoogLeNet: {"reference": _if(lambda net: _plain(net) and not net.auxiliary_weight, _GOOGLENET)},
     MobileNetV2: {"torchvision": _if(_plain, _MOBILENET)},
     NASNet: {"reference": _nasnet},
     PlainCNN: {"reference": _plain_cnn},
     ShuffleNetV2: {"torchvision": _if(_plain, _SHUFFLENET)},
     WideDPN: {
         "reference": _if(
-            lambda network: network.aggregation == "dual_path"
-            and _read_as("dense", network.topologies),
+            lambda network: (
+                network.aggregation == "dual_path" and _read_as("dense", network.topologies)
+            ),
             _WIDE_DPN,
         )
     },

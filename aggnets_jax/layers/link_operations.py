@@ -2,9 +2,9 @@
 
     y_l = sum over its links (l, s) of op(y_s),    the cell's output: concat of some y_s
 
-An operation is known by its name (`OPERATIONS`). One that reads a state of another width brings it to
-the cell's; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average poolings
-leave the padding out. Each convolution is preceded by ReLU and followed by BN.
+An operation is known by its name (`OPERATIONS`). One that reads a state of another width brings it
+to the cell's; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average
+poolings leave the padding out. Each convolution is preceded by ReLU and followed by BN.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -121,8 +121,8 @@ def choose_block(
         return Bottleneck, {"groups": groups, "base_width": base_width}
     if has_bottleneck_options(groups, inner_shortcuts):
         raise UserError(
-            "basic blocks have no groups or inner_shortcuts; these need a bottleneck, that is another"
-            " depth than 18 and 34"
+            "basic blocks have no groups or inner_shortcuts; these need a bottleneck, that is"
+            " another depth than 18 and 34"
         )
     return block, {} if base_width == 64 else {"base_width": base_width}
 

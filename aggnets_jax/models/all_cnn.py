@@ -1,13 +1,13 @@
 """ALL-CNN-C: convolutions at stride 2 in the place of poolings.
 
-Paper: Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015 workshop,
-arXiv 1412.6806 (Tables 1 and 2, C).
+Paper: Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR 2015
+workshop, arXiv 1412.6806 (Tables 1 and 2, C).
 
     3x3(96) 3x3(96) 3x3/2(96) | 3x3(192) 3x3(192) 3x3/2(192) | 3x3(192) 1x1(192) 1x1(classes), mean
 
-All convolutions are biased and followed by ReLU, the last one, too. The first of the last stage does
-not pad (8x8 becomes 6x6). Dropout is 0.2 on the images and 0.5 behind the convolutions at stride 2;
-both are 0 here unless asked for.
+All convolutions are biased and followed by ReLU, the last one, too. The first of the last stage
+does not pad (8x8 becomes 6x6). Dropout is 0.2 on the images and 0.5 behind the convolutions at
+stride 2; both are 0 here unless asked for.
 
 Uncertain, because the paper leaves it open: ReLU behind the last convolution, and the padding of 1
 at stride 2. Sizes do not depend on either.

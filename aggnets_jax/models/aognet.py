@@ -1,7 +1,7 @@
 """AOGNet: blocks that derive their output by a grammar of words, parts of the channels.
 
-Paper: Li et al., "AOGNets: Compositional Grammatical Architectures for Deep Learning", CVPR 2019, arXiv
-1711.05847.
+Paper: Li et al., "AOGNets: Compositional Grammatical Architectures for Deep Learning", CVPR 2019,
+arXiv 1711.05847.
 
     y_l = ReLU(F_l(input_l) + residual_l),   F = 1x1(b)-BN-ReLU-3x3(b)-BN-ReLU-1x1-BN
 
@@ -11,8 +11,8 @@ Paper: Li et al., "AOGNets: Compositional Grammatical Architectures for Deep Lea
                 +-- T(w0) -- O --.           (+)-- O -- BN-ReLU -- y
                 '-- T(w1) -- O --+-- A ------'
 
-The graphs are those of the released code, pruned, in the notation of `connectivity/and_or.py`. b is a
-quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths grow
+The graphs are those of the released code, pruned, in the notation of `connectivity/and_or.py`. b is
+a quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths grow
 linearly within a stage. The networks follow the second version of the code, with 12.26M and 40.15M
 parameters; HCGNet's rows, 11.9M and 40.3M, are of an earlier setting that was not published, and so
 are the widths of its row for CIFAR (24.8M), which is left out.
@@ -164,11 +164,21 @@ class AOGNet(nn.Module):
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _aggregation(self, stage: int) -> Any:
-        return partial(AndOr, self.graphs[stage], self.aggregation) if self.graphs else self.aggregation
+        return (
+            partial(AndOr, self.graphs[stage], self.aggregation)
+            if self.graphs
+            else self.aggregation
+        )
 
     @staticmethod
     def _node(
-        graph: AndOrGraph | None, features: int, norm: Any, conv: Any, dropout: Any, layer: int, name: str
+        graph: AndOrGraph | None,
+        features: int,
+        norm: Any,
+        conv: Any,
+        dropout: Any,
+        layer: int,
+        name: str,
     ) -> Any:
         """Make a node: a T node has the width of its words in the output of the block."""
         if graph is None:
@@ -182,7 +192,7 @@ class AOGNet(nn.Module):
 
 
 def _growing(started: int, width: int, blocks: int, words: int) -> list[int]:
-    """Return the channels of the blocks of a stage, which grow by equal steps, and end at `width`."""
+    """Return the channels of a stage's blocks, which grow by equal steps and end at `width`."""
     step = (width - started) // blocks
     # To the nearest multiple of the words, down on a tie.
     step = -(-(2 * step - words) // (2 * words)) * words
@@ -206,8 +216,8 @@ def aognet(
       stem_features: channels of the stem, an even number.
       widths: channels of each of four stages.
       blocks: blocks of each stage.
-      topology: pattern of a block's 7 nodes in the place of the and-or graphs, or one for each stage;
-        then nodes read sums of whole outputs.
+      topology: pattern of a block's 7 nodes in the place of the and-or graphs, or one for each
+        stage; then nodes read sums of whole outputs.
       topology_args: arguments of the pattern, or one mapping for each stage.
       **fields: further fields of `AOGNet`.
 

@@ -1,7 +1,7 @@
 """CondenseNet: a DenseNet that learns which of its inputs each group of outputs needs.
 
-Paper: Huang et al., "CondenseNet: An Efficient DenseNet using Learned Group Convolutions", CVPR 2018,
-arXiv 1711.09224.
+Paper: Huang et al., "CondenseNet: An Efficient DenseNet using Learned Group Convolutions", CVPR
+2018, arXiv 1711.09224.
 
     y_l = conv3x3(BN-ReLU(L(BN-ReLU(concat(y_0, ..., y_{l-1})))))
 
@@ -182,7 +182,7 @@ class CondenseNet(nn.Module):
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def constrain(self, total_steps: int) -> optax.GradientTransformation:
-        """Return the last part of an optimiser, which condenses during training of so many steps."""
+        """Return the last part of an optimiser: it condenses during a training of so many steps."""
 
         def update(updates: Any, count: jax.Array, params: Any = None) -> tuple[Any, jax.Array]:
             count += 1

@@ -13,8 +13,8 @@ the classes has no ReLU, and behind the mean over positions comes another linear
 is a linear layer on all values of a stage's first convolution, before ReLU.
 
 Companions take no part in the network's output and size, so they are left out unless their weight
-`companions` is set. The authors weigh them down and fade them out, by numbers that their layout does
-not have. Here their weight is `companions` times the strength in training: 0.001 with
+`companions` is set. The authors weigh them down and fade them out, by numbers that their layout
+does not have. Here their weight is `companions` times the strength in training: 0.001 with
 `config.strength = 1` and `config.strength_schedule = "fade"` is our choice.
 """
 

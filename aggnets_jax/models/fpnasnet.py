@@ -8,8 +8,9 @@ quote, are not published).
 
 Five lists over the 16 blocks say all: channels, expansion, stride, whether there is a shortcut, and
 whether the first half of the channels passes by. Where the width or the resolution changes, a
-shortcut is conv1x1-BN; the half that passes by is depthwise3x3-BN-ReLU-conv1x1-BN at stride 2. There
-is no ReLU behind sums. A stage is a row of blocks of one width and resolution: the first opens it.
+shortcut is conv1x1-BN; the half that passes by is depthwise3x3-BN-ReLU-conv1x1-BN at stride 2.
+There is no ReLU behind sums. A stage is a row of blocks of one width and resolution: the first
+opens it.
 """
 
 from collections.abc import Iterator, Sequence

@@ -14,8 +14,9 @@ Three stages of 2, 5 and 2 modules with max pooling between them. As in the publ
 has a bias and is followed by BN-ReLU, there is no dropout, and the size that Micro-Dense's table
 prints, 3.5M, does not come out.
 
-The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. The paper has
-them behind modules 4a and 4d, here they are at the ends of the first two stages, which are 3b and 4e.
+The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. The paper
+has them behind modules 4a and 4d, here they are at the ends of the first two stages, which are 3b
+and 4e.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """Log-DenseNet V2: links at logarithmic distances within a stage, and one to all that is before it.
 
-Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002, and the authors' code.
+Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002, and the authors'
+code.
 
     y_l = F_l(concat of c and y_{l - 2^i} within the stage, oldest first),  F = BN-ReLU-conv3x3(k)
     c'  = concat of T(c) and T(concat of all outputs of the stage)
@@ -9,11 +10,11 @@ Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002, 
           |     |     |     |             |       |
           +-> y_1 -> y_2 -> y_3 --(all)-- T --- concat -- c' of the next stage
 
-One topology runs over the whole network. A layer reads an output of an earlier stage within c, which
-holds all of them: "log_dense_v2" gives the stem and the earlier stages as sources of every layer.
-`stage_part` makes a stage's topology of it, in which c is y_0. T is BN-ReLU-conv1x1-average pool; it
-keeps the width of c, and brings the outputs to min(n k, k (floor(log2(3n + 1)) + 1)) channels. The classifier reads what the last layer reads and
-its output.
+One topology runs over the whole network. A layer reads an output of an earlier stage within c,
+which holds all of them: "log_dense_v2" gives the stem and the earlier stages as sources of every
+layer. `stage_part` makes a stage's topology of it, in which c is y_0. T is BN-ReLU-conv1x1-average
+pool; it keeps the width of c, and brings the outputs to min(n k, k (floor(log2(3n + 1)) + 1))
+channels. The classifier reads what the last layer reads and its output.
 
 HCGNet's row prints neither n nor k. Of the networks that have 19.0M parameters, n = 32 and k = 40
 (depth 100) comes near to 11.1G; n = 57 and k = 28 with 100 classes does nearly as well. The blocks

@@ -5,14 +5,16 @@
     stem -- N normal -- reduction -- N normal -- reduction -- N normal -- ReLU-mean-linear
              F           2F           2F          4F           4F
 
-h0 is ReLU-1x1(F)-BN of the last cell's output. h1 is the input of the last cell: as it is if it has F
-channels, else by ReLU-1x1(F)-BN, and at twice the resolution by a factorised reduction behind ReLU.
-The first cell's h1 is the stem as it is, conv3x3(3F)-BN. On ImageNet the stem is conv3x3/2(32)-BN
-without padding and two reduction cells of F/4 and F/2. There is no ReLU between cells.
+h0 is ReLU-1x1(F)-BN of the last cell's output. h1 is the input of the last cell: as it is if it has
+F channels, else by ReLU-1x1(F)-BN, and at twice the resolution by a factorised reduction behind
+ReLU. The first cell's h1 is the stem as it is, conv3x3(3F)-BN. On ImageNet the stem is
+conv3x3/2(32)-BN without padding and two reduction cells of F/4 and F/2. There is no ReLU between
+cells.
 
 Where networks differ from this frame:
-* PNASNet's own network for CIFAR has no reduction cells between the normal ones: the first cell of a
-  later stage is at stride 2. The larger one (n6_f128), of Luo et al. (NAO, arXiv 1808.07233), has.
+* PNASNet's own network for CIFAR has no reduction cells between the normal ones: the first cell of
+  a later stage is at stride 2. The larger one (n6_f128), of Luo et al. (NAO, arXiv 1808.07233),
+  has.
 * The authors' ENAS network gives the first cell the stem for both states, brings both states to F
   channels, and brings h0 there twice. An identity at stride 2 is a factorised reduction, and the
   classifier has no bias. The larger one (n6_f128) of NAO is in the frame above.

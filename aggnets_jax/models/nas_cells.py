@@ -2,8 +2,8 @@
 
 * NASNet-A: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR
   2018, arXiv 1707.07012.
-* AmoebaNet-A, -B: Real et al., "Regularized Evolution for Image Classifier Architecture Search", AAAI
-  2019, arXiv 1802.01548.
+* AmoebaNet-A, -B: Real et al., "Regularized Evolution for Image Classifier Architecture Search",
+  AAAI 2019, arXiv 1802.01548.
 * PNASNet-5: Liu et al., "Progressive Neural Architecture Search", ECCV 2018, arXiv 1712.00559.
 * ENAS: Pham et al., "Efficient Neural Architecture Search via Parameter Sharing", ICML 2018, arXiv
   1802.03268.

@@ -1,4 +1,4 @@
-r"""ShuffleNetV2 for small images: half of the channels pass a unit unchanged, then all are shuffled.
+r"""ShuffleNetV2 for small images: half of the channels pass a unit unchanged; all are shuffled.
 
 Paper: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design", ECCV
 2018, arXiv 1807.11164 (Figure 3 c and d, Table 5).

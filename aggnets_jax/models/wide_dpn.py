@@ -1,9 +1,9 @@
 """DPN-28-10: a wide residual network with a densely connected path beside it.
 
-Paper: Chen et al., "Dual Path Networks", NeurIPS 2017, arXiv 1707.01629, on the wide residual blocks
-of Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146. The paper has no
-such network for CIFAR: it is the one of https://github.com/Queequeg92/DualPathNet, whose size and
-errors HCGNet and MixNet quote.
+Paper: Chen et al., "Dual Path Networks", NeurIPS 2017, arXiv 1707.01629, on the wide residual
+blocks of Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016, arXiv 1605.07146. The paper
+has no such network for CIFAR: it is the one of https://github.com/Queequeg92/DualPathNet, whose
+size and errors HCGNet and MixNet quote.
 
     x_l = [r_0 + ... + r_l || d_0 || ... || d_l],  [r_l || d_l] = F_l(x_{l-1})
 

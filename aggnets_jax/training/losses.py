@@ -67,9 +67,7 @@ def squared_hinge(logits: jax.Array, targets: jax.Array) -> jax.Array:
 LOSSES = {"cross_entropy": cross_entropy, "squared_hinge": squared_hinge}
 
 
-def training_losses(
-    name: str, endpoints: Mapping[str, jax.Array], targets: jax.Array
-) -> jax.Array:
+def training_losses(name: str, endpoints: Mapping[str, jax.Array], targets: jax.Array) -> jax.Array:
     """Return the loss of each example with those of auxiliary classifiers, from the endpoints."""
     loss = LOSSES[name]
     losses = loss(endpoints["logits"], targets)
