@@ -39,7 +39,7 @@ SHAPES = [
     (64, 32, 24, 24, 3, 1, 24, 2, False),
     (64, 16, 64, 64, 5, 1, 64, 1, False),
 ]
-# Of a loop: XLA makes no loop of one.
+# Turns of a loop: XLA unrolls a loop of one turn.
 ROUNDS = 2
 COLUMNS = (
     "batch",

@@ -65,7 +65,7 @@ DEVICES = (1, 2, 8)
 
 @dataclasses.dataclass
 class Row:
-    """How equal two runs are, and how near to those on one device.
+    """Equality of two runs, and their distance from a run on one device.
 
     Attributes:
       path: of the data.

@@ -47,8 +47,8 @@ WORKLOADS = (
     Workload("densenet121", "imagenet2012", 224, 64),
     Workload("sparsenet_bc100_k12", "cifar10", 32, 64),
 )
-# What a program is compiled with, and timed with: small batches, for collectives do not depend on
-# them, and simulated devices share two cores.
+# Batch sizes for compiling and timing: small, because collectives do not depend on them, and
+# simulated devices share two cores.
 COMPILED_BATCH = 2
 TIMED_BATCH = 4
 

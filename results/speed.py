@@ -22,7 +22,7 @@ from aggnets_jax.errors import UserError, unknown
 Command = list[str]
 """Flags of the benchmark; the first says which models."""
 
-# Of each family one that is printed in its paper and takes seconds a step on a CPU.
+# A network of each family that its paper prints and that takes seconds per step on a CPU.
 CIFAR = (
     "densenet40_k12",
     "densenet_bc100_k12",
@@ -71,7 +71,7 @@ IMAGENET = (
 FORMS = "--forms=plain,default,remat=norm,remat=layer"
 
 
-# Of each family one whose plain form, too, takes seconds a step.
+# A network of each family whose plain form also takes seconds per step.
 ON_CPU = (
     "densenet40_k12",
     "sparsenet40_k12",

@@ -5,12 +5,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
 
+from aggnets_jax.data import as_they_are, describe
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
+from aggnets_jax.layers.convolution import native
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
 from aggnets_jax.tables import print_table
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import DataSizes, set_up
+from aggnets_jax.training.state import over_seeds
 
 _COLLECTIVE = re.compile(
     r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
@@ -35,18 +44,6 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
     Raises:
       UserError: for a config of no valid run, or batches that the devices can't divide.
     """
-    # Here, because they import JAX, which --help can do without.
-    import jax
-    import jax.numpy as jnp
-
-    from aggnets_jax.data import as_they_are
-    from aggnets_jax.layers.convolution import native
-    from aggnets_jax.runtime import mesh as mesh_lib
-    from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
-    from aggnets_jax.tasks import get_task
-    from aggnets_jax.training.setup import set_up
-    from aggnets_jax.training.state import over_seeds
-
     mesh = mesh_lib.make_mesh()
     setup = set_up(config, get_task(config), info=_sizes(config), mesh=mesh)
     macs = setup.network_summary["macs"]
@@ -103,9 +100,6 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
 
 def _sizes(config: ml_collections.ConfigDict) -> Any:
     """Return the sizes of the data set; it is opened only if they are not known without it."""
-    from aggnets_jax.data import describe
-    from aggnets_jax.training.setup import DataSizes
-
     try:
         known = known_data(config)
         return DataSizes(known.num_classes, known.image_shape, num_train(config))
@@ -142,8 +136,6 @@ def report(
     Raises:
       UserError: as `dry_run`.
     """
-    import jax
-
     devices = processes * devices_each
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
