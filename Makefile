@@ -61,7 +61,7 @@ lint: setup
 # The documentation as a site; dead links and missing pages are errors.
 docs: setup
 	$(RUN) -m pip install --quiet --retries 1 --no-build-isolation --editable ".[docs]"
-	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --strict
 	@echo "site/index.html"
 
 # One file for all supported Pythons; each gets the newest packages that support it.

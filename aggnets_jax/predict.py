@@ -1,11 +1,10 @@
 """`aggnets predict`: the most probable classes of images in files."""
 
-import csv
 import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +21,7 @@ from aggnets_jax.files import local_path, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.tables import csv_text
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import restore_network
 
@@ -181,27 +181,21 @@ def _table_text(predictions: Sequence[Prediction]) -> str:
     return file.getvalue()
 
 
+def _classes(prediction: Prediction) -> list[dict[str, Any]]:
+    pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+    return [{"class": name, "probability": probability} for name, probability in pairs]
+
+
 def _csv(predictions: Sequence[Prediction]) -> str:
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(["image", "rank", "class", "probability"])
-    for image, classes, probabilities in predictions:
-        pairs = zip(classes, probabilities, strict=True)
-        writer.writerows((image, rank, *pair) for rank, pair in enumerate(pairs, start=1))
-    return file.getvalue()
+    return csv_text(
+        {"image": prediction.image, "rank": rank, **found}
+        for prediction in predictions
+        for rank, found in enumerate(_classes(prediction), start=1)
+    )
 
 
 def _json(predictions: Sequence[Prediction]) -> str:
-    value = [
-        {
-            "image": image,
-            "predictions": [
-                {"class": name, "probability": probability}
-                for name, probability in zip(classes, probabilities, strict=True)
-            ],
-        }
-        for image, classes, probabilities in predictions
-    ]
+    value = [{"image": found.image, "predictions": _classes(found)} for found in predictions]
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 

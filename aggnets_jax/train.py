@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
@@ -32,7 +33,7 @@ from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, open_workdir
-from aggnets_jax.workdir.metric_log import MetricLog, parameter_table
+from aggnets_jax.workdir.metric_log import MetricLog
 from aggnets_jax.workdir.profiler import Profile
 from aggnets_jax.workdir.progress import (
     Clock,
@@ -85,6 +86,7 @@ def train_and_evaluate(
         task = task or get_task(config)
         mesh = mesh_lib.make_mesh()
         over_batch = mesh_lib.batch_sharding(mesh)
+        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
@@ -151,7 +153,8 @@ def train_and_evaluate(
             if start < total_steps:  # files of an earlier end of the run
                 (workdir / SUMMARY).unlink(missing_ok=True)
                 (workdir / REPORT).unlink(missing_ok=True)
-            write_text(workdir / "parameters.txt", parameter_table(params) + "\n")
+            table = get_parameter_overview(params, include_stats=False)
+            write_text(workdir / "parameters.txt", table + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
         # The step of the log's next line, its sums, and further scalars of the parameters.

@@ -20,7 +20,7 @@ fail() {
 running() {
     # A number may be that of another process since the machine has started anew.
     [[ -s $RUN/pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$RUN/pid")/cmdline" \
-        | grep -q 'aggnets_jax\.main'
+        | grep -q -e '-m aggnets_jax '
 }
 
 make_environment() {

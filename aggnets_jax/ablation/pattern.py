@@ -32,7 +32,7 @@ from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.training.state import Variables
-from aggnets_jax.training.task import Task
+from aggnets_jax.training.task import Config, Task
 from aggnets_jax.workdir.checkpoints import Checkpoints
 from aggnets_jax.workdir.divergence import check_evaluation
 from aggnets_jax.workdir.folder import open_workdir
@@ -57,19 +57,12 @@ class LinkWeights:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._task, name)
 
-    def trained_model(
-        self, network: nn.Module, image_shape: tuple[int, int, int]
-    ) -> WeighedNetwork:
+    def trained_model(self, network: nn.Module) -> WeighedNetwork:
         """Return the network with weights of its links."""
-        del image_shape
         return WeighedNetwork(network, self._links)
 
     def make_optimizer(
-        self,
-        model: WeighedNetwork,
-        config: ml_collections.ConfigDict,
-        total_steps: int,
-        steps_per_epoch: float,
+        self, model: WeighedNetwork, config: Config, total_steps: int, steps_per_epoch: float
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the network's optimiser, and beside it the proximal step of the weights."""
         optimizer, schedule = self._task.make_optimizer(

@@ -1,4 +1,4 @@
-"""Make a table of finished runs: NAME.csv has a row for each seed, NAME.md for each config.
+"""Make tables of finished runs: NAME.csv by run and seed, NAME.md by config.
 
 Example:
     aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse

@@ -73,8 +73,10 @@ def make_plan(stage: Any, outputs: Sequence[Any], kept: Kept) -> Plan | None:
         return _shortcuts(stage, outputs)
     if stage.aggregation == "sum":
         return _sum(stage, outputs)
-    one_kind = len({stage.kind(layer) for layer in range(1, topology.depth + 1)}) == 1
-    if first == 1 and _reads_all(topology, first) and stage.preactivated and one_kind:
+    kinds = {stage.kind(layer) for layer in range(1, topology.depth + 1)}
+    if len(kinds) == topology.depth:  # No two layers are equal; their widths may differ, too.
+        return None
+    if first == 1 and _reads_all(topology, first) and stage.preactivated and len(kinds) == 1:
         return _dense(stage, outputs[0], kept)
     return _concat(stage, outputs)
 

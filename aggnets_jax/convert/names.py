@@ -24,8 +24,9 @@ from aggnets_jax.models.resnet import ResNet
 from aggnets_jax.models.seqresnet import SeqResNet, SeqResNeXt
 from aggnets_jax.models.sparsenet import SparseNet
 
-Rule = tuple[str, Callable[..., str]]
-"""A pattern of module paths here, and a function from its groups to the name there."""
+Rule = tuple[str, str | Callable[..., str]]
+"""A pattern of module paths here, and the name there: a format of the pattern's groups, in which
+"{:-1}" counts from 0 instead of 1 and "{:0}" is 0 without a match; or a function of the groups."""
 
 Rules = Callable[[Any], tuple[Rule, ...]]
 """Makes a dialect's rules for a network, none if the network is another function there."""
@@ -47,13 +48,28 @@ def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] |
     names = {}
     for path in paths:
         module, _, leaf = path.partition("/")[2].rpartition("/")
-        for pattern, name in rules:
-            if (match := re.fullmatch(pattern, module)) and leaf in _LEAVES:
-                names[f"{name(*match.groups())}.{_LEAVES[leaf]}"] = path
-                break
-        else:
+        renamed = _renamed(module, rules)
+        if renamed is None or leaf not in _LEAVES:
             return None
+        names[f"{renamed}.{_LEAVES[leaf]}"] = path
     return names
+
+
+def _renamed(module: str, rules: Iterable[Rule]) -> str | None:
+    """Return the name of a module by the first rule that fits; None if none does."""
+    for pattern, name in rules:
+        if match := re.fullmatch(pattern, module):
+            if callable(name):
+                return name(*match.groups())
+            return name.format(*(_Group(group or "") for group in match.groups()))
+    return None
+
+
+class _Group(str):
+    """A group of a pattern, for the formats of rules."""
+
+    def __format__(self, spec: str) -> str:
+        return str(_before(self)) if spec == "-1" else str(self) or spec
 
 
 def _before(number: str) -> int:
@@ -95,39 +111,27 @@ def _is_sparsenet(network: SparseNet, patterns: Sequence[str] = ("dense", "spars
 
 # https://github.com/Lyken17/SparseNet
 _SPARSENET: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "features.conv0"),
-    (r"stem_norm", lambda: "features.norm0"),
-    (
-        r"stage(\d+)/layer(\d+)/norm(\d)",
-        lambda s, n, i: f"features.dense-stage-{_before(s)}.block-{n}.bn{i}",
-    ),
-    (
-        r"stage(\d+)/layer(\d+)/conv(\d)",
-        lambda s, n, i: f"features.dense-stage-{_before(s)}.block-{n}.conv{i}",
-    ),
-    (r"transition(\d+)/norm", lambda s: f"features.transition-{_before(s)}.bn1"),
-    (r"transition(\d+)/conv", lambda s: f"features.transition-{_before(s)}.conv1"),
-    (r"head_norm", lambda: "features.norm_last"),
-    (r"classifier", lambda: "classifier.linear"),
+    (r"stem_conv", "features.conv0"),
+    (r"stem_norm", "features.norm0"),
+    (r"stage(\d+)/layer(\d+)/norm(\d)", "features.dense-stage-{:-1}.block-{}.bn{}"),
+    (r"stage(\d+)/layer(\d+)/conv(\d)", "features.dense-stage-{:-1}.block-{}.conv{}"),
+    (r"transition(\d+)/norm", "features.transition-{:-1}.bn1"),
+    (r"transition(\d+)/conv", "features.transition-{:-1}.conv1"),
+    (r"head_norm", "features.norm_last"),
+    (r"classifier", "classifier.linear"),
 )
 # torchvision.models.densenet and timm.models.densenet
 _DENSENET: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "features.conv0"),
-    (r"stem_norm", lambda: "features.norm0"),
-    (
-        r"stage(\d+)/layer(\d+)/((?:norm|conv)\d)",
-        lambda s, n, part: f"features.denseblock{s}.denselayer{n}.{part}",
-    ),
-    (r"transition(\d+)/(norm|conv)", lambda s, part: f"features.transition{s}.{part}"),
-    (r"head_norm", lambda: "features.norm5"),
-    (r"classifier", lambda: "classifier"),
+    (r"stem_conv", "features.conv0"),
+    (r"stem_norm", "features.norm0"),
+    (r"stage(\d+)/layer(\d+)/((?:norm|conv)\d)", "features.denseblock{}.denselayer{}.{}"),
+    (r"transition(\d+)/(norm|conv)", "features.transition{}.{}"),
+    (r"head_norm", "features.norm5"),
+    (r"classifier", "classifier"),
 )
 # The files that torchvision offered before 0.3, and still does: "norm.1" for "norm1".
 _DENSENET_DOTTED: tuple[Rule, ...] = (
-    (
-        r"stage(\d+)/layer(\d+)/(norm|conv)(\d)",
-        lambda s, n, part, i: f"features.denseblock{s}.denselayer{n}.{part}.{i}",
-    ),
+    (r"stage(\d+)/layer(\d+)/(norm|conv)(\d)", "features.denseblock{}.denselayer{}.{}.{}"),
     *_DENSENET,
 )
 
@@ -156,33 +160,23 @@ def _is_res2net(network: ResNet) -> bool:
     return wirings[0] == wirings[1] and _has_identities(network)
 
 
+# The first block of a stage is its opening.
+_BLOCK = r"stage(\d+)(?:_opening|/layer(\d+))"
 # torchvision.models.resnet and timm.models.resnet
 _RESNET: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "conv1"),
-    (r"stem_norm", lambda: "bn1"),
-    (
-        r"stage(\d+)(?:_opening|/layer(\d+))/conv(\d)",
-        lambda s, n, i: f"layer{s}.{n or 0}.conv{i}",
-    ),
-    (
-        r"stage(\d+)(?:_opening|/layer(\d+))/norm(\d)",
-        lambda s, n, i: f"layer{s}.{n or 0}.bn{i}",
-    ),
-    (r"stage(\d+)_projection/conv", lambda s: f"layer{s}.0.downsample.0"),
-    (r"stage(\d+)_projection/norm", lambda s: f"layer{s}.0.downsample.1"),
-    (r"classifier", lambda: "fc"),
+    (r"stem_conv", "conv1"),
+    (r"stem_norm", "bn1"),
+    (rf"{_BLOCK}/conv(\d)", "layer{}.{:0}.conv{}"),
+    (rf"{_BLOCK}/norm(\d)", "layer{}.{:0}.bn{}"),
+    (r"stage(\d+)_projection/conv", "layer{}.0.downsample.0"),
+    (r"stage(\d+)_projection/norm", "layer{}.0.downsample.1"),
+    (r"classifier", "fc"),
 )
 # timm.models.res2net, which has the names of the authors' code
 _RES2NET: tuple[Rule, ...] = (
     *_RESNET,
-    (
-        r"stage(\d+)(?:_opening|/layer(\d+))/scales/layer(\d+)/conv",
-        lambda s, n, i: f"layer{s}.{n or 0}.convs.{_before(i)}",
-    ),
-    (
-        r"stage(\d+)(?:_opening|/layer(\d+))/scales/layer(\d+)/norm",
-        lambda s, n, i: f"layer{s}.{n or 0}.bns.{_before(i)}",
-    ),
+    (rf"{_BLOCK}/scales/layer(\d+)/conv", "layer{}.{:0}.convs.{:-1}"),
+    (rf"{_BLOCK}/scales/layer(\d+)/norm", "layer{}.{:0}.bns.{:-1}"),
 )
 
 
@@ -226,22 +220,22 @@ def _timm_mbconv(stage: str, layer: str | None, part: str) -> str:
 
 
 _MBCONV_PARTS = r"((?:expand|depthwise|project)_(?:conv|norm)|squeeze_excite/(?:reduce|expand))"
-_MBCONV = rf"stage(\d+)(?:_opening|/layer(\d+))/{_MBCONV_PARTS}"
+_MBCONV = rf"{_BLOCK}/{_MBCONV_PARTS}"
 _EFFICIENTNET_TORCHVISION: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "features.0.0"),
-    (r"stem_norm", lambda: "features.0.1"),
+    (r"stem_conv", "features.0.0"),
+    (r"stem_norm", "features.0.1"),
     (_MBCONV, _torchvision_mbconv),
-    (r"head_conv", lambda: "features.8.0"),
-    (r"head_norm", lambda: "features.8.1"),
-    (r"classifier", lambda: "classifier.1"),
+    (r"head_conv", "features.8.0"),
+    (r"head_norm", "features.8.1"),
+    (r"classifier", "classifier.1"),
 )
 _EFFICIENTNET_TIMM: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "conv_stem"),
-    (r"stem_norm", lambda: "bn1"),
+    (r"stem_conv", "conv_stem"),
+    (r"stem_norm", "bn1"),
     (_MBCONV, _timm_mbconv),
-    (r"head_conv", lambda: "conv_head"),
-    (r"head_norm", lambda: "bn2"),
-    (r"classifier", lambda: "classifier"),
+    (r"head_conv", "conv_head"),
+    (r"head_norm", "bn2"),
+    (r"classifier", "classifier"),
 )
 
 
@@ -263,17 +257,15 @@ def _is_seqconv(network: SeqResNet) -> bool:
 # https://github.com/GroupOfAlchemists/SeqConv, with SeqResNeXt corrected as `seqconv` says: weights
 # that the released code has trained would compute something else here.
 _SEQCONV_LAYERS: tuple[Rule, ...] = (
-    (r"stem_conv", lambda: "Init"),
-    (r"stem_seqconv", lambda: "Head"),
-    (r"stem([123])", lambda i: f"Head{_before(i)}"),
-    (r"stem4", lambda: "ShrinkingLayer"),
-    (
-        r"stage(\d+)/layer(\d+)/seqconv_([ab])",
-        lambda s, n, layer: f"Stage{s}.{_before(n)}.Layer{layer.upper()}",
-    ),
-    (r"downsample(\d+)/extension", lambda i: f"Downsample{i}.ExtensionLayer"),
-    (r"downsample(\d+)/downsizing", lambda i: f"Downsample{i}.ShrinkingLayer"),
-    (r"head", lambda: "Blender"),
+    (r"stem_conv", "Init"),
+    (r"stem_seqconv", "Head"),
+    (r"stem([123])", "Head{:-1}"),
+    (r"stem4", "ShrinkingLayer"),
+    (r"stage(\d+)/layer(\d+)/seqconv_a", "Stage{}.{:-1}.LayerA"),
+    (r"stage(\d+)/layer(\d+)/seqconv_b", "Stage{}.{:-1}.LayerB"),
+    (r"downsample(\d+)/extension", "Downsample{}.ExtensionLayer"),
+    (r"downsample(\d+)/downsizing", "Downsample{}.ShrinkingLayer"),
+    (r"head", "Blender"),
 )
 
 
@@ -284,15 +276,14 @@ def _seqconv(**groups: str) -> Rules:
     """Make the rules from the names of a group, or of its halves, with the group's number."""
 
     def name(layer: str, group: str | None, part: str, half: str) -> str:
-        matches = ((re.fullmatch(pattern, layer), name) for pattern, name in _SEQCONV_LAYERS)
-        path = next(name(*match.groups()) for match, name in matches if match)
+        path = _renamed(layer, _SEQCONV_LAYERS)
         if group:
             path += "." + groups[_HALVES[half]].format(_before(group))
         return f"{path}.{'LinearLayer' if part == 'conv' else 'BatchNormalizationLayer'}"
 
     rules = (
         (r"(.+?)(?:/groups/layer(\d+))?/(conv|norm)([12]?)", name),
-        (r"classifier", lambda: "Classifier"),
+        (r"classifier", "Classifier"),
     )
     return _if(_is_seqconv, rules)
 
@@ -328,8 +319,8 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
         block, transition = "hybridblock", "transition"
     part = f"({'|'.join(_SMG_PARTS)})"
     return (
-        (r"stem_conv", lambda: "features.conv0"),
-        (r"stem_(conv|norm)([123])", lambda kind, i: f"features.{kind}{_before(i)}"),
+        (r"stem_conv", "features.conv0"),
+        (r"stem_(conv|norm)([123])", "features.{}{:-1}"),
         (
             rf"stage(\d+)/layer(\d+)/{part}",
             lambda s, n, part: f"features.{block}{s}.SMG{n}.{_SMG_PARTS[part]}",
@@ -338,8 +329,8 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
             rf"transition(\d+)/{part}",
             lambda s, part: f"features.{transition}{s}.{_SMG_PARTS[part]}",
         ),
-        (r"head_norm", lambda: "features.norm5"),
-        (r"classifier", lambda: "classifier"),
+        (r"head_norm", "features.norm5"),
+        (r"classifier", "classifier"),
     )
 
 

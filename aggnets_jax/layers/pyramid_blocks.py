@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
     """The unit F: BN-conv1x1-BN-ReLU-conv3x3(stride)-BN-ReLU-conv1x1(4 times as wide)-BN.
 
     Attributes:
-      features: channels of the output, four times those inside.
+      features: channels of the output, four times the inner width.
       stride: stride of the 3x3 convolution.
       norm: makes batch normalisations.
       conv: makes convolutions.

@@ -14,10 +14,11 @@ All layers read both paths. y_0 is BN-ReLU-conv1x1 of the stage's input, with th
 residual path and twice the step k of the dense one. F_l is the bottleneck BN-ReLU-conv1x1(w)-BN-
 ReLU-conv3x3(w, in groups)-BN-ReLU-conv1x1(residual + k).
 
-Where implementations differ: the networks are those of the authors' code for MXNet
-(https://github.com/cypw/DPNs), with its eps of 1e-3 in the norms and its ReLU before the classifier
-(timm, whose weights are converted from there, has an ELU: `head_activation="elu"`). DPN-68 has a
-narrow stem, conv3x3(10), and residual paths a quarter as wide.
+Where implementations differ: the networks are the same as in the authors' code for MXNet
+(https://github.com/cypw/DPNs), with its eps of 1e-3 in the norms and its ReLU before the
+classifier. The weights of timm are converted from there, but it has an ELU:
+`head_activation="elu"`. DPN-68 has a narrow stem, conv3x3(10), and residual paths a quarter as
+wide.
 """
 
 from collections.abc import Callable, Sequence

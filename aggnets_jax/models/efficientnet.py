@@ -18,9 +18,9 @@ the Aggregation of Deep Neural Networks", arXiv 2004.08796, Table 5) has micro-d
 place of MBConvs 8, 9 and 10, the 9th of which opens a stage: like all micro-dense blocks it has a
 shortcut, padded with zeros. Their compression is not given; 0.35 keeps the size.
 
-Where the paper and what is built differ: the original code pads as TensorFlow's "SAME" does and
+Where this network differs from the paper's: the original code pads as TensorFlow's "SAME" does and
 normalises with eps 1e-3 and momentum 0.99. Here convolutions pad symmetrically and normalisation is
-that of the package, as in torchvision, whose weights fit.
+the package's, as in torchvision: its weights fit.
 """
 
 from collections.abc import Callable, Sequence

@@ -15,9 +15,9 @@ comes conv1x1-BN-ReLU6, and behind some of them the resolution is halved, by max
 depthwise convolution at stride 2. A block's input is not in its output.
 
 Where the paper and the reference code (https://github.com/PingoLH/Pytorch-HarDNet) differ: numbers
-of layers and channels are those of the code, as is ReLU6 in the place of ReLU. Its dropouts,
-before the classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones) and in 85 before
-the last 1x1 convolution (0.1), are 0 unless asked for.
+of layers and channels follow the code, as does ReLU6 in the place of ReLU. Its dropouts, before the
+classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones) and in 85 before the last 1x1
+convolution (0.1), are 0 unless asked for.
 """
 
 from collections.abc import Callable, Sequence

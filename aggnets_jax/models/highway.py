@@ -18,10 +18,10 @@ there are no norms. Under another topology the gate carries the aggregate of wha
 the place of y_{l-1}.
 
 Where the papers and their code (https://github.com/flukeskywalker/highway-networks) leave things
-open: the network of 19 layers is that of the code, whose stages have 32, 80 and 128 channels. The
-papers do not give the widths of their other networks on CIFAR (11 layers of 236K parameters, 32
-layers of 1.25M), so that these are not listed. The code's dropout of 0.2, of the images, between
-the stages and before the classifier, is 0 unless asked for.
+open: the network of 19 layers follows the code: its stages have 32, 80 and 128 channels. The papers
+do not give the widths of their other networks on CIFAR (11 layers of 236K parameters, 32 layers of
+1.25M), so that these are not listed. The code's dropout of 0.2, of the images, between the stages
+and before the classifier, is 0 unless asked for.
 """
 
 from collections.abc import Callable, Sequence

@@ -50,7 +50,7 @@ def mdnet(
     Args:
       depth: blocks, a third of them in each stage.
       alpha: channels of the last block beyond the 16 of the stem.
-      widths: channels of each stage, in the place of `alpha`; the stem has those of the first.
+      widths: channels of each stage, in the place of `alpha`; the stem is as wide as the first.
       num_layers: n, dense layers in a block.
       compression: see `MicroDense`, as the next three; default from `EQUAL_SIZE_COMPRESSIONS` and
         `STEPPED_COMPRESSION`, else 0.275.

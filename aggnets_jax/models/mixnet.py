@@ -13,9 +13,9 @@ Paper: Wang et al., "Mixed Link Networks", IJCAI 2018, arXiv 1802.01808.
 inner and outer are bottlenecks BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k) of their own. k1 = 0 gives a
 DenseNet-BC, k2 = 0 a residual network.
 
-Where the inner link adds and how wide the stem is are those of the reference code
-(https://github.com/DeepInsight-PCALab/MixNet), whose README has the sizes and errors: the last k1
-channels, and max(2 k2, k1). Sizes on CIFAR are those of heads with 10 classes.
+The paper does not say where the inner link adds and how wide the stem is. As in the reference code
+(https://github.com/DeepInsight-PCALab/MixNet), it adds to the last k1 channels, and the stem has
+max(2 k2, k1). The code's README has the sizes, on CIFAR of heads with 10 classes, and the errors.
 """
 
 from collections.abc import Callable, Sequence

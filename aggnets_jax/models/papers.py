@@ -88,7 +88,7 @@ def reproduced(source: str, *data: str) -> Iterator[tuple[str, str, dict[str, An
       *data: data sets to train on, such as "cifar10".
 
     Yields:
-      The network's name, the data set, and what a row of a config's `sweep()` sets.
+      The network's name, the data set, and the fields for a row of a config's `sweep()`.
 
     Raises:
       UserError: for an unknown table.

@@ -130,8 +130,8 @@ def _with_fields(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
 def _arguments(build: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
     """Return the keyword arguments of a function, by name.
 
-    `**fields` stands for `num_classes` and the optional arguments of what the function returns, or
-    of the function that `**fields: Annotated[Any, function]` names.
+    `**fields` are `num_classes` and the optional arguments of the module that the function returns,
+    or of the function that an annotation `**fields: Annotated[Any, function]` names.
     """
     found = {}
     for name, parameter in signature.parameters.items():
@@ -216,8 +216,8 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
         a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
       num_classes: size of the logits; default: the family's.
       **overrides: keyword arguments of the family, and the fields of `Execution`: `remat`, `scan`,
-        `shared_statistics`. The arguments of a family are those of the function that builds it and
-        the fields with a default of its module. Most families have `topology`, the name of a
+        `shared_statistics`. A family has the arguments of the function that builds it, and the
+        fields with a default of its module. Most families have `topology`, the name of a
         pattern or one for each stage; `topology_args`, the pattern's arguments or one mapping for
         each stage, such as `{"window": 4}`; `aggregation`; and `dtype`.
 

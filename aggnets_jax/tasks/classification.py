@@ -5,14 +5,14 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
+from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
 from aggnets_jax.training.losses import cross_entropy, smooth_targets
 from aggnets_jax.training.state import Variables
-from aggnets_jax.training.task import Evaluation, LossFn, Prepare, Task
+from aggnets_jax.training.task import Config, Evaluation, Task
 
 
 class Examples(NamedTuple):
@@ -37,21 +37,17 @@ class Classification(Task):
     shown: ClassVar = {"loss": ".4f", "accuracy": ".2%"}
     best = "accuracy"
 
-    def train_data(
-        self, config: ml_collections.ConfigDict, **arguments: Any
-    ) -> data.ResidentData | data.StreamedData:
+    def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split."""
         return data.train_data(config.data, batch_size=config.batch_size, **arguments)
 
-    def eval_data(
-        self, config: ml_collections.ConfigDict, sharding: jax.sharding.NamedSharding
-    ) -> data.EvalBatches:
+    def eval_data(self, config: Config, sharding: NamedSharding) -> data.EvalBatches:
         """Open the evaluation split."""
         return data.eval_batches(config.data, batch_size=config.eval_batch_size, sharding=sharding)
 
     def make_prepare(
-        self, model: Any, preprocess: data.Preprocess, config: ml_collections.ConfigDict
-    ) -> Prepare:
+        self, model: Any, preprocess: data.Preprocess, config: Config
+    ) -> Callable[[data.Batch, jax.Array], Examples]:
         """Augment and mix images, smooth and mix targets."""
         mix = data.make_mix(config.data)
         skip = config.data.damaged == "skip"
@@ -71,7 +67,7 @@ class Classification(Task):
 
         return prepare
 
-    def make_loss(self, model: Any, config: ml_collections.ConfigDict) -> LossFn:
+    def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
         """Make the mean cross entropy, which counts correct and skipped images."""
         skip = config.data.damaged == "skip"
 

@@ -41,16 +41,8 @@ class DataSizes(NamedTuple):
 class Setup:
     """A network and how it is trained, as a config says.
 
-    Attributes:
-      config: whole.
-      task: what the network is trained for.
-      info: the data set.
-      network: the network.
-      model: what is trained: the network, unless the task puts something around it.
-      total_steps: updates in the run.
-      optimizer: the optimiser.
-      schedule: the learning rate by step.
-      strength: schedule of a regularisation, or None.
+    `model` is what is trained: the network, unless the task puts something around it. `schedule` is
+    the learning rate by step, and `strength` the schedule of a regularisation, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -79,31 +71,23 @@ class Setup:
         }
 
     def state_shapes(self, scan: bool | None = None) -> TrainState:
-        """Return the shapes of the state.
-
-        Args:
-          scan: whether the network's layers are in loops; None: as the config says.
-        """
+        """Return the shapes of the state, with layers in loops or not; None: as the config says."""
         return jax.eval_shape(lambda: self._new_state(scan))
 
     def state_sharding(self, mesh: Mesh) -> Any:
         """Return the sharding of each array of the state."""
-        several = self.config.num_seeds > 1
-        shapes = self.state_shapes()
-        return mesh_lib.state_sharding(mesh, shapes, self.config.sharding, leading=several)
+        kind, leading = self.config.sharding, int(self.config.num_seeds > 1)
+        return mesh_lib.state_sharding(mesh, self.state_shapes(), kind, leading)
 
     def new_state(self, mesh: Mesh) -> TrainState:
         """Initialise the state before the first step, on the devices."""
-        return jax.jit(
-            self._new_state,
-            out_shardings=self.state_sharding(mesh),
-            compiler_options=fast_compile_options(),
-        )()
+        placed, options = self.state_sharding(mesh), fast_compile_options()
+        return jax.jit(self._new_state, out_shardings=placed, compiler_options=options)()
 
     def _new_state(self, scan: bool | None = None) -> TrainState:
         model, task, shape = self.model, self.task, self.info.image_shape
         if scan is not None:
-            model = task.trained_model(with_loops(self.network, scan), shape)
+            model = task.trained_model(with_loops(self.network, scan))
         return create_state(model, self.optimizer, self.config, shape, task.sums, self.strength)
 
     def state_from(self, variables: Variables, mesh: Mesh | None = None) -> TrainState:
@@ -127,15 +111,8 @@ class Setup:
 
     def train_step(self, preprocess: Preprocess, mesh: Mesh) -> TrainStep:
         """Make the function of one update; see `make_train_step`."""
-        return make_train_step(
-            self.task,
-            self.model,
-            self.optimizer,
-            preprocess,
-            self.config,
-            strength=self.strength,
-            mesh=mesh,
-        )
+        arguments = (self.task, self.model, self.optimizer, preprocess, self.config)
+        return make_train_step(*arguments, strength=self.strength, mesh=mesh)
 
 
 def set_up(
@@ -151,19 +128,17 @@ def set_up(
       config: resolved.
       task: what to train for; `tasks.get_task(config)`.
       info: the data set; None: as the config says.
-      mesh: devices over which batches must be divisible; None: nothing is checked.
+      mesh: devices that must divide training batches; None: that is not checked.
 
     Raises:
       UserError: for a config that fits no run, and data that are not there.
     """
     if mesh is not None:
-        mesh_lib.check_divisible(
-            "batch_size", config.batch_size, mesh.size, config.accumulation_steps
-        )
-        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+        parts = config.accumulation_steps
+        mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
     info = info or task.describe(config)
     network = task.make_network(config, info.num_classes)
-    model = task.trained_model(network, info.image_shape)
+    model = task.trained_model(network)
     total_steps = config_lib.total_steps(config, info.num_train)
     steps_per_epoch = info.num_train / config.batch_size
     optimizer, schedule = task.make_optimizer(model, config, total_steps, steps_per_epoch)

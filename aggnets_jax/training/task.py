@@ -16,18 +16,7 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import Variables
 
-Prepare = Callable[[data.Batch, jax.Array], Any]
-"""From a batch and the seed to the examples of a training step: a named tuple of arrays whose first
-axis is the batch. Its field `images` is the input of the network."""
-
-Sums = dict[str, jax.Array]
-
-LossFn = Callable[
-    [Any, Any, Any, dict[str, Any], jax.Array], tuple[jax.Array, tuple[Variables, Sums]]
-]
-"""From parameters, batch statistics, examples, fixed variables and a key to (loss, (updated batch
-statistics, sums over the examples)). The loss is a mean over the examples, which may be a part of a
-batch: gradients are averaged over devices and over the parts of an accumulated batch."""
+Config = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):
@@ -45,17 +34,13 @@ class Evaluation(NamedTuple):
 
 
 class Task:
-    """The base class of tasks: what is trained, on which data, and how it is judged.
-
-    Its attributes do not change. `docs/tasks.md` says how to add a task.
+    """The base class of tasks; its attributes do not change. `docs/tasks.md` says how to add one.
 
     Attributes:
-      sums: names and dtypes of the sums that the loss function returns. They are added up over
-        steps, and `train_metrics` gets the totals.
-      logged: names of the metrics of an evaluation that are logged, as "eval/NAME". A run whose
-        metric here is not finite has diverged.
-      shown: formats of the metrics that are printed, by name; a metric that a line does not have
-        is left out.
+      sums: names and dtypes of the sums that the loss function returns.
+      logged: names of the metrics of an evaluation that are logged, as "eval/NAME"; if one is not
+        finite, the run has diverged.
+      shown: formats of the printed metrics, by name; a line leaves out metrics that it lacks.
       best: the metric by which evaluations are compared; a larger value is better.
     """
 
@@ -64,101 +49,76 @@ class Task:
     shown: ClassVar[Mapping[str, str]]
     best: ClassVar[str]
 
-    # ---- Data.
-
-    def describe(self, config: ml_collections.ConfigDict) -> data.DatasetInfo:
+    def describe(self, config: Config) -> data.DatasetInfo:
         """Describe the data set of a config."""
         return data.describe(config.data)
 
-    def train_data(
-        self,
-        config: ml_collections.ConfigDict,
-        *,
-        seeds: int | np.ndarray,
-        sharding: NamedSharding,
-        start_step: int = 0,
-        most_steps: int = 1,
-    ) -> data.ResidentData | data.StreamedData:
+    def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split; arguments and errors are those of `data.train_data`.
 
         Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
         """
         raise NotImplementedError
 
-    def eval_data(
-        self, config: ml_collections.ConfigDict, sharding: NamedSharding
-    ) -> data.EvalBatches:
-        """Open the evaluation split, an iterable of batches.
-
-        It has the attributes `num_examples` and `skip`, and the method `check`, of
-        `data.EvalBatches`.
-        """
+    def eval_data(self, config: Config, sharding: NamedSharding) -> data.EvalBatches:
+        """Open the evaluation split, with the interface of `data.EvalBatches`."""
         raise NotImplementedError
 
-    def make_preprocess(
-        self, config: ml_collections.ConfigDict, info: data.DatasetInfo
-    ) -> data.Preprocess:
+    def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Make the function from stored images to the network's input."""
         return data.make_preprocess(config.data, info)
 
-    # ---- Network and optimiser.
-
-    def make_network(self, config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
+    def make_network(self, config: Config, num_classes: int) -> nn.Module:
         """Make the network of a config."""
         return create_configured_model(config, num_classes)
 
-    def trained_model(self, network: nn.Module, image_shape: tuple[int, int, int]) -> Any:
-        """Return what is trained: the network, or something around it with `init` and `apply`."""
-        del image_shape
+    def trained_model(self, network: nn.Module) -> Any:
+        """Return the trained model: the network, or something around it with `init` and `apply`."""
         return network
 
     def make_optimizer(
-        self,
-        model: Any,
-        config: ml_collections.ConfigDict,
-        total_steps: int,
-        steps_per_epoch: float,
+        self, model: Any, config: Config, total_steps: int, steps_per_epoch: float
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the optimiser of a trained model, and its learning rate by step."""
-        del model
         return make_optimizer(config, total_steps, steps_per_epoch)
 
     def replace_network(
         self, variables: Variables, replace: Callable[[Variables], Variables]
     ) -> Variables:
-        """Replace the network's variables within those of the trained model."""
+        """Replace the network's variables within the trained model's."""
         return replace(variables)
 
-    # ---- Training.
-
     def make_prepare(
-        self, model: Any, preprocess: data.Preprocess, config: ml_collections.ConfigDict
-    ) -> Prepare:
-        """Make the pure function from a batch to the examples of a training step."""
+        self, model: Any, preprocess: data.Preprocess, config: Config
+    ) -> Callable[[data.Batch, jax.Array], Any]:
+        """Make the pure function from a batch and the seed to the examples of a training step.
+
+        They are a named tuple of arrays whose first axis is the batch. Its field `images` is the
+        input of the network.
+        """
         raise NotImplementedError
 
-    def make_loss(self, model: Any, config: ml_collections.ConfigDict) -> LossFn:
-        """Make the loss function; a gradient is taken with respect to its first argument."""
+    def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
+        """Make the loss function, whose gradient is taken for its first argument.
+
+        It takes parameters, batch statistics, examples, further variables of the network, and a
+        key. It returns (loss, (updated batch statistics, sums)). The loss is a mean over the
+        examples, which may be a part of a batch; the sums are arrays [] by name.
+        """
         raise NotImplementedError
 
     def train_metrics(
         self, totals: Mapping[str, np.ndarray], finite_steps: np.ndarray, batch_size: int
     ) -> dict[str, np.ndarray]:
-        """Return metrics of training by name, besides the loss.
+        """Return metrics of training besides the loss, from totals of `sums` over finite steps.
 
-        Args:
-          totals: of `sums`, over the steps since the last line of the log; [] or [seeds].
-          finite_steps: number of these steps, [] or [seeds].
-          batch_size: over all devices.
+        Arrays are [], or [seeds] with several seeds.
         """
         raise NotImplementedError
 
     def observe(self, params: Any) -> dict[str, jax.Array]:
         """Return further scalars of the parameters, for each line of the log."""
-        del params
         return {}
-
-    # ---- Evaluation.
 
     def make_eval_step(
         self, model: Any, preprocess: data.Preprocess
@@ -167,11 +127,9 @@ class Task:
         raise NotImplementedError
 
     def gather(self, gathered: Any, outputs: Any) -> Any:
-        """Add the outputs of one evaluation step to those of the steps before it, on the host.
+        """Add the outputs of an evaluation step to `gathered`, which is None at first, on the host.
 
-        Args:
-          gathered: result of the last call; None at first.
-          outputs: of the evaluation step; with several seeds each array has them as first axis.
+        With several seeds, these are the first axis of each output.
         """
         raise NotImplementedError
 

@@ -122,27 +122,19 @@ class RunCheckpoints(Checkpoints):
         items = {item: ocp.args.StandardSave(tree) for item, tree in arrays.items()}
         for item, value in {**data, "checksums": checksums}.items():
             items[item] = ocp.args.JsonSave(value)
-        if error := error_in_any(self._tried(folder, step, items)):
-            self.note_failure(error, step, folder)
 
-    def _tried(self, folder: str, step: int, items: Mapping[str, Any]) -> Exception | None:
-        """Begin to save; return the error, if any."""
-        try:
+        def save() -> None:
             manager = self._manager(folder)
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.Composite(**items))
-        except Exception as error:
-            return error
-        return None
+
+        if error := error_in_any(_error_of(save)):
+            self.note_failure(error, step, folder)
 
     def _wait(self, folder: str) -> Exception | None:
         """Wait for the newest save; return its error, if any."""
-        try:
-            if folder in self._managers:
-                self._managers[folder].wait_until_finished()
-        except Exception as error:  # the operating system's, or TensorStore's
-            return error
-        return None
+        manager = self._managers.get(folder)
+        return None if manager is None else _error_of(manager.wait_until_finished)
 
     def _settle(self, folder: str) -> bool:
         """Wait for the newest save; return whether it succeeded."""
@@ -293,6 +285,15 @@ class RunCheckpoints(Checkpoints):
     @staticmethod
     def _warn(message: str) -> None:
         print(f"warning: {message}", file=sys.stderr, flush=True)
+
+
+def _error_of(action: Callable[[], Any]) -> Exception | None:
+    """Call a function; return its error, the operating system's or TensorStore's, if any."""
+    try:
+        action()
+    except Exception as error:
+        return error
+    return None
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-from clu import parameter_overview
 
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import write_text
@@ -182,8 +181,3 @@ class MetricLog:
             return error
         self._to_tensorboard("flush")
         return None
-
-
-def parameter_table(params: Any) -> str:
-    """Return a table with names, shapes and sizes of all parameters."""
-    return parameter_overview.get_parameter_overview(params, include_stats=False)

@@ -208,6 +208,12 @@ def test_loops_compute_the_same(family, overrides):
     assert largest_difference(one, other) < 1e-10
 
 
+def test_layers_of_different_widths_are_not_looped():
+    scanned, size = tiny("hardnet", scan=True)
+    apart, _ = tiny("hardnet")
+    assert shapes_of(scanned, size) == shapes_of(apart, size)
+
+
 def test_variables_move_there_and_back():
     apart, size = tiny("densenet_bc", stage_depths=(6, 2))
     scanned, _ = tiny("densenet_bc", stage_depths=(6, 2), scan=True)

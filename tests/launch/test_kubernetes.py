@@ -179,7 +179,7 @@ def test_the_workdir_is_on_the_disk_that_all_share(jobset):
     assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
     assert pod["serviceAccountName"] == documents()["ServiceAccount"]["metadata"]["name"]
-    assert (ROOT / given.config).exists()
+    assert (ROOT / given.config[0]).exists()
 
 
 def instructions():

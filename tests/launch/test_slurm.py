@@ -88,7 +88,7 @@ def test_dry_run_of_an_array_prints_each_row():
 def test_each_task_takes_its_gpus(job, ids):
     code, out, err = dry_run("--dry_run", "--workdir=a", SLURM_NNODES="2", **job)
     assert code == 0, err
-    assert f"--expected_processes={job['SLURM_NTASKS']} " in out
+    assert out.endswith(f" --expected_processes={job['SLURM_NTASKS']}\n")
     assert (f"JAX_LOCAL_DEVICE_IDS={ids} " in out) if ids else ("JAX_LOCAL" not in out)
 
 

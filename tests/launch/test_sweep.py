@@ -172,7 +172,7 @@ def test_all_finished(file, tmp_path, capsys):
         ("--print -- --config.lrr=1", "unknown config field 'lrr'; nearest: lr"),
         ("--print -- --watch", "--watch is for aggnets eval"),
         ("--print -- --workdir=other", "a sweep trains below its --workdir"),
-        ("--print -- --seeds=3", "unknown flag '--seeds'; nearest: --"),
+        ("--print -- --seeds=3", "unknown flag '--seeds'; allowed: --allow_config_change"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, file, tmp_path, capsys):

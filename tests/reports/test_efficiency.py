@@ -131,7 +131,7 @@ def test_the_command_writes_numbers_and_a_picture(tmp_path, capsys):
         (["--results=FOLDER/large"], "a.csv is damaged: sizes must be above 0, errors in 0..100"),
         (["--results=FOLDER/few"], "a.csv can't be read: 'params'"),
         (["--output=FOLDER/text/a.csv/below"], "can't be written"),
-        (["--workdir=FOLDER"], "unrecognized arguments"),
+        (["--workdir=FOLDER"], "not for aggnets analyse efficiency"),
     ],
 )
 def test_bad_input_is_one_line(tmp_path, capsys, flags, message):

@@ -157,7 +157,7 @@ def test_all_formats_say_the_same(tmp_path, capsys, monkeypatch):
     [
         (["--format=html"], "unknown format 'html'"),
         (["--results=nowhere"], "results nowhere is no folder"),
-        (["--famly=dsnet"], "unrecognized arguments"),
+        (["--famly=dsnet"], "unknown flag '--famly'; nearest: --family"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys):

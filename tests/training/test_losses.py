@@ -73,6 +73,6 @@ def test_a_skipped_image_adds_nothing_to_the_gradient(smoothing, parts):
         everything,
         whole,
     )
-    assert float(totals.loss) == pytest.approx(4 / 6 * float(totals_of_whole.loss), rel=1e-5)
-    assert int(totals.correct) == int(totals_of_whole.correct)
-    assert (int(totals.skipped), int(totals_of_whole.skipped)) == (2, 0)
+    assert float(totals["loss"]) == pytest.approx(4 / 6 * float(totals_of_whole["loss"]), rel=1e-5)
+    assert int(totals["correct"]) == int(totals_of_whole["correct"])
+    assert (int(totals["skipped"]), int(totals_of_whole["skipped"])) == (2, 0)
