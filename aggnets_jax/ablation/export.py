@@ -35,7 +35,6 @@ _CONFIG = '''"""A network without some of its links; cut.csv says which.
 """
 {imports}
 import ml_collections
-from flax import traverse_util
 
 
 def get_config() -> ml_collections.ConfigDict:

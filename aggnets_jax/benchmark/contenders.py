@@ -13,7 +13,7 @@ from aggnets_jax.benchmark.memory import backing_off
 from aggnets_jax.benchmark.modes import MODES
 from aggnets_jax.benchmark.program import Program
 from aggnets_jax.benchmark.rows import Row
-from aggnets_jax.benchmark.timing import alternate
+from aggnets_jax.benchmark.timing import Times, alternate
 from aggnets_jax.benchmark.workload import Workload
 from aggnets_jax.models import count
 
@@ -106,29 +106,39 @@ def measure(
     times = alternate(programs, repeats, seconds)
     if profile is not None:
         _trace(profile, contenders, mode, programs)
-    first, rows = contenders[0], []
+    shared = {
+        "mode": mode,
+        "asked_batch": workload.batch_size,
+        "batch": batch_size,
+        "image": "x".join(map(str, workload.image_shape)),
+        "dtype": workload.dtype,
+        "repeats": times.seconds.shape[1],
+    }
+    rows = []
     for number, (contender, (program, peak)) in enumerate(zip(contenders, built, strict=True)):
-        step, ratio = times.of(number), times.ratio(number) if number else (None, None, None)
         row = Row(
             model=contender.model,
-            mode=mode,
             form=contender.form,
-            against=f"{first.model} {first.form}" if number else None,
-            asked_batch=workload.batch_size,
-            batch=batch_size,
-            image="x".join(map(str, workload.image_shape)),
-            dtype=workload.dtype,
-            images_per_second=program.images and program.images / step.median,
-            **dict(zip(("ms", "ms_low", "ms_high"), (1e3 * s for s in step), strict=True)),
-            **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
-            repeats=times.seconds.shape[1],
-            steps=times.steps[number],
+            **shared,
+            **_time_columns(times, number, program),
+            against=f"{contenders[0].model} {contenders[0].form}" if number else None,
             device_peak_mb=_scaled(peak, 1e6),
             difference=contender.differences.get(mode),
         )
         row = dataclasses.replace(row, **_network_columns(row, program, contender))
         rows.append(dataclasses.replace(row, **_compiler_columns(row, program)))
     return rows
+
+
+def _time_columns(times: Times, number: int, program: Program) -> dict[str, Any]:
+    """Return the step time and speed of a program, and its ratio to the first program."""
+    step, ratio = times.of(number), times.ratio(number) if number else (None, None, None)
+    return {
+        "images_per_second": program.images and program.images / step.median,
+        **dict(zip(("ms", "ms_low", "ms_high"), (1e3 * s for s in step), strict=True)),
+        **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
+        "steps": times.steps[number],
+    }
 
 
 def _trace(

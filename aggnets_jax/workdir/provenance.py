@@ -136,6 +136,16 @@ def commit() -> str | None:
     return run.stdout.strip()
 
 
+def origin() -> dict[str, str | None]:
+    """Return the origin of measured numbers, the last columns of the tables in results/."""
+    return {
+        "jax": jax.__version__,
+        "aggnets_jax": aggnets_jax.__version__,
+        "commit": commit(),
+        "hardware": hardware(),
+    }
+
+
 def hardware() -> str:
     """Describe the devices and the host: "4 x TPU v4; EPYC, 96 cores"."""
     try:

@@ -57,7 +57,7 @@ def write_page(
       config: of the run, resolved.
       topologies: of the network's stages.
       curves: lines of `metrics.jsonl`.
-      restored: what `aggnets eval` found, if it did.
+      restored: result of `aggnets eval`, or None.
       data_dir: of the data set; `None` means as in the run.
 
     Returns:
