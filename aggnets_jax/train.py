@@ -24,11 +24,7 @@ from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
-from aggnets_jax.training.step import (
-    CompiledSteps,
-    default_steps_per_dispatch,
-    make_train_steps,
-)
+from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
 from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals
@@ -236,9 +232,7 @@ def train_and_evaluate(
             # ---- Train, up to the next step after which something is due.
             profile.before(step + 1)
             next_due = min(
-                total_steps,
-                profile.next_boundary(step),
-                *(n * (step // n + 1) for n in intervals),
+                total_steps, profile.next_boundary(step), *(n * (step // n + 1) for n in intervals)
             )
             steps = min(next_due - step, training.most_steps)
             feed = first if step == start else training.feed(step)

@@ -191,8 +191,7 @@ def _best_names(
 ) -> dict[str, str]:
     """Return our paths by the names of the dialect that fits a state dict best."""
     return max(
-        _names(model, name, paths).values(),
-        key=lambda names: len(names.keys() & state_dict.keys()),
+        _names(model, name, paths).values(), key=lambda names: len(names.keys() & state_dict.keys())
     )
 
 

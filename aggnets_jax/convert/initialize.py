@@ -24,10 +24,7 @@ _CLASSIFIER = "params/classifier/"
 
 
 def initial_variables(
-    config: ml_collections.ConfigDict,
-    info: DatasetInfo,
-    variables: Variables,
-    workdir: str | Path,
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
 ) -> Variables:
     """Replace the variables of a new network by those in `config.init_from`.
 

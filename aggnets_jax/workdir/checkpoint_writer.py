@@ -44,12 +44,7 @@ class RunCheckpoints(Checkpoints):
     """
 
     def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        keep: int,
-        config: Mapping[str, Any],
-        dataset: DatasetInfo,
+        self, workdir: str | Path, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
     ) -> None:
         super().__init__(workdir)
         self._config = config

@@ -58,12 +58,7 @@ def check_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:
 
 
 def _write_report(
-    task: Task,
-    step: int,
-    seed: int,
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    mesh: Mesh,
+    task: Task, step: int, seed: int, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
 ) -> None:
     sharding = mesh_lib.batch_sharding(mesh)
     training = task.train_data(config, seeds=seed, start_step=step - 1, sharding=sharding)
