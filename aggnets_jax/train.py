@@ -134,7 +134,7 @@ def train_and_evaluate(
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
             first = training.feed(start)
-            train_steps = CompiledSteps.compile(
+            train_steps = CompiledSteps(
                 make_train_steps(setup.train_step(preprocess, mesh), training, config.num_seeds),
                 state,
                 first,

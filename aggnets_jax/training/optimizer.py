@@ -27,12 +27,8 @@ def make_optimizer(
     The gradient is clipped, then weight decay is added, then come momentum and the learning rate,
     as in PyTorch: v <- m v + (g + w p); p <- p - lr (g + w p + m v) with Nesterov's. A parameter's
     factor of the learning rate multiplies its whole update. Frozen parameters, with factor 0, stay
-    the same to the bit, and the norm for clipping leaves out their gradients.
-
-    Args:
-      config: whole.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch; need not be a whole number.
+    the same to the bit, and the norm for clipping leaves out their gradients. `total_steps` and
+    `steps_per_epoch` are as in `schedules`.
 
     Raises:
       UserError: for an unknown schedule, a wrong argument of it, or ill-formed `config.lr_factors`;

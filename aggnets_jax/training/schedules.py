@@ -97,12 +97,7 @@ def sgdr(
 ) -> optax.Schedule:
     """Fall to 0 by cosines with warm restarts (arXiv 1608.03983); see `cycle_fraction`."""
     fraction = cycle_fraction(
-        total_steps,
-        steps_per_epoch,
-        first_cycle_steps=first_cycle_steps,
-        cycle_multiplier=cycle_multiplier,
-        every=every,
-        repeats=repeats,
+        total_steps, steps_per_epoch, first_cycle_steps, cycle_multiplier, every, repeats
     )
     return lambda count: lr * 0.5 * (1 + jnp.cos(jnp.pi * fraction(count)))
 
@@ -110,7 +105,6 @@ def sgdr(
 def cycle_fraction(
     total_steps: int,
     steps_per_epoch: float,
-    *,
     first_cycle_steps: float,
     cycle_multiplier: float = 2.0,
     every: str = "step",
@@ -209,10 +203,22 @@ def make_schedule(
     Raises:
       UserError: for an unknown name or argument, or a value that is not allowed.
     """
-    function = choose("schedule", SCHEDULES, name)
+    return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
+
+
+def bind(
+    kind: str,
+    functions: Mapping[str, Callable],
+    name: str,
+    total_steps: int,
+    steps_per_epoch: float,
+    arguments: Mapping[str, Any],
+) -> Callable[[float], Any]:
+    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
-    check_arguments(f"schedule {name!r}", function, arguments)
-    return function(lr, total_steps, steps_per_epoch, **arguments)
+    check_arguments(f"{kind} {name!r}", function, arguments)
+    return lambda highest: function(highest, total_steps, steps_per_epoch, **arguments)
 
 
 def epochs_to_steps(

@@ -16,10 +16,8 @@ from aggnets_jax.training.regularisation_schedules import Strength, StrengthStat
 
 Variables = dict[str, Any]
 
-
 # Key of the model's randomness, apart from the epochs, which augmentation folds into the seed.
 _MODEL_STREAM = 2**32 - 1
-
 
 Totals = dict[str, jax.Array]
 """Sums over the steps since metrics were last logged. They are a part of the state, so that a
@@ -100,13 +98,7 @@ def create_state(
 ) -> TrainState:
     """Create the state before the first step; the seeds of `config` decide the initialisation.
 
-    Args:
-      model: the network, or something around it with `init`.
-      optimizer: from `make_optimizer`.
-      config: whole.
-      image_shape: height, width, channels.
-      sums: names and dtypes of a task's sums.
-      strength: schedule of a regularisation.
+    The other arguments are fields of a `Setup`, and the names and dtypes of a task's sums.
     """
 
     def create(seed: jax.Array) -> TrainState:
