@@ -169,7 +169,7 @@ def train_and_evaluate(
             speed = clock.lap((at - logged) * config.batch_size * config.num_seeds)
             logged = at
             log.write(at, metrics)
-            log.write_timing(at, {"train/images_per_second": speed})
+            log.write(at, {"train/images_per_second": speed}, "timing")
             print_training(task, at, total_steps, metrics, speed, config)
 
         def catch_up() -> None:

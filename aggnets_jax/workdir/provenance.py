@@ -92,20 +92,12 @@ def summarise(
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    packages = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "numpy",
-        "tensorflow-datasets",
-    )
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
     return {
         "python": platform.python_version(),
         "aggnets_jax": aggnets_jax.__version__,
         "tensorflow": _tensorflow_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: importlib.metadata.version(name) for name in names},
     }
 
 

@@ -23,15 +23,10 @@ from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
 class Restored(NamedTuple):
-    """A restored network.
+    """A restored network after `step` updates, with the config and the data set of its run.
 
-    Attributes:
-      step: number of updates.
-      config: of its run.
-      info: the data set of its run.
-      model: the network.
-      variables: "params" and "batch_stats", or their averages if the run has any. With several
-        seeds, these are the first axis of each array.
+    `variables` are "params" and "batch_stats", or their averages if the run has any. With several
+    seeds, these are the first axis of each array.
     """
 
     step: int
@@ -48,8 +43,8 @@ class Restored(NamedTuple):
         """
         there = np.ravel(seeds(self.config)).tolist()
         if seed is None and len(there) > 1:
-            seeds_there = ", ".join(map(str, there))
-            raise UserError(f"the run has several networks; choose one by --seed: {seeds_there}")
+            allowed = ", ".join(map(str, there))
+            raise UserError(f"the run has several networks; choose one by --seed: {allowed}")
         if seed is not None and seed not in there:
             raise unknown("seed", str(seed), map(str, there))
         number = 0 if seed is None else there.index(seed)
