@@ -57,11 +57,7 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file at once: readers see the old content or the new.
-
-    Raises:
-      OSError: with the name of the file, if it can't be written.
-    """
+    """Write a file at once: readers see old or new content; raise `OSError` with the file name."""
     try:
         _partial(file).write_text(text)
         os.replace(_partial(file), file)

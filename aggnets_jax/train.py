@@ -124,22 +124,19 @@ def train_and_evaluate(
         eval_batches.check()
         eval_step = make_eval_step(task, setup.model, preprocess, config.num_seeds)
         if start < total_steps:
+            dispatched = config.steps_per_dispatch or default_steps_per_dispatch()
             training = task.train_data(
                 config,
                 seeds=seeds(config),
                 start_step=start,
-                most_steps=min(steps_per_dispatch(config), total_steps, *intervals),
+                most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
-            first = training.feed(start)
-            train_steps = CompiledSteps(
-                make_train_steps(setup.train_step(preprocess, mesh), training, config.num_seeds),
-                state,
-                first,
-                mesh,
-            )
+            first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
+            several = make_train_steps(step_fn, training, config.num_seeds)
+            train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
 
         # ---- Nothing of this config was written so far; now the workdir is its own.
@@ -199,12 +196,13 @@ def train_and_evaluate(
             if due and not stopping and progress.evaluated < step:
                 catch_up()
                 with clock.paused():
+                    # Placed here, so that no name keeps the copies while the run goes on.
                     metrics = evaluate(
                         task,
                         eval_step,
                         jax.device_put(state.variables, mesh_lib.replicated(mesh)),
                         eval_batches,
-                        lambda: stop.agreed(mesh) is not None,
+                        partial(stop.agreed, mesh),
                     )
                 if metrics is None:
                     continue
@@ -265,8 +263,3 @@ def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
         if jax.process_count() == 1:
             save()
         raise
-
-
-def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
-    """Return the number of steps of resident data in one program, at most."""
-    return config.steps_per_dispatch or default_steps_per_dispatch()

@@ -82,9 +82,7 @@ def check_divisible(name: str, size: int, devices: int, accumulation_steps: int 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Return the rows of a batch that this process's devices hold, ascending, int64 [rows].
 
-    Args:
-      sharding: over the batch axis.
-      batch_size: over all processes.
+    The batch size is over all processes.
 
     Raises:
       UserError: if the batch cannot be divided evenly over the devices.
@@ -117,5 +115,5 @@ def place_rows(
 
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Put an array on every device of the sharding's mesh; all processes must hold it."""
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    everywhere = replicated(sharding.mesh)
     return jax.make_array_from_process_local_data(everywhere, array, array.shape)

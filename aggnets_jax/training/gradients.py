@@ -71,9 +71,7 @@ def accumulate_parts(
     if parts == 1:
         return gradient_fn
 
-    def accumulate(
-        params: Any, batch_stats: Any, examples: Any, fixed: dict[str, Any], key: jax.Array
-    ) -> Any:
+    def accumulate(params: Any, batch_stats: Any, examples: Any, fixed: Any, key: Any) -> Any:
         def part(carry: Any, inputs: Any) -> tuple[Any, None]:
             batch_stats, total = carry
             examples, key = inputs

@@ -12,7 +12,8 @@ import ml_collections
 import optax
 
 from aggnets_jax.connectivity.scan_variables import layers_of_run
-from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import explained
 from aggnets_jax.training.schedules import make_schedule
 from aggnets_jax.training.state import leaves_by_path
 
@@ -76,12 +77,9 @@ def _parse_factors(pairs: Sequence[Any]) -> _Factors:
                 f"config.lr_factors: the factor of {pattern!r} must be at least 0 and finite,"
                 f" got {factor}"
             )
-        try:
+        problem = f"config.lr_factors: {pattern!r} is no regular expression"
+        with explained(problem, re.error, OverflowError, RecursionError):
             factors.append((re.compile(pattern), float(factor)))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(
-                f"config.lr_factors: {pattern!r} is no regular expression: {one_line(error)}"
-            ) from error
     return factors
 
 

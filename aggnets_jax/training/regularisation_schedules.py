@@ -5,8 +5,8 @@ regularisation scales residual branches by random numbers of about this size (se
 `layers/regularisation.py`).
 
 Each schedule gets the `highest` strength, the updates in the run (`total_steps`) and in an epoch
-(`steps_per_epoch`, in general no whole number), and arguments of its own. A value that is not
-allowed raises `UserError`.
+(`steps_per_epoch`, in general no whole number), and arguments of its own. Errors are as in
+`schedules`.
 """
 
 from collections.abc import Callable
@@ -136,9 +136,6 @@ def make_strength(
 
     `config.strength_schedule` is one of `STRENGTHS`, and `config.strength_args` has its arguments;
     those in steps may be given in epochs.
-
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
     """
     name, arguments = config.strength_schedule, config.strength_args
     strength = bind("strength_schedule", STRENGTHS, name, total_steps, steps_per_epoch, arguments)

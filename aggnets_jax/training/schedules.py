@@ -3,7 +3,8 @@
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
 ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. A value that is not allowed raises `UserError`.
+whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
+`UserError`.
 """
 
 import inspect
@@ -198,11 +199,7 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 def make_schedule(
     name: str, lr: float, total_steps: int, steps_per_epoch: float, /, **arguments: Any
 ) -> optax.Schedule:
-    """Make one of `SCHEDULES`; its arguments in steps may be given in epochs.
-
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
-    """
+    """Make one of `SCHEDULES`; its arguments in steps may be given in epochs."""
     return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
 
 
@@ -224,11 +221,7 @@ def bind(
 def epochs_to_steps(
     function: Callable, arguments: Mapping[str, Any], steps_per_epoch: float
 ) -> dict[str, Any]:
-    """Replace a function's arguments in epochs by those in steps.
-
-    Raises:
-      UserError: if one is given in both, or in epochs that are no number of at least 0.
-    """
+    """Replace a function's arguments in epochs by those in steps; one must not be given in both."""
     converted = dict(arguments)
     for name in arguments:
         twin = f"{name.removesuffix('_epochs')}_steps"

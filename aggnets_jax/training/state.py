@@ -154,6 +154,12 @@ def model_key(seed: jax.Array) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _MODEL_STREAM)
 
 
+def model_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
+    """Return the shapes of a network's variables, without computing them."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
+
+
 def leaves_by_path(tree: Any) -> dict[str, Any]:
     """Return the leaves of a tree, in its order, by paths such as "params/stem/kernel"."""
     leaves = jax.tree.leaves_with_path(tree)

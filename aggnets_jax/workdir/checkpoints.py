@@ -86,10 +86,9 @@ class Checkpoints(contextlib.AbstractContextManager):
                 manager.close()
 
     def find(self, which: str) -> tuple[str, int]:
-        """Find the "latest" checkpoint, the "best", or the one of a step; return folder and step.
+        """Return folder and step of the "latest", the "best" or a step's checkpoint.
 
-        Raises:
-          UserError: if there is none.
+        Raise `UserError` if there is none.
         """
         if not self._workdir.is_dir():
             raise UserError(f"there is no workdir {self._workdir}")
