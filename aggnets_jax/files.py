@@ -84,12 +84,9 @@ def read_json(file: Path) -> dict[str, Any]:
 def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
     """Check the types of JSON data; raise `UserError` if one differs.
 
-    Args:
-      file: the file of the data, for the message.
-      value: the data.
-      fields: the expected type: a mapping of field names to types; a list with the type of all
-        items; or one of `_KINDS`, `dict` being lines of text by lines of text.
-      where: place of the data in the file, for the message.
+    `fields` is the expected type: a mapping of field names to types; a list with the type of all
+    items; or one of `_KINDS`, `dict` being lines of text by lines of text. The file, and the place
+    in it, are for the message.
     """
     kind = type(fields) if isinstance(fields, dict | list) else fields
     fits = isinstance(value, int | float if kind is float else kind)

@@ -48,9 +48,9 @@ def predict(
     """Classify images; the data set of the run is not needed.
 
     Images are read, resized and cropped like the evaluation split. If all images of the data set
-    have one size, others are resized to it. The images are as for `find_images`, the checkpoint and
-    the seed as for `restore_network`. There are `top` classes for each file; all, if there are
-    fewer.
+    have one size, others are resized to it. The images are as for `find_images`, the checkpoint as
+    for `restore_network` and the seed as for its `variables_at`. Each file gets a prediction of
+    `top` classes; all, if there are fewer.
 
     Raises:
       UserError: no such checkpoint, no such files, or one that is no image.

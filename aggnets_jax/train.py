@@ -196,7 +196,6 @@ def train_and_evaluate(
             if due and not stopping and progress.evaluated < step:
                 catch_up()
                 with clock.paused():
-                    # Placed here, so that no name keeps the copies while the run goes on.
                     metrics = evaluate(
                         task,
                         eval_step,

@@ -43,13 +43,9 @@ def from_torch(
 ) -> dict[str, Any]:
     """Convert weights of another implementation of a network.
 
-    Args:
-      name: of the network here, as for `create_model`.
-      state_dict: arrays by the names of the reference implementation, torchvision or timm.
-      num_classes: as for `create_model`.
-      input_shape: (height, width, channels) of the images; default the paper's.
-      dtype: of the variables.
-      **overrides: as for `create_model`.
+    The names are those of the reference implementation, torchvision or timm. `input_shape` is
+    (height, width, channels) of the images, by default the paper's, and `dtype` is the variables'.
+    The other arguments are as for `create_model`.
 
     Returns:
       Variables for `model.apply`: "params" and "batch_stats", NumPy arrays.

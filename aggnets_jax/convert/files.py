@@ -26,10 +26,8 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
     """Read weights by their names.
 
     In a checkpoint of a training run, with epochs and optimiser beside the weights, only the
-    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed.
-
-    Args:
-      file: `.safetensors`, or `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
+    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed. The
+    file ends in `.safetensors`, or is `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
 
     Raises:
       UserError: if it can't be read, or it is not clear which entry has the weights.
@@ -52,7 +50,7 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write weights, from `to_torch`, to a new file; its endings are as for `read_state_dict`.
+    """Write weights, from `to_torch`, to a new file with an ending as for `read_state_dict`.
 
     Raises:
       UserError: if the file exists already, or can't be written.

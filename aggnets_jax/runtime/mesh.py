@@ -32,15 +32,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
-    """Return the sharding of each array of a state, or of a part of it.
+    """Return the sharding of each array of a state, or of a part of it; arrays or their shapes.
 
-    Args:
-      mesh: of all devices.
-      tree: arrays or their shapes.
-      kind: "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is divided
-        along the longest axis that the number of devices divides. Vectors, and kernels without
-        such an axis, are copied.
-      leading: number of first axes that are not the network's, such as seeds.
+    The kind is "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is
+    divided along the longest axis that the number of devices divides. Vectors, and kernels without
+    such an axis, are copied. The first `leading` axes, such as seeds, are not the network's.
     """
 
     def shard(array: jax.ShapeDtypeStruct) -> NamedSharding:

@@ -124,9 +124,7 @@ def _by_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
     )
 
 
-STRENGTHS: dict[str, Callable[..., Strength]] = {
-    f.__name__: f for f in (constant, sawtooth, dynamic)
-}
+STRENGTHS = {f.__name__: f for f in (constant, sawtooth, dynamic)}
 
 
 def make_strength(

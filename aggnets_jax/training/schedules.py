@@ -191,9 +191,7 @@ def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
-    f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)
-}
+SCHEDULES = {f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)}
 
 
 def make_schedule(

@@ -66,12 +66,9 @@ def make_train_step(
         fixed = {}
         if strength:
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
+        key = jax.random.fold_in(model_key(state.seed), state.step)
         (loss, (batch_stats, sums)), gradients = gradient_fn(
-            state.params,
-            state.batch_stats,
-            examples,
-            fixed,
-            jax.random.fold_in(model_key(state.seed), state.step),
+            state.params, state.batch_stats, examples, fixed, key
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -20,7 +20,7 @@ Config = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):
-    """Metrics, arrays [] or with several seeds [seeds], and numbers of good and damaged examples."""
+    """Metrics, arrays [] or with several seeds [seeds], and numbers of good and bad examples."""
 
     metrics: dict[str, np.ndarray]
     examples: int

@@ -168,13 +168,12 @@ class RunCheckpoints(Checkpoints):
         for step in reversed(steps):
             try:
                 changes = self._changes(step, allow_config_change)
-                saved_config = config_lib.resolve(self.restore_config(LATEST, step))
-                if saved_config.model.scan == self._config["model"]["scan"] or other_form is None:
-                    restored = self._restore_state(step, state, changes)
-                else:
-                    saved = _like(other_form(), state)
-                    restored = self._restore_state(step, saved, changes)
-                    restored = _rearranged(restored[0], state), restored[1]
+                scan = config_lib.resolve(self.restore_config(LATEST, step)).model.scan
+                other = other_form and scan != self._config["model"]["scan"]
+                like = _like(other_form(), state) if other else state
+                restored, progress = self._restore_state(step, like, changes)
+                if other:
+                    restored = _rearranged(restored, state)
             except Damaged as error:
                 damaged.append(error)
                 continue
@@ -184,8 +183,8 @@ class RunCheckpoints(Checkpoints):
                 raise
             on_first_process(lambda: self._set_aside(damaged))
             self._forget(LATEST)
-            self._drop_best_after(step, restored[1])
-            return restored
+            self._drop_best_after(step, progress)
+            return restored, progress
         if damaged:
             raise UserError(f"no checkpoint of {self._workdir} is whole: {damaged[0]}")
         self._check_new()

@@ -118,7 +118,7 @@ class MetricLog(contextlib.AbstractContextManager):
         self._to_tensorboard("close")
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
-        """Write values that depend on config and step alone; to "timing", any others."""
+        """Write values that depend on config and step alone, or any others to "timing"."""
         if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
             self._files[file].append(line)
