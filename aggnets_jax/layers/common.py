@@ -149,12 +149,7 @@ def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int]
 
 
 def imagenet_stem(
-    x: jax.Array,
-    features: int,
-    *,
-    kernel_size: int = 7,
-    norm: Norm,
-    conv: Conv,
+    x: jax.Array, features: int, *, kernel_size: int = 7, norm: Norm, conv: Conv
 ) -> jax.Array:
     """Compute convolution-BN-ReLU-maxpool3x3, both at stride 2, with `stem_conv` and `stem_norm`.
 

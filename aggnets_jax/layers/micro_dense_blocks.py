@@ -158,10 +158,6 @@ def micro_dense_block(
     check_whole_number("num_layers", num_layers, 1)
     check_number("compression", compression, 0.01, 4)
     choose("width_rule", WIDTH_RULES, width_rule)
-    check_aggregation(
-        aggregation,
-        ("concat", "padded_sum"),
-        "the layers of a block widen",
-    )
+    check_aggregation(aggregation, ("concat", "padded_sum"), "the layers of a block widen")
     (within,) = stage_topologies(topology, topology_args, (num_layers,))
     return MicroDense(within, compression, width_rule, growing, final_relu, aggregation)

@@ -12,8 +12,7 @@ from aggnets_jax.data.augment import pixels
 # times its standard deviation. From AlexNet (Krizhevsky et al., 2012, section 4.1), with the
 # numbers of Facebook's training of ResNets in Torch, which have been used since.
 COLOR_AXES = np.array(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],
-    np.float32,
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
 ) * np.array([0.2175, 0.0188, 0.0045], np.float32)
 
 # Range of an erased rectangle's part of the image's area, and of its height over its width.
