@@ -74,7 +74,6 @@ class Slots:
     """
 
     def __init__(self, runs: Sequence[Run], end: Sequence[int], *, apart: bool) -> None:
-        """Take the runs, the sources of the stage's output, and whether y_0 is kept apart."""
         self.runs = tuple(runs)
         self._end = tuple(end)
         self._apart = apart
@@ -175,7 +174,6 @@ class Channels:
     """
 
     def __init__(self, runs: Sequence[Run], input_width: int, width: int) -> None:
-        """Take the runs, the channels of y_0 and the channels of every other output."""
         self.runs = tuple(runs)
         self._input_width = input_width
         self._width = width

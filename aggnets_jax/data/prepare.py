@@ -43,11 +43,8 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=manual_dir, try_download_gcs=False
-            )
-        )
+        config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)
     except AssertionError as error:  # TFDS asserts that the manually fetched files exist
         wanted = one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or error)
         raise UserError(f"files for {name} are missing; give --manual_dir: {wanted}") from error

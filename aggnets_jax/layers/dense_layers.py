@@ -20,16 +20,14 @@ class DenseLayer(nn.Module):
       growth_rate: k, the channels of the output.
       bottleneck: whether a 1x1 convolution to 4k channels comes first.
       groups: groups of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
       dropout: makes the channel dropout after each convolution.
     """
 
     growth_rate: int
     bottleneck: bool
     groups: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     dropout: Callable[[], nn.Module]
 
     @nn.compact
@@ -48,8 +46,8 @@ class Transition(nn.Module):
     """BN-ReLU-conv1x1(floor(theta * channels), at least `least`)-average pool 2x2."""
 
     compression: float
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     least: int = 0
 
     @nn.compact

@@ -18,11 +18,7 @@ EXPANSION = 4
 
 
 def inner_features(width: int, base_width: int, groups: int) -> int:
-    """Return groups * floor(width * base_width / 64), the channels within a bottleneck.
-
-    Raises:
-      UserError: if this is 0.
-    """
+    """Return groups * floor(width * base_width / 64), the inner channels, or raise `UserError`."""
     features = groups * (width * base_width // 64)
     if not features:
         raise UserError(
@@ -62,7 +58,6 @@ class Bottleneck(nn.Module):
     Attributes:
       width: a quarter of the channels of the output.
       stride: stride of the 3x3 convolution.
-      attention: makes the module that scales the output, if given (`attention.py`).
       groups: groups of the 3x3 convolution.
       base_width: inner is groups * floor(width * base_width / 64).
       inner_shortcut: if given, makes a module whose output, for the input of the 3x3 convolution,
@@ -101,8 +96,7 @@ def choose_block(
 ) -> tuple[type[nn.Module], dict[str, int]]:
     """Return the class of "basic" or "bottleneck" blocks, and the options to make them with.
 
-    Raises:
-      UserError: for an unknown name, or options that basic blocks do not have.
+    Raise `UserError` for an unknown name, or options that basic blocks do not have.
     """
     check_whole_number("groups", groups, 1)
     check_whole_number("base_width", base_width, 1)
@@ -128,9 +122,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [batch, height, width, any] to [batch, height / stride, .., features]."""
-        return self.norm(name="norm")(
-            self.conv(self.features, 1, stride=self.stride, name="conv")(x)
-        )
+        x = self.conv(self.features, 1, stride=self.stride, name="conv")(x)
+        return self.norm(name="norm")(x)
 
 
 # Blocks of the four stages by depth, where no formula gives them.

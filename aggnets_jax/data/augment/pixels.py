@@ -33,9 +33,7 @@ def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
 def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """Apply `Image.transform` with `Transform.AFFINE`, nearest pixels and black outside.
 
-    Args:
-      image: uint8 [H, W, C].
-      matrix: from `fixed_point`, int32 [6].
+    The matrix, int32 [6], is from `fixed_point`.
     """
     height, width, _ = image.shape
     y, x = jnp.indices((height, width), dtype=jnp.int32, sparse=True)
