@@ -29,12 +29,9 @@ from aggnets_jax.connectivity.topology import Topology
 
 
 class Run(NamedTuple):
-    """Consecutive layers that one loop computes.
+    """Consecutive layers that one loop computes, with their numbers from `first` to `last`.
 
-    Attributes:
-      first: number of its first layer.
-      last: number of its last layer.
-      sources: sources of each layer, filled up with -1 to equal numbers.
+    The sources of each layer are filled up with -1 to equal numbers.
     """
 
     first: int

@@ -61,10 +61,8 @@ class Plan(NamedTuple):
 def make_plan(stage: Any, outputs: Sequence[Any], kept: Kept) -> Plan | None:
     """Return how to compute the layers after some outputs in loops, or None if loops don't fit.
 
-    Args:
-      stage: the `Stage`.
-      outputs: y_0, ..., y_i, computed before.
-      kept: `kept(output)` returns an output in the form in which other layers read it.
+    The outputs y_0, ..., y_i of the `Stage` are computed before; `kept(output)` returns an output
+    in the form in which other layers read it.
     """
     first, topology = len(outputs), stage.topology
     if topology.depth <= first or stage.aggregation not in ("concat", "sum"):

@@ -50,8 +50,7 @@ class Topology:
       sources: `sources[l - 1]` are the outputs that layer l reads, in order; the last entry are
         the outputs that make up the stage's output.
 
-    Raises:
-      UserError: if a layer reads nothing, an output twice, or an output that is not before it.
+    Raise `UserError` if a layer reads nothing, an output twice, or an output that is not before it.
     """
 
     name: str
@@ -269,8 +268,7 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
       depth: N, the number of layers, 1..`MAX_DEPTH`.
       **arguments: arguments of the pattern, such as `base` of "sparse".
 
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
+    Raise `UserError` for an unknown name or argument, or a value that is not allowed.
     """
     check_whole_number("the depth of a stage", depth, 1, MAX_DEPTH)
     name = str(name).replace("-", "_")
@@ -311,8 +309,7 @@ def stage_topologies(
         whatever the pattern. Then no layer is unread, and a stage may have no layers beside the
         block that brings its input to its width.
 
-    Raises:
-      UserError: as `make_topology` and `per_stage`, and for a layer that nothing reads.
+    Raise `UserError` as `make_topology` and `per_stage`, and for a layer that nothing reads.
     """
     names = per_stage("topology", name, len(depths))
     mappings = per_stage("topology_args", arguments or {}, len(depths))

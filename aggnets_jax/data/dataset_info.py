@@ -97,11 +97,7 @@ class Split(NamedTuple):
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     """Return the facts about a data set, from its metadata only; never download.
 
-    Args:
-      data_config: the `data` part of a config; `crop_padding` is the only augmentation it reads.
-
-    Raises:
-      UserError: the config can't be met; the line says what is wrong and how to fix it.
+    Of the augmentation only `crop_padding` is read. Raise `UserError` if the config can't be met.
     """
     name, train_split = data_config.name, data_config.train_split
     builder = open_prepared(name, data_config.data_dir)

@@ -128,20 +128,12 @@ class HostBatches:
 
 
 def train_dataset(split: Split, rows: BatchRows, *, seed: int, start_step: int) -> HostBatches:
-    """Return the endless training batches from a step on.
+    """Return the endless training batches from a step on, with "epoch" and "index".
 
     A process reads the streams of its rows, see `record_order`, or the files of its rows. Batches
-    do not depend on the number of processes.
-
-    Args:
-      split: the training split.
-      rows: rows of the batches to decode.
-      seed: seed of order and crops.
-      start_step: first step; earlier examples of its epoch are passed over without decoding.
-
-    Returns:
-      Batches with "epoch" and "index"; the index is LOST for an example that is lost because its
-      file is damaged.
+    do not depend on the number of processes. Earlier examples of the first step's epoch are passed
+    over without decoding. The index is LOST for an example that is lost because its file is
+    damaged.
     """
     info, order = split.info, {"seed": seed, "start_step": start_step}
     crop = train_image(info, seed)

@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
     """Return the builder of a data set, after preparing it if necessary.
 
-    Args:
-      name: TFDS name, with or without a config.
-      data_dir: directory of the prepared data, made if necessary; None is TFDS's default.
-      manual_dir: directory of the original files; None downloads them.
+    Name and data_dir, which is made if necessary, are as for `find_builder`. `manual_dir` has the
+    original files; None downloads them.
 
     Raises:
       UserError: the set is unknown or not for image classification, files are missing or damaged,

@@ -52,13 +52,7 @@ class BatchRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """The streams of a training split, as numbers.
-
-    Attributes:
-      num_examples: N, examples in an epoch.
-      batch_size: B, rows of the whole batch.
-      count: V, a divisor of B.
-    """
+    """The streams of a training split, as numbers: N, B, and the number V of streams."""
 
     num_examples: int
     batch_size: int

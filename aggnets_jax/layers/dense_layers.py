@@ -16,11 +16,7 @@ from aggnets_jax.layers import common
 class DenseLayer(nn.Module):
     """The unit: BN-ReLU-conv3x3(k), with bottleneck BN-ReLU-conv1x1(4k) before it.
 
-    Attributes:
-      growth_rate: k, the channels of the output.
-      bottleneck: whether a 1x1 convolution to 4k channels comes first.
-      groups: groups of the 3x3 convolution.
-      dropout: makes the channel dropout after each convolution.
+    k is the growth rate. The 3x3 convolution is grouped; channel dropout follows each convolution.
     """
 
     growth_rate: int

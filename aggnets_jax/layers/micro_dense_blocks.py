@@ -46,12 +46,7 @@ WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
 
 
 class MicroDenseLayer(nn.Module):
-    """The unit within a block: conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU.
-
-    Attributes:
-      features: channels of both convolutions.
-      groups: groups of the second.
-    """
+    """The unit within a block: conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU, both to `features`."""
 
     features: int
     groups: int

@@ -29,13 +29,7 @@ def inner_features(width: int, base_width: int, groups: int) -> int:
 
 
 class BasicBlock(nn.Module):
-    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
-
-    Attributes:
-      width: channels of both convolutions.
-      stride: stride of the first convolution.
-      attention: makes the module that scales the output, if given (`attention.py`).
-    """
+    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention if given."""
 
     width: int
     stride: int
@@ -56,8 +50,7 @@ class Bottleneck(nn.Module):
     """F: conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
 
     Attributes:
-      width: a quarter of the channels of the output.
-      stride: stride of the 3x3 convolution.
+      attention: makes the module that scales the output, if given (`attention.py`).
       groups: groups of the 3x3 convolution.
       base_width: inner is groups * floor(width * base_width / 64).
       inner_shortcut: if given, makes a module whose output, for the input of the 3x3 convolution,
@@ -143,8 +136,7 @@ def block_numbers(
       blocks: the kinds of blocks that the network can have. With both, four stages have the kind
         that has this depth, and three stages have bottlenecks.
 
-    Raises:
-      UserError: for a depth that no network has.
+    Raise `UserError` for a depth that no network has.
     """
     check_whole_number("depth", depth, 1)
     if stages not in (3, 4):
@@ -155,19 +147,14 @@ def block_numbers(
     found = _four_stages(depth)
     if found and kind in blocks:
         return found
-    allowed, nearest = _allowed_of_four_stages(depth, blocks)
+    depths = sorted(small for each in blocks for small in _SMALL_DEPTHS[each])
+    allowed = ", ".join(map(str, depths))
+    if "bottleneck" in blocks:
+        allowed += ", and 3n + 2 from 41 on"
+        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
+    nearest = min(depths, key=lambda each: abs(each - depth))
     wrong = f"has {kind} blocks, this network others" if found else "fits no network of this family"
     raise UserError(f"depth {depth} {wrong}; allowed: {allowed}, nearest {nearest}")
-
-
-def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int]:
-    """Return the depths of networks with such blocks in words, and the nearest to `depth`."""
-    depths = sorted(small for kind in blocks for small in _SMALL_DEPTHS[kind])
-    words = ", ".join(map(str, depths))
-    if "bottleneck" in blocks:
-        words += ", and 3n + 2 from 41 on"
-        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
-    return words, min(depths, key=lambda allowed: abs(allowed - depth))
 
 
 def _four_stages(depth: int) -> tuple[int, ...] | None:

@@ -145,17 +145,10 @@ class SeqConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> Features:
-        """Compute the layer.
+        """Map activated [batch, height, width, channels] to [.., groups * k], twice.
 
-        Args:
-          x: activated features [batch, height, width, channels].
-          residual: raw features [batch, height, width, groups * k]; slice i is added to the raw
-            output of group i, before other groups read it.
-
-        Returns:
-          Raw and activated features [batch, height, width, groups * k].
-
-        Raise `UserError` for an input that can't be split.
+        Slice i of the residual, raw features of the output's shape, is added to the raw output of
+        group i, before other groups read it. Raise `UserError` for an input that can't be split.
         """
         if x.shape[-1] % self.slices:
             raise UserError(f"{x.shape[-1]} channels can't be split into {self.slices} slices")
@@ -179,9 +172,7 @@ class ResidualBlock(nn.Module):
     """Two layers; the raw input is added to the raw output of the second (Fig. 2).
 
     The 3x3 convolutions of the second are initially 0, so the block starts as the identity.
-
-    Attributes:
-      seqconv: `seqconv(zero_init=..., name=...)` makes a layer that keeps the number of channels.
+    `seqconv(zero_init=..., name=...)` makes a layer that keeps the number of channels.
     """
 
     seqconv: Callable[..., nn.Module]

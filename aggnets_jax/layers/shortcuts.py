@@ -114,9 +114,8 @@ class Shortcuts:
       sources: whether shortcuts start from "outputs" y_i or from "blocks" F_i (variant a).
       inner: whether there are shortcuts w N(z) within the blocks, too (DS2Net).
 
-    Raises:
-      UserError: for an unknown name, an aggregation that changes the width, or a norm or weights
-        that would not be used.
+    Raise `UserError` for an unknown name, an aggregation that changes the width, or a norm or
+    weights that would not be used.
     """
 
     aggregation: str = "sum"

@@ -56,7 +56,7 @@ class AttentionPool(nn.Module):
 
 
 class ForgetGate(nn.Module):
-    """f = sigmoid(W_2 tanh(BN(W_1 P(X) + b_1)) + b_2), by channel (eq. 11); W_1 makes `hidden`."""
+    """f = sigmoid(W_2 tanh(BN(W_1 P(X) + b_1)) + b_2), by channel (eq. 11), via `hidden` ones."""
 
     hidden: int
     norm: common.Norm
@@ -115,8 +115,7 @@ class SMG(nn.Module):
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, features].
 
-        Raises:
-          UserError: if the hidden layer of a gate would have no channels.
+        Raise `UserError` if the hidden layer of a gate would have no channels.
         """
         if self.features < self.reduction:
             raise UserError(
