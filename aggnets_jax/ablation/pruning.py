@@ -238,10 +238,7 @@ class WeighedNetwork(NamedTuple):
 
 
 def with_links(
-    network: optax.GradientTransformation,
-    links: WeighedLinks,
-    penalty: Penalty,
-    total_steps: int,
+    network: optax.GradientTransformation, links: WeighedLinks, penalty: Penalty, total_steps: int
 ) -> optax.GradientTransformation:
     """Make the optimiser of a `WeighedNetwork`: the network's own, and `WeighedLinks.step`."""
 

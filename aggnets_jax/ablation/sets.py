@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,9 +32,7 @@ _KEY = ("stage", "layer", "source")
 class CutSet(NamedTuple):
     """Links that are cut together.
 
-    Attributes:
-      key: columns that tell the set from others of its kind.
-      links: `(stage, (layer, source))` of each.
+    The `key` has the columns that tell the set from others of its kind.
     """
 
     key: Mapping[str, Any]
@@ -63,11 +62,11 @@ def by_distance(stages: Stages) -> list[CutSet]:
 
     If there are several stages, the first sets are of all stages together, with the `stage` "all".
     """
-    together = _grouped(
-        stages, lambda _, link: {"stage": EVERYWHERE, "distance": link[0] - link[1]}
-    )
     each = _grouped(stages, lambda stage, link: {"stage": stage, "distance": link[0] - link[1]})
-    return [*together, *each] if len(stages) > 1 else each
+    if len(stages) == 1:
+        return each
+    key = {"stage": EVERYWHERE}
+    return _grouped(stages, lambda _, link: {**key, "distance": link[0] - link[1]}) + each
 
 
 def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -> list[CutSet]:
@@ -75,15 +74,10 @@ def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -
     groups: dict[tuple[Any, ...], list[StageLink]] = {}
     for stage, link in all_links(stages):
         groups.setdefault(tuple(key_of(stage, link).items()), []).append((stage, link))
-    order = {stage: number for number, stage in enumerate(stages)}
-
-    def place(key: tuple[Any, ...]) -> tuple[int, int]:
-        (_, stage), (_, number) = key
-        return order.get(stage, -1), number
-
+    order = [EVERYWHERE, *stages]
     return [
         CutSet({**dict(key), "links": len(groups[key])}, tuple(groups[key]))
-        for key in sorted(groups, key=place)
+        for key in sorted(groups, key=lambda key: (order.index(key[0][1]), key[1][1]))
     ]
 
 
@@ -103,16 +97,14 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
         raise UserError(f"the seed of the draws must be at least 0, not {seed}")
     links = all_links(stages)
     orders = [np.random.default_rng([seed, draw]).permutation(len(links)) for draw in range(draws)]
-
-    def of(size: int, draw: int, cut: Sequence[StageLink]) -> CutSet:
-        key = {"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}
-        return CutSet(key, tuple(cut))
-
+    sizes = [2**i for i in range((len(links) - 1).bit_length())]
+    drawn = list(itertools.product(sizes, enumerate(orders)))
     sets = []
-    for size in [2**i for i in range((len(links) - 1).bit_length())]:
-        for draw, order in enumerate(orders):
-            sets.append(of(size, draw, [links[i] for i in sorted(order[:size])]))
-    return [*sets, of(len(links), 0, links)]
+    for size, (draw, order) in [*drawn, (len(links), (0, orders[0]))]:
+        cut = [links[i] for i in sorted(order[:size])]
+        key = {"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}
+        sets.append(CutSet(key, tuple(cut)))
+    return sets
 
 
 def to_text(links: Iterable[StageLink]) -> str:

@@ -18,16 +18,11 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data
-from aggnets_jax.ablation.batch_statistics import BatchStatistics, Changed, on_each_device
+from aggnets_jax.ablation.batch_statistics import Changed, make_estimate, on_each_device
 from aggnets_jax.ablation.sets import CutSet, StageLink
 from aggnets_jax.ablation.tally import Measurement, Tally
-from aggnets_jax.connectivity.links import (
-    StageLinks,
-    all_links,
-    collection,
-    find_links,
-    masks_without,
-)
+from aggnets_jax.connectivity.links import StageLinks, all_links, collection, find_links
+from aggnets_jax.connectivity.links import masks_without
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
@@ -47,12 +42,10 @@ _BYTES_ELSEWHERE = 1 << 30
 
 
 class Measured(NamedTuple):
-    """The result of `Ablation.measure`.
+    """Measurements over a number of examples, from `Ablation.measure`.
 
-    Attributes:
-      baseline: the network as it is, or with its batch statistics re-estimated.
-      sets: the network without each of the sets of links, compared with the baseline.
-      examples: number of evaluated examples.
+    The baseline is the network as it is, or with its batch statistics re-estimated; `sets` has the
+    network without each of the sets of links, compared with the baseline.
     """
 
     baseline: Measurement
@@ -108,8 +101,7 @@ class Ablation:
         Args:
           restored: the network, with variables on all devices of the mesh.
           mesh: batches are divided over its devices.
-          seed: of a run with several.
-          data_dir: of the data set; default that of the run.
+          seed, data_dir: see `aggnets_jax.ablation`.
           at_once: most sets at a time; default by the size of the network's feature maps.
           reestimated: number of training batches from which the batch statistics of each network
             are estimated anew, the baseline's, too; with 0 they stay as they were trained.
@@ -120,10 +112,9 @@ class Ablation:
         """
         self.stages = linked_stages(restored)
         self.restored = restored._replace(variables=restored.variables_at(seed))
-        info = restored.info
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.
-        size = _equal_parts(info.num_eval, config.eval_batch_size)
+        size = _equal_parts(restored.info.num_eval, config.eval_batch_size)
         config.eval_batch_size = -(-size // mesh.size) * mesh.size
         self.batches = evaluation_batches(restored._replace(config=config), mesh, data_dir)
         if at_once is None:
@@ -132,13 +123,11 @@ class Ablation:
             raise UserError(f"at_once must be at least 1, not {at_once}")
         self.at_once = at_once
         self._measured = False
-        preprocess = data.make_preprocess(config.data, info)
+        preprocess = data.make_preprocess(config.data, restored.info)
         self.scores = make_scores(restored.model, preprocess, mesh)
-        self._statistics = None
+        self._estimate = None
         if reestimated:
-            self._statistics = BatchStatistics(
-                restored.model, self.restored.variables, preprocess, config, mesh, reestimated
-            )
+            self._estimate = make_estimate(self.restored, preprocess, mesh, reestimated)
 
     def measure(self, sets: Sequence[CutSet]) -> Measured:
         """Evaluate the network without each of some sets of links.
@@ -154,12 +143,11 @@ class Ablation:
         tally = Tally(1 + len(sets))
         before, skipped = {}, 0
         for batch, part, after in self._evaluated(chunks):
-            there = np.asarray(batch["mask"])
             if part.start == 0:
                 before = {name: values[0] for name, values in after.items()}
                 skipped += int(np.sum(np.asarray(batch["label"]) < 0))
             after = {name: values[: part.stop - part.start] for name, values in after.items()}
-            tally.add(part, before, after, there)
+            tally.add(part, before, after, np.asarray(batch["mask"]))
         if tally.examples + skipped != self.batches.num_examples:
             raise RuntimeError(
                 f"evaluated {tally.examples} and skipped {skipped} of"
@@ -169,8 +157,9 @@ class Ablation:
             raise UserError(f"all {skipped} images of the evaluation are damaged")
         baseline, *measured = tally.measurements()
         if not np.isfinite(baseline.loss):
-            step = self.restored.step
-            raise Diverged(f"the loss of the evaluation is not finite at step {step}")
+            raise Diverged(
+                f"the loss of the evaluation is not finite at step {self.restored.step}"
+            )
         return Measured(baseline, measured, tally.examples)
 
     def variables_without(self, cut: Sequence[StageLink]) -> Variables:
@@ -180,8 +169,7 @@ class Ablation:
         """
         _, changed = next(self._chunks([cut]))
         statistics = {name: changed[name] for name in changed if name != "links"}
-        own = self.restored.variables
-        return {**own, **jax.tree.map(lambda each: each[0], statistics)}
+        return {**self.restored.variables, **jax.tree.map(lambda each: each[0], statistics)}
 
     def _chunks(self, sets: Sequence[Sequence[StageLink]]) -> Iterator[Chunk]:
         for start in range(0, len(sets), self.at_once):
@@ -189,8 +177,8 @@ class Ablation:
             padded = [*part, *[()] * (self.at_once - len(part))]
             masks = [masks_without(self.stages, links) for links in padded]
             changed = collection(jax.tree.map(lambda *each: np.stack(each), *masks))
-            if self._statistics is not None:
-                changed = {**changed, "batch_stats": self._statistics.estimate(changed)}
+            if self._estimate is not None:
+                changed = {**changed, "batch_stats": self._estimate(changed)}
             yield slice(start, start + len(part)), changed
 
     def _evaluated(

@@ -158,12 +158,7 @@ def mean_length(lengths: Sequence[int], weights: Any) -> float:
 
 
 def stage_paths(
-    restored: Restored,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    samples: int,
-    pattern: str = "*",
+    restored: Restored, images: jax.Array, labels: jax.Array, *, samples: int, pattern: str = "*"
 ) -> dict[str, StagePaths]:
     """Split the gradients through each stage whose name matches a shell pattern.
 
