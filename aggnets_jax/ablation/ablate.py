@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aggnets_jax.ablation import sets as sets_lib
+from aggnets_jax.ablation import sweep_tables
 from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
 from aggnets_jax.ablation.pictures import save_pictures
 from aggnets_jax.ablation.removal import least_harmful, smaller_network
 from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
-from aggnets_jax.ablation.sweep_tables import RECORD, Row, earlier_sweeps, finite, growth
-from aggnets_jax.ablation.sweep_tables import print_worst, write
+from aggnets_jax.ablation.sweep_tables import Row
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import make_folder
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -100,7 +100,7 @@ def ablate(
     )
     folder = make_folder(options.output or Path(workdir, "ablation"))
     network = _network(restored, seed, options)
-    earlier = earlier_sweeps(folder, network, kinds)
+    earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
     together = list(itertools.chain(*kinds.values()))
     print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
     measured = ablation.measure(together)
@@ -108,12 +108,12 @@ def ablate(
     rows = {kind: [next(pairs) for _ in of_kind] for kind, of_kind in kinds.items()}
     record = {"network": network, **_record(ablation, measured, which, options)}
     try:
-        write(folder, record, rows, earlier)
+        sweep_tables.write(folder, record, rows, earlier)
         chance = 1 / restored.info.num_classes
         pictures = save_pictures(folder, stages, rows, measured.baseline, chance)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
-    _print(measured, rows, [folder / RECORD, *pictures])
+    _print(measured, rows, [folder / sweep_tables.RECORD, *pictures])
     if options.export is not None:
         _export(ablation, rows, options, seed)
     return folder
@@ -173,7 +173,7 @@ def _record(ablation: Ablation, measured: Measured, which: str, options: Options
     return {
         "checkpoint": which,
         "examples": measured.examples,
-        "baseline": {"accuracy": baseline.accuracy, "loss": finite(baseline.loss)},
+        "baseline": {"accuracy": baseline.accuracy, "loss": sweep_tables.finite(baseline.loss)},
         "options": {
             "sweep": list(options.kinds),
             "cut": list(options.cut),
@@ -188,7 +188,7 @@ def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]
     baseline = measured.baseline
     titles = {"links": "single links that matter most", "list": "listed links"}
     for kind in [kind for kind in titles if kind in rows] or [next(iter(rows))]:
-        print_worst(titles.get(kind, f"{kind} that matter most"), rows[kind])
+        sweep_tables.print_worst(titles.get(kind, f"{kind} that matter most"), rows[kind])
     print(
         f"all links: accuracy {baseline.accuracy:.2%}, loss {baseline.loss:.4f}, of"
         f" {measured.examples} images; changes of accuracy are in percentage points"
@@ -228,5 +228,5 @@ def _least(
             fit[name] = weights_fit(ablation.restored, stages, [link])
         return fit[name]
 
-    ordered = [cut.links[0] for cut, _ in sorted(rows, key=growth)]
+    ordered = [cut.links[0] for cut, _ in sorted(rows, key=sweep_tables.growth)]
     return least_harmful(stages, ordered, number, fits)

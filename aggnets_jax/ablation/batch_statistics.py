@@ -38,9 +38,7 @@ def on_each_device(
     """
     # Changes and examples are one axis in a convolution, which the compiler can't divide itself.
     inputs = PartitionSpec(), PartitionSpec(), PartitionSpec("data")
-    mapped = jax.shard_map(
-        function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False
-    )
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
     return jax.jit(mapped, compiler_options=compiler_options)
 
 

@@ -21,8 +21,7 @@ from aggnets_jax import data
 from aggnets_jax.ablation.batch_statistics import Changed, make_estimate, on_each_device
 from aggnets_jax.ablation.sets import CutSet, StageLink
 from aggnets_jax.ablation.tally import Measurement, Tally
-from aggnets_jax.connectivity.links import StageLinks, all_links, collection, find_links
-from aggnets_jax.connectivity.links import masks_without
+from aggnets_jax.connectivity import links as links_lib
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
@@ -101,7 +100,8 @@ class Ablation:
         Args:
           restored: the network, with variables on all devices of the mesh.
           mesh: batches are divided over its devices.
-          seed, data_dir: see `aggnets_jax.ablation`.
+          seed: of a run with several.
+          data_dir: of the data set; default that of the run.
           at_once: most sets at a time; default by the size of the network's feature maps.
           reestimated: number of training batches from which the batch statistics of each network
             are estimated anew, the baseline's, too; with 0 they stay as they were trained.
@@ -157,9 +157,7 @@ class Ablation:
             raise UserError(f"all {skipped} images of the evaluation are damaged")
         baseline, *measured = tally.measurements()
         if not np.isfinite(baseline.loss):
-            raise Diverged(
-                f"the loss of the evaluation is not finite at step {self.restored.step}"
-            )
+            raise Diverged(f"the loss of the evaluation is not finite at step {self.restored.step}")
         return Measured(baseline, measured, tally.examples)
 
     def variables_without(self, cut: Sequence[StageLink]) -> Variables:
@@ -175,8 +173,8 @@ class Ablation:
         for start in range(0, len(sets), self.at_once):
             part = sets[start : start + self.at_once]
             padded = [*part, *[()] * (self.at_once - len(part))]
-            masks = [masks_without(self.stages, links) for links in padded]
-            changed = collection(jax.tree.map(lambda *each: np.stack(each), *masks))
+            masks = [links_lib.masks_without(self.stages, links) for links in padded]
+            changed = links_lib.collection(jax.tree.map(lambda *each: np.stack(each), *masks))
             if self._estimate is not None:
                 changed = {**changed, "batch_stats": self._estimate(changed)}
             yield slice(start, start + len(part)), changed
@@ -195,14 +193,14 @@ class Ablation:
         yield (*ahead[:2], jax.device_get(ahead[2]))
 
 
-def linked_stages(restored: Restored) -> dict[str, StageLinks]:
+def linked_stages(restored: Restored) -> dict[str, links_lib.StageLinks]:
     """Return the stages of a network.
 
     Raises:
       UserError: if it has no links.
     """
-    stages = find_links(restored.model, restored.info.image_shape)
-    if not all_links(stages):
+    stages = links_lib.find_links(restored.model, restored.info.image_shape)
+    if not links_lib.all_links(stages):
         raise UserError(f"{restored.config.model.name!r} has no links that could be cut")
     return stages
 

@@ -61,9 +61,10 @@ class Tally:
         after: dict[str, np.ndarray],
         there: np.ndarray,
     ) -> None:
-        """Add the examples of a batch [B] for some of the changes [M], by their numbers.
+        """Add the examples of a batch [B] for some of the changes [M].
 
         Args:
+          changes: their numbers.
           before: `correct` (bool) and `loss` (float) [B], without any change.
           after: the same for each change, [M, B].
           there: bool [B], False for rows that are no example and don't count.
