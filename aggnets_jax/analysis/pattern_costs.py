@@ -17,6 +17,7 @@ last two columns count the pairs of outputs, and the pairs for which the first a
 """
 
 import argparse
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,12 +91,9 @@ def _digits(number: int, base: int) -> list[int]:
 
 
 class Pattern(NamedTuple):
-    """A stage under one pattern.
+    """A stage under one pattern: its links, and the number of parameters of its layers.
 
-    Attributes:
-      stage: its links.
-      params: number of parameters of its layers.
-      measured: from `measured_paths`; None where nothing was trained.
+    `measured` is from `measured_paths`; None where nothing was trained.
     """
 
     stage: StageLinks
@@ -179,9 +177,7 @@ def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
     return row
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_count(parser, default=4)
+add_arguments = functools.partial(command.add_count, default=4)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:

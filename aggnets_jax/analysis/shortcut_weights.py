@@ -30,12 +30,9 @@ LABEL = "mean |W| over channels"
 
 
 class ShortcutWeights(NamedTuple):
-    """The learnt weights of a stage's shortcuts.
+    """The learnt weights of a stage's shortcuts, by `(layer, source)`, float [channels].
 
-    Attributes:
-      links: of the stage.
-      weights: by `(layer, source)`, float [channels]; weights within a layer by `(layer, layer)`,
-        where the block that opens the stage is layer 0.
+    Weights within a layer are by `(layer, layer)`; the block that opens the stage is layer 0.
     """
 
     links: StageLinks
@@ -69,10 +66,6 @@ def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
             weights = {link: np.asarray(each) for link, each in weights.items()}
             found[name] = ShortcutWeights(stage, weights)
     return found
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no flags: this analysis has none of its own."""
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:

@@ -68,8 +68,7 @@ class _Tapped(Stage):
     """A stage that has its taps."""
 
 
-def _same(stage: str, layer: int, value: Any) -> Any:
-    del stage, layer
+def _same(_stage: str, _layer: int, value: Any) -> Any:
     return value
 
 
@@ -78,11 +77,7 @@ def tapped(
 ) -> contextlib.AbstractContextManager:
     """Make a context in which values within the stages of networks pass through functions.
 
-    Args:
-      computed: function of the input of a layer's F.
-      shortcut: function of the aggregate that goes past F, in a stage of shortcuts.
-      written: function of the stage's inputs, by the number of their sources, of the layers'
-        outputs, and of the stage's output.
+    See the top of this file; `written` gets a stage's inputs by the number of their sources.
     """
 
     def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:

@@ -36,12 +36,9 @@ LABEL = "mean |w| / largest of the layer"
 
 
 class StageWeights(NamedTuple):
-    """The weights of a stage's links.
+    """The weights of a stage's links, read by `find_readers`.
 
-    Attributes:
-      links: of the stage.
-      readers: of these links, see `find_readers`.
-      means: matrix of the mean absolute weights, float64; NaN for links without a reader, too.
+    `means` is the matrix of mean absolute weights, float64; NaN for links without a reader, too.
     """
 
     links: StageLinks
@@ -82,9 +79,7 @@ def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
     return {name: normalised(stage.means) for name, stage in link_weights(restored).items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_stages(parser)
+add_arguments = command.add_stages
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
