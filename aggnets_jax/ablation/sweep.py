@@ -210,14 +210,10 @@ def default_at_once(restored: Restored, rows: int) -> int:
 
     It depends on `rows`, the examples of a batch on each device.
     """
-
-    def endpoints() -> dict[str, jax.Array]:
-        images = jnp.zeros((rows, *restored.info.image_shape))
-        (_, found), _ = restored.model.init_with_output(jax.random.key(0), images)
-        return found
-
-    maps = jax.tree.leaves(jax.eval_shape(endpoints))
-    largest = max(leaf.size * leaf.dtype.itemsize for leaf in maps)
+    images = jax.ShapeDtypeStruct((rows, *restored.info.image_shape), jnp.float32)
+    init = restored.model.init_with_output
+    (_, maps), _ = jax.eval_shape(init, jax.random.key(0), images)
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(maps))
     return max(1, _BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE) // largest)
 
 

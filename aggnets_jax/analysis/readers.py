@@ -125,11 +125,9 @@ def _of_layers(
             if (_is_in(path, unit) if layer < output else not _is_in(path, within))
             and any(touched[source][path].any() for source in sources)
         ]
-        own = {}
-        if reached:
-            channels = {source: touched[source][reached[0]] for source in sources}
-            shared = np.sum([*channels.values()], axis=0) > 1
-            own = {source: each & ~shared for source, each in channels.items()}
+        channels = {source: touched[source][reached[0]] for source in sources if reached}
+        shared = np.sum([*channels.values()], axis=0) > 1
+        own = {source: each & ~shared for source, each in channels.items()}
         concatenates = bool(own) and all(each.any() for each in own.values())
         if layer < output and not concatenates:
             return {}

@@ -91,12 +91,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for (layer, source), weights in stage.weights.items()
     ]
     maps = {name: stage.means() for name, stage in found.items()}
-    figure = draw_heat_maps(
-        maps,
-        {name: stage.links for name, stage in found.items()},
-        limits=(0, max(float(np.nanmax(each)) for each in maps.values())),
-        label=LABEL,
-    )
+    links = {name: stage.links for name, stage in found.items()}
+    largest = max(float(np.nanmax(each)) for each in maps.values())
+    figure = draw_heat_maps(maps, links, limits=(0, largest), label=LABEL)
     title = command.headline(restored, given, LABEL)
     shown = [_summary(name, stage) for name, stage in found.items()]
     command.publish(output, title, shown, {"shortcuts": rows}, figure, tight=True)
