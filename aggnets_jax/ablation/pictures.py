@@ -51,10 +51,8 @@ def save_link_map(
     figure.set_layout_engine("constrained")
     panels = figure.subplots(down, across, squeeze=False)
     root = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
-    style = {
-        "cmap": _CHANGES if bad < 0 else _CHANGES.reversed(),
-        "norm": FuncNorm(root, vmin=-most, vmax=most),
-    }
+    norm = FuncNorm(root, vmin=-most, vmax=most)
+    colours = _CHANGES if bad < 0 else _CHANGES.reversed()
     for axes in panels.flat[len(shown) :]:
         axes.axis("off")
     for axes, (name, stage) in zip(panels.flat, shown.items(), strict=False):
@@ -63,7 +61,7 @@ def save_link_map(
         for layer, source in stage.links:
             change = changes[name, (layer, source)]
             grid[source, layer - 1] = change if math.isfinite(change) else bad * most
-        image = axes.imshow(grid, **style, interpolation="none")
+        image = axes.imshow(grid, cmap=colours, norm=norm, interpolation="none")
         _number_cells(axes, grid, most)
         _label_outputs(axes, stage.topology.depth, columns, name)
     bar = figure.colorbar(image, ax=panels, label=label, fraction=0.05)
@@ -155,9 +153,7 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     sizes = sorted(by_size)
     figure = Figure(figsize=(7.5, 4), dpi=120)
     axes = figure.subplots()
-    low, mean, high = (
-        [function(by_size[size]) for size in sizes] for function in (min, np.mean, max)
-    )
+    low, mean, high = ([f(by_size[size]) for size in sizes] for f in (min, np.mean, max))
     axes.fill_between(sizes, low, high, color=SHORT, alpha=0.35, linewidth=0, label="least to most")
     for size in sizes:
         axes.plot([size] * len(by_size[size]), by_size[size], ".", color=ACCENT, markersize=4)

@@ -204,12 +204,9 @@ class WeighedNetwork(NamedTuple):
 
     def init(self, *arguments: Any, **keywords: Any) -> Variables:
         """Initialise the network's variables, with weights of 1."""
+        variables = self.model.init(*arguments, **keywords)
         ones = jnp.ones(len(self.links.links))
-        return self.join(self.model.init(*arguments, **keywords), ones)
-
-    def join(self, variables: Variables, weights: jax.Array) -> Variables:
-        """Join variables of the network and weights of its links, float32 [links]."""
-        return {**variables, "params": {NETWORK: variables["params"], LINKS: weights}}
+        return {**variables, "params": {NETWORK: variables["params"], LINKS: ones}}
 
     def apply(self, variables: Variables, *arguments: Any, **keywords: Any) -> Any:
         """Apply the network with the weights of its links."""

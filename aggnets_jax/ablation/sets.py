@@ -115,12 +115,10 @@ def to_text(links: Iterable[StageLink]) -> str:
 def listed_sets(texts: Sequence[str], stages: Stages) -> list[CutSet]:
     """Return the sets that a user lists: `set`, the name, and `links`, their number.
 
-    Args:
-      texts: the links of a set, as by `to_text`, which is then its name; or a CSV file, with a name
-        that ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the name
-        of the set that a link belongs to. Without it all links of the file are one set with the
-        name of the file. The other columns of `links.csv` are not read.
-      stages: of the network.
+    A text has the links of a set, as by `to_text`, and is then its name; or it is a CSV file, with
+    a name that ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the
+    name of the set that a link belongs to. Without it all links of the file are one set with the
+    name of the file. The other columns of `links.csv` are not read.
 
     Raises:
       UserError: for a file that can't be read, a text that names no links, a link that does not
@@ -173,19 +171,15 @@ def _read_file(file: str) -> dict[str, list[StageLink]]:
         if len(line) != len(columns):
             raise UserError(f"{file}, line {number}: {len(line)} values for {len(columns)} columns")
         row = dict(zip(columns, line, strict=True))
-        link = (_number(file, number, row, "layer"), _number(file, number, row, "source"))
+        for column in ("layer", "source"):
+            if not re.fullmatch(r"[0-9]{1,9}", text := row[column]):
+                why = f"{column} must be a whole number, got {one_line(text)!r}"
+                raise UserError(f"{file}, line {number}: {why}")
         name = row.get("set", Path(file).stem)
         if not is_line(name):
             raise UserError(f"{file}, line {number}: the name of a set must be one line of text")
-        named.setdefault(name, []).append((row["stage"], link))
+        link = row["stage"], (int(row["layer"]), int(row["source"]))
+        named.setdefault(name, []).append(link)
     if not named:
         raise UserError(f"{file} names no links to cut")
     return named
-
-
-def _number(file: str, line: int, row: Mapping[str, str], column: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", row[column]):
-        raise UserError(
-            f"{file}, line {line}: {column} must be a whole number, got {one_line(row[column])!r}"
-        )
-    return int(row[column])

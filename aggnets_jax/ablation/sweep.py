@@ -74,15 +74,10 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
 
 class Ablation:
-    """A network that can be evaluated without some of its links.
+    """A network, with the variables of one seed, that can be evaluated without some of its links.
 
-    Attributes:
-      restored: the network, with the variables of one seed.
-      stages: the stages of the network.
-      batches: of the evaluation split.
-      at_once: sets of links for one call of the program; the first `measure` may lower it, so that
-        the last call is nearly full.
-      scores: the program, see `make_scores`.
+    The program `scores`, see `make_scores`, takes `at_once` sets of links for one call; the first
+    `measure` may lower this number, so that the last call is nearly full.
     """
 
     def __init__(
@@ -148,11 +143,9 @@ class Ablation:
                 skipped += int(np.sum(np.asarray(batch["label"]) < 0))
             after = {name: values[: part.stop - part.start] for name, values in after.items()}
             tally.add(part, before, after, np.asarray(batch["mask"]))
-        if tally.examples + skipped != self.batches.num_examples:
-            raise RuntimeError(
-                f"evaluated {tally.examples} and skipped {skipped} of"
-                f" {self.batches.num_examples} examples"
-            )
+        if tally.examples + skipped != (number := self.batches.num_examples):
+            found = f"evaluated {tally.examples} and skipped {skipped}"
+            raise RuntimeError(f"{found} of {number} examples")
         if not tally.examples:
             raise UserError(f"all {skipped} images of the evaluation are damaged")
         baseline, *measured = tally.measurements()

@@ -26,20 +26,15 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def add_count(parser: argparse.ArgumentParser, default: int) -> None:
     """Add the flags for the images that `first_images` reads."""
-    parser.add_argument(
-        "--count",
-        type=int,
-        default=default,
-        help=f"number of images, the first ones; default {default}",
-    )
+    text = f"number of images, the first ones; default {default}"
+    parser.add_argument("--count", type=int, default=default, help=text)
     add_data_dir(parser)
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
     """Add the flag for the stages to look at, see `taps.choose`."""
-    parser.add_argument(
-        "--stages", default="*", help="shell pattern of the stages to look at; default '*', all"
-    )
+    text = "shell pattern of the stages to look at; default '*', all"
+    parser.add_argument("--stages", default="*", help=text)
 
 
 class Pictures(NamedTuple):

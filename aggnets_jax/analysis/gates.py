@@ -99,9 +99,8 @@ def gate_statistics(restored: Restored, batches: Iterable[data.Batch]) -> dict[G
 
     total: list[Gate] = []
     for batch in batches:
-        gates, (labels, mask) = jax.device_get(
-            (compute(restored.variables, batch), (batch["label"], batch["mask"]))
-        )
+        gates = compute(restored.variables, batch)
+        gates, labels, mask = jax.device_get((gates, batch["label"], batch["mask"]))
         sums = [_sums(values[mask], labels[mask], classes) for values in gates]
         total = jax.tree.map(np.add, total, sums) if total else sums
     return dict(zip(names, total, strict=True))
@@ -162,9 +161,8 @@ def draw(found: Mapping[GateName, Gate], class_names: Sequence[str]) -> Figure:
         differences = np.stack(means, axis=1) - [describe(gate)["mean"] for gate in gates]
         differences[gates[0].images == 0] = np.nan
         most = float(np.nanmax(np.abs(differences)))
-        image = right.imshow(
-            differences, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="none"
-        )
+        colours = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        image = right.imshow(differences, **colours, aspect="auto", interpolation="none")
         right.set_title("mean of a class - mean of all", fontsize=9)
         step = math.ceil(len(class_names) / 20)
         names = [name[:16] for name in class_names[::step]]
