@@ -48,11 +48,7 @@ class Options(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The sweeps in the order of `SWEEPS`.
-
-        Raises:
-          UserError: for an unknown one.
-        """
+        """The sweeps in the order of `SWEEPS`; raises `UserError` for an unknown one."""
         if self.sweep is None:
             return () if self.cut else SWEEPS
         asked = self.sweep.split(",")
@@ -123,10 +119,8 @@ def _check(options: Options) -> None:
     """Refuse options that are wrong for any network."""
     kinds = options.kinds
     if options.reestimate_batch_statistics < 0:
-        raise UserError(
-            "reestimate_batch_statistics must be at least 0 batches, not"
-            f" {options.reestimate_batch_statistics}"
-        )
+        number = options.reestimate_batch_statistics
+        raise UserError(f"reestimate_batch_statistics must be at least 0 batches, not {number}")
     if options.export_least is not None:
         if options.export is None:
             raise UserError("export_least needs --export=FOLDER to write to")

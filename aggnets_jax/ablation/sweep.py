@@ -187,11 +187,7 @@ class Ablation:
 
 
 def linked_stages(restored: Restored) -> dict[str, links_lib.StageLinks]:
-    """Return the stages of a network.
-
-    Raises:
-      UserError: if it has no links.
-    """
+    """Return the stages of a network; raise `UserError` if it has no links."""
     stages = links_lib.find_links(restored.model, restored.info.image_shape)
     if not links_lib.all_links(stages):
         raise UserError(f"{restored.config.model.name!r} has no links that could be cut")
@@ -199,10 +195,7 @@ def linked_stages(restored: Restored) -> dict[str, links_lib.StageLinks]:
 
 
 def default_at_once(restored: Restored, rows: int) -> int:
-    """Return a good number of sets of links to evaluate at a time.
-
-    It depends on `rows`, the examples of a batch on each device.
-    """
+    """Return a good number of sets of links at a time, for `rows` examples on each device."""
     images = jax.ShapeDtypeStruct((rows, *restored.info.image_shape), jnp.float32)
     init = restored.model.init_with_output
     (_, maps), _ = jax.eval_shape(init, jax.random.key(0), images)

@@ -228,13 +228,12 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
 
 
 def _summary(name: str, paths: StagePaths) -> dict[str, str]:
-    numbers = np.array(paths.paths, np.float64)
     return {
         "stage": name,
         "paths": f"{sum(paths.paths):,}",
         "shortest": str(paths.lengths[0]),
         "longest": str(paths.lengths[-1]),
-        "mean": f"{mean_length(paths.lengths, numbers):.2f}",
+        "mean": f"{mean_length(paths.lengths, paths.paths):.2f}",
         "effective": f"{mean_length(paths.lengths, paths.gradient):.2f}",
         "effective, together": f"{mean_length(paths.lengths, paths.together):.2f}",
     }
