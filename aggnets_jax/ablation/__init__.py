@@ -3,7 +3,7 @@
 Functions share these arguments:
 
     restored  network of a checkpoint
-    stages    its links by the name of a stage, from `links.find_links`; N is a stage's depth
+    stages    links of each stage by its name, from `links.find_links`; N is a stage's depth
     cut       links to cut, `(stage, (layer, source))` each
     seed      of a run with several
     data_dir  of the data set; default the run's

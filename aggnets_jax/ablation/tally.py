@@ -26,7 +26,7 @@ class Measurement(NamedTuple):
 
     Attributes:
       accuracy: after the change, in 0..1.
-      delta: change of the accuracy, with its confidence interval `ci_low` to `ci_high`.
+      delta: change of the accuracy, with its confidence interval, `ci_low` to `ci_high`.
       loss: mean cross entropy after the change.
       loss_delta: change of the loss, with its confidence interval.
       lost: examples that were right before and are wrong after.

@@ -81,7 +81,7 @@ class Gate(NamedTuple):
     histogram: np.ndarray  # [BINS] of all values
     sums: np.ndarray  # [C] of the values of each channel
     squares: np.ndarray  # [C] of their squares
-    of_classes: np.ndarray  # [K], the sum over images of each class of the mean over channels
+    of_classes: np.ndarray  # [K], by class the sum over its images of the mean over channels
     images: np.ndarray  # [K], number of images of each class
 
 

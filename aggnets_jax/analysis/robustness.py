@@ -88,9 +88,12 @@ def make_attacker(
         return jnp.sum(score(logits(variables, pixels), batch)["loss"])
 
     def step(
-        variables: Variables, batch: data.Batch, pixels: jax.Array, *sizes: jax.Array
+        variables: Variables,
+        batch: data.Batch,
+        pixels: jax.Array,
+        epsilon: jax.Array,
+        size: jax.Array,
     ) -> jax.Array:
-        epsilon, size = sizes
         moved = pixels + size * jnp.sign(jax.grad(loss)(pixels, variables, batch))
         return _within(moved, as_pixels(batch["image"]), epsilon)
 
