@@ -15,10 +15,7 @@ def add_arguments(parser: Parser) -> None:
     shared.add_checkpoint(parser)
     shared.add_seed(parser)
     parser.add_argument(
-        "--images",
-        action="append",
-        required=True,
-        help="file, or folder of files; may be repeated",
+        "--images", action="append", required=True, help="file, or folder of files; may be repeated"
     )
     parser.add_argument("--top", type=int, default=5, help="classes for each image; default 5")
     parser.add_argument("--format", default="table", help="table, csv or json; default table")

@@ -11,12 +11,7 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path, read_json
-from aggnets_jax.reports.results import (
-    Result,
-    groups,
-    provenance,
-    read_run,
-)
+from aggnets_jax.reports.results import Result, groups, provenance, read_run
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
@@ -81,9 +76,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    workdirs: Iterable[str | Path],
-    against: Iterable[str | Path],
-    may_differ: Sequence[str] = (),
+    workdirs: Iterable[str | Path], against: Iterable[str | Path], may_differ: Sequence[str] = ()
 ) -> Comparison:
     """Compare the networks of some runs with a reference.
 

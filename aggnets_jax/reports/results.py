@@ -77,9 +77,7 @@ def read_run(workdir: str | Path) -> list[Result]:
     ]
 
 
-def config_and_overrides(
-    config: ml_collections.ConfigDict,
-) -> tuple[str, list[str], list[str]]:
+def config_and_overrides(config: ml_collections.ConfigDict) -> tuple[str, list[str], list[str]]:
     """Return the flags that reproduce a resolved config: --config and overrides.
 
     If the config's file does not come with the package, or can't be read, the overrides are

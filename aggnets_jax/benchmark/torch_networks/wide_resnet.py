@@ -4,13 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from aggnets_jax.benchmark.torch_networks.parts import (
-    Mean,
-    NormReLU,
-    conv,
-    pre_activated,
-    sequence,
-)
+from aggnets_jax.benchmark.torch_networks.parts import Mean, NormReLU, conv, pre_activated, sequence
 from aggnets_jax.benchmark.torch_networks.shortcuts import ShortcutStage
 from aggnets_jax.models import wide_resnet as jax_networks
 
