@@ -75,10 +75,9 @@ def sweep(flags: argparse.Namespace) -> int | None:
             raise UserError(f"--print starts nothing: leave --{other} out")
     everything = runs(flags)
     waiting = [run for run in everything if not run.finished]
-    if not flags.print:
-        for run in everything:
-            if run.finished:
-                print(f"{run.row}: finished, left out")
+    for run in everything:
+        if run.finished and not flags.print:
+            print(f"{run.row}: finished, left out")
     if not waiting:
         return None
     if flags.slurm is not None:
@@ -96,11 +95,7 @@ def sweep(flags: argparse.Namespace) -> int | None:
 
 
 def runs(given: argparse.Namespace) -> list[Run]:
-    """Return the rows of a sweep, checked as if each had been started.
-
-    Raises:
-      UserError: for flags that a run would refuse, and rows that can't be folders.
-    """
+    """Return the rows of a sweep, checked as if each had been started; raise `UserError`."""
     from aggnets_jax import config as config_lib
     from aggnets_jax.files import is_line, local_path, read_json
     from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
@@ -130,11 +125,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
 
 
 def train(waiting: Sequence[Run], at_once: int) -> int:
-    """Train runs on this machine.
-
-    Returns:
-      The exit code for all of them.
-    """
+    """Train runs on this machine, and return the exit code for all of them."""
     from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
     left, codes, failed = deque(waiting), [], []
@@ -152,17 +143,12 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
             if code not in (0, Stopped.exit_code):
                 failed.append(f"{child.name} {describe_exit(code)}")
     if failed:
-        print(
-            f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
-            file=sys.stderr,
-        )
+        text = f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}"
+        print(text, file=sys.stderr)
     if children.asked:
-        unfinished = len(waiting) - codes.count(0)
-        print(
-            f"{children.asked[0].name}: {unfinished} of {len(waiting)} runs are not finished;"
-            " the same command goes on with them",
-            file=sys.stderr,
-        )
+        unfinished = f"{len(waiting) - codes.count(0)} of {len(waiting)} runs are not finished"
+        text = f"{children.asked[0].name}: {unfinished}; the same command goes on with them"
+        print(text, file=sys.stderr)
         codes.append(Stopped.exit_code)
     return common_exit_code(codes)
 
@@ -184,11 +170,7 @@ def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
 
 
 def submit(command: Sequence[str]) -> None:
-    """Submit an array, whose tasks use this interpreter.
-
-    Raises:
-      UserError: if SLURM is not here, or does not take it.
-    """
+    """Submit an array with this interpreter; raise `UserError` if SLURM is missing or refuses."""
     if not SCRIPT.is_file():
         raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
     if shutil.which("sbatch") is None:

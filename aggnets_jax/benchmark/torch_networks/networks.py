@@ -31,12 +31,7 @@ _NETWORKS: dict[type[linen.Module], Callable[[Any, Sequence[int]], nn.Module]] =
 }
 # Fields that draw random numbers in training, which differ between the libraries.
 _RANDOM = (
-    "dropout",
-    "map_dropout",
-    "dropblock",
-    "drop_connect",
-    "drop_path",
-    "stochastic_depth",
+    *("dropout", "map_dropout", "dropblock", "drop_connect", "drop_path", "stochastic_depth"),
     "dynamic_regularisation",
 )
 
