@@ -78,7 +78,7 @@ def measure(
       contenders: ratios are relative to the first.
       workload: has the batch size, image shape and dtype of all contenders.
       mode: of `modes.MODES`.
-      repeats: see `timing.alternate`, as for seconds.
+      repeats: of each contender at most, see `timing.alternate`.
       seconds: for all repeats of a contender.
       profile: folder for traces of a few steps; `None` for no traces.
 

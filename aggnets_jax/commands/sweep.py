@@ -95,7 +95,11 @@ def sweep(flags: argparse.Namespace) -> int | None:
 
 
 def runs(given: argparse.Namespace) -> list[Run]:
-    """Return the rows of a sweep, checked as if each had been started; raise `UserError`."""
+    """Return the rows of a sweep, checked as if each had been started.
+
+    Raises:
+      UserError: for flags that a run would refuse, and rows that can't be folders.
+    """
     from aggnets_jax import config as config_lib
     from aggnets_jax.files import is_line, local_path, read_json
     from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error

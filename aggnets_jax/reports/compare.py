@@ -67,7 +67,7 @@ class Difference(NamedTuple):
 class Comparison(NamedTuple):
     """Results of a reference, one for each seed, and the networks' differences from it.
 
-    There is a difference for each network, in the order of their first runs, and measure.
+    There is a difference for each network, in the order of their first runs, and each measure.
     """
 
     reference: Sequence[Result]

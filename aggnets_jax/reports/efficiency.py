@@ -122,8 +122,8 @@ def printed_points(family: str) -> Iterator[Point]:
 def draw(points: Sequence[Point]) -> Figure:
     """Draw a row for each data set: error over parameters, and over multiply-adds.
 
-    There must be a point. Measured points are filled, with intervals, on a solid line; printed
-    points are hollow, on a dashed line.
+    Measured points are filled, with intervals, on a solid line; printed points are hollow, on a
+    dashed line. There is at least one point.
     """
     sets, lines = (
         list(dict.fromkeys(values))

@@ -28,8 +28,10 @@ PAGE = "report.html"
 
 # Ids and titles of the sections on every page, before and after the sections of the network.
 _FIRST = (
-    *(("results", "Results"), ("config", "Configuration")),
-    *(("training", "Training"), ("connections", "Connections")),
+    ("results", "Results"),
+    ("config", "Configuration"),
+    ("training", "Training"),
+    ("connections", "Connections"),
 )
 _LAST = ("environment", "Environment")
 

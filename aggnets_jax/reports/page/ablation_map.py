@@ -22,10 +22,8 @@ _FIELDS = {
     "examples": int,
     "baseline": {"accuracy": float},
     "links": [
-        {
-            **{"stage": str, "layer": int, "source": int},
-            **dict.fromkeys(("accuracy", "delta", "ci_low", "ci_high"), float),
-        }
+        {"stage": str, "layer": int, "source": int}
+        | dict.fromkeys(("accuracy", "delta", "ci_low", "ci_high"), float)
     ],
 }
 _MOST_WORST = 8
