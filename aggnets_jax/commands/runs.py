@@ -129,7 +129,9 @@ class _AnalysisParser(CommandParser):
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
     ) -> tuple[argparse.Namespace, list[str]]:
         """Parse the flags of the analysis."""
-        importlib.import_module(_ANALYSES[self.get_default("analysis")]).add_arguments(self)
+        module = importlib.import_module(_ANALYSES[self.get_default("analysis")])
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(self)
         flags, rest = super().parse_known_args(args, namespace)
         if rest:
             raise self.unknown_flag(rest[0])
