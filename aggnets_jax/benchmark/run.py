@@ -29,7 +29,7 @@ def run(given: argparse.Namespace) -> None:
     Raises:
       UserError: for flags that are not allowed, and networks that can't be created.
     """
-    _check(given)
+    check(given)
     if given.against == TORCH:
         # By default JAX reserves most of a GPU's memory; PyTorch needs some of it.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -37,8 +37,8 @@ def run(given: argparse.Namespace) -> None:
         _measure(given)
 
 
-def _check(given: argparse.Namespace) -> None:
-    """Check the flags, and split lists at their commas."""
+def check(given: argparse.Namespace) -> None:
+    """Check the flags, and split lists at their commas; raise `UserError` for other values."""
     given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
         if mode not in MODES:
