@@ -8,7 +8,6 @@ largest.
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from aggnets_jax.ablation import sets, sweep
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tables import write_csv
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.workdir.provenance import commit, hardware, versions
 from aggnets_jax.workdir.restore import Restored, restore_network
@@ -88,10 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "hardware": hardware(),
     }
-    with Path(given.output).open("w", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(row)
+    write_csv(Path(given.output), [row])
     print(f"ratio {row['ratio']} ({row['spread']}): {given.output}", flush=True)
 
 

@@ -4,7 +4,6 @@ Forward and backward, the best of a few repeats, both alternating in one process
 as the body of a loop, where XLA's CPU code is another. Writes results/convolution.csv.
 """
 
-import csv
 import platform
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import numpy as np
 from jax import lax
 
 from aggnets_jax.layers.convolution import convolve
+from aggnets_jax.tables import write_csv
 
 # Batch, size, channels, features, kernel size, stride, groups, dilation, and whether in a loop.
 SHAPES = [
@@ -39,7 +39,7 @@ SHAPES = [
     (64, 32, 24, 24, 3, 1, 24, 2, False),
     (64, 16, 64, 64, 5, 1, 64, 1, False),
 ]
-# Of a loop: XLA makes no loop of one.
+# Turns of a loop: XLA unrolls a loop of one turn.
 ROUNDS = 2
 COLUMNS = (
     "batch",
@@ -100,16 +100,17 @@ def milliseconds(shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measures all shapes and writes the table."""
+    """Measure all shapes and write the table."""
     hardware = f"{platform.machine()}, {jax.local_device_count()} x {jax.default_backend()}"
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*COLUMNS, "ours_ms", "native_ms", "ratio", "jax", "hardware"])
-        for shape in SHAPES:
-            ours, native = milliseconds(shape, repeats=3)
-            row = [*shape, f"{ours:.1f}", f"{native:.1f}", f"{native / ours:.1f}"]
-            writer.writerow([*row, jax.__version__, hardware])
-            print(*row)
+    rows = []
+    for shape in SHAPES:
+        ours, native = milliseconds(shape, repeats=3)
+        row = dict(zip(COLUMNS, shape, strict=True))
+        row |= {"ours_ms": f"{ours:.1f}", "native_ms": f"{native:.1f}"}
+        row["ratio"] = f"{native / ours:.1f}"
+        rows.append({**row, "jax": jax.__version__, "hardware": hardware})
+        write_csv(Path(__file__).with_suffix(".csv"), rows)
+        print(*row.values())
 
 
 if __name__ == "__main__":

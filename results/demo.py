@@ -6,31 +6,24 @@ seconds that the run took, on the clock and of the processor; the first run comp
 find its programs. Fails if an accuracy is less than what the demo must reach.
 """
 
-import csv
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
 from aggnets_jax.runtime.compilation import enable_program_cache
+from aggnets_jax.tables import write_csv
 from aggnets_jax.train import train_and_evaluate
-from aggnets_jax.workdir.provenance import commit, hardware
+from aggnets_jax.workdir.provenance import origin
 
 SEEDS = range(20)
 LEAST = 0.983
-COLUMNS = (
-    *("seed", "accuracy", "wrong", "seconds", "cpu_seconds"),
-    *("jax", "aggnets_jax", "commit", "hardware"),
-)
 
 
-def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
-    """Return the row of a run with the code of a commit."""
+def train(seed: int, folder: str) -> dict[str, Any]:
+    """Return the row of a run."""
     config = config_lib.load(str(config_lib.configs_folder() / "digits.py"), [f"seed={seed}"])
     began, cpu_began = time.perf_counter(), time.process_time()
     final = train_and_evaluate(config, Path(folder, str(seed)))["final"]
@@ -40,28 +33,18 @@ def train(seed: int, folder: str, code: str | None) -> dict[str, Any]:
         "wrong": round(final["examples"] * (1 - final["accuracy"])),
         "seconds": round(time.perf_counter() - began),
         "cpu_seconds": round(time.process_time() - cpu_began),
-        "jax": jax.__version__,
-        "aggnets_jax": __version__,
-        "commit": code,
-        "hardware": hardware(),
     }
 
 
 def main() -> None:
-    """Trains, writes and judges."""
+    """Train, write the table, and check the accuracies."""
     enable_program_cache()
-    code = commit()  # before the table that is written differs from it
+    made_with = origin()  # before the written table changes the checkout
     rows = []
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Path(__file__).with_suffix(".csv").open("w") as file,
-    ):
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+    with tempfile.TemporaryDirectory() as folder:
         for seed in SEEDS:
-            rows.append(train(seed, folder, code))
-            writer.writerow(rows[-1])
-            file.flush()
+            rows.append({**train(seed, folder), **made_with})
+            write_csv(Path(__file__).with_suffix(".csv"), rows)
     accuracies = [row["accuracy"] for row in rows]
     mean = sum(accuracies) / len(accuracies)
     print(

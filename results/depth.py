@@ -1,8 +1,8 @@
-"""Draw compile time, memory and step time by depth: python results/depth.py.
+"""Draw compile time and memory by depth: python results/depth.py.
 
-Writes results/depth.png: the compilation of a train step, XLA's temporary memory of it and how
-long it takes, of the rows of the table `depth` of results/speed.csv, with all layers written out
-(rematerialised) and with loops over them.
+Writes results/depth.png from the table `depth` of results/speed.csv: seconds to compile a training
+step and its temporary memory, with all layers written out (rematerialised) and with loops over
+layers.
 """
 
 import re
@@ -14,14 +14,14 @@ from aggnets_jax.benchmark.rows import read_records
 
 HERE = Path(__file__).parent
 STYLES = {"remat=layer": "--", "scan": "-"}
-MEASURES = {"compile_s": "compilation, s", "temp_mb": "temporary memory, MB", "ms": "step, ms"}
+MEASURES = {"compile_s": "compilation, s", "temp_mb": "temporary memory, MB"}
 
 
 def main() -> None:
-    """Draws the measures, a line for each family and form."""
+    """Draw a panel for each measure, with a line for each family and form."""
     rows = [row for row in read_records(HERE / "speed.csv") if row["table"] == "depth"]
     families = sorted({_family(row["model"]) for row in rows})
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
     for axis, (measure, label) in zip(axes, MEASURES.items(), strict=True):
         for color, family in enumerate(families):
             for form, style in STYLES.items():

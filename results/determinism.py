@@ -7,7 +7,6 @@ Writes results/determinism.csv; the exit code is 1 if two equal runs differ.
 """
 
 import contextlib
-import csv
 import dataclasses
 import itertools
 import json
@@ -29,6 +28,7 @@ from aggnets_jax.convert.runs import export_weights
 from aggnets_jax.data.digits import digits_split, first_of_each_class
 from aggnets_jax.data.prepare import prepare
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.tables import write_csv
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ DEVICES = (1, 2, 8)
 
 @dataclasses.dataclass
 class Row:
-    """How equal two runs are, and how near to those on one device.
+    """Equality of two runs, and their distance from a run on one device.
 
     Attributes:
       path: of the data.
@@ -215,10 +215,7 @@ def write(output: Path, rows: Sequence[Row], summary: dict) -> None:
     for row in rows:
         short = {name: f"{getattr(row, name):.1e}" for name in measured}
         records.append({**dataclasses.asdict(row), **short, **made_with})
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, records[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+    write_csv(output, records)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

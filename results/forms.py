@@ -7,7 +7,6 @@ errors to results/forms.csv and draws them to results/forms.png. A form agrees w
 where its mean lies within what the plain one's seeds span, widened by half of that on both sides.
 """
 
-import csv
 import itertools
 import json
 import tempfile
@@ -15,15 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from aggnets_jax import __version__
 from aggnets_jax import config as config_lib
 from aggnets_jax.runtime.compilation import enable_program_cache
+from aggnets_jax.tables import write_csv
 from aggnets_jax.train import train_and_evaluate
-from aggnets_jax.workdir.provenance import commit, hardware
+from aggnets_jax.workdir.provenance import origin
 
 HERE = Path(__file__).parent
 SEEDS = range(3)
@@ -41,7 +39,7 @@ COLUMNS = ("form", "seed", "step", "loss", "error", "jax", "aggnets_jax", "commi
 
 
 def train(form: str, seed: int, folder: str) -> Iterator[dict[str, Any]]:
-    """Rows of a run: the mean loss up to a step, and at the end the error in percent."""
+    """Yield rows of a run: the mean loss up to a step, and at the end the error in percent."""
     overrides = {
         **FORMS[form],
         "seed": seed,
@@ -56,25 +54,24 @@ def train(form: str, seed: int, folder: str) -> Iterator[dict[str, Any]]:
     config = config_lib.load(f"{file}:densenet", [f"{k}={v}" for k, v in overrides.items()])
     workdir = Path(folder, f"{form}-{seed}".replace(" ", "_"))
     summary = train_and_evaluate(config, workdir)
-    made = {"jax": jax.__version__, "aggnets_jax": __version__, "commit": commit()}
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         record = json.loads(line)
         if "train/loss" in record:
-            row = {"form": form, "seed": seed, "step": record["step"], **made}
-            row |= {"loss": round(record["train/loss"], 5), "hardware": hardware()}
+            row = {"form": form, "seed": seed, "step": record["step"]}
+            row["loss"] = round(record["train/loss"], 5)
             if record["step"] == STEPS:
                 row["error"] = round(100 * (1 - summary["final"]["accuracy"]), 2)
             yield row
 
 
 def curves(rows: list[dict[str, Any]], form: str) -> np.ndarray:
-    """Losses [seeds, logged steps]."""
+    """Return losses [seeds, logged steps]."""
     of_form = [row for row in rows if row["form"] == form]
     return np.array([[row["loss"] for row in of_form if row["seed"] == seed] for seed in SEEDS])
 
 
 def agrees(plain: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the mean of a form lies where the plain form's seeds do, at all steps."""
+    """Return whether the mean of a form lies in the range of the plain form at all steps."""
     low, high = plain.min(0), plain.max(0)
     slack = (high - low) / 2
     mean = other.mean(0)
@@ -96,17 +93,13 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Trains, writes and draws."""
+    """Train, write the table, and draw."""
     enable_program_cache()
-    rows = []
-    with tempfile.TemporaryDirectory() as folder, (HERE / "forms.csv").open("w") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
+    made_with, rows = origin(), []
+    with tempfile.TemporaryDirectory() as folder:
         for form, seed in itertools.product(FORMS, SEEDS):
-            made = list(train(form, seed, folder))
-            writer.writerows(made)
-            file.flush()
-            rows += made
+            rows += [{**row, **made_with} for row in train(form, seed, folder)]
+            write_csv(HERE / "forms.csv", rows, COLUMNS)
     draw(rows)
     for form in FORMS:
         errors = [row["error"] for row in rows if row["form"] == form and "error" in row]

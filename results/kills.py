@@ -8,7 +8,6 @@ the exit code is 1 if anything differs.
 """
 
 import contextlib
-import csv
 import dataclasses
 import itertools
 import json
@@ -30,6 +29,7 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError
+from aggnets_jax.tables import write_csv
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 ROOT = Path(__file__).parents[1]
@@ -304,10 +304,7 @@ def write(output: Path, kills: Sequence[Kill], summary: dict) -> None:
         {"kill": number, **dataclasses.asdict(kill), "seconds": f"{kill.seconds:.2f}", **made_with}
         for number, kill in enumerate(kills, start=1)
     ]
-    with output.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(output, rows)
 
 
 def run(arguments: Sequence[str] | None = None) -> None:

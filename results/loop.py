@@ -13,8 +13,6 @@ Writes results/loop.csv.
 """
 
 import argparse
-import csv
-import itertools
 import json
 import os
 import re
@@ -30,20 +28,22 @@ from unittest import mock
 import jax
 import numpy as np
 
-from aggnets_jax import __version__, data, train
 from aggnets_jax import config as config_lib
+from aggnets_jax import data, train
 from aggnets_jax.benchmark.modes import train_program
 from aggnets_jax.benchmark.program import Program
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import VARIABLE
-from aggnets_jax.workdir.provenance import hardware
+from aggnets_jax.tables import write_csv
+from aggnets_jax.training.step import default_steps_per_dispatch
+from aggnets_jax.workdir.provenance import origin
 
 TURNS = 6
 COLUMNS = (
     *("data", "network", "batch", "bare_step_ms", "loop_step_ms", "loop_speed_ratio"),
     *("start_s", "start_compile_s", "cached_start_s", "cached_start_compile_s"),
-    *("jax", "aggnets_jax", "hardware"),
+    *("jax", "aggnets_jax", "commit", "hardware"),
 )
 
 
@@ -73,7 +73,8 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     batch = jax.device_get(next(batches))
-    each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1
+    dispatched = config.steps_per_dispatch or default_steps_per_dispatch()
+    each = min(dispatched, config.log_every_steps) if info.resident else 1
     return train_program(
         create_configured_model(config, info.num_classes),
         config,
@@ -146,25 +147,22 @@ def starts(changes: dict[str, Any]) -> list[float]:
 
 
 def main() -> None:
-    """Measures all settings and writes the table."""
+    """Measure all settings and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
     parser.add_argument("--data_dir", help="where cifar10 is prepared")
     parser.add_argument("--steps", type=int, default=100, help="in a turn; default 100")
     given = parser.parse_args()
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for name, changes in settings(given.data_dir).items():
-            start = starts(changes)
-            bare, loop, ratio = speeds(changes, given.steps)
-            batch = config_lib.resolve(changes).batch_size
-            row = [name, changes["model"]["name"], batch]
-            row += [f"{1000 * bare:.1f}", f"{1000 * loop:.1f}", f"{ratio:.3f}"]
-            row += [f"{seconds:.1f}" for seconds in start]
-            row += [jax.__version__, __version__, hardware()]
-            writer.writerow(row)
-            file.flush()
-            print(dict(itertools.islice(zip(COLUMNS, row, strict=True), 10)), flush=True)
+    made_with, rows = origin(), []
+    for name, changes in settings(given.data_dir).items():
+        start = starts(changes)
+        bare, loop, ratio = speeds(changes, given.steps)
+        values = [name, changes["model"]["name"], config_lib.resolve(changes).batch_size]
+        values += [f"{1000 * bare:.1f}", f"{1000 * loop:.1f}", f"{ratio:.3f}"]
+        values += [f"{seconds:.1f}" for seconds in start]
+        row = dict(zip(COLUMNS, values, strict=False))
+        rows.append({**row, **made_with})
+        write_csv(Path(__file__).with_suffix(".csv"), rows, COLUMNS)
+        print(row, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Writes three tables of three networks, or those of them that `--tables` names:
   machine's cores, beside the model with this machine's own figures.
 """
 
-import csv
 import json
 import math
 import os
@@ -29,6 +28,7 @@ from aggnets_jax import create_model, model_info
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tables import write_csv
 
 HERE = Path(__file__).parent
 
@@ -47,8 +47,8 @@ WORKLOADS = (
     Workload("densenet121", "imagenet2012", 224, 64),
     Workload("sparsenet_bc100_k12", "cifar10", 32, 64),
 )
-# What a program is compiled with, and timed with: small batches, for collectives do not depend on
-# them, and simulated devices share two cores.
+# Batch sizes for compiling and timing: small, because collectives do not depend on them, and
+# simulated devices share two cores.
 COMPILED_BATCH = 2
 TIMED_BATCH = 4
 
@@ -305,16 +305,11 @@ TABLES: dict[str, tuple[str, Callable[[], Iterator[dict[str, Any]]]]] = {
 
 def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
     """Write a table, and print its rows as they are made."""
-    unfinished = file.with_suffix(".unfinished")
-    with unfinished.open("w", newline="") as lines:
-        writer = None
-        for row in rows:
-            writer = writer or csv.DictWriter(lines, list(row), lineterminator="\n")
-            if lines.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-            lines.flush()
-            print(*row.values(), flush=True)
+    unfinished, written = file.with_suffix(".unfinished"), []
+    for row in rows:
+        written.append(row)
+        write_csv(unfinished, written)
+        print(*row.values(), flush=True)
     unfinished.replace(file)
 
 

@@ -5,7 +5,6 @@ process; the best of a few repeats. Writes results/seeds.csv, with images/s of a
 they train together and when they train one after another.
 """
 
-import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from aggnets_jax import __version__, data
 from aggnets_jax import config as config_lib
+from aggnets_jax import data
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tables import write_csv
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state, seeds
 from aggnets_jax.training.step import make_train_step, make_train_steps
-from aggnets_jax.workdir.provenance import hardware
+from aggnets_jax.workdir.provenance import origin
 
 SEEDS = 8
 BATCH_SIZE = 64
@@ -68,24 +68,23 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def main() -> None:
-    """Measures all networks and writes the table."""
-    columns = ("network", "together_images_per_second", "in_turn_images_per_second", "ratio")
-    with Path(__file__).with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([*columns, "seeds", "batch", "jax", "aggnets_jax", "hardware"])
-        for row in ROWS:
-            runs = [stepper(row, num_seeds) for num_seeds in (SEEDS, 1)]
-            together, alone = np.min(
-                [[seconds(run) for run in runs] for _ in range(REPEATS)], axis=0
-            )
-            images = SEEDS * BATCH_SIZE
-            in_turn = SEEDS * alone
-            measured = [f"{images / together:.0f}", f"{images / in_turn:.0f}"]
-            ratio = f"{in_turn / together:.2f}"
-            writer.writerow(
-                [row, *measured, ratio, SEEDS, BATCH_SIZE, jax.__version__, __version__, hardware()]
-            )
-            print(row, *measured, ratio, flush=True)
+    """Measure all networks and write the table."""
+    made_with, rows = origin(), []
+    for name in ROWS:
+        runs = [stepper(name, num_seeds) for num_seeds in (SEEDS, 1)]
+        together, alone = np.min([[seconds(run) for run in runs] for _ in range(REPEATS)], axis=0)
+        images, in_turn = SEEDS * BATCH_SIZE, SEEDS * alone
+        row = {
+            "network": name,
+            "together_images_per_second": f"{images / together:.0f}",
+            "in_turn_images_per_second": f"{images / in_turn:.0f}",
+            "ratio": f"{in_turn / together:.2f}",
+            "seeds": SEEDS,
+            "batch": BATCH_SIZE,
+        }
+        rows.append({**row, **made_with})
+        write_csv(Path(__file__).with_suffix(".csv"), rows)
+        print(*row.values(), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 A table is a list of commands `aggnets benchmark ...`, each a process of its own, one
 after another. Their rows go to results/speed.csv, in the place of those that the same command of
-the same table has made before; docs/benchmark.md explains the columns. What stands behind `--` is
-given to all commands, such as `-- --seconds=1`.
+the same table has made before; docs/benchmark.md explains the columns. Arguments after `--`
+are added to all commands, such as `-- --seconds=1`.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from aggnets_jax.errors import UserError, unknown
 Command = list[str]
 """Flags of the benchmark; the first says which models."""
 
-# Of each family one that is printed in its paper and takes seconds a step on a CPU.
+# A network of each family that its paper prints and that takes seconds per step on a CPU.
 CIFAR = (
     "densenet40_k12",
     "densenet_bc100_k12",
@@ -71,7 +71,7 @@ IMAGENET = (
 FORMS = "--forms=plain,default,remat=norm,remat=layer"
 
 
-# Of each family one whose plain form, too, takes seconds a step.
+# A network of each family whose plain form also takes seconds per step.
 ON_CPU = (
     "densenet40_k12",
     "sparsenet40_k12",
@@ -137,7 +137,7 @@ def memory() -> Iterator[Command]:
 
 
 def depth() -> Iterator[Command]:
-    """How long networks compile, and what their steps take, by their depth."""
+    """Compile time and memory of networks by their depth, and steps at depths 100 and 110."""
     for family, depths in (
         ("sparsenet_sum{}", (56, 110, 200, 1001, 2000)),
         ("preact_resnet{}", (56, 110, 200, 1001)),
@@ -146,7 +146,9 @@ def depth() -> Iterator[Command]:
     ):
         for layers in depths:
             forms = "--forms=remat=layer,scan" if layers <= 202 else "--forms=scan"
-            yield [f"--models={family.format(layers)}", forms, "--repeats=2", "--seconds=1"]
+            mode = [] if layers in (100, 110) else ["--modes=compile"]
+            model = f"--models={family.format(layers)}"
+            yield [model, *mode, forms, "--repeats=2", "--seconds=1"]
 
 
 def dsnet() -> Iterator[Command]:
@@ -216,7 +218,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
-def told(command: Command) -> str:
+def command_line(command: Command) -> str:
     """Return a command as one would type it."""
     return shlex.join(["aggnets", "benchmark", *command])
 
@@ -229,12 +231,12 @@ def measure(command: Command, table: str) -> list[dict[str, str]] | None:
         if subprocess.run(program).returncode:
             return None
         made = json.loads(file.read_text())
-    origin = {name: made[name] for name in ORIGIN} | {"command": told(command)}
+    origin = {name: made[name] for name in ORIGIN} | {"command": command_line(command)}
     return [record(Row(**row), origin, table) for row in made["rows"]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures tables, and writes each row as soon as it is there."""
+    """Measure tables, and write each row as soon as it is measured."""
     given = parse(arguments)
     models = given.models and [f"--models={model}" for model in given.models.split(",")]
     failed = 0
@@ -242,11 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for command in TABLES[table]():
             command = [*command, *given.more]
             made = {(line["table"], line["command"]) for line in read_records(given.output)}
-            if given.missing and (table, told(command)) in made:
+            if given.missing and (table, command_line(command)) in made:
                 continue
             if models and command[0] not in models:
                 continue
-            print(f"{table}: {told(command)}", flush=True)
+            print(f"{table}: {command_line(command)}", flush=True)
             lines = measure(command, table)
             failed += lines is None
             if lines:

@@ -13,7 +13,7 @@ from aggnets_jax.benchmark.memory import backing_off
 from aggnets_jax.benchmark.modes import MODES
 from aggnets_jax.benchmark.program import Program
 from aggnets_jax.benchmark.rows import Row
-from aggnets_jax.benchmark.timing import alternate
+from aggnets_jax.benchmark.timing import Times, alternate
 from aggnets_jax.benchmark.workload import Workload
 from aggnets_jax.models import count
 
@@ -58,7 +58,7 @@ def forms_of_network(workload: Workload, forms: Sequence[Form]) -> list[Contende
         formed.create()
 
         def build(mode: str, batch_size: int, formed: Workload = formed) -> Program:
-            return MODES[mode](formed.with_batch(batch_size))
+            return MODES[mode](dataclasses.replace(formed, batch_size=batch_size))
 
         contenders.append(Contender(workload.model, form.name, params, macs, build))
     return contenders
@@ -68,23 +68,19 @@ def measure(
     contenders: Sequence[Contender],
     workload: Workload,
     mode: str,
-    *,
     repeats: int,
     seconds: float,
-    profile: Path | None = None,
+    profile: str | None = None,
 ) -> list[Row]:
-    """Measure contenders in turn; if a batch does not fit into memory, halve it for all.
+    """Return a row for each contender, measured in turn; halve a batch that memory can't hold.
 
     Args:
       contenders: ratios are relative to the first.
       workload: has the batch size, image shape and dtype of all contenders.
       mode: of `modes.MODES`.
-      repeats: see `timing.alternate`.
-      seconds: see `timing.alternate`.
+      repeats: of each contender at most, see `timing.alternate`.
+      seconds: for all repeats of a contender.
       profile: folder for traces of a few steps; `None` for no traces.
-
-    Returns:
-      A row for each contender.
 
     Raises:
       UserError: as the mode, or if there is too little memory for any batch.
@@ -100,29 +96,30 @@ def measure(
             built.append((program, program.peak_bytes()))
         return built
 
-    what = f"{workload.model} {mode}"
-    built, batch_size = backing_off(build, workload.batch_size, what)
+    built, batch_size = backing_off(build, workload.batch_size, f"{workload.model} {mode}")
     programs = [program for program, _ in built]
     times = alternate(programs, repeats, seconds)
     if profile is not None:
-        _trace(profile, contenders, mode, programs)
-    first, rows = contenders[0], []
+        for contender, program in zip(contenders, programs, strict=True):
+            name = "-".join([contender.model, mode, contender.form.replace(" ", "_")])
+            with jax.profiler.trace(str(Path(profile, name))):
+                program.run(_TRACED_STEPS)
+    shared = {
+        "mode": mode,
+        "asked_batch": workload.batch_size,
+        "batch": batch_size,
+        "image": "x".join(map(str, workload.image_shape)),
+        "dtype": workload.dtype,
+        "repeats": times.seconds.shape[1],
+    }
+    rows = []
     for number, (contender, (program, peak)) in enumerate(zip(contenders, built, strict=True)):
-        step, ratio = times.of(number), times.ratio(number) if number else (None, None, None)
         row = Row(
             model=contender.model,
-            mode=mode,
             form=contender.form,
-            against=f"{first.model} {first.form}" if number else None,
-            asked_batch=workload.batch_size,
-            batch=batch_size,
-            image="x".join(map(str, workload.image_shape)),
-            dtype=workload.dtype,
-            images_per_second=program.images and program.images / step.median,
-            **dict(zip(("ms", "ms_low", "ms_high"), (1e3 * s for s in step), strict=True)),
-            **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
-            repeats=times.seconds.shape[1],
-            steps=times.steps[number],
+            **shared,
+            **_time_columns(times, number, program),
+            against=f"{contenders[0].model} {contenders[0].form}" if number else None,
             device_peak_mb=_scaled(peak, 1e6),
             difference=contender.differences.get(mode),
         )
@@ -131,13 +128,15 @@ def measure(
     return rows
 
 
-def _trace(
-    folder: Path, contenders: Sequence[Contender], mode: str, programs: Sequence[Program]
-) -> None:
-    for contender, program in zip(contenders, programs, strict=True):
-        name = "-".join([contender.model, mode, contender.form.replace(" ", "_")])
-        with jax.profiler.trace(str(folder / name)):
-            program.run(_TRACED_STEPS)
+def _time_columns(times: Times, number: int, program: Program) -> dict[str, Any]:
+    """Return the step time and speed of a program, and its ratio to the first program."""
+    step, ratio = times.of(number), times.ratio(number) if number else (None, None, None)
+    return {
+        "images_per_second": program.images and program.images / step.median,
+        **dict(zip(("ms", "ms_low", "ms_high"), (1e3 * s for s in step), strict=True)),
+        **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
+        "steps": times.steps[number],
+    }
 
 
 def _network_columns(row: Row, program: Program, contender: Contender) -> dict[str, Any]:

@@ -5,13 +5,21 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import ml_collections
-from rich.console import Console
-from rich.table import Table
 
+from aggnets_jax.data import as_they_are, describe
+from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
-from aggnets_jax.reports import experiments
+from aggnets_jax.layers.convolution import native
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
+from aggnets_jax.tables import print_table
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import DataSizes, set_up
+from aggnets_jax.training.state import over_seeds
 
 _COLLECTIVE = re.compile(
     r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
@@ -20,36 +28,25 @@ _ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
 
 
 def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
-    """Compiles a train step over all devices of this process.
-
-    Args:
-      config: resolved.
-      devices: how many these are.
+    """Compile a resolved config's train step over all devices of this process.
 
     Returns:
-      Of a device and a step: `state_bytes`, `allocated_bytes` (with batch and temporaries),
-      `temporary_bytes`, `flops`, as XLA counts them, `model_flops` (two for each of three passes'
-      multiply-adds), and `collectives`, for each kind its `count` and the `bytes` of its results;
-      and `params`. `flops` and `collectives` count what is in a loop, of accumulation or of scanned
+      `params`; and for each device and step: `state_bytes`, `allocated_bytes` (with batch and
+      temporaries), `temporary_bytes`, `flops` as XLA counts them, `model_flops` (two for each
+      multiply-add of three passes), and `collectives`, the `count` and result `bytes` of each kind.
+      `flops` and `collectives` count the body of a loop, over accumulated batches or scanned
       layers, once.
 
     Raises:
-      UserError: for a config that fits no run, or batches that the devices can't share.
+      UserError: for a config of no valid run, or batches that the devices can't divide.
     """
-    # Here, because they import JAX, which --help can do without.
-    import jax
-    import jax.numpy as jnp
-
-    from aggnets_jax.data import as_they_are
-    from aggnets_jax.layers.convolution import native
-    from aggnets_jax.runtime import mesh as mesh_lib
-    from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
-    from aggnets_jax.tasks import get_task
-    from aggnets_jax.training.setup import set_up
-    from aggnets_jax.training.state import over_seeds
-
     mesh = mesh_lib.make_mesh()
-    setup = set_up(config, get_task(config), info=_sizes(config), mesh=mesh)
+    try:
+        known = known_data(config)
+        sizes = DataSizes(known.num_classes, known.image_shape, num_train(config))
+    except UserError:  # the sizes are not known without opening the data set
+        sizes = describe(config.data)
+    setup = set_up(config, get_task(config), info=sizes, mesh=mesh)
     macs = setup.network_summary["macs"]
     placed = setup.state_sharding(mesh)
     shapes = setup.state_shapes()
@@ -87,11 +84,7 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
 
 
 def collectives(program: str) -> dict[str, dict[str, int]]:
-    """How often a compiled program communicates in each way, and the bytes of the results.
-
-    Args:
-      program: in the text form of HLO; that of one device.
-    """
+    """Return the count and result bytes of each kind of collective in one device's HLO text."""
     found: dict[str, dict[str, int]] = {}
     for results, kind in _COLLECTIVE.findall(program):
         sums = found.setdefault(kind, {"count": 0, "bytes": 0})
@@ -102,26 +95,11 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
     return found
 
 
-def _sizes(config: ml_collections.ConfigDict) -> Any:
-    """Return the sizes of the data set; it is opened only if they are not known without it."""
-    from aggnets_jax.data import describe
-    from aggnets_jax.training.setup import DataSizes
-
-    try:
-        known = experiments.known_data(config)
-        return DataSizes(known.num_classes, known.image_shape, experiments.num_train(config))
-    except UserError:
-        return describe(config.data)
-
-
-def _table(found: dict[str, Any]) -> Table:
-    table = Table(title="of each device, a step")
-    table.add_column("")
-    table.add_column("", justify="right")
+def _print_costs(found: dict[str, Any]) -> None:
     rows = {
         "state": f"{found['state_bytes'] / 1e6:,.1f} MB",
         "temporary memory": f"{found['temporary_bytes'] / 1e6:,.1f} MB",
-        "memory in all": f"{found['allocated_bytes'] / 1e6:,.1f} MB",
+        "total memory": f"{found['allocated_bytes'] / 1e6:,.1f} MB",
         "FLOPs, of the network": f"{found['model_flops'] / 1e9:,.2f} G",
         "FLOPs, as XLA counts": f"{found['flops'] / 1e9:,.2f} G",
     }
@@ -129,27 +107,13 @@ def _table(found: dict[str, Any]) -> Table:
         rows[kind] = f"{sums['count']} with {sums['bytes'] / 1e6:,.3f} MB"
     if not found["collectives"]:
         rows["collectives"] = "none"
-    for row in rows.items():
-        table.add_row(*row)
-    return table
+    print_table([{"each device, a step": k, "": v} for k, v in rows.items()])
 
 
 def report(
     config: ml_collections.ConfigDict, processes: int, devices_each: int, file: Path | None
 ) -> None:
-    """Compile a train step for simulated devices, print its cost, and write it as JSON.
-
-    Args:
-      config: resolved.
-      processes: number of processes.
-      devices_each: devices of each process.
-      file: for the JSON; None writes none.
-
-    Raises:
-      UserError: as `dry_run`.
-    """
-    import jax
-
+    """Print the cost of a train step on simulated devices as `dry_run`; write it to a JSON file."""
     devices = processes * devices_each
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
@@ -159,8 +123,8 @@ def report(
         f"{network}: {found['params']:,} parameters, {config.sharding}; batches of {batch} over"
         f" {processes} x {devices_each} devices, {batch // devices} on each"
     )
-    Console().print(_table(found))
+    _print_costs(found)
     if config.accumulation_steps > 1 or config.model.scan:
-        print("collectives, and what XLA counts, are those of one turn of each loop")
+        print("collectives and XLA's counts include one turn of each loop")
     if file is not None:
         write_json(file, found)

@@ -31,13 +31,8 @@ Rule = tuple[str, str | Callable[..., str]]
 Rules = Callable[[Any], tuple[Rule, ...]]
 """Makes a dialect's rules for a network, none if the network is another function there."""
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES |= {"mean": "running_mean", "var": "running_var"}
 
 
 def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] | None:
@@ -69,12 +64,7 @@ class _Group(str):
     """A group of a pattern, for the formats of rules."""
 
     def __format__(self, spec: str) -> str:
-        return str(_before(self)) if spec == "-1" else str(self) or spec
-
-
-def _before(number: str) -> int:
-    """Return a number that starts at 1 here as it is there, from 0."""
-    return int(number) - 1
+        return str(int(self) - 1) if spec == "-1" else str(self) or spec
 
 
 def _if(same: Callable[[Any], bool], rules: tuple[Rule, ...]) -> Rules:
@@ -91,11 +81,7 @@ def _read_as(pattern: str, topologies: Sequence[Topology]) -> bool:
 
 def _identities(topologies: Sequence[Topology]) -> bool:
     """Return whether the shortcut of each layer is the output before it."""
-    return all(
-        sources == (layer - 1,)
-        for topology in topologies
-        for layer, sources in enumerate(topology.sources[:-1], start=1)
-    )
+    return all(t.sources[:-1] == tuple((n,) for n in range(t.depth)) for t in topologies)
 
 
 def _is_densenet(network: SparseNet) -> bool:
@@ -113,8 +99,7 @@ def _is_sparsenet(network: SparseNet, patterns: Sequence[str] = ("dense", "spars
 
 # https://github.com/Lyken17/SparseNet
 _SPARSENET: tuple[Rule, ...] = (
-    (r"stem_conv", "features.conv0"),
-    (r"stem_norm", "features.norm0"),
+    (r"stem_(conv|norm)", "features.{}0"),
     (r"stage(\d+)/layer(\d+)/norm(\d)", "features.dense-stage-{:-1}.block-{}.bn{}"),
     (r"stage(\d+)/layer(\d+)/conv(\d)", "features.dense-stage-{:-1}.block-{}.conv{}"),
     (r"transition(\d+)/norm", "features.transition-{:-1}.bn1"),
@@ -124,8 +109,7 @@ _SPARSENET: tuple[Rule, ...] = (
 )
 # torchvision.models.densenet and timm.models.densenet
 _DENSENET: tuple[Rule, ...] = (
-    (r"stem_conv", "features.conv0"),
-    (r"stem_norm", "features.norm0"),
+    (r"stem_(conv|norm)", "features.{}0"),
     (r"stage(\d+)/layer(\d+)/((?:norm|conv)\d)", "features.denseblock{}.denselayer{}.{}"),
     (r"transition(\d+)/(norm|conv)", "features.transition{}.{}"),
     (r"head_norm", "features.norm5"),
@@ -182,46 +166,6 @@ _RES2NET: tuple[Rule, ...] = (
 )
 
 
-# Squeeze-and-excitation behind the last norm of a block, "bn2" or "bn3", as a sequence of both.
-def _se_resnet(network: ResNet) -> tuple[Rule, ...]:
-    if network.attention != "se" or not _is_resnet(network):
-        return ()
-    last = 2 if network.block is BasicBlock else 3
-    return (
-        (rf"{_BLOCK}/norm{last}", f"layer{{}}.{{:0}}.bn{last}.0"),
-        (rf"{_BLOCK}/attention/channels/squeeze", f"layer{{}}.{{:0}}.bn{last}.1.fc1"),
-        (rf"{_BLOCK}/attention/channels/excite", f"layer{{}}.{{:0}}.bn{last}.1.fc2"),
-        *_RESNET,
-    )
-
-
-# pytorchcv.models.sknet, whose units and branches are counted from 1 and 2.
-_SK_PARTS = {
-    **{f"conv{n}": f"conv{n}.conv" for n in (1, 3)},
-    **{f"norm{n}": f"conv{n}.bn" for n in (1, 3)},
-    **{f"conv2/branch{n}_conv": f"conv2.branches.branch{n + 1}.conv" for n in (1, 2)},
-    **{f"conv2/branch{n}_norm": f"conv2.branches.branch{n + 1}.bn" for n in (1, 2)},
-    "conv2/hidden": "conv2.fc1.conv",
-    "conv2/hidden_norm": "conv2.fc1.bn",
-    "conv2/scores": "conv2.fc2",
-}
-_SKNET: tuple[Rule, ...] = (
-    (r"stem_conv", "features.init_block.conv.conv"),
-    (r"stem_norm", "features.init_block.conv.bn"),
-    (
-        rf"{_BLOCK}/({'|'.join(_SK_PARTS)})",
-        lambda s, n, part: f"features.stage{s}.unit{int(n or 0) + 1}.body.{_SK_PARTS[part]}",
-    ),
-    (r"stage(\d+)_projection/conv", "features.stage{}.unit1.identity_conv.conv"),
-    (r"stage(\d+)_projection/norm", "features.stage{}.unit1.identity_conv.bn"),
-    (r"classifier", "output"),
-)
-
-
-def _resnet_timm(network: ResNet) -> tuple[Rule, ...]:
-    return _RES2NET if _is_resnet(network) or _is_res2net(network) else ()
-
-
 def _is_efficientnet(network: EfficientNet) -> bool:
     return not network.replaced and _identities(network.shortcut_topologies)
 
@@ -254,7 +198,7 @@ def _timm_mbconv(stage: str, layer: str | None, part: str) -> str:
         "project_conv": "conv_pwl" if first else "conv_pw",
         "project_norm": f"bn{first + 2}",
     }
-    return f"blocks.{_before(stage)}.{layer or 0}.{parts[part]}"
+    return f"blocks.{int(stage) - 1}.{layer or 0}.{parts[part]}"
 
 
 _MBCONV_PARTS = r"((?:expand|depthwise|project)_(?:conv|norm)|squeeze_excite/(?:reduce|expand))"
@@ -305,8 +249,6 @@ _SEQCONV_LAYERS: tuple[Rule, ...] = (
     (r"downsample(\d+)/downsizing", "Downsample{}.ShrinkingLayer"),
     (r"head", "Blender"),
 )
-
-
 _HALVES = {"": "whole", "1": "bottleneck", "2": "transformation"}
 
 
@@ -316,7 +258,7 @@ def _seqconv(**groups: str) -> Rules:
     def name(layer: str, group: str | None, part: str, half: str) -> str:
         path = _renamed(layer, _SEQCONV_LAYERS)
         if group:
-            path += "." + groups[_HALVES[half]].format(_before(group))
+            path += "." + groups[_HALVES[half]].format(int(group) - 1)
         return f"{path}.{'LinearLayer' if part == 'conv' else 'BatchNormalizationLayer'}"
 
     rules = (
@@ -326,26 +268,19 @@ def _seqconv(**groups: str) -> Rules:
     return _if(_is_seqconv, rules)
 
 
-_SMG_PARTS = {
-    "norm1": "conv1_1x1.norm",
-    "conv1": "conv1_1x1.conv",
-    "norm2": "conv2_3x3.norm",
-    "conv2": "conv2_3x3.conv",
-    "norm_3x3": "conv_3x3.norm",
-    "conv_3x3": "conv_3x3.conv",
-    "norm_5x5": "conv_5x5.norm",
-    "conv_5x5": "conv_5x5.conv",
-    "forget_gate/pool/scores": "global_forget_context",
-    "forget_gate/linear1": "fc1",
-    "forget_gate/norm": "bn_forget",
-    "forget_gate/linear2": "fc2",
-    "update_gate/pool_3x3/scores": "global_context3x3",
-    "update_gate/pool_5x5/scores": "global_context5x5",
-    "update_gate/linear": "fcall",
-    "update_gate/norm": "bn_attention",
-    "update_gate/head_3x3": "fc3x3",
-    "update_gate/head_5x5": "fc5x5",
-}
+_SMG: tuple[tuple[str, str], ...] = (
+    (r"(norm|conv)1", "conv1_1x1.{}"),
+    (r"(norm|conv)2", "conv2_3x3.{}"),
+    (r"(norm|conv)_3x3", "conv_3x3.{}"),
+    (r"(norm|conv)_5x5", "conv_5x5.{}"),
+    (r"forget_gate/pool/scores", "global_forget_context"),
+    (r"forget_gate/linear([12])", "fc{}"),
+    (r"forget_gate/norm", "bn_forget"),
+    (r"update_gate/pool_(3x3|5x5)/scores", "global_context{}"),
+    (r"update_gate/linear", "fcall"),
+    (r"update_gate/norm", "bn_attention"),
+    (r"update_gate/head_(3x3|5x5)", "fc{}"),
+)
 
 
 # https://github.com/winycg/HCGNet, where the networks for CIFAR and for ImageNet are written apart.
@@ -354,19 +289,15 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
         return ()
     block, transition = "HybridBlock", "Transition"
     if network.imagenet_stem:
-        block, transition = "hybridblock", "transition"
-    part = f"({'|'.join(_SMG_PARTS)})"
+        block, transition = block.lower(), transition.lower()
+    places = (
+        (r"stage(\d+)/layer(\d+)/", f"features.{block}{{}}.SMG{{}}."),
+        (r"transition(\d+)/", f"features.{transition}{{}}."),
+    )
     return (
         (r"stem_conv", "features.conv0"),
         (r"stem_(conv|norm)([123])", "features.{}{:-1}"),
-        (
-            rf"stage(\d+)/layer(\d+)/{part}",
-            lambda s, n, part: f"features.{block}{s}.SMG{n}.{_SMG_PARTS[part]}",
-        ),
-        (
-            rf"transition(\d+)/{part}",
-            lambda s, part: f"features.{transition}{s}.{_SMG_PARTS[part]}",
-        ),
+        *((here + part, there + name) for here, there in places for part, name in _SMG),
         (r"head_norm", "features.norm5"),
         (r"classifier", "classifier"),
     )
@@ -380,9 +311,7 @@ DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
     HCGNet: {"reference": _hcgnet},
     ResNet: {
         "torchvision": _if(_is_resnet, _RESNET),
-        "timm": _resnet_timm,
-        "se": _se_resnet,
-        "pytorchcv": _if(_is_resnet, _SKNET),
+        "timm": _if(lambda network: _is_resnet(network) or _is_res2net(network), _RES2NET),
     },
     SeqResNet: {
         "reference": _seqconv(

@@ -8,7 +8,8 @@ from typing import Any
 
 from flax import linen as nn
 
-from aggnets_jax.convert.names import Rule, Rules, _if, _read_as
+from aggnets_jax.convert.names import _BLOCK, _RESNET, Rule, Rules, _if, _is_resnet, _read_as
+from aggnets_jax.layers.residual_blocks import BasicBlock
 from aggnets_jax.models import dsn, nin
 from aggnets_jax.models.aognet import AOGNet
 from aggnets_jax.models.condensenet import LEARNED, CondenseNet
@@ -17,6 +18,7 @@ from aggnets_jax.models.mobilenet import ROWS, MobileNetV2
 from aggnets_jax.models.nas import NASNet
 from aggnets_jax.models.nas_cells import CELLS
 from aggnets_jax.models.plain_cnn import PlainCNN
+from aggnets_jax.models.resnet import ResNet
 from aggnets_jax.models.shufflenet import ShuffleNetV2
 from aggnets_jax.models.wide_dpn import WideDPN
 
@@ -227,6 +229,42 @@ def _aognet(network: AOGNet) -> tuple[Rule, ...]:
     )
 
 
+# Squeeze-and-excitation behind the last norm of a block, "bn2" or "bn3", as a sequence of both.
+def _se_resnet(network: ResNet) -> tuple[Rule, ...]:
+    if network.attention != "se" or not _is_resnet(network):
+        return ()
+    last = 2 if network.block is BasicBlock else 3
+    return (
+        (rf"{_BLOCK}/norm{last}", f"layer{{}}.{{:0}}.bn{last}.0"),
+        (rf"{_BLOCK}/attention/channels/squeeze", f"layer{{}}.{{:0}}.bn{last}.1.fc1"),
+        (rf"{_BLOCK}/attention/channels/excite", f"layer{{}}.{{:0}}.bn{last}.1.fc2"),
+        *_RESNET,
+    )
+
+
+# pytorchcv.models.sknet, whose units and branches are counted from 1 and 2.
+_SK_PARTS = {
+    **{f"conv{n}": f"conv{n}.conv" for n in (1, 3)},
+    **{f"norm{n}": f"conv{n}.bn" for n in (1, 3)},
+    **{f"conv2/branch{n}_conv": f"conv2.branches.branch{n + 1}.conv" for n in (1, 2)},
+    **{f"conv2/branch{n}_norm": f"conv2.branches.branch{n + 1}.bn" for n in (1, 2)},
+    "conv2/hidden": "conv2.fc1.conv",
+    "conv2/hidden_norm": "conv2.fc1.bn",
+    "conv2/scores": "conv2.fc2",
+}
+_SKNET: tuple[Rule, ...] = (
+    (r"stem_conv", "features.init_block.conv.conv"),
+    (r"stem_norm", "features.init_block.conv.bn"),
+    (
+        rf"{_BLOCK}/({'|'.join(_SK_PARTS)})",
+        lambda s, n, part: f"features.stage{s}.unit{int(n or 0) + 1}.body.{_SK_PARTS[part]}",
+    ),
+    (r"stage(\d+)_projection/conv", "features.stage{}.unit1.identity_conv.conv"),
+    (r"stage(\d+)_projection/norm", "features.stage{}.unit1.identity_conv.bn"),
+    (r"classifier", "output"),
+)
+
+
 COMPARED: dict[type[nn.Module], dict[str, Rules]] = {
     AOGNet: {"reference": _aognet},
     CondenseNet: {
@@ -239,6 +277,7 @@ COMPARED: dict[type[nn.Module], dict[str, Rules]] = {
     MobileNetV2: {"torchvision": _if(_plain, _MOBILENET)},
     NASNet: {"reference": _nasnet},
     PlainCNN: {"reference": _plain_cnn},
+    ResNet: {"se": _se_resnet, "pytorchcv": _if(_is_resnet, _SKNET)},
     ShuffleNetV2: {"torchvision": _if(_plain, _SHUFFLENET)},
     WideDPN: {
         "reference": _if(

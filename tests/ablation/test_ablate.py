@@ -163,6 +163,9 @@ def test_exported_a_network_has_the_accuracy_that_it_had_masked(exported, capsys
 
 def test_the_config_of_an_exported_network_starts_from_its_weights(exported, tmp_path):
     folder, _ = exported
+    lines = (folder / "config.py").read_text().splitlines()
+    imports = [line for line in lines if line.startswith(("import", "from"))]
+    assert imports == ["from pathlib import Path", "import ml_collections"]
     config = config_lib.load(str(folder / "config.py"), ["lr=0.3"])
     assert (config.init_from, config.lr) == (str(folder), 0.3)
     fields = json.loads((folder / "config.json").read_text())

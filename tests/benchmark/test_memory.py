@@ -36,8 +36,8 @@ def test_a_program_for_more_memory_than_any_machine_has_backs_off(capsys):
 
     with pytest.raises(UserError, match=r"net: no memory for a batch of 1: \d+\.\d GB needed"):
         backing_off(build, 4, "net")
-    told = capsys.readouterr().out.splitlines()
-    assert [line[:38] for line in told] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert [line[:38] for line in printed] == [
         "net: no memory for a batch of 4, now 2",
         "net: no memory for a batch of 2, now 1",
     ]

@@ -59,7 +59,7 @@ def test_rows_are_those_of_the_last_run_of_a_command(speed, ran, tmp_path):
     assert len(ran) == 3
     lines = rows.read_records(file)
     assert [(line["table"], line["ms"]) for line in lines] == [("inputs", "1"), ("inputs", "3")]
-    assert lines[1]["command"] == speed.told(ran[2])
+    assert lines[1]["command"] == speed.command_line(ran[2])
     assert "--json" not in lines[1]["command"]
 
 

@@ -106,14 +106,14 @@ def test_differences_that_are_alike_have_no_p(tmp_path):
     assert shifted.p_wilcoxon == pytest.approx(2 / 2**6)
 
 
-def test_seeds_without_a_partner_are_left_out_and_told(tmp_path, capsys):
+def test_seeds_without_a_partner_are_left_out(tmp_path, capsys):
     ours = write(tmp_path / "dense", [0.9, 0.8, 0.1], DENSE, first_seed=1)
     # Seeds that trained together are of one workdir.
     theirs = write_run(tmp_path / "sparse", [0.2, 0.7, 0.7])
     assert main(["compare", *ours, "--against", theirs]) == 0
-    told = capsys.readouterr().out
-    assert f"left out: {tmp_path}/dense with the seeds 3\n" in told
-    assert f"left out: {tmp_path}/sparse with the seeds 0\n" in told
+    printed = capsys.readouterr().out
+    assert f"left out: {tmp_path}/dense with the seeds 3\n" in printed
+    assert f"left out: {tmp_path}/sparse with the seeds 0\n" in printed
     error = compare.compare(ours, [theirs]).differences[0]
     assert error.seeds == (1, 2)
     assert error.mean == pytest.approx((10 - 30 + 20 - 30) / 2)
@@ -178,7 +178,7 @@ def test_correction_is_over_the_networks_of_a_measure(tmp_path):
 
 
 def refusal(capsys, *arguments):
-    """What is told of a command that is refused."""
+    """Return the message of a command that is refused."""
     assert main(["compare", *map(str, arguments)]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -188,8 +188,8 @@ def refusal(capsys, *arguments):
 def test_less_than_two_pairs_are_refused(tmp_path, capsys):
     ours = write(tmp_path / "dense", [0.9, 0.8, 0.7], DENSE)
     theirs = write(tmp_path / "sparse", [0.9, 0.8], first_seed=2)
-    told = refusal(capsys, *ours, "--against", *theirs)
-    assert f"{tmp_path}/dense has the seeds 0, 1, 2 and {tmp_path}/sparse has 2, 3: less" in told
+    error = refusal(capsys, *ours, "--against", *theirs)
+    assert f"{tmp_path}/dense has the seeds 0, 1, 2 and {tmp_path}/sparse has 2, 3: less" in error
     assert "less than two pairs" in refusal(capsys, ours[0], "--against", theirs[0])
 
 
@@ -197,15 +197,15 @@ def test_more_than_the_network_may_differ_only_on_purpose(tmp_path, capsys):
     theirs = write(tmp_path / "sparse", [0.9, 0.8])
     recipe = ("lr=0.25", "data.flip=False")
     ours = write(tmp_path / "dense", [0.7, 0.8], (*DENSE, *recipe))
-    told = refusal(capsys, *ours, "--against", *theirs, f"--output={tmp_path}/table")
-    assert "in more than the network (data.flip: True and False; lr: 0.1 and 0.25)" in told
-    assert "--may_differ=data.flip --may_differ=lr" in told
+    error = refusal(capsys, *ours, "--against", *theirs, f"--output={tmp_path}/table")
+    assert "in more than the network (data.flip: True and False; lr: 0.1 and 0.25)" in error
+    assert "--may_differ=data.flip --may_differ=lr" in error
     assert "(data.flip: True" in refusal(capsys, *ours, "--against", *theirs, "--may_differ=lr")
     assert not (tmp_path / "table.csv").exists()
     both = ["data.flip", "lr"]
     assert compare.compare(ours, theirs, both).differences[0].mean == pytest.approx(10)
-    told = refusal(capsys, *ours, "--against", *theirs, "--may_differ=lrr", "--may_differ=lr")
-    assert "unknown field that differs 'lrr'; nearest: lr" in told
+    error = refusal(capsys, *ours, "--against", *theirs, "--may_differ=lrr", "--may_differ=lr")
+    assert "unknown field that differs 'lrr'; nearest: lr" in error
 
 
 def test_a_config_that_changed_on_the_way_is_a_difference(tmp_path, capsys):
@@ -216,18 +216,18 @@ def test_a_config_that_changed_on_the_way_is_a_difference(tmp_path, capsys):
 
     theirs = write_run(tmp_path / "sparse", [0.9, 0.8])
     ours = write_run(tmp_path / "dense", [0.8, 0.8], DENSE, change=changed)
-    told = refusal(capsys, ours, "--against", theirs)
-    assert "(lr: 0.1 -> 0.2 after step 5 of" in told
+    error = refusal(capsys, ours, "--against", theirs)
+    assert "(lr: 0.1 -> 0.2 after step 5 of" in error
     assert len(compare.compare([ours], [theirs], ["lr"]).differences) == 2
 
 
 def test_the_reference_is_one_network_and_no_other_is_it(tmp_path, capsys):
     sparse = write(tmp_path / "sparse", [0.9, 0.8])
     dense = write(tmp_path / "dense", [0.9, 0.7], DENSE)
-    told = refusal(capsys, *sparse, "--against", *dense, *sparse)
-    assert f"such as {dense[0]} and {sparse[0]}" in told
-    told = refusal(capsys, *dense, *sparse, "--against", *sparse)
-    assert f"{tmp_path}/sparse and {tmp_path}/sparse are runs of the same config" in told
+    error = refusal(capsys, *sparse, "--against", *dense, *sparse)
+    assert f"such as {dense[0]} and {sparse[0]}" in error
+    error = refusal(capsys, *dense, *sparse, "--against", *sparse)
+    assert f"{tmp_path}/sparse and {tmp_path}/sparse are runs of the same config" in error
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_the_reference_is_one_network_and_no_other_is_it(tmp_path, capsys):
 )
 def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     workdir = write_run(tmp_path / "run", [0.5])
-    told = refusal(capsys, *(a.replace("RUN", workdir) for a in arguments))
-    assert message in told
+    error = refusal(capsys, *(a.replace("RUN", workdir) for a in arguments))
+    assert message in error
 
 
 def test_names_of_networks():

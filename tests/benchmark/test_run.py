@@ -135,8 +135,8 @@ def test_too_large_a_batch_is_halved_for_all_forms(monkeypatch, tmp_path, capsys
     arguments = [*NETWORK, "--modes=eval", "--forms=plain,default", "--batch_size=64"]
     assert main(["benchmark", *arguments, f"--csv={file}"]) == 0
     printed = capsys.readouterr().out
-    told = [line for line in printed.splitlines() if "no memory for a batch" in line]
-    assert [line.partition(", now")[0].split()[-1] for line in told] == ["64", "32", "16"]
+    lines = [line for line in printed.splitlines() if "no memory for a batch" in line]
+    assert [line.partition(", now")[0].split()[-1] for line in lines] == ["64", "32", "16"]
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     assert [(row["asked_batch"], row["batch"]) for row in rows] == [("64", "8")] * 2
