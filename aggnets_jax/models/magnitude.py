@@ -1,9 +1,10 @@
 """Pruning by magnitude: "ResNet-50 Pruned" of SparseNet, Table 4.
 
-Han et al., "Deep Compression", ICLR 2016, arXiv 1510.00149, and Han et al., "Learning both Weights and
-Connections for Efficient Neural Networks", NeurIPS 2015, arXiv 1506.02626: the weights of smallest
-absolute value are set to 0, and the others trained further. The table prints 7.47M of 25.5M parameters,
-29.2 %, and not how many of each layer remain. Here each kernel keeps the same share: a choice.
+Han et al., "Deep Compression", ICLR 2016, arXiv 1510.00149, and Han et al., "Learning both Weights
+and Connections for Efficient Neural Networks", NeurIPS 2015, arXiv 1506.02626: the weights of
+smallest absolute value are set to 0, and the others trained further. The table prints 7.47M of 25.5M
+parameters, 29.2 %, and not how many of each layer remain. Here each kernel keeps the same share: a
+choice.
 """
 
 from typing import Any
@@ -22,7 +23,8 @@ def is_kernel(weights: jax.Array) -> bool:
 def masks(params: Any, kept: int) -> Any:
     """Return which parameters remain, bool like each, so that `kept` scalars do in all.
 
-    All biases and norms remain, and of each kernel the same share of the largest absolute values.
+    All biases and norms remain, and of each kernel the same share of the largest absolute values,
+    rounded to whole numbers kernel by kernel.
 
     Raises:
       UserError: for more scalars than the parameters have, or fewer than their biases and norms.
