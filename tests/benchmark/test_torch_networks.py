@@ -119,13 +119,44 @@ def logits_of_both(model, variables, images, module):
     return {m: (apply(model, variables, images, t)[0], theirs[m]) for m, t in modes.items()}
 
 
-def test_there_is_a_network_of_every_family():
+# Families that the papers quote from others, which are not compared with PyTorch's speed.
+QUOTED = {
+    "all_cnn_c",
+    "amoebanet_a_cifar",
+    "amoebanet_b_cifar",
+    "aognet",
+    "condensenet",
+    "dsn_cifar",
+    "enasnet_cifar",
+    "enasnet_cifar_nao",
+    "fpnasnet",
+    "googlenet_cifar",
+    "log_densenet_v2",
+    "mobilenet_v2_cifar",
+    "nasnet_a_cifar",
+    "nasnet_a_imagenet",
+    "nin_cifar",
+    "pnasnet_cifar",
+    "pnasnet_cifar_nao",
+    "shufflenet_v2_cifar",
+    "sknet",
+    "sknet_three_stages",
+    "wide_dpn",
+    "wide_seresnet",
+}
+
+
+def test_there_is_a_network_of_every_family_that_is_not_quoted():
     for name in list_families():
         arguments, size = TINY[name]
-        create(name, 5, **arguments, input_shape=(size, size, 3))
+        if name not in QUOTED:
+            create(name, 5, **arguments, input_shape=(size, size, 3))
+            continue
+        with pytest.raises(UserError, match=f"there is no '{name}' in PyTorch here"):
+            create(name, 5, **arguments, input_shape=(size, size, 3))
 
 
-@pytest.mark.parametrize("name", slow_but(TINY, QUICK))
+@pytest.mark.parametrize("name", slow_but(sorted(set(TINY) - QUOTED), QUICK))
 def test_logits_and_gradients_are_ours(name):
     with jax.enable_x64(True):
         model, variables, images, module = tiny(name)

@@ -104,7 +104,7 @@ TINY: dict[str, tuple[dict, int]] = {
         32,
     ),
     "seresnext": (_GROUPED, 32),
-    "wide_seresnet": (_RESIDUAL, 32),
+    "wide_seresnet": ({"depth": 18, "stage_depths": (2, 2), "width": 25, "base_width": 128}, 32),
     "sknet": (_GROUPED, 32),
     "sknet_three_stages": (_GROUPED, 16),
     **{name: ({}, 16) for name in ("googlenet_cifar", "mobilenet_v2_cifar")},

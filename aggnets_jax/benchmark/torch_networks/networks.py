@@ -11,6 +11,7 @@ from aggnets_jax import models
 from aggnets_jax.benchmark.torch_networks import dense, residual
 from aggnets_jax.benchmark.torch_networks.seqresnet import SeqResNet
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.residual_blocks import BasicBlock
 
 # By the class of our network: builds the PyTorch network from ours and (height, width, channels).
 _NETWORKS: dict[type[linen.Module], Callable[[Any, Sequence[int]], nn.Module]] = {
@@ -34,6 +35,13 @@ _RANDOM = (
     *("dropout", "map_dropout", "dropblock", "drop_connect", "drop_path", "stochastic_depth"),
     "dynamic_regularisation",
 )
+
+
+def _has_other_blocks(network: Any) -> bool:
+    """Return whether residual blocks have options that are missing here (SKNet, Wide ResNet-18)."""
+    options = getattr(network, "block_options", {})
+    wide_basic = getattr(network, "block", None) is BasicBlock and "base_width" in options
+    return "conv3x3" in options or wide_basic
 
 
 def create(
@@ -62,7 +70,7 @@ def create(
     network = models.create_model(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape
     build = _NETWORKS.get(type(network))
-    if build is None:
+    if build is None or _has_other_blocks(network):
         covered = ", ".join(covered.__name__ for covered in _NETWORKS)
         raise UserError(f"there is no {name!r} in PyTorch here; there are those of: {covered}")
     fields = type(network).__dataclass_fields__
