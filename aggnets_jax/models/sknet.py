@@ -13,6 +13,7 @@ and 16 groups. This is a choice, of 18 that were tried, with 0.1M parameters mor
 27.7M; what the paper of the row used is not known.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -35,21 +36,27 @@ KERNELS = {
 }
 
 
-def selective_conv(
-    kernels: Sequence[str],
-    reduction: int,
-    features: int,
-    *,
-    stride: int,
-    groups: int,
-    norm: common.Norm,
-    conv: common.Conv,
-    name: str,
-) -> nn.Module:
-    """Make SK in the place of a bottleneck's convolution, from keys of `KERNELS`."""
-    shape = {"stride": stride, "groups": groups}
-    branches = tuple(partial(conv, **KERNELS[kernel], **shape) for kernel in kernels)
-    return SelectiveKernel(features, branches, reduction, norm, conv, name=name)
+@dataclasses.dataclass(frozen=True)
+class SelectiveConv:
+    """What makes SK in the place of a bottleneck's convolution, from keys of `KERNELS`."""
+
+    kernels: tuple[str, ...]
+    reduction: int
+
+    def __call__(
+        self,
+        features: int,
+        *,
+        stride: int,
+        groups: int,
+        norm: common.Norm,
+        conv: common.Conv,
+        name: str,
+    ) -> nn.Module:
+        """Make the module of `features` channels."""
+        shape = {"stride": stride, "groups": groups}
+        branches = tuple(partial(conv, **KERNELS[kernel], **shape) for kernel in self.kernels)
+        return SelectiveKernel(features, branches, self.reduction, norm, conv, name=name)
 
 
 def sknet(
@@ -88,7 +95,7 @@ def sknet(
     options = {
         "groups": groups,
         "base_width": base_width,
-        "conv3x3": partial(selective_conv, tuple(kernels), reduction),
+        "conv3x3": SelectiveConv(tuple(kernels), reduction),
     }
     return residual_network(
         Bottleneck, options, stage_depths=stage_depths, inner_shortcuts=False, **fields
