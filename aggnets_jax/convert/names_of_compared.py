@@ -207,8 +207,8 @@ def _aognet(network: AOGNet) -> tuple[Rule, ...]:
             "2": "conv_norm_ac_2.conv_norm.conv_norm",
             "3": "conv_norm_3.conv_norm",
         }[index]
-        return
-        f"stage{_before(stage)}.{block_name}.{block_name}_node_{label}_op.{module}.{places[kind]}"
+        operation = f"{block_name}.{block_name}_node_{label}_op"
+        return f"stage{_before(stage)}.{operation}.{module}.{places[kind]}"
 
     def norm(stage: str, block: str) -> str:
         return (

@@ -97,5 +97,5 @@ def test_drop_path_spares_identities_and_evaluation():
 def test_any_pattern_makes_a_cell():
     model = tiny(topology="dense", operation="c1")
     assert {topology.name for topology in model.topologies} == {"dense"}
-    with pytest.raises(UserError, match="nearest: .*sep3"):
+    with pytest.raises(UserError, match=r"nearest: .*sep3"):
         tiny(topology="dense", operation="sep4")
