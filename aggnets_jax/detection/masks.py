@@ -81,7 +81,7 @@ def _byte_weights(
         given to the last pixel.
     """
     first, length = first[:, None], length[:, None]
-    position = (jnp.arange(size) + 0.5) * (length / size) - 0.5
+    position = ((jnp.arange(size) + 0.5) * (length / size) - 0.5).astype(jnp.float32)
     low = jnp.floor(position)
     part = position - low
     low = low.astype(jnp.int32)
