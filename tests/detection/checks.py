@@ -5,10 +5,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aggnets_jax.detection import anchors, assign, boxes, images, losses, masks, nms, roi_align
 from aggnets_jax.detection import proposals as proposing
+from aggnets_jax.detection.coco import coco_figures
 from aggnets_jax.detection.conventions import CENTER, LEGACY, TORCHVISION
+from aggnets_jax.training.schedules import make_schedule
 
 NAMED = {"legacy": LEGACY, "center": CENTER, "tv": TORCHVISION}
 STRIDES = (4, 8, 16, 32, 64)
@@ -252,3 +255,27 @@ def _check_detections(given, conventions, wanted):
     close(found.boxes[:count], wanted["boxes"])
     close(found.scores[:count], wanted["scores"])
     same(found.labels[:count] + 1, wanted["labels"])
+
+
+def check_schedule(given, expected):
+    per_epoch, epochs = given["iterations_per_epoch"], 12
+    schedule = make_schedule(
+        "step",
+        given["base"],
+        epochs * per_epoch,
+        per_epoch,
+        boundaries=[step / epochs for step in given["steps"]],
+        warmup_steps=given["warmup"],
+        warmup_factor=given["ratio"],
+    )
+    for count, rate in expected:
+        close(schedule(count), rate)
+
+
+def check_coco(given, expected):
+    pytest.importorskip("pycocotools")
+    for kind, results in (("bbox", given["detections"]), ("segm", given["segments"])):
+        figures, per_category, per_threshold = coco_figures(given["ground_truth"], results, kind)
+        close(list(figures.values()), expected[kind])
+        close(list(per_category.values()), expected[f"{kind}_per_category_AP"])
+        close(per_threshold, expected[f"{kind}_per_threshold_AP"])

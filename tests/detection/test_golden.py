@@ -9,13 +9,13 @@ from pathlib import Path
 import jax
 import pytest
 
-from tests.detection import checks
+from tests.detection import checks, network_checks
 
 FOLDER = Path(__file__).parents[1] / "golden" / "detection"
 CHECKS = {
     name.removeprefix("check_"): check
-    for name, check in vars(checks).items()
-    if name.startswith("check_")
+    for name, check in {**vars(checks), **vars(network_checks)}.items()
+    if name.startswith("check_")  # a file of another kind is a failure
 }
 
 
