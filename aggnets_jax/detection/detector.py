@@ -7,9 +7,9 @@
 Papers: see the package. Everything has static shapes; padding of lists has `valid` masks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.detection import proposals as proposing
+from aggnets_jax.detection import training
 from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
 from aggnets_jax.detection.backbone import Backbone, Levels
 from aggnets_jax.detection.conventions import Conventions
@@ -61,6 +62,8 @@ class Detector(nn.Module):
       most: detections of an image.
       candidates: boxes of all classes that enter this NMS.
       limits: numbers of proposals, (training, evaluation); None: the conventions'.
+      loss_group: images whose samples normalise their losses together, as those of a device did in
+        the papers (2); it must divide the batch. None: the batch.
       dtype: dtype of the computation; boxes are at least float32.
     """
 
@@ -75,6 +78,7 @@ class Detector(nn.Module):
     most: int = 100
     candidates: int = 2000
     limits: tuple[proposing.Limits, proposing.Limits] | None = None
+    loss_group: int | None = None
     dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
@@ -90,6 +94,49 @@ class Detector(nn.Module):
             self.mask_head = MaskHead(
                 outputs, sizes.mask, sizes.mask_depth, self.dtype, name="mask"
             )
+
+    def losses(
+        self, images: jax.Array, sizes: jax.Array, objects: training.Objects, keys: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return the losses of a batch by name; the loss is their sum.
+
+        Args:
+          images: as for `__call__`.
+          sizes: as for `__call__`.
+          objects: the objects of the images.
+          keys: random keys of the images [batch], see `sampling.image_keys`.
+
+        Returns:
+          Scalars "rpn_class", "rpn_box", "class", "box" and, with masks, "mask".
+        """
+        maps = self.features(images)
+        logits, deltas = self.rpn(maps)
+        proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=True)
+        rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        anchors = self.anchors(images.shape[1:3], deltas[0].dtype)
+        choice = self.conventions
+        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice)
+        logits, deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
+        parts = self._by_group(
+            partial(training.rpn_losses, conventions=choice), logits, deltas, sampled
+        )
+        rois = training.sample_rois(roi_keys, objects, proposals, choice)
+        class_logits, box_deltas = self.predict_boxes(maps, rois.boxes)
+        read = partial(training.roi_losses, num_classes=self.num_classes, conventions=choice)
+        parts |= self._by_group(read, class_logits, box_deltas, rois)
+        if self.masks:
+            first = jax.tree.map(lambda x: x[:, : training.ROI_POSITIVES], rois)
+            masks = self.predict_masks(maps, first.boxes)
+            read = partial(training.mask_losses, conventions=choice)
+            parts |= self._by_group(read, masks, first, objects.masks)
+        return parts
+
+    def _by_group(self, losses: Callable[..., Any], *inputs: Any) -> dict[str, jax.Array]:
+        """Return losses that are normalised within groups of images, and averaged over these."""
+        if self.loss_group is None:
+            return losses(*inputs)
+        inputs = jax.tree.map(lambda x: x.reshape(-1, self.loss_group, *x.shape[1:]), inputs)
+        return {name: loss.mean() for name, loss in jax.vmap(losses)(*inputs).items()}
 
     @property
     def strides(self) -> tuple[int, ...]:

@@ -56,16 +56,15 @@ def sample(key: jax.Array, assigned: jax.Array, *, number: int, positives: int) 
       positives: most positives of these.
 
     Returns:
-      A sample of min(positives, n) + min(number, n) slots.
+      A sample of min(number, candidates) slots, the real ones first.
     """
     first, second = jax.random.split(key)
     index, positive = draw(first, assigned >= 0, positives)
     others, negative = draw(second, assigned == NEGATIVE, number)
     negative &= jnp.arange(negative.shape[0]) < number - positive.sum()
     index = jnp.concatenate([index, others])
-    positive, negative = (
-        jnp.concatenate([positive, jnp.zeros_like(negative)]),
-        jnp.concatenate([jnp.zeros_like(positive), negative]),
-    )
-    found = jnp.where(positive | negative, assigned[index], IGNORED)
-    return Sample(index, found, positive, negative)
+    real = jnp.concatenate([positive, negative])
+    order = jnp.argsort(~real, stable=True)[: min(number, assigned.shape[0])]
+    index, real = index[order], real[order]
+    found = jnp.where(real, assigned[index], IGNORED)
+    return Sample(index, found, found >= 0, found == NEGATIVE)

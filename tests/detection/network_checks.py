@@ -5,7 +5,6 @@ import zlib
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from aggnets_jax.convert.detectors import _shapes, detector_from_torch, detector_names
 from aggnets_jax.convert.detectors import _order as order_of
@@ -38,6 +37,19 @@ def state_dict(detector):
         order = order_of(path, len(shapes[path]), inverse=True)
         weights[name] = weight(name, tuple(shapes[path][axis] for axis in order))
     return weights
+
+
+MODULES = """
+    backbone body conv1 bn1 conv2 bn2 conv3 bn3 downsample layer1 layer2 layer3 layer4
+    fpn inner_blocks layer_blocks rpn head conv cls_logits cls_score bbox_pred
+    roi_heads box_head fc6 fc7 box_predictor mask_head mask_predictor conv5_mask mask_fcn_logits
+    weight bias running_mean running_var
+""".split()
+
+
+def place(name):
+    """Return a key by which names are in the order of torchvision's modules."""
+    return [int(p) if p.isdigit() else MODULES.index(p) for p in name.split(".")]
 
 
 def inputs(given, first):
@@ -73,16 +85,11 @@ def check_torchvision(given, expected):
     )
     weights = state_dict(detector)
     assert len(weights) == given["names"]
-    lines = [f"{name} {value.shape}" for name, value in weights.items()]
+    lines = [f"{name} {weights[name].shape}" for name in sorted(weights, key=place)]
+    assert zlib.crc32("\n".join(lines).encode()) == given["names_crc"]
     close(sum(np.abs(value).sum() for value in weights.values()), given["weights_abs_sum"])
     variables = detector_from_torch(detector, weights, dtype=np.float64)
-    del lines
-    trainable = [
-        np.size(x)
-        for path, x in traverse_util.flatten_dict(variables["params"]).items()
-        if path[0] != "backbone" or path[-1] not in ("scale", "bias")
-    ]
-    assert sum(trainable) == given["parameters"]
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == given["parameters"]
 
     mask = kind == "mask_rcnn_fpn"
     batch, before, after = inputs(given, 110 if mask else 100)
