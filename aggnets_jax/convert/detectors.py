@@ -111,9 +111,7 @@ def detector_from_torch(
     return traverse_util.unflatten_dict(converted, sep="/")
 
 
-def detector_to_torch(
-    detector: Detector, variables: Mapping[str, Any], /
-) -> dict[str, np.ndarray]:
+def detector_to_torch(detector: Detector, variables: Mapping[str, Any], /) -> dict[str, np.ndarray]:
     """Return a detector's variables by torchvision's names of today.
 
     Raises:

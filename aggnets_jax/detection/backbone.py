@@ -180,7 +180,9 @@ def make_backbone(
     side = max(shape[0] // 32 * 32, 32)
     shape = (side, side, shape[2])
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    (_, found), _ = jax.eval_shape(without_loops(network).init_with_output, jax.random.key(0), images)
+    (_, found), _ = jax.eval_shape(
+        without_loops(network).init_with_output, jax.random.key(0), images
+    )
     strides = {k: side // v.shape[1] for k, v in found.items() if k.startswith("stage")}
     if endpoints is None:
         last = {stride: k for k, stride in strides.items()}

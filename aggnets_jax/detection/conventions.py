@@ -1,8 +1,8 @@
 """The choices in which implementations of R-CNN differ, as one record.
 
-    legacy        mmdetection 1.x, with which HCGNet's Table 4 was measured
-    center        mmdetection 2.x
-    torchvision   torchvision.models.detection
+legacy        mmdetection 1.x, with which HCGNet's Table 4 was measured
+center        mmdetection 2.x
+torchvision   torchvision.models.detection
 """
 
 import dataclasses

@@ -143,9 +143,7 @@ class Detector(nn.Module):
         """The strides of the pyramid's maps in pixels, also of the RPN's last."""
         return (*self.backbone.strides, 2 * self.backbone.strides[-1])
 
-    def __call__(
-        self, images: jax.Array, sizes: jax.Array
-    ) -> tuple[Detections, jax.Array | None]:
+    def __call__(self, images: jax.Array, sizes: jax.Array) -> tuple[Detections, jax.Array | None]:
         """Detect objects.
 
         Args:

@@ -144,9 +144,7 @@ class Upsample(nn.Module):
         batch, height, width, channels = x.shape
         shape = (2, 2, channels, self.features)
         # PyTorch's fan_out of a transposed convolution is that of its kernel's first axis, `in`.
-        init = nn.initializers.variance_scaling(
-            2.0, "fan_out", "normal", in_axis=-1, out_axis=-2
-        )
+        init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = (jnp.asarray(each, self.dtype) for each in (x, kernel, bias))

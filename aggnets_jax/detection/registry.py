@@ -4,7 +4,7 @@ A detector is a kind ("mask_rcnn_fpn"), a backbone of the networks' registry and
 classes. `NAMED` has the papers' combinations, with the figures that they print.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from aggnets_jax.detection.backbone import make_backbone
 from aggnets_jax.detection.conventions import CONVENTIONS
 from aggnets_jax.detection.detector import Detector, Sizes
 from aggnets_jax.detection.operations import count_detector
-from aggnets_jax.errors import unknown
+from aggnets_jax.detection.roi_align import METHODS
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models.flops import Count
 
 KINDS = {"mask_rcnn_fpn": True, "faster_rcnn_fpn": False}
@@ -91,7 +92,7 @@ def create_detector(
         raise unknown("detector", str(name), [*KINDS, *NAMED])
     if backbone is None:
         if named is None:
-            raise unknown(f"backbone of {name!r}: give the argument 'backbone';", "", ())
+            raise UserError(f"detector {name!r} needs the argument 'backbone', a network's name")
         backbone = named.backbone
     check_whole_number("num_classes", num_classes, 1)
     if conventions is None:
@@ -101,12 +102,24 @@ def create_detector(
     for field in fields:
         if field not in allowed:
             raise unknown(f"argument of detector {name!r}", field, allowed)
-    if isinstance(fields.get("sizes"), dict):
-        fields["sizes"] = Sizes(**fields["sizes"])
+    if "sizes" in fields:
+        fields["sizes"] = _sizes(fields["sizes"])
+    if fields.get("roi_method", METHODS[0]) not in METHODS:
+        raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
     made = make_backbone(
         backbone, endpoints=levels, frozen=frozen, dtype=dtype, **(backbone_args or {})
     )
     return Detector(made, num_classes, record, masks=KINDS[kind], dtype=dtype, **fields)
+
+
+def _sizes(given: Sizes | Mapping[str, Any]) -> Sizes:
+    """Return widths that are given by name."""
+    if isinstance(given, Sizes):
+        return given
+    for name in given:
+        if name not in Sizes._fields:
+            raise unknown("size of a detector", str(name), Sizes._fields)
+    return Sizes(**given)
 
 
 class DetectorInfo(NamedTuple):

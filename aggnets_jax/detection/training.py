@@ -134,9 +134,7 @@ def _samples(
     drawn = sample(key, assigned, number=number, positives=positives)
     own, chosen = jnp.maximum(drawn.assigned, 0), candidates[drawn.index]
     deltas = encode(boxes[own].astype(chosen.dtype), chosen, stds, conventions)
-    return Samples(
-        drawn.index, chosen, drawn.positive, drawn.negative, own, labels[own], deltas
-    )
+    return Samples(drawn.index, chosen, drawn.positive, drawn.negative, own, labels[own], deltas)
 
 
 def rpn_losses(

@@ -70,9 +70,7 @@ def check_assign(given, expected):
         kind, convention = name.split("_")[:2]
         conventions, first = NAMED[convention], 0 if convention == "tv" else 1
         if kind == "rpn":
-            levels = anchors.level_anchors(
-                given["image"], STRIDES, conventions, dtype=jnp.float64
-            )
+            levels = anchors.level_anchors(given["image"], STRIDES, conventions, dtype=jnp.float64)
             every = jnp.concatenate(levels)
             allowed = jnp.ones(len(every), bool)
             if conventions.anchors_inside:
@@ -143,9 +141,7 @@ def check_losses(given, expected):
     columns = jnp.array(given["roi_labels"])
     own = losses.own_class(array(given["roi_pred"]), columns)
     roi_logits, every = array(given["roi_logits"]), jnp.ones(len(columns), bool)
-    by_roi = partial(
-        losses.box_loss, own, array(given["roi_target"]), columns > 0, len(columns)
-    )
+    by_roi = partial(losses.box_loss, own, array(given["roi_target"]), columns > 0, len(columns))
     rpn = partial(losses.rpn_class_loss, positive=positive, negative=negative, count=count)
     roi = partial(losses.roi_class_loss, columns=columns, sampled=every)
     mask_columns = given.get("mask_labels", given.get("mask_classes"))
