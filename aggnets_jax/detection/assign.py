@@ -61,10 +61,9 @@ def _assign(
     if least is not None:
         most = overlap.max(axis=1, keepdims=True)
         reaches = (overlap == most) & (most >= max(least, 0.0))
-        if own_best:
-            chosen = own
-        else:  # the last object, as if objects were assigned one after the other
-            chosen = overlap.shape[0] - 1 - jnp.argmax(reaches[::-1], axis=0)
+        # The last object, as if objects were assigned one after the other.
+        last = overlap.shape[0] - 1 - jnp.argmax(reaches[::-1], axis=0)
+        chosen = own if own_best else last
         assigned = jnp.where(reaches.any(axis=0), chosen, assigned)
     return jnp.where(allowed, assigned, IGNORED).astype(jnp.int32)
 

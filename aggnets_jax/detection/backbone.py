@@ -9,6 +9,7 @@ classifier, have no parameters in a detector.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import pairwise
 from typing import Any
 
 import jax
@@ -192,7 +193,7 @@ def make_backbone(
         if endpoint not in strides:
             raise unknown(f"level of {name!r}", str(endpoint), strides)
     steps = tuple(strides[endpoint] for endpoint in endpoints)
-    if not steps or any(2 * a != b for a, b in zip(steps, steps[1:], strict=False)):
+    if not steps or any(2 * a != b for a, b in pairwise(steps)):
         raise UserError(
             f"levels of a pyramid need strides that double, got {steps or 'no levels'};"
             f" strides of {name!r}: {strides}"

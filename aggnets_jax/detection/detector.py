@@ -200,7 +200,7 @@ class Detector(nn.Module):
         )
 
     def roi_features(self, maps: Sequence[jax.Array], boxes: jax.Array, size: int) -> jax.Array:
-        """Pool boxes [batch, n, 4] to [batch * n, size, size, channels]; the last map isn't read."""
+        """Pool boxes [batch, n, 4] to [batch * n, size, size, channels], without the last map."""
         finest = self.sizes.finest or 14 * self.strides[0]
         read = partial(
             pool,

@@ -1,7 +1,7 @@
 """Greedy non-maximum suppression, exactly and vectorised.
 
-Among boxes in the order of their scores, greedy NMS keeps a box unless a kept box before it overlaps
-it by more than a threshold. The kept boxes are the only solution of
+Among boxes in the order of their scores, greedy NMS keeps a box unless a kept box before it
+overlaps it by more than a threshold. The kept boxes are the only solution of
 
     keep[i] = valid[i] and not any(keep[j] and IoU[j, i] > threshold for j < i)
 

@@ -1,7 +1,7 @@
 """Parameters and operations of a detector; nothing is computed for it.
 
-Operations are in the convention of mmdetection's `tools/get_flops.py`, by which HCGNet, Table 4, was
-printed, for one image, 1000 RoIs in the box head and 100 in the mask head:
+Operations are in the convention of mmdetection's `tools/get_flops.py`, by which HCGNet, Table 4,
+was printed, for one image, 1000 RoIs in the box head and 100 in the mask head:
 
 * a convolution: multiply-adds, and one addition for each value of the output if it has a bias;
 * the transposed convolution as if all weights applied at each position of the output, which is four

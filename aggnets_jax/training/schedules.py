@@ -41,8 +41,8 @@ def step(
     """Multiply by `factor` at each boundary, a fraction of the run.
 
     Before that, the rate rises linearly from `warmup_factor * lr` over `warmup_steps`. The
-    defaults of the boundaries are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of 300) and of
-    DSNet (iterations 32,000 and 48,000 of 64,000).
+    defaults of the boundaries are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of
+    300) and of DSNet (iterations 32,000 and 48,000 of 64,000).
     """
     if not all(0 < b < 1 for b in boundaries) or sorted(set(boundaries)) != list(boundaries):
         raise UserError(f"boundaries must be rising fractions of the run, got {boundaries}")

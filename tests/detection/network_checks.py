@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from aggnets_jax.convert.detectors import _shapes, detector_from_torch, detector_names
 from aggnets_jax.convert.detectors import _order as order_of
+from aggnets_jax.convert.detectors import _shapes, detector_from_torch, detector_names
 from aggnets_jax.detection import CONVENTIONS, create_detector, images, masks
 from aggnets_jax.detection.proposals import Limits
 from tests.detection.checks import close, same
@@ -39,12 +39,55 @@ def state_dict(detector):
     return weights
 
 
-MODULES = """
-    backbone body conv1 bn1 conv2 bn2 conv3 bn3 downsample layer1 layer2 layer3 layer4
-    fpn inner_blocks layer_blocks rpn head conv cls_logits cls_score bbox_pred
-    roi_heads box_head fc6 fc7 box_predictor mask_head mask_predictor conv5_mask mask_fcn_logits
-    weight bias running_mean running_var
-""".split()
+MODULES = [
+    *(
+        "backbone",
+        "body",
+        "conv1",
+        "bn1",
+        "conv2",
+        "bn2",
+    ),
+    *(
+        "conv3",
+        "bn3",
+        "downsample",
+        "layer1",
+        "layer2",
+        "layer3",
+    ),
+    *(
+        "layer4",
+        "fpn",
+        "inner_blocks",
+        "layer_blocks",
+        "rpn",
+        "head",
+    ),
+    *(
+        "conv",
+        "cls_logits",
+        "cls_score",
+        "bbox_pred",
+        "roi_heads",
+        "box_head",
+    ),
+    *(
+        "fc6",
+        "fc7",
+        "box_predictor",
+        "mask_head",
+        "mask_predictor",
+        "conv5_mask",
+    ),
+    *(
+        "mask_fcn_logits",
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+    ),
+]
 
 
 def place(name):

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 
 import jax
-import pytest
 
 from tests.detection import checks, network_checks
 
