@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow smoke torch lint docs lock clean
+.PHONY: setup demo test test-slow test-alone smoke torch lint docs lock clean
 
 setup: $(VENV)/.ready-$(VERSION)
 
@@ -38,9 +38,15 @@ demo: setup
 test: setup
 	$(PYTEST) -m "not slow"
 
-# Deep networks, and those with many parts, against their references.
-test-slow: setup
-	$(PYTEST) -m slow
+# Deep networks, and those with many parts, against their references. Tests of several processes
+# take the whole machine, so they run one after the other.
+ALONE := tests/test_determinism.py tests/runtime/test_distributed.py \
+	tests/runtime/test_preemption.py tests/launch tests/commands/test_sweep.py
+test-slow: test-alone
+	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE))
+
+test-alone: setup
+	$(RUN) -m pytest -m slow $(ALONE)
 
 # What depends most on the versions of the stack, and the comparisons with PyTorch.
 SMOKE := tests/test_main.py tests/training/test_step.py tests/runtime/test_compilation.py tests/layers/test_convolution.py \

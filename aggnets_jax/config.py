@@ -105,10 +105,9 @@ def rows(file: str | Path) -> dict[str, dict[str, Any]]:
     if sweep is None:
         return {}
     pairs = _call(path, lambda: [(str(name), dict(changes)) for name, changes in sweep()])
-    named = dict(pairs)
-    if len(named) < len(pairs):
+    if len(dict(pairs)) < len(pairs):
         raise UserError(f"{file}: sweep() yields a name twice")
-    return named
+    return dict(pairs)
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:

@@ -32,7 +32,7 @@ COLUMNS = 8
 
 
 def photograph(name: str, side: int) -> np.ndarray:
-    """The middle of a photograph that scikit-learn brings: uint8 [side, side, 3]."""
+    """Return the middle of a photograph of scikit-learn: uint8 [side, side, 3]."""
     image = Image.fromarray(load_sample_image(name))
     margin = (image.width - image.height) // 2
     image = image.crop((margin, 0, image.width - margin, image.height))
@@ -40,7 +40,7 @@ def photograph(name: str, side: int) -> np.ndarray:
 
 
 def photographs(side: int) -> DatasetInfo:
-    """A data set of two photographs."""
+    """Return a data set of two photographs."""
     return DatasetInfo(
         name="photographs",
         num_classes=2,

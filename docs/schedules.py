@@ -42,7 +42,7 @@ RECIPES = {
 
 
 def figure() -> Figure:
-    """A curve of 3,000 steps from the first to the last for each recipe, over epochs."""
+    """Return a curve of 3,000 steps over the epochs of each recipe."""
     figure = Figure(figsize=(12, 5), dpi=120)
     for axes, (title, recipe) in zip(figure.subplots(2, 3).flat, RECIPES.items(), strict=True):
         name, arguments, lr, epochs, images, batch_size = recipe

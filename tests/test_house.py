@@ -1,6 +1,7 @@
 """The map of the package: its wings, from the ground up, and who may import whom."""
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,11 @@ def test_a_module_imports_from_no_wing_above_its_own(name):
     above = ORDER[ORDER.index(wing(name)) + 1 :]
     # The package itself has nothing but the version and public names.
     assert not {module for module in IMPORTS[name] if wing(f"{module}.") in above}
+
+
+def test_no_import_circle():
+    graph = {name: imports - {"aggnets_jax", name} for name, imports in IMPORTS.items()}
+    list(graphlib.TopologicalSorter(graph).static_order())
 
 
 def test_tests_stand_where_the_names_of_modules_lead():

@@ -295,7 +295,7 @@ def test_variants_of_the_recipe_train_and_restore(changes, data_dir, tmp_path):
         ({"schedule": "cosin"}, "nearest: cosine"),
         ({"schedule": "cosine", "schedule_args": {"warmup": 1}}, "nearest: warmup_steps"),
         ({"data": {"name": "aggnets_digit"}}, "nearest: aggnets_digits"),
-        ({"data": {"name": "cifar100"}}, "prepare_data --name=cifar100"),
+        ({"data": {"name": "cifar100"}}, "prepare-data --name=cifar100"),
     ],
 )
 def test_bad_input_is_told_in_one_line_and_writes_nothing(changes, message, data_dir, tmp_path):

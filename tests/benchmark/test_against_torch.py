@@ -17,7 +17,7 @@ from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
-from tests.benchmark.test_command import NETWORK
+from tests.benchmark.test_run import NETWORK
 
 WORKLOAD = Workload("sparsenet", 8, (8, 8, 3), {"depth": 7, "growth_rate": 4})
 

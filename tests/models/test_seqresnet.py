@@ -247,7 +247,7 @@ def test_weights_go_to_the_reference_and_back(file):
         ("seqresnet_k8_r1_n1", {"cardinality": 2}, "without bottleneck have no subgroups"),
         ("seqresnext_k8_c3_r1_n1", {}, "group_width 8 is not divisible by cardinality 3"),
         ("seqresnet_b50", {}, r"no network of depth 50; allowed: \[22, 24, 42\]"),
-        ("seqresnet_b_imagenet", {}, "depth None"),
+        ("seqresnet_b_imagenet", {}, "needs the argument .depth.; allowed"),
         ("seqresnet_b22", {"width": 100}, "stage 1: 100 channels .* 32; nearest 25"),
         ("seqresnet_k8_r1_n1", {"aggregation": "summ"}, "nearest: sum"),
         ("seqresnet_k8_r1_n1", {"dropout": 1.0}, "dropout must be"),

@@ -34,7 +34,7 @@ def initialized(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     calls = []
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
-    monkeypatch.setattr(distributed, "_tell_of_aborts", lambda: None)
+    monkeypatch.setattr(distributed, "_report_aborts", lambda: None)
     return calls
 
 
@@ -130,7 +130,7 @@ def test_a_cluster_whose_processes_do_not_come_may_be_tried_again(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(distributed.os, "_exit", ended.append)
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: time.sleep(1.5))
-    monkeypatch.setattr(distributed, "_tell_of_aborts", lambda: None)
+    monkeypatch.setattr(distributed, "_report_aborts", lambda: None)
     join(timeout=1)
     assert ended == [LostProcess.exit_code]
 
