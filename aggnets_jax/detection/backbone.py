@@ -20,6 +20,7 @@ from jax.extend import core
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.execution import without_loops
+from aggnets_jax.connectivity.features import Masked
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.registry import create_model, input_shape
@@ -72,6 +73,28 @@ class Backbone:
         variables = traverse_util.unflatten_dict(unused | flat)
         return _levels(self.network, self.endpoints, variables, images)[1]
 
+    def pretrained(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the variables that the levels depend on, of the network's trained variables.
+
+        Args:
+          variables: "params" and "batch_stats" of the network as a classifier, such as a run's or a
+            converted file's, with any number of classes.
+
+        Raises:
+          UserError: if one is missing or has another shape.
+        """
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+        wanted = traverse_util.flatten_dict(jax.eval_shape(self.init, jax.random.key(0), images))
+        given = traverse_util.flatten_dict(dict(variables))
+        for path, like in wanted.items():
+            here = jnp.shape(given[path]) if path in given else "missing"
+            if here != like.shape:
+                raise UserError(
+                    f"the weights don't fit the backbone: {'/'.join(path)!r} must have the shape"
+                    f" {like.shape}, it is {here}"
+                )
+        return traverse_util.unflatten_dict({path: given[path] for path in wanted})
+
     @property
     def frozen_paths(self) -> frozenset[tuple[str, ...]]:
         """The paths of the frozen parameters, within the backbone."""
@@ -88,11 +111,14 @@ def _levels(
 ) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """Return the endpoints of a network, and its levels."""
     normalised: list[tuple[Any, jax.Array]] = []
+    masked: list[tuple[Any, jax.Array]] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, BatchNorm):
             normalised.append((args[0], output))
+        elif isinstance(output, Masked):
+            masked.append((output.features, output.mask))
         return output
 
     with nn.intercept_methods(record):
@@ -102,7 +128,11 @@ def _levels(
     for stage in stages:
         # The same array, not an equal one: the normalisation reads this endpoint.
         readers = [output for read, output in normalised if read is stage]
-        levels.append(nn.relu(readers[0]) if readers else stage)
+        level = nn.relu(readers[0]) if readers else stage
+        # Masked links act behind the normalisation, as for every other reader.
+        for mask in (mask for features, mask in masked if features is stage):
+            level = level * mask
+        levels.append(level)
     return stages, tuple(levels)
 
 

@@ -115,8 +115,15 @@ def check_roi_align(given, expected):
     styles = {"aligned": CENTER, "unaligned": TORCHVISION, "legacy": LEGACY}
     for name, wanted in expected.items():
         style, ratio, size, *sums = name.split("_")
+        sides = (rois[:, 2:] - rois[:, :2] + 1) * given["scale"]
         pooled = roi_align.roi_align(
-            features, rois, int(size), given["scale"], styles[style], ratio=int(ratio)
+            features,
+            rois,
+            int(size),
+            given["scale"],
+            styles[style],
+            ratio=int(ratio),
+            bound=int(np.ceil(sides.max() / int(size))),
         )
         pooled = pooled.transpose(0, 3, 1, 2)
         close(pooled.sum(axis=(1, 2, 3)) if sums else pooled, wanted)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax import create_model
+from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.detection.backbone import Levels, make_backbone
 from aggnets_jax.errors import UserError
 from tests.models.variables import starting_from_zeros
@@ -57,23 +58,12 @@ def test_levels_of_preactivated_networks_are_normalised_and_activated():
     levels, variables = Levels(backbone).init_with_output(jax.random.key(0), IMAGES)
     scale = variables["params"]["head_norm"]["scale"]
     variables["params"]["head_norm"]["scale"] = 3 * scale
-    variables["params"]["transition1"]["norm"]["bias"] += 1.0
+    # The transition behind the first level reads it, so that the other levels change, too.
+    bias = variables["params"]["transition1"]["norm"]["bias"]
     now = Levels(backbone).apply(variables, IMAGES)
-    np.testing.assert_allclose(
-        now[2][..., :],
-        3
-        * Levels(backbone).apply(
-            {
-                **variables,
-                "params": {
-                    **variables["params"],
-                    "head_norm": {"scale": scale, "bias": variables["params"]["head_norm"]["bias"]},
-                },
-            },
-            IMAGES,
-        )[2],
-        rtol=1e-5,
-    )
+    np.testing.assert_allclose(now[2], 3 * levels[2], rtol=1e-5, atol=1e-5)
+    variables["params"]["transition1"]["norm"]["bias"] = bias + 1.0
+    now = Levels(backbone).apply(variables, IMAGES)
     assert all((level >= 0).all() for level in now)
     assert now[0].mean() > levels[0].mean()
 
@@ -92,6 +82,33 @@ def test_stem_and_first_stage_get_no_gradient_and_the_rest_does():
         assert (names in backbone.frozen_paths) == frozen
         # The normalisation behind the first stage is trained.
         assert bool(jnp.any(gradient != 0)) != frozen, names
+
+
+def test_the_weights_of_a_classifier_are_taken():
+    backbone = make_backbone("sparsenet_bc16_k4")
+    trained = create_model("sparsenet_bc16_k4", 7).init(jax.random.key(3), IMAGES)
+    taken = backbone.pretrained(trained)
+    wanted = Levels(backbone).init(jax.random.key(0), IMAGES)
+    assert jax.tree.structure(taken) == jax.tree.structure(wanted)
+    np.testing.assert_array_equal(
+        taken["params"]["stem_conv"]["kernel"], trained["params"]["stem_conv"]["kernel"]
+    )
+    with pytest.raises(UserError, match="'params/head_norm/bias' must have the shape"):
+        backbone.pretrained({**trained, "params": {**trained["params"], "head_norm": {}}})
+
+
+def test_a_cut_link_of_a_stage_s_output_is_0_in_its_level():
+    backbone = make_backbone("sparsenet_bc16_k4")
+    levels, variables = Levels(backbone).init_with_output(jax.random.key(0), IMAGES)
+    stages = find_links(backbone.network, (64, 64, 3))
+    stage = stages["stage3"]
+    last = [link for link in stage.links if link[0] == stage.topology.depth + 1]
+    masks = masks_without(stages, [("stage3", last[0])])
+    variables["params"]["head_norm"]["bias"] += 1.0  # BN(0) is not 0
+    cut = Levels(backbone).apply({**variables, **collection(masks)}, IMAGES)
+    np.testing.assert_array_equal(cut[0], levels[0])
+    zero = (np.asarray(cut[2]) == 0).all(axis=(0, 1, 2))
+    assert 0 < zero.sum() < len(zero)
 
 
 def test_nothing_is_frozen_on_request():
