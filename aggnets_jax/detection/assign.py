@@ -55,6 +55,8 @@ def _assign(
         positive; None: no such rule.
       own_best: whether these take the object that they overlap most, rather than that object.
     """
+    # An IoU that two fused programs compute may be rounded in two ways, and then equals nothing.
+    overlap = jax.lax.optimization_barrier(overlap)
     best, own = overlap.max(axis=0), jnp.argmax(overlap, axis=0)
     assigned = jnp.where(best < negative, NEGATIVE, IGNORED)
     assigned = jnp.where(best >= positive, own, assigned)

@@ -90,9 +90,7 @@ def sample_anchors(
             key, every, assigned, boxes, labels, conventions, RPN_SAMPLES, RPN_POSITIVES, RPN_STDS
         )
 
-    # One image after the other: the IoU of all anchors is the largest array of the step.
-    arguments = (keys, objects.boxes, objects.labels, objects.valid, sizes)
-    return jax.lax.map(lambda each: of_image(*each), arguments)
+    return jax.vmap(of_image)(keys, *objects[:3], sizes)
 
 
 def sample_rois(
