@@ -21,10 +21,8 @@ def choose(kind: str, functions: Mapping[str, Callable], name: str) -> Callable:
 def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any]) -> None:
     """Raise `UserError` if an argument is unknown, missing or of the wrong type.
 
-    Args:
-      kind: the function's name in messages: "topology 'sparse'".
-      function: a function; its annotated keyword-only arguments are allowed.
-      arguments: the keyword arguments for the call.
+    The function's annotated keyword-only arguments are allowed. `kind` is its name in messages:
+    "topology 'sparse'".
     """
     parameters = inspect.signature(function, eval_str=True).parameters.values()
     allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}

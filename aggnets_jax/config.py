@@ -16,12 +16,8 @@ from aggnets_jax.files import is_line
 
 # Fields with arguments of functions, which are checked where the functions are called.
 FREE_FORM = (
-    "model.topology_args",
-    "model.args",
-    "schedule_args",
-    "strength_args",
-    "task_args",
-    "data.policy_args",
+    *("model.topology_args", "model.args", "data.policy_args"),
+    *("schedule_args", "strength_args", "task_args"),
 )
 
 # Fields that may change when a run goes on, since they change no result.
@@ -42,15 +38,10 @@ _RANGES = {
         *("keep_checkpoints", "num_seeds", "batch_size", "eval_batch_size", "accumulation_steps"),
     ),
     (0, 2**31, "at least 0 and below 2**31"): (
-        "lr_batch_size",
-        "steps_per_dispatch",
-        "skip_nonfinite_steps",
+        *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
-        "lr",
-        "weight_decay",
-        "grad_clip_norm",
-        "strength",
+        *("lr", "weight_decay", "grad_clip_norm", "strength"),
     ),
     (0, 1, "in [0, 1)"): ("momentum", "label_smoothing", "ema_decay"),
 }
@@ -221,9 +212,8 @@ def _given(path: Path) -> ml_collections.ConfigDict:
     """Return the result of a config file's `get_config()`."""
     given = _call(path, lambda: _import(path).get_config())
     if not isinstance(given, ml_collections.ConfigDict):
-        raise UserError(
-            f"{path}: get_config() must return a ConfigDict, not {type(given).__name__}"
-        )
+        kind = type(given).__name__
+        raise UserError(f"{path}: get_config() must return a ConfigDict, not {kind}")
     return given
 
 
@@ -341,6 +331,11 @@ def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
             return float(text)
         if group.get_type(name) is str and text != "None":
             return text
+    return parse_value(text)
+
+
+def parse_value(text: str) -> Any:
+    """Return the Python literal that a text is; a text that is none stays text."""
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
@@ -359,7 +354,16 @@ def check(config: ml_collections.ConfigDict) -> None:
                 raise UserError(f"config.{name} must be {bounds}, got {value}")
     if config.skip_nonfinite_steps >= config.log_every_steps:
         raise UserError("config.skip_nonfinite_steps must be less than config.log_every_steps")
-    _check_length(config)
+    steps, epochs = config.total_steps, config.total_epochs
+    if (steps is None) == (epochs is None):
+        raise UserError("set one of config.total_steps and config.total_epochs")
+    if epochs is not None and not 0 < epochs < 2**31:
+        raise UserError(f"config.total_epochs must be above 0 and below 2**31, got {epochs}")
+    if profiled := config.profile_steps:
+        whole = len(profiled) == 2 and all(type(step) is int for step in profiled)
+        if not (whole and 0 < profiled[0] <= profiled[1] <= (steps or 2**31)):
+            allowed = "(first, last), from step 1 to the last"
+            raise UserError(f"config.profile_steps must be {allowed}, got {profiled}")
     if config.num_seeds > 10_000:  # memory and results hold a list of them
         raise UserError(f"config.num_seeds must be at most 10000, got {config.num_seeds}")
     last = 2**31 - config.num_seeds
@@ -381,19 +385,3 @@ def check(config: ml_collections.ConfigDict) -> None:
         if name in config.model.args:
             raise UserError(f"config.model.args.{name} can't be set: it is that of the {source}")
     choose("config.model.remat", REMAT, config.model.remat)
-
-
-def _check_length(config: ml_collections.ConfigDict) -> None:
-    steps, epochs = config.total_steps, config.total_epochs
-    if (steps is None) == (epochs is None):
-        raise UserError("set one of config.total_steps and config.total_epochs")
-    if epochs is not None and not 0 < epochs < 2**31:
-        raise UserError(f"config.total_epochs must be above 0 and below 2**31, got {epochs}")
-    first_and_last = config.profile_steps
-    if first_and_last and not (
-        len(first_and_last) == 2
-        and all(type(step) is int for step in first_and_last)
-        and 0 < first_and_last[0] <= first_and_last[1] <= (steps or 2**31)
-    ):
-        allowed = "(first, last), from step 1 to the last"
-        raise UserError(f"config.profile_steps must be {allowed}, got {first_and_last}")

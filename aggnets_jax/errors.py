@@ -16,12 +16,7 @@ class UserError(ValueError):
 
 
 class Damaged(UserError):
-    """A checkpoint whose content differs from the saved state.
-
-    Attributes:
-      path: path of the checkpoint.
-      reason: how the damage was found.
-    """
+    """A checkpoint at `path` whose content differs from the saved state; `reason` says how."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
@@ -58,13 +53,7 @@ class Stopped(RuntimeError):
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
-    """Return the error for a name that is not allowed, with the nearest allowed names.
-
-    Args:
-      kind: what the name refers to, for example "topology".
-      name: the wrong name.
-      allowed: all allowed names.
-    """
+    """Return the error for a name of a kind ("topology") that is not allowed, with the nearest."""
     allowed = sorted(set(allowed))
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from aggnets_jax.errors import Stopped, UserError, one_line
 from aggnets_jax.files import check_fields, local_path, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.runtime.distributed import error_in_any, is_first
+from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, over_seeds
@@ -45,16 +46,12 @@ def evaluate(
     eval_step: EvalStep,
     variables: Variables,
     batches: data.EvalBatches,
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
     """Evaluate every example exactly once.
 
-    Args:
-      task: what the network is evaluated for.
-      eval_step: from `make_eval_step`.
-      variables: "params" and "batch_stats" of the network.
-      batches: from the task's `eval_data`.
-      interrupted: asked before each batch whether to give up.
+    The variables are "params" and "batch_stats" of the network. `interrupted` is asked before each
+    batch whether to give up.
 
     Returns:
       The task's metrics by name (for classification `accuracy` and `accuracy_top5` in 0..1, and
@@ -93,18 +90,12 @@ def evaluate_checkpoint(
     which: str = "latest",
     data_dir: str | None = None,
     *,
-    interrupted: Callable[[], bool] = lambda: False,
+    interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
-    """Evaluate a checkpoint, and print the result.
+    """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
-    Args:
-      workdir: of the run; gets `evaluation.json` if it can be written.
-      which: as for `restore_network`.
-      data_dir: of the data set; None: the run's.
-      interrupted: as for `evaluate`.
-
-    Returns:
-      The result of `evaluate`, and the `step`. None if it was interrupted.
+    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, and the result as
+    for `evaluate`, with the `step`.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
@@ -136,10 +127,7 @@ def evaluation_batches(
 ) -> data.EvalBatches:
     """Open the evaluation split of a restored network's data set.
 
-    Args:
-      restored: from `restore_network`.
-      mesh: the devices that batches are divided over.
-      data_dir: of the data set, which it replaces in `restored.config`; None: the run's.
+    The data set is in `data_dir`, which replaces the one in `restored.config`; None: the run's.
 
     Raises:
       UserError: if the data set is missing or has other classes, or batches can't be divided.
@@ -164,44 +152,28 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
         )
 
 
-LOOK_EVERY = 5.0
-"""Seconds between two looks at the workdir."""
-
-
-def watch(
-    workdir: str | Path, data_dir: str | None = None, *, look_every: float = LOOK_EVERY
-) -> None:
+def watch(workdir: str | Path, data_dir: str | None = None, *, look_every: float = 5.0) -> None:
     """Evaluate the newest checkpoint, and each newer one, until the run is finished.
 
     Checkpoints that come faster than they can be evaluated are skipped. The run may have yet to
-    begin.
-
-    Args:
-      workdir: of the run; `evaluation.json` is the result for the newest checkpoint.
-      data_dir: of the data set; None: the run's.
-      look_every: seconds between two looks at the workdir.
+    begin. There are `look_every` seconds between two looks at the workdir.
 
     Raises:
-      UserError: as `evaluate_checkpoint`.
-      Diverged: likewise.
-      Stopped: after SIGTERM or SIGINT.
+      Stopped: after SIGTERM or SIGINT; other errors are as for `evaluate_checkpoint`.
     """
     evaluated, announced = -1, None
     mesh = mesh_lib.make_mesh()
     with StopRequest() as stop:
+        asked = partial(stop.agreed, mesh)
         while True:
-            if signal := stop.agreed(mesh):
+            if signal := asked():
                 raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
             newest, last = _look_together(workdir)
             if newest > evaluated and _all_see(workdir, newest):
                 metrics = error = None
                 try:
-                    metrics = evaluate_checkpoint(
-                        workdir,
-                        str(newest),
-                        data_dir,
-                        interrupted=lambda: stop.agreed(mesh) is not None,
-                    )
+                    which = str(newest)
+                    metrics = evaluate_checkpoint(workdir, which, data_dir, interrupted=asked)
                 except UserError as raised:
                     error = raised
                 if error := error_in_any(error):
@@ -241,7 +213,4 @@ def _look_together(workdir: str | Path) -> tuple[int, int]:
 
 def _all_see(workdir: str | Path, step: int) -> bool:
     """Return whether all processes see a checkpoint, which they restore together."""
-    here = (local_path(workdir) / LATEST / str(step)).is_dir()
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.int32(here)).all())
+    return not in_any_process(not (local_path(workdir) / LATEST / str(step)).is_dir())

@@ -1,9 +1,10 @@
 """Files that are whole or absent; one clear line when they can't be read or written."""
 
+import contextlib
 import json
 import os
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +22,32 @@ _KINDS = {
 
 
 def local_path(path: str | Path) -> Path:
-    """Return a path on this machine, "~" replaced.
-
-    Raises:
-      UserError: if there can be no such path.
-    """
-    try:
+    """Return a path on this machine, "~" replaced; raise `UserError` if there can be none."""
+    # A name that is too long; a ~ that nobody has; None; see below.
+    kinds = OSError, RuntimeError, TypeError, ValueError
+    with explained(f"{str(path)!r} is no file or directory", *kinds):
         local = Path(path).expanduser()
         if b"\0" in os.fsencode(local):
             raise ValueError("its name has a NUL character")
         local.exists()
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
-        # A name that is too long; a ~ that nobody has; None.
-        raise UserError(f"{str(path)!r} is no file or directory: {one_line(error)}") from error
     return local
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make a folder to write to, if it is not there.
-
-    Raises:
-      UserError: if it can't be made.
-    """
-    path = local_path(folder)
+@contextlib.contextmanager
+def explained(problem: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Raise `UserError`, "PROBLEM: reason", for errors of these kinds, by default `OSError`."""
+    kinds = kinds or (OSError,)
     try:
+        yield
+    except kinds as error:
+        raise UserError(f"{problem}: {one_line(error)}") from error
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Make a folder to write to, if it is not there; raise `UserError` if that fails."""
+    path = local_path(folder)
+    with explained(f"{folder} can't be written"):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
     return path
 
 
@@ -57,11 +57,7 @@ def write_json(file: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a file at once: readers see the old content or the new.
-
-    Raises:
-      OSError: with the name of the file, if it can't be written.
-    """
+    """Write a file at once: readers see old or new content; raise `OSError` with the file name."""
     try:
         _partial(file).write_text(text)
         os.replace(_partial(file), file)
@@ -74,34 +70,23 @@ def _partial(file: Path) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object from a file of a workdir.
-
-    Raises:
-      UserError: if it is missing or damaged.
-    """
+    """Read a JSON object from a file; raise `UserError` if it is missing or damaged."""
     try:
-        value = json.loads(file.read_text())
+        with explained(f"{file} is damaged", ValueError, RecursionError):
+            value = json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"{file} can't be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is damaged: {one_line(error)}") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")
     return value
 
 
 def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
-    """Check the types of JSON data.
+    """Check the types of JSON data; raise `UserError` if one differs.
 
-    Args:
-      file: the file of the data, for the message.
-      value: the data.
-      fields: the expected type: a mapping of field names to types; a list with the type of all
-        items; or one of `_KINDS`, `dict` being lines of text by lines of text.
-      where: place of the data in the file, for the message.
-
-    Raises:
-      UserError: if a type differs.
+    `fields` is the expected type: a mapping of field names to types; a list with the type of all
+    items; or one of `_KINDS`, `dict` being lines of text by lines of text. The file, and the place
+    in it, are for the message.
     """
     kind = type(fields) if isinstance(fields, dict | list) else fields
     fits = isinstance(value, int | float if kind is float else kind)

@@ -53,7 +53,11 @@ def _run(words: Sequence[str]) -> int | None:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")
     flags = commands.make_parser(name).parse(rest)
     flags.command = shlex.join(["aggnets", name, *rest])
-    return commands.load(name).run(flags)
+    if commands.COMMANDS[name].compiles:
+        from aggnets_jax.runtime.compilation import enable_program_cache
+
+        enable_program_cache()
+    return commands.COMMANDS[name].run(flags)
 
 
 def _with_subcommand(words: Sequence[str]) -> Sequence[str]:

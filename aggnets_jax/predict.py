@@ -1,6 +1,7 @@
 """`aggnets predict`: the most probable classes of images in files."""
 
 import io
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from aggnets_jax import data
 from aggnets_jax.data.image_folder import ENDINGS
-from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.files import local_path, write_text
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import explained, local_path, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import to_host
@@ -29,13 +30,7 @@ PredictStep = Callable[[Variables, data.Batch], tuple[jax.Array, jax.Array]]
 
 
 class Prediction(NamedTuple):
-    """The most probable classes of an image.
-
-    Attributes:
-      image: file.
-      classes: names, the most probable first.
-      probabilities: of each, in 0..1; over all classes they sum to 1.
-    """
+    """An image file's most probable classes, that one first, and their probabilities, in 0..1."""
 
     image: str
     classes: tuple[str, ...]
@@ -53,17 +48,9 @@ def predict(
     """Classify images; the data set of the run is not needed.
 
     Images are read, resized and cropped like the evaluation split. If all images of the data set
-    have one size, others are resized to it.
-
-    Args:
-      workdir: of the run.
-      images: files; and folders, for all JPEGs and PNGs in them and below, sorted.
-      which: checkpoint, "latest", "best" or the number of a step.
-      seed: of a run with several.
-      top: number of most probable classes; all, if there are fewer.
-
-    Returns:
-      One prediction for each file.
+    have one size, others are resized to it. The images are as for `find_images`, the checkpoint as
+    for `restore_network` and the seed as for its `variables_at`. Each file gets a prediction of
+    `top` classes; all, if there are fewer.
 
     Raises:
       UserError: no such checkpoint, no such files, or one that is no image.
@@ -82,12 +69,9 @@ def predict(
     )
     preprocess = data.make_preprocess(config.data, info)
     step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))
-    outputs, ahead = [], ()
-    for batch in batches:
-        # The outputs of a batch are fetched when the next one is dispatched.
-        behind, ahead = ahead, step(variables, batch)
-        outputs += [jax.tree.map(to_host, behind)] if behind else []
-    outputs.append(jax.tree.map(to_host, ahead))
+    dispatched = itertools.chain((step(variables, batch) for batch in batches), [None])
+    # The outputs of a batch are fetched when the next one is dispatched.
+    outputs = [jax.tree.map(to_host, behind) for behind, _ in itertools.pairwise(dispatched)]
     classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
     return [
         Prediction(file, tuple(info.class_names[k] for k in numbers), tuple(map(float, values)))
@@ -133,11 +117,8 @@ def report_predictions(
 ) -> None:
     """Print predictions, or write them to a file at once.
 
-    Args:
-      predictions: of all images.
-      form: "table"; "csv", a row for each class of each image; or "json", a list with an object for
-        each image.
-      output: file; None prints.
+    The form is "table"; "csv", a row for each class of each image; or "json", a list with an object
+    for each image.
 
     Raises:
       UserError: no such form, or the file cannot be written.
@@ -148,10 +129,8 @@ def report_predictions(
     elif output is None:
         print(FORMS[form](predictions), end="")
     else:
-        try:
+        with explained(f"{output} can't be written"):
             write_text(local_path(output), FORMS[form](predictions))
-        except OSError as error:
-            raise UserError(f"{output} can't be written: {one_line(error)}") from error
 
 
 def check_report(form: str, output: str | Path | None) -> None:
@@ -165,10 +144,8 @@ def check_report(form: str, output: str | Path | None) -> None:
 
 
 def _table(predictions: Sequence[Prediction]) -> Table:
-    table = Table(show_lines=True)
-    table.add_column("image", overflow="fold")
-    table.add_column("class", overflow="fold")
-    table.add_column("probability", justify="right")
+    folded = (Column(name, overflow="fold") for name in ("image", "class"))
+    table = Table(*folded, Column("probability", justify="right"), show_lines=True)
     for image, classes, probabilities in predictions:
         percents = "\n".join(f"{p:.2%}" for p in probabilities)
         table.add_row(Text(image), Text("\n".join(classes)), percents)

@@ -27,14 +27,10 @@ _Z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
-    """Return the interval of an accuracy over independent examples, both in 0..1.
+    """Return the interval of an accuracy over at least one independent example, both in 0..1.
 
     Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat.
     Assoc. 22 (1927): within 0..1 and not of width 0 where all examples are right.
-
-    Args:
-      accuracy: share of right examples.
-      examples: number of all examples, at least 1.
     """
     from scipy import stats
 
@@ -46,15 +42,12 @@ def accuracy_interval(accuracy: float, examples: int) -> tuple[float, float]:
 def accuracy_change_interval(lost: int, gained: int, examples: int) -> tuple[float, float]:
     """Return the interval of the change of accuracy (gained - lost) / examples, in -1..1.
 
+    `lost` examples were right before and are wrong after; `gained` ones the other way round.
+
     Adjusted Wald interval of Agresti and Min, "Simple improved confidence intervals for comparing
     matched proportions", Statistics in Medicine 24 (2005): Wald's with 0.5 added to each of the
     four counts right or wrong, before or after. Its middle is (gained - lost) / (examples + 2), and
     it has a width even where no example changes.
-
-    Args:
-      lost: examples right before and wrong after.
-      gained: examples wrong before and right after.
-      examples: number of all examples, at least 1.
     """
     n = examples + 2
     middle = (gained - lost) / n
@@ -95,12 +88,10 @@ def _student(count: int) -> float:
 
 
 class PValues(NamedTuple):
-    """Two-sided p-values of the hypothesis that differences are zero; None without a test.
+    """Two-sided p-values of the hypothesis that differences are zero.
 
-    Attributes:
-      t: of the paired t test; None if all differences are alike.
-      wilcoxon: of Wilcoxon's signed-rank test; None for fewer than `LEAST_RANKED` pairs, and if all
-        differences are zero.
+    The paired t test has none (None) if all differences are alike; Wilcoxon's signed-rank test has
+    none for fewer than `LEAST_RANKED` pairs, and if all differences are zero.
     """
 
     t: float | None

@@ -26,9 +26,7 @@ from aggnets_jax.files import write_text
 def csv_text(records: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """Return a table as CSV, with a line of column names and a line for each record.
 
-    Args:
-      records: the lines; at least one if `columns` is None.
-      columns: their order in the file; default the order of the first record.
+    The columns have the order of the first record if none is given, which then must exist.
     """
     records = list(records)
     text = io.StringIO()
@@ -63,11 +61,8 @@ def print_table(
 ) -> None:
     """Print at least one record as a table, as wide as it needs unless a terminal is narrower.
 
-    Args:
-      records: cells are printed as they are, without markup.
-      title: printed above the table.
-      left: columns of texts, aligned to the left; the others are numbers, aligned to the right.
-        Default the first column.
+    Cells are printed as they are, without markup, below the title. The columns `left`, by default
+    the first one, are texts, aligned to the left; the others are numbers, aligned to the right.
     """
     columns = list(records[0])
     table = Table(title=None if title is None else Text(title))

@@ -24,11 +24,7 @@ from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
-from aggnets_jax.training.step import (
-    CompiledSteps,
-    default_steps_per_dispatch,
-    make_train_steps,
-)
+from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
 from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals
@@ -128,22 +124,19 @@ def train_and_evaluate(
         eval_batches.check()
         eval_step = make_eval_step(task, setup.model, preprocess, config.num_seeds)
         if start < total_steps:
+            dispatched = config.steps_per_dispatch or default_steps_per_dispatch()
             training = task.train_data(
                 config,
                 seeds=seeds(config),
                 start_step=start,
-                most_steps=min(steps_per_dispatch(config), total_steps, *intervals),
+                most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
-            first = training.feed(start)
-            train_steps = CompiledSteps.compile(
-                make_train_steps(setup.train_step(preprocess, mesh), training, config.num_seeds),
-                state,
-                first,
-                mesh,
-            )
+            first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
+            several = make_train_steps(step_fn, training, config.num_seeds)
+            train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
 
         # ---- Nothing of this config was written so far; now the workdir is its own.
@@ -173,7 +166,7 @@ def train_and_evaluate(
             speed = clock.lap((at - logged) * config.batch_size * config.num_seeds)
             logged = at
             log.write(at, metrics)
-            log.write_timing(at, {"train/images_per_second": speed})
+            log.write(at, {"train/images_per_second": speed}, "timing")
             print_training(task, at, total_steps, metrics, speed, config)
 
         def catch_up() -> None:
@@ -208,7 +201,7 @@ def train_and_evaluate(
                         eval_step,
                         jax.device_put(state.variables, mesh_lib.replicated(mesh)),
                         eval_batches,
-                        lambda: stop.agreed(mesh) is not None,
+                        partial(stop.agreed, mesh),
                     )
                 if metrics is None:
                     continue
@@ -236,9 +229,7 @@ def train_and_evaluate(
             # ---- Train, up to the next step after which something is due.
             profile.before(step + 1)
             next_due = min(
-                total_steps,
-                profile.next_boundary(step),
-                *(n * (step // n + 1) for n in intervals),
+                total_steps, profile.next_boundary(step), *(n * (step // n + 1) for n in intervals)
             )
             steps = min(next_due - step, training.most_steps)
             feed = first if step == start else training.feed(step)
@@ -271,8 +262,3 @@ def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
         if jax.process_count() == 1:
             save()
         raise
-
-
-def steps_per_dispatch(config: ml_collections.ConfigDict) -> int:
-    """Return the number of steps of resident data in one program, at most."""
-    return config.steps_per_dispatch or default_steps_per_dispatch()

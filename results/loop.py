@@ -36,6 +36,7 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import VARIABLE
 from aggnets_jax.tables import write_csv
+from aggnets_jax.training.step import default_steps_per_dispatch
 from aggnets_jax.workdir.provenance import origin
 
 TURNS = 6
@@ -72,7 +73,8 @@ def bare_steps(changes: dict[str, Any]) -> Program:
         sharding=mesh_lib.batch_sharding(mesh_lib.make_mesh()),
     )
     batch = jax.device_get(next(batches))
-    each = min(train.steps_per_dispatch(config), config.log_every_steps) if info.resident else 1
+    dispatched = config.steps_per_dispatch or default_steps_per_dispatch()
+    each = min(dispatched, config.log_every_steps) if info.resident else 1
     return train_program(
         create_configured_model(config, info.num_classes),
         config,

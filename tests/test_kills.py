@@ -29,7 +29,7 @@ def unbroken(tmp_path_factory):
     with MetricLog(workdir, {}) as log:
         for step in (2, 4):
             log.write(step, {"train/loss": 1 / step})
-            log.write_timing(step, {"train/images_per_second": step})
+            log.write(step, {"train/images_per_second": step}, "timing")
     return workdir
 
 

@@ -1,24 +1,19 @@
 """The effect of links on a trained network, in tables and pictures: `aggnets ablate`."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aggnets_jax.ablation import sets as sets_lib
+from aggnets_jax.ablation import sweep_tables
 from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
 from aggnets_jax.ablation.pictures import save_pictures
 from aggnets_jax.ablation.removal import least_harmful, smaller_network
 from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
-from aggnets_jax.ablation.sweep_tables import (
-    RECORD,
-    Row,
-    earlier_sweeps,
-    finite,
-    least_first,
-    print_worst,
-    write,
-)
+from aggnets_jax.ablation.sweep_tables import Row
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import make_folder
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -33,8 +28,7 @@ class Options(NamedTuple):
     Attributes:
       sweep: kinds of `SWEEPS`, with commas between them; default all, or none if there is `cut`.
       cut: sets of links of one's own, see `sets.listed_sets`.
-      draws: number of random sets of a size, see `sets.random_sets`.
-      draw_seed: seed of the random sets.
+      draws: number of random sets of a size, with this `draw_seed`; see `sets.random_sets`.
       at_once: sets that are evaluated at a time, see `Ablation`.
       reestimate_batch_statistics: number of training batches for them, see `Ablation`.
       output: folder of the tables and pictures; default WORKDIR/ablation.
@@ -54,18 +48,14 @@ class Options(NamedTuple):
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The sweeps in the order of `SWEEPS`.
-
-        Raises:
-          UserError: for an unknown one.
-        """
+        """The sweeps in the order of `SWEEPS`; raises `UserError` for an unknown one."""
         if self.sweep is None:
             return () if self.cut else SWEEPS
         asked = self.sweep.split(",")
         for kind in asked:
             if kind not in SWEEPS:
                 raise unknown("sweep", kind, SWEEPS)
-        return tuple(kind for kind in SWEEPS if kind in asked)
+        return tuple(sorted(set(asked), key=SWEEPS.index))
 
 
 def ablate(
@@ -78,15 +68,7 @@ def ablate(
 ) -> Path:
     """Evaluate a checkpoint without sets of links; print, draw and write the results.
 
-    Args:
-      workdir: of the run.
-      options: the links to cut.
-      which: as for `restore_network`.
-      seed: of a run with several.
-      data_dir: of the data set; default that of the run.
-
-    Returns:
-      The folder of the tables.
+    The checkpoint `which` is as for `restore_network`. Returns the folder of the tables.
 
     Raises:
       UserError: for an unknown checkpoint, data set, link or option, or a folder that can't be
@@ -99,7 +81,11 @@ def ablate(
     stages = linked_stages(restored)
     kinds = _sets(stages, options)
     if options.export is not None:
-        _check_export(restored, stages, () if options.export_least else kinds["list"])
+        listed = () if options.export_least else kinds["list"]
+        if len(listed) > 1:
+            raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
+        # Refuses to cut links that a network needs, before anything is measured.
+        smaller_network(restored, stages, listed[0].links if listed else ())
     ablation = Ablation(
         restored,
         mesh,
@@ -110,20 +96,20 @@ def ablate(
     )
     folder = make_folder(options.output or Path(workdir, "ablation"))
     network = _network(restored, seed, options)
-    earlier = earlier_sweeps(folder, network, kinds)
-    together = [cut for of_kind in kinds.values() for cut in of_kind]
+    earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
+    together = list(itertools.chain(*kinds.values()))
     print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
     measured = ablation.measure(together)
     pairs = iter(zip(together, measured.sets, strict=True))
     rows = {kind: [next(pairs) for _ in of_kind] for kind, of_kind in kinds.items()}
     record = {"network": network, **_record(ablation, measured, which, options)}
-    chance = 1 / restored.info.num_classes
     try:
-        write(folder, record, rows, earlier)
+        sweep_tables.write(folder, record, rows, earlier)
+        chance = 1 / restored.info.num_classes
         pictures = save_pictures(folder, stages, rows, measured.baseline, chance)
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
-    _print(measured, rows, [folder / RECORD, *pictures])
+    _print(measured, rows, [folder / sweep_tables.RECORD, *pictures])
     if options.export is not None:
         _export(ablation, rows, options, seed)
     return folder
@@ -133,10 +119,8 @@ def _check(options: Options) -> None:
     """Refuse options that are wrong for any network."""
     kinds = options.kinds
     if options.reestimate_batch_statistics < 0:
-        raise UserError(
-            "reestimate_batch_statistics must be at least 0 batches, not"
-            f" {options.reestimate_batch_statistics}"
-        )
+        number = options.reestimate_batch_statistics
+        raise UserError(f"reestimate_batch_statistics must be at least 0 batches, not {number}")
     if options.export_least is not None:
         if options.export is None:
             raise UserError("export_least needs --export=FOLDER to write to")
@@ -152,35 +136,27 @@ def _check(options: Options) -> None:
 
 def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
     """Return the sets of links to cut, by kind."""
-    make: dict[str, Callable[[], list[CutSet]]] = {
-        "links": lambda: sets_lib.single_links(stages),
-        "sources": lambda: sets_lib.by_source(stages),
-        "layers": lambda: sets_lib.by_layer(stages),
-        "distance": lambda: sets_lib.by_distance(stages),
-        "random": lambda: sets_lib.random_sets(stages, options.draws, options.draw_seed),
+    make = {
+        "links": sets_lib.single_links,
+        "sources": sets_lib.by_source,
+        "layers": sets_lib.by_layer,
+        "distance": sets_lib.by_distance,
+        "random": partial(sets_lib.random_sets, draws=options.draws, seed=options.draw_seed),
     }
-    kinds = {kind: make[kind]() for kind in options.kinds}
+    kinds = {kind: make[kind](stages) for kind in options.kinds}
     if options.cut:
         kinds["list"] = sets_lib.listed_sets(options.cut, stages)
     return kinds
 
 
-def _check_export(restored: Restored, stages: Stages, listed: Sequence[CutSet]) -> None:
-    """Refuse to export without links that a network needs, before anything is measured."""
-    if len(listed) > 1:
-        raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
-    smaller_network(restored, stages, listed[0].links if listed else ())
-
-
 def _network(restored: Restored, seed: int | None, options: Options) -> dict[str, Any]:
     """Return the ablated network as JSON data; sets of links are compared on the same network."""
-    config, info = restored.config, restored.info
     return {
-        "name": config.model.name,
+        "name": restored.config.model.name,
         "step": restored.step,
-        "seed": config.seed if seed is None else seed,
-        "data": info.name,
-        "split": info.eval_split,
+        "seed": restored.config.seed if seed is None else seed,
+        "data": restored.info.name,
+        "split": restored.info.eval_split,
         "reestimate_batch_statistics": options.reestimate_batch_statistics,
     }
 
@@ -191,7 +167,7 @@ def _record(ablation: Ablation, measured: Measured, which: str, options: Options
     return {
         "checkpoint": which,
         "examples": measured.examples,
-        "baseline": {"accuracy": baseline.accuracy, "loss": finite(baseline.loss)},
+        "baseline": {"accuracy": baseline.accuracy, "loss": sweep_tables.finite(baseline.loss)},
         "options": {
             "sweep": list(options.kinds),
             "cut": list(options.cut),
@@ -205,9 +181,8 @@ def _record(ablation: Ablation, measured: Measured, which: str, options: Options
 def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]) -> None:
     baseline = measured.baseline
     titles = {"links": "single links that matter most", "list": "listed links"}
-    kinds = [kind for kind in titles if kind in rows] or [next(iter(rows))]
-    for kind in kinds:
-        print_worst(titles.get(kind, f"{kind} that matter most"), rows[kind])
+    for kind in [kind for kind in titles if kind in rows] or [next(iter(rows))]:
+        sweep_tables.print_worst(titles.get(kind, f"{kind} that matter most"), rows[kind])
     print(
         f"all links: accuracy {baseline.accuracy:.2%}, loss {baseline.loss:.4f}, of"
         f" {measured.examples} images; changes of accuracy are in percentage points"
@@ -220,16 +195,15 @@ def _export(
     ablation: Ablation, rows: dict[str, list[Row]], options: Options, seed: int | None
 ) -> None:
     """Export the network without the listed links, or without the least important ones."""
-    restored, stages = ablation.restored, ablation.stages
     if options.export_least is None:
         cut = rows["list"][0][0].links
     else:
         cut, kept = _least(ablation, rows["links"], options.export_least)
         if kept:
             print(f"must stay, though they matter less: {sets_lib.to_text(kept)}")
-    restored = restored._replace(variables=ablation.variables_without(cut))
+    restored = ablation.restored._replace(variables=ablation.variables_without(cut))
     batch = next(iter(ablation.batches))
-    export(restored, stages, cut, options.export, batch=batch, seed=seed)
+    export(restored, ablation.stages, cut, options.export, batch=batch, seed=seed)
 
 
 def _least(
@@ -248,5 +222,5 @@ def _least(
             fit[name] = weights_fit(ablation.restored, stages, [link])
         return fit[name]
 
-    ordered = [cut.links[0] for cut, _ in least_first(rows)]
+    ordered = [cut.links[0] for cut, _ in sorted(rows, key=sweep_tables.growth)]
     return least_harmful(stages, ordered, number, fits)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
@@ -21,6 +20,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.training.state import Variables, seeds
+from aggnets_jax.workdir.restore import Restored
 
 Changed = Mapping[str, Any]
 """Collections in the place of the variables' own, each array with an axis of changes in front."""
@@ -36,15 +36,9 @@ def on_each_device(
 
     `outputs` says how the devices' results are put together.
     """
-    everywhere, batch_sharding = PartitionSpec(), PartitionSpec("data")
     # Changes and examples are one axis in a convolution, which the compiler can't divide itself.
-    mapped = jax.shard_map(
-        function,
-        mesh=mesh,
-        in_specs=(everywhere, everywhere, batch_sharding),
-        out_specs=outputs,
-        check_vma=False,
-    )
+    inputs = PartitionSpec(), PartitionSpec(), PartitionSpec("data")
+    mapped = jax.shard_map(function, mesh=mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
     return jax.jit(mapped, compiler_options=compiler_options)
 
 
@@ -54,15 +48,8 @@ def of_batch(
     """Compute the mean and variance that each batch normalisation finds in a batch.
 
     All of them normalise by the batch; everything else, such as dropout, is as in evaluation.
-
-    Args:
-      model: the network.
-      variables: of the network.
-      images: [batch, height, width, channels], normalised.
-      axis: name of the mapped axis over which the batch is divided, if it is.
-
-    Returns:
-      A collection "batch_stats".
+    Images are [batch, height, width, channels], normalised; `axis` is the name of the mapped axis
+    over which the batch is divided, if it is. Returns a collection "batch_stats".
     """
 
     def by_batch(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
@@ -80,51 +67,45 @@ def of_batch(
     return updated["batch_stats"]
 
 
-class BatchStatistics:
-    """Estimates the batch statistics of a network for several sets of masks at once."""
+def make_estimate(
+    restored: Restored, preprocess: data.Preprocess, mesh: Mesh, num_batches: int
+) -> Callable[[Changed], Any]:
+    """Read the first batches of the run's training, without its augmentation.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        variables: Variables,
-        preprocess: data.Preprocess,
-        config: ml_collections.ConfigDict,
-        mesh: Mesh,
-        num_batches: int,
-    ) -> None:
-        """Read the first batches of the run's training, without its augmentation.
+    Random crops that the host takes from images of several sizes are the exception.
 
-        Random crops that the host takes from images of several sizes are the exception.
+    Returns:
+      A function from changes to their "batch_stats", the means over the batches: NumPy arrays.
 
-        Raises:
-          UserError: if there are no batch statistics, or no batches.
-        """
-        if num_batches < 1:
-            raise UserError(f"batches for batch statistics must be at least 1, not {num_batches}")
-        if not jax.tree.leaves(variables.get("batch_stats", {})):
-            raise UserError(f"{config.model.name!r} has no batch statistics to estimate anew")
-        mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size)
-        self._variables = variables
-        batches = data.train_batches(
-            config.data,
-            batch_size=config.batch_size,
-            seed=int(np.ravel(seeds(config))[0]),
-            sharding=mesh_lib.batch_sharding(mesh),
-        )
-        self._batches = list(itertools.islice(batches, num_batches))
+    Raises:
+      UserError: if there are no batch statistics, or no batches.
+    """
+    model, config = restored.model, restored.config
+    if num_batches < 1:
+        raise UserError(f"batches for batch statistics must be at least 1, not {num_batches}")
+    if not jax.tree.leaves(restored.variables.get("batch_stats", {})):
+        raise UserError(f"{config.model.name!r} has no batch statistics to estimate anew")
+    mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size)
+    batches = data.train_batches(
+        config.data,
+        batch_size=config.batch_size,
+        seed=int(np.ravel(seeds(config))[0]),
+        sharding=mesh_lib.batch_sharding(mesh),
+    )
+    batches = list(itertools.islice(batches, num_batches))
 
-        def statistics(variables: Variables, changed: Changed, batch: data.Batch) -> Any:
-            images = preprocess(batch, train=False)
-            return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
+    def statistics(variables: Variables, changed: Changed, batch: data.Batch) -> Any:
+        images = preprocess(batch, train=False)
+        return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
 
-        self._statistics = on_each_device(statistics, mesh, PartitionSpec())
+    compiled = on_each_device(statistics, mesh, PartitionSpec())
 
-    def estimate(self, changed: Changed) -> Any:
-        """Return "batch_stats", the mean over the batches, for each change: NumPy arrays."""
+    def estimate(changed: Changed) -> Any:
         totals = None
-        for batch in self._batches:
-            found = jax.device_get(self._statistics(self._variables, changed, batch))
+        for batch in batches:
+            found = jax.device_get(compiled(restored.variables, changed, batch))
             wide = jax.tree.map(lambda x: x.astype(np.float64), found)
             totals = wide if totals is None else jax.tree.map(np.add, totals, wide)
-        number = len(self._batches)
-        return jax.tree.map(lambda t, x: (t / number).astype(x.dtype), totals, found)
+        return jax.tree.map(lambda t, x: (t / len(batches)).astype(x.dtype), totals, found)
+
+    return estimate

@@ -15,11 +15,7 @@ from flax import traverse_util
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.ablation.removal import (
-    check_same_function,
-    fitting_variables,
-    smaller_network,
-)
+from aggnets_jax.ablation.removal import check_same_function, fitting_variables, smaller_network
 from aggnets_jax.ablation.sets import StageLink, Stages
 from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.errors import UserError, one_line
@@ -46,7 +42,6 @@ def get_config() -> ml_collections.ConfigDict:
 _FROM_HERE = """\
 Training starts from the weights in this file's folder; with --config.init_from=None, from the
 initialisation."""
-_FROM_NOTHING = "Training starts from the initialisation."
 
 
 def check_new_folder(folder: str | Path) -> Path:
@@ -75,17 +70,10 @@ def export(
     batch: data.Batch,
     seed: int | None = None,
 ) -> None:
-    """Write a network without some links, and print what can be done with it.
+    """Write a network without some links into a new folder, and print what can be done with it.
 
-    If the weights can't be cut to fit, the reason is printed, and the folder has no weights.
-
-    Args:
-      restored: the network, with the variables of one seed.
-      stages: of the network.
-      cut: the links.
-      folder: a new one.
-      batch: examples on which the network is compared with the masked one.
-      seed: of a run with several.
+    If the weights can't be cut to fit, the reason is printed, and the folder has no weights. The
+    network given has the variables of one seed, and is compared with the masked one on the batch.
 
     Raises:
       UserError: if there is no such network, or the folder is not new; nothing is written.
@@ -133,7 +121,7 @@ def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
     # As literals: texts in a config may be anybody's.
     literal = pprint.pformat(fields, width=92, compact=True, sort_dicts=False)
     return _CONFIG.format(
-        start=_FROM_HERE if starts else _FROM_NOTHING,
+        start=_FROM_HERE if starts else "Training starts from the initialisation.",
         imports="\nfrom pathlib import Path\n" if starts else "",
         fields=textwrap.indent(literal, " " * 8),
         init_from="    config.init_from = str(Path(__file__).parent)\n" if starts else "",

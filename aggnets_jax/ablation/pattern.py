@@ -42,12 +42,9 @@ from aggnets_jax.workdir.restore import Restored
 
 
 class LinkWeights:
-    """A task whose network is trained together with the weights of its links.
+    """A task whose network is trained together with the weights of its links, under a penalty.
 
-    Args:
-      task: the network's task, whose data, loss and metrics remain.
-      links: the links of the network.
-      penalty: on their weights.
+    Data, loss and metrics are the network's own task's.
     """
 
     def __init__(self, task: Task, links: WeighedLinks, penalty: Penalty) -> None:
@@ -65,9 +62,8 @@ class LinkWeights:
         self, model: WeighedNetwork, config: Config, total_steps: int, steps_per_epoch: float
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the network's optimiser, and beside it the proximal step of the weights."""
-        optimizer, schedule = self._task.make_optimizer(
-            model.model, config, total_steps, steps_per_epoch
-        )
+        given = config, total_steps, steps_per_epoch
+        optimizer, schedule = self._task.make_optimizer(model.model, *given)
         return with_links(optimizer, self._links, self._penalty, total_steps), schedule
 
     def replace_network(
@@ -95,8 +91,7 @@ def learn(
     Args:
       config: of the network, its data and its training; whole. With `init_from` the network's
         parameters start from there.
-      workdir: of the run, as for `train_and_evaluate`; new, or of a run of the same config and
-        penalty.
+      workdir: as for `train_and_evaluate`; new, or of a run of the same config and penalty.
       penalty: on the weights.
 
     Returns:
@@ -153,7 +148,10 @@ def learn(
             "hardware": hardware(),
             "versions": versions(),
         }
-        _write(path, learnt, smaller, cut)
+        write_text(path / "config.py", config_text(smaller.config, starts=False))
+        write_text(path / "cut.csv", cut_table(cut))
+        save_topologies(smaller.model.topologies, path / "pattern.png")
+        write_json(path / "pattern.json", learnt)
     _print_result(path, learnt, needed)
     return learnt
 
@@ -199,15 +197,6 @@ def _stages(links: WeighedLinks, weights: np.ndarray, smaller: Smaller) -> dict[
     return stages
 
 
-def _write(
-    workdir: Path, learnt: dict[str, Any], smaller: Smaller, cut: Sequence[StageLink]
-) -> None:
-    write_text(workdir / "config.py", config_text(smaller.config, starts=False))
-    write_text(workdir / "cut.csv", cut_table(cut))
-    save_topologies(smaller.model.topologies, workdir / "pattern.png")
-    write_json(workdir / "pattern.json", learnt)
-
-
 def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageLink]) -> None:
     asked = sum(learnt["keep"] or [learnt["kept"]])
     more = f"; {asked} of them, as was asked for, make no network" if asked < learnt["kept"] else ""
@@ -217,10 +206,7 @@ def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageL
     stages = learnt["stages"].values()
     heavy = sum(weight > 0 for stage in stages for _, _, weight in stage["weights"])
     if heavy > learnt["kept"]:
-        print(
-            f"{heavy} links have a weight: the cut takes some of it, less with a larger --strength"
-        )
-    print(
-        f"the pattern: {workdir / 'pattern.json'}; to train it:"
-        f" aggnets train --config={workdir / 'config.py'} --workdir=NEW"
-    )
+        more = "the cut takes some of it, less with a larger --strength"
+        print(f"{heavy} links have a weight: {more}")
+    train = f"aggnets train --config={workdir / 'config.py'} --workdir=NEW"
+    print(f"the pattern: {workdir / 'pattern.json'}; to train it: {train}")

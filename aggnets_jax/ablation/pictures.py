@@ -42,7 +42,6 @@ def save_link_map(
     changes = {links[0]: factor * getattr(m, value) for (_, links), m in rows}
     known = [abs(change) for change in changes.values() if math.isfinite(change)]
     most = max(known, default=0) or 1.0
-    colours = _CHANGES if bad < 0 else _CHANGES.reversed()
     shown = {name: stage for name, stage in stages.items() if stage.links}
     across = min(_COLUMNS, len(shown))
     down = -(-len(shown) // across)
@@ -51,11 +50,12 @@ def save_link_map(
     figure = Figure(figsize=(side * across + 1.2, (side + 0.5) * down), dpi=120)
     figure.set_layout_engine("constrained")
     panels = figure.subplots(down, across, squeeze=False)
-    norm = FuncNorm((_root, _square), vmin=-most, vmax=most)
+    root = (lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * np.square(x))
+    norm = FuncNorm(root, vmin=-most, vmax=most)
+    colours = _CHANGES if bad < 0 else _CHANGES.reversed()
     for axes in panels.flat[len(shown) :]:
         axes.axis("off")
     for axes, (name, stage) in zip(panels.flat, shown.items(), strict=False):
-        depth = stage.topology.depth
         columns = max(layer for layer, _ in stage.links)
         grid = np.full((columns, columns), np.nan)
         for layer, source in stage.links:
@@ -63,18 +63,10 @@ def save_link_map(
             grid[source, layer - 1] = change if math.isfinite(change) else bad * most
         image = axes.imshow(grid, cmap=colours, norm=norm, interpolation="none")
         _number_cells(axes, grid, most)
-        _label_outputs(axes, depth, columns, name)
+        _label_outputs(axes, stage.topology.depth, columns, name)
     bar = figure.colorbar(image, ax=panels, label=label, fraction=0.05)
     bar.set_ticks(_ticks(most))
     figure.savefig(file)
-
-
-def _root(x: np.ndarray) -> np.ndarray:
-    return np.sign(x) * np.sqrt(np.abs(x))
-
-
-def _square(x: np.ndarray) -> np.ndarray:
-    return np.sign(x) * np.square(x)
 
 
 def _ticks(most: float) -> list[float]:
@@ -100,8 +92,7 @@ def _label_outputs(axes: Axes, depth: int, columns: int, name: str) -> None:
     every = max(1, columns // 12)
     places = range(0, columns, every)
     axes.set_yticks(places, [str(source) if source else "in" for source in places])
-    last = [depth] if columns > depth else []
-    places = [*range(0, depth, every), *last]
+    places = [*range(0, depth, every), *range(depth, columns)]
     axes.set_xticks(places, [str(place + 1) if place < depth else "out" for place in places])
     axes.tick_params(length=0)
     axes.set(xlabel="layer", ylabel="reads")
@@ -123,11 +114,13 @@ def save_distances(rows: Sequence[Row], file: Path) -> None:
     for number, (stage, of_stage) in enumerate(by_stage.items()):
         main = number == 0
         x = np.array([cut.key["distance"] for cut, _ in of_stage])
-        y, low, high = (_percent(of_stage, name) for name in ("delta", "ci_low", "ci_high"))
-        # Side by side, so that intervals do not hide each other.
-        shift = 1 + 0.012 * number
+        y, low, high = (
+            np.array([100 * getattr(m, name) for _, m in of_stage])
+            for name in ("delta", "ci_low", "ci_high")
+        )
         axes.errorbar(
-            x * shift,
+            # Side by side, so that intervals do not hide each other.
+            x * (1 + 0.012 * number),
             y,
             [np.maximum(0, y - low), np.maximum(0, high - y)],
             color=LONG if main else colours((number - 1) / max(1, len(by_stage) - 2)),
@@ -160,9 +153,7 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     sizes = sorted(by_size)
     figure = Figure(figsize=(7.5, 4), dpi=120)
     axes = figure.subplots()
-    low, mean, high = (
-        [function(by_size[size]) for size in sizes] for function in (min, np.mean, max)
-    )
+    low, mean, high = ([f(by_size[size]) for size in sizes] for f in (min, np.mean, max))
     axes.fill_between(sizes, low, high, color=SHORT, alpha=0.35, linewidth=0, label="least to most")
     for size in sizes:
         axes.plot([size] * len(by_size[size]), by_size[size], ".", color=ACCENT, markersize=4)
@@ -174,10 +165,6 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     axes.minorticks_off()
     axes.set(xlabel="links cut at random", ylabel="accuracy, %", ylim=(0, 102))
     _finish(figure, axes, file)
-
-
-def _percent(rows: Sequence[Row], name: str) -> np.ndarray:
-    return np.array([100 * getattr(m, name) for _, m in rows])
 
 
 def _finish(figure: Figure, axes: Axes, file: Path) -> None:
@@ -197,19 +184,17 @@ def save_pictures(
 ) -> list[Path]:
     """Draw the pictures for the kinds of sets that there are; return the files."""
     files = []
-
-    def new(name: str) -> Path:
-        files.append(folder / name)
-        return files[-1]
-
     if "links" in kinds:
-        rows = kinds["links"]
-        label = "change of accuracy, percentage points"
-        save_link_map(stages, rows, new("links.png"), "delta", label, -1)
-        label = "change of the mean cross entropy"
-        save_link_map(stages, rows, new("links_loss.png"), "loss_delta", label, 1)
+        for name, value, label, bad in (
+            ("links.png", "delta", "change of accuracy, percentage points", -1),
+            ("links_loss.png", "loss_delta", "change of the mean cross entropy", 1),
+        ):
+            files.append(folder / name)
+            save_link_map(stages, kinds["links"], files[-1], value, label, bad)
     if "distance" in kinds:
-        save_distances(kinds["distance"], new("distances.png"))
+        files.append(folder / "distances.png")
+        save_distances(kinds["distance"], files[-1])
     if "random" in kinds:
-        save_random_sets(kinds["random"], baseline, chance, new("random.png"))
+        files.append(folder / "random.png")
+        save_random_sets(kinds["random"], baseline, chance, files[-1])
     return files

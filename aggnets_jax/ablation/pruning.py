@@ -30,12 +30,9 @@ _LEAST = 1e-6  # weight of the strongest link, before it is 1 again, if a step t
 
 
 class WeighedLinks(NamedTuple):
-    """The links of a network, with their places in a vector of weights.
+    """The links of a network's stages, with their places in a vector of weights.
 
-    Attributes:
-      stages: from `links.find_links`.
-      links: of all stages.
-      readers: int32 [links], the number of the layer that reads each, counted over all stages.
+    `readers` has the number of the layer that reads each, counted over all stages, int32 [links].
     """
 
     stages: Mapping[str, StageLinks]
@@ -52,17 +49,16 @@ class WeighedLinks(NamedTuple):
 
     def groups(self, number: int) -> np.ndarray:
         """Return the group of each link, int32 [links]: one for all, or one for each stage."""
-        stages = [list(self.stages).index(name) for name, _ in self.links]
-        return np.array(stages if number > 1 else [0] * len(stages), np.int32)
+        names = list(self.stages)
+        return np.array([names.index(n) if number > 1 else 0 for n, _ in self.links], np.int32)
 
     def masks(self, weights: jax.Array) -> dict[str, jax.Array]:
         """Return masks, for `links.collection`, that give the links weights, float32 [links]."""
         masks, begin = {}, 0
         for name, stage in self.stages.items():
-            end = begin + len(stage.links)
-            where = tuple(np.transpose(stage.links))
-            masks[name] = jnp.asarray(stage.ones()).at[where].set(weights[begin:end])
-            begin = end
+            mine = weights[begin : begin + len(stage.links)]
+            masks[name] = jnp.asarray(stage.ones()).at[tuple(np.transpose(stage.links))].set(mine)
+            begin += len(mine)
         return masks
 
     def step(
@@ -83,15 +79,8 @@ class WeighedLinks(NamedTuple):
         as they are (Bertsimas et al., "The Trimmed Lasso", arXiv 1708.04527). Then the weights of
         the links into each layer are divided by the strongest.
 
-        Args:
-          weights: float32 [links].
-          gradients: of the loss, float32 [links].
-          rate: length of the step.
-          strength: of the penalty, in loss by weight.
-          spared: number of weights without the penalty, int [1], or of each stage, int [stages].
-
-        Returns:
-          float32 [links], in [0, 1].
+        Weights, in [0, 1], and gradients of the loss are float32 [links]. `rate` is the length of
+        the step, `strength` in loss by weight, and `spared` int [1], or for each stage [stages].
         """
         moved = weights - rate * gradients
         groups = self.groups(len(spared))
@@ -117,13 +106,9 @@ class WeighedLinks(NamedTuple):
         In a network every layer reads something, and is read. If a link is the last that does so
         for a layer, it stays, and the next one is cut in its place.
 
-        Args:
-          weights: float32 [links].
-          keep: number of links to keep, or of each stage; more are kept if so few make no network.
-            None keeps the links with any weight.
-
-        Returns:
-          The links to cut; and the weak links that stay because they are needed.
+        Weights are float32 [links]. `keep` is the number of links to keep, or of each stage; more
+        are kept if so few make no network. None keeps the links with any weight. Returns the links
+        to cut, and the weak links that stay because they are needed.
         """
         cut, needed = [], []
         groups = self.groups(1 if keep is None else len(keep))
@@ -207,10 +192,7 @@ class Penalty(NamedTuple):
 
 
 class WeighedNetwork(NamedTuple):
-    """A network with the weights of its links among its parameters.
-
-    It is trained and evaluated in the place of the network.
-    """
+    """A network with the weights of its links among its parameters."""
 
     model: nn.Module
     links: WeighedLinks
@@ -222,12 +204,9 @@ class WeighedNetwork(NamedTuple):
 
     def init(self, *arguments: Any, **keywords: Any) -> Variables:
         """Initialise the network's variables, with weights of 1."""
+        variables = self.model.init(*arguments, **keywords)
         ones = jnp.ones(len(self.links.links))
-        return self.join(self.model.init(*arguments, **keywords), ones)
-
-    def join(self, variables: Variables, weights: jax.Array) -> Variables:
-        """Join variables of the network and weights of its links, float32 [links]."""
-        return {**variables, "params": {NETWORK: variables["params"], LINKS: weights}}
+        return {**variables, "params": {NETWORK: variables["params"], LINKS: ones}}
 
     def apply(self, variables: Variables, *arguments: Any, **keywords: Any) -> Any:
         """Apply the network with the weights of its links."""
@@ -238,10 +217,7 @@ class WeighedNetwork(NamedTuple):
 
 
 def with_links(
-    network: optax.GradientTransformation,
-    links: WeighedLinks,
-    penalty: Penalty,
-    total_steps: int,
+    network: optax.GradientTransformation, links: WeighedLinks, penalty: Penalty, total_steps: int
 ) -> optax.GradientTransformation:
     """Make the optimiser of a `WeighedNetwork`: the network's own, and `WeighedLinks.step`."""
 

@@ -18,9 +18,9 @@ from flax import traverse_util
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation.sets import StageLink, Stages, to_text
-from aggnets_jax.connectivity.links import StageLinks, collection, find_links, masks_without
+from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.training.state import Variables, leaves_by_path
@@ -34,12 +34,15 @@ def obstacle(stages: Stages, cut: Iterable[StageLink]) -> str | None:
     """Return the reason why a network without some links can't be built, or None."""
     for name, links in _by_stage(cut).items():
         stage = stages[name]
+        depth = stage.topology.depth
+        # Shortcuts: layers read the layer before them besides their links, the output nothing.
+        has_shortcuts = all(layer <= depth for layer, _ in stage.links)
         left = [link for link in stage.links if link not in links]
         for layer, source in links:
             if all(n != layer for n, _ in left):
-                reader = "the output" if layer > stage.topology.depth else f"layer {layer}"
+                reader = "the output" if layer > depth else f"layer {layer}"
                 return f"{reader} of {name} would read nothing"
-            if source > 0 and not _has_shortcuts(stage) and all(s != source for _, s in left):
+            if source > 0 and not has_shortcuts and all(s != source for _, s in left):
                 return f"nothing would read layer {source} of {name}"
     return None
 
@@ -52,25 +55,17 @@ def least_harmful(
 ) -> tuple[list[StageLink], list[StageLink]]:
     """Choose the first links of an order without all of which the network can be built.
 
-    Args:
-      stages: of the network.
-      ordered: its links, the least harmful first.
-      number: of links to cut.
-      fits: whether a link may be cut at all.
-
-    Returns:
-      The links to cut, and the links before the last of them that must stay.
+    `fits` says whether a link may be cut at all. Returns the links to cut, `number` of them, and
+    the links before the last of them that must stay.
 
     Raises:
       UserError: if there are fewer.
     """
-    cut: list[StageLink] = []
-    kept: list[StageLink] = []
+    cut, kept = [], []
     for link in ordered:
         if len(cut) == number:
             break
-        possible = fits(link) and obstacle(stages, [*cut, link]) is None
-        (cut if possible else kept).append(link)
+        (cut if fits(link) and not obstacle(stages, [*cut, link]) else kept).append(link)
     if len(cut) < number:
         raise UserError(f"{number} links can't be cut out of this network; at most {len(cut)} can")
     return cut, kept
@@ -83,18 +78,8 @@ def _by_stage(links: Iterable[StageLink]) -> dict[str, list[Link]]:
     return found
 
 
-def _has_shortcuts(stage: StageLinks) -> bool:
-    """Return whether layers read the layer before them besides their links, the output nothing."""
-    return all(layer <= stage.topology.depth for layer, _ in stage.links)
-
-
 class Smaller(NamedTuple):
-    """A network without some links.
-
-    Attributes:
-      config: the run's, with custom patterns, without the paper's numbers, for one seed.
-      model: the network.
-    """
+    """A network without some links, and the config that builds it."""
 
     config: ml_collections.ConfigDict
     model: nn.Module
@@ -105,13 +90,12 @@ def smaller_network(
 ) -> Smaller:
     """Build a network without some links from custom patterns.
 
-    The config gets the seed; its default is the first seed of the run.
+    The config is the run's, without the paper's numbers, for one seed, by default the first.
 
     Raises:
       UserError: if it can't be built, or patterns of its stages can't be set one by one.
     """
-    why = obstacle(stages, cut)
-    if why is not None:
+    if why := obstacle(stages, cut):
         raise UserError(f"without {to_text(cut)} there is no network: {why}")
     given = config_lib.to_json(restored.config)
     given.update(num_seeds=1, seed=given["seed"] if seed is None else seed)
@@ -122,7 +106,7 @@ def smaller_network(
     given["model"]["topology_args"] = [
         {"edges": [list(link) for link in topology.links]} for topology in left.values()
     ]
-    name = given["model"]["name"]
+    refused = f"patterns of {given['model']['name']!r} can't be set stage by stage"
     try:
         if any("/" in stage for stage in stages):
             raise UserError("some stages are within blocks, which share one pattern")
@@ -130,22 +114,21 @@ def smaller_network(
         model = create_configured_model(config, restored.info.num_classes)
         found = find_links(model, restored.info.image_shape)
     except UserError as error:
-        raise UserError(f"patterns of {name!r} can't be set stage by stage: {error}") from error
-    if {n: s.topology.sources for n, s in found.items()} != {
-        n: topology.sources for n, topology in left.items()
-    }:
-        raise UserError(f"patterns of {name!r} can't be set stage by stage")
+        raise UserError(f"{refused}: {error}") from error
+    built = {name: stage.topology.sources for name, stage in found.items()}
+    if built != {name: topology.sources for name, topology in left.items()}:
+        raise UserError(refused)
     return Smaller(config, model)
 
 
 class _Widths(NamedTuple):
-    """The numbers of channels in a network.
+    """Widths and the order of modules, by their paths.
 
     Attributes:
-      outputs: channels of each output of each stage, by stage and number; the input is counted as
-        layers after the first one read it.
-      before: by the path of a module outside of the stages, the stage that ended last before it.
-      order: of the modules, by their paths.
+      outputs: channels of each output of each stage, by number; the input is counted as layers
+        after the first one read it.
+      before: the stage that ended last before each module outside of the stages.
+      order: place of each module.
     """
 
     outputs: Mapping[str, Mapping[int, int]]
@@ -176,8 +159,9 @@ def _find_widths(model: nn.Module, images: jax.Array) -> _Widths:
         if not running:
             before[path] = ended
         result = call(*arguments, **keywords)
-        if running and (number := _number_of_output(path, running[-1])) is not None:
-            outputs[running[-1]][number] = _channels(result)
+        name = path.removeprefix(f"{running[-1]}/") if running else ""
+        if match := re.fullmatch(r"projection|layer(\d+)", name):
+            outputs[running[-1]][int(match[1] or 0)] = _channels(result)
         return result
 
     with nn.intercept_methods(record):
@@ -190,25 +174,13 @@ def _channels(output: Any) -> int:
     return output.shape[-1] if hasattr(output, "shape") else 0
 
 
-def _number_of_output(path: str, stage: str) -> int | None:
-    """Return the number of the stage's output that a module computes, if it does."""
-    name = path.removeprefix(f"{stage}/")
-    if name == "projection":
-        return 0
-    match = re.fullmatch(r"layer(\d+)", name)
-    return match and int(match[1])
-
-
 def fitting_variables(
     restored: Restored, stages: Stages, cut: Sequence[StageLink], smaller: Smaller
 ) -> Variables:
     """Cut the variables of a network (with one seed) to fit the network without some links.
 
     They are cut by their shapes; `check_same_function` says whether the smaller network then
-    computes the same as the masked one.
-
-    Returns:
-      Variables of the smaller network, NumPy arrays.
+    computes the same as the masked one. Returns NumPy arrays.
 
     Raises:
       UserError: if one does not fit.
@@ -231,8 +203,7 @@ def fitting_variables(
             raise UserError(f"there are no weights for {path}")
         value = np.asarray(given[path])
         if value.shape != like.shape:
-            kept = _kept(path, widths, stages, set(cut))
-            value = _cut_axis(path, value, like.shape, kept)
+            value = _cut_axis(path, value, like.shape, _kept(path, widths, stages, set(cut)))
         fitting[tuple(path.split("/"))] = value
     return traverse_util.unflatten_dict(fitting)
 
@@ -250,14 +221,10 @@ def _kept(path: str, widths: _Widths, stages: Stages, cut: set[StageLink]) -> np
         layer, repeated = (int(match[2]), match[1] == "layer") if match else (0, True)
     if not layer:
         return None
-    topology: Topology = stages[stage].topology
-    return np.concatenate(
-        [
-            np.full(widths.outputs[stage].get(source, 0) if repeated else 1, left)
-            for source in topology.sources_of(layer)
-            for left in [(stage, (layer, source)) not in cut]
-        ]
-    )
+    sources = stages[stage].topology.sources_of(layer)
+    left = [(stage, (layer, source)) not in cut for source in sources]
+    outputs = widths.outputs[stage]
+    return np.repeat(left, [outputs.get(s, 0) for s in sources] if repeated else 1)
 
 
 def _cut_axis(
@@ -286,15 +253,9 @@ def check_same_function(
     fitting: Variables,
     images: jax.Array,
 ) -> None:
-    """Compare the smaller network, with fitting variables, with the masked one.
+    """Compare the smaller network, with variables from `fitting_variables`, with the masked one.
 
-    Args:
-      restored: the network, with the variables of one seed.
-      stages: of the network.
-      cut: the links.
-      smaller: the network without them.
-      fitting: from `fitting_variables`.
-      images: [batch, height, width, channels], normalised.
+    Images are [batch, height, width, channels], normalised; the network has one seed's variables.
 
     Raises:
       UserError: if their logits differ by more than rounding.

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -31,9 +32,7 @@ _KEY = ("stage", "layer", "source")
 class CutSet(NamedTuple):
     """Links that are cut together.
 
-    Attributes:
-      key: columns that tell the set from others of its kind.
-      links: `(stage, (layer, source))` of each.
+    The `key` has the columns that tell the set from others of its kind.
     """
 
     key: Mapping[str, Any]
@@ -63,11 +62,11 @@ def by_distance(stages: Stages) -> list[CutSet]:
 
     If there are several stages, the first sets are of all stages together, with the `stage` "all".
     """
-    together = _grouped(
-        stages, lambda _, link: {"stage": EVERYWHERE, "distance": link[0] - link[1]}
-    )
     each = _grouped(stages, lambda stage, link: {"stage": stage, "distance": link[0] - link[1]})
-    return [*together, *each] if len(stages) > 1 else each
+    if len(stages) == 1:
+        return each
+    key = {"stage": EVERYWHERE}
+    return _grouped(stages, lambda _, link: {**key, "distance": link[0] - link[1]}) + each
 
 
 def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -> list[CutSet]:
@@ -75,15 +74,10 @@ def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -
     groups: dict[tuple[Any, ...], list[StageLink]] = {}
     for stage, link in all_links(stages):
         groups.setdefault(tuple(key_of(stage, link).items()), []).append((stage, link))
-    order = {stage: number for number, stage in enumerate(stages)}
-
-    def place(key: tuple[Any, ...]) -> tuple[int, int]:
-        (_, stage), (_, number) = key
-        return order.get(stage, -1), number
-
+    order = [EVERYWHERE, *stages]
     return [
         CutSet({**dict(key), "links": len(groups[key])}, tuple(groups[key]))
-        for key in sorted(groups, key=place)
+        for key in sorted(groups, key=lambda key: (order.index(key[0][1]), key[1][1]))
     ]
 
 
@@ -103,16 +97,14 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
         raise UserError(f"the seed of the draws must be at least 0, not {seed}")
     links = all_links(stages)
     orders = [np.random.default_rng([seed, draw]).permutation(len(links)) for draw in range(draws)]
-
-    def of(size: int, draw: int, cut: Sequence[StageLink]) -> CutSet:
-        key = {"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}
-        return CutSet(key, tuple(cut))
-
+    sizes = [2**i for i in range((len(links) - 1).bit_length())]
+    drawn = list(itertools.product(sizes, enumerate(orders)))
     sets = []
-    for size in [2**i for i in range((len(links) - 1).bit_length())]:
-        for draw, order in enumerate(orders):
-            sets.append(of(size, draw, [links[i] for i in sorted(order[:size])]))
-    return [*sets, of(len(links), 0, links)]
+    for size, (draw, order) in [*drawn, (len(links), (0, orders[0]))]:
+        cut = [links[i] for i in sorted(order[:size])]
+        key = {"links": size, "draw": draw, "seed": seed, "cut": to_text(cut)}
+        sets.append(CutSet(key, tuple(cut)))
+    return sets
 
 
 def to_text(links: Iterable[StageLink]) -> str:
@@ -123,12 +115,10 @@ def to_text(links: Iterable[StageLink]) -> str:
 def listed_sets(texts: Sequence[str], stages: Stages) -> list[CutSet]:
     """Return the sets that a user lists: `set`, the name, and `links`, their number.
 
-    Args:
-      texts: the links of a set, as by `to_text`, which is then its name; or a CSV file, with a name
-        that ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the name
-        of the set that a link belongs to. Without it all links of the file are one set with the
-        name of the file. The other columns of `links.csv` are not read.
-      stages: of the network.
+    A text has the links of a set, as by `to_text`, and is then its name; or it is a CSV file, with
+    a name that ends with .csv, with the columns `stage`, `layer`, `source`, and maybe `set`, the
+    name of the set that a link belongs to. Without it all links of the file are one set with the
+    name of the file. The other columns of `links.csv` are not read.
 
     Raises:
       UserError: for a file that can't be read, a text that names no links, a link that does not
@@ -181,19 +171,15 @@ def _read_file(file: str) -> dict[str, list[StageLink]]:
         if len(line) != len(columns):
             raise UserError(f"{file}, line {number}: {len(line)} values for {len(columns)} columns")
         row = dict(zip(columns, line, strict=True))
-        link = (_number(file, number, row, "layer"), _number(file, number, row, "source"))
+        for column in ("layer", "source"):
+            if not re.fullmatch(r"[0-9]{1,9}", text := row[column]):
+                why = f"{column} must be a whole number, got {one_line(text)!r}"
+                raise UserError(f"{file}, line {number}: {why}")
         name = row.get("set", Path(file).stem)
         if not is_line(name):
             raise UserError(f"{file}, line {number}: the name of a set must be one line of text")
-        named.setdefault(name, []).append((row["stage"], link))
+        link = row["stage"], (int(row["layer"]), int(row["source"]))
+        named.setdefault(name, []).append(link)
     if not named:
         raise UserError(f"{file} names no links to cut")
     return named
-
-
-def _number(file: str, line: int, row: Mapping[str, str], column: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", row[column]):
-        raise UserError(
-            f"{file}, line {line}: {column} must be a whole number, got {one_line(row[column])!r}"
-        )
-    return int(row[column])

@@ -18,16 +18,10 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data
-from aggnets_jax.ablation.batch_statistics import BatchStatistics, Changed, on_each_device
+from aggnets_jax.ablation.batch_statistics import Changed, make_estimate, on_each_device
 from aggnets_jax.ablation.sets import CutSet, StageLink
 from aggnets_jax.ablation.tally import Measurement, Tally
-from aggnets_jax.connectivity.links import (
-    StageLinks,
-    all_links,
-    collection,
-    find_links,
-    masks_without,
-)
+from aggnets_jax.connectivity import links as links_lib
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
@@ -47,12 +41,10 @@ _BYTES_ELSEWHERE = 1 << 30
 
 
 class Measured(NamedTuple):
-    """The result of `Ablation.measure`.
+    """Measurements over a number of examples, from `Ablation.measure`.
 
-    Attributes:
-      baseline: the network as it is, or with its batch statistics re-estimated.
-      sets: the network without each of the sets of links, compared with the baseline.
-      examples: number of evaluated examples.
+    The baseline is the network as it is, or with its batch statistics re-estimated; `sets` has the
+    network without each of the sets of links, compared with the baseline.
     """
 
     baseline: Measurement
@@ -82,15 +74,10 @@ def make_scores(model: nn.Module, preprocess: data.Preprocess, mesh: Mesh) -> Sc
 
 
 class Ablation:
-    """A network that can be evaluated without some of its links.
+    """A network, with the variables of one seed, that can be evaluated without some of its links.
 
-    Attributes:
-      restored: the network, with the variables of one seed.
-      stages: the stages of the network.
-      batches: of the evaluation split.
-      at_once: sets of links for one call of the program; the first `measure` may lower it, so that
-        the last call is nearly full.
-      scores: the program, see `make_scores`.
+    The program `scores`, see `make_scores`, takes `at_once` sets of links for one call; the first
+    `measure` may lower this number, so that the last call is nearly full.
     """
 
     def __init__(
@@ -120,10 +107,9 @@ class Ablation:
         """
         self.stages = linked_stages(restored)
         self.restored = restored._replace(variables=restored.variables_at(seed))
-        info = restored.info
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.
-        size = _equal_parts(info.num_eval, config.eval_batch_size)
+        size = _equal_parts(restored.info.num_eval, config.eval_batch_size)
         config.eval_batch_size = -(-size // mesh.size) * mesh.size
         self.batches = evaluation_batches(restored._replace(config=config), mesh, data_dir)
         if at_once is None:
@@ -132,13 +118,11 @@ class Ablation:
             raise UserError(f"at_once must be at least 1, not {at_once}")
         self.at_once = at_once
         self._measured = False
-        preprocess = data.make_preprocess(config.data, info)
+        preprocess = data.make_preprocess(config.data, restored.info)
         self.scores = make_scores(restored.model, preprocess, mesh)
-        self._statistics = None
+        self._estimate = None
         if reestimated:
-            self._statistics = BatchStatistics(
-                restored.model, self.restored.variables, preprocess, config, mesh, reestimated
-            )
+            self._estimate = make_estimate(self.restored, preprocess, mesh, reestimated)
 
     def measure(self, sets: Sequence[CutSet]) -> Measured:
         """Evaluate the network without each of some sets of links.
@@ -154,23 +138,19 @@ class Ablation:
         tally = Tally(1 + len(sets))
         before, skipped = {}, 0
         for batch, part, after in self._evaluated(chunks):
-            there = np.asarray(batch["mask"])
             if part.start == 0:
                 before = {name: values[0] for name, values in after.items()}
                 skipped += int(np.sum(np.asarray(batch["label"]) < 0))
             after = {name: values[: part.stop - part.start] for name, values in after.items()}
-            tally.add(part, before, after, there)
-        if tally.examples + skipped != self.batches.num_examples:
-            raise RuntimeError(
-                f"evaluated {tally.examples} and skipped {skipped} of"
-                f" {self.batches.num_examples} examples"
-            )
+            tally.add(part, before, after, np.asarray(batch["mask"]))
+        if tally.examples + skipped != (number := self.batches.num_examples):
+            found = f"evaluated {tally.examples} and skipped {skipped}"
+            raise RuntimeError(f"{found} of {number} examples")
         if not tally.examples:
             raise UserError(f"all {skipped} images of the evaluation are damaged")
         baseline, *measured = tally.measurements()
         if not np.isfinite(baseline.loss):
-            step = self.restored.step
-            raise Diverged(f"the loss of the evaluation is not finite at step {step}")
+            raise Diverged(f"the loss of the evaluation is not finite at step {self.restored.step}")
         return Measured(baseline, measured, tally.examples)
 
     def variables_without(self, cut: Sequence[StageLink]) -> Variables:
@@ -180,17 +160,16 @@ class Ablation:
         """
         _, changed = next(self._chunks([cut]))
         statistics = {name: changed[name] for name in changed if name != "links"}
-        own = self.restored.variables
-        return {**own, **jax.tree.map(lambda each: each[0], statistics)}
+        return {**self.restored.variables, **jax.tree.map(lambda each: each[0], statistics)}
 
     def _chunks(self, sets: Sequence[Sequence[StageLink]]) -> Iterator[Chunk]:
         for start in range(0, len(sets), self.at_once):
             part = sets[start : start + self.at_once]
             padded = [*part, *[()] * (self.at_once - len(part))]
-            masks = [masks_without(self.stages, links) for links in padded]
-            changed = collection(jax.tree.map(lambda *each: np.stack(each), *masks))
-            if self._statistics is not None:
-                changed = {**changed, "batch_stats": self._statistics.estimate(changed)}
+            masks = [links_lib.masks_without(self.stages, links) for links in padded]
+            changed = links_lib.collection(jax.tree.map(lambda *each: np.stack(each), *masks))
+            if self._estimate is not None:
+                changed = {**changed, "batch_stats": self._estimate(changed)}
             yield slice(start, start + len(part)), changed
 
     def _evaluated(
@@ -207,31 +186,20 @@ class Ablation:
         yield (*ahead[:2], jax.device_get(ahead[2]))
 
 
-def linked_stages(restored: Restored) -> dict[str, StageLinks]:
-    """Return the stages of a network.
-
-    Raises:
-      UserError: if it has no links.
-    """
-    stages = find_links(restored.model, restored.info.image_shape)
-    if not all_links(stages):
+def linked_stages(restored: Restored) -> dict[str, links_lib.StageLinks]:
+    """Return the stages of a network; raise `UserError` if it has no links."""
+    stages = links_lib.find_links(restored.model, restored.info.image_shape)
+    if not links_lib.all_links(stages):
         raise UserError(f"{restored.config.model.name!r} has no links that could be cut")
     return stages
 
 
 def default_at_once(restored: Restored, rows: int) -> int:
-    """Return a good number of sets of links to evaluate at a time.
-
-    It depends on `rows`, the examples of a batch on each device.
-    """
-
-    def endpoints() -> dict[str, jax.Array]:
-        images = jnp.zeros((rows, *restored.info.image_shape))
-        (_, found), _ = restored.model.init_with_output(jax.random.key(0), images)
-        return found
-
-    maps = jax.tree.leaves(jax.eval_shape(endpoints))
-    largest = max(leaf.size * leaf.dtype.itemsize for leaf in maps)
+    """Return a good number of sets of links at a time, for `rows` examples on each device."""
+    images = jax.ShapeDtypeStruct((rows, *restored.info.image_shape), jnp.float32)
+    init = restored.model.init_with_output
+    (_, maps), _ = jax.eval_shape(init, jax.random.key(0), images)
+    largest = max(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(maps))
     return max(1, _BYTES.get(jax.default_backend(), _BYTES_ELSEWHERE) // largest)
 
 

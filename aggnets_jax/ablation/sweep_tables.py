@@ -36,15 +36,10 @@ def finite(value: float) -> float | None:
 def earlier_sweeps(
     folder: Path, network: Mapping[str, Any], kinds: Collection[str]
 ) -> dict[str, Any]:
-    """Read the sweeps of other kinds of sets from an earlier record.
-
-    Args:
-      folder: the folder of the record.
-      network: the ablated network, as JSON data.
-      kinds: of the sets that are cut now, whose tables are written anew.
+    """Read the sweeps from an earlier record in a folder, but for the kinds that are cut now.
 
     Raises:
-      UserError: if the record is of another network, or damaged.
+      UserError: if the record is of another network (as JSON data), or damaged.
     """
     if not (folder / RECORD).exists():
         return {}
@@ -67,13 +62,9 @@ def write(
     kinds: Mapping[str, Sequence[Row]],
     earlier: Mapping[str, Any],
 ) -> None:
-    """Write tables and the record.
+    """Write into a folder the tables of some kinds of sets, and the record.
 
-    Args:
-      folder: the folder of both.
-      record: the fields that all sets share.
-      kinds: rows, by the kind of sets.
-      earlier: from `earlier_sweeps`; they stay in the record.
+    `record` has the fields that all sets share; sweeps from `earlier_sweeps` stay.
 
     Raises:
       OSError: if the folder can't be written.
@@ -92,24 +83,17 @@ def write(
     write_json(folder / RECORD, {**record, "sweeps": sweeps})
 
 
-def _growth(row: Row) -> float:
-    """Return the growth of the loss; a loss that is not finite has grown most."""
-    growth = row[1].loss_delta
-    return growth if math.isfinite(growth) else math.inf
+def growth(row: Row) -> float:
+    """Return the growth of the loss; a loss that is not finite has grown most.
 
-
-def least_first(rows: Sequence[Row]) -> list[Row]:
-    """Sort rows by the growth of the loss, which differs even where no answer changes."""
-    return sorted(rows, key=_growth)
-
-
-def worst_first(rows: Sequence[Row]) -> list[Row]:
-    """Sort rows by the loss of accuracy, and equal ones by the growth of the loss."""
-    return sorted(rows, key=lambda row: (row[1].delta, -_growth(row)))
+    It differs even where no answer changes.
+    """
+    return row[1].loss_delta if math.isfinite(row[1].loss_delta) else math.inf
 
 
 def print_worst(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows that matter most."""
+    """Print the rows that lose most accuracy; among equal ones those whose loss grows most."""
+    worst = sorted(rows, key=lambda row: (row[1].delta, -growth(row)))[:MOST_ROWS]
     shown = [
         {
             **{name: str(value) for name, value in cut.key.items() if name != "cut"},
@@ -118,6 +102,6 @@ def print_worst(title: str, rows: Sequence[Row]) -> None:
             "95 % interval": f"{100 * m.ci_low:+.1f} to {100 * m.ci_high:+.1f}",
             "loss change": f"{m.loss_delta:+.4f}",
         }
-        for cut, m in worst_first(rows)[:MOST_ROWS]
+        for cut, m in worst
     ]
     print_table(shown, f"{title}: {len(shown)} of {len(rows)}", left=("stage", "set"))

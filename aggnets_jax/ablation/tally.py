@@ -26,13 +26,9 @@ class Measurement(NamedTuple):
 
     Attributes:
       accuracy: after the change, in 0..1.
-      delta: change of the accuracy.
-      ci_low: lower end of its confidence interval.
-      ci_high: upper end.
+      delta: change of the accuracy, with its confidence interval, `ci_low` to `ci_high`.
       loss: mean cross entropy after the change.
-      loss_delta: change of the loss.
-      loss_ci_low: lower end of its confidence interval.
-      loss_ci_high: upper end.
+      loss_delta: change of the loss, with its confidence interval.
       lost: examples that were right before and are wrong after.
       gained: examples that were wrong before and are right after.
     """
@@ -92,21 +88,19 @@ class Tally:
 
     def measurements(self) -> list[Measurement]:
         """Return the measurement of each change over at least one example."""
-        sums = (self._correct, self._lost, self._gained)
-        losses = (self._loss, self._difference, self._squares)
-        return [self._measurement(*numbers) for numbers in zip(*sums, *losses, strict=True)]
-
-    def _measurement(
-        self, correct: int, lost: int, gained: int, loss: float, change: float, squares: float
-    ) -> Measurement:
         n = self.examples
-        return Measurement(
-            float(correct / n),
-            float((gained - lost) / n),
-            *accuracy_change_interval(int(lost), int(gained), n),
-            float(loss / n),
-            float(change / n),
-            *mean_interval(float(change), float(squares), n),
-            int(lost),
-            int(gained),
-        )
+        counts = (self._correct.tolist(), self._lost.tolist(), self._gained.tolist())
+        sums = (self._loss.tolist(), self._difference.tolist(), self._squares.tolist())
+        return [
+            Measurement(
+                correct / n,
+                (gained - lost) / n,
+                *accuracy_change_interval(lost, gained, n),
+                loss / n,
+                change / n,
+                *mean_interval(change, squares, n),
+                lost,
+                gained,
+            )
+            for correct, lost, gained, loss, change, squares in zip(*counts, *sums, strict=True)
+        ]

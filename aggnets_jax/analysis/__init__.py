@@ -1,6 +1,6 @@
 """Analyses of a trained network, as papers make them: `aggnets analyse NAME --workdir=...`.
 
-Each analysis is a file with `add_arguments(parser)` for its own flags, and
+Each analysis is a file with `add_arguments(parser)` for its own flags, if it has any, and
 `run(restored, given, output)`, which prints a table and writes files into the folder `output`.
 Their functions share these arguments:
 

@@ -26,29 +26,22 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def add_count(parser: argparse.ArgumentParser, default: int) -> None:
     """Add the flags for the images that `first_images` reads."""
-    parser.add_argument(
-        "--count",
-        type=int,
-        default=default,
-        help=f"number of images, the first ones; default {default}",
-    )
+    text = f"number of images, the first ones; default {default}"
+    parser.add_argument("--count", type=int, default=default, help=text)
     add_data_dir(parser)
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
     """Add the flag for the stages to look at, see `taps.choose`."""
-    parser.add_argument(
-        "--stages", default="*", help="shell pattern of the stages to look at; default '*', all"
-    )
+    text = "shell pattern of the stages to look at; default '*', all"
+    parser.add_argument("--stages", default="*", help=text)
 
 
 class Pictures(NamedTuple):
     """Images as they are stored.
 
-    Attributes:
-      names: numbers in the evaluation split, or files.
-      images: uint8 [n, height, width, channels].
-      labels: int [n], or None if they are not known.
+    Names are numbers in the evaluation split, or files; images uint8 [n, height, width, channels];
+    labels int [n], or None if they are not known.
     """
 
     names: tuple[str, ...]
@@ -70,8 +63,7 @@ def first_pictures(batches: data.EvalBatches, count: int) -> Pictures:
 
 
 def _examples(batches: data.EvalBatches) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    for number, batch in enumerate(batches):
-        batch = jax.device_get(batch)
+    for number, batch in enumerate(map(jax.device_get, batches)):
         for row in np.flatnonzero(batch["mask"]):
             name = str(number * batches.batch_size + row)
             yield name, batch["image"][row], batch["label"][row]
@@ -102,19 +94,23 @@ def publish(
     *,
     tight: bool = False,
 ) -> None:
-    """Print a table, write other tables and a picture, and print the names of the files.
+    """Print a table, write other tables and a picture into a folder, and print the files' names.
 
-    Args:
-      output: the folder of the files.
-      title: above the table.
-      shown: rows of the printed table.
-      files: records of the CSV files by their names without a suffix; the picture has the first.
-      figure: the picture.
-      tight: whether to cut the margins of the picture.
+    `shown` has the rows of the printed table, and `files` the records of the CSV files by their
+    names without a suffix, of which the picture has the first. `tight` cuts its margins.
     """
     print_table(shown, title)
-    for name, records in files.items():
-        write_csv(output / f"{name}.csv", records)
-    picture = output / f"{next(iter(files))}.png"
+    tables = {output / f"{name}.csv": records for name, records in files.items()}
+    for file, records in tables.items():
+        write_csv(file, records)
+    picture = next(iter(tables)).with_suffix(".png")
     figure.savefig(picture, bbox_inches="tight" if tight else None)
-    print(", ".join(map(str, [*(output / f"{name}.csv" for name in files), picture])))
+    print(*tables, picture, sep=", ")
+
+
+def to_texts(rows: Sequence[Mapping[str, Any]], digits: str) -> list[dict[str, str]]:
+    """Return rows for `publish` to print, with floats in a format such as ".3f"."""
+    return [
+        {name: format(v, digits) if isinstance(v, float) else str(v) for name, v in row.items()}
+        for row in rows
+    ]

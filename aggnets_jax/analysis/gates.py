@@ -76,21 +76,13 @@ def gate_values(
 
 
 class Gate(NamedTuple):
-    """Sums over the test set for a gate with C channels, in a network with K classes.
+    """Sums over the test set for a gate with C channels, in a network with K classes."""
 
-    Attributes:
-      histogram: [BINS] of all values.
-      sums: [C] of the values of each channel.
-      squares: [C] of their squares.
-      of_classes: [K], for each class the sum over its images of the mean over channels.
-      images: [K], number of images of each class.
-    """
-
-    histogram: np.ndarray
-    sums: np.ndarray
-    squares: np.ndarray
-    of_classes: np.ndarray
-    images: np.ndarray
+    histogram: np.ndarray  # [BINS] of all values
+    sums: np.ndarray  # [C] of the values of each channel
+    squares: np.ndarray  # [C] of their squares
+    of_classes: np.ndarray  # [K], by class the sum over its images of the mean over channels
+    images: np.ndarray  # [K], number of images of each class
 
 
 def gate_statistics(restored: Restored, batches: Iterable[data.Batch]) -> dict[GateName, Gate]:
@@ -107,9 +99,8 @@ def gate_statistics(restored: Restored, batches: Iterable[data.Batch]) -> dict[G
 
     total: list[Gate] = []
     for batch in batches:
-        gates, (labels, mask) = jax.device_get(
-            (compute(restored.variables, batch), (batch["label"], batch["mask"]))
-        )
+        gates = compute(restored.variables, batch)
+        gates, labels, mask = jax.device_get((gates, batch["label"], batch["mask"]))
         sums = [_sums(values[mask], labels[mask], classes) for values in gates]
         total = jax.tree.map(np.add, total, sums) if total else sums
     return dict(zip(names, total, strict=True))
@@ -145,15 +136,13 @@ def describe(gate: Gate) -> dict[str, float]:
     count = gate.images.sum()
     means = gate.sums / count
     within = np.maximum(gate.squares / count - means**2, 0).mean()
-    between = means.var()
     seen = gate.images > 0
-    of_classes = gate.of_classes[seen] / gate.images[seen]
     found = {
         "mean": means.mean(),
-        "std": np.sqrt(within + between),
-        "std_channels": np.sqrt(between),
+        "std": np.sqrt(within + means.var()),
+        "std_channels": np.sqrt(means.var()),
         "std_images": np.sqrt(within),
-        "std_classes": of_classes.std(),
+        "std_classes": (gate.of_classes[seen] / gate.images[seen]).std(),
     }
     names = (f"q{100 * q:02.0f}" for q in QUANTILES)
     found |= dict(zip(names, quantiles(gate.histogram), strict=True))
@@ -172,14 +161,12 @@ def draw(found: Mapping[GateName, Gate], class_names: Sequence[str]) -> Figure:
         differences = np.stack(means, axis=1) - [describe(gate)["mean"] for gate in gates]
         differences[gates[0].images == 0] = np.nan
         most = float(np.nanmax(np.abs(differences)))
-        image = right.imshow(
-            differences, cmap="RdBu_r", vmin=-most, vmax=most, aspect="auto", interpolation="none"
-        )
+        colours = {"cmap": "RdBu_r", "vmin": -most, "vmax": most}
+        image = right.imshow(differences, **colours, aspect="auto", interpolation="none")
         right.set_title("mean of a class - mean of all", fontsize=9)
         step = math.ceil(len(class_names) / 20)
-        right.set_yticks(
-            range(0, len(class_names), step), [name[:16] for name in class_names[::step]]
-        )
+        names = [name[:16] for name in class_names[::step]]
+        right.set_yticks(range(0, len(class_names), step), names)
         figure.colorbar(image, ax=right).ax.tick_params(labelsize=7)
         for axes in (left, right):
             axes.set_xticks(range(len(modules)), modules, rotation=90)
@@ -194,19 +181,17 @@ def _draw_values(axes: Axes, gates: Sequence[Gate]) -> None:
     axes.bar(places, high - low, 0.6, low, color="#d3e3e9", label="5 to 95 %")
     axes.bar(places, upper - lower, 0.6, lower, color="#8fb9c7", label="25 to 75 %")
     axes.hlines(middle, places - 0.3, places + 0.3, color="#253237", label="median")
+    style = {"color": "#c1440e", "markersize": 2.5, "label": "mean of a channel"}
     for place, gate in enumerate(gates):
-        means = gate.sums / gate.images.sum()
-        across = place + np.linspace(-0.25, 0.25, len(means))
-        label = None if place else "mean of a channel"
-        axes.plot(across, np.sort(means), ".", color="#c1440e", markersize=2.5, label=label)
+        means = np.sort(gate.sums / gate.images.sum())
+        axes.plot(place + np.linspace(-0.25, 0.25, len(means)), means, ".", **style)
+        style["label"] = None
     axes.set_ylim(0, 1)
     axes.grid(axis="y", alpha=0.25)
     axes.legend(frameon=False, fontsize=7, ncols=2)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_data_dir(parser)
+add_arguments = command.add_data_dir
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
@@ -219,10 +204,6 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     rows = [
         {"module": module, "gate": kind, "channels": len(gate.sums), **describe(gate)}
         for (module, kind), gate in found.items()
-    ]
-    shown = [
-        {name: f"{v:.3f}" if isinstance(v, float) else str(v) for name, v in row.items()}
-        for row in rows
     ]
     of_classes = [
         {
@@ -237,4 +218,5 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     ]
     title = command.headline(restored, given, f"gates over {batches.num_examples} images")
     files = {"gates": rows, "gates_classes": of_classes}
+    shown = command.to_texts(rows, ".3f")
     command.publish(output, title, shown, files, draw(found, restored.info.class_names))

@@ -107,10 +107,9 @@ def logits_behind(
         del features  # their readers are found below
         return model.apply(variables, images, train=False)
 
+    trace = jax.make_jaxpr(network, return_shape=True)
     _, shapes = jax.eval_shape(network, None, variables, images)
-    traced, outputs = jax.make_jaxpr(network, return_shape=True)(
-        shapes[endpoint], variables, images
-    )
+    traced, outputs = trace(shapes[endpoint], variables, images)
     leaves, structure = jax.tree.flatten(outputs)
     logits, places = jax.tree.unflatten(structure, range(len(leaves)))
     argument, read = traced.jaxpr.invars[0], traced.jaxpr.outvars[places[endpoint]]
@@ -126,19 +125,12 @@ def logits_behind(
 
 
 class Explained(NamedTuple):
-    """Pictures with their Grad-CAM.
-
-    Attributes:
-      pictures: as given.
-      maps: by endpoint, float32 [n, h, w], as `Maps`.
-      classes: the class of each picture's maps, int [n].
-      probabilities: float [n, classes].
-    """
+    """Pictures with their Grad-CAM, see `Maps`."""
 
     pictures: Pictures
-    maps: dict[str, np.ndarray]
-    classes: np.ndarray
-    probabilities: np.ndarray
+    maps: dict[str, np.ndarray]  # by endpoint, float32 [n, h, w]
+    classes: np.ndarray  # the class of each picture's maps, int [n]
+    probabilities: np.ndarray  # float [n, classes]
 
 
 def feature_maps(restored: Restored) -> dict[str, tuple[int, int]]:
@@ -151,13 +143,9 @@ def feature_maps(restored: Restored) -> dict[str, tuple[int, int]]:
 def explain(
     restored: Restored, pictures: Pictures, endpoints: Sequence[str], whose: str = PREDICTED
 ) -> Explained:
-    """Compute the maps of some pictures, all at once.
+    """Compute the maps of at least one picture at some endpoints, all at once.
 
-    Args:
-      restored: the network.
-      pictures: at least one.
-      endpoints: names of feature maps.
-      whose: "predicted", "true" or the name of a class.
+    `whose` is "predicted", "true" or the name of a class.
 
     Raises:
       UserError: for an unknown endpoint or class, or if true classes are not known.
@@ -188,10 +176,8 @@ def _classes(restored: Restored, pictures: Pictures, whose: str) -> np.ndarray |
         return None
     if whose == TRUE:
         if pictures.labels is None:
-            raise UserError(
-                f"--class={TRUE} is for images of the evaluation split; of files the"
-                " true classes are not known"
-            )
+            why = "of files the true classes are not known"
+            raise UserError(f"--class={TRUE} is for images of the evaluation split; {why}")
         return np.asarray(pictures.labels, np.int32)
     names = restored.info.class_names
     if whose not in names:
@@ -243,21 +229,21 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
     at the centre of this element, or None if no element is above 0.
     """
     pictures = explained.pictures
+    labels = [None] * len(pictures.names) if pictures.labels is None else pictures.labels
     found = []
-    for number, name in enumerate(pictures.names):
+    for number, (name, label) in enumerate(zip(pictures.names, labels, strict=True)):
         probabilities, shown = explained.probabilities[number], explained.classes[number]
-        known = pictures.labels is not None
         for endpoint, maps in explained.maps.items():
             heat = maps[number]
-            place = np.array(np.unravel_index(np.argmax(heat), heat.shape))
-            scale = np.array(pictures.images.shape[1:3]) / heat.shape
-            row, column = map(float, (place + 0.5) * scale - 0.5)
-            if not heat.max() > 0:
-                row = column = None
+            row = column = None
+            if heat.max() > 0:
+                place = np.array(np.unravel_index(np.argmax(heat), heat.shape))
+                scale = np.array(pictures.images.shape[1:3]) / heat.shape
+                row, column = map(float, (place + 0.5) * scale - 0.5)
             found.append(
                 {
                     "image": name,
-                    "true": class_names[pictures.labels[number]] if known else None,
+                    "true": None if label is None else class_names[label],
                     "predicted": class_names[int(np.argmax(probabilities))],
                     "class": class_names[shown],
                     "probability": float(probabilities[shown]),
@@ -274,22 +260,13 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument(
-        "--endpoint",
-        action="append",
-        help=f"feature map to look at; may be repeated; default {LAST_MAP}, the last",
-    )
-    parser.add_argument(
-        "--class",
-        dest="whose",
-        default=PREDICTED,
-        help=f"{PREDICTED}, {TRUE} or the name of a class; default {PREDICTED}",
-    )
-    parser.add_argument(
-        "--images",
-        action="append",
-        help="file, or folder of files, to look at; may be repeated; default the evaluation split",
-    )
+    add = parser.add_argument
+    text = f"feature map to look at; may be repeated; default {LAST_MAP}, the last"
+    add("--endpoint", action="append", help=text)
+    text = f"{PREDICTED}, {TRUE} or the name of a class; default {PREDICTED}"
+    add("--class", dest="whose", default=PREDICTED, help=text)
+    text = "file, or folder of files, to look at; may be repeated; default the evaluation split"
+    add("--images", action="append", help=text)
     command.add_count(parser, default=8)
 
 
@@ -297,9 +274,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Print, write and draw the maps of some images."""
     if not 1 <= given.count <= MOST:
         raise UserError(f"--count must be between 1 and {MOST}, not {given.count}")
-    pictures = _pictures(restored, given)
     endpoints = tuple(dict.fromkeys(given.endpoint or [LAST_MAP]))
-    explained = explain(restored, pictures, endpoints, given.whose)
+    explained = explain(restored, _pictures(restored, given), endpoints, given.whose)
     records = of_each_map(explained, restored.info.class_names)
     title = command.headline(restored, given, "Grad-CAM")
     figure = draw(explained, restored.info.class_names)
@@ -314,15 +290,14 @@ def _pictures(restored: Restored, given: argparse.Namespace) -> Pictures:
         raise UserError("--data_dir is of the evaluation split, and --images are other images")
     files = find_images(given.images)[: given.count]
     size = -(-len(files) // mesh.size) * mesh.size
-    batches = data.file_batches(
-        files, restored.info, batch_size=size, sharding=mesh_lib.batch_sharding(mesh)
-    )
+    sharding = mesh_lib.batch_sharding(mesh)
+    batches = data.file_batches(files, restored.info, batch_size=size, sharding=sharding)
     return first_pictures(batches, len(files))._replace(names=tuple(files), labels=None)
 
 
 def _cells(record: dict[str, Any]) -> dict[str, str]:
     """Return a row of the printed table."""
-    nowhere = record["row"] is None
+    row = record["row"]
     return {
         "image": record["image"],
         "true": record["true"] or "",
@@ -332,5 +307,5 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
         "endpoint": record["endpoint"],
         "map": f"{record['height']}x{record['width']}",
         "largest": f"{record['largest']:.3g}",
-        "at row, column": "" if nowhere else f"{record['row']:g}, {record['column']:g}",
+        "at row, column": "" if row is None else f"{row:g}, {record['column']:g}",
     }

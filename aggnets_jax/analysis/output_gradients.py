@@ -8,6 +8,7 @@ that really arrive (`measured_paths`).
 """
 
 import argparse
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,7 @@ def shortest_paths(stage: StageLinks) -> np.ndarray:
     """Count the links on the shortest path between any two outputs of a stage.
 
     `Topology.shortest_paths` has layers that the stage does not have if it has several inputs.
-
-    Returns:
-      float64 [N + 2, N + 2] by layer and source; infinity where there is no path.
+    Returns float64 [N + 2, N + 2] by layer and source; infinity where there is no path.
     """
     links = np.zeros([stage.topology.depth + 2] * 2)
     links[tuple(np.transpose(stage.links))] = 1
@@ -63,16 +62,13 @@ def measured_paths(restored: Restored, images: jax.Array) -> dict[str, np.ndarra
             steps = steps._replace(computed=np.zeros_like(steps.computed))
         lengths = np.full_like(paths[name], np.inf)
         for layer in range(output_of(stage) + 1):
-            seeds = np.zeros_like(steps.seeds)
-            seeds[layer] = 1
-            steps = steps._replace(seeds=seeds)
+            steps = steps._replace(seeds=np.eye(len(steps.seeds), dtype=np.float32)[layer])
             norms = backward(restored.variables, images, labels, {**still, name: steps}, 0.0)
             arrived = np.asarray(norms[name]).any(axis=2)  # [N + 2, copies]
-            first = np.where(arrived.any(axis=1), arrived.argmax(axis=1), np.inf)
+            lengths[layer] = np.where(arrived.any(axis=1), arrived.argmax(axis=1), np.inf)
             # The link into the stage's output goes through no layer, which would count it.
             if layer == stage.topology.depth + 1:
-                first[:layer] += 1
-            lengths[layer] = first
+                lengths[layer, :layer] += 1
         found[name] = lengths
     return found
 
@@ -93,9 +89,7 @@ def gradient_norms(
     return {name: np.asarray(norms[name][:, 0]) for name in stages}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_count(parser, default=32)
+add_arguments = functools.partial(command.add_count, default=32)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
@@ -115,11 +109,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for name, stage in stages_of(restored).items()
         for source in range(output_of(stage) + 1)
     ]
-    shown = [
-        {name: f"{v:.4g}" if isinstance(v, float) else str(v) for name, v in row.items()}
-        for row in rows
-    ]
     title = command.headline(restored, given, f"|d loss / d y| of {len(images)} images")
+    shown = command.to_texts(rows, ".4g")
     command.publish(output, title, shown, {"gradients": rows}, draw(rows))
 
 
@@ -136,11 +127,8 @@ def draw(rows: list[Mapping[str, Any]]) -> Figure:
         # Stages beside each other, not over each other.
         aside = 0.4 * (number / max(len(stages) - 1, 1) - 0.5)
         right.plot([row["shortest_path"] + aside for row in own], norms, "o", alpha=0.7, **style)
-    left.set(
-        xlabel="output y_s (0 is the stage's input, the last its output)",
-        ylabel="|d loss / d y_s|",
-        yscale="log",
-    )
+    left.set(xlabel="output y_s (0 is the stage's input, the last its output)")
+    left.set(ylabel="|d loss / d y_s|", yscale="log")
     right.set(xlabel="links on the shortest path from the stage's output back to y_s")
     right.xaxis.get_major_locator().set_params(integer=True)
     for axes in (left, right):

@@ -31,21 +31,13 @@ from aggnets_jax.training.state import Variables
 
 
 class Steps(NamedTuple):
-    """Treatment of the gradients in one stage; N is its depth.
+    """Treatment of the gradients in one stage; factors are float32 [N + 2], N is its depth."""
 
-    Attributes:
-      computed: float32 [N + 2], factors of the gradients through F of each layer.
-      shortcut: float32 [N + 2], factors of the gradients past it.
-      count_computed: whether a step through F shifts.
-      count_shortcut: whether a step past it shifts.
-      seeds: float32 [N + 2], factors of the gradients that start at each output, besides the loss.
-    """
-
-    computed: Any
-    shortcut: Any
-    count_computed: Any
-    count_shortcut: Any
-    seeds: Any
+    computed: Any  # factors of the gradients through F of each layer
+    shortcut: Any  # factors of the gradients past it
+    count_computed: Any  # whether a step through F shifts
+    count_shortcut: Any  # whether a step past it shifts
+    seeds: Any  # factors of the gradients that start at each output, besides the loss
 
 
 def steps_of(stage: StageLinks) -> Steps:
@@ -60,12 +52,9 @@ Backward = Callable[..., dict[str, jax.Array]]
 
 
 def make_backward(model: nn.Module, stages: Mapping[str, StageLinks], copies: int) -> Backward:
-    """Make the compiled function that splits gradients.
+    """Make the compiled function that splits gradients in some stages of a network.
 
-    Args:
-      model: the network.
-      stages: the stages to look at.
-      copies: number of coefficients, of t^0, ..., t^(copies - 1).
+    `copies` is the number of coefficients, of t^0, ..., t^(copies - 1).
 
     Returns:
       A function of the variables, images, labels, the `Steps` of each stage, and the factor of the
@@ -127,9 +116,8 @@ def _objective(
             directions.append(steps[stage].seeds[layer] * product)
         return value
 
-    with tapped(
-        computed=partial(move, "computed"), shortcut=partial(move, "shortcut"), written=written
-    ):
+    moves = {kind: partial(move, kind) for kind in ("computed", "shortcut")}
+    with tapped(**moves, written=written):
         logits, _ = apply()
     return loss * jnp.sum(cross_entropy(logits[first], labels)) + sum(directions)
 
@@ -141,11 +129,6 @@ def _step(copies: int, x: jax.Array, factor: jax.Array, counts: jax.Array) -> ja
     return x
 
 
-def _step_forward(copies: int, x: jax.Array, factor: jax.Array, counts: jax.Array) -> Any:
-    del copies
-    return x, (factor, counts)
-
-
 def _step_backward(copies: int, residuals: Any, gradient: jax.Array) -> Any:
     factor, counts = residuals
     by_copy = gradient.reshape(copies, -1, *gradient.shape[1:])
@@ -154,7 +137,7 @@ def _step_backward(copies: int, residuals: Any, gradient: jax.Array) -> Any:
     return result.reshape(gradient.shape), None, None
 
 
-_step.defvjp(_step_forward, _step_backward)
+_step.defvjp(lambda copies, x, *residuals: (x, residuals), _step_backward)
 
 
 def _zeros_written(apply: Callable[[], Any], stages: Collection[str]) -> dict[str, dict[int, Any]]:

@@ -41,13 +41,10 @@ _MOST_IMAGES = 64  # in one batch, in which each image has a copy for each lengt
 
 
 class Step(NamedTuple):
-    """A step of a path, from a layer to an earlier output.
+    """A step of a path, from a layer to an earlier output, its source.
 
-    Attributes:
-      layer: where it starts.
-      kind: "computed" through the layer's F, "shortcut" past it; "output" from a stage's output
-        that is no layer.
-      source: where it ends.
+    Its kind is "computed" through the layer's F, "shortcut" past it, or "output" from a stage's
+    output that is no layer.
     """
 
     layer: int
@@ -64,10 +61,8 @@ def steps_back(stage: StageLinks, layer: int) -> list[Step]:
     """Return the steps from a layer of a stage."""
     sources = [source for reader, source in stage.links if reader == layer]
     if has_shortcuts(stage):
-        return [
-            Step(layer, "computed", layer - 1),
-            *(Step(layer, "shortcut", source) for source in sources),
-        ]
+        past = (Step(layer, "shortcut", source) for source in sources)
+        return [Step(layer, "computed", layer - 1), *past]
     kind = "computed" if layer <= stage.topology.depth else "output"
     return [Step(layer, kind, source) for source in sources]
 
@@ -88,10 +83,7 @@ def count_paths(stage: StageLinks) -> Counts:
 
 
 def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list[Step]:
-    """Return the steps of path `number`, from 0, among the paths of a length.
-
-    The path leads from the stage's output to an input.
-    """
+    """Return path `number`, from 0, among those of a length from a stage's output to an input."""
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):
@@ -119,8 +111,8 @@ def along(stage: StageLinks, path: Sequence[Step]) -> tuple[Steps, int]:
 
     Steps start at the layers of this path only, so that any other path has fewer of them.
     """
-    closed = np.zeros(stage.topology.depth + 2, np.float32)
-    factors = {"computed": closed, "shortcut": closed.copy()}
+    size = stage.topology.depth + 2
+    factors = {kind: np.zeros(size, np.float32) for kind in ("computed", "shortcut")}
     taken = [step for step in path if step.kind in factors]
     for step in taken:
         factors[step.kind][step.layer] = 1
@@ -129,21 +121,13 @@ def along(stage: StageLinks, path: Sequence[Step]) -> tuple[Steps, int]:
 
 
 class StagePaths(NamedTuple):
-    """Paths through a stage and their gradients, by length; see the top of this file.
+    """Paths through a stage and their gradients, by length; see the top of this file."""
 
-    Attributes:
-      lengths: of the paths, ascending.
-      paths: their numbers.
-      sampled: number of paths whose gradients were computed alone.
-      mean_norms: float64.
-      together: float64.
-    """
-
-    lengths: list[int]
-    paths: list[int]
-    sampled: list[int]
-    mean_norms: np.ndarray
-    together: np.ndarray
+    lengths: list[int]  # ascending
+    paths: list[int]  # their numbers
+    sampled: list[int]  # numbers of paths whose gradients were computed alone
+    mean_norms: np.ndarray  # float64
+    together: np.ndarray  # float64
 
     @property
     def gradient(self) -> np.ndarray:
@@ -158,12 +142,7 @@ def mean_length(lengths: Sequence[int], weights: Any) -> float:
 
 
 def stage_paths(
-    restored: Restored,
-    images: jax.Array,
-    labels: jax.Array,
-    *,
-    samples: int,
-    pattern: str = "*",
+    restored: Restored, images: jax.Array, labels: jax.Array, *, samples: int, pattern: str = "*"
 ) -> dict[str, StagePaths]:
     """Split the gradients through each stage whose name matches a shell pattern.
 
@@ -186,13 +165,12 @@ def stage_paths(
         together = np.sqrt((norms**2).sum(axis=0)).mean(axis=-1)  # [copies]
         means, sampled = [], []
         for length in of_length:
-            paths = draw_paths(stage, counts, length, samples, generator)
             norms = []
-            for path in paths:
+            for path in draw_paths(stage, counts, length, samples, generator):
                 steps, count = along(stage, path)
                 norms.append(norms_of(steps)[path[-1].source, count].mean())
             means.append(np.mean(norms))
-            sampled.append(len(paths))
+            sampled.append(len(norms))
         lengths, numbers = list(of_length), list(of_length.values())
         found[name] = StagePaths(lengths, numbers, sampled, np.array(means), together[lengths])
     return found
@@ -201,9 +179,8 @@ def stage_paths(
 def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Array) -> Any:
     """Make a function of variables and steps that runs `backward` on the images in equal parts."""
     count = len(images)
-    size = max(
-        n for n in range(1, count + 1) if count % n == 0 and (n == 1 or n * copies <= _MOST_IMAGES)
-    )
+    fitting = range(1, max(1, _MOST_IMAGES // copies) + 1)
+    size = max(n for n in fitting if count % n == 0)
 
     def of_all(variables: Variables, steps: Mapping[str, Steps]) -> dict[str, np.ndarray]:
         parts = [
@@ -221,9 +198,8 @@ def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Ar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     command.add_count(parser, default=8)
-    parser.add_argument(
-        "--samples", type=int, default=20, help="paths of each length, at most; default 20"
-    )
+    text = "paths of each length, at most; default 20"
+    parser.add_argument("--samples", type=int, default=20, help=text)
     command.add_stages(parser)
 
 
@@ -252,13 +228,12 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
 
 
 def _summary(name: str, paths: StagePaths) -> dict[str, str]:
-    numbers = np.array(paths.paths, np.float64)
     return {
         "stage": name,
         "paths": f"{sum(paths.paths):,}",
         "shortest": str(paths.lengths[0]),
         "longest": str(paths.lengths[-1]),
-        "mean": f"{mean_length(paths.lengths, numbers):.2f}",
+        "mean": f"{mean_length(paths.lengths, paths.paths):.2f}",
         "effective": f"{mean_length(paths.lengths, paths.gradient):.2f}",
         "effective, together": f"{mean_length(paths.lengths, paths.together):.2f}",
     }

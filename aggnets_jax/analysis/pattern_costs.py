@@ -17,6 +17,7 @@ last two columns count the pairs of outputs, and the pairs for which the first a
 """
 
 import argparse
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,12 +91,9 @@ def _digits(number: int, base: int) -> list[int]:
 
 
 class Pattern(NamedTuple):
-    """A stage under one pattern.
+    """A stage under one pattern: its links, and the number of parameters of its layers.
 
-    Attributes:
-      stage: its links.
-      params: number of parameters of its layers.
-      measured: from `measured_paths`; None where nothing was trained.
+    `measured` is from `measured_paths`; None where nothing was trained.
     """
 
     stage: StageLinks
@@ -167,9 +165,7 @@ def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
         "longest_path": max(longest_by_distance(paths)),
         "path_bound": bound(topology, output_of(stage)) if known else None,
         "path_order": path,
-        "measured_path": None,
-        "pairs": None,
-        "pairs_that_agree": None,
+        **dict.fromkeys(("measured_path", "pairs", "pairs_that_agree")),
     }
     if pattern.measured is not None:
         pairs = np.isfinite(paths) & (paths > 0)
@@ -179,9 +175,7 @@ def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
     return row
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_count(parser, default=4)
+add_arguments = functools.partial(command.add_count, default=4)
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
@@ -202,20 +196,17 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
     """Return a row of the printed table."""
-
-    def order(name: str) -> str:
-        return f"O({row[name]})" if row[name] else ""
-
+    order = {name: f"O({value})" if value else "" for name, value in row.items()}
     agree = row["pairs_that_agree"]
     return {
         "stage": row["stage"],
         "pattern": row["pattern"],
         "N": str(row["layers"]),
-        "parameters": f"{row['parameters']:,} {order('parameters_order')}",
+        "parameters": f"{row['parameters']:,} {order['parameters_order']}",
         "links": f"{row['links']}",
         "by formula": "" if row["links_formula"] is None else str(row["links_formula"]),
-        "features": f"{row['features']} {order('features_order')}",
-        "longest path": f"{row['longest_path']:g} {order('path_order')}",
+        "features": f"{row['features']} {order['features_order']}",
+        "longest path": f"{row['longest_path']:g} {order['path_order']}",
         "bound": "" if row["path_bound"] is None else str(row["path_bound"]),
         "measured": "" if agree is None else f"{row['measured_path']:g}",
         "pairs that agree": "" if agree is None else f"{agree} of {row['pairs']}",
@@ -245,19 +236,16 @@ def draw(found: Mapping[str, list[Pattern]]) -> Figure:
 def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     """Draw the longest shortest path between outputs of a stage by their distance."""
     own = of_stage[0]
-    curves = [
-        (pattern.stage.topology.name, longest_by_distance(shortest_paths(pattern.stage)), "-")
-        for pattern in of_stage
-    ]
-    bounds = [bound(own.stage.topology, distance) for distance in range(1, len(curves[0][1]) + 1)]
+    distances = range(1, len(own.measured))
+    for pattern in of_stage:
+        lengths = longest_by_distance(shortest_paths(pattern.stage))
+        axes.plot(distances, lengths, "-", linewidth=1.2, label=pattern.stage.topology.name)
+    bounds = [bound(own.stage.topology, distance) for distance in distances]
     if inputs_of(own.stage) == 1 and None not in bounds:
-        curves.append((f"bound of {own.stage.topology.name}", bounds, ":"))
-    for label, lengths, line in curves:
-        axes.plot(range(1, len(lengths) + 1), lengths, line, linewidth=1.2, label=label)
-    lengths = longest_by_distance(own.measured)
-    axes.plot(
-        range(1, len(lengths) + 1), lengths, "o", color="black", markersize=3, label="measured"
-    )
+        label = f"bound of {own.stage.topology.name}"
+        axes.plot(distances, bounds, ":", linewidth=1.2, label=label)
+    style = {"color": "black", "markersize": 3, "label": "measured"}
+    axes.plot(distances, longest_by_distance(own.measured), "o", **style)
     label_axes(axes, "layers apart", "links on the longest shortest path")
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.25)

@@ -30,22 +30,15 @@ _MOST_NUMBERS = 13  # columns of a map whose squares have room for their numbers
 def make_panels(
     count: int, width: float, height: float, *, margin: float = 0, each: int = 1
 ) -> tuple[Figure, np.ndarray]:
-    """Make a figure with panels for several stages, four stages in a row.
+    """Make a figure with panels for `count` stages, four stages in a row.
 
-    Args:
-      count: number of stages.
-      width: inches of a panel.
-      height: inches of a stage's panels together.
-      margin: inches at the right of the figure.
-      each: panels of a stage, one below the other.
-
-    Returns:
-      The figure, and its panels [count, each].
+    Panels have this width, and the `each` panels of a stage, one below the other, this height
+    together; they are in inches, as the margin at the right of the figure. Returns the figure, and
+    its panels [count, each].
     """
     columns = min(4, count)
     rows = math.ceil(count / columns)
-    size = (width * columns + margin, height * rows)
-    figure = Figure(size, dpi=120, layout="compressed")
+    figure = Figure((width * columns + margin, height * rows), dpi=120, layout="compressed")
     panels = figure.subplots(each * rows, columns, squeeze=False)
     panels = panels.reshape(rows, each, columns).transpose(0, 2, 1).reshape(-1, each)
     for axes in panels[count:].flat:
@@ -70,18 +63,10 @@ def draw_heat_map(
     limits: tuple[float, float] | None = None,
     colours: str = COLOURS,
 ) -> AxesImage:
-    """Draw a number for each link of a stage.
+    """Draw a number for each link of a stage; return the image, for a colour bar.
 
-    Args:
-      axes: the panel to draw into.
-      matrix: the numbers.
-      topology: the stage's, of depth N.
-      inputs: number of the stage's inputs y_0, ..., y_{inputs-1}, and of its first layer.
-      limits: the numbers at both ends of the colours; default those of the matrix.
-      colours: name of a matplotlib colour map.
-
-    Returns:
-      The image, for a colour bar.
+    The stage has the inputs y_0, ..., y_{inputs-1}. `limits` are the numbers at both ends of the
+    colours, by default those of the matrix, and `colours` names a matplotlib colour map.
     """
     end = topology.depth + 1
     last = end if np.isfinite(matrix[end]).any() else end - 1
@@ -90,10 +75,9 @@ def draw_heat_map(
     rows = 1 + max(np.flatnonzero(np.isfinite(numbers).any(axis=1)), default=0)
     shown = np.ma.masked_invalid(numbers[:rows])
     low, high = (None, None) if limits is None else limits
-    colour_map = matplotlib.colormaps[colours].with_extremes(bad="white")
     image = axes.imshow(
         shown,
-        cmap=colour_map,
+        cmap=matplotlib.colormaps[colours].with_extremes(bad="white"),
         vmin=low,
         vmax=high,
         extent=(inputs - 0.5, last + 0.5, rows - 0.5, -0.5),
@@ -118,15 +102,13 @@ def draw_heat_map(
 
 def _write_numbers(axes: Axes, image: AxesImage, matrix: np.ndarray, inputs: int) -> None:
     """Write two digits into each square, in black on light colours and in white on dark ones."""
+    style = {"fontsize": 6, "ha": "center", "va": "center"}
     for layer, source in np.argwhere(np.isfinite(matrix)):
-        if layer < inputs:
-            continue
-        value = matrix[layer, source]
-        red, green, blue, _ = image.cmap(image.norm(value))
-        light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
-        colour = "black" if light else "white"
-        text = f"{value:.2g}"
-        axes.text(layer, source, text, color=colour, fontsize=6, ha="center", va="center")
+        if layer >= inputs:
+            value = matrix[layer, source]
+            red, green, blue, _ = image.cmap(image.norm(value))
+            light = 0.299 * red + 0.587 * green + 0.114 * blue > 0.5
+            axes.text(layer, source, f"{value:.2g}", color="black" if light else "white", **style)
 
 
 def draw_heat_maps(
@@ -138,24 +120,21 @@ def draw_heat_maps(
 ) -> Figure:
     """Draw the heat maps of several stages side by side, with one scale of colours for all.
 
-    Args:
-      matrices: by stage, each with at least one number.
-      stages: these stages, and maybe others.
-      label: name of the numbers.
-      limits: of the colours; default those of all matrices together.
+    Each stage's matrix has at least one number. `label` is the name of the numbers, and `limits`
+    are of the colours, by default those of all matrices together.
     """
     figure, panels = make_panels(len(matrices), 3.2, 3.2, margin=0.8)
-    everywhere, one_row = figure.axes, len(matrices) <= 4
+    everywhere = figure.axes
     if limits is None:
         limits = (
             min(float(np.nanmin(each)) for each in matrices.values()),
             max(float(np.nanmax(each)) for each in matrices.values()),
         )
     for (axes,), (name, matrix) in zip(panels, matrices.items(), strict=True):
-        stage = stages[name]
-        image = draw_heat_map(axes, matrix, stage.topology, inputs=inputs_of(stage), limits=limits)
+        shape = {"topology": stages[name].topology, "inputs": inputs_of(stages[name])}
+        image = draw_heat_map(axes, matrix, **shape, limits=limits)
         axes.set_title(_in_two_lines(name), fontsize=8)
-    bar = figure.colorbar(image, ax=everywhere, shrink=0.8 if one_row else 0.5)
+    bar = figure.colorbar(image, ax=everywhere, shrink=0.8 if len(matrices) <= 4 else 0.5)
     bar.set_label(label, fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
@@ -178,12 +157,8 @@ def draw_overlays(
 ) -> Figure:
     """Draw a row for each image: a caption, the image, and the maps over it.
 
-    The colours of each map go from 0 to its own largest value.
-
-    Args:
-      images: uint8 [n, height, width, channels].
-      maps: by the title of their column, float [n, h, w], at least 0; resized bilinearly.
-      captions: a few lines for each image.
+    The colours of each map go from 0 to its own largest value. Images are uint8 [n, height, width,
+    channels]; maps, by the title of their column, float [n, h, w], at least 0, resized bilinearly.
     """
     rows, columns = len(images), 1 + len(maps)
     size = (_OVERLAY_INCHES * columns + 2, (_OVERLAY_INCHES + 0.1) * rows + 1)
@@ -204,14 +179,12 @@ def draw_overlays(
                 interpolation="bilinear",
                 extent=(-0.5, width - 0.5, height - 0.5, -0.5),
             )
-        # Names of classes are no formulas.
-        axes[0].set_ylabel(
-            caption, rotation=0, ha="right", va="center", fontsize=9, parse_math=False
-        )
+        style = {"rotation": 0, "ha": "right", "va": "center", "fontsize": 9}
+        axes[0].set_ylabel(caption, **style, parse_math=False)  # names of classes are no formulas
     titles = [f"{name}, {heat.shape[1]}x{heat.shape[2]}" for name, heat in maps.items()]
     for column, title in zip(grid[0], ["image", *titles], strict=True):
         column.set_title(title, fontsize=9)
-    colours = ScalarMappable(cmap=_OVERLAY_COLOURS)
-    bar = figure.colorbar(colours, ax=grid, location="bottom", fraction=0.02, pad=0.01)
+    place = {"location": "bottom", "fraction": 0.02, "pad": 0.01}
+    bar = figure.colorbar(ScalarMappable(cmap=_OVERLAY_COLOURS), ax=grid, **place)
     bar.set_ticks([0, 1], labels=["0", "largest of the map"], fontsize=9)
     return figure

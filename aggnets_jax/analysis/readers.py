@@ -26,17 +26,11 @@ Path = tuple[str, ...]
 
 
 class Reader(NamedTuple):
-    """The first reader of a link.
-
-    Attributes:
-      path: of the convolution or linear layer.
-      groups: of the convolution, 1 without.
-      channels: bool [input channels], True for channels from this link and no other of its layer.
-    """
+    """The first reader of a link, a convolution or linear layer."""
 
     path: Path
-    groups: int
-    channels: np.ndarray
+    groups: int  # of the convolution, 1 without
+    channels: np.ndarray  # bool, True for input channels from this link and no other of its layer
 
 
 def find_readers(
@@ -116,11 +110,8 @@ def _of_layers(
 ) -> dict[int, tuple[Path, dict[int, np.ndarray]]]:
     """Return for each layer of a stage its reader, and the channels of each of its sources.
 
-    Args:
-      name: of the stage.
-      stages: all stages.
-      touched: by source, the channels that its links reach in the input of each convolution, bool,
-        in the order of the calls.
+    `touched` has by source the channels that its links reach in the input of each convolution,
+    bool, in the order of the calls.
     """
     stage, within = stages[name], tuple(name.split("/"))
     first, output = inputs_of(stage), stage.topology.depth + 1
@@ -134,11 +125,9 @@ def _of_layers(
             if (_is_in(path, unit) if layer < output else not _is_in(path, within))
             and any(touched[source][path].any() for source in sources)
         ]
-        own = {}
-        if reached:
-            channels = {source: touched[source][reached[0]] for source in sources}
-            shared = np.sum([*channels.values()], axis=0) > 1
-            own = {source: each & ~shared for source, each in channels.items()}
+        channels = {source: touched[source][reached[0]] for source in sources if reached}
+        shared = np.sum([*channels.values()], axis=0) > 1
+        own = {source: each & ~shared for source, each in channels.items()}
         concatenates = bool(own) and all(each.any() for each in own.values())
         if layer < output and not concatenates:
             return {}
@@ -157,14 +146,10 @@ def _takes_slices(path: Path, stages: Mapping[str, StageLinks]) -> bool:
 
 
 def weight_by_channel(kernel: np.ndarray, groups: int) -> np.ndarray:
-    """Compute the mean absolute weight of each input channel.
+    """Compute the mean absolute weight of each input channel, float64 [input channels].
 
-    Args:
-      kernel: float [..., input channels / groups, output channels].
-      groups: of the convolution.
-
-    Returns:
-      float64 [input channels], over positions and the output channels that read the channel.
+    The kernel is float [..., input channels / groups, output channels]; the mean is over positions
+    and the output channels that read the channel.
     """
     absolute = np.abs(np.asarray(kernel, np.float64))
     absolute = absolute.mean(axis=tuple(range(absolute.ndim - 2)))

@@ -33,11 +33,9 @@ from aggnets_jax.workdir.restore import Restored
 
 
 class Use(NamedTuple):
-    """The use that a stage makes of its links.
+    """The use that a stage makes of its links, by "weights", "shortcuts" or "links".
 
-    Attributes:
-      by: its kind, "weights", "shortcuts" or "links".
-      matrix: float64; NaN for links without a number, too.
+    The matrix is float64, with NaN for links without a number, too.
     """
 
     by: str
@@ -84,10 +82,6 @@ def by_distance(matrix: np.ndarray) -> dict[int, float]:
     return dict(zip(there.tolist(), shares.tolist(), strict=True))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no flags: this analysis has none of its own."""
-
-
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Print, write and draw the use of outputs."""
     found = uses(restored)
@@ -103,34 +97,32 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for distance, share in by_distance(use.matrix).items()
     ]
     title = command.headline(restored, given, "use of outputs, means over a stage")
-    shown = [_summary(name, found[name], rows) for name in found]
+    shown = [_summary(name, use, rows) for name, use in found.items()]
     files = {"reuse": rows, "reuse_distances": distances}
     command.publish(output, title, shown, files, draw(found, rows))
 
 
 def _summary(name: str, use: Use, rows: list[dict[str, Any]]) -> dict[str, str]:
     own = [row for row in rows if row["stage"] == name]
-    means = {
-        column: np.mean([row[column] for row in own])
-        for column in ("readers", "effective_readers", "late", "mean_distance")
-    }
+
+    def mean(column: str) -> float:
+        return np.mean([row[column] for row in own])
+
     return {
         "stage": name,
         "by": use.by,
         "outputs": str(len(own)),
-        "readers": f"{means['readers']:.2f}",
-        "effective readers": f"{means['effective_readers']:.2f}",
-        "late": f"{means['late']:.0%}",
-        "mean distance": f"{means['mean_distance']:.2f}",
+        "readers": f"{mean('readers'):.2f}",
+        "effective readers": f"{mean('effective_readers'):.2f}",
+        "late": f"{mean('late'):.0%}",
+        "mean distance": f"{mean('mean_distance'):.2f}",
     }
 
 
 def draw(found: Mapping[str, Use], rows: list[dict[str, Any]]) -> Figure:
     """Draw for each stage the shares of distances, and the readers of each output.
 
-    Args:
-      found: from `uses`.
-      rows: numbers of the outputs from `of_output`, with `stage` and `output`.
+    `rows` are the numbers of outputs from `of_output`, with `stage` and `output`.
     """
     figure, panels = make_panels(len(found), 3.4, 4.8, each=2)
     for (above, below), (name, use) in zip(panels, found.items(), strict=True):

@@ -37,19 +37,12 @@ _WAY = 2.5
 
 
 class Attack(NamedTuple):
-    """A way to change images, by at most epsilon in each pixel and channel.
+    """A way to change images, by at most epsilon in each pixel and channel."""
 
-    Attributes:
-      name: "fgsm" or "pgd".
-      steps: number of steps along the sign of the gradient.
-      step_size: of each, in units of epsilon.
-      random_start: whether the first step begins anywhere in the cube, and not at the image.
-    """
-
-    name: str
-    steps: int
-    step_size: float
-    random_start: bool
+    name: str  # "fgsm" or "pgd"
+    steps: int  # number of steps along the sign of the gradient
+    step_size: float  # of each, in units of epsilon
+    random_start: bool  # whether the first step begins anywhere in the cube, not at the image
 
 
 def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> Attack:
@@ -64,8 +57,7 @@ def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> A
         raise unknown("attack", name, ATTACKS)
     if steps < 1:
         raise UserError(f"an attack has at least 1 step, not {steps}")
-    if step_size is None:
-        step_size = _WAY / steps
+    step_size = _WAY / steps if step_size is None else step_size
     if not 0 < step_size < np.inf:
         raise UserError(f"the size of a step must be above 0, not {step_size}")
     if name == "fgsm":
@@ -85,15 +77,10 @@ def make_attacker(
     Images are pixels in 0..1 here, and epsilon is in their unit; they are normalised afterwards.
     The compiled programs serve for every epsilon.
 
-    Args:
-      logits: function of variables and pixels [B, height, width, channels].
-      attack: from `make_attack`.
-      seed: of random starts.
-
-    Returns:
-      A function of variables, a batch of `data.EvalBatches`, epsilon, and the number of the batch's
-      first image, on which its random start depends. It returns pixels float32 [B, height, width,
-      channels], in 0..1 and in the cube about the images.
+    `logits` is a function of variables and pixels [B, height, width, channels], `seed` is of random
+    starts. Returns a function of variables, a batch of `data.EvalBatches`, epsilon, and the number
+    of the batch's first image, on which its random start depends. It returns pixels float32 [B,
+    height, width, channels], in 0..1 and in the cube about the images.
     """
 
     def loss(pixels: jax.Array, variables: Variables, batch: data.Batch) -> jax.Array:
@@ -160,12 +147,8 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Evaluate a network on its evaluation split, unchanged and under attacks.
 
-    Args:
-      restored: the network.
-      batches: from `evaluate.evaluation_batches`.
-      attacks: each with all epsilons.
-      epsilons: above 0, in the unit of pixels in 0..1.
-      seed: random starts depend on it and an image's number.
+    Epsilons are above 0, in the unit of pixels in 0..1. Random starts depend on the seed and an
+    image's number.
 
     Returns:
       A record for the unchanged images, whose attack is "none", and for each attack and epsilon:
@@ -173,7 +156,6 @@ def measure(
       (Wilson's), `loss` (mean cross entropy) and `examples`.
     """
     task, model, info = Classification(), restored.model, restored.info
-    variables = restored.variables
     mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
 
     def normalise(batch: data.Batch, *, train: bool) -> jax.Array:
@@ -181,40 +163,38 @@ def measure(
         return (batch["pixels"] - mean) / std
 
     def logits(variables: Variables, pixels: jax.Array) -> jax.Array:
-        images = normalise({"pixels": pixels}, train=False)
-        return model.apply(variables, images, train=False)[0]
+        return model.apply(variables, (pixels - mean) / std, train=False)[0]
 
     of_pixels = make_eval_step(task, model, normalise)
 
-    def under(attacker: Attacker, epsilon: float) -> dict[str, Any]:
+    def record(attack: str, epsilon: float, step: Any) -> dict[str, Any]:
+        metrics = evaluate(task, step, restored.variables, batches)
+        low, high = accuracy_interval(metrics["accuracy"], metrics["examples"])
+        return {
+            "attack": attack,
+            "epsilon": epsilon,
+            "accuracy": metrics["accuracy"],
+            "low": low,
+            "high": high,
+            "loss": metrics["loss"],
+            "examples": metrics["examples"],
+        }
+
+    def under(attacker: Attacker, epsilon: float) -> Any:
         first = itertools.count(step=batches.batch_size)
 
         def step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
             pixels = attacker(variables, batch, epsilon, next(first))
             return of_pixels(variables, {**batch, "pixels": pixels})
 
-        return evaluate(task, step, variables, batches)
+        return step
 
-    preprocess = data.make_preprocess(restored.config.data, info)
-    unchanged = make_eval_step(task, model, preprocess)
-    found = [_record(NO_ATTACK, 0.0, evaluate(task, unchanged, variables, batches))]
+    unchanged = make_eval_step(task, model, data.make_preprocess(restored.config.data, info))
+    found = [record(NO_ATTACK, 0.0, unchanged)]
     for attack in attacks:
         attacker = make_attacker(logits, attack, seed)
-        found += [_record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]
+        found += [record(attack.name, epsilon, under(attacker, epsilon)) for epsilon in epsilons]
     return found
-
-
-def _record(attack: str, epsilon: float, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = accuracy_interval(metrics["accuracy"], metrics["examples"])
-    return {
-        "attack": attack,
-        "epsilon": epsilon,
-        "accuracy": metrics["accuracy"],
-        "low": low,
-        "high": high,
-        "loss": metrics["loss"],
-        "examples": metrics["examples"],
-    }
 
 
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
@@ -229,16 +209,12 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
     for (number, network), (line, attack) in itertools.product(
         enumerate(networks), zip(("o-", "s--"), attacks, strict=False)
     ):
-        points = [
-            r for r in found if r["network"] == network and r["attack"] in (NO_ATTACK, attack)
-        ]
-        x = [255 * point["epsilon"] for point in points]
-        y, low, high = (
-            [100 * point[name] for point in points] for name in ("accuracy", "low", "high")
-        )
-        colour = f"C{number}"
-        axes.plot(x, y, line, color=colour, markersize=4, label=f"{network}, {attack.upper()}")
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        own = [r for r in found if r["network"] == network and r["attack"] in (NO_ATTACK, attack)]
+        x = [255 * r["epsilon"] for r in own]
+        y, low, high = ([100 * r[name] for r in own] for name in ("accuracy", "low", "high"))
+        style = {"color": f"C{number}"}
+        axes.plot(x, y, line, **style, markersize=4, label=f"{network}, {attack.upper()}")
+        axes.fill_between(x, low, high, **style, alpha=0.15, linewidth=0)
     axes.set(xlabel="epsilon, in 1/255", ylabel="accuracy, %", ylim=(-2, 102))
     axes.set_title("bands: 95 % confidence interval (Wilson)", fontsize=9)
     axes.grid(alpha=0.25)
@@ -267,25 +243,15 @@ def parse_epsilons(texts: Sequence[str]) -> list[float]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument(
-        "--attack",
-        action="append",
-        help=f"{' or '.join(ATTACKS)}; may be repeated; default {ATTACKS[0]}",
-    )
-    parser.add_argument(
-        "--epsilons",
-        nargs="+",
-        default=EPSILONS,
-        help=f"largest changes of a pixel in 0..1; default {' '.join(EPSILONS)}",
-    )
-    parser.add_argument("--steps", type=int, help="of PGD; default 10")
-    parser.add_argument(
-        "--step_size", type=float, help="of PGD, in units of epsilon; default 2.5 / steps"
-    )
-    parser.add_argument("--start_seed", type=int, help="of PGD's random starts; default 0")
-    parser.add_argument(
-        "--against", nargs="+", default=(), metavar="WORKDIR", help="runs to compare with"
-    )
+    add = parser.add_argument
+    text = f"{' or '.join(ATTACKS)}; may be repeated; default {ATTACKS[0]}"
+    add("--attack", action="append", help=text)
+    text = f"largest changes of a pixel in 0..1; default {' '.join(EPSILONS)}"
+    add("--epsilons", nargs="+", default=EPSILONS, help=text)
+    add("--steps", type=int, help="of PGD; default 10")
+    add("--step_size", type=float, help="of PGD, in units of epsilon; default 2.5 / steps")
+    add("--start_seed", type=int, help="of PGD's random starts; default 0")
+    add("--against", nargs="+", default=(), metavar="WORKDIR", help="runs to compare with")
     command.add_data_dir(parser)
 
 
@@ -321,11 +287,10 @@ def _attacks(given: argparse.Namespace) -> list[Attack]:
 
 def _check_same_images(workdir: str, other: data.DatasetInfo, ours: data.DatasetInfo) -> None:
     for field in ("name", "eval_split", "num_eval", "class_names"):
-        if getattr(other, field) != getattr(ours, field):
-            raise UserError(
-                f"--against={workdir} has other images: its data set's {field} is"
-                f" {one_line(getattr(other, field))}, not {one_line(getattr(ours, field))}"
-            )
+        theirs, own = getattr(other, field), getattr(ours, field)
+        if theirs != own:
+            why = f"its data set's {field} is {one_line(theirs)}, not {one_line(own)}"
+            raise UserError(f"--against={workdir} has other images: {why}")
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:

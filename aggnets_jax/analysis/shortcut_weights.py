@@ -30,12 +30,9 @@ LABEL = "mean |W| over channels"
 
 
 class ShortcutWeights(NamedTuple):
-    """The learnt weights of a stage's shortcuts.
+    """The learnt weights of a stage's shortcuts, by `(layer, source)`, float [channels].
 
-    Attributes:
-      links: of the stage.
-      weights: by `(layer, source)`, float [channels]; weights within a layer by `(layer, layer)`,
-        where the block that opens the stage is layer 0.
+    Weights within a layer are by `(layer, layer)`; the block that opens the stage is layer 0.
     """
 
     links: StageLinks
@@ -71,10 +68,6 @@ def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
     return found
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no flags: this analysis has none of its own."""
-
-
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     """Print, write and draw the weights of shortcuts."""
     found = shortcut_weights(restored)
@@ -98,12 +91,9 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         for (layer, source), weights in stage.weights.items()
     ]
     maps = {name: stage.means() for name, stage in found.items()}
-    figure = draw_heat_maps(
-        maps,
-        {name: stage.links for name, stage in found.items()},
-        limits=(0, max(float(np.nanmax(each)) for each in maps.values())),
-        label=LABEL,
-    )
+    links = {name: stage.links for name, stage in found.items()}
+    largest = max(float(np.nanmax(each)) for each in maps.values())
+    figure = draw_heat_maps(maps, links, limits=(0, largest), label=LABEL)
     title = command.headline(restored, given, LABEL)
     shown = [_summary(name, stage) for name, stage in found.items()]
     command.publish(output, title, shown, {"shortcuts": rows}, figure, tight=True)

@@ -29,11 +29,7 @@ def stages_of(restored: Restored) -> dict[str, StageLinks]:
 
 
 def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """Return the stages whose names match a shell pattern.
-
-    Raises:
-      UserError: if none does.
-    """
+    """Return the stages whose names match a shell pattern; raise `UserError` if none does."""
     chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
     if not chosen:
         raise unknown("stage", pattern, stages)
@@ -68,8 +64,7 @@ class _Tapped(Stage):
     """A stage that has its taps."""
 
 
-def _same(stage: str, layer: int, value: Any) -> Any:
-    del stage, layer
+def _same(_stage: str, _layer: int, value: Any) -> Any:
     return value
 
 
@@ -78,11 +73,7 @@ def tapped(
 ) -> contextlib.AbstractContextManager:
     """Make a context in which values within the stages of networks pass through functions.
 
-    Args:
-      computed: function of the input of a layer's F.
-      shortcut: function of the aggregate that goes past F, in a stage of shortcuts.
-      written: function of the stage's inputs, by the number of their sources, of the layers'
-        outputs, and of the stage's output.
+    See the top of this file; `written` gets a stage's inputs by the number of their sources.
     """
 
     def intercept(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:

@@ -18,7 +18,7 @@ any".
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -36,12 +36,9 @@ LABEL = "mean |w| / largest of the layer"
 
 
 class StageWeights(NamedTuple):
-    """The weights of a stage's links.
+    """The weights of a stage's links, read by `find_readers`.
 
-    Attributes:
-      links: of the stage.
-      readers: of these links, see `find_readers`.
-      means: matrix of the mean absolute weights, float64; NaN for links without a reader, too.
+    `means` is the matrix of mean absolute weights, float64; NaN for links without a reader, too.
     """
 
     links: StageLinks
@@ -82,9 +79,7 @@ def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
     return {name: normalised(stage.means) for name, stage in link_weights(restored).items()}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of this analysis."""
-    command.add_stages(parser)
+add_arguments = command.add_stages
 
 
 def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
@@ -96,32 +91,25 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
             " of their own; those of DSNet's shortcuts are in the analysis 'shortcuts'"
         )
     found = choose(found, given.stages)
-    title = command.headline(restored, given, LABEL)
-    shown = [_summary(name, stage) for name, stage in found.items()]
-    rows = [record for name, stage in found.items() for record in _records(name, stage)]
-    figure = draw_heat_maps(
-        {name: normalised(stage.means) for name, stage in found.items()},
-        {name: stage.links for name, stage in found.items()},
-        limits=(0, 1),
-        label=LABEL,
-    )
-    command.publish(output, title, shown, {"weights": rows}, figure, tight=True)
-
-
-def _records(name: str, stage: StageWeights) -> list[dict[str, Any]]:
-    shares = normalised(stage.means)
-    return [
+    maps = {name: normalised(stage.means) for name, stage in found.items()}
+    rows = [
         {
             "stage": name,
             "layer": layer,
             "source": source,
             "mean_absolute_weight": stage.means[layer, source],
-            "normalised": shares[layer, source],
+            "normalised": maps[name][layer, source],
             "channels": int(reader.channels.sum()),
             "reader": "/".join(reader.path),
         }
+        for name, stage in found.items()
         for (layer, source), reader in stage.readers.items()
     ]
+    links = {name: stage.links for name, stage in found.items()}
+    figure = draw_heat_maps(maps, links, limits=(0, 1), label=LABEL)
+    title = command.headline(restored, given, LABEL)
+    shown = [_summary(name, stage) for name, stage in found.items()]
+    command.publish(output, title, shown, {"weights": rows}, figure, tight=True)
 
 
 def _summary(name: str, stage: StageWeights) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """PyTorch networks as contenders of ours. This module can be imported without PyTorch."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -20,7 +21,7 @@ _FORMS_ELSEWHERE = ("eager", "channels_last", "compile", "compile+channels_last"
 TOLERANCE = {"eval": 1e-4, "train": 2e-2}
 
 
-def check_torch() -> None:
+def _check_torch() -> None:
     """Raise `UserError` if PyTorch is not installed, or has no GPU where JAX has one."""
     try:
         import torch
@@ -34,13 +35,6 @@ def check_torch() -> None:
         raise UserError(f"--against=torch is for CPUs and GPUs, not {backend}")
     if backend == "gpu" and not torch.cuda.is_available():
         raise UserError("--against=torch: JAX has a GPU here, and this PyTorch has none")
-
-
-def check_modes(modes: Sequence[str]) -> None:
-    """Raise `UserError` for a mode that has no program in PyTorch."""
-    for mode in modes:
-        if mode not in MODES:
-            raise UserError(f"--against=torch is for the modes {' and '.join(MODES)}, not {mode}")
 
 
 def torch_forms(
@@ -58,7 +52,7 @@ def torch_forms(
       UserError: without PyTorch, for an unknown form, or if PyTorch's network is missing or
         computes another function.
     """
-    check_torch()
+    _check_torch()
     from aggnets_jax.benchmark.torch_networks import program
 
     if forms is None:
@@ -79,7 +73,8 @@ def torch_forms(
     for form in forms:
 
         def build(mode: str, batch_size: int, form: str = form) -> Program:
-            return program.torch_program(form, workload.with_batch(batch_size), mode, variables)
+            sized = dataclasses.replace(workload, batch_size=batch_size)
+            return program.torch_program(form, sized, mode, variables)
 
         contenders.append(ours._replace(form=f"torch {form}", build=build, differences=differences))
     return contenders

@@ -58,7 +58,7 @@ def forms_of_network(workload: Workload, forms: Sequence[Form]) -> list[Contende
         formed.create()
 
         def build(mode: str, batch_size: int, formed: Workload = formed) -> Program:
-            return MODES[mode](formed.with_batch(batch_size))
+            return MODES[mode](dataclasses.replace(formed, batch_size=batch_size))
 
         contenders.append(Contender(workload.model, form.name, params, macs, build))
     return contenders
@@ -68,23 +68,19 @@ def measure(
     contenders: Sequence[Contender],
     workload: Workload,
     mode: str,
-    *,
     repeats: int,
     seconds: float,
-    profile: Path | None = None,
+    profile: str | None = None,
 ) -> list[Row]:
-    """Measure contenders in turn; if a batch does not fit into memory, halve it for all.
+    """Return a row for each contender, measured in turn; halve a batch that memory can't hold.
 
     Args:
       contenders: ratios are relative to the first.
       workload: has the batch size, image shape and dtype of all contenders.
       mode: of `modes.MODES`.
-      repeats: see `timing.alternate`.
-      seconds: see `timing.alternate`.
+      repeats: of each contender at most, see `timing.alternate`.
+      seconds: for all repeats of a contender.
       profile: folder for traces of a few steps; `None` for no traces.
-
-    Returns:
-      A row for each contender.
 
     Raises:
       UserError: as the mode, or if there is too little memory for any batch.
@@ -100,12 +96,14 @@ def measure(
             built.append((program, program.peak_bytes()))
         return built
 
-    what = f"{workload.model} {mode}"
-    built, batch_size = backing_off(build, workload.batch_size, what)
+    built, batch_size = backing_off(build, workload.batch_size, f"{workload.model} {mode}")
     programs = [program for program, _ in built]
     times = alternate(programs, repeats, seconds)
     if profile is not None:
-        _trace(profile, contenders, mode, programs)
+        for contender, program in zip(contenders, programs, strict=True):
+            name = "-".join([contender.model, mode, contender.form.replace(" ", "_")])
+            with jax.profiler.trace(str(Path(profile, name))):
+                program.run(_TRACED_STEPS)
     shared = {
         "mode": mode,
         "asked_batch": workload.batch_size,
@@ -139,15 +137,6 @@ def _time_columns(times: Times, number: int, program: Program) -> dict[str, Any]
         **dict(zip(("ratio", "ratio_low", "ratio_high"), ratio, strict=True)),
         "steps": times.steps[number],
     }
-
-
-def _trace(
-    folder: Path, contenders: Sequence[Contender], mode: str, programs: Sequence[Program]
-) -> None:
-    for contender, program in zip(contenders, programs, strict=True):
-        name = "-".join([contender.model, mode, contender.form.replace(" ", "_")])
-        with jax.profiler.trace(str(folder / name)):
-            program.run(_TRACED_STEPS)
 
 
 def _network_columns(row: Row, program: Program, contender: Contender) -> dict[str, Any]:

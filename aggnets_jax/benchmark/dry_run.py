@@ -28,11 +28,7 @@ _ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
 
 
 def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
-    """Compile a train step over all devices of this process.
-
-    Args:
-      config: resolved.
-      devices: their number.
+    """Compile a resolved config's train step over all devices of this process.
 
     Returns:
       `params`; and for each device and step: `state_bytes`, `allocated_bytes` (with batch and
@@ -45,7 +41,12 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
       UserError: for a config of no valid run, or batches that the devices can't divide.
     """
     mesh = mesh_lib.make_mesh()
-    setup = set_up(config, get_task(config), info=_sizes(config), mesh=mesh)
+    try:
+        known = known_data(config)
+        sizes = DataSizes(known.num_classes, known.image_shape, num_train(config))
+    except UserError:  # the sizes are not known without opening the data set
+        sizes = describe(config.data)
+    setup = set_up(config, get_task(config), info=sizes, mesh=mesh)
     macs = setup.network_summary["macs"]
     placed = setup.state_sharding(mesh)
     shapes = setup.state_shapes()
@@ -83,11 +84,7 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
 
 
 def collectives(program: str) -> dict[str, dict[str, int]]:
-    """Return the count and result bytes of each kind of collective in a compiled program.
-
-    Args:
-      program: of one device, as HLO text.
-    """
+    """Return the count and result bytes of each kind of collective in one device's HLO text."""
     found: dict[str, dict[str, int]] = {}
     for results, kind in _COLLECTIVE.findall(program):
         sums = found.setdefault(kind, {"count": 0, "bytes": 0})
@@ -96,15 +93,6 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
             elements = math.prod(int(size) for size in sizes.split(",") if size)
             sums["bytes"] += elements * int(bits) // 8
     return found
-
-
-def _sizes(config: ml_collections.ConfigDict) -> Any:
-    """Return the sizes of the data set; it is opened only if they are not known without it."""
-    try:
-        known = known_data(config)
-        return DataSizes(known.num_classes, known.image_shape, num_train(config))
-    except UserError:
-        return describe(config.data)
 
 
 def _print_costs(found: dict[str, Any]) -> None:
@@ -125,17 +113,7 @@ def _print_costs(found: dict[str, Any]) -> None:
 def report(
     config: ml_collections.ConfigDict, processes: int, devices_each: int, file: Path | None
 ) -> None:
-    """Compile a train step for simulated devices, print its cost, and write it as JSON.
-
-    Args:
-      config: resolved.
-      processes: number of processes.
-      devices_each: devices of each process.
-      file: for the JSON; None writes none.
-
-    Raises:
-      UserError: as `dry_run`.
-    """
+    """Print the cost of a train step on simulated devices as `dry_run`; write it to a JSON file."""
     devices = processes * devices_each
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)

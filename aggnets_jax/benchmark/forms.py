@@ -1,12 +1,12 @@
 """Forms: ways to compute the same network, as the command line names them."""
 
-import ast
 import contextlib
 import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from aggnets_jax.config import parse_value
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers import convolution
 
@@ -49,7 +49,7 @@ def parse_forms(text: str) -> list[Form]:
     names = re.split(r",(?![^(]*\))", text)  # no comma inside a value such as (3,4)
     if len(set(names)) < len(names):
         raise UserError(f"a form comes twice in {text}")
-    return [parse_form(name) for name in names]
+    return list(map(parse_form, names))
 
 
 def parse_form(name: str) -> Form:
@@ -62,16 +62,15 @@ def parse_form(name: str) -> Form:
     Raises:
       UserError: for an unknown part.
     """
-    parts = name.split("+")
     arguments: dict[str, Any] = {}
-    for part in parts:
+    for part in name.split("+"):
         if "=" in part:
             arguments |= parse_arguments(part)
         elif part in _PARTS:
             arguments |= _PARTS[part]
         else:
             raise unknown("form", part, [*_PARTS, "remat=layer", "remat=norm"])
-    return Form(name, arguments, any(part in _NATIVE for part in parts))
+    return Form(name, arguments, not set(_NATIVE).isdisjoint(name.split("+")))
 
 
 def parse_arguments(text: str) -> dict[str, Any]:
@@ -86,8 +85,5 @@ def parse_arguments(text: str) -> dict[str, Any]:
         name, equals, value = pair.partition("=")
         if not equals or not name.isidentifier():
             raise UserError(f"{text!r} must have the form NAME=VALUE,NAME=VALUE")
-        try:
-            arguments[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-            arguments[name] = {"true": True, "false": False}.get(value.lower(), value)
+        arguments[name] = parse_value(value)
     return arguments

@@ -43,16 +43,11 @@ def input_batches(workload: Workload, resident: str) -> Program:
       UserError: for an image shape that neither data set can have.
     """
     side = workload.image_shape[0]
-    config = config_lib.resolve(
-        {
-            "data": {
-                "name": "cifar10" if side <= _CIFAR_SIDE else "imagenet2012",
-                "image_size": None if side == _CIFAR_SIDE else side,
-                "resident": resident if side == _CIFAR_SIDE else "never",
-            }
-        }
-    )
-    config.data.data_dir = data_folder(config.data.name)
+    name = "cifar10" if side <= _CIFAR_SIDE else "imagenet2012"
+    size, where = (None, resident) if side == _CIFAR_SIDE else (side, "never")
+    given = {"data": {"name": name, "image_size": size, "resident": where}}
+    config = config_lib.resolve(given)
+    config.data.data_dir = data_folder(name)
     preprocess = data.make_preprocess(config.data, data.describe(config.data))
     training = data.train_data(
         config.data,
@@ -73,10 +68,9 @@ def input_batches(workload: Workload, resident: str) -> Program:
 
 @functools.cache
 def data_folder(name: str) -> str:
-    """Write a data set of random images and return its folder, which the process deletes at exit.
+    """Write random images in the format of "cifar10" or "imagenet2012", and return the folder.
 
-    Args:
-      name: of the TFDS data set whose format to use, "cifar10" or "imagenet2012".
+    The process deletes it at exit.
     """
     folder = tempfile.mkdtemp(prefix="aggnets_jax_benchmark_")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -1,4 +1,7 @@
-"""Modes of the benchmark: each is a function from a workload to a program on the devices."""
+"""Modes of the benchmark: each is a function from a workload to a program on the devices.
+
+They raise `UserError` as `create_model`, and `OutOfMemory` if a step needs more than there is.
+"""
 
 import functools
 from collections.abc import Callable
@@ -17,12 +20,13 @@ from aggnets_jax.benchmark.memory import check_memory
 from aggnets_jax.benchmark.program import Compiled, Program, compile_program
 from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
 from aggnets_jax.connectivity.links import collection, masks_without
-from aggnets_jax.data import Batch, DatasetInfo, Preprocess, as_they_are
+from aggnets_jax.data import Batch, Preprocess, as_they_are
 from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.setup import DataSizes
 from aggnets_jax.training.state import TrainState, initial_state
 from aggnets_jax.training.step import make_train_step
 from aggnets_jax.workdir.restore import Restored
@@ -33,12 +37,7 @@ TASK = Classification()
 
 
 def train(workload: Workload) -> Program:
-    """Return the program of `train_program`, on images that are float32 already.
-
-    Raises:
-      UserError: as `create_model`.
-      OutOfMemory: if the step needs more memory than there is.
-    """
+    """Return the program of `train_program`, on images that are float32 already."""
     with workload.form.tracing():
         return train_program(
             workload.create(),
@@ -68,9 +67,6 @@ def train_program(
       make_batch: returns a batch for `preprocess`, with "label" int32 [B].
       preprocess: from `data.make_preprocess`; by default images are taken as they are.
       steps_per_dispatch: steps that one call of the program runs in a loop.
-
-    Raises:
-      OutOfMemory: if the step needs more memory than there is.
     """
     mesh = mesh_lib.make_mesh()
     shapes = jax.eval_shape(make_batch)
@@ -97,11 +93,7 @@ def train_program(
 
 
 def compilation(workload: Workload) -> Program:
-    """Return a program that compiles the training step without running it or taking its memory.
-
-    Raises:
-      UserError: as `create_model`.
-    """
+    """Return a program that compiles the training step without running it or taking its memory."""
     model, config = workload.create(), workload.config()
     variables = abstract_variables(model, workload.image_shape)
     batch = jax.eval_shape(workload.random_batch)
@@ -119,12 +111,7 @@ def compilation(workload: Workload) -> Program:
 
 
 def evaluation(workload: Workload) -> Program:
-    """Return a program that evaluates one batch on the devices with `evaluate.make_eval_step`.
-
-    Raises:
-      UserError: as `create_model`.
-      OutOfMemory: if the step needs more memory than there is.
-    """
+    """Return a program that evaluates one batch on the devices with `evaluate.make_eval_step`."""
     return _forward_program(workload, make_eval_step(TASK, workload.create(), as_they_are))
 
 
@@ -132,11 +119,11 @@ def ablation(workload: Workload) -> Program:
     """Return a step of `ablation.sweep`: a batch under several link masks at once.
 
     Raises:
-      UserError: as `create_model`, or if the network has no links.
-      OutOfMemory: if the step needs more memory than there is.
+      UserError: also if the network has no links.
     """
     model, mesh = workload.create(), mesh_lib.make_mesh()
-    network = Restored(0, workload.config(), _dataset_info(model, workload), model, {})
+    sizes = DataSizes(model.num_classes, workload.image_shape, workload.batch_size)
+    network = Restored(0, workload.config(), sizes, model, {})
     stages = linked_stages(network)
     at_once = default_at_once(network, workload.batch_size // mesh.size)
     masks = [masks_without(stages, cut.links) for cut in single_links(stages)[:at_once]]
@@ -225,22 +212,3 @@ def _with_sharding(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
 
 def _optimizer(config: ml_collections.ConfigDict) -> Any:
     return make_optimizer(config, _SCHEDULE_STEPS, _SCHEDULE_STEPS)[0]
-
-
-def _dataset_info(model: nn.Module, workload: Workload) -> DatasetInfo:
-    """Describe the random images as a data set, for functions that need their shape."""
-    channels = workload.image_shape[-1]
-    return DatasetInfo(
-        name="random",
-        num_classes=model.num_classes,
-        class_names=tuple(map(str, range(model.num_classes))),
-        image_shape=workload.image_shape,
-        num_train=workload.batch_size,
-        num_eval=workload.batch_size,
-        train_split="train",
-        eval_split="test",
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        resident=True,
-        resized=False,
-    )

@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,35 +10,21 @@ import jax.numpy as jnp
 _REPEATS = 5
 
 
-class Published(NamedTuple):
-    """Peak FLOP/s as the maker prints them, without sparsity.
-
-    Attributes:
-      bfloat16: FLOP/s.
-      float32: FLOP/s in XLA's default precision of products, TF32 on these devices.
-    """
-
-    bfloat16: float
-    float32: float
-
-
-# By the beginning of `device_kind`. NVIDIA's data sheets: "NVIDIA H100 Tensor Core GPU" (SXM),
-# "NVIDIA H200 Tensor Core GPU" (SXM), "NVIDIA A100 Tensor Core GPU". They print TF32 and BFLOAT16
-# with sparsity; these are the halves.
-PUBLISHED = {
-    "NVIDIA H100 80GB": Published(989.4e12, 494.7e12),
-    "NVIDIA H200": Published(989.4e12, 494.7e12),
-    "NVIDIA A100": Published(312e12, 156e12),
+# Peak FLOP/s as the maker prints them, by the beginning of `device_kind`. Products of float32 have
+# XLA's default precision, TF32. NVIDIA's data sheets: "NVIDIA H100 Tensor Core GPU" (SXM), "NVIDIA
+# H200 Tensor Core GPU" (SXM), "NVIDIA A100 Tensor Core GPU". They print TF32 and BFLOAT16 with
+# sparsity; these are the halves.
+_PUBLISHED = {
+    "NVIDIA H100 80GB": {"bfloat16": 989.4e12, "float32": 494.7e12},
+    "NVIDIA H200": {"bfloat16": 989.4e12, "float32": 494.7e12},
+    "NVIDIA A100": {"bfloat16": 312e12, "float32": 156e12},
 }
 
 
 def published_flops(dtype: str) -> float | None:
     """Return the FLOP/s that the maker prints for products in a dtype, or `None` if unknown."""
     kind = jax.devices()[0].device_kind
-    for name, peak in PUBLISHED.items():
-        if kind.startswith(name):
-            return getattr(peak, dtype)
-    return None
+    return next((p[dtype] for name, p in _PUBLISHED.items() if kind.startswith(name)), None)
 
 
 @functools.cache

@@ -85,7 +85,11 @@ _SHOWN = {
 
 def origin(command: str) -> dict[str, str]:
     """Return the origin of numbers: hardware, versions, commit and command."""
-    versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    versions = {"python": platform.python_version(), "aggnets_jax": aggnets_jax.__version__}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    versions = ", ".join(f"{name} {version}" for name, version in versions.items())
     return dict(zip(ORIGIN, (hardware(), versions, commit() or "", command), strict=True))
 
 
@@ -105,32 +109,18 @@ def show(rows: Iterable[Row]) -> None:
 
 
 def write_json(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:
-    """Write rows and their origin to a JSON file.
-
-    Raises:
-      UserError: if the file can't be written.
-    """
+    """Write rows and their origin to a JSON file; raise `UserError` if that fails."""
     record = {**origin, "rows": [dataclasses.asdict(row) for row in rows]}
     _write(path, json.dumps(record, indent=2) + "\n")
 
 
 def write_csv(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) -> None:
-    """Write rows to a CSV file with the columns of results/speed.csv.
-
-    Raises:
-      UserError: if the file can't be written.
-    """
+    """Write rows to a CSV file with all `COLUMNS`; raise `UserError` if that fails."""
     _write_records(path, [record(row, origin) for row in rows])
 
 
 def record(row: Row, origin: Mapping[str, str], table: str = "") -> dict[str, str]:
-    """Return a line of CSV; numbers have four digits.
-
-    Args:
-      row: the measurement.
-      origin: from `origin`.
-      table: name of its table in results/speed.csv.
-    """
+    """Return a line of CSV, as of a table in results/speed.csv; numbers have four digits."""
     cells = {name: _cell(value) for name, value in dataclasses.asdict(row).items()}
     return {"table": table, **cells, **origin}
 
@@ -178,12 +168,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     return f"{float(f'{value:.4g}'):.10g}" if isinstance(value, float) else str(value)
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of Python, this package and the installed packages that numbers need."""
-    versions = {"python": platform.python_version(), "aggnets_jax": aggnets_jax.__version__}
-    for name in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import jax
 from jax.experimental.compilation_cache import compilation_cache
@@ -21,7 +20,6 @@ from aggnets_jax.files import local_path
 from aggnets_jax.models import check_image_shape, input_shape
 from aggnets_jax.training.step import default_steps_per_dispatch
 
-_DTYPES = ("float32", "bfloat16")
 TORCH = "torch"
 
 
@@ -29,7 +27,7 @@ def run(given: argparse.Namespace) -> None:
     """Measure, print the table, and write it.
 
     Raises:
-      UserError: as `check` and `contenders_of`.
+      UserError: for flags that are not allowed, and networks that can't be created.
     """
     check(given)
     if given.against == TORCH:
@@ -40,11 +38,7 @@ def run(given: argparse.Namespace) -> None:
 
 
 def check(given: argparse.Namespace) -> None:
-    """Check the flags, and split lists at their commas.
-
-    Raises:
-      UserError: for a value that is not allowed.
-    """
+    """Check the flags, and split lists at their commas; raise `UserError` for other values."""
     given.models, given.modes = given.models.split(","), given.modes.split(",")
     for mode in given.modes:
         if mode not in MODES:
@@ -53,8 +47,8 @@ def check(given: argparse.Namespace) -> None:
     given.model_args = {
         name: value for text in given.model_args for name, value in parse_arguments(text).items()
     }
-    if given.dtype not in _DTYPES:
-        raise unknown("dtype", given.dtype, _DTYPES)
+    if given.dtype not in ("float32", "bfloat16"):
+        raise unknown("dtype", given.dtype, ("float32", "bfloat16"))
     check_whole_number("batch_size", given.batch_size, 1, 2**31 - 1)
     check_whole_number("repeats", given.repeats, 1)
     check_number("seconds", given.seconds, 0)
@@ -65,17 +59,14 @@ def check(given: argparse.Namespace) -> None:
             raise UserError(f"{file} can't be written: it has no folder")
     if given.against_forms is not None and given.against != TORCH:
         raise UserError("--against_forms needs --against=torch")
-    if given.against == TORCH:
-        against_torch.check_modes(given.modes)
+    for mode in given.modes:
+        if given.against == TORCH and mode not in against_torch.MODES:
+            allowed = " and ".join(against_torch.MODES)
+            raise UserError(f"--against=torch is for the modes {allowed}, not {mode}")
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
-def workload_of(model: str, given: argparse.Namespace) -> Workload:
-    """Return the workload of a model.
-
-    Raises:
-      UserError: for an unknown model or an image size that is not positive.
-    """
+def _workload(model: str, given: argparse.Namespace) -> Workload:
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])
@@ -90,12 +81,8 @@ def workload_of(model: str, given: argparse.Namespace) -> Workload:
     )
 
 
-def contenders_of(workload: Workload, given: argparse.Namespace) -> list[Contender]:
-    """Return the forms of a network, and the contenders that `--against` adds.
-
-    Raises:
-      UserError: if one of them can't be created, or images are too small for it.
-    """
+def _contenders(workload: Workload, given: argparse.Namespace) -> list[Contender]:
+    """Return the forms of a network, and the contenders that `--against` adds."""
     contenders = forms_of_network(workload, given.forms)
     if given.against == TORCH:
         contenders += against_torch.torch_forms(workload, contenders[0], given.against_forms)
@@ -107,17 +94,12 @@ def contenders_of(workload: Workload, given: argparse.Namespace) -> list[Contend
 
 def _measure(given: argparse.Namespace) -> None:
     origin, measured = rows.origin(given.command), []
-    workloads = [workload_of(model, given) for model in given.models]
+    workloads = [_workload(model, given) for model in given.models]
     # Report all mistakes before anything is measured.
-    for workload, contenders in [(each, contenders_of(each, given)) for each in workloads]:
+    for workload, contenders in [(each, _contenders(each, given)) for each in workloads]:
         for mode in given.modes:
             measured += measure(
-                contenders,
-                workload,
-                mode,
-                repeats=given.repeats,
-                seconds=given.seconds,
-                profile=given.profile and Path(given.profile),
+                contenders, workload, mode, given.repeats, given.seconds, given.profile
             )
             # After each mode, so that an interrupted command leaves its rows.
             if given.json is not None:

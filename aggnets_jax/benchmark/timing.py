@@ -52,11 +52,8 @@ def alternate(programs: Sequence[Program], repeats: int, seconds: float) -> Time
     """
     first = np.array([_seconds_per_step(program, 1) for program in programs])
     warm = all(program.warms_up for program in programs)
-    most = max(_LEAST_REPEATS if warm else 1, int(seconds // first.max()))
-    repeats = min(repeats, most)
-    steps = (
-        [max(1, round(seconds / repeats / each)) for each in first] if warm else [1] * len(first)
-    )
+    repeats = min(repeats, max(_LEAST_REPEATS if warm else 1, int(seconds // first.max())))
+    steps = [max(1, round(seconds / repeats / each)) if warm else 1 for each in first]
     measured = [] if warm else [first]  # without warm-up the first run counts, too
     gc.collect()
     gc.disable()
@@ -70,8 +67,7 @@ def alternate(programs: Sequence[Program], repeats: int, seconds: float) -> Time
 
 
 def _spread(values: np.ndarray) -> Spread:
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return Spread(float(median), float(low), float(high))
+    return Spread(*np.percentile(values, [50, 25, 75]).tolist())
 
 
 def _seconds_per_step(program: Program, steps: int) -> float:

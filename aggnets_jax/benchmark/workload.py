@@ -47,10 +47,6 @@ class Workload:
         arguments = {**self.arguments, **self.form.arguments}
         return create_model(self.model, self.num_classes, dtype=jnp.dtype(self.dtype), **arguments)
 
-    def with_batch(self, batch_size: int) -> "Workload":
-        """Return the same workload with another batch size."""
-        return dataclasses.replace(self, batch_size=batch_size)
-
     def config(self) -> ml_collections.ConfigDict:
         """Return the default config with this batch size and dtype."""
         return config_lib.resolve({"batch_size": self.batch_size, "dtype": self.dtype})
@@ -92,9 +88,8 @@ def random_variables(shapes: Variables, seed: int = 0) -> Variables:
         values = random.standard_normal(shape.shape, np.float32)
         name = path[-1].key
         if name == "kernel":
-            stacked = any(
-                layers_of_run(part.key) for part in path
-            )  # axis 0 is the layers of a loop
+            # Axis 0 may be the layers of a loop.
+            stacked = any(layers_of_run(part.key) for part in path)
             values *= np.sqrt(2 / max(1, np.prod(shape.shape[stacked:-1])))
         elif name in ("scale", "var"):
             values = 1 + 0.1 * np.abs(values)

@@ -1,18 +1,4 @@
-"""Train the rows of a config's `sweep()`, each in a workdir with the row's name.
-
-Example:
-    aggnets sweep --config=configs/digits_50k.py --workdir=runs/50k -- --config.num_seeds=5
-
-The command trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` at a time. `--slurm`
-submits an array of jobs instead, with options of sbatch in `--slurm="--time=8:00:00 --nodes=2"`;
-`--print` prints the commands, for another scheduler. Flags after `--` are given to each run.
-
-Finished runs are left out, so that the same command goes on with a sweep. When a run fails the
-others are trained nevertheless; a line at the end names the failed ones, and the exit code is that
-of the first. SIGTERM and SIGINT stop all, with exit code 75.
-"""
-
-from __future__ import annotations
+"""The subcommand `sweep`."""
 
 import argparse
 import os
@@ -25,21 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from aggnets_jax.cli import Parser
-from aggnets_jax.commands import make_parser, shared
+from aggnets_jax.commands.command import command, flag, load_config, make_parser, switch
 from aggnets_jax.errors import Stopped, UserError
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
 
 class Run(NamedTuple):
-    """A row of the sweep.
-
-    Attributes:
-      row: its name.
-      flags: of `aggnets train`.
-      finished: whether it has been trained to the end.
-    """
+    """A row of the sweep: its name, flags of `aggnets train`, and whether it is finished."""
 
     row: str
     flags: list[str]
@@ -50,25 +29,6 @@ class Run(NamedTuple):
         return [*program, "train", *self.flags]
 
 
-def add_arguments(parser: Parser) -> None:
-    """Add the flags."""
-    add = parser.add_argument
-    add("--config", metavar="FILE", required=True, help="file with a sweep()")
-    add("--workdir", metavar="DIR", required=True, help="folder of the runs' workdirs")
-    add("--at_once", type=int, help="how many runs at a time; with --slurm, at most")
-    add(
-        "--slurm",
-        nargs="?",
-        const=[],
-        type=_words,
-        metavar="OPTIONS",
-        help="submit an array, with these options",
-    )
-    add("--print", action="store_true", help="print commands, and start nothing")
-    add("--dry_run", action="store_true", help="only say what would be done")
-    add("more", nargs="*", metavar="FLAG", help="flags of aggnets train, after --")
-
-
 def _words(text: str) -> list[str]:
     try:
         return shlex.split(text)
@@ -76,19 +36,48 @@ def _words(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(f"{text}: {error}") from error
 
 
-def run(flags: argparse.Namespace) -> int | None:
-    """Train, submit or print the runs that are not finished."""
+@command(
+    "sweep",
+    flag("--config", "file with a sweep()", metavar="FILE", required=True),
+    flag("--workdir", "folder of the runs' workdirs", metavar="DIR", required=True),
+    flag("--at_once", "how many runs at a time; with --slurm, at most", type=int),
+    flag(
+        "--slurm",
+        "submit an array, with these options",
+        nargs="?",
+        const=[],
+        type=_words,
+        metavar="OPTIONS",
+    ),
+    switch("--print", "print commands, and start nothing"),
+    switch("--dry_run", "only say what would be done"),
+    flag("more", "flags of aggnets train, after --", nargs="*", metavar="FLAG"),
+)
+def sweep(flags: argparse.Namespace) -> int | None:
+    """Train the rows of a config's `sweep()`, each in a workdir with the row's name.
+
+    Example:
+        aggnets sweep --config=configs/digits_50k.py --workdir=runs/50k -- --config.num_seeds=5
+
+    The command trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` at a time.
+    `--slurm` submits an array of jobs instead, with options of sbatch in `--slurm="--time=8:00:00
+    --nodes=2"`; `--print` prints the commands, for another scheduler. Flags after `--` are given to
+    each run.
+
+    Finished runs are left out, so that the same command goes on with a sweep. When a run fails the
+    others are trained nevertheless; a line at the end names the failed ones, and the exit code is
+    that of the first. SIGTERM and SIGINT stop all, with exit code 75.
+    """
     if flags.at_once is not None and flags.at_once < 1:
         raise UserError(f"--at_once must be at least 1, got {flags.at_once}")
-    for flag in ("at_once", "slurm", "dry_run"):
-        if flags.print and getattr(flags, flag) not in (None, False):
-            raise UserError(f"--print starts nothing: leave --{flag} out")
+    for other in ("at_once", "slurm", "dry_run"):
+        if flags.print and getattr(flags, other) not in (None, False):
+            raise UserError(f"--print starts nothing: leave --{other} out")
     everything = runs(flags)
     waiting = [run for run in everything if not run.finished]
-    if not flags.print:
-        for run in everything:
-            if run.finished:
-                print(f"{run.row}: finished, left out")
+    for run in everything:
+        if run.finished and not flags.print:
+            print(f"{run.row}: finished, left out")
     if not waiting:
         return None
     if flags.slurm is not None:
@@ -128,7 +117,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
         flags = make_parser("train").parse(words)
         if flags.workdir != str(workdir):
             raise UserError("a sweep trains below its --workdir; leave a second one out")
-        config = config_lib.to_json(shared.load_config(flags, {"data.data_dir": flags.data_dir}))
+        config = config_lib.to_json(load_config(flags))
         path, changes = local_path(workdir), []
         if (path / CONFIG).exists():
             changes = config_lib.differences(read_json(path / CONFIG), config)
@@ -140,11 +129,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
 
 
 def train(waiting: Sequence[Run], at_once: int) -> int:
-    """Train runs on this machine.
-
-    Returns:
-      The exit code for all of them.
-    """
+    """Train runs on this machine, and return the exit code for all of them."""
     from aggnets_jax.runtime.processes import Child, Children, common_exit_code, describe_exit
 
     left, codes, failed = deque(waiting), [], []
@@ -162,17 +147,12 @@ def train(waiting: Sequence[Run], at_once: int) -> int:
             if code not in (0, Stopped.exit_code):
                 failed.append(f"{child.name} {describe_exit(code)}")
     if failed:
-        print(
-            f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}",
-            file=sys.stderr,
-        )
+        text = f"error: {len(failed)} of {len(waiting)} runs failed: {', '.join(failed)}"
+        print(text, file=sys.stderr)
     if children.asked:
-        unfinished = len(waiting) - codes.count(0)
-        print(
-            f"{children.asked[0].name}: {unfinished} of {len(waiting)} runs are not finished;"
-            " the same command goes on with them",
-            file=sys.stderr,
-        )
+        unfinished = f"{len(waiting) - codes.count(0)} of {len(waiting)} runs are not finished"
+        text = f"{children.asked[0].name}: {unfinished}; the same command goes on with them"
+        print(text, file=sys.stderr)
         codes.append(Stopped.exit_code)
     return common_exit_code(codes)
 
@@ -194,11 +174,7 @@ def submission(given: argparse.Namespace, waiting: Sequence[Run]) -> list[str]:
 
 
 def submit(command: Sequence[str]) -> None:
-    """Submit an array, whose tasks use this interpreter.
-
-    Raises:
-      UserError: if SLURM is not here, or does not take it.
-    """
+    """Submit an array with this interpreter; raise `UserError` if SLURM is missing or refuses."""
     if not SCRIPT.is_file():
         raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
     if shutil.which("sbatch") is None:

@@ -113,7 +113,7 @@ class Mean(Sum):
 
 
 class Mixed(Sum):
-    """A concatenation in which neighbours overlap by some channels, which are added (MixNet).
+    """A concatenation in which neighbours share `overlap` channels, which are added (MixNet).
 
     The result has the channels of all outputs minus the overlaps. Without overlap it is a
     concatenation; where all channels overlap it is a sum. Like a sum it continues earlier ones.
@@ -123,7 +123,6 @@ class Mixed(Sum):
     """
 
     def __init__(self, overlap: int) -> None:
-        """Take the number of channels that each output shares with the ones before it."""
         super().__init__()
         self.overlap = overlap
 
@@ -166,7 +165,6 @@ class DualPath(Sum):
     """
 
     def __init__(self, residual: int) -> None:
-        """Take the number of channels that are added."""
         super().__init__()
         self.residual = residual
 
@@ -180,10 +178,8 @@ class DualPath(Sum):
         rest = concat(rest, sources, layer, weights)
         if weights is None:
             return jnp.concatenate([added, rest], axis=-1)
-        return Masked(
-            jnp.concatenate([added, rest.features], axis=-1),
-            jnp.concatenate([_mask(1, added), rest.mask]),
-        )
+        mask = jnp.concatenate([_mask(1, added), rest.mask])
+        return Masked(jnp.concatenate([added, rest.features], axis=-1), mask)
 
 
 class Affine(NamedTuple):
@@ -214,8 +210,7 @@ class NormalisedSum:
         """Return the sum [batch, height, width, channels]."""
         for source in sources:
             if source not in self._maps:
-                norm = self.norm(name=f"source{source}_norm")
-                self._maps[source] = norm(outputs[source])
+                self._maps[source] = self.norm(name=f"source{source}_norm")(outputs[source])
         read = weighted(self._maps, sources, weights)
         inputs, maps = [outputs[source] for source in sources], [read[source] for source in sources]
         if not self.weighted:
@@ -231,9 +226,7 @@ class WeightedSum(nn.Module):
         """Map inputs of one shape [..., channels] to their weighted sum."""
         shape = (len(inputs), inputs[0].shape[-1])
         weights = self.param("weights", nn.initializers.ones, shape)
-        scaled = [
-            Affine(w * factor, w * shift) for w, (factor, shift) in zip(weights, maps, strict=True)
-        ]
+        scaled = [Affine(w * f, w * s) for w, (f, s) in zip(weights, maps, strict=True)]
         return affine_sum(inputs, scaled)
 
 
@@ -291,10 +284,7 @@ def check_aggregation(
 ) -> None:
     """Raise `UserError` for an aggregation that a network is not defined for.
 
-    Args:
-      name: the aggregation.
-      allowed: the aggregations that the network is defined for.
-      because: why the others make no sense there, for the message.
+    The message says why others than the `allowed` ones make no sense there (`because`).
     """
     if name in allowed:
         return

@@ -28,29 +28,18 @@ def draw_topology(topology: Topology, axes: Axes) -> None:
     weight = min(1.0, (12 * end / len(topology.links)) ** 0.5)
     for layer, source in topology.links:
         length = layer - source
-        axes.add_patch(
-            Arc(
-                ((layer + source) / 2, 0),
-                width=length,
-                height=_FLATNESS * length,
-                theta1=0,
-                theta2=180,
-                color=colours((length - 1) / max(1, end - 1)),
-                linewidth=0.4 + 1.2 * weight,
-                alpha=0.35 + 0.6 * weight,
-            )
-        )
+        arc = Arc(((layer + source) / 2, 0), length, _FLATNESS * length, theta2=180)
+        colour = colours((length - 1) / max(1, end - 1))
+        arc.set(color=colour, linewidth=0.4 + 1.2 * weight, alpha=0.35 + 0.6 * weight)
+        axes.add_patch(arc)
     size = max(2.0, min(7.0, 160 / end))
     axes.plot(range(1, end), [0] * topology.depth, "o", color=INK, markersize=size)
     axes.plot([0, end], [0, 0], "s", color=ACCENT, markersize=size + 1)
     axes.set(xlim=(-0.7, end + 0.7), ylim=(-0.7, _height(topology)), aspect="equal")
     axes.axis("off")
-    axes.set_title(
-        f"{topology.name}: {topology.depth} layers,"
-        f" {topology.num_links} + {len(topology.output_sources)} links",
-        fontsize=10,
-        color=INK,
-    )
+    links = f"{topology.num_links} + {len(topology.output_sources)} links"
+    title = f"{topology.name}: {topology.depth} layers, {links}"
+    axes.set_title(title, fontsize=10, color=INK)
 
 
 def _height(topology: Topology) -> float:

@@ -60,9 +60,7 @@ class Execution:
     def remat_policy(self, normalises_concatenation: bool) -> Callable[..., Any] | None:
         """Return the policy of `jax.checkpoint` for a layer, or None if nothing is recomputed.
 
-        Args:
-          normalises_concatenation: whether the layer reads a concatenation, normalises it first,
-            and is being trained.
+        With "auto" it depends on whether the layer, in training, first normalises a concatenation.
         """
         automatic = self.remat == "auto" and normalises_concatenation
         return REMAT["norm" if automatic and jax.default_backend() == "cpu" else self.remat]

@@ -17,10 +17,7 @@ class Masked(struct.PyTreeNode):
 
     The mask must act after the normalisation, because BN(0) is not 0: only then does a link of
     weight 0 have no effect at all.
-
-    Attributes:
-      features: [..., channels], or a pytree of such arrays.
-      mask: [channels] of each.
+    The features are [..., channels], or a pytree of such arrays, each with a mask [channels].
     """
 
     features: Any
@@ -39,12 +36,7 @@ class WithStatistics(struct.PyTreeNode):
     """Features with the statistics by which batch normalisation normalises them in training.
 
     All layers normalise a feature by the same mean and variance; they are computed once, where the
-    feature is.
-
-    Attributes:
-      features: [..., channels].
-      mean: [channels], at least float32.
-      var: [channels], the biased variance, at least float32.
+    feature is: the mean and the biased variance [channels], in at least float32.
     """
 
     features: Any

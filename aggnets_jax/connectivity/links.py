@@ -47,9 +47,7 @@ class StageLinks(NamedTuple):
 def find_links(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, StageLinks]:
     """Find the stages of a network, in the order in which they start, without computing anything.
 
-    Args:
-      model: a network of this package, or any other that contains `Stage`s.
-      image_shape: height, width and channels of its images.
+    The network may be any that contains `Stage`s; its images have (height, width, channels).
     """
     found: dict[str, StageLinks] = {}
 
@@ -76,15 +74,7 @@ def all_links(stages: Mapping[str, StageLinks]) -> list[tuple[str, Link]]:
 def masks_without(
     stages: Mapping[str, StageLinks], cut: Iterable[tuple[str, Link]]
 ) -> dict[str, np.ndarray]:
-    """Return masks that cut some links and leave the others as they are.
-
-    Args:
-      stages: the stages that `find_links` returns.
-      cut: links `(stage, (layer, source))`.
-
-    Raises:
-      UserError: for a link that does not exist.
-    """
+    """Return masks that cut `(stage, (layer, source))`; raise `UserError` for an absent link."""
     masks = {name: stage.ones() for name, stage in stages.items()}
     for name, link in cut:
         if name not in stages:

@@ -52,11 +52,8 @@ def run_layers(
 ) -> tuple[Any, dict[str, Any]]:
     """Compute all layers of a plan, equal ones in loops.
 
-    Args:
-      loops: the layers.
-      params: parameters by name of run, with an axis of layers unless the run is a single layer.
-      rest: what has no gradient, likewise; see `Loops.layer`.
-      outputs: what the buffer starts with.
+    Parameters and `rest`, see `Loops.layer`, are by name of run, with an axis of layers unless the
+    run is a single layer. The buffer starts with `outputs`.
 
     Returns:
       What the buffer gives at its end, and the updated running averages by name of run.

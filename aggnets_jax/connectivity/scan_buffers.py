@@ -29,12 +29,9 @@ from aggnets_jax.connectivity.topology import Topology
 
 
 class Run(NamedTuple):
-    """Consecutive layers that one loop computes.
+    """Consecutive layers that one loop computes, with their numbers from `first` to `last`.
 
-    Attributes:
-      first: number of its first layer.
-      last: number of its last layer.
-      sources: sources of each layer, filled up with -1 to equal numbers.
+    The sources of each layer are filled up with -1 to equal numbers.
     """
 
     first: int
@@ -74,7 +71,6 @@ class Slots:
     """
 
     def __init__(self, runs: Sequence[Run], end: Sequence[int], *, apart: bool) -> None:
-        """Take the runs, the sources of the stage's output, and whether y_0 is kept apart."""
         self.runs = tuple(runs)
         self._end = tuple(end)
         self._apart = apart
@@ -175,7 +171,6 @@ class Channels:
     """
 
     def __init__(self, runs: Sequence[Run], input_width: int, width: int) -> None:
-        """Take the runs, the channels of y_0 and the channels of every other output."""
         self.runs = tuple(runs)
         self._input_width = input_width
         self._width = width

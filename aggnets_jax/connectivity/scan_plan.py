@@ -61,10 +61,8 @@ class Plan(NamedTuple):
 def make_plan(stage: Any, outputs: Sequence[Any], kept: Kept) -> Plan | None:
     """Return how to compute the layers after some outputs in loops, or None if loops don't fit.
 
-    Args:
-      stage: the `Stage`.
-      outputs: y_0, ..., y_i, computed before.
-      kept: `kept(output)` returns an output in the form in which other layers read it.
+    The outputs y_0, ..., y_i of the `Stage` are computed before; `kept(output)` returns an output
+    in the form in which other layers read it.
     """
     first, topology = len(outputs), stage.topology
     if topology.depth <= first or stage.aggregation not in ("concat", "sum"):
@@ -155,12 +153,8 @@ def _sum(stage: Any, outputs: Sequence[Any]) -> Plan:
             keep=lambda inputs, output: inputs[0] + output,
             end=total,
         )
-    return Plan(
-        Slots(find_runs(topology, first, stage.kind), topology.output_sources, apart=False),
-        like,
-        inputs=lambda read: (total(read),),
-        end=total,
-    )
+    buffer = Slots(find_runs(topology, first, stage.kind), topology.output_sources, apart=False)
+    return Plan(buffer, like, inputs=lambda read: (total(read),), end=total)
 
 
 def _shortcuts(stage: Any, outputs: Sequence[Any]) -> Plan | None:
@@ -170,16 +164,12 @@ def _shortcuts(stage: Any, outputs: Sequence[Any]) -> Plan | None:
     """
     first, topology, like = len(outputs), stage.topology, _like(outputs[-1])
     read = {layer: topology.sources_of(layer) for layer in range(first, topology.depth + 1)}
+    buffer = _previous(stage, first)
     if all(sources == (layer - 1,) for layer, sources in read.items()):
-        return Plan(
-            _previous(stage, first),
-            like,
-            inputs=lambda read: (read[0], read[0]),
-            end=lambda read: read[0],
-        )
+        return Plan(buffer, like, inputs=lambda read: (read[0], read[0]), end=lambda read: read[0])
     if first == 1 and all(sources == tuple(range(layer)) for layer, sources in read.items()):
         return Plan(
-            _previous(stage, first),
+            buffer,
             (like, like),
             start=lambda outputs: [(outputs[0], outputs[0])],
             inputs=lambda read: read[0],

@@ -63,7 +63,7 @@ def _match(tree: Mapping[str, Any], like: Mapping[str, Any]) -> dict[str, Any]:
             result[name] = jax.tree.map(_stack, wanted, *parts)
         else:
             run, number = in_runs[name]
-            result[name] = jax.tree.map(lambda y, x, n=number: _cut(x[n], y), wanted, tree[run])
+            result[name] = jax.tree.map(partial(_cut, number), wanted, tree[run])
     return result
 
 
@@ -73,8 +73,8 @@ def _stack(like: Any, *parts: jax.Array) -> jax.Array:
     return jnp.stack([jnp.pad(x, pad) for x, pad in zip(parts, pads, strict=True)])
 
 
-def _cut(x: jax.Array, like: Any) -> jax.Array:
-    return x[tuple(map(slice, like.shape))]
+def _cut(number: int, like: Any, x: jax.Array) -> jax.Array:
+    return x[number][tuple(map(slice, like.shape))]
 
 
 def init_run(unit: Unit, plan: Plan, run: Run, buffer: Any, key: jax.Array) -> dict[str, Any]:

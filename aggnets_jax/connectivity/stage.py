@@ -72,16 +72,12 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, *inputs: Any) -> Any:
-        """Compute the output of the stage from its input y_0.
+        """Compute the output of the stage from its input y_0 [batch, height, width, channels].
 
-        Args:
-          *inputs: y_0 [batch, height, width, channels]. If i + 1 inputs are given they are
-            y_0, ..., y_i of the topology, and its layers i + 1, i + 2, ... are made here as
-            `layer1`, `layer2`, ... Inputs and outputs may be pytrees if the aggregation and the
-            units take them.
-
-        Raises:
-          UserError: for a mask of another shape, or outputs that can't be aggregated.
+        If i + 1 inputs are given they are y_0, ..., y_i of the topology, and its layers i + 1,
+        i + 2, ... are made here as `layer1`, `layer2`, ... Inputs and outputs may be pytrees if the
+        aggregation and the units take them. Raise `UserError` for a mask of another shape, or
+        outputs that can't be aggregated.
         """
         read = self._reader()
         shares = self.execution.shared_statistics and self._normalises_concatenation

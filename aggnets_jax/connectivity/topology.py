@@ -50,8 +50,7 @@ class Topology:
       sources: `sources[l - 1]` are the outputs that layer l reads, in order; the last entry are
         the outputs that make up the stage's output.
 
-    Raises:
-      UserError: if a layer reads nothing, an output twice, or an output that is not before it.
+    Raise `UserError` if a layer reads nothing, an output twice, or an output that is not before it.
     """
 
     name: str
@@ -108,19 +107,16 @@ class Topology:
     ) -> tuple[int, ...]:
         """Return the channels that each layer 1..N + 1 reads if concatenated (SparseNet, Table 1).
 
-        Args:
-          growth_rate: channels of a layer's output; 1 counts outputs.
-          in_features: channels of y_0; default `growth_rate`.
+        The outputs of layers have `growth_rate` channels, and y_0 has `in_features` or as many.
         """
         widths = [growth_rate if in_features is None else in_features, *[growth_rate] * self.depth]
         return tuple(sum(widths[source] for source in sources) for sources in self.sources)
 
     def shortest_paths(self) -> np.ndarray:
-        """Return the lengths, in links, of the shortest gradient paths between all outputs.
+        """Return the lengths, in links, of the shortest gradient paths: float64 [N + 2, N + 2].
 
-        Returns:
-          Array of float64 [N + 2, N + 2]. Entry [l, s] is the least number of links that lead from
-          layer l (N + 1 is the stage's output) back to y_s, or infinity if no path does.
+        Entry [l, s] is the least number of links that lead from layer l (N + 1 is the stage's
+        output) back to y_s, or infinity if no path does.
         """
         lengths = np.full([self.depth + 2] * 2, math.inf)
         np.fill_diagonal(lengths, 0)
@@ -144,8 +140,7 @@ class Topology:
     def remove(self, links: Iterable[Link]) -> "Topology":
         """Return the topology without some links `(layer, source)`.
 
-        Raises:
-          UserError: for a link that does not exist, or a layer that would read nothing.
+        Raise `UserError` for a link that does not exist, or a layer that would read nothing.
         """
         removed = {(int(layer), int(source)) for layer, source in links}
         absent = sorted(removed - set(self.links))
@@ -273,8 +268,7 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
       depth: N, the number of layers, 1..`MAX_DEPTH`.
       **arguments: arguments of the pattern, such as `base` of "sparse".
 
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
+    Raise `UserError` for an unknown name or argument, or a value that is not allowed.
     """
     check_whole_number("the depth of a stage", depth, 1, MAX_DEPTH)
     name = str(name).replace("-", "_")
@@ -286,8 +280,7 @@ def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
 def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
     """Return one value for each stage; a list or tuple of one, or any other value, is for all.
 
-    Raises:
-      UserError: if there are neither one nor `stages` values, or no stages; it names `what`.
+    Raise `UserError`, which names `what`, for another number of values, or without stages.
     """
     if not stages:
         raise UserError("a network has at least one stage, got none")
@@ -310,14 +303,13 @@ def stage_topologies(
 
     Args:
       name: a pattern, or one for each stage.
-      arguments: arguments of the pattern, or one mapping for each stage.
+      arguments: its arguments, or one mapping for each stage.
       depths: number of layers of each stage.
       shortcuts: whether the stages are residual: each layer also reads the previous output,
         whatever the pattern. Then no layer is unread, and a stage may have no layers beside the
         block that brings its input to its width.
 
-    Raises:
-      UserError: as `make_topology` and `per_stage`, and for a layer that nothing reads.
+    Raise `UserError` as `make_topology` and `per_stage`, and for a layer that nothing reads.
     """
     names = per_stage("topology", name, len(depths))
     mappings = per_stage("topology_args", arguments or {}, len(depths))

@@ -22,12 +22,7 @@ def make_layer(unit: Unit, layer: int) -> Callable[..., Any]:
 
 
 class Layer(nn.Module):
-    """One layer of a stage, to be computed apart from the rest of the stage.
-
-    Attributes:
-      unit: the unit of the stage.
-      layer: the number of the layer, 1, 2, ...
-    """
+    """One layer of a stage, made by the stage's unit, to be computed apart from the rest."""
 
     unit: Unit
     layer: int

@@ -9,11 +9,11 @@ counters `num_batches_tracked` of PyTorch's normalisations are not used here; th
 dropped, and written as 0.
 """
 
+import contextlib
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -21,9 +21,10 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from aggnets_jax import models
-from aggnets_jax.convert.files import read_state_dict, write_state_dict
+from aggnets_jax.convert.files import check_mapping, read_state_dict, to_array, write_state_dict
 from aggnets_jax.convert.names import DIALECTS, torch_names
-from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.training.state import model_shapes
 
 __all__ = ["count_classes", "from_torch", "read_state_dict", "to_torch", "write_state_dict"]
 
@@ -42,13 +43,9 @@ def from_torch(
 ) -> dict[str, Any]:
     """Convert weights of another implementation of a network.
 
-    Args:
-      name: of the network here, as for `create_model`.
-      state_dict: arrays by the names of the reference implementation, torchvision or timm.
-      num_classes: as for `create_model`.
-      input_shape: (height, width, channels) of the images; default the paper's.
-      dtype: of the variables.
-      **overrides: as for `create_model`.
+    The names are those of the reference implementation, torchvision or timm. `input_shape` is
+    (height, width, channels) of the images, by default the paper's, and `dtype` is the variables'.
+    The other arguments are as for `create_model`.
 
     Returns:
       Variables for `model.apply`: "params" and "batch_stats", NumPy arrays.
@@ -58,7 +55,7 @@ def from_torch(
         another shape, not floating point, not finite in `dtype`, or a variance below 0.
     """
     dtype = _floating(dtype)
-    _check_mapping("state_dict", state_dict)
+    check_mapping("state_dict", state_dict)
     model, expected = _network(name, num_classes, input_shape, overrides)
     names = _best_names(model, name, expected, state_dict)
     counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
@@ -67,10 +64,10 @@ def from_torch(
             raise unknown(f"weight of {name!r}", str(key), names)
     missing = [key for key in names if key not in state_dict]
     if missing:
-        raise UserError(f"{len(missing)} weights of {name!r} are missing: {_some(missing)}")
+        raise UserError(f"{len(missing)} weights of {name!r} are missing: {some(missing)}")
     converted = {}
     for key, path in names.items():
-        value = _array(key, state_dict[key])
+        value = to_array(key, state_dict[key])
         wanted = _torch_shape(expected[path])
         if value.shape != wanted:
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
@@ -91,7 +88,7 @@ def count_classes(
     Raises:
       UserError: for a network without known names, or weights without biases of classes.
     """
-    _check_mapping("state_dict", state_dict)
+    check_mapping("state_dict", state_dict)
     model, expected = _network(name, None, input_shape, overrides)
     names = _best_names(model, name, expected, state_dict)
     key = next(key for key, path in names.items() if path == "params/classifier/bias")
@@ -111,24 +108,15 @@ def to_torch(
     dialect: str | None = None,
     **overrides: Any,
 ) -> dict[str, np.ndarray]:
-    """Convert the other way round.
+    """Convert "params" and "batch_stats" of a network to a state dict that `from_torch` takes.
 
-    Args:
-      name: as for `from_torch`.
-      variables: "params" and "batch_stats" of the network.
-      num_classes: as for `from_torch`.
-      input_shape: as for `from_torch`.
-      dialect: source of the names: "reference" (the authors of the paper), "torchvision" or "timm";
-        default the first of these that the network has.
-      **overrides: as for `from_torch`.
-
-    Returns:
-      Arrays by name, as `from_torch` takes them.
+    The dialect is the source of the names: "reference" (the authors of the paper), "torchvision" or
+    "timm"; default the first of these that the network has. The others are as for `from_torch`.
 
     Raises:
       UserError: for a network or a dialect without known names, or variables of another network.
     """
-    _check_mapping("variables", variables)
+    check_mapping("variables", variables)
     model, expected = _network(name, num_classes, input_shape, overrides)
     dialects = _names(model, name, expected)
     if dialect is None:
@@ -138,7 +126,7 @@ def to_torch(
     given = {}
     for keys, value in traverse_util.flatten_dict(dict(variables)).items():
         path = "/".join(map(str, keys))
-        given[path] = _array(path, value)
+        given[path] = to_array(path, value)
     for path in given.keys() | expected.keys():
         here = given[path].shape if path in given else "missing"
         if here != expected.get(path):
@@ -168,8 +156,7 @@ def _network(
 
 @functools.lru_cache(maxsize=4)  # weights often go to and fro
 def _shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tuple[int, ...]]:
-    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = model_shapes(model, image_shape)
     variables.pop("strength", None)  # a regularisation's, no weight
     return {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
@@ -191,31 +178,15 @@ def _best_names(
 ) -> dict[str, str]:
     """Return our paths by the names of the dialect that fits a state dict best."""
     return max(
-        _names(model, name, paths).values(),
-        key=lambda names: len(names.keys() & state_dict.keys()),
+        _names(model, name, paths).values(), key=lambda names: len(names.keys() & state_dict.keys())
     )
 
 
-def _check_mapping(what: str, value: Any) -> None:
-    if not isinstance(value, Mapping):
-        raise UserError(f"{what} must be arrays by name, got {type(value).__name__}")
-
-
 def _floating(dtype: DTypeLike) -> np.dtype:
-    try:
-        found = jnp.dtype(dtype)
-    except TypeError:  # no dtype at all
-        found = None
-    if found is None or not jnp.issubdtype(found, jnp.floating):
-        raise UserError(f"dtype must be a floating-point one such as float32, got {dtype!r}")
-    return found
-
-
-def _array(key: str, value: Any) -> np.ndarray:
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:  # ragged lists; tensors with gradients
-        raise UserError(f"{key!r} is no array: {one_line(error)}") from error
+    with contextlib.suppress(TypeError):  # no dtype at all
+        if jnp.issubdtype(found := jnp.dtype(dtype), jnp.floating):
+            return found
+    raise UserError(f"dtype must be a floating-point one such as float32, got {dtype!r}")
 
 
 def _cast(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -231,7 +202,8 @@ def _cast(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
     return cast
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """Return the first three names, for a message."""
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

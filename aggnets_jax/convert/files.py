@@ -15,7 +15,7 @@ import numpy as np
 import safetensors.numpy
 
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import local_path
+from aggnets_jax.files import explained, local_path
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
 ENDINGS = (".safetensors", *_PICKLES)
@@ -26,10 +26,8 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
     """Read weights by their names.
 
     In a checkpoint of a training run, with epochs and optimiser beside the weights, only the
-    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed.
-
-    Args:
-      file: `.safetensors`, or `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
+    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed. The
+    file ends in `.safetensors`, or is `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
 
     Raises:
       UserError: if it can't be read, or it is not clear which entry has the weights.
@@ -40,8 +38,6 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
         with path.open("rb"):
             pass
         state_dict = read(path)
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
     if not state_dict:
@@ -54,11 +50,7 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
-    """Write weights by their names to a new file.
-
-    Args:
-      file: `.safetensors`, or `.pth` (`.pt`, `.bin`, `.tar`) for `torch.load`.
-      state_dict: from `to_torch`.
+    """Write weights, from `to_torch`, to a new file with an ending as for `read_state_dict`.
 
     Raises:
       UserError: if the file exists already, or can't be written.
@@ -66,7 +58,9 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     path = check_new_file(file)
     arrays = _to_arrays(state_dict)
     partial = path.with_name(f".{path.name}.tmp")
-    try:
+    # The last two mean a dtype that the format does not have.
+    kinds = OSError, safetensors.SafetensorError, TypeError, KeyError
+    with explained(f"{path} can't be written", *kinds):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             if path.suffix == ".safetensors":
@@ -78,20 +72,14 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    except (OSError, safetensors.SafetensorError, TypeError, KeyError) as error:
-        # The last two mean a dtype that the format does not have.
-        raise UserError(f"{path} can't be written: {one_line(error)}") from error
 
 
 def check_new_file(file: str | Path) -> Path:
     """Return the path of a file that `write_state_dict` can write, or raise `UserError`."""
     path = _path(file)
-    try:
-        exists = path.exists()
-    except OSError as error:  # a name that is too long
-        raise UserError(f"{path} can't be written: {one_line(error)}") from error
-    if exists:
-        raise UserError(f"{path} exists already; give the name of a new file")
+    with explained(f"{path} can't be written"):  # a name that is too long
+        if path.exists():
+            raise UserError(f"{path} exists already; give the name of a new file")
     if path.suffix in _PICKLES:
         _torch(path)
     return path
@@ -104,19 +92,28 @@ def _path(file: str | Path) -> Path:
     return path
 
 
+def check_mapping(what: str, value: Any) -> None:
+    """Raise `UserError` unless a value is a mapping."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{what} must be arrays by name, got {type(value).__name__}")
+
+
+def to_array(key: str, value: Any) -> np.ndarray:
+    """Return a value as an array, or raise `UserError`."""
+    # Ragged lists; tensors with gradients.
+    with explained(f"{key!r} is no array", ValueError, TypeError, RuntimeError):
+        return np.asarray(value)
+
+
 def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Copy arrays to contiguous memory, or raise `UserError`."""
-    if not isinstance(state_dict, Mapping):
-        raise UserError(f"state_dict must be arrays by name, got {type(state_dict).__name__}")
+    check_mapping("state_dict", state_dict)
     arrays = {}
     for key, value in state_dict.items():
         if not isinstance(key, str):
             raise UserError(f"weights are written by names, {key!r} is a {type(key).__name__}")
-        try:
-            # The writers take memory as it is: a transposed view would come out wrong.
-            arrays[key] = np.array(value, order="C")
-        except (ValueError, TypeError, RuntimeError) as error:
-            raise UserError(f"{key!r} is no array: {one_line(error)}") from error
+        # The writers take memory as it is: a transposed view would come out wrong.
+        arrays[key] = np.array(to_array(key, value), order="C")
     return arrays
 
 
@@ -130,10 +127,9 @@ def _torch(path: Path) -> ModuleType:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
+    kinds = safetensors.SafetensorError, TypeError, KeyError, AttributeError
+    with explained(f"{path} can't be read", *kinds):
         return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} can't be read: {one_line(error)}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, np.ndarray]:
@@ -146,10 +142,8 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
         raise UserError(
             f"{path} can't be read by torch.load(weights_only=True): {one_line(error)}"
         ) from error
-    return {
-        key: _to_numpy(path, key, value, torch)
-        for key, value in _weights_in(path, content, torch).items()
-    }
+    weights = _weights_in(path, content, torch)
+    return {key: _to_numpy(path, key, value, torch) for key, value in weights.items()}
 
 
 def _weights_in(path: Path, content: Any, torch: ModuleType) -> Mapping[str, Any]:
@@ -179,8 +173,6 @@ def _weights_in(path: Path, content: Any, torch: ModuleType) -> Mapping[str, Any
 
 def _to_numpy(path: Path, key: str, tensor: Any, torch: ModuleType) -> np.ndarray:
     tensor = tensor.detach()
-    try:
+    with explained(f"{path}: {key!r} can't be read", RuntimeError, TypeError):  # sparse, quantised
         # NumPy has no bfloat16 of its own.
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    except (RuntimeError, TypeError) as error:  # sparse, quantised
-        raise UserError(f"{path}: {key!r} can't be read: {one_line(error)}") from error

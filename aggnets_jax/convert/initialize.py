@@ -10,40 +10,28 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
-from aggnets_jax.convert import count_classes, from_torch, read_state_dict
+from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.training.state import Variables, at_seed, leaves_by_path, over_seeds
+from aggnets_jax.training.state import Variables, at_seed, leaves_by_path, model_shapes, over_seeds
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 _CLASSIFIER = "params/classifier/"
 
 
 def initial_variables(
-    config: ml_collections.ConfigDict,
-    info: DatasetInfo,
-    variables: Variables,
-    workdir: str | Path,
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
 ) -> Variables:
     """Replace the variables of a new network by those in `config.init_from`.
 
     All parameters and batch statistics are replaced, by a run's averages if it has any. The
     classifier alone stays new if its shape, or the names of a run's classes, differ; that is
-    printed. Several seeds may start from one network.
-
-    Args:
-      config: of the run that starts; whole, with `init_from`.
-      info: its data set.
-      variables: "params" and "batch_stats" as initialised; with several seeds, these are the first
-        axis of each array.
-      workdir: of the run that starts.
-
-    Returns:
-      Variables like the given ones.
+    printed. Several seeds, the first axis of each array, may start from one network. Config, data
+    set and workdir are those of the run that starts.
 
     Raises:
       UserError: if there are no such weights, or they are another network's.
@@ -55,8 +43,7 @@ def initial_variables(
     apart.model.scan = False
     first = jax.eval_shape(partial(at_seed, number=0, num_seeds=config.num_seeds), variables)
     model = create_configured_model(apart, info.num_classes)
-    images = jnp.zeros((1, *info.image_shape))
-    like = jax.eval_shape(lambda: model.init(jax.random.key(0), images))
+    like = model_shapes(model, info.image_shape)
     variables = over_seeds(partial(match_layout, like=like), config.num_seeds)(variables)
     variables = _replaced(apart, info, variables, workdir)
     return over_seeds(partial(match_layout, like=first), config.num_seeds)(variables)
@@ -107,9 +94,8 @@ def _from_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Restore
     folder = local_path(config.init_from)
     if folder.resolve() == local_path(workdir).resolve():
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
-    return restore_network(
-        folder, config.init_checkpoint, mesh_lib.replicated(mesh_lib.make_mesh())
-    )
+    everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
+    return restore_network(folder, config.init_checkpoint, everywhere)
 
 
 def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
@@ -132,10 +118,8 @@ def _check_paths(
             raise UserError(
                 f"{source} does not fit: " + str(unknown(f"variable of {network!r}", path, new))
             )
-    missing = [path for path in new if path not in old]
-    if missing:
-        more = ", ..." if len(missing) > 3 else ""
+    if missing := [path for path in new if path not in old]:
         raise UserError(
             f"{source} does not fit: {len(missing)} variables of {network!r} are missing:"
-            f" {', '.join(missing[:3])}{more}"
+            f" {some(missing)}"
         )

@@ -31,13 +31,8 @@ Rule = tuple[str, str | Callable[..., str]]
 Rules = Callable[[Any], tuple[Rule, ...]]
 """Makes a dialect's rules for a network, none if the network is another function there."""
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias"}
+_LEAVES |= {"mean": "running_mean", "var": "running_var"}
 
 
 def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] | None:
@@ -69,12 +64,7 @@ class _Group(str):
     """A group of a pattern, for the formats of rules."""
 
     def __format__(self, spec: str) -> str:
-        return str(_before(self)) if spec == "-1" else str(self) or spec
-
-
-def _before(number: str) -> int:
-    """Return a number that starts at 1 here as it is there, from 0."""
-    return int(number) - 1
+        return str(int(self) - 1) if spec == "-1" else str(self) or spec
 
 
 def _if(same: Callable[[Any], bool], rules: tuple[Rule, ...]) -> Rules:
@@ -89,11 +79,7 @@ def _read_as(pattern: str, topologies: Sequence[Topology]) -> bool:
 
 def _identities(topologies: Sequence[Topology]) -> bool:
     """Return whether the shortcut of each layer is the output before it."""
-    return all(
-        sources == (layer - 1,)
-        for topology in topologies
-        for layer, sources in enumerate(topology.sources[:-1], start=1)
-    )
+    return all(t.sources[:-1] == tuple((n,) for n in range(t.depth)) for t in topologies)
 
 
 def _is_densenet(network: SparseNet) -> bool:
@@ -111,8 +97,7 @@ def _is_sparsenet(network: SparseNet, patterns: Sequence[str] = ("dense", "spars
 
 # https://github.com/Lyken17/SparseNet
 _SPARSENET: tuple[Rule, ...] = (
-    (r"stem_conv", "features.conv0"),
-    (r"stem_norm", "features.norm0"),
+    (r"stem_(conv|norm)", "features.{}0"),
     (r"stage(\d+)/layer(\d+)/norm(\d)", "features.dense-stage-{:-1}.block-{}.bn{}"),
     (r"stage(\d+)/layer(\d+)/conv(\d)", "features.dense-stage-{:-1}.block-{}.conv{}"),
     (r"transition(\d+)/norm", "features.transition-{:-1}.bn1"),
@@ -122,8 +107,7 @@ _SPARSENET: tuple[Rule, ...] = (
 )
 # torchvision.models.densenet and timm.models.densenet
 _DENSENET: tuple[Rule, ...] = (
-    (r"stem_conv", "features.conv0"),
-    (r"stem_norm", "features.norm0"),
+    (r"stem_(conv|norm)", "features.{}0"),
     (r"stage(\d+)/layer(\d+)/((?:norm|conv)\d)", "features.denseblock{}.denselayer{}.{}"),
     (r"transition(\d+)/(norm|conv)", "features.transition{}.{}"),
     (r"head_norm", "features.norm5"),
@@ -180,10 +164,6 @@ _RES2NET: tuple[Rule, ...] = (
 )
 
 
-def _resnet_timm(network: ResNet) -> tuple[Rule, ...]:
-    return _RES2NET if _is_resnet(network) or _is_res2net(network) else ()
-
-
 def _is_efficientnet(network: EfficientNet) -> bool:
     return not network.replaced and _identities(network.shortcut_topologies)
 
@@ -216,7 +196,7 @@ def _timm_mbconv(stage: str, layer: str | None, part: str) -> str:
         "project_conv": "conv_pwl" if first else "conv_pw",
         "project_norm": f"bn{first + 2}",
     }
-    return f"blocks.{_before(stage)}.{layer or 0}.{parts[part]}"
+    return f"blocks.{int(stage) - 1}.{layer or 0}.{parts[part]}"
 
 
 _MBCONV_PARTS = r"((?:expand|depthwise|project)_(?:conv|norm)|squeeze_excite/(?:reduce|expand))"
@@ -267,8 +247,6 @@ _SEQCONV_LAYERS: tuple[Rule, ...] = (
     (r"downsample(\d+)/downsizing", "Downsample{}.ShrinkingLayer"),
     (r"head", "Blender"),
 )
-
-
 _HALVES = {"": "whole", "1": "bottleneck", "2": "transformation"}
 
 
@@ -278,7 +256,7 @@ def _seqconv(**groups: str) -> Rules:
     def name(layer: str, group: str | None, part: str, half: str) -> str:
         path = _renamed(layer, _SEQCONV_LAYERS)
         if group:
-            path += "." + groups[_HALVES[half]].format(_before(group))
+            path += "." + groups[_HALVES[half]].format(int(group) - 1)
         return f"{path}.{'LinearLayer' if part == 'conv' else 'BatchNormalizationLayer'}"
 
     rules = (
@@ -288,26 +266,19 @@ def _seqconv(**groups: str) -> Rules:
     return _if(_is_seqconv, rules)
 
 
-_SMG_PARTS = {
-    "norm1": "conv1_1x1.norm",
-    "conv1": "conv1_1x1.conv",
-    "norm2": "conv2_3x3.norm",
-    "conv2": "conv2_3x3.conv",
-    "norm_3x3": "conv_3x3.norm",
-    "conv_3x3": "conv_3x3.conv",
-    "norm_5x5": "conv_5x5.norm",
-    "conv_5x5": "conv_5x5.conv",
-    "forget_gate/pool/scores": "global_forget_context",
-    "forget_gate/linear1": "fc1",
-    "forget_gate/norm": "bn_forget",
-    "forget_gate/linear2": "fc2",
-    "update_gate/pool_3x3/scores": "global_context3x3",
-    "update_gate/pool_5x5/scores": "global_context5x5",
-    "update_gate/linear": "fcall",
-    "update_gate/norm": "bn_attention",
-    "update_gate/head_3x3": "fc3x3",
-    "update_gate/head_5x5": "fc5x5",
-}
+_SMG: tuple[tuple[str, str], ...] = (
+    (r"(norm|conv)1", "conv1_1x1.{}"),
+    (r"(norm|conv)2", "conv2_3x3.{}"),
+    (r"(norm|conv)_3x3", "conv_3x3.{}"),
+    (r"(norm|conv)_5x5", "conv_5x5.{}"),
+    (r"forget_gate/pool/scores", "global_forget_context"),
+    (r"forget_gate/linear([12])", "fc{}"),
+    (r"forget_gate/norm", "bn_forget"),
+    (r"update_gate/pool_(3x3|5x5)/scores", "global_context{}"),
+    (r"update_gate/linear", "fcall"),
+    (r"update_gate/norm", "bn_attention"),
+    (r"update_gate/head_(3x3|5x5)", "fc{}"),
+)
 
 
 # https://github.com/winycg/HCGNet, where the networks for CIFAR and for ImageNet are written apart.
@@ -316,19 +287,15 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
         return ()
     block, transition = "HybridBlock", "Transition"
     if network.imagenet_stem:
-        block, transition = "hybridblock", "transition"
-    part = f"({'|'.join(_SMG_PARTS)})"
+        block, transition = block.lower(), transition.lower()
+    places = (
+        (r"stage(\d+)/layer(\d+)/", f"features.{block}{{}}.SMG{{}}."),
+        (r"transition(\d+)/", f"features.{transition}{{}}."),
+    )
     return (
         (r"stem_conv", "features.conv0"),
         (r"stem_(conv|norm)([123])", "features.{}{:-1}"),
-        (
-            rf"stage(\d+)/layer(\d+)/{part}",
-            lambda s, n, part: f"features.{block}{s}.SMG{n}.{_SMG_PARTS[part]}",
-        ),
-        (
-            rf"transition(\d+)/{part}",
-            lambda s, part: f"features.{transition}{s}.{_SMG_PARTS[part]}",
-        ),
+        *((here + part, there + name) for here, there in places for part, name in _SMG),
         (r"head_norm", "features.norm5"),
         (r"classifier", "classifier"),
     )
@@ -340,7 +307,10 @@ DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
         "timm": _if(_is_efficientnet, _EFFICIENTNET_TIMM),
     },
     HCGNet: {"reference": _hcgnet},
-    ResNet: {"torchvision": _if(_is_resnet, _RESNET), "timm": _resnet_timm},
+    ResNet: {
+        "torchvision": _if(_is_resnet, _RESNET),
+        "timm": _if(lambda network: _is_resnet(network) or _is_res2net(network), _RES2NET),
+    },
     SeqResNet: {
         "reference": _seqconv(
             whole="Filters.{}",

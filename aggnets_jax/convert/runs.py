@@ -25,12 +25,8 @@ from aggnets_jax.workdir.restore import restore_network
 def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
     """Make the workdir of a run at step 0 with weights from a file.
 
-    It can be evaluated, and training can go on from these weights.
-
-    Args:
-      config: of the run; whole.
-      workdir: a new one.
-      file: as for `read_state_dict`.
+    It can be evaluated, and training can go on from these weights; files are as for
+    `read_state_dict`.
 
     Raises:
       UserError: if the weights are not the config's network's; nothing is written.
@@ -55,13 +51,7 @@ def write_new_run(
     variables: Variables,
     workdir: str | Path,
 ) -> None:
-    """Make the workdir of a run at step 0 with given variables.
-
-    Args:
-      config: of the run, with one seed; whole.
-      info: its data set.
-      variables: "params" and maybe "batch_stats" of its network.
-      workdir: a new one.
+    """Make a new workdir of a run of one seed, at step 0, with "params" and maybe "batch_stats".
 
     Raises:
       UserError: if there is a run in it, or the config fits none; nothing is written.
@@ -89,12 +79,8 @@ def export_weights(
 ) -> None:
     """Write the weights of a checkpoint, its averages if it has any, to a new file.
 
-    Args:
-      workdir: of the run.
-      file: as for `write_state_dict`.
-      which: "latest", "best" or the number of a step.
-      seed: of a run with several.
-      dialect: as for `to_torch`.
+    The checkpoint is as for `restore_network`, the seed of a run with several, the file as for
+    `write_state_dict`, and the dialect as for `to_torch`.
 
     Raises:
       UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.

@@ -30,15 +30,8 @@ from aggnets_jax.runtime.mesh import local_rows, place_rows
 class StreamedData:
     """Batches of a training split that the host reads and decodes, in the order of their steps.
 
-    Each batch is moved to the devices while the step before it is computed; the constructor reads
-    the first.
-
-    Args:
-      batches: batches on the host, with the rows of this process, from the first step on.
-      place: function that moves a batch to the devices.
-
-    Attributes:
-      most_steps: 1; a feed is the batch of one step.
+    Each batch is moved to the devices by `place` while the step before it is computed; the
+    constructor reads the first. A feed is the batch of one step.
     """
 
     most_steps = 1
@@ -160,20 +153,8 @@ class EvalBatches:
 
     Yields dicts: "image" uint8 [B, H, W, C], "label" int32 [B], "mask" bool [B]. The last batch
     is padded with zeros, where the mask is False. The mask is also False for skipped images, whose
-    label is -1. Batches of resident sets stay on the devices after the first pass. The constructor
-    reads nothing.
-
-    Args:
-      read: function that begins a pass over "image" and "label" of some rows of the batches.
-      info: from `describe`.
-      rows: the rows that `read` yields.
-      sharding: sharding of the batch axis.
-      skip: whether damaged images are skipped.
-
-    Attributes:
-      num_examples: examples in the split.
-      batch_size: B.
-      skip: as given.
+    label is -1, if `skip` is set. Batches of resident sets stay on the devices after the first
+    pass. The constructor reads nothing; `read` begins a pass over "image" and "label" of the rows.
     """
 
     def __init__(
@@ -197,11 +178,7 @@ class EvalBatches:
         return -(-self.num_examples // self.batch_size)
 
     def check(self) -> None:
-        """Read the first batch, or all batches that will stay on the devices.
-
-        Raises:
-          UserError: an image or a label is wrong.
-        """
+        """Read the first batch, or all that will stay; raise `UserError` if an image is wrong."""
         next(iter(self))
 
     def __iter__(self) -> Iterator[Batch]:
@@ -229,11 +206,7 @@ def eval_batches(
 ) -> EvalBatches:
     """Return the batches of the evaluation split, whose last may be padded.
 
-    The arguments are those of `train_data`.
-
-    Raises:
-      UserError: the config can't be met, or the batch can't be divided over the devices; in a pass,
-        an image or a label is wrong.
+    Arguments and errors are those of `train_data`; images and labels are checked in a pass.
     """
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     split = _open_split(data_config, train=False)
@@ -245,14 +218,8 @@ def file_batches(
 ) -> EvalBatches:
     """Return batches of image files, in the form of an evaluation split with labels of zero.
 
-    Args:
-      files: JPEG, PNG, GIF or BMP, of any size.
-      info: facts about the data set whose images they are like; no data set is read.
-      batch_size: size of the whole batch, over all devices and processes.
-      sharding: sharding of the batch axis.
-
-    Raises:
-      UserError: the batch can't be divided over the devices; in a pass, a file is no image.
+    The files are JPEG, PNG, GIF or BMP of any size. `info` has the facts about the data set whose
+    images they are like, which is not read. The rest is as for `eval_batches`.
     """
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     dataset = file_dataset(files, info, rows)

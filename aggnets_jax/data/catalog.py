@@ -69,13 +69,8 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     """Return the builder of a prepared data set; the shipped digits alone are prepared here.
 
-    Args:
-      name: TFDS name, with or without a config; or "image_folder", see `open_folder`.
-      data_dir: an existing directory, local or in a bucket; None is TFDS's default.
-
-    Raises:
-      UserError: the data set is unknown or not prepared, or data_dir does not exist or, for the
-        digits, cannot be written.
+    Arguments and errors are those of `find_builder`. But data_dir must exist, locally or in a
+    bucket; for the digits it must be writable. "image_folder" is a name, too, see `open_folder`.
     """
     data_dir = _existing(data_dir)
     if name == IMAGE_FOLDER:
@@ -113,15 +108,12 @@ def _prepare_digits(
     tfds.disable_progress_bar()
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints; this takes a second
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
+            config = tfds.download.DownloadConfig(try_download_gcs=False)
+            builder.download_and_prepare(download_config=config)
     except OSError as error:
         # Another process that started at the same time may have prepared them.
         builder = find_builder(name, data_dir)
         if not is_prepared(builder):
-            where = data_dir or builder.data_dir_root
-            raise UserError(
-                f"cannot write the {name} data set to {where}: {one_line(error)}"
-            ) from error
+            where = f"{name} data set to {data_dir or builder.data_dir_root}"
+            raise UserError(f"cannot write the {where}: {one_line(error)}") from error
     return builder

@@ -48,12 +48,7 @@ def decode_or_blank(
 
 
 class FileDamage:
-    """Search for damage in files of one image each, which are read once more.
-
-    Args:
-      files: JPEG, PNG, GIF or BMP.
-      channels: channels of the decoded images.
-    """
+    """Search for damage in files of one image each, which are read once more."""
 
     def __init__(self, files: Sequence[str], channels: int) -> None:
         self._files = files
@@ -102,14 +97,12 @@ class RecordDamage:
         return None
 
     def message(self, identity: str) -> str:
-        """Return the message about a damaged record, by its "index" of `SplitReader.read`.
+        """Return the message about a record, by its "index" of `SplitReader.read`.
 
-        Raises:
-          UserError: the record is lost with its file, but the file is undamaged.
+        Raise `UserError` if it is lost with its file, but the file is undamaged.
         """
-        index = int(identity)
-        lost = index < 0
-        index = ~index if lost else index
+        lost = int(identity) < 0
+        index = ~int(identity) if lost else int(identity)
         number = np.searchsorted(self._ends, index, side="right")
         piece = self._split.pieces[number]
         file, place = piece.filename, int(index - self._ends[number]) + piece.take + piece.skip
@@ -141,12 +134,7 @@ class RecordDamage:
 
 
 def _damaged(images: tf.data.Dataset, files: Iterable[str]) -> Iterator[tuple[int, bool]]:
-    """Yield the places of damaged images, and whether no image after it can be read.
-
-    Args:
-      images: images in their order.
-      files: the file of each.
-    """
+    """Yield the places of damaged images, and whether no image after it can be read."""
     tf = import_tensorflow()
     images = iter(images)
     for place, file in enumerate(files):

@@ -97,26 +97,19 @@ class Split(NamedTuple):
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     """Return the facts about a data set, from its metadata only; never download.
 
-    Args:
-      data_config: the `data` part of a config; `crop_padding` is the only augmentation it reads.
-
-    Raises:
-      UserError: the config can't be met; the line says what is wrong and how to fix it.
+    Of the augmentation only `crop_padding` is read. Raise `UserError` if the config can't be met.
     """
     name, train_split = data_config.name, data_config.train_split
     builder = open_prepared(name, data_config.data_dir)
     image_key, label_key = feature_keys(builder)
-
     num_train = _num_examples(builder, train_split)
     eval_split = data_config.eval_split or _default_eval_split(builder)
     num_eval = _num_examples(builder, eval_split)
-
     class_names = tuple(builder.info.features[label_key].names)
     if name == IMAGE_FOLDER:
         class_names = list_classes(builder, train_split, eval_split)
     if len(class_names) < 2:
         raise UserError(f"data set {name} has {len(class_names)} class(es), and needs two or more")
-
     stored_shape = builder.info.features[image_key].shape
     resident = _is_resident(data_config, stored_shape, num_train)
     image_shape, resized = _image_shape(data_config, stored_shape, resident)
@@ -143,8 +136,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     """Return the names of the image and of the label in a data set's examples.
 
-    Raises:
-      UserError: the data set is not for image classification.
+    Raise `UserError` if the data set is not for image classification.
     """
     import tensorflow_datasets as tfds
 

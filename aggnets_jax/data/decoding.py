@@ -25,13 +25,10 @@ EVAL_RESIZE = 256 / 224
 
 
 def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Return a function from an encoded image to uint8 [H, W, C].
+    """Return a function from an encoded image to uint8 [H, W, channels], 1 (grey) or 3 (colour).
 
     It reads JPEG, PNG, GIF (the first picture) and BMP with any channels: colours become grey, grey
     and palettes become colours, and transparency is dropped.
-
-    Args:
-      channels: C, 1 for grey and 3 for red, green and blue.
     """
     tf = import_tensorflow()
     # Grey is made from colours, because TensorFlow decodes no GIF, BMP or CMYK JPEG to one channel.
@@ -69,10 +66,7 @@ def train_image(
 def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return encoded -> uint8 [H, W, C]: short side resized and centre cropped, or as stored.
 
-    Args:
-      info: from `describe`.
-      any_size: whether, if the data set's images have one size, images of other sizes are resized
-        to it as a whole.
+    With `any_size`, if the data set's images have one size, others are resized to it as a whole.
     """
     tf = import_tensorflow()
     decode, shape = image_decoder(info.image_shape[-1]), info.image_shape

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -47,20 +47,6 @@ LOST = -1
 HostBatch = dict[str, np.ndarray]
 
 
-class Source(NamedTuple):
-    """Stored examples in the order of their batches.
-
-    Attributes:
-      records: records with a "file" or an "index", and in training "epoch" and "index": scalars.
-      parse: function from a record to its encoded image and its label, int64.
-      damage: search for damaged images.
-    """
-
-    records: tf.data.Dataset
-    parse: Callable[[Record], tuple[tf.Tensor, tf.Tensor]]
-    damage: FileDamage | RecordDamage
-
-
 class HostBatches:
     """Batches in the memory of this process, with its rows only; each pass reads them again.
 
@@ -69,31 +55,52 @@ class HostBatches:
     read, or is damaged and not skipped.
 
     Args:
-      split: split of the examples.
-      source: the examples in the rows of this process.
-      num_rows: R.
+      split: split of the examples; for files without a data set, only its `info` counts.
+      records: records in the rows of this process, with a "file" or an "index", and in training
+        "epoch" and "index": scalars.
+      parse: function from a record to its encoded image and its label, int64.
+      damage: search for damaged images.
+      rows: the rows of this process.
       image: function from an encoded image and its record to uint8 [H, W, C].
     """
 
     def __init__(
         self,
         split: Split,
-        source: Source,
-        num_rows: int,
+        records: tf.data.Dataset,
+        parse: Callable[[Record], tuple[tf.Tensor, tf.Tensor]],
+        damage: FileDamage | RecordDamage,
+        rows: BatchRows,
         image: Callable[[tf.Tensor, Record], tf.Tensor],
     ) -> None:
         tf = import_tensorflow()
+        black = tf.zeros(split.info.image_shape, tf.uint8)
 
         def decode(record: Record) -> Record:
-            encoded, label = source.parse(record)
+            encoded, label = parse(record)
             return {"image": image(encoded, record), "label": label}
 
-        example = _example(decode, split.info.image_shape, split.skip)
-        examples = source.records.map(example, tf.data.AUTOTUNE, deterministic=True)
-        self._dataset = examples.batch(num_rows).prefetch(tf.data.AUTOTUNE)
+        blank = {"image": black, "label": tf.constant(SKIPPED, tf.int64)}
+        decoded_or_blank = decode_or_blank(decode, blank)
+
+        def example(record: Record) -> Record:
+            if split.skip:  # "damaged" is empty, or the file or index of an image that is now black
+                found, whole = decoded_or_blank(record)
+                name = record["file"] if "file" in record else tf.strings.as_string(record["index"])
+                found["damaged"] = tf.where(whole, "", name)
+            else:
+                found = decode(record)
+            found["label"] = tf.cast(found["label"], tf.int32)
+            if "epoch" in record:
+                found["epoch"] = tf.cast(record["epoch"], tf.int32)
+                found["index"] = tf.cast(tf.maximum(record["index"], LOST), tf.int32)
+            return found
+
+        examples = records.map(example, tf.data.AUTOTUNE, deterministic=True)
+        self._dataset = examples.batch(len(rows.held)).prefetch(tf.data.AUTOTUNE)
         self._split = split
-        self._damage = source.damage
-        self._message = functools.cache(source.damage.message)
+        self._damage = damage
+        self._message = functools.cache(damage.message)
         self._printed: set[str] = set()
 
     def __iter__(self) -> Iterator[HostBatch]:
@@ -120,68 +127,27 @@ class HostBatches:
                 print(f"skipped: {message}", file=sys.stderr, flush=True)
 
 
-def _example(
-    decode: Callable[[Record], Record], image_shape: tuple[int, int, int], skip: bool
-) -> Callable[[Record], Record]:
-    """Return a function from a record to an example of a batch.
-
-    Args:
-      decode: returns "image" uint8 [H, W, C] and "label" int64.
-      image_shape: H, W, C.
-      skip: whether an image that can't be decoded becomes black, with its file or index in
-        "damaged", which is otherwise empty.
-    """
-    tf = import_tensorflow()
-    blank = {"image": tf.zeros(image_shape, tf.uint8), "label": tf.constant(SKIPPED, tf.int64)}
-    decoded_or_blank = decode_or_blank(decode, blank)
-
-    def example(record: Record) -> Record:
-        if skip:
-            found, whole = decoded_or_blank(record)
-            name = record["file"] if "file" in record else tf.strings.as_string(record["index"])
-            found["damaged"] = tf.where(whole, "", name)
-        else:
-            found = decode(record)
-        found["label"] = tf.cast(found["label"], tf.int32)
-        if "epoch" in record:
-            found["epoch"] = tf.cast(record["epoch"], tf.int32)
-            found["index"] = tf.cast(tf.maximum(record["index"], LOST), tf.int32)
-        return found
-
-    return example
-
-
 def train_dataset(split: Split, rows: BatchRows, *, seed: int, start_step: int) -> HostBatches:
-    """Return the endless training batches from a step on.
+    """Return the endless training batches from a step on, with "epoch" and "index".
 
     A process reads the streams of its rows, see `record_order`, or the files of its rows. Batches
-    do not depend on the number of processes.
-
-    Args:
-      split: the training split.
-      rows: rows of the batches to decode.
-      seed: seed of order and crops.
-      start_step: first step; earlier examples of its epoch are passed over without decoding.
-
-    Returns:
-      Batches with "epoch" and "index"; the index is LOST for an example that is lost because its
-      file is damaged.
+    do not depend on the number of processes. Earlier examples of the first step's epoch are passed
+    over without decoding. The index is LOST for an example that is lost because its file is
+    damaged.
     """
     info, order = split.info, {"seed": seed, "start_step": start_step}
-    if info.name == IMAGE_FOLDER:
-        files, labels = list_examples(split.builder, split.name, info.class_names)
-        check_classes(labels, split.name)
-        source = _file_source(train_files(files, labels, rows, **order), files, info)
-    else:
-        reader = SplitReader(split)
-        records = train_records(reader, rows, buffer_size=_shuffle_buffer(split), **order)
-        source = Source(records, reader.parse, RecordDamage(split))
     crop = train_image(info, seed)
 
     def image(encoded: tf.Tensor, record: Record) -> tf.Tensor:
         return crop(encoded, record["epoch"], record["index"])
 
-    return HostBatches(split, source, len(rows.held), image)
+    if info.name == IMAGE_FOLDER:
+        files, labels = list_examples(split.builder, split.name, info.class_names)
+        check_classes(labels, split.name)
+        return _file_batches(split, files, train_files(files, labels, rows, **order), rows, image)
+    reader = SplitReader(split)
+    records = train_records(reader, rows, buffer_size=_shuffle_buffer(split), **order)
+    return HostBatches(split, records, reader.parse, RecordDamage(split), rows, image)
 
 
 def eval_dataset(split: Split, rows: BatchRows) -> Callable[[], Iterator[HostBatch]]:
@@ -207,25 +173,23 @@ def eval_dataset(split: Split, rows: BatchRows) -> Callable[[], Iterator[HostBat
 
 
 def _eval_dataset(split: Split, rows: BatchRows) -> HostBatches:
-    info = split.info
+    info, crop = split.info, eval_image(split.info)
+
+    def image(encoded: tf.Tensor, record: Record) -> tf.Tensor:
+        return crop(encoded)
+
     if info.name == IMAGE_FOLDER:
         files, labels = list_examples(split.builder, split.name, info.class_names)
-        source = _file_source(eval_files(files, labels, rows), files, info)
-    else:
-        reader = SplitReader(split)
-        source = Source(eval_records(reader, rows), reader.parse, RecordDamage(split))
-    crop = eval_image(info)
-    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
+        return _file_batches(split, files, eval_files(files, labels, rows), rows, image)
+    reader = SplitReader(split)
+    damage = RecordDamage(split)
+    return HostBatches(split, eval_records(reader, rows), reader.parse, damage, rows, image)
 
 
 def load_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
     """Return all images, uint8 [N, H, W, C], and labels, int32 [N], of a split in order.
 
-    Args:
-      split: a split of images that are not resized.
-
-    Raises:
-      UserError: see `HostBatches`; or all images are of one class.
+    The images are not resized. Raise `UserError` as `HostBatches`, or if all are of one class.
     """
     count = split.num_examples
     images = np.empty((count, *split.info.image_shape), np.uint8)
@@ -239,25 +203,20 @@ def load_split(split: Split) -> tuple[np.ndarray, np.ndarray]:
 
 
 def file_dataset(files: Sequence[str], info: DatasetInfo, rows: BatchRows) -> HostBatches:
-    """Return the batches of files of images of any size, with labels of zero.
-
-    Args:
-      files: JPEG, PNG, GIF or BMP.
-      info: facts about the data set whose images they are like.
-      rows: rows of the batches to decode.
-    """
+    """Return the batches of image files, with labels of zero, for `file_batches`."""
     records = eval_files(files, np.zeros(len(files), np.int64), rows)
-    crop = eval_image(info, any_size=True)
-    source = _file_source(records, files, info)
-    split = Split(None, info, "of files")
-    return HostBatches(split, source, len(rows.held), lambda encoded, _: crop(encoded))
+    crop, split = eval_image(info, any_size=True), Split(None, info, "of files")
+    return _file_batches(split, files, records, rows, lambda encoded, _: crop(encoded))
 
 
-def _file_source(records: tf.data.Dataset, files: Sequence[str], info: DatasetInfo) -> Source:
+def _file_batches(
+    split: Split, files: Sequence[str], records: tf.data.Dataset, rows: BatchRows, image: Callable
+) -> HostBatches:
     def parse(record: Record) -> tuple[tf.Tensor, tf.Tensor]:
         return import_tensorflow().io.read_file(record["file"]), record["label"]
 
-    return Source(records, parse, FileDamage(files, info.image_shape[-1]))
+    damage = FileDamage(files, split.info.image_shape[-1])
+    return HostBatches(split, records, parse, damage, rows, image)
 
 
 def _shuffle_buffer(split: Split) -> int:

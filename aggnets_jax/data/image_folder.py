@@ -25,11 +25,7 @@ ENDINGS = (".jpg", ".jpeg", ".png")
 def open_folder(data_dir: str | None) -> tfds.folder_dataset.ImageFolder:
     """Return the builder of a folder of images; each folder in it is a split.
 
-    Args:
-      data_dir: an existing directory, local or in a bucket.
-
-    Raises:
-      UserError: data_dir is None, or holds no such folders.
+    Raise `UserError` if data_dir, local or in a bucket, is None or holds no such folders.
     """
     import_tensorflow()
     import tensorflow_datasets as tfds
@@ -47,8 +43,7 @@ def list_classes(
 ) -> tuple[str, ...]:
     """Return the sorted names of the classes: the folders in the whole folders of both splits.
 
-    Raises:
-      UserError: a class has no images, or is in only one of the two splits.
+    Raise `UserError` if a class has no images, or is in only one of the two splits.
     """
     train, evaluation = (_classes(builder, split) for split in (train_split, eval_split))
     differing = [
@@ -79,10 +74,7 @@ def list_examples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the files, str [N], and labels, int64 [N], of a split in reading order.
 
-    Args:
-      builder: from `open_folder`.
-      split: a folder's name, or a slice or sum, such as "train[:80%]+extra".
-      class_names: in the order of the labels.
+    The split may be a slice or sum of folders; `class_names` are in the order of the labels.
     """
     # TFDS has no public way to the names of the files.
     examples = [

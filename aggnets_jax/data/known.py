@@ -27,11 +27,7 @@ KNOWN = {
 
 
 def known_data(config: ml_collections.ConfigDict) -> KnownData:
-    """Return the facts about a config's data set, with `config.data.image_size` if it is set.
-
-    Raises:
-      UserError: the data set is not in KNOWN.
-    """
+    """Return a config's KNOWN data, with its `image_size` if set, or raise `UserError`."""
     if config.data.name not in KNOWN:
         raise unknown("size of data set", config.data.name, KNOWN)
     data, size = KNOWN[config.data.name], config.data.image_size
@@ -41,11 +37,7 @@ def known_data(config: ml_collections.ConfigDict) -> KnownData:
 
 
 def num_train(config: ml_collections.ConfigDict) -> int:
-    """Return the number of examples in a config's training split.
-
-    Raises:
-      UserError: the data set or the split is not in KNOWN.
-    """
+    """Return the number of examples in a config's training split; raise `UserError` if unknown."""
     examples, split = known_data(config).examples, config.data.train_split
     if split not in examples:
         raise unknown(f"size of the split of {config.data.name}", split, examples)

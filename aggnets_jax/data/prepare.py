@@ -17,10 +17,8 @@ if TYPE_CHECKING:
 def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
     """Return the builder of a data set, after preparing it if necessary.
 
-    Args:
-      name: TFDS name, with or without a config.
-      data_dir: directory of the prepared data, made if necessary; None is TFDS's default.
-      manual_dir: directory of the original files; None downloads them.
+    Name and data_dir, which is made if necessary, are as for `find_builder`. `manual_dir` has the
+    original files; None downloads them.
 
     Raises:
       UserError: the set is unknown or not for image classification, files are missing or damaged,
@@ -43,11 +41,8 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(
-                manual_dir=manual_dir, try_download_gcs=False
-            )
-        )
+        config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
+        builder.download_and_prepare(download_config=config)
     except AssertionError as error:  # TFDS asserts that the manually fetched files exist
         wanted = one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or error)
         raise UserError(f"files for {name} are missing; give --manual_dir: {wanted}") from error

@@ -35,12 +35,7 @@ def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -
     and resized them, `info.resized`), flipped, changed by a policy, by jitter and lighting, and
     erased; then normalised, (x / 255 - mean) / std; then cut out. The augmentation of an image
     depends on (seed, epoch, index), and the draws of each step do not depend on the other steps. In
-    evaluation, images are only normalised.
-
-    Args:
-      data_config: the function reads `crop_padding`, `flip`, `policy`, `policy_args`,
-        `color_jitter`, `lighting`, `erasing` and `cutout`.
-      info: from `describe(data_config)`.
+    evaluation, images are only normalised. `info` is from `describe(data_config)`.
 
     Returns:
       A function of a batch with "image" uint8 [B, H, W, C] and, in training, "epoch" and "index"

@@ -52,13 +52,7 @@ class BatchRows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
-    """The streams of a training split, as numbers.
-
-    Attributes:
-      num_examples: N, examples in an epoch.
-      batch_size: B, rows of the whole batch.
-      count: V, a divisor of B.
-    """
+    """The streams of a training split, as numbers: N, B, and the number V of streams."""
 
     num_examples: int
     batch_size: int
@@ -80,9 +74,8 @@ class Streams:
     def done(self, stream: tf.Tensor, step: int) -> tf.Tensor:
         """Return how many examples the stream has given before `step` in the step's first epoch."""
         first = step * self.batch_size // self.num_examples * self.num_examples
-        return step * self.rows_each - (
-            self._before(first, stream + 1) - self._before(first, stream)
-        )
+        before = self._before(first, stream + 1) - self._before(first, stream)
+        return step * self.rows_each - before
 
     def _before(self, place: int | tf.Tensor, stream: tf.Tensor) -> tf.Tensor:
         """Return how many places before `place` belong to streams before `stream`."""
@@ -104,14 +97,9 @@ def count_streams(batch_size: int, num_files: int) -> int:
 def train_records(
     reader: SplitReader, rows: BatchRows, *, seed: int, start_step: int, buffer_size: int
 ) -> tf.data.Dataset:
-    """Return the records of the endless training batches from a step on.
+    """Return the records of the endless training batches from a step on, as for `train_dataset`.
 
-    Args:
-      reader: reader of the split.
-      rows: rows of the batches to read.
-      seed: seed of the order.
-      start_step: first step; earlier records of its epoch are passed over.
-      buffer_size: records in the shuffle buffers of all streams together.
+    `buffer_size` is the number of records in the shuffle buffers of all streams together.
 
     Returns:
       Scalars: "record" and "index" from `SplitReader.read`, and "epoch" int64.
@@ -186,16 +174,10 @@ def train_files(
     files, labels = tf.constant(files), tf.constant(labels)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(labels), dtype=tf.int64), seed=[seed, epoch]
-        )
+        indices = tf.range(len(labels), dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(indices, seed=[seed, epoch])
         return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda index: {
-                "file": files[index],
-                "label": labels[index],
-                "epoch": epoch,
-                "index": index,
-            }
+            lambda i: {"file": files[i], "label": labels[i], "epoch": epoch, "index": i}
         )
 
     epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
@@ -204,6 +186,5 @@ def train_files(
 
 def eval_files(files: Sequence[str], labels: np.ndarray, rows: BatchRows) -> tf.data.Dataset:
     """Return the "file" and "label" of the batches of files in order, as scalars."""
-    tf = import_tensorflow()
-    records = tf.data.Dataset.from_tensor_slices({"file": files, "label": labels})
-    return rows.select(records)
+    records = {"file": files, "label": labels}
+    return rows.select(import_tensorflow().data.Dataset.from_tensor_slices(records))

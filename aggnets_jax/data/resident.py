@@ -41,16 +41,11 @@ class ResidentData:
     run across the end of an epoch: place i of step s is p = s * batch_size + i, in epoch p // N at
     place p % N. So N need not be divisible by the batch size.
 
-    Args:
-      images: uint8 [N, height, width, channels].
-      labels: int32 [N].
-      batch_size: size of the whole batch, over all devices and processes.
-      seeds: seed of the order; or several, whose batches are made at once.
-      most_steps: number of steps for which a feed makes batches.
-      sharding: sharding of the batch axis.
+    The images are uint8 [N, height, width, channels], the labels int32 [N]; the rest is as for
+    `train_data`. The batches of several seeds are made at once.
 
     Attributes:
-      most_steps: as given.
+      most_steps: number of steps for which a feed makes batches.
       seed_axes: the axes of seeds in a feed, as `in_axes` of `jax.vmap`.
     """
 
@@ -105,9 +100,7 @@ class ResidentData:
     def batch(self, feed: Feed, step: int | jax.Array) -> Batch:
         """Return the batch of a step, counted from the feed's first; for tracing.
 
-        Args:
-          feed: feed of one seed.
-          step: below `most_steps`, int32.
+        The number of the step, int32, is below `most_steps`; the feed is of one seed.
 
         Returns:
           "image" uint8 [B, height, width, channels]; "label", "epoch", "index" int32 [B], where

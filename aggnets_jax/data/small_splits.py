@@ -37,11 +37,8 @@ def is_small(split: Split) -> bool:
 def read_small(split: Split) -> tuple[np.ndarray, np.ndarray] | None:
     """Read all images, uint8 [N, H, W, C], and labels, int32 [N], of a small split in order.
 
-    Args:
-      split: a split of images that are not resized; `is_small` must be true.
-
-    Returns:
-      None if anything is damaged or has another form.
+    The images are not resized, and `is_small` is true. None if anything is damaged or of another
+    form.
     """
     try:
         images, labels = zip(*_examples(split), strict=True)

@@ -66,10 +66,8 @@ class CBAM(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scale x [batch, height, width, channels]."""
-        pooled = (
-            common.global_average(x),
-            _largest(x.reshape(x.shape[0], -1, x.shape[-1]), 1)[:, 0],
-        )
+        positions = x.reshape(x.shape[0], -1, x.shape[-1])
+        pooled = common.global_average(x), _largest(positions, 1)[:, 0]
         x = x * ChannelGate(self.dtype, name="channels")(*pooled)
         pooled = (_largest(x, -1), jnp.mean(x, axis=-1, keepdims=True))
         gate = self.conv(1, 7, name="conv")(jnp.concatenate(pooled, axis=-1))

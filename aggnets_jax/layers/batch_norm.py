@@ -23,10 +23,6 @@ class BatchNorm(nn.Module):
       use_running_average: whether to normalise by the running averages and not by the batch.
       dtype: dtype of the result.
       momentum: share of the running averages that each step keeps.
-      epsilon: added to the variance.
-      use_bias: whether to add a bias.
-      use_scale: whether to multiply by a scale.
-      scale_init: initial scale.
       axis_name: name of the mapped axis over which the batch is divided, if there is one.
     """
 

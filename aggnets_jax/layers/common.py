@@ -67,11 +67,7 @@ def conv(
     bias_init: nn.initializers.Initializer | None = None,
     name: str,
 ) -> nn.Conv:
-    """Make a square convolution, with a bias if `bias_init` is given.
-
-    Raises:
-      UserError: if `features` is not divisible by `groups`.
-    """
+    """Make a square convolution, with a bias if `bias_init` is given; groups divide features."""
     if features % groups:
         raise UserError(f"{features} features are not divisible by {groups} groups")
     return nn.Conv(
@@ -149,12 +145,7 @@ def stochastic_depth(rate: float, blocks: int, *, train: bool) -> Callable[[int]
 
 
 def imagenet_stem(
-    x: jax.Array,
-    features: int,
-    *,
-    kernel_size: int = 7,
-    norm: Norm,
-    conv: Conv,
+    x: jax.Array, features: int, *, kernel_size: int = 7, norm: Norm, conv: Conv
 ) -> jax.Array:
     """Compute convolution-BN-ReLU-maxpool3x3, both at stride 2, with `stem_conv` and `stem_norm`.
 
@@ -166,18 +157,13 @@ def imagenet_stem(
 
 
 def compressed(channels: int, compression: float, *, least: int = 0) -> int:
-    """Return floor(compression * channels), but at least `least`.
-
-    Raises:
-      UserError: if no channels are left.
-    """
+    """Return floor(compression * channels), but at least `least`; raise `UserError` if it is 0."""
     # In decimals, because 0.29 * 100 is 28.999999999999996 in floating point.
     features = max(math.floor(Fraction(str(compression)) * channels), least)
     if not features:
-        allowed = math.ceil(1000 / channels) / 1000
         raise UserError(
             f"compression {compression} leaves none of {channels} channels; allowed: at least"
-            f" {allowed}"
+            f" {math.ceil(1000 / channels) / 1000}"
         )
     return features
 
@@ -218,18 +204,11 @@ def classify(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Apply the end of a network: pooling, dropout, and the linear layer `classifier`.
 
-    Args:
-      x: [batch, height, width, channels].
-      endpoints: the endpoints of the network so far; the new ones are added.
-      num_classes: size of the logits.
-      dtype: dtype of x; logits are at least float32.
-      pool: maps x to [batch, features].
-      dropout: applied to these features, if given.
-      kernel_init: initializer of the classifier's kernel.
-      bias_init: initializer of the classifier's bias.
+    The pool maps x [batch, height, width, channels] of this dtype to [batch, features].
 
     Returns:
-      Logits [batch, num_classes], and the endpoints with `pre_logits_2d`, `pre_logits`, `logits`.
+      Logits [batch, num_classes], at least float32, and the given endpoints with `pre_logits_2d`,
+      `pre_logits` and `logits`.
     """
     endpoints["pre_logits_2d"] = x
     x = endpoints["pre_logits"] = pool(x)

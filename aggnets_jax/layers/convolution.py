@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
@@ -71,29 +72,16 @@ def convolve(
 ) -> jax.Array:
     """Convolve images like `lax.conv_general_dilated`; pass it as `nn.Conv.conv_general_dilated`.
 
-    Args:
-      lhs: images [batch, height, width, channels].
-      rhs: kernel [kernel height, kernel width, channels / groups, features].
-      window_strides: strides of height and width.
-      padding: (low, high) of height and width.
-      lhs_dilation: must be 1.
-      rhs_dilation: dilations of the kernel, default 1.
-      dimension_numbers: must be NHWC, HWIO, NHWC.
-      feature_group_count: number of groups.
-      precision: precision of the products.
-
-    Returns:
-      [batch, output height, output width, features].
+    It maps images [batch, height, width, channels], with a kernel [kernel height, kernel width,
+    channels / groups, features], to [batch, output height, output width, features]. The padding is
+    (low, high) of height and width.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
-    if dimension_numbers is not None:
-        asked = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
-        assert asked == numbers, f"images are NHWC and kernels HWIO here, got {asked}"
+    asked = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers or _NHWC)
+    assert asked == numbers, f"images are NHWC and kernels HWIO here, got {asked}"
     assert lhs_dilation is None or set(lhs_dilation) == {1}, "inputs are not dilated here"
-
     strides, dilations = tuple(window_strides), tuple(rhs_dilation or (1, 1))
-    pads = tuple(map(tuple, padding))
-    groups = feature_group_count
+    pads, groups = tuple(map(tuple, padding)), feature_group_count
     if _native.value or jax.default_backend() != "cpu":
         in_xla = partial(
             lax.conv_general_dilated,
@@ -118,11 +106,7 @@ def convolve(
     channels = rhs.shape[2]
     least = min(groups, max(-(-_WIDE // channels), -(-groups // _MOST_PARTS)))
     merged = next(n for n in range(least, groups + 1) if groups % n == 0)
-    parts = zip(
-        jnp.split(lhs, groups // merged, axis=-1),
-        jnp.split(rhs, groups // merged, axis=-1),
-        strict=True,
-    )
+    parts = zip(*(jnp.split(y, groups // merged, axis=-1) for y in (lhs, rhs)), strict=True)
     outputs = [_one_group(x, _block_diagonal(kernel, merged), window) for x, kernel in parts]
     return jnp.concatenate(outputs, axis=-1)
 
@@ -182,12 +166,7 @@ def _x_gradient(
     its form if y and x, or y and the kernel, change places.
     """
     flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-    lows = [
-        (size - 1) * dilation - low
-        for size, dilation, (low, _) in zip(
-            kernel.shape, window.rhs_dilation, window.pads, strict=False
-        )
-    ]
+    lows = [(kernel.shape[i] - 1) * window.rhs_dilation[i] - window.pads[i][0] for i in (0, 1)]
     back = window._replace(strides=window.lhs_dilation, lhs_dilation=window.strides)
     reaching = _reaching(x.aval.shape[1:3], gradient, flipped, back, lows)
     return _dense_p.bind(gradient, flipped, window=reaching)
@@ -229,11 +208,8 @@ def _kernel_gradient(
     if slides == {1} and channels >= _MUCH_WIDER * features:
         # All pairs of a channel and a shifted gradient at once.
         shifted = _shifts(gradient, window.pads, sizes)
-        product = jnp.matmul(
-            x.reshape(-1, channels).T,
-            shifted.reshape(-1, shifted.shape[-1]),
-            precision=window.precision,
-        )
+        columns = shifted.reshape(-1, shifted.shape[-1])
+        product = jnp.matmul(x.reshape(-1, channels).T, columns, precision=window.precision)
         return product.reshape(channels, *sizes, features).transpose(1, 2, 0, 3)
 
     images = x.transpose(3, 1, 2, 0)
@@ -273,19 +249,13 @@ def _shifts(gradient: jax.Array, pads: _Pads, sizes: tuple[int, int]) -> jax.Arr
     # The shifts of other rows are placed beside these by padding and adding: XLA makes one loop of
     # it, unlike of a concatenation of so many features.
     features = beside.shape[-1]
-    return sum(
-        lax.pad(
-            beside,
-            zero,
-            (
-                (0, 0, 0),
-                (i - top, rows - 1 - i - bottom, 0),
-                (0, 0, 0),
-                (i * features, (rows - 1 - i) * features, 0),
-            ),
-        )
-        for i in range(rows)
-    )
+
+    def placed(i: int) -> jax.Array:
+        height_pads = (i - top, rows - 1 - i - bottom, 0)
+        feature_pads = (i * features, (rows - 1 - i) * features, 0)
+        return lax.pad(beside, zero, ((0, 0, 0), height_pads, (0, 0, 0), feature_pads))
+
+    return sum(map(placed, range(rows)))
 
 
 def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
@@ -317,9 +287,6 @@ def _depthwise(
         bottom, right = top + height * strides[0], left + width * strides[1]
         return x[:, top : bottom : strides[0], left : right : strides[1]]
 
-    total = sum(
-        shifted(i, j) * kernel[i, j, 0]
-        for i in range(kernel.shape[0])
-        for j in range(kernel.shape[1])
-    )
+    positions = np.ndindex(*kernel.shape[:2])
+    total = sum(shifted(i, j) * kernel[i, j, 0] for i, j in positions)
     return total.astype(dtype)

@@ -16,20 +16,14 @@ from aggnets_jax.layers import common
 class DenseLayer(nn.Module):
     """The unit: BN-ReLU-conv3x3(k), with bottleneck BN-ReLU-conv1x1(4k) before it.
 
-    Attributes:
-      growth_rate: k, the channels of the output.
-      bottleneck: whether a 1x1 convolution to 4k channels comes first.
-      groups: groups of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-      dropout: makes the channel dropout after each convolution.
+    k is the growth rate. The 3x3 convolution is grouped; channel dropout follows each convolution.
     """
 
     growth_rate: int
     bottleneck: bool
     groups: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     dropout: Callable[[], nn.Module]
 
     @nn.compact
@@ -48,8 +42,8 @@ class Transition(nn.Module):
     """BN-ReLU-conv1x1(floor(theta * channels), at least `least`)-average pool 2x2."""
 
     compression: float
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
     least: int = 0
 
     @nn.compact

@@ -32,7 +32,7 @@ from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, stage_topologies
 from aggnets_jax.layers import common
-from aggnets_jax.layers.pyramid_blocks import Block
+from aggnets_jax.layers.pyramid_blocks import Block, Branch
 
 # Channels and groups of the 3x3 convolution of layer l, from c_0.
 WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
@@ -46,19 +46,12 @@ WIDTH_RULES: dict[str, Callable[[int, int], tuple[int, int]]] = {
 
 
 class MicroDenseLayer(nn.Module):
-    """The unit within a block: conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU.
-
-    Attributes:
-      features: channels of both convolutions.
-      groups: groups of the second.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
+    """The unit within a block: conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU, both to `features`."""
 
     features: int
     groups: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -106,22 +99,13 @@ class MicroDense(Block):
         return MicroDenseBlock(features, block=self, **arguments)
 
 
-class MicroDenseBlock(nn.Module):
+class MicroDenseBlock(Branch):
     """The unit F of a network: BN, compression, dense layers, 1x1 over all of them.
 
-    Attributes:
-      features: c_u, channels of the output.
-      stride: 1, or 2 by a 4x4 convolution in the place of the first 1x1.
-      block: numbers of the dense layers.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
+    A stride of 2 is a 4x4 convolution in the place of the first 1x1.
     """
 
-    features: int
-    stride: int
     block: MicroDense
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -158,10 +142,6 @@ def micro_dense_block(
     check_whole_number("num_layers", num_layers, 1)
     check_number("compression", compression, 0.01, 4)
     choose("width_rule", WIDTH_RULES, width_rule)
-    check_aggregation(
-        aggregation,
-        ("concat", "padded_sum"),
-        "the layers of a block widen",
-    )
+    check_aggregation(aggregation, ("concat", "padded_sum"), "the layers of a block widen")
     (within,) = stage_topologies(topology, topology_args, (num_layers,))
     return MicroDense(within, compression, width_rule, growing, final_relu, aggregation)

@@ -8,7 +8,6 @@ F is BN-conv3x3-BN-ReLU-conv3x3-BN, or as a bottleneck BN-conv1x1-BN-ReLU-conv3x
 conv1x1-BN. Other units, such as micro-dense blocks, are made by another `Block`.
 """
 
-import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -19,22 +18,20 @@ from flax import linen as nn
 from aggnets_jax.connectivity.aggregation import pad_channels
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.common import Conv, Norm
 
 
-class Basic(nn.Module):
-    """The unit F: BN-conv3x3(stride)-BN-ReLU-conv3x3-BN.
-
-    Attributes:
-      features: channels of the output.
-      stride: stride of the first convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
+class Branch(nn.Module):
+    """A residual branch F; `features` are the channels of its output."""
 
     features: int
     stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: Norm
+    conv: Conv
+
+
+class Basic(Branch):
+    """The unit F: BN-conv3x3(stride)-BN-ReLU-conv3x3-BN."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -45,20 +42,8 @@ class Basic(nn.Module):
         return self.norm(name="norm3")(x)
 
 
-class Bottleneck(nn.Module):
-    """The unit F: BN-conv1x1-BN-ReLU-conv3x3(stride)-BN-ReLU-conv1x1(4 times as wide)-BN.
-
-    Attributes:
-      features: channels of the output, four times the inner width.
-      stride: stride of the 3x3 convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    features: int
-    stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+class Bottleneck(Branch):
+    """The unit F: BN-conv1x1-BN-ReLU-conv3x3(stride)-BN-ReLU-conv1x1(4 times as wide)-BN."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -71,8 +56,11 @@ class Bottleneck(nn.Module):
         return self.norm(name="norm4")(self.conv(self.features, 1, name="conv3")(x))
 
 
-class Block(abc.ABC):
+class Block:
     """Makes the units F of a `PyramidNet`; blocks that make the same units are equal.
+
+    `block(features, stride=..., norm=..., conv=..., name=...)` makes F: [batch, height, width,
+    channels] -> the same / stride, `features` wide.
 
     Attributes:
       rectifies_sum: whether a ReLU follows the addition, and the stem; then no normalisation comes
@@ -82,18 +70,6 @@ class Block(abc.ABC):
 
     rectifies_sum: ClassVar[bool] = False
     topologies: tuple[Topology, ...] = ()
-
-    @abc.abstractmethod
-    def __call__(
-        self,
-        features: int,
-        *,
-        stride: int,
-        norm: Callable[..., nn.Module],
-        conv: Callable[..., nn.Module],
-        name: str,
-    ) -> nn.Module:
-        """Make F: [batch, height, width, channels] -> the same / stride, `features` wide."""
 
 
 @dataclasses.dataclass(frozen=True)

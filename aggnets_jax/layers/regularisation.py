@@ -48,12 +48,8 @@ class DropBlock(nn.Module):
         shape = (batch, *corners, 1)
         begins = jax.random.bernoulli(self.make_rng("dropout"), jnp.minimum(gamma, 1.0), shape)
         # A position is dropped if any square that contains it is.
-        dropped = nn.max_pool(
-            begins.astype(jnp.float32),
-            tuple(blocks),
-            strides=(1, 1),
-            padding=[(block - 1, block - 1) for block in blocks],
-        )
+        pads = [(block - 1, block - 1) for block in blocks]
+        dropped = nn.max_pool(begins.astype(jnp.float32), tuple(blocks), padding=pads)
         kept = 1 - dropped
         scale = kept.size / jnp.maximum(kept.sum(), 1)
         return x * (kept * scale).astype(x.dtype)
@@ -83,9 +79,8 @@ class DynamicScale(nn.Module):
         if not self.train:
             return x if self.scale == 1 else self.scale * x
         shape = (2, x.shape[0], *[1] * (x.ndim - 1))
-        u = jax.random.uniform(
-            self.make_rng("dropout"), shape, minval=-self.reach, maxval=self.reach
-        )
+        key = self.make_rng("dropout")
+        u = jax.random.uniform(key, shape, minval=-self.reach, maxval=self.reach)
         return _scaled(x, *(self.scale + strength * u).astype(x.dtype))
 
 

@@ -18,11 +18,7 @@ EXPANSION = 4
 
 
 def inner_features(width: int, base_width: int, groups: int) -> int:
-    """Return groups * floor(width * base_width / 64), the channels within a bottleneck.
-
-    Raises:
-      UserError: if this is 0.
-    """
+    """Return groups * floor(width * base_width / 64), the inner channels, or raise `UserError`."""
     features = groups * (width * base_width // 64)
     if not features:
         raise UserError(
@@ -33,13 +29,7 @@ def inner_features(width: int, base_width: int, groups: int) -> int:
 
 
 class BasicBlock(nn.Module):
-    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention.
-
-    Attributes:
-      width: channels of both convolutions.
-      stride: stride of the first convolution.
-      attention: makes the module that scales the output, if given (`attention.py`).
-    """
+    """F: conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention if given."""
 
     width: int
     stride: int
@@ -60,8 +50,6 @@ class Bottleneck(nn.Module):
     """F: conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
 
     Attributes:
-      width: a quarter of the channels of the output.
-      stride: stride of the 3x3 convolution.
       attention: makes the module that scales the output, if given (`attention.py`).
       groups: groups of the 3x3 convolution.
       base_width: inner is groups * floor(width * base_width / 64).
@@ -101,8 +89,7 @@ def choose_block(
 ) -> tuple[type[nn.Module], dict[str, int]]:
     """Return the class of "basic" or "bottleneck" blocks, and the options to make them with.
 
-    Raises:
-      UserError: for an unknown name, or options that basic blocks do not have.
+    Raise `UserError` for an unknown name, or options that basic blocks do not have.
     """
     check_whole_number("groups", groups, 1)
     check_whole_number("base_width", base_width, 1)
@@ -128,9 +115,8 @@ class Projection(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [batch, height, width, any] to [batch, height / stride, .., features]."""
-        return self.norm(name="norm")(
-            self.conv(self.features, 1, stride=self.stride, name="conv")(x)
-        )
+        x = self.conv(self.features, 1, stride=self.stride, name="conv")(x)
+        return self.norm(name="norm")(x)
 
 
 # Blocks of the four stages by depth, where no formula gives them.
@@ -150,8 +136,7 @@ def block_numbers(
       blocks: the kinds of blocks that the network can have. With both, four stages have the kind
         that has this depth, and three stages have bottlenecks.
 
-    Raises:
-      UserError: for a depth that no network has.
+    Raise `UserError` for a depth that no network has.
     """
     check_whole_number("depth", depth, 1)
     if stages not in (3, 4):
@@ -162,19 +147,14 @@ def block_numbers(
     found = _four_stages(depth)
     if found and kind in blocks:
         return found
-    allowed, nearest = _allowed_of_four_stages(depth, blocks)
+    depths = sorted(small for each in blocks for small in _SMALL_DEPTHS[each])
+    allowed = ", ".join(map(str, depths))
+    if "bottleneck" in blocks:
+        allowed += ", and 3n + 2 from 41 on"
+        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
+    nearest = min(depths, key=lambda each: abs(each - depth))
     wrong = f"has {kind} blocks, this network others" if found else "fits no network of this family"
     raise UserError(f"depth {depth} {wrong}; allowed: {allowed}, nearest {nearest}")
-
-
-def _allowed_of_four_stages(depth: int, blocks: Sequence[str]) -> tuple[str, int]:
-    """Return the depths of networks with such blocks in words, and the nearest to `depth`."""
-    depths = sorted(small for kind in blocks for small in _SMALL_DEPTHS[kind])
-    words = ", ".join(map(str, depths))
-    if "bottleneck" in blocks:
-        words += ", and 3n + 2 from 41 on"
-        depths.append(max(41, (depth - 1) // 3 * 3 + 2))
-    return words, min(depths, key=lambda allowed: abs(allowed - depth))
 
 
 def _four_stages(depth: int) -> tuple[int, ...] | None:

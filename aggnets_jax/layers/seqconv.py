@@ -55,14 +55,7 @@ class Features(NamedTuple):
 
 
 class ConvNormReLU(nn.Module):
-    """An ordinary convolution-BN-ReLU.
-
-    Attributes:
-      features: channels of the output.
-      kernel_size: side of the kernel.
-      stride: stride of the convolution.
-      groups: groups of the convolution.
-    """
+    """An ordinary convolution-BN-ReLU."""
 
     features: int
     kernel_size: int
@@ -152,18 +145,10 @@ class SeqConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, residual: jax.Array | None = None) -> Features:
-        """Compute the layer.
+        """Map activated [batch, height, width, channels] to [.., groups * k], twice.
 
-        Args:
-          x: activated features [batch, height, width, channels].
-          residual: raw features [batch, height, width, groups * k]; slice i is added to the raw
-            output of group i, before other groups read it.
-
-        Returns:
-          Raw and activated features [batch, height, width, groups * k].
-
-        Raises:
-          UserError: for an input that can't be split.
+        Slice i of the residual, raw features of the output's shape, is added to the raw output of
+        group i, before other groups read it. Raise `UserError` for an input that can't be split.
         """
         if x.shape[-1] % self.slices:
             raise UserError(f"{x.shape[-1]} channels can't be split into {self.slices} slices")
@@ -187,9 +172,7 @@ class ResidualBlock(nn.Module):
     """Two layers; the raw input is added to the raw output of the second (Fig. 2).
 
     The 3x3 convolutions of the second are initially 0, so the block starts as the identity.
-
-    Attributes:
-      seqconv: `seqconv(zero_init=..., name=...)` makes a layer that keeps the number of channels.
+    `seqconv(zero_init=..., name=...)` makes a layer that keeps the number of channels.
     """
 
     seqconv: Callable[..., nn.Module]
@@ -251,15 +234,9 @@ def layer_topologies(
 ) -> tuple[Topology, ...]:
     """Make the topologies of layers, for each stage, with at most as many groups as slices.
 
-    Args:
-      name: a pattern, or one for each stage.
-      arguments: arguments of the pattern, or one mapping for each stage. The default window of
-        "windowed" is the number of slices.
-      slices: number of slices of a layer's input in each stage.
-
-    Raises:
-      UserError: as `make_topology`, and if nothing reads a group of the first layer of a residual
-        block.
+    The arguments are those of `stage_topologies`, but slices, of a layer's input, in the place of
+    depths. The default window of "windowed" is the number of slices. Raise `UserError`, too, if
+    nothing reads a group of the first layer of a residual block.
     """
     names = per_stage("topology", name, len(slices))
     mappings = per_stage("topology_args", arguments or {}, len(slices))
@@ -271,7 +248,13 @@ def layer_topologies(
     depths = [2 * count - 1 for count in slices]
     topologies = stage_topologies(names, mappings, depths, shortcuts=True)
     for pattern, count in zip(topologies, slices, strict=True):
-        _check_first_layer(pattern, count)
+        read = {s for sources in pattern.sources[count - 1 : -1] for s in sources}
+        dead = [group for group in range(count) if group not in read and group + count not in read]
+        if dead:
+            raise UserError(
+                f"topology {pattern.name!r}: nothing reads group {dead[0] + 1} of {count} in the"
+                " first layer of a residual block, whose parameters would do nothing"
+            )
     return topologies
 
 
@@ -283,14 +266,3 @@ def group_topology(topology: Topology, slices: int, groups: int) -> Topology:
     read = topology.sources[slices - 1 : slices - 1 + groups]
     sources = (tuple(sorted({max(0, source - slices + 1) for source in each})) for each in read)
     return Topology(topology.name, (*sources, tuple(range(1, groups + 1))))
-
-
-def _check_first_layer(topology: Topology, slices: int) -> None:
-    """Raise `UserError` if nothing reads a group of the first layer of a residual block."""
-    read = {s for sources in topology.sources[slices - 1 : -1] for s in sources}
-    dead = [group for group in range(slices) if group not in read and group + slices not in read]
-    if dead:
-        raise UserError(
-            f"topology {topology.name!r}: nothing reads group {dead[0] + 1} of {slices} in the"
-            " first layer of a residual block, whose parameters would do nothing"
-        )

@@ -55,10 +55,9 @@ def _groups(channels: int) -> int:
 
 
 class GroupNorm(nn.Module):
-    """Group normalisation without scale and shift, with statistics in at least float32.
+    """Group normalisation in `groups(channels)` groups, without scale and shift.
 
-    Attributes:
-      groups: `groups(channels)` returns the number of groups.
+    Its statistics are in at least float32.
     """
 
     groups: Callable[[int], int]
@@ -115,9 +114,8 @@ class Shortcuts:
       sources: whether shortcuts start from "outputs" y_i or from "blocks" F_i (variant a).
       inner: whether there are shortcuts w N(z) within the blocks, too (DS2Net).
 
-    Raises:
-      UserError: for an unknown name, an aggregation that changes the width, or a norm or weights
-        that would not be used.
+    Raise `UserError` for an unknown name, an aggregation that changes the width, or a norm or
+    weights that would not be used.
     """
 
     aggregation: str = "sum"
@@ -127,11 +125,8 @@ class Shortcuts:
     inner: bool = False
 
     def __post_init__(self) -> None:
-        check_aggregation(
-            self.aggregation,
-            AGGREGATIONS,
-            "it would widen the shortcut, which is added to what a block computes",
-        )
+        because = "it would widen the shortcut, which is added to what a block computes"
+        check_aggregation(self.aggregation, AGGREGATIONS, because)
         choose("shortcut_norm", NORMS, self.norm)
         if self.sources not in SOURCES:
             raise unknown("shortcut_sources", str(self.sources), SOURCES)
@@ -176,21 +171,12 @@ class Shortcuts:
         kind: Callable[[int], Any],
         name: str,
     ) -> jax.Array:
-        """Run a stage of blocks that keep the shape of x.
+        """Run a stage of blocks that keep the shape of x, and return the output of the last.
 
-        Args:
-          x: y_0 [batch, height, width, channels], the output of the stage's first block, which
-            changes the width.
-          topology: the outputs that each block adds.
-          block: `block(layer, name=...)` makes F of layer 1, 2, ...
-          activation: applied to the sum.
-          train: whether N, if it is batch normalisation, normalises by the batch.
-          execution: how to compute the stage.
-          kind: `kind(layer)`, see `Stage`.
-          name: name of the stage.
-
-        Returns:
-          The output of the last block, of the shape of x.
+        x is y_0 [batch, height, width, channels], the output of the stage's first block, which
+        changes the width. `block(layer, name=...)` makes F of layer 1, 2, ...; the activation
+        follows the sum. `train` says whether batch normalisation as N normalises by the batch. The
+        rest is as for `Stage`.
         """
         pairs = self.sources == "blocks"
 
@@ -204,12 +190,11 @@ class Shortcuts:
 
             return join
 
+        plain = self.aggregation == "sum" and not pairs
         output = Stage(
             topology,
             unit,
-            aggregation=self.aggregation
-            if self.aggregation == "sum" and not pairs
-            else partial(self.make_aggregation, train=train),
+            aggregation=self.aggregation if plain else partial(self.make_aggregation, train=train),
             shortcuts=True,
             execution=execution,
             kind=kind,
@@ -219,12 +204,7 @@ class Shortcuts:
 
 
 class NormalisedShortcut(nn.Module):
-    """w * N(x), by channel: the shortcut within a block (DS2Net, Section 3.3).
-
-    Attributes:
-      norm: makes N.
-      weighted: whether w is learnt, from 1 on, rather than 1.
-    """
+    """w * N(x), by channel, w 1 or learnt: the shortcut within a block (DS2Net, Section 3.3)."""
 
     norm: AffineNorm
     weighted: bool

@@ -21,7 +21,6 @@ bias is inside (and thus without effect in training) and each head has its own. 
 the gates are rounded down.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -33,9 +32,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 
 
-def _linear(
-    features: int, inputs: jax.Array, conv: Callable[..., nn.Module], name: str
-) -> jax.Array:
+def _linear(features: int, inputs: jax.Array, conv: common.Conv, name: str) -> jax.Array:
     """Apply a 1x1 convolution with bias, the linear layer of the gates."""
     bias_init = common.uniform_bias(inputs.shape[-1])
     return conv(features, 1, bias_init=bias_init, name=name)(inputs)
@@ -49,7 +46,7 @@ def _softmax(x: jax.Array, axis: int | tuple[int, ...]) -> jax.Array:
 class AttentionPool(nn.Module):
     """P: the mean over positions, weighted by a softmax over their scores (eq. 5 and 6)."""
 
-    conv: Callable[..., nn.Module]
+    conv: common.Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -59,17 +56,11 @@ class AttentionPool(nn.Module):
 
 
 class ForgetGate(nn.Module):
-    """f = sigmoid(W_2 tanh(BN(W_1 P(X) + b_1)) + b_2), by channel (eq. 11).
-
-    Attributes:
-      hidden: width of the bottleneck.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
+    """f = sigmoid(W_2 tanh(BN(W_1 P(X) + b_1)) + b_2), by channel (eq. 11), via `hidden` ones."""
 
     hidden: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -82,15 +73,12 @@ class ForgetGate(nn.Module):
 class UpdateGate(nn.Module):
     """v = u P(A) + (1 - u) P(B); u is a softmax of two heads that read both (eq. 7 to 10).
 
-    Attributes:
-      hidden: width of the layer that both heads read.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
+    The heads share a layer of the width `hidden`.
     """
 
     hidden: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
 
     @nn.compact
     def __call__(self, x_3x3: jax.Array, x_5x5: jax.Array) -> jax.Array:
@@ -113,8 +101,6 @@ class SMG(nn.Module):
       groups: groups of its 3x3 convolution.
       stride: stride of its 3x3 convolution.
       reduction: r, by which the hidden layers of the gates are narrower than their input.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
     """
 
     features: int
@@ -122,15 +108,14 @@ class SMG(nn.Module):
     groups: int
     stride: int
     reduction: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
+    norm: common.Norm
+    conv: common.Conv
 
     @nn.compact
     def __call__(self, x: jax.Array | Masked) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, features].
 
-        Raises:
-          UserError: if the hidden layer of a gate would have no channels.
+        Raise `UserError` if the hidden layer of a gate would have no channels.
         """
         if self.features < self.reduction:
             raise UserError(

@@ -11,17 +11,13 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path, read_json
-from aggnets_jax.reports.results import (
-    Result,
-    groups,
-    provenance,
-    read_run,
-)
+from aggnets_jax.reports.results import Result, groups, provenance, read_run
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
 
 MEASURES = ("error", "loss")
+_P_VALUES = {"p_t": "p", "p_t_holm": "p (Holm)", "p_wilcoxon": "W", "p_wilcoxon_holm": "W (Holm)"}
 
 _EXPLANATION = (
     "A difference is network minus reference for runs with the same seed, after the last step:"
@@ -69,11 +65,9 @@ class Difference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Comparison of networks with a reference.
+    """Results of a reference, one for each seed, and the networks' differences from it.
 
-    Attributes:
-      reference: results of the reference, one for each seed.
-      differences: for each network, in the order of their first runs, one in each of `MEASURES`.
+    There is a difference for each network, in the order of their first runs, and each measure.
     """
 
     reference: Sequence[Result]
@@ -81,9 +75,7 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    workdirs: Iterable[str | Path],
-    against: Iterable[str | Path],
-    may_differ: Sequence[str] = (),
+    workdirs: Iterable[str | Path], against: Iterable[str | Path], may_differ: Sequence[str] = ()
 ) -> Comparison:
     """Compare the networks of some runs with a reference.
 
@@ -196,27 +188,24 @@ def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, 
 
 def records(comparison: Comparison) -> list[dict[str, object]]:
     """Return the lines of the CSV file, one for each difference."""
-    return [_record(each, comparison.reference) for each in comparison.differences]
+    against = name_of(comparison.reference)
+    return [
+        {"network": name_of(difference.group), "against": against, **_record(difference)}
+        for difference in comparison.differences
+    ]
 
 
-def _record(difference: Difference, reference: Sequence[Result]) -> dict[str, object]:
+def _record(difference: Difference) -> dict[str, object]:
     first = difference.group[0].record
     numbers = {
         "reference_mean": difference.reference,
         "difference": difference.mean,
         "interval_low": difference.mean - difference.half,
         "interval_high": difference.mean + difference.half,
-        "p_t": difference.p_t,
-        "p_t_holm": difference.p_t_holm,
-        "p_wilcoxon": difference.p_wilcoxon,
-        "p_wilcoxon_holm": difference.p_wilcoxon_holm,
+        **{name: getattr(difference, name) for name in _P_VALUES},
     }
     return {
-        "network": name_of(difference.group),
-        "against": name_of(reference),
-        "config": first["config"],
-        "overrides": first["overrides"],
-        "params": first["params"],
+        **{name: first[name] for name in ("config", "overrides", "params")},
         "measure": difference.measure,
         "pairs": len(difference.seeds),
         "seeds": " ".join(map(str, difference.seeds)),
@@ -260,12 +249,7 @@ def _cells(difference: Difference) -> dict[str, str]:
     # One image in a thousand is 0.1 %, and losses of networks that fit are small.
     digits = 2 if difference.measure == "error" else 4
     low, high = difference.mean - difference.half, difference.mean + difference.half
-    p_values = {
-        "p": difference.p_t,
-        "p (Holm)": difference.p_t_holm,
-        "W": difference.p_wilcoxon,
-        "W (Holm)": difference.p_wilcoxon_holm,
-    }
+    p_values = {title: getattr(difference, name) for name, title in _P_VALUES.items()}
     return {
         "network": f"`{name_of(difference.group)}`",
         "parameters": f"{difference.group[0].record['params']:,}",
@@ -280,14 +264,11 @@ def _cells(difference: Difference) -> dict[str, str]:
 
 def _left_out(comparison: Comparison) -> list[str]:
     """Return a line for the runs of each network that have no partner."""
-    lines = []
-    reference = comparison.reference
+    lines, reference = [], comparison.reference
     for difference in comparison.differences[:: len(MEASURES)]:
         for group, other in ((difference.group, reference), (reference, difference.group)):
             seeds = sorted({result.record["seed"] for result in group} - {*difference.seeds})
+            alone = f"{name_of(group)} with the seeds {', '.join(map(str, seeds))}"
             if seeds:
-                lines.append(
-                    f"Without a partner in {name_of(other)}, and left out: {name_of(group)} with"
-                    f" the seeds {', '.join(map(str, seeds))}"
-                )
+                lines.append(f"Without a partner in {name_of(other)}, and left out: {alone}")
     return lines

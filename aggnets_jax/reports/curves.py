@@ -30,12 +30,7 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
 
 
 def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw loss and accuracy in training and evaluation into a file.
-
-    Args:
-      lines: of `metrics.jsonl`.
-      file: to write; its suffix sets the format.
-    """
+    """Draw loss and accuracy, as `draw_curve`, into a file; its suffix sets the format."""
     figure = Figure(figsize=(10, 3.6), dpi=120)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         draw_curve(lines, name, axes)

@@ -77,17 +77,9 @@ def _measured(config: str, overrides: str, rows: Sequence[Mapping[str, Any]]) ->
     row = rows[0]
     error, _, half = mean_and_interval([each["error"] for each in rows])
     known = _load(config, overrides)
-    return Point(
-        data=_data_of(known) if known else row["data"],
-        line=_line_of(known) if known else row["network"],
-        network=row["network"],
-        config=f"{config} {overrides}".strip(),
-        params=row["params"],
-        macs=row["macs"],
-        error=error,
-        half=half,
-        seeds=len(rows),
-    )
+    data, line = _data_and_line(known) if known else (row["data"], row["network"])
+    name, config = row["network"], f"{config} {overrides}".strip()
+    return Point(data, line, name, config, row["params"], row["macs"], error, half, len(rows))
 
 
 def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
@@ -106,51 +98,32 @@ def _load(file: str, overrides: str) -> ml_collections.ConfigDict | None:
     return config
 
 
-def _data_of(config: ml_collections.ConfigDict) -> str:
-    split = config.data.train_split
-    return config.data.name if split == "train" else f"{config.data.name}, {split}"
-
-
-def _line_of(config: ml_collections.ConfigDict) -> str:
+def _data_and_line(config: ml_collections.ConfigDict) -> tuple[str, str]:
+    data, split = config.data.name, config.data.train_split
     family, pattern = find_family(config.model.name).name, config.model.topology
-    if pattern is None:
-        return family
-    return f"{family}, {pattern if isinstance(pattern, str) else '+'.join(map(str, pattern))}"
+    if pattern is not None:
+        pattern = pattern if isinstance(pattern, str) else "+".join(map(str, pattern))
+        family = f"{family}, {pattern}"
+    return data if split == "train" else f"{data}, {split}", family
 
 
 def printed_points(family: str) -> Iterator[Point]:
-    """Yield the printed errors of the configs of a family, with our networks' sizes.
-
-    Args:
-      family: folder of configs, such as "sparsenet".
+    """Yield the printed errors of a family's folder of configs, with our networks' sizes.
 
     Raises:
       UserError: if there is no such folder.
     """
     for name, config in list_experiments(family):
         if config.paper.error is not None:
-            params, macs = size(config)
-            yield Point(
-                data=_data_of(config),
-                line=_line_of(config),
-                network=config.model.name,
-                config=name,
-                params=params,
-                macs=macs,
-                error=config.paper.error,
-                half=math.nan,
-                seeds=0,
-            )
+            error, network = config.paper.error, config.model.name
+            yield Point(*_data_and_line(config), network, name, *size(config), error, math.nan, 0)
 
 
 def draw(points: Sequence[Point]) -> Figure:
     """Draw a row for each data set: error over parameters, and over multiply-adds.
 
     Measured points are filled, with intervals, on a solid line; printed points are hollow, on a
-    dashed line.
-
-    Args:
-      points: at least one.
+    dashed line. There is at least one point.
     """
     sets, lines = (
         list(dict.fromkeys(values))
@@ -165,20 +138,12 @@ def draw(points: Sequence[Point]) -> Figure:
         here = [point for point in points if point.data == name]
         for axes, (field, cost) in zip(row, _COSTS.items(), strict=True):
             _draw_lines(axes, here, field, styles)
-            axes.set_xscale("log")
-            axes.set_xlabel(cost)
-            axes.set_ylabel("top-1 error, %")
+            axes.set(xscale="log", xlabel=cost, ylabel="top-1 error, %")
             axes.grid(alpha=0.25, which="both")
             axes.set_title(name, fontsize=10, parse_math=False)
         handles = dict(zip(*reversed(row[0].get_legend_handles_labels()), strict=True))
-        row[1].legend(
-            handles.values(),
-            handles.keys(),
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-            frameon=False,
-            fontsize=8,
-        )
+        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
+        row[1].legend(handles.values(), handles.keys(), frameon=False, fontsize=8, **where)
     return figure
 
 
@@ -232,18 +197,16 @@ def run(given: argparse.Namespace, output: Path) -> None:
 
 def _record(point: Point) -> dict[str, Any]:
     """Return a point as plain numbers; without an interval for one seed or a printed error."""
-    interval = not math.isnan(point.half)
-    return {
-        **{name: value for name, value in point._asdict().items() if name not in ("half", "seeds")},
-        "low": point.error - point.half if interval else None,
-        "high": point.error + point.half if interval else None,
-        "seeds": point.seeds,
-    }
+    record = point._asdict()
+    half, seeds = record.pop("half"), record.pop("seeds")
+    low, high = (None, None) if math.isnan(half) else (point.error - half, point.error + half)
+    return {**record, "low": low, "high": high, "seeds": seeds}
 
 
 def _cells(point: Point) -> dict[str, str]:
     """Format a point for people."""
-    record = _record(point)
+    low, high = point.error - point.half, point.error + point.half
+    interval = "" if math.isnan(point.half) else f"{low:.2f} to {high:.2f}"
     return {
         "data": point.data,
         "family": point.line,
@@ -251,9 +214,7 @@ def _cells(point: Point) -> dict[str, str]:
         "parameters": f"{point.params:,}",
         "multiply-adds": f"{point.macs:,}",
         "error, %": f"{point.error:.2f}",
-        "95 % interval": ""
-        if record["low"] is None
-        else f"{record['low']:.2f} to {record['high']:.2f}",
+        "95 % interval": interval,
         "seeds": str(point.seeds) if point.seeds else "printed",
         "config": point.config,
     }

@@ -28,24 +28,14 @@ _NO_SIZE = (
 
 
 class Size(NamedTuple):
-    """Size of a network on the images of its data set.
-
-    Attributes:
-      params: trainable scalars.
-      macs: multiply-adds of convolutions and linear layers for one image.
-    """
+    """Trainable scalars of a network, and its multiply-adds for one image of its data set."""
 
     params: int
     macs: int
 
 
 class Experiment(NamedTuple):
-    """A config that reproduces what a paper prints or draws.
-
-    Attributes:
-      name: value of --config, "configs/sparsenet/table2.py:densenet40_k12_c10".
-      config: resolved.
-    """
+    """A resolved config that reproduces what a paper prints or draws; its name for --config."""
 
     name: str
     config: ml_collections.ConfigDict
@@ -151,7 +141,6 @@ def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return an experiment's line as plain numbers; errors are in %."""
     name, config = experiment
-    params, _ = size(config)
     examples = num_train(config)
     measured = errors.get(name, ())
     return {
@@ -164,7 +153,7 @@ def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> di
         "printed_error_top5": config.paper.error_top5,
         "our_error": statistics.fmean(measured) if measured else NOT_RUN,
         "seeds": len(measured),
-        "params": params,
+        "params": size(config).params,
         "training_macs": training_cost(config),
         "remark": config.paper.remark,
     }
@@ -177,10 +166,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     if ours != NOT_RUN:
         ours = f"{ours:.2f} ({record['seeds']} seed{'s' * (record['seeds'] > 1)})"
     return {
-        "experiment": record["experiment"],
-        "source": record["source"],
-        "network": record["network"],
-        "data": record["data"],
+        **{name: record[name] for name in ("experiment", "source", "network", "data")},
         "epochs": f"{record['epochs']:.0f}",
         "printed error, %": " / ".join(f"{error:g}" for error in printed if error is not None),
         "ours, %": ours,
@@ -191,12 +177,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def show(family: str | None, results: Path, form: str) -> None:
-    """Print the experiments.
-
-    Args:
-      family: folder of configs; None for all.
-      results: folder of CSV files of runs.
-      form: "table", "csv" or "markdown".
+    """Print the experiments of a family, or of all, as "table", "csv" or "markdown".
 
     Raises:
       UserError: as `list_experiments` and `measured_errors`.

@@ -17,8 +17,6 @@ from aggnets_jax.statistics import mean_and_interval
 from aggnets_jax.tables import csv_text, markdown
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, read_summary
 
-_FALLBACK = "configs/default.py"
-
 _PAGE = """# {name}
 
 Made by `aggnets results WORKDIR ... --output={output}`;
@@ -32,12 +30,9 @@ the error that the paper prints.
 
 
 class Result(NamedTuple):
-    """Result of a run for one of its seeds.
+    """Result of a run for one of its seeds: the columns of the CSV file.
 
-    Attributes:
-      workdir: of the run, as given.
-      command: reproduces the run.
-      record: columns of the CSV file.
+    The workdir is as given; the command reproduces the run.
     """
 
     workdir: str
@@ -77,9 +72,7 @@ def read_run(workdir: str | Path) -> list[Result]:
     ]
 
 
-def config_and_overrides(
-    config: ml_collections.ConfigDict,
-) -> tuple[str, list[str], list[str]]:
+def config_and_overrides(config: ml_collections.ConfigDict) -> tuple[str, list[str], list[str]]:
     """Return the flags that reproduce a resolved config: --config and overrides.
 
     If the config's file does not come with the package, or can't be read, the overrides are
@@ -90,7 +83,7 @@ def config_and_overrides(
     """
     root = config_lib.configs_folder().parent
     ours = set(map(str, config_lib.configs_folder().rglob("*.py")))
-    for path in (Path.cwd() / config.file, root / config.file, root / _FALLBACK):
+    for path in (Path.cwd() / config.file, root / config.file, root / "configs/default.py"):
         file = os.path.normpath(path)  # resolve ..
         name, _, row = file.partition(".py:")
         if (f"{name}.py" if row else file) in ours:
@@ -192,11 +185,7 @@ def output_path(given: str) -> Path:
 
 
 def write_tables(output: Path, records: Sequence[Mapping[str, Any]], page: str) -> None:
-    """Write NAME.csv and NAME.md.
-
-    Raises:
-      UserError: if they can't be written.
-    """
+    """Write NAME.csv and NAME.md; raise `UserError` if they can't be written."""
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         for suffix, text in ((".csv", csv_text(records)), (".md", page)):

@@ -33,23 +33,22 @@ def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = No
     summary = read_summary(workdir)
     config = config_lib.resolve(read_json(workdir / CONFIG))
     topologies = create_configured_model(config, num_classes=1).topologies
-    curves = _curves(workdir / "metrics.jsonl")
+    curves = read_json_lines(workdir / "metrics.jsonl")
+    for number, line in enumerate(curves, start=1):
+        fields = [line.get("step"), *line.values()]
+        check_fields(workdir / "metrics.jsonl", fields, [float], f"line {number}")
     _print_summary(f"{workdir}: {config.data.name}", summary)
 
-    pictures = {
-        "connection pattern": workdir / "topology.png",
-        "training curves": workdir / "curves.png",
-    }
     distinct = tuple(dict.fromkeys(topologies))  # stages are often equal
-    save_topologies(distinct, pictures["connection pattern"])
-    save_curves(curves, pictures["training curves"])
-    for what, file in pictures.items():
-        print(f"{what}: {file}")
+    save_topologies(distinct, workdir / "topology.png")
+    save_curves(curves, workdir / "curves.png")
+    print(f"connection pattern: {workdir / 'topology.png'}")
+    print(f"training curves: {workdir / 'curves.png'}")
 
-    evaluation = None
-    if (workdir / "evaluation.json").exists():
-        evaluation, final = read_json(workdir / "evaluation.json"), summary["final"]
-        check_fields(workdir / "evaluation.json", evaluation, {"step": int, **METRICS})
+    evaluation, file = None, workdir / "evaluation.json"
+    if file.exists():
+        evaluation, final = read_json(file), summary["final"]
+        check_fields(file, evaluation, {"step": int, **METRICS})
         if evaluation["step"] == final["step"]:
             if evaluation["accuracy"] != final["accuracy"]:
                 raise UserError(
@@ -62,13 +61,6 @@ def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = No
 
         file = write_page(workdir, summary, config, topologies, curves, evaluation, data_dir)
         print(f"page: {file}")
-
-
-def _curves(file: Path) -> list[dict[str, float]]:
-    lines = read_json_lines(file)
-    for number, line in enumerate(lines, start=1):
-        check_fields(file, [line.get("step"), *line.values()], [float], f"line {number}")
-    return lines
 
 
 def _print_summary(run: str, summary: Mapping[str, Any]) -> None:

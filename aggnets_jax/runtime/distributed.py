@@ -23,14 +23,10 @@ from aggnets_jax.errors import LostProcess, Stopped, UserError, one_line
 
 Result = TypeVar("Result")
 
-JOIN_TIMEOUT = 300
-"""Seconds that processes wait for each other at the start."""
-
 # What JAX's errors say when another process is gone.
 _GONE = re.compile("gloo|connection|coordination|heartbeat|socket|peer", re.IGNORECASE)
 
-_ABORTED = b"""error: JAX ended this process, most likely because another one was lost: see above
-"""
+_ABORTED = b"error: JAX ended this process, most likely because another one was lost: see above\n"
 
 
 def join(
@@ -43,22 +39,16 @@ def join(
 ) -> None:
     """Join the processes of a run; to be called before anything asks for the devices.
 
-    Each of the first three arguments is by default what the cluster says that started this process.
-    Without a cluster, or with one process, there is nothing to join.
-
-    Args:
-      coordinator_address: host and port at which the first process listens, "10.0.0.1:1234".
-      num_processes: number of processes.
-      process_id: number of this process, from 0.
-      expected_processes: number of processes that there must be.
-      timeout: seconds to wait for the others; default 300. After them, the process ends with
-        `UserError.exit_code` if the address was given, else with `LostProcess.exit_code`: a cluster
-        may be slow.
+    The first process listens at the address, "10.0.0.1:1234"; `process_id` counts from 0. These
+    arguments are by default what the cluster says that started this process. Without a cluster, or
+    with one process, there is nothing to join. After `timeout` seconds without the others, by
+    default 300, the process ends with `UserError.exit_code` if the address was given, else with
+    `LostProcess.exit_code`: a cluster may be slow.
 
     Raises:
       UserError: if there can be no such process, no connection, or another number than expected.
     """
-    timeout = JOIN_TIMEOUT if timeout is None else timeout
+    timeout = 300 if timeout is None else timeout
     _check(coordinator_address, num_processes, process_id, expected_processes, timeout)
     cluster = find_cluster()
     given = (coordinator_address, num_processes, process_id)
@@ -138,11 +128,8 @@ def _check(
     address = r"[^\s:]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5}"
     if coordinator_address is not None and not re.fullmatch(address, coordinator_address):
         raise UserError(f"--coordinator_address must be HOST:PORT, got {coordinator_address!r}")
-    for flag, value in (
-        ("num_processes", num_processes),
-        ("expected_processes", expected_processes),
-        ("join_timeout", timeout),
-    ):
+    numbers = {"num_processes": num_processes, "expected_processes": expected_processes}
+    for flag, value in {**numbers, "join_timeout": timeout}.items():
         if value is not None and value < 1:
             raise UserError(f"--{flag} must be at least 1, got {value}")
     if process_id is not None and not 0 <= process_id < (num_processes or process_id + 1):
@@ -208,22 +195,21 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 def on_first_process(action: Callable[[], Result]) -> Result | None:
-    """Call a function in the first process, while the others wait; they return None.
-
-    Raises:
-      UserError: in all processes, if the function raises it.
-    """
-    if jax.process_count() == 1:
-        return action()
-    result, error = None, None
+    """Call a function in the first process; others wait, return None, and raise its `UserError`."""
+    result = error = None
     if is_first():
         try:
             result = action()
         except UserError as raised:
             error = raised
-    if multihost_utils.process_allgather(np.int32(error is not None)).any():
+    if in_any_process(error is not None):
         raise error or UserError("the first process has stopped, and says why")
     return result
+
+
+def in_any_process(flag: bool) -> bool:
+    """Return whether a flag is set in any process, in all of them at the same place."""
+    return bool(multihost_utils.process_allgather(np.int32(flag)).any())
 
 
 def error_in_any(error: Exception | None) -> Exception | None:
@@ -231,11 +217,8 @@ def error_in_any(error: Exception | None) -> Exception | None:
 
     All processes must call this at the same place of their programs.
     """
-    if jax.process_count() > 1:
-        anywhere = multihost_utils.process_allgather(np.int32(error is not None)).any()
-        if anywhere and error is None:
-            return OSError("in another process, which says why")
-    return error
+    elsewhere = in_any_process(error is not None) and error is None
+    return OSError("in another process, which says why") if elsewhere else error
 
 
 def leave(code: int) -> None:

@@ -17,26 +17,19 @@ PATTERN = "events.out.tfevents.*"
 """Pattern of the file names that TensorBoard looks for."""
 
 
-class EventFile:
-    """A new file of scalars in a folder, which is made if need be.
-
-    Args:
-      folder: to write to.
-
-    Raises:
-      OSError: here and in each method, if it can't be written.
-    """
+class EventFile(RecordWriter):
+    """A new file of scalars in a folder; all methods raise `OSError` if it can't be written."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter((folder / PATTERN.replace("*", name)).open("wb"))
-        self._write(Event(file_version="brain.Event:2"))
+        super().__init__((folder / PATTERN.replace("*", name)).open("wb"))
+        self._add(Event(file_version="brain.Event:2"))
         self.flush()
 
-    def _write(self, event: Event) -> None:
+    def _add(self, event: Event) -> None:
         event.wall_time = time.time()
-        self._records.write(event.SerializeToString())
+        self.write(event.SerializeToString())
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Add scalars by their names."""
@@ -48,12 +41,4 @@ class EventFile:
             )
             for name, value in scalars.items()
         ]
-        self._write(Event(step=int(step), summary=Summary(value=values)))
-
-    def flush(self) -> None:
-        """Hand all to the operating system."""
-        self._records.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._records.close()
+        self._add(Event(step=int(step), summary=Summary(value=values)))

@@ -32,15 +32,11 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
-    """Return the sharding of each array of a state, or of a part of it.
+    """Return the sharding of each array of a state, or of a part of it; arrays or their shapes.
 
-    Args:
-      mesh: of all devices.
-      tree: arrays or their shapes.
-      kind: "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is divided
-        along the longest axis that the number of devices divides. Vectors, and kernels without
-        such an axis, are copied.
-      leading: number of first axes that are not the network's, such as seeds.
+    The kind is "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is
+    divided along the longest axis that the number of devices divides. Vectors, and kernels without
+    such an axis, are copied. The first `leading` axes, such as seeds, are not the network's.
     """
 
     def shard(array: jax.ShapeDtypeStruct) -> NamedSharding:
@@ -82,9 +78,7 @@ def check_divisible(name: str, size: int, devices: int, accumulation_steps: int 
 def local_rows(sharding: NamedSharding, batch_size: int) -> np.ndarray:
     """Return the rows of a batch that this process's devices hold, ascending, int64 [rows].
 
-    Args:
-      sharding: over the batch axis.
-      batch_size: over all processes.
+    The batch size is over all processes.
 
     Raises:
       UserError: if the batch cannot be divided evenly over the devices.
@@ -117,5 +111,5 @@ def place_rows(
 
 def replicate(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """Put an array on every device of the sharding's mesh; all processes must hold it."""
-    everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    everywhere = replicated(sharding.mesh)
     return jax.make_array_from_process_local_data(everywhere, array, array.shape)

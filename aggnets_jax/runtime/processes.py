@@ -17,13 +17,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Child(NamedTuple):
-    """A process to start.
+    """A process to start: its name, program and arguments, and variables of the environment.
 
-    Attributes:
-      name: for lines about it.
-      command: program and arguments.
-      variables: added to the environment.
-      prefix: put before each line of its output; with "" it prints them itself.
+    The prefix is put before each line of its output; with "" the process prints them itself.
     """
 
     name: str

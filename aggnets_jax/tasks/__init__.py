@@ -11,11 +11,7 @@ TASKS: dict[str, type[Task]] = {"classification": Classification}
 
 
 def get_task(config: ml_collections.ConfigDict) -> Task:
-    """Return the task of a config, `config.task` with the arguments `config.task_args`.
-
-    Raises:
-      UserError: for an unknown task or argument, or a task with a program of its own.
-    """
+    """Return `config.task` with the arguments `config.task_args`; raise `UserError` if wrong."""
     if config.task == "link_weights":
         raise UserError(
             "config.task='link_weights' is for `aggnets learn` alone, which trains such a network"

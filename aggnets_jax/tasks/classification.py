@@ -16,12 +16,10 @@ from aggnets_jax.training.task import Config, Evaluation, Task
 
 
 class Examples(NamedTuple):
-    """Examples of a training step.
+    """Examples of a training step: images float32 [batch, height, width, channels].
 
-    Attributes:
-      images: float32 [batch, height, width, channels].
-      targets: labels int32 [batch], or probabilities float32 [batch, classes].
-      labels: int32 [batch]; -1 for a damaged image.
+    Targets are labels int32 [batch], or probabilities float32 [batch, classes]. Labels are int32
+    [batch]; -1 for a damaged image.
     """
 
     images: jax.Array

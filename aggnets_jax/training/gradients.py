@@ -21,13 +21,10 @@ GradientFn = Callable[[Any, Any, Any, dict[str, Any], jax.Array], Any]
 def average_over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     """Compute the function on each device for its part of the batch, and average."""
 
-    def on_device(
-        params: Any, batch_stats: Any, examples: Any, fixed: dict[str, Any], key: jax.Array
-    ) -> Any:
+    def on_device(*arguments: Any) -> Any:
+        *others, key = arguments
         key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        (loss, (batch_stats, sums)), gradients = gradient_fn(
-            params, batch_stats, examples, fixed, key
-        )
+        (loss, (batch_stats, sums)), gradients = gradient_fn(*others, key)
         loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), "data")
         return (loss, (batch_stats, jax.lax.psum(sums, "data"))), gradients
 
@@ -69,17 +66,12 @@ def accumulate_parts(
 ) -> GradientFn:
     """Compute the function for parts of the batch, one after another, and average.
 
-    Args:
-      gradient_fn: the function.
-      parts: number of parts.
-      sums: names and dtypes of the sums that the function returns.
+    `sums` has the names and dtypes of the sums that the function returns.
     """
     if parts == 1:
         return gradient_fn
 
-    def accumulate(
-        params: Any, batch_stats: Any, examples: Any, fixed: dict[str, Any], key: jax.Array
-    ) -> Any:
+    def accumulate(params: Any, batch_stats: Any, examples: Any, fixed: Any, key: Any) -> Any:
         def part(carry: Any, inputs: Any) -> tuple[Any, None]:
             batch_stats, total = carry
             examples, key = inputs

@@ -12,7 +12,8 @@ import ml_collections
 import optax
 
 from aggnets_jax.connectivity.scan_variables import layers_of_run
-from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import explained
 from aggnets_jax.training.schedules import make_schedule
 from aggnets_jax.training.state import leaves_by_path
 
@@ -27,12 +28,8 @@ def make_optimizer(
     The gradient is clipped, then weight decay is added, then come momentum and the learning rate,
     as in PyTorch: v <- m v + (g + w p); p <- p - lr (g + w p + m v) with Nesterov's. A parameter's
     factor of the learning rate multiplies its whole update. Frozen parameters, with factor 0, stay
-    the same to the bit, and the norm for clipping leaves out their gradients.
-
-    Args:
-      config: whole.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch; need not be a whole number.
+    the same to the bit, and the norm for clipping leaves out their gradients. `total_steps` and
+    `steps_per_epoch` are as in `schedules`.
 
     Raises:
       UserError: for an unknown schedule, a wrong argument of it, or ill-formed `config.lr_factors`;
@@ -80,12 +77,9 @@ def _parse_factors(pairs: Sequence[Any]) -> _Factors:
                 f"config.lr_factors: the factor of {pattern!r} must be at least 0 and finite,"
                 f" got {factor}"
             )
-        try:
+        problem = f"config.lr_factors: {pattern!r} is no regular expression"
+        with explained(problem, re.error, OverflowError, RecursionError):
             factors.append((re.compile(pattern), float(factor)))
-        except (re.error, OverflowError, RecursionError) as error:
-            raise UserError(
-                f"config.lr_factors: {pattern!r} is no regular expression: {one_line(error)}"
-            ) from error
     return factors
 
 

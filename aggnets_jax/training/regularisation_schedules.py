@@ -5,8 +5,8 @@ regularisation scales residual branches by random numbers of about this size (se
 `layers/regularisation.py`).
 
 Each schedule gets the `highest` strength, the updates in the run (`total_steps`) and in an epoch
-(`steps_per_epoch`, in general no whole number), and arguments of its own. A value that is not
-allowed raises `UserError`.
+(`steps_per_epoch`, in general no whole number), and arguments of its own. Errors are as in
+`schedules`.
 """
 
 from collections.abc import Callable
@@ -17,17 +17,15 @@ import jax.numpy as jnp
 import ml_collections
 from flax import struct
 
-from aggnets_jax.arguments import check_arguments, check_number, choose
+from aggnets_jax.arguments import check_number
 from aggnets_jax.errors import unknown
-from aggnets_jax.training.schedules import cycle_fraction, epochs_to_steps
+from aggnets_jax.training.schedules import bind, cycle_fraction
 
 
 class StrengthState(struct.PyTreeNode):
-    """State of a strength that depends on the training loss.
+    """State of a strength that depends on the training loss; float32.
 
-    Attributes:
-      value: the strength, float32.
-      smoothed_loss: moving average of the training loss, float32; infinite before the first step.
+    `smoothed_loss`, a moving average of the training loss, is infinite before the first step.
     """
 
     value: jax.Array
@@ -66,26 +64,12 @@ def sawtooth(
 ) -> Strength:
     """Rise from 0 towards the highest in each cycle of the learning rate, and fall back to 0.
 
-    The cycles are those of `schedules.cycle_fraction`, with its arguments.
-
-    Args:
-      highest: strength that the end of a cycle approaches.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch.
-      first_cycle_steps: length of the first cycle.
-      cycle_multiplier: ratio of the lengths of a cycle and the one before it.
-      every: "step", or "epoch" for one value in all of an epoch.
-      repeats: number of equal parts of the run that begin with a first cycle each.
-      shape: "cosine", by which strength and learning rate have a constant sum if their highest
-        values are the same (the reference code of HCGNet), or "linear".
+    The cycles are those of `schedules.cycle_fraction`, with its arguments. `shape` is "linear", or
+    "cosine", by which strength and learning rate have a constant sum if their highest values are
+    the same (the reference code of HCGNet).
     """
     fraction = cycle_fraction(
-        total_steps,
-        steps_per_epoch,
-        first_cycle_steps=first_cycle_steps,
-        cycle_multiplier=cycle_multiplier,
-        every=every,
-        repeats=repeats,
+        total_steps, steps_per_epoch, first_cycle_steps, cycle_multiplier, every, repeats
     )
     if shape not in ("cosine", "linear"):
         raise unknown("value of shape", shape, ("cosine", "linear"))
@@ -107,16 +91,9 @@ def dynamic(
     """Grow after a step in which the smoothed training loss fell, and shrink after any other.
 
     This is the rule of Wang et al., "Convolutional Neural Networks with Dynamic Regularization",
-    arXiv 1909.11862, with our own constants.
-
-    Args:
-      highest: upper bound; the lower bound is 0.
-      total_steps: updates in the run.
-      steps_per_epoch: updates in an epoch.
-      initial: strength in the first two steps, before a loss can have fallen.
-      increment: added when it grows.
-      decrement: subtracted when it shrinks.
-      smoothing: weight of the earlier average in the moving average of the loss.
+    arXiv 1909.11862, with our own constants. The strength is `initial` in the first two steps,
+    before a loss can have fallen, and stays within 0 and `highest`. `smoothing` is the weight of
+    the earlier average in the moving average of the loss.
     """
     check_number("initial", initial, 0, highest)
     check_number("increment", increment, 0)
@@ -147,9 +124,7 @@ def _by_step(value: Callable[[jax.Array], jax.Array]) -> Strength:
     )
 
 
-STRENGTHS: dict[str, Callable[..., Strength]] = {
-    f.__name__: f for f in (constant, sawtooth, dynamic)
-}
+STRENGTHS = {f.__name__: f for f in (constant, sawtooth, dynamic)}
 
 
 def make_strength(
@@ -159,15 +134,8 @@ def make_strength(
 
     `config.strength_schedule` is one of `STRENGTHS`, and `config.strength_args` has its arguments;
     those in steps may be given in epochs.
-
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
     """
-    name = config.strength_schedule
-    function = choose("strength_schedule", STRENGTHS, name)
-    arguments = epochs_to_steps(function, config.strength_args, steps_per_epoch)
-    check_arguments(f"strength_schedule {name!r}", function, arguments)
+    name, arguments = config.strength_schedule, config.strength_args
+    strength = bind("strength_schedule", STRENGTHS, name, total_steps, steps_per_epoch, arguments)
     check_number("strength", config.strength, 0)
-    if not config.strength:
-        return None
-    return function(config.strength, total_steps, steps_per_epoch, **arguments)
+    return strength(config.strength) if config.strength else None

@@ -3,7 +3,8 @@
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
 ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. A value that is not allowed raises `UserError`.
+whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
+`UserError`.
 """
 
 import inspect
@@ -105,12 +106,7 @@ def sgdr(
 ) -> optax.Schedule:
     """Fall to 0 by cosines with warm restarts (arXiv 1608.03983); see `cycle_fraction`."""
     fraction = cycle_fraction(
-        total_steps,
-        steps_per_epoch,
-        first_cycle_steps=first_cycle_steps,
-        cycle_multiplier=cycle_multiplier,
-        every=every,
-        repeats=repeats,
+        total_steps, steps_per_epoch, first_cycle_steps, cycle_multiplier, every, repeats
     )
     return lambda count: lr * 0.5 * (1 + jnp.cos(jnp.pi * fraction(count)))
 
@@ -118,7 +114,6 @@ def sgdr(
 def cycle_fraction(
     total_steps: int,
     steps_per_epoch: float,
-    *,
     first_cycle_steps: float,
     cycle_multiplier: float = 2.0,
     every: str = "step",
@@ -204,33 +199,35 @@ def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
-SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
-    f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)
-}
+SCHEDULES = {f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)}
 
 
 def make_schedule(
     name: str, lr: float, total_steps: int, steps_per_epoch: float, /, **arguments: Any
 ) -> optax.Schedule:
-    """Make one of `SCHEDULES`; its arguments in steps may be given in epochs.
+    """Make one of `SCHEDULES`; its arguments in steps may be given in epochs."""
+    return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
 
-    Raises:
-      UserError: for an unknown name or argument, or a value that is not allowed.
-    """
-    function = choose("schedule", SCHEDULES, name)
+
+def bind(
+    kind: str,
+    functions: Mapping[str, Callable],
+    name: str,
+    total_steps: int,
+    steps_per_epoch: float,
+    arguments: Mapping[str, Any],
+) -> Callable[[float], Any]:
+    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
-    check_arguments(f"schedule {name!r}", function, arguments)
-    return function(lr, total_steps, steps_per_epoch, **arguments)
+    check_arguments(f"{kind} {name!r}", function, arguments)
+    return lambda highest: function(highest, total_steps, steps_per_epoch, **arguments)
 
 
 def epochs_to_steps(
     function: Callable, arguments: Mapping[str, Any], steps_per_epoch: float
 ) -> dict[str, Any]:
-    """Replace a function's arguments in epochs by those in steps.
-
-    Raises:
-      UserError: if one is given in both, or in epochs that are no number of at least 0.
-    """
+    """Replace a function's arguments in epochs by those in steps; one must not be given in both."""
     converted = dict(arguments)
     for name in arguments:
         twin = f"{name.removesuffix('_epochs')}_steps"

@@ -93,10 +93,8 @@ class Setup:
     def state_from(self, variables: Variables, mesh: Mesh | None = None) -> TrainState:
         """Return the state before the first step that starts from given variables.
 
-        Args:
-          variables: "params" and maybe "batch_stats"; with several seeds, each array has them as
-            first axis.
-          mesh: the devices; None: where the variables are.
+        With several seeds these are the first axis of each array. Without a mesh, the state is
+        where the variables are.
         """
         start = over_seeds(
             lambda variables, seed: initial_state(
@@ -122,13 +120,9 @@ def set_up(
     info: DatasetInfo | DataSizes | None = None,
     mesh: Mesh | None = None,
 ) -> Setup:
-    """Make everything that a config describes.
+    """Make everything that a resolved config, its task and its data set describe.
 
-    Args:
-      config: resolved.
-      task: what to train for; `tasks.get_task(config)`.
-      info: the data set; None: as the config says.
-      mesh: devices that must divide training batches; None: that is not checked.
+    If `mesh` is given, training batches must be divisible over its devices.
 
     Raises:
       UserError: for a config that fits no run, and data that are not there.

@@ -16,10 +16,8 @@ from aggnets_jax.training.regularisation_schedules import Strength, StrengthStat
 
 Variables = dict[str, Any]
 
-
 # Key of the model's randomness, apart from the epochs, which augmentation folds into the seed.
 _MODEL_STREAM = 2**32 - 1
-
 
 Totals = dict[str, jax.Array]
 """Sums over the steps since metrics were last logged. They are a part of the state, so that a
@@ -100,13 +98,7 @@ def create_state(
 ) -> TrainState:
     """Create the state before the first step; the seeds of `config` decide the initialisation.
 
-    Args:
-      model: the network, or something around it with `init`.
-      optimizer: from `make_optimizer`.
-      config: whole.
-      image_shape: height, width, channels.
-      sums: names and dtypes of a task's sums.
-      strength: schedule of a regularisation.
+    The other arguments are fields of a `Setup`, and the names and dtypes of a task's sums.
     """
 
     def create(seed: jax.Array) -> TrainState:
@@ -160,6 +152,12 @@ def model_key(seed: jax.Array) -> jax.Array:
     """Return the key of a network's initialisation and dropout."""
     # The generator is named because under vmap others draw something else for a seed.
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), _MODEL_STREAM)
+
+
+def model_shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> Variables:
+    """Return the shapes of a network's variables, without computing them."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return jax.eval_shape(model.init, jax.random.key(0), images)
 
 
 def leaves_by_path(tree: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The function that takes the state of a run from one step to the next, and its compilation."""
 
-import dataclasses
 import functools
 import time
 from collections.abc import Callable
@@ -67,12 +66,9 @@ def make_train_step(
         fixed = {}
         if strength:
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
+        key = jax.random.fold_in(model_key(state.seed), state.step)
         (loss, (batch_stats, sums)), gradients = gradient_fn(
-            state.params,
-            state.batch_stats,
-            examples,
-            fixed,
-            jax.random.fold_in(model_key(state.seed), state.step),
+            state.params, state.batch_stats, examples, fixed, key
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -142,13 +138,7 @@ def default_steps_per_dispatch() -> int:
 def make_train_steps(
     train_step: TrainStep, training: ResidentData | StreamedData, num_seeds: int
 ) -> Callable[[TrainState, Any, jax.Array], TrainState]:
-    """Make the function `(state, feed, count) -> state` of several updates, of all seeds.
-
-    Args:
-      train_step: from `make_train_step`.
-      training: the training data that gives the feeds.
-      num_seeds: with more than one, the state has them as first axis.
-    """
+    """Make the function `(state, feed, count) -> state` of several updates, of all seeds."""
 
     def one(state: TrainState, feed: Any, step: int | jax.Array) -> TrainState:
         return train_step(state, training.batch(feed, step))
@@ -162,32 +152,19 @@ def make_train_steps(
     )
 
 
-@dataclasses.dataclass(frozen=True)
 class CompiledSteps:
-    """Several updates as one compiled program: `steps(state, feed, count)`.
+    """Several updates as one compiled program; the state is donated to each call.
 
     Attributes:
-      program: the program.
-      mesh: its devices.
+      program: the program, from the function of `make_train_steps`.
       seconds: time that its compilation took.
       seconds_saved: by the compilation cache; None if the program was not in it.
     """
 
-    program: jax.stages.Compiled
-    mesh: Mesh
-    seconds: float
-    seconds_saved: float | None
-
-    @classmethod
-    def compile(
-        cls,
-        train_steps: Callable[[TrainState, Any, jax.Array], TrainState],
-        state: TrainState,
-        feed: Any,
-        mesh: Mesh,
-    ) -> "CompiledSteps":
-        """Compile the function from `make_train_steps`; the state is donated to each call."""
-        began = time.perf_counter()
+    def __init__(
+        self, train_steps: Callable[..., TrainState], state: TrainState, feed: Any, mesh: Mesh
+    ) -> None:
+        self._mesh, began = mesh, time.perf_counter()
         jitted = jax.jit(
             train_steps,
             donate_argnums=0,
@@ -195,13 +172,13 @@ class CompiledSteps:
             compiler_options=compiler_options(),
         )
         with count_cache_hits() as hits:
-            program = jitted.lower(state, feed, _count(1, mesh)).compile()
-        saved = hits.seconds_saved if hits.programs else None
-        return cls(program, mesh, time.perf_counter() - began, saved)
+            self.program = jitted.lower(state, feed, _count(1, mesh)).compile()
+        self.seconds = time.perf_counter() - began
+        self.seconds_saved = sum(hits) if hits else None
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
         """Make so many updates."""
-        return self.program(state, feed, _count(count, self.mesh))
+        return self.program(state, feed, _count(count, self._mesh))
 
 
 @functools.cache

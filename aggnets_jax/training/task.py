@@ -20,13 +20,7 @@ Config = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):
-    """Result of an evaluation.
-
-    Attributes:
-      metrics: by name; arrays [], or [seeds] with several seeds.
-      examples: number of examples that were evaluated.
-      skipped: number of damaged examples.
-    """
+    """Metrics, arrays [] or with several seeds [seeds], and numbers of good and bad examples."""
 
     metrics: dict[str, np.ndarray]
     examples: int

@@ -34,22 +34,12 @@ class RunCheckpoints(Checkpoints):
     """The checkpoints of a run. Saves are asynchronous; leaving the context waits for them.
 
     A save that fails, because a disk is full or gone, is reported on stderr. The checkpoints before
-    it stay as they are, and the next save tries again.
-
-    Args:
-      workdir: of the run.
-      keep: number of latest checkpoints to keep.
-      config: as JSON data, for each checkpoint.
-      dataset: for each checkpoint.
+    it stay as they are, and the next save tries again. The latest `keep` checkpoints are kept; each
+    has the config, as JSON data, and the data set.
     """
 
     def __init__(
-        self,
-        workdir: str | Path,
-        *,
-        keep: int,
-        config: Mapping[str, Any],
-        dataset: DatasetInfo,
+        self, workdir: str | Path, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
     ) -> None:
         super().__init__(workdir)
         self._config = config
@@ -94,11 +84,7 @@ class RunCheckpoints(Checkpoints):
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
 
     def finish(self) -> None:
-        """Wait until everything is saved.
-
-        Raises:
-          Unsaved: if the last state could not be saved.
-        """
+        """Wait until everything is saved; raise `Unsaved` if the last state could not be."""
         self._settle(BEST)
         if not self._settle(LATEST):
             steps = self._steps(LATEST)
@@ -170,13 +156,9 @@ class RunCheckpoints(Checkpoints):
     ) -> tuple[TrainState, Progress] | None:
         """Restore the newest checkpoint that is whole, and set damaged ones aside.
 
-        Args:
-          state: gives shapes, dtypes and shardings of the restored state, and its seed.
-          allow_config_change: whether config and data set may differ from the checkpoint's.
-          other_form: makes the shapes of the state for the other value of `config.model.scan`.
-
-        Returns:
-          The state and its progress; None if there is no checkpoint.
+        The given state has the shapes, dtypes and shardings of the restored one, and its seed.
+        `other_form` makes the shapes of the state for the other value of `config.model.scan`.
+        Returns the state and its progress; None if there is no checkpoint.
 
         Raises:
           UserError: if no checkpoint is whole, or it is of another run; none is set aside then.
@@ -186,12 +168,12 @@ class RunCheckpoints(Checkpoints):
         for step in reversed(steps):
             try:
                 changes = self._changes(step, allow_config_change)
-                if self._has_loops(step) == self._config["model"]["scan"] or other_form is None:
-                    restored = self._restore_state(step, state, changes)
-                else:
-                    saved = _like(other_form(), state)
-                    restored = self._restore_state(step, saved, changes)
-                    restored = _rearranged(restored[0], state), restored[1]
+                scan = config_lib.resolve(self.restore_config(LATEST, step)).model.scan
+                other = other_form and scan != self._config["model"]["scan"]
+                like = _like(other_form(), state) if other else state
+                restored, progress = self._restore_state(step, like, changes)
+                if other:
+                    restored = _rearranged(restored, state)
             except Damaged as error:
                 damaged.append(error)
                 continue
@@ -201,17 +183,13 @@ class RunCheckpoints(Checkpoints):
                 raise
             on_first_process(lambda: self._set_aside(damaged))
             self._forget(LATEST)
-            self._drop_best_after(step, restored[1])
-            return restored
+            self._drop_best_after(step, progress)
+            return restored, progress
         if damaged:
             raise UserError(f"no checkpoint of {self._workdir} is whole: {damaged[0]}")
         self._check_new()
         self._drop_best_after(0, Progress())
         return None
-
-    def _has_loops(self, step: int) -> bool:
-        """Return whether the network of a checkpoint has its layers in loops."""
-        return config_lib.resolve(self.restore_config(LATEST, step)).model.scan
 
     def _check_new(self) -> None:
         """Check that a run without a checkpoint has never had one."""
@@ -276,8 +254,7 @@ class RunCheckpoints(Checkpoints):
             folder = self._workdir / DAMAGED
             folder.mkdir(exist_ok=True)
             name = f"{error.path.parent.name}-{error.path.name}"
-            suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-            places = (folder / f"{name}{suffix}" for suffix in suffixes)
+            places = (folder / f"{name}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
             place = next(place for place in places if not place.exists())
             error.path.rename(place)
             self._warn(f"{error}; set aside as {place}")
@@ -297,23 +274,14 @@ def _error_of(action: Callable[[], Any]) -> Exception | None:
 
 
 def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    model = {"params": state.params, "batch_stats": state.batch_stats, "ema": state.ema}
-    training = {
-        "seed": state.seed,
-        "opt_state": state.opt_state,
-        "step": state.step,
-        "strength": state.strength,
-        "totals": state.totals,
-    }
+    training = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    model = {name: training.pop(name) for name in ("params", "batch_stats", "ema")}
     return model, training
 
 
 def _like(shapes: TrainState, state: TrainState) -> TrainState:
     """Return the shapes with the devices of a state."""
-    everywhere = state.step.sharding
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), shapes
-    )
+    return jax.tree.map(lambda x: x.update(sharding=state.step.sharding), shapes)
 
 
 def _rearranged(saved: TrainState, state: TrainState) -> TrainState:

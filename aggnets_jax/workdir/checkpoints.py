@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import numpy as np
@@ -48,7 +48,7 @@ _DATASET = {
 }
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
     def __init__(self, workdir: str | Path) -> None:
@@ -58,9 +58,6 @@ class Checkpoints:
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
@@ -89,10 +86,9 @@ class Checkpoints:
                 manager.close()
 
     def find(self, which: str) -> tuple[str, int]:
-        """Find the "latest" checkpoint, the "best", or the one of a step; return folder and step.
+        """Return folder and step of the "latest", the "best" or a step's checkpoint.
 
-        Raises:
-          UserError: if there is none.
+        Raise `UserError` if there is none.
         """
         if not self._workdir.is_dir():
             raise UserError(f"there is no workdir {self._workdir}")
@@ -123,11 +119,7 @@ class Checkpoints:
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
         """Read items of a checkpoint, and compare them with their checksums.
 
-        Args:
-          folder: of the checkpoint.
-          step: of the checkpoint.
-          *json_items: names of items that are JSON.
-          **arrays: shapes, dtypes and shardings of items that are arrays.
+        `arrays` has the shapes, dtypes and shardings of the items that are arrays.
 
         Raises:
           Damaged: if an item can't be read, or is not what was saved.
@@ -190,12 +182,8 @@ class Checkpoints:
     ) -> dict[str, Any]:
         """Restore "params", "batch_stats", and "ema", their averages or None.
 
-        Args:
-          folder: from `find`.
-          step: from `find`.
-          variables: shapes of "params" and "batch_stats".
-          sharding: sharding of the restored arrays.
-          averaged: whether the checkpoint has averages.
+        `variables` has the shapes of "params" and "batch_stats", and `averaged` says whether the
+        checkpoint has averages.
         """
         like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
         target = jax.tree.map(
@@ -205,10 +193,7 @@ class Checkpoints:
         return self._read(folder, step, model=target)["model"]
 
     def restore_variables(self, *arguments: Any, averaged: bool) -> dict[str, Any]:
-        """Restore the variables that are evaluated: the averages if the checkpoint has any.
-
-        The arguments are those of `restore_model`.
-        """
+        """Restore the averages, or the variables without any; arguments as for `restore_model`."""
         model = self.restore_model(*arguments, averaged=averaged)
         return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
 
@@ -226,11 +211,7 @@ def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
 
 
 def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
-    """Compare names, dtypes and shapes of an item's arrays, from its checksums, with a target.
-
-    Raises:
-      OtherArrays: if they differ.
-    """
+    """Raise `OtherArrays` if names, dtypes or shapes of an item differ from its checksums."""
     there = {name: checksum[:2] for name, checksum in saved.items()}
     wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}
     for name in sorted(wanted.keys() | there.keys()):

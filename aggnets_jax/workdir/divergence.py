@@ -26,15 +26,9 @@ def check_totals(
 ) -> None:
     """Check that few enough steps were not finite since metrics were last logged.
 
-    Args:
-      task: of the run; it gives the batch of the first of these steps.
-      totals: of the run; with several seeds, these are the first axis.
-      config: of the run.
-      workdir: gets `divergence.json`, with what is needed to reproduce the step.
-      mesh: of the run.
-
     Raises:
-      Diverged: if more steps were not finite than `config.skip_nonfinite_steps`.
+      Diverged: if they were more than `config.skip_nonfinite_steps`; `divergence.json` in the
+        workdir then has what is needed to reproduce the first of these steps.
     """
     totals = jax.device_get(totals)
     columns = (seeds(config), totals["first_nonfinite"], totals["nonfinite_steps"])
@@ -58,12 +52,7 @@ def check_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:
 
 
 def _write_report(
-    task: Task,
-    step: int,
-    seed: int,
-    config: ml_collections.ConfigDict,
-    workdir: Path,
-    mesh: Mesh,
+    task: Task, step: int, seed: int, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
 ) -> None:
     sharding = mesh_lib.batch_sharding(mesh)
     training = task.train_data(config, seeds=seed, start_step=step - 1, sharding=sharding)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import _partial, check_fields, local_path, read_json
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import _partial, check_fields, explained, local_path, read_json
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -37,12 +37,8 @@ def open_workdir(
     """Make the directory of a new run, or check that it holds the run to go on with.
 
     Within the context no other process can open it. If the context ends before anything is written
-    to a new directory, the directory is removed.
-
-    Args:
-      workdir: of the run; local, because files are appended to and locked.
-      config: resolved, as JSON data.
-      allow_config_change: whether the run may have had another config so far.
+    to a new directory, the directory is removed. It is local, because files are appended to and
+    locked. The config is resolved, as JSON data.
 
     Raises:
       UserError: if it can't be written, is in use, or does not hold a run of this config; it is
@@ -50,16 +46,12 @@ def open_workdir(
     """
     if "://" in str(workdir):
         raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
-    try:
+    with explained(f"workdir {workdir} can't be used"):
         path = local_path(workdir)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"workdir {workdir} can't be used: {one_line(error)}") from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -80,10 +72,9 @@ def open_workdir(
 
 
 def read_summary(workdir: Path) -> dict[str, Any]:
-    """Read the summary of a finished run; an older one gets the fields that it lacks.
+    """Read the summary of a finished run; raise `UserError` if it is missing or damaged.
 
-    Raises:
-      UserError: if it is missing or damaged.
+    An older one gets the fields that it lacks.
     """
     summary = read_json(workdir / SUMMARY)
     summary.setdefault("hardware", summary.get("devices"))

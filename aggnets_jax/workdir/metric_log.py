@@ -10,25 +10,20 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import write_text
+from aggnets_jax.files import explained, write_text
 from aggnets_jax.runtime.events import PATTERN, EventFile
 
 
 class JsonLines:
     """A growing file with one JSON object a line; no line is lost while the disk is full.
 
-    Args:
-      file: to append to.
-      keep: number of lines to keep; later lines are of a run that was killed.
-
-    Attributes:
-      kept: these lines.
-      number: number of lines so far.
+    The first `keep` lines are `kept`; later ones are of a run that was killed. `number` is the
+    number of lines so far.
     """
 
     def __init__(self, file: Path, keep: int) -> None:
@@ -73,21 +68,15 @@ def _line(values: Mapping[str, Any]) -> str:
 
 
 def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any]]:
-    """Read a JSON-lines file, without a last line that a killed process left unfinished.
-
-    Args:
-      file: to read.
-      number: read only so many lines.
+    """Read `number` lines of JSON, or all but a last one that a killed process left unfinished.
 
     Raises:
       UserError: if it can't be read, or a line is not a JSON object.
     """
     if not file.exists():
         return []
-    try:
+    with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
         *texts, _ = file.read_text().split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} can't be read: {one_line(error)}") from error
     lines = []
     for place, text in enumerate(texts[:number], start=1):
         try:
@@ -97,14 +86,11 @@ def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any
     return lines
 
 
-class MetricLog:
-    """The writer of a run's metrics.
+class MetricLog(contextlib.AbstractContextManager):
+    """The writer of a run's metrics, in the one process that `writes`.
 
-    Args:
-      workdir: of the run.
-      lines: number of lines to keep of each file: as many as it had at the checkpoint from which
-        the run goes on, so that no line comes twice. TensorBoard's files are written anew.
-      writes: whether this process writes; in the others, nothing happens.
+    `lines` is the number of lines to keep of each file: as many as it had at the checkpoint from
+    which the run goes on, so that no line comes twice. TensorBoard's files are written anew.
     """
 
     def __init__(self, workdir: Path, lines: Mapping[str, int], *, writes: bool = True) -> None:
@@ -124,9 +110,6 @@ class MetricLog:
             for line in file.kept:
                 self._show(line)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         for file in self._files.values():
             with contextlib.suppress(OSError):
@@ -134,18 +117,11 @@ class MetricLog:
             file.close()
         self._to_tensorboard("close")
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Write values that depend on config and step alone."""
-        self._write("metrics", step, metrics)
-
-    def write_timing(self, step: int, timing: Mapping[str, float]) -> None:
-        """Write values that depend on the machine."""
-        self._write("timing", step, timing)
-
-    def _write(self, name: str, step: int, scalars: Mapping[str, float]) -> None:
-        if name in self._files:
+    def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
+        """Write values that depend on config and step alone, or any others to "timing"."""
+        if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
-            self._files[name].append(line)
+            self._files[file].append(line)
             self._show(line)
 
     def _show(self, line: Mapping[str, Any]) -> None:

@@ -1,28 +1,23 @@
 """Profiler traces of some steps."""
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
 
 import jax
 
 
-class Profile:
-    """A trace of some steps.
+class Profile(contextlib.AbstractContextManager):
+    """A trace of the steps (first, last), counted from 1, in a folder that TensorBoard shows.
 
-    Args:
-      steps: (first, last), counted from 1; () for no trace.
-      folder: of the trace, which TensorBoard shows.
+    Without steps, (), there is no trace.
     """
 
     def __init__(self, steps: Sequence[int], folder: Path) -> None:
         self._first, self._last = steps or (None, None)
         self._folder = folder
         self._running = False
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self._stop()

@@ -25,12 +25,10 @@ class Progress:
 
     Attributes:
       evaluated: the step that was evaluated last; 0 if none was.
-      final: the last evaluation, or None.
-      best: the best evaluation, or None.
+      final: the last evaluation, or None; `best` is the best one.
       best_of_seeds: with several seeds, the best evaluation of each.
       lines: number of lines of each file of metrics.
-      images: number of images that were trained on, and timed.
-      seconds: time that they took.
+      images: number of images that were trained on in so many `seconds`.
       compile_seconds: time to compile the step, in the process that saved this.
       compile_seconds_saved: by the compilation cache; None if the step was not in it.
       peak_memory_bytes: of one device, in that process.

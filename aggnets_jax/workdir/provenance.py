@@ -28,9 +28,7 @@ from aggnets_jax.workdir.progress import Clock, Progress
 def peak_memory(compiled: jax.stages.Compiled) -> int | None:
     """Return the peak of bytes on one device, or what XLA allocates if it doesn't count them."""
     stats = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in stats:
-        return stats["peak_bytes_in_use"]
-    return allocated_bytes(compiled)
+    return stats.get("peak_bytes_in_use") or allocated_bytes(compiled)
 
 
 def fingerprint(params: Any) -> str:
@@ -92,20 +90,12 @@ def summarise(
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that numbers depend on."""
-    packages = (
-        "jax",
-        "jaxlib",
-        "flax",
-        "optax",
-        "orbax-checkpoint",
-        "numpy",
-        "tensorflow-datasets",
-    )
+    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tensorflow-datasets")
     return {
         "python": platform.python_version(),
         "aggnets_jax": aggnets_jax.__version__,
         "tensorflow": _tensorflow_version(),
-        **{name: importlib.metadata.version(name) for name in packages},
+        **{name: importlib.metadata.version(name) for name in names},
     }
 
 

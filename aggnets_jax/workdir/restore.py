@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax import linen as nn
@@ -18,20 +17,15 @@ from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.tasks import get_task
-from aggnets_jax.training.state import Variables, at_seed, over_seeds, seeds
+from aggnets_jax.training.state import Variables, at_seed, model_shapes, over_seeds, seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
 class Restored(NamedTuple):
-    """A restored network.
+    """A restored network after `step` updates, with the config and the data set of its run.
 
-    Attributes:
-      step: number of updates.
-      config: of its run.
-      info: the data set of its run.
-      model: the network.
-      variables: "params" and "batch_stats", or their averages if the run has any. With several
-        seeds, these are the first axis of each array.
+    `variables` are "params" and "batch_stats", or their averages if the run has any. With several
+    seeds, these are the first axis of each array.
     """
 
     step: int
@@ -48,8 +42,8 @@ class Restored(NamedTuple):
         """
         there = np.ravel(seeds(self.config)).tolist()
         if seed is None and len(there) > 1:
-            seeds_there = ", ".join(map(str, there))
-            raise UserError(f"the run has several networks; choose one by --seed: {seeds_there}")
+            allowed = ", ".join(map(str, there))
+            raise UserError(f"the run has several networks; choose one by --seed: {allowed}")
         if seed is not None and seed not in there:
             raise unknown("seed", str(seed), map(str, there))
         number = 0 if seed is None else there.index(seed)
@@ -61,37 +55,24 @@ def restore_network(
 ) -> Restored:
     """Restore a network from the directory of its run alone; no data set is opened.
 
-    Args:
-      workdir: of the run.
-      which: "latest", "best" or the number of a step.
-      devices: the sharding of the variables.
-      keep_loops: whether a network with loops over its layers (`model.scan`) keeps them, which
-        compiles fast, rather than getting the variables of each layer apart.
-
-    Raises:
-      UserError: if there is no such checkpoint.
+    `which` is "latest", "best" or the number of a step; if there is no such checkpoint, `UserError`
+    is raised. `devices` is the sharding of the variables. With `keep_loops`, a network with loops
+    over its layers (`model.scan`) keeps them, which compiles fast; without, its variables come as
+    those of a network without loops.
     """
     with Checkpoints(local_path(workdir)) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
         model = get_task(config).make_network(config, info.num_classes)
-
-        def shapes(model: nn.Module) -> Variables:
-            images = jnp.zeros((1, *info.image_shape))
-            return jax.eval_shape(lambda: model.init(jax.random.key(0), images))
-
         of_seeds = over_seeds(lambda tree, seed: tree, config.num_seeds, (None, 0))
+        shapes = jax.eval_shape(of_seeds, model_shapes(model, info.image_shape), seeds(config))
         variables = checkpoints.restore_variables(
-            folder,
-            step,
-            jax.eval_shape(of_seeds, shapes(model), seeds(config)),
-            devices,
-            averaged=config.ema_decay > 0,
+            folder, step, shapes, devices, averaged=config.ema_decay > 0
         )
         if config.model.scan and not keep_loops:
             config.model.scan = False
             model = without_loops(model)
-            apart = over_seeds(partial(match_layout, like=shapes(model)), config.num_seeds)
-            variables = apart(variables)
+            like = model_shapes(model, info.image_shape)
+            variables = over_seeds(partial(match_layout, like=like), config.num_seeds)(variables)
     return Restored(step, config, info, model, variables)

@@ -36,7 +36,7 @@ MISTAKES = {
 
 def examples(name):
     """Return the command lines in the docstring of a subcommand, without `aggnets NAME`."""
-    found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.load(name).__doc__, re.M)
+    found = re.findall(rf"^ +.*?aggnets {name}\b(.*?)[)\"]*$", commands.help_text(name), re.M)
     return [shlex.split(words) for words in found]
 
 
@@ -58,7 +58,7 @@ def test_help_shows_each_flag_and_valid_examples(name, capsys):
         main([name, "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
-    assert out.startswith(f"usage: aggnets {name} ") and commands.load(name).__doc__ in out
+    assert out.startswith(f"usage: aggnets {name} ") and commands.help_text(name) in out
     assert examples(name)
     for words in examples(name):
         flags = commands.make_parser(name).parse(words)

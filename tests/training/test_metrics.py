@@ -33,7 +33,7 @@ def test_a_resumed_log_has_each_step_once_in_every_file(tmp_path):
     with MetricLog(tmp_path, {}) as log:
         for step in (1, 2, 3):
             log.write(step, {"loss": step / 2})
-            log.write_timing(step, {"speed": 10.0})
+            log.write(step, {"speed": 10.0}, "timing")
             if step == 2:
                 assert log.flush() is None
                 lines = log.lines
@@ -41,7 +41,7 @@ def test_a_resumed_log_has_each_step_once_in_every_file(tmp_path):
     with MetricLog(tmp_path, lines) as log:
         for step in (3, 4):
             log.write(step, {"loss": step / 2})
-            log.write_timing(step, {"speed": 10.0})
+            log.write(step, {"speed": 10.0}, "timing")
     assert steps(tmp_path) == steps(tmp_path, "timing") == [1, 2, 3, 4]
     assert events(tmp_path) == [(tag, n) for tag in ("loss", "speed") for n in (1, 2, 3, 4)]
 

@@ -8,46 +8,30 @@ from flax import linen
 from torch import nn
 
 from aggnets_jax import models
-from aggnets_jax.benchmark.torch_networks.dpn import dpn
-from aggnets_jax.benchmark.torch_networks.efficientnet import efficientnet
-from aggnets_jax.benchmark.torch_networks.fractalnet import fractalnet
-from aggnets_jax.benchmark.torch_networks.hardnet import hardnet
-from aggnets_jax.benchmark.torch_networks.hcgnet import hcgnet
-from aggnets_jax.benchmark.torch_networks.highway import highway
-from aggnets_jax.benchmark.torch_networks.mixnet import mixnet
-from aggnets_jax.benchmark.torch_networks.preact_resnet import preact_resnet
-from aggnets_jax.benchmark.torch_networks.pyramidnet import pyramidnet
-from aggnets_jax.benchmark.torch_networks.resnet import resnet
+from aggnets_jax.benchmark.torch_networks import dense, residual
 from aggnets_jax.benchmark.torch_networks.seqresnet import SeqResNet
-from aggnets_jax.benchmark.torch_networks.sparsenet import sparsenet
-from aggnets_jax.benchmark.torch_networks.wide_resnet import wide_resnet
 from aggnets_jax.errors import UserError
 
 # By the class of our network: builds the PyTorch network from ours and (height, width, channels).
 _NETWORKS: dict[type[linen.Module], Callable[[Any, Sequence[int]], nn.Module]] = {
-    models.dpn.DPN: dpn,
-    models.efficientnet.EfficientNet: efficientnet,
-    models.fractalnet.FractalNet: fractalnet,
-    models.hardnet.HarDNet: hardnet,
-    models.hcgnet.HCGNet: hcgnet,
-    models.highway.HighwayNet: highway,
-    models.mixnet.MixNet: mixnet,
-    models.preact_resnet.PreActResNet: preact_resnet,
-    models.pyramidnet.PyramidNet: pyramidnet,
-    models.resnet.ResNet: resnet,
+    models.dpn.DPN: dense.dpn,
+    models.efficientnet.EfficientNet: residual.efficientnet,
+    models.fractalnet.FractalNet: residual.fractalnet,
+    models.hardnet.HarDNet: dense.hardnet,
+    models.hcgnet.HCGNet: dense.hcgnet,
+    models.highway.HighwayNet: residual.highway,
+    models.mixnet.MixNet: dense.mixnet,
+    models.preact_resnet.PreActResNet: residual.preact_resnet,
+    models.pyramidnet.PyramidNet: residual.pyramidnet,
+    models.resnet.ResNet: residual.resnet,
     models.seqresnet.SeqResNet: SeqResNet,
     models.seqresnet.SeqResNeXt: SeqResNet,
-    models.sparsenet.SparseNet: sparsenet,
-    models.wide_resnet.WideResNet: wide_resnet,
+    models.sparsenet.SparseNet: dense.sparsenet,
+    models.wide_resnet.WideResNet: residual.wide_resnet,
 }
 # Fields that draw random numbers in training, which differ between the libraries.
 _RANDOM = (
-    "dropout",
-    "map_dropout",
-    "dropblock",
-    "drop_connect",
-    "drop_path",
-    "stochastic_depth",
+    *("dropout", "map_dropout", "dropblock", "drop_connect", "drop_path", "stochastic_depth"),
     "dynamic_regularisation",
 )
 

@@ -22,20 +22,11 @@ def sequence(**layers: nn.Module | None) -> nn.Sequential:
 
 
 def conv(
-    inputs: int,
-    features: int,
-    kernel_size: int,
-    *,
-    stride: int = 1,
-    groups: int = 1,
-    dilation: int = 1,
-    bias: bool = False,
+    inputs: int, features: int, size: int, *, dilation: int = 1, bias: bool = False, **options: int
 ) -> nn.Conv2d:
     """Return a square convolution that keeps the size of the map, apart from its stride."""
-    padding = (kernel_size - 1) // 2 * dilation
-    return nn.Conv2d(
-        inputs, features, kernel_size, stride, padding, dilation, groups=groups, bias=bias
-    )
+    options |= {"padding": (size - 1) // 2 * dilation, "dilation": dilation}
+    return nn.Conv2d(inputs, features, size, bias=bias, **options)
 
 
 class NormReLU(nn.BatchNorm2d):

@@ -159,17 +159,9 @@ class SeqResNet(nn.Module):
         return self.classifier(self.head(x)[1].mean((2, 3)))
 
     def _add_stem(self, channels: int) -> None:
-        width, k = self._network.widths[0], self._network.group_widths[0]
+        groups = self._network.widths[0] // self._network.group_widths[0]
         inputs = 32 if self.imagenet_stem else 16
-        layer = SeqConv(
-            make_topology("dense", width // k),
-            inputs,
-            1,
-            width // k,
-            k,
-            bottleneck=self._network.bottleneck,
-            cardinality=self._network.cardinalities[0],
-        )
+        layer = self._seqconv(0, make_topology("dense", groups), inputs, 1, groups)
         if self.imagenet_stem:
             self.stem1 = ConvNormReLU(channels, inputs, 3, stride=2)
             self.stem2 = ConvNormReLU(inputs, inputs, 3)
@@ -179,17 +171,15 @@ class SeqResNet(nn.Module):
 
     def _layer(self, stage: int, features: int) -> SeqConv:
         """Return a layer that reads the features of a stage."""
+        width, k = self._network.widths[stage], self._network.group_widths[stage]
+        topology = self._network.layer_topologies[stage]
+        return self._seqconv(stage, topology, width, width // k, features // k)
+
+    def _seqconv(self, stage: int, topology: Topology, *sizes: int) -> SeqConv:
+        """Return a layer with groups like those of a stage; inputs, slices and groups are sizes."""
         network = self._network
-        width, k = network.widths[stage], network.group_widths[stage]
-        return SeqConv(
-            network.layer_topologies[stage],
-            width,
-            width // k,
-            features // k,
-            k,
-            bottleneck=network.bottleneck,
-            cardinality=network.cardinalities[stage],
-        )
+        kind = {"bottleneck": network.bottleneck, "cardinality": network.cardinalities[stage]}
+        return SeqConv(topology, *sizes, network.group_widths[stage], **kind)
 
     def _downsizing(self, stage: int) -> ConvNormReLU:
         """Return the grouped convolution that leads into a stage."""

@@ -10,14 +10,8 @@ from torch import nn
 
 from aggnets_jax.errors import UserError
 
-_LEAVES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-    "weights": "weights",  # of shortcuts
-}
+# Names that differ; biases and weights of shortcuts have the same names.
+_LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 _COUNTER = "num_batches_tracked"  # a buffer of PyTorch's normalisations, unused here
 
 

@@ -29,9 +29,6 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     of its first example; with a ratio per sample, each sample's ratio and rectangle depend on its
     own.
 
-    Args:
-      data_config: the function reads `mixup` and `cutmix`, the alphas, and `mix_ratio_per`.
-
     Returns:
       A pure, traceable function of images float32 [B, H, W, C], targets float32 [B, classes], the
       batch with "epoch" and "index" int32 [B], and the seed, which may be traced.

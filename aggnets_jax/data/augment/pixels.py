@@ -33,9 +33,7 @@ def fixed_point(matrix: tuple[float, ...]) -> np.ndarray:
 def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
     """Apply `Image.transform` with `Transform.AFFINE`, nearest pixels and black outside.
 
-    Args:
-      image: uint8 [H, W, C].
-      matrix: from `fixed_point`, int32 [6].
+    The matrix, int32 [6], is from `fixed_point`.
     """
     height, width, _ = image.shape
     y, x = jnp.indices((height, width), dtype=jnp.int32, sparse=True)
@@ -51,11 +49,8 @@ def affine(image: jax.Array, matrix: jax.Array) -> jax.Array:
 def remap(image: jax.Array, table: jax.Array, source: jax.Array) -> jax.Array:
     """Replace the levels of every channel with a table.
 
-    Args:
-      image: uint8 [H, W, C].
-      table: uint8 [256].
-      source: int32; GIVEN uses the table; AUTOCONTRAST and EQUALIZE are `ImageOps`' functions,
-        which compute a table from the histogram of each channel.
+    The source GIVEN uses the table, uint8 [256]. AUTOCONTRAST and EQUALIZE are `ImageOps`'
+    functions, which compute a table from the histogram of each channel.
     """
     channels = image.shape[-1]
     counts = jnp.zeros((channels, 256), jnp.int32).at[jnp.arange(channels), image].add(1)
@@ -89,10 +84,8 @@ def _equalize(counts: jax.Array, last: jax.Array) -> jax.Array:
 def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Array:
     """Apply `ImageEnhance`: interpolate from an image without a quality to the image, or beyond.
 
-    Args:
-      image: uint8 [H, W, C].
-      quality: int32; UNCHANGED, BRIGHTNESS, CONTRAST, COLOR or SHARPNESS.
-      factor: int32, times UNIT; 0 removes the quality, UNIT changes nothing.
+    The quality is UNCHANGED, BRIGHTNESS, CONTRAST, COLOR or SHARPNESS. The factor, int32, is times
+    UNIT; 0 removes the quality, UNIT changes nothing.
     """
     pixels = image.astype(jnp.int32)
     grey = _grey(pixels)

@@ -101,11 +101,8 @@ def autoaugment(sub_policies: tuple, size: tuple[int, int]) -> Augment:
     # The last axis holds both directions of an operation, and no operation.
     table = stack(
         [
-            [
-                [*both_directions(name, sum(magnitude) / 9, size), identity]
-                for name, _, *magnitude in sub_policy
-            ]
-            for sub_policy in sub_policies
+            [[*both_directions(name, sum(m) / 9, size), identity] for name, _, *m in pair]
+            for pair in sub_policies
         ]
     )
     probabilities = np.array([[p for _, p, *_ in pair] for pair in sub_policies], np.float32)

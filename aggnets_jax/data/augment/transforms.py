@@ -12,8 +12,7 @@ from aggnets_jax.data.augment import pixels
 # times its standard deviation. From AlexNet (Krizhevsky et al., 2012, section 4.1), with the
 # numbers of Facebook's training of ResNets in Torch, which have been used since.
 COLOR_AXES = np.array(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]],
-    np.float32,
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]], np.float32
 ) * np.array([0.2175, 0.0188, 0.0045], np.float32)
 
 # Range of an erased rectangle's part of the image's area, and of its height over its width.
@@ -27,15 +26,7 @@ _TRIES = 10
 class Stream(enum.IntEnum):
     """A number for each augmentation; separate keys keep their random draws independent."""
 
-    CROP = 0
-    FLIP = 1
-    POLICY = 2
-    COLOR_JITTER = 3
-    LIGHTING = 4
-    CUTOUT = 5
-    ERASING = 6
-    MIX_BATCH = 7
-    MIX_RATIO = 8
+    CROP, FLIP, POLICY, COLOR_JITTER, LIGHTING, CUTOUT, ERASING, MIX_BATCH, MIX_RATIO = range(9)
 
 
 def example_key(seed: int | jax.Array, epoch: jax.Array, index: jax.Array) -> jax.Array:
@@ -78,13 +69,8 @@ def jitter(key: jax.Array, image: jax.Array, *, strength: float) -> jax.Array:
 def lighting(key: jax.Array, image: jax.Array, *, deviation: float) -> jax.Array:
     """Add one random colour to all pixels: on each of COLOR_AXES, a normal deviate times the axis.
 
-    Args:
-      key: random key of the image.
-      image: [H, W, 3], on the scale 0..255.
-      deviation: standard deviation of the normal deviates.
-
-    Returns:
-      float32 [H, W, 3]; not clipped.
+    From images [H, W, 3] on the scale 0..255 to float32, not clipped. `deviation` is the standard
+    deviation of the deviates.
     """
     shift = jnp.asarray(COLOR_AXES) @ (deviation * jax.random.normal(key, (3,)))
     return image.astype(jnp.float32) + 255 * shift
@@ -98,12 +84,9 @@ def erase(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
     """
     height, width, _ = image.shape
     size_key, place_key, noise_key = jax.random.split(key, 3)
-    area, aspect = (
-        low + (high - low) * draws
-        for (low, high), draws in zip(
-            (ERASED_AREA, ERASED_ASPECT), jax.random.uniform(size_key, (2, _TRIES)), strict=True
-        )
-    )
+    draws = jax.random.uniform(size_key, (2, _TRIES))
+    ranges = zip((ERASED_AREA, ERASED_ASPECT), draws, strict=True)
+    area, aspect = (low + (high - low) * drawn for (low, high), drawn in ranges)
     extents = jnp.sqrt(height * width * area * jnp.stack([aspect, 1 / aspect])).round()
     fits = (extents < jnp.array([[height], [width]])).all(axis=0)
     extent = extents[:, jnp.argmax(fits)].astype(jnp.int32)

@@ -47,7 +47,7 @@ def write_page(
     restored: Mapping[str, Any] | None,
     data_dir: str | None = None,
 ) -> Path:
-    """Write `report.html` after computing the missing files of the workdir.
+    """Write `report.html` after computing the missing files of the workdir, and return its path.
 
     A part that does not apply to the network, or can't be computed, says so.
 
@@ -59,9 +59,6 @@ def write_page(
       curves: lines of `metrics.jsonl`.
       restored: result of `aggnets eval`, or None.
       data_dir: of the data set; `None` means as in the run.
-
-    Returns:
-      The file.
 
     Raises:
       UserError: if a file of the workdir is damaged.
@@ -85,7 +82,7 @@ def write_page(
         commands=_commands(workdir),
         version=aggnets_jax.__version__,
         script=Markup(script),
-        script_hash=_hash(script),
+        script_hash=f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
         sections=[*_FIRST, *((part.id, part.title) for part in network_parts), _LAST],
     )
     # ASCII, because names may have any letters and readers may assume any encoding.
@@ -101,19 +98,12 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def _hash(script: str) -> str:
-    """Return a script's hash for the content security policy."""
-    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
-
-
 def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     network, final = summary["network"], summary["final"]
     several = len(summary["seeds"])
+    mean = f", mean of {several} seeds" if several > 1 else ""
     return [
-        (
-            f"accuracy, mean of {several} seeds" if several > 1 else "accuracy",
-            percent(final["accuracy"]),
-        ),
+        (f"accuracy{mean}", percent(final["accuracy"])),
         ("loss", loss_text(final["loss"])),
         ("parameters", f"{network['params']:,}"),
         ("multiply-adds", f"{network['macs']:,}"),
@@ -139,12 +129,10 @@ def _results(
 
 def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
     """Return the fields that differ from their defaults, with default and value."""
-    both = config_lib.changes(
-        config_lib.to_json(config_lib.default_config()), config_lib.to_json(config)
-    )
+    both = map(config_lib.to_json, (config_lib.default_config(), config))
     return [
         (name, *(json.dumps(value, ensure_ascii=False) for value in values))
-        for name, values in both.items()
+        for name, values in config_lib.changes(*both).items()
     ]
 
 

@@ -16,24 +16,14 @@ from aggnets_jax.reports.page.formats import percent, points
 
 _FIELDS = {
     "network": {
-        "step": int,
-        "seed": int,
-        "data": str,
-        "split": str,
-        "reestimate_batch_statistics": int,
+        **dict.fromkeys(("step", "seed", "reestimate_batch_statistics"), int),
+        **dict.fromkeys(("data", "split"), str),
     },
     "examples": int,
     "baseline": {"accuracy": float},
     "links": [
-        {
-            "stage": str,
-            "layer": int,
-            "source": int,
-            "accuracy": float,
-            "delta": float,
-            "ci_low": float,
-            "ci_high": float,
-        }
+        {"stage": str, "layer": int, "source": int}
+        | dict.fromkeys(("accuracy", "delta", "ci_low", "ci_high"), float)
     ],
 }
 _MOST_WORST = 8
@@ -74,17 +64,11 @@ class Cut(NamedTuple):
 
 
 def read_cuts(file: Path) -> tuple[str, list[Cut]]:
-    """Read the record of an ablation.
-
-    Args:
-      file: `ablation.json`.
+    """Read an `ablation.json`; raise `UserError` if it is damaged.
 
     Returns:
       A sentence about the network, and the cuts of single links; no cuts if the ablation did not
       sweep over them.
-
-    Raises:
-      UserError: if it is damaged.
     """
     record = read_json(file)
     sweeps = record.get("sweeps")
@@ -106,13 +90,7 @@ def read_cuts(file: Path) -> tuple[str, list[Cut]]:
 
 
 class Cell(NamedTuple):
-    """A link in a map.
-
-    Attributes:
-      cut: what the cell shows.
-      colour: of the cell, such as "#c1440e".
-      ink: colour of the text.
-    """
+    """A link in a map; colours of the cell and of its text, such as "#c1440e"."""
 
     cut: Cut
     colour: str
@@ -151,45 +129,35 @@ class LinkNames:
 
     def layer(self, stage: str, number: int) -> str:
         """Return the head of a column: "5", or "out" for the stage's output."""
-        return "out" if self._is_output(stage, number) else str(number)
+        known = self._stages.get(stage)
+        return "out" if known and number == known.topology.depth + 1 else str(number)
 
     def source(self, stage: str, number: int) -> str:
         """Return the head of a row: "4", or "in" for the stage's input, "in 2" of several."""
-        inputs = self._inputs(stage)
+        # The inputs of a stage have the lowest numbers.
+        links = self._stages[stage].links if stage in self._stages else ()
+        inputs = min((layer for layer, _ in links), default=0)
         if number >= inputs:
             return str(number)
         return "in" if inputs == 1 else f"in {number}"
 
     def layer_phrase(self, stage: str, number: int) -> str:
         """Return the layer's name in a sentence: "layer 5" or "the output"."""
-        return "the output" if self._is_output(stage, number) else f"layer {number}"
+        head = self.layer(stage, number)
+        return "the output" if head == "out" else f"layer {head}"
 
     def source_phrase(self, stage: str, number: int) -> str:
         """Return the source's name in a sentence: "4", "the input" or "input 2"."""
-        inputs = self._inputs(stage)
-        if number >= inputs:
-            return str(number)
-        return "the input" if inputs == 1 else f"input {number}"
-
-    def _is_output(self, stage: str, number: int) -> bool:
-        return stage in self._stages and number == self._stages[stage].topology.depth + 1
-
-    def _inputs(self, stage: str) -> int:
-        """Return the number of a stage's inputs; they have the lowest source numbers."""
-        links = self._stages[stage].links if stage in self._stages else ()
-        return min((layer for layer, _ in links), default=0)
+        head = self.source(stage, number)
+        return "the input" if head == "in" else head.replace("in", "input")
 
 
 class AblationMap:
     """The page's view of an ablation of single links.
 
-    Args:
+    Attributes:
       cuts: of all links, grouped by stage.
       names: of their ends.
-
-    Attributes:
-      cuts: as given.
-      names: as given.
       stages: map of each stage.
       worst: cuts with the largest drop in accuracy; ties are ordered by loss.
     """

@@ -37,11 +37,9 @@ _DRAWN_HERE = ("grad_cam", "weights")
 
 
 class Part(NamedTuple):
-    """A section of the page.
+    """A section of the page, with its id and title.
 
     Attributes:
-      id: of the section.
-      title: of the section.
       text: paragraphs.
       pictures: below them.
       ablation: below the pictures.
@@ -59,16 +57,10 @@ class Part(NamedTuple):
 
 
 class _Network:
-    """The first network of a run and its data, both read at first use.
-
-    Attributes:
-      workdir: of the run.
-      data_dir: of the data set; None means as in the run.
-    """
+    """The first network of a run and its data, both read at first use."""
 
     def __init__(self, workdir: Path, data_dir: str | None) -> None:
-        self.workdir = workdir
-        self.data_dir = data_dir
+        self.workdir, self.data_dir = workdir, data_dir
         self._mesh = mesh_lib.make_mesh()
 
     @cached_property
@@ -101,24 +93,13 @@ class _Network:
 
 
 def make_parts(workdir: Path, data_dir: str | None) -> list[Part]:
-    """Make all parts, in their order on the page.
-
-    Args:
-      workdir: of a finished run.
-      data_dir: of the data set; None means as in the run.
-
-    Raises:
-      UserError: if a file of the workdir is damaged.
-    """
+    """Make all parts, in their order on the page; arguments and errors as for `write_page`."""
     network = _Network(workdir, data_dir)
     made = [
-        _or_why(network, part, make)
-        for part, make in [
-            (Part("weights", "Weights of the links"), _weights),
-            (Part("ablation", "Ablation of single links"), _ablation),
-            (Part("grad_cam", "Grad-CAM"), _grad_cam),
-            (Part("analyses", "Further analyses"), _further),
-        ]
+        _or_why(network, Part("weights", "Weights of the links"), _weights),
+        _or_why(network, Part("ablation", "Ablation of single links"), _ablation),
+        _or_why(network, Part("grad_cam", "Grad-CAM"), _grad_cam),
+        _or_why(network, Part("analyses", "Further analyses"), _further),
     ]
     return [part for part in made if part.pictures or part.ablation or part.missing]
 
@@ -143,15 +124,10 @@ def _weights(network: _Network, part: Part) -> Part:
         raise UserError(f"the links of {restored.config.model.name} have no weights: {why}")
     pictures = []
     for name, stage in found.items():
-        figure = draw_heat_maps(
-            {name: weights.normalised(stage.means)},
-            {name: stage.links},
-            limits=(0, 1),
-            label=weights.LABEL,
-        )
-        caption = _weakest(name, stage)
+        shares, links = {name: weights.normalised(stage.means)}, {name: stage.links}
+        figure = draw_heat_maps(shares, links, limits=(0, 1), label=weights.LABEL)
         alt = f"Heat map of the weights of the links in {name}."
-        pictures.append(Picture(embedded(figure), alt, caption))
+        pictures.append(Picture(embedded(figure), alt, _weakest(name, stage)))
     text = (
         "How heavily each layer uses each output that it reads: the mean absolute weight of the"
         " part of its first convolution that convolves it, divided by the largest of the layer."
@@ -192,7 +168,8 @@ def _ablation(network: _Network, part: Part) -> Part:
 
 def _grad_cam(network: _Network, part: Part) -> Part:
     sizes = grad_cam.feature_maps(network.restored)
-    stages = sorted((name for name in sizes if re.fullmatch(r"stage\d+", name)), key=_number)
+    stages = [name for name in sizes if re.fullmatch(r"stage\d+", name)]
+    stages.sort(key=lambda name: int(name.removeprefix("stage")))
     # Keep the last map of each size.
     endpoints = {sizes[name]: name for name in (*stages, grad_cam.LAST_MAP)}
     figure = grad_cam.grad_cam_grid(
@@ -211,10 +188,6 @@ def _grad_cam(network: _Network, part: Part) -> Part:
     return part._replace(text=[f"{text} {network.description}"], pictures=[picture])
 
 
-def _number(stage: str) -> int:
-    return int(stage.removeprefix("stage"))
-
-
 def _further(network: _Network, part: Part) -> Part:
     """Show the pictures of other analyses and sweeps in the workdir."""
     captions = {
@@ -223,11 +196,10 @@ def _further(network: _Network, part: Part) -> Part:
         if name not in _DRAWN_HERE
     }
     captions |= {f"ablation/{name}.png": text for name, text in _SWEEPS.items()}
-    files = {network.workdir / name: text for name, text in captions.items()}
     pictures = [
-        Picture(embedded_png(file), text, text, wide=True)
-        for file, text in files.items()
-        if file.exists()
+        Picture(embedded_png(network.workdir / name), text, text, wide=True)
+        for name, text in captions.items()
+        if (network.workdir / name).exists()
     ]
     text = "Pictures of other analyses and sweeps in the workdir."
     return part._replace(text=[text], pictures=pictures)

@@ -46,11 +46,7 @@ def embedded(figure: Figure) -> str:
 
 
 def embedded_png(file: Path) -> str:
-    """Return a PNG file as a data URI.
-
-    Raises:
-      UserError: if it can't be read, or is no PNG.
-    """
+    """Return a PNG file as a data URI; raise `UserError` if it can't be read, or is no PNG."""
     try:
         png = file.read_bytes()
     except OSError as error:
@@ -106,15 +102,12 @@ def topology_pictures(topologies: Sequence[Topology]) -> list[Picture]:
         width, height = np.ptp(axes.get_xlim()), np.ptp(axes.get_ylim())
         inches = min(_INCHES / width, 1)  # length of a link between neighbours
         figure.set_size_inches(inches * width, inches * height)
-        where = f"Stage {numbers[0]}" if len(numbers) == 1 else f"Stages {_enumerated(numbers)}"
-        outputs = len(topology.output_sources)
-        links = f"{topology.num_links} + {outputs} links"
+        where = f"Stage {numbers[0]}"
+        if len(numbers) > 1:
+            where = f"Stages {', '.join(numbers[:-1])} and {numbers[-1]}"
+        links = f"{topology.num_links} + {len(topology.output_sources)} links"
         layers = f"{topology.depth} layer{'s' if topology.depth > 1 else ''}"
         caption = f"{where}: {topology.name}, {layers}, {links}."
         alt = f"Arcs from each output to the layers that read it. {caption}"
         pictures.append(Picture(embedded(figure), alt, caption, wide=topology.depth > 20))
     return pictures
-
-
-def _enumerated(items: Sequence[str]) -> str:
-    return f"{', '.join(items[:-1])} and {items[-1]}"

@@ -1,0 +1,301 @@
+"""Subcommands that train networks, and that read their checkpoints."""
+
+import argparse
+import functools
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aggnets_jax.ablation import PENALTIES
+from aggnets_jax.analysis import ANALYSES, first_line
+from aggnets_jax.cli import Parser
+from aggnets_jax.commands.command import (
+    CHECKPOINT,
+    DATA_DIR,
+    SEED,
+    WORKDIR,
+    CommandParser,
+    add_config,
+    add_processes,
+    command,
+    flag,
+    load_config,
+    switch,
+    together,
+)
+from aggnets_jax.errors import UserError
+
+
+@command(
+    "train",
+    *(add_config, WORKDIR),
+    switch("--allow_config_change", "go on with a run that had another config so far"),
+    *(DATA_DIR, add_processes),
+    compiles=True,
+)
+def train(flags: argparse.Namespace) -> None:
+    """Train a network, and evaluate it on the way.
+
+    Examples:
+        aggnets train --config=configs/digits.py --workdir=runs/digits
+        aggnets train --config=configs/digits.py --workdir=runs/high_lr --config.lr=0.2
+
+    The same command goes on with a run that was stopped.
+    """
+    from aggnets_jax.train import train_and_evaluate
+
+    config = load_config(flags)
+    with together(flags):
+        train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)
+
+
+@command(
+    "eval",
+    *(WORKDIR, CHECKPOINT),
+    switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
+    *(DATA_DIR, add_processes),
+    compiles=True,
+)
+def evaluate(flags: argparse.Namespace) -> None:
+    """Evaluate a checkpoint on the whole evaluation split.
+
+    Examples:
+        aggnets eval --workdir=runs/digits --checkpoint=best
+        aggnets eval --workdir=runs/digits --watch
+    """
+    if flags.watch and flags.checkpoint != "latest":
+        raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
+    from aggnets_jax.evaluate import evaluate_checkpoint, watch
+
+    with together(flags):
+        if flags.watch:
+            watch(flags.workdir, flags.data_dir)
+        else:
+            evaluate_checkpoint(flags.workdir, flags.checkpoint, flags.data_dir)
+
+
+@command(
+    "predict",
+    *(WORKDIR, CHECKPOINT, SEED),
+    flag("--images", "file, or folder of files; may be repeated", action="append", required=True),
+    flag("--top", "classes for each image; default 5", type=int, default=5),
+    flag("--format", "table, csv or json; default table", default="table"),
+    flag("--output", "file to write instead of printing"),
+    add_processes,
+    compiles=True,
+)
+def predict(flags: argparse.Namespace) -> None:
+    """Classify files of images.
+
+    Example:
+        aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
+    """
+    from aggnets_jax.predict import check_report, predict, report_predictions
+    from aggnets_jax.runtime.distributed import on_first_process
+
+    with together(flags):
+        check_report(flags.format, flags.output)
+        predictions = predict(
+            flags.workdir, flags.images, which=flags.checkpoint, seed=flags.seed, top=flags.top
+        )
+        on_first_process(lambda: report_predictions(predictions, flags.format, flags.output))
+
+
+@command(
+    "report", WORKDIR, switch("--html", "make WORKDIR/report.html, too"), DATA_DIR, compiles=True
+)
+def report(flags: argparse.Namespace) -> None:
+    """Report a finished run: a table, its connection pattern, its curves, and a page.
+
+    Example:
+        aggnets report --workdir=runs/digits --html
+    """
+    if flags.data_dir is not None and not flags.html:
+        raise UserError("--data_dir is for --html")
+    from aggnets_jax.reports.run import report
+
+    report(flags.workdir, html=flags.html, data_dir=flags.data_dir)
+
+
+_ANALYSES = {**ANALYSES, "efficiency": "aggnets_jax.reports.efficiency"}
+_OF_RESULTS = ("efficiency",)  # without a checkpoint: their `run` is `run(flags, output)`
+
+
+class _AnalysisParser(CommandParser):
+    """Parser of one analysis; the analysis, and JAX with it, is imported only when it is chosen."""
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the flags of the analysis."""
+        module = importlib.import_module(_ANALYSES[self.get_default("analysis")])
+        if hasattr(module, "add_arguments"):
+            module.add_arguments(self)
+        flags, rest = super().parse_known_args(args, namespace)
+        if rest:
+            raise self.unknown_flag(rest[0])
+        return flags, rest
+
+
+def _add_analyses(parser: Parser) -> None:
+    analyses = parser.add_subparsers(
+        dest="analysis", required=True, metavar="NAME", parser_class=_AnalysisParser
+    )
+    for name, module in _ANALYSES.items():
+        line = first_line(module)
+        analysis = analyses.add_parser(name, help=line, description=line)
+        analysis.set_defaults(analysis=name)
+        if name in _OF_RESULTS:
+            analysis.add_argument("--output", required=True, help="folder to write to")
+        else:
+            for add in (WORKDIR, CHECKPOINT, SEED):
+                add(analysis)
+            analysis.add_argument("--output", help="folder to write to; default WORKDIR/analysis")
+
+
+@command("analyse", _add_analyses, compiles=True)
+def analyse(flags: argparse.Namespace) -> None:
+    """Analyse a trained network as papers do: tables and pictures in WORKDIR/analysis.
+
+    Examples:
+        aggnets analyse weights --workdir=runs/digits
+        aggnets analyse efficiency --output=runs/efficiency
+
+    `aggnets analyse NAME --help` lists the flags of an analysis.
+    """
+    from aggnets_jax.files import make_folder
+    from aggnets_jax.runtime import mesh as mesh_lib
+    from aggnets_jax.workdir.restore import restore_network
+
+    inputs: list[Any] = []
+    if flags.analysis not in _OF_RESULTS:
+        everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
+        restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
+        inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
+    output = make_folder(flags.output or Path(flags.workdir, "analysis"))
+    importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)
+
+
+@command(
+    "ablate",
+    *(WORKDIR, CHECKPOINT, SEED, DATA_DIR),
+    flag("--sweep", "links, sources, layers, distance, random, with commas; default all"),
+    flag(
+        "--cut",
+        "links to cut together, STAGE:LAYER-SOURCE,..., or a .csv file; may be repeated",
+        action="append",
+        default=[],
+    ),
+    flag("--draws", "number of random sets; default 10", type=int, default=10),
+    flag("--draw_seed", "seed of the random sets; default 0", type=int, default=0),
+    flag("--at_once", "sets that are evaluated at a time; default by network size", type=int),
+    flag(
+        "--reestimate_batch_statistics",
+        "training batches for new batch statistics after each cut; default 0",
+        type=int,
+        default=0,
+    ),
+    flag("--output", "folder of the tables; default WORKDIR/ablation"),
+    flag("--export", "new folder for config and weights of the network without --cut's links"),
+    flag("--export_least", "without this number of the least important links", type=int),
+    compiles=True,
+)
+def ablate(flags: argparse.Namespace) -> None:
+    """Measure what a trained network loses without its links; export it without some.
+
+    Examples:
+        aggnets ablate --workdir=runs/digits --sweep=links,layers
+        aggnets ablate --workdir=runs/digits --cut=stage1:3-0,stage1:4-1 --export=runs/pruned
+    """
+    from aggnets_jax.ablation.ablate import Options, ablate
+
+    options = Options(**{name: getattr(flags, name) for name in Options._fields})
+    workdir, which, seed = flags.workdir, flags.checkpoint, flags.seed
+    ablate(workdir, options, which=which, seed=seed, data_dir=flags.data_dir)
+
+
+@command(
+    "learn",
+    add_config,
+    flag("--workdir", "of the run, new or to go on with", metavar="DIR", required=True),
+    flag(
+        "--from",
+        "workdir of a run to start from; config.init_from",
+        metavar="DIR",
+        dest="init_from",
+    ),
+    flag("--penalty", " or ".join(PENALTIES), required=True),
+    flag("--strength", "of the penalty, in loss per unit of weight", required=True, type=float),
+    flag(
+        "--keep", "links to keep, in all or for each stage: 17,17,17; l1's default: all with weight"
+    ),
+    compiles=True,
+)
+def learn(flags: argparse.Namespace) -> None:
+    """Learn a connection pattern: train weights of links with the network under a penalty.
+
+    Examples:
+        aggnets learn --config=CONFIG --workdir=NEW --penalty=topk --strength=0.02 --keep=51
+        aggnets learn --config=CONFIG --workdir=NEW --penalty=l1 --strength=0.1 --from=RUN
+
+    Each link is multiplied by its weight in [0, 1]. The penalty takes weight from all links (l1),
+    or from all but the K strongest (topk). NEW is the workdir of the training, and the same command
+    goes on after a stop. At the end NEW/pattern.json has the weights, NEW/config.py trains the
+    remaining pattern from the initialisation, NEW/cut.csv lists the removed links, and
+    NEW/pattern.png draws the others.
+
+    Factors on parts of a network that a proximal step shrinks are from Huang and Wang, "Data-Driven
+    Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213. That
+    gradients can choose links is from Ahmed and Torresani, "MaskConnect: Connectivity Learning by
+    Gradient Descent", ECCV 2018, arXiv 1807.11473.
+    """
+    from aggnets_jax.ablation.pattern import learn
+    from aggnets_jax.ablation.pruning import Penalty
+
+    config, keep = load_config(flags, {"init_from": flags.init_from}), None
+    if flags.keep is not None:
+        try:
+            keep = tuple(int(number) for number in flags.keep.split(","))
+        except ValueError as error:
+            raise UserError(
+                f"--keep={flags.keep} must be a number, or one for each stage: 17,17"
+            ) from error
+    learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
+
+
+@command(
+    "convert",
+    *(WORKDIR, CHECKPOINT, SEED),
+    flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
+    flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
+    flag("--from_torch", "weights of a new workdir", metavar="FILE"),
+    *(functools.partial(add_config, required=False), DATA_DIR),
+    compiles=True,
+)
+def convert(flags: argparse.Namespace) -> None:
+    """Move weights from PyTorch into a new workdir, or from a workdir to PyTorch.
+
+    Examples:
+        aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
+        aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+    """
+    if (flags.from_torch is None) == (flags.to_torch is None):
+        raise UserError("aggnets convert needs one of --from_torch=FILE and --to_torch=FILE")
+    refused = {"data_dir": "from_torch"}
+    if flags.from_torch:
+        refused = dict.fromkeys(("checkpoint", "seed", "dialect"), "to_torch")
+    for name, direction in refused.items():
+        if getattr(flags, name) not in (None, "latest"):
+            raise UserError(f"--{name} is for --{direction}")
+    if flags.from_torch and not flags.config:
+        raise UserError("--config is missing: a config file such as configs/digits.py")
+    if flags.to_torch and (flags.config or flags.overrides):
+        raise UserError("--to_torch takes the config of the workdir, not --config")
+    from aggnets_jax.convert.runs import export_weights, import_weights
+
+    if flags.from_torch:
+        import_weights(load_config(flags), flags.workdir, flags.from_torch)
+    else:
+        which, seed, dialect = flags.checkpoint, flags.seed, flags.dialect
+        export_weights(flags.workdir, flags.to_torch, which=which, seed=seed, dialect=dialect)

@@ -1,0 +1,229 @@
+"""Subcommands that compare runs, describe and measure networks, and prepare data."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from aggnets_jax.arguments import check_whole_number
+from aggnets_jax.benchmark import MODES
+from aggnets_jax.cli import Parser
+from aggnets_jax.commands.command import (
+    COMMANDS,
+    add_config,
+    command,
+    flag,
+    help_text,
+    load_config,
+    switch,
+)
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import local_path
+
+_RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
+
+
+@command(
+    "compare",
+    _RUNS,
+    flag("--against", "of the reference's runs", nargs="+", required=True, metavar="WORKDIR"),
+    flag(
+        "--may_differ",
+        "field of the config, besides the network's, that differs on purpose; may be repeated",
+        action="append",
+        default=[],
+        metavar="FIELD",
+    ),
+    flag("--output", "results/NAME, without a suffix, of a table and a page"),
+)
+def compare(flags: argparse.Namespace) -> None:
+    """Compare networks over seeds: paired differences with confidence intervals.
+
+    Example:
+        aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
+
+    Runs that differ only in the seed are one network. The runs after --against are the reference;
+    each other network is compared with it. A seed fixes the order and the augmentation of the data,
+    so that runs with the same seed are a pair, and the differences of pairs count.
+    """
+    from aggnets_jax.reports import compare, results
+
+    output = flags.output and results.output_path(flags.output)
+    comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
+    compare.show(comparison)
+    if output:
+        results.write_tables(output, compare.records(comparison), compare.page(comparison, output))
+        print(f"{output}.csv, {output}.md")
+
+
+@command("results", _RUNS, flag("--output", "results/NAME, without a suffix", required=True))
+def results(flags: argparse.Namespace) -> None:
+    """Make tables of finished runs: NAME.csv by run and seed, NAME.md by config.
+
+    Example:
+        aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
+    """
+    from aggnets_jax.reports import results
+
+    output = results.output_path(flags.output)
+    rows = [result for workdir in flags.workdirs for result in results.read_run(workdir)]
+    grouped = results.groups(rows)
+    results.write_tables(output, [row.record for row in rows], results.page(grouped, output))
+    print(f"{output}.csv, {output}.md: {len(rows)} results of {len(grouped)} configs")
+
+
+@command(
+    "experiments",
+    flag("--results", "folder of CSV files of runs; default results"),
+    flag("--family", "folder of configs to list; default all"),
+    flag("--format", "default table", choices=("table", "csv", "markdown"), default="table"),
+)
+def experiments(flags: argparse.Namespace) -> None:
+    """List the experiments: what they reproduce, what they cost, and our results.
+
+    Example:
+        aggnets experiments --family=sparsenet --format=markdown
+    """
+    if flags.results is not None and not Path(flags.results).is_dir():
+        raise UserError(f"results {flags.results} is no folder")
+    from aggnets_jax.reports import experiments
+
+    experiments.show(flags.family, Path(flags.results or "results"), flags.format)
+
+
+@command(
+    "models",
+    flag("name", "shell pattern or name", nargs="?", default="*", metavar="GLOB"),
+    switch("--page", "print the page of all networks"),
+)
+def models(flags: argparse.Namespace) -> None:
+    """List networks with their parameters and multiply-adds, or describe one of them.
+
+    Examples:
+        aggnets models 'sparsenet_bc*'
+        aggnets models sparsenet_bc100_k24
+        aggnets models --page
+
+    The page is docs/models.md, with all networks; counting them takes minutes.
+    """
+    from aggnets_jax.models import page
+    from aggnets_jax.models.registry import find_family, list_models, model_info
+
+    names = list_models(flags.name)
+    if flags.page:
+        if flags.name != "*":
+            raise UserError(f"--page has all networks; leave {flags.name!r} out")
+        sys.stdout.write(page.page({name: page.row(name) for name in names}))
+    elif not set(flags.name) & set("*?["):
+        facts = {**page.facts(flags.name), "paper": find_family(flags.name).paper}
+        print("\n".join(f"{title:<12}{text}" for title, text in facts.items() if text))
+    elif not names:
+        raise UserError(f"no network is named like {flags.name!r}; aggnets models lists all")
+    else:
+        print(f"{'network':<34}{'parameters':>14}{'multiply-adds':>18}")
+        for name in names:  # each is printed as soon as it is counted
+            info = model_info(name)
+            print(f"{name:<34}{info.params:>14,}{info.macs:>18,}", flush=True)
+
+
+@command(
+    "dry-run",
+    add_config,
+    flag("--processes", "default 1", type=int, default=1),
+    flag("--devices", "of each process; default 8", type=int, default=8),
+    flag("--json", "file to write"),
+)
+def dry_run(flags: argparse.Namespace) -> None:
+    """Compile a config's train step for devices that are not there, and report its cost.
+
+    Example:
+        aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
+
+    XLA compiles for simulated devices of the CPU, with the convolutions of accelerators. So
+    collectives and FLOPs are those of a pod; its compiler fuses and lays out arrays in another way,
+    and takes somewhat more or less memory.
+    """
+    check_whole_number("processes", flags.processes, 1)
+    check_whole_number("devices", flags.devices, 1)
+    file = flags.json and local_path(flags.json)
+    if file and (file.is_dir() or not file.parent.is_dir()):
+        raise UserError(f"{flags.json} can't be written: it is a folder, or in none")
+    from aggnets_jax.benchmark.dry_run import report
+
+    report(load_config(flags, {}), flags.processes, flags.devices, file)
+
+
+@command(
+    "benchmark",
+    flag("--models", "registered networks, with commas between them", required=True),
+    flag("--modes", f"{', '.join(MODES)}; default train", default="train"),
+    flag(
+        "--forms",
+        "of the networks, in turn: default, plain, native, scan, remat=layer, remat=norm, any"
+        " argument, or several joined by +; ratios are to the first",
+        default="default",
+    ),
+    flag("--model_args", "of all forms: NAME=VALUE,NAME=VALUE", action="append", default=[]),
+    flag("--num_classes", "default that of the family", type=int),
+    flag("--batch_size", "over all devices; default 64", type=int, default=64),
+    flag("--image_size", "side of the images; default that of the family", type=int),
+    flag("--dtype", "of the computation: float32 or bfloat16", default="float32"),
+    flag("--repeats", "in which forms take turns; default 7", type=int, default=7),
+    flag("--seconds", "for the repeats of each form; default 10", type=float, default=10),
+    flag("--steps_per_dispatch", "of training; default that of runs", type=int),
+    flag("--against", "torch, for the same networks in PyTorch; or another network"),
+    flag("--against_forms", "of torch: eager, compile, channels_last, or joined by +"),
+    flag("--json", "file to write"),
+    flag("--csv", "file to write"),
+    flag("--profile", "folder for profiler traces of a few steps"),
+)
+def benchmark(flags: argparse.Namespace) -> None:
+    """Measure speed, compilation and memory of networks in several forms.
+
+    Example:
+        aggnets benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
+    """
+    from aggnets_jax.benchmark.run import run
+
+    run(flags)
+
+
+@command(
+    "prepare-data",
+    flag("--name", "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32", required=True),
+    flag("--data_dir", "folder for the prepared data; default TFDS_DATA_DIR, or TFDS's own"),
+    flag("--manual_dir", "folder with the original files, for sets that TFDS can't download"),
+)
+def prepare_data(flags: argparse.Namespace) -> None:
+    """Download a TFDS data set, or take its files from a folder, and prepare it once.
+
+    Examples:
+        aggnets prepare-data --name=cifar10
+        aggnets prepare-data --name=imagenet2012 --data_dir=DIR --manual_dir=DIR
+    """
+    from aggnets_jax.data.prepare import prepare, report
+
+    report(prepare(flags.name, flags.data_dir, flags.manual_dir), flags.name, flags.data_dir)
+
+
+def _add_shell(parser: Parser) -> None:
+    import shtab
+
+    parser.add_argument("shell", choices=shtab.SUPPORTED_SHELLS)
+
+
+@command("completion", _add_shell)
+def completion(flags: argparse.Namespace) -> None:
+    """Print a script that completes `aggnets` in a shell.
+
+    Example:
+        eval "$(aggnets completion bash)"
+    """
+    import shtab
+
+    whole = Parser(prog="aggnets")
+    subcommands = whole.add_subparsers()
+    for name in COMMANDS:
+        parser = subcommands.add_parser(name, help=help_text(name).partition("\n")[0])
+        for add in COMMANDS[name].flags:
+            add(parser)
+    print(shtab.complete(whole, flags.shell))
