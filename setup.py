@@ -65,6 +65,7 @@ setup(
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
+        "coco": ["pycocotools>=2.0.8"],  # the figures of detectors on COCO
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],

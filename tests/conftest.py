@@ -22,6 +22,14 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
 gc.set_threshold(100_000, 20, 100)
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--golden",
+        metavar="FOLDER",
+        help="folder of golden files for tests/detection/test_golden.py; default tests/golden",
+    )
+
+
 @pytest.fixture
 def optimised(monkeypatch):
     """What a test compiles, also in processes that it starts, is compiled as users have it."""

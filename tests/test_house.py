@@ -23,6 +23,7 @@ WINGS = {
     "config": "configs, resolved against configs/default.py and checked",
     "layers": "layers that several families share",
     "models": "one file for each family of networks",
+    "detection": "the parts of detectors, on any backbone",
     "data": "data sets, their batches and augmentation",
     "training": "the step, and what a config chooses of it",
     "tasks": "data, loss, metrics and evaluation of a task",

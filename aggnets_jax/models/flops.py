@@ -151,7 +151,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
         init = without_loops(model).init_with_output
         program = jax.make_jaxpr(init)(jax.random.key(0), _image(input_shape))
     rectified = pooled = 0
-    for equation in _equations(program.jaxpr):
+    for equation in equations(program.jaxpr):
         if equation.params.get("name") == "relu":
             rectified += equation.outvars[0].aval.size
         elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
@@ -172,7 +172,7 @@ def _macs(module: nn.Conv | nn.Dense, output: jax.Array) -> int:
     return int(np.prod(output.shape[1:-1]) * np.prod(kernel.shape))
 
 
-def _equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+def equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
     """Yield all equations of a program; a ReLU is the one equation that calls it."""
     for equation in program.eqns:
         if equation.params.get("name") == "relu":
@@ -185,4 +185,4 @@ def _equations(program: core.Jaxpr) -> Iterator[core.JaxprEqn]:
         if not programs:
             yield equation
         for each in programs:
-            yield from _equations(each)
+            yield from equations(each)

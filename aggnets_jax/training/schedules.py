@@ -36,18 +36,26 @@ def step(
     *,
     boundaries: Sequence[float] = (0.5, 0.75),
     factor: float = 0.1,
+    warmup_steps: float = 0,
+    warmup_factor: float = 1 / 3,
 ) -> optax.Schedule:
     """Multiply by `factor` at each boundary, a fraction of the run.
 
-    The defaults are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of 300) and of
-    DSNet (iterations 32,000 and 48,000 of 64,000).
+    Before that, the rate rises linearly from `warmup_factor * lr` over `warmup_steps`. The
+    defaults of the boundaries are those of DenseNet, SparseNet and SeqConv (epochs 150 and 225 of
+    300) and of DSNet (iterations 32,000 and 48,000 of 64,000).
     """
     if not all(0 < b < 1 for b in boundaries) or sorted(set(boundaries)) != list(boundaries):
         raise UserError(f"boundaries must be rising fractions of the run, got {boundaries}")
     check_number("factor", factor, 0, 1)
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    check_number("warmup_factor", warmup_factor, 0, 1)
     starts = np.array([0, *(round(b * total_steps) for b in boundaries)], np.int32)
     values = (lr * factor ** np.arange(len(starts))).astype(np.float32)
-    return lambda count: jnp.asarray(values)[_last_begun(starts, count)]
+    if not round(warmup_steps):
+        return lambda count: jnp.asarray(values)[_last_begun(starts, count)]
+    rise = optax.linear_schedule(warmup_factor, 1.0, round(warmup_steps))
+    return lambda count: rise(count) * jnp.asarray(values)[_last_begun(starts, count)]
 
 
 def cosine(

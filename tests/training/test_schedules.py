@@ -53,6 +53,13 @@ def test_step_divides_by_ten_at_each_boundary(total, boundaries, edges):
     assert values(schedule, steps).tolist() == expected
 
 
+def test_step_rises_from_a_third_before_its_boundaries():
+    boundaries = {"boundaries": (0.5, 0.75), "warmup_steps": 10}
+    schedule = make_schedule("step", 0.3, 100, 10.0, **boundaries)
+    rise = [0.3 * (1 - (1 - i / 10) * (1 - 1 / 3)) for i in range(10)]
+    agree(values(schedule, range(100)), [*rise, *[0.3] * 40, *[0.03] * 25, *[0.003] * 25], 0.3)
+
+
 @pytest.mark.parametrize(("warmup", "end"), [(0, 0.0), (1, 0.0), (10, 0.1), (199, 0.5)])
 def test_cosine_after_a_linear_rise(warmup, end):
     schedule = make_schedule("cosine", 0.2, 200, 10.0, warmup_steps=warmup, end_factor=end)

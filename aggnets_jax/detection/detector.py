@@ -1,0 +1,245 @@
+"""Faster R-CNN and Mask R-CNN with a feature pyramid, as one linen module.
+
+    images -- backbone -- pyramid -- RPN -- proposals -- RoIAlign -- box head -- detections
+                             |                              |
+                             '-------------- RoIAlign -- mask head (at detections)
+
+Papers: see the package. Everything has static shapes; padding of lists has `valid` masks.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+
+from aggnets_jax.detection import proposals as proposing
+from aggnets_jax.detection import training
+from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
+from aggnets_jax.detection.backbone import Backbone, Levels
+from aggnets_jax.detection.conventions import Conventions
+from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHead
+from aggnets_jax.detection.losses import own_class
+from aggnets_jax.detection.proposals import Detections, Proposals
+from aggnets_jax.detection.roi_align import pool
+
+
+class Sizes(NamedTuple):
+    """Widths of a detector's parts; the defaults are those of the papers.
+
+    Attributes:
+      pyramid: channels of the pyramid, the RPN and the RoIs.
+      hidden: width of the box head.
+      mask: channels of the mask head.
+      mask_depth: 3x3 convolutions of the mask head.
+      anchor_scale: side of the square anchor in strides.
+      finest: side in pixels from which on RoIs leave the finest level; None: 14 strides of it.
+    """
+
+    pyramid: int = 256
+    hidden: int = 1024
+    mask: int = 256
+    mask_depth: int = 4
+    anchor_scale: float = SCALE
+    finest: float | None = None
+
+
+class Detector(nn.Module):
+    """A two-stage detector.
+
+    Attributes:
+      backbone: the network and its levels.
+      num_classes: classes of objects, without the background.
+      conventions: choices in which implementations differ.
+      masks: whether there is a mask head (Mask R-CNN).
+      sizes: widths of the parts.
+      roi_method: "gather" or "matrices", see `roi_align`.
+      least_score: detections have a higher score.
+      nms_threshold: IoU of the NMS of detections within a class.
+      most: detections of an image.
+      candidates: boxes of all classes that enter this NMS.
+      limits: numbers of proposals, (training, evaluation); None: the conventions'.
+      loss_group: images whose samples normalise their losses together, as those of a device did in
+        the papers (2); it must divide the batch. None: the batch.
+      dtype: dtype of the computation; boxes are at least float32.
+    """
+
+    backbone: Backbone
+    num_classes: int
+    conventions: Conventions
+    masks: bool = True
+    sizes: Sizes = Sizes()
+    roi_method: str = "gather"
+    least_score: float = 0.05
+    nms_threshold: float = 0.5
+    most: int = 100
+    candidates: int = 2000
+    limits: tuple[proposing.Limits, proposing.Limits] | None = None
+    loss_group: int | None = None
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        """Make the parts; their names are `backbone`, `pyramid`, `rpn`, `boxes`, `mask`."""
+        sizes, outputs = self.sizes, self.conventions.outputs(self.num_classes)
+        self.levels = Levels(self.backbone, name="backbone")
+        self.fpn = FeaturePyramid(sizes.pyramid, self.dtype, name="pyramid")
+        self.rpn = RPNHead(len(RATIOS), sizes.pyramid, self.dtype, name="rpn")
+        self.box_head = BoxHead(
+            self.num_classes + 1, outputs, sizes.hidden, self.dtype, name="boxes"
+        )
+        if self.masks:
+            self.mask_head = MaskHead(
+                outputs, sizes.mask, sizes.mask_depth, self.dtype, name="mask"
+            )
+
+    def losses(
+        self, images: jax.Array, sizes: jax.Array, objects: training.Objects, keys: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Return the losses of a batch by name; the loss is their sum.
+
+        Args:
+          images: as for `__call__`.
+          sizes: as for `__call__`.
+          objects: the objects of the images.
+          keys: random keys of the images [batch], see `sampling.image_keys`.
+
+        Returns:
+          Scalars "rpn_class", "rpn_box", "class", "box" and, with masks, "mask".
+        """
+        maps = self.features(images)
+        logits, deltas = self.rpn(maps)
+        proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=True)
+        rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+        anchors = self.anchors(images.shape[1:3], deltas[0].dtype)
+        choice = self.conventions
+        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice)
+        logits, deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
+        parts = self._by_group(
+            partial(training.rpn_losses, conventions=choice), logits, deltas, sampled
+        )
+        rois = training.sample_rois(roi_keys, objects, proposals, choice)
+        class_logits, box_deltas = self.predict_boxes(maps, rois.boxes)
+        read = partial(training.roi_losses, num_classes=self.num_classes, conventions=choice)
+        parts |= self._by_group(read, class_logits, box_deltas, rois)
+        if self.masks:
+            first = jax.tree.map(lambda x: x[:, : training.ROI_POSITIVES], rois)
+            masks = self.predict_masks(maps, first.boxes)
+            read = partial(training.mask_losses, conventions=choice)
+            parts |= self._by_group(read, masks, first, objects.masks)
+        return parts
+
+    def _by_group(self, losses: Callable[..., Any], *inputs: Any) -> dict[str, jax.Array]:
+        """Return losses that are normalised within groups of images, and averaged over these."""
+        if self.loss_group is None:
+            return losses(*inputs)
+        inputs = jax.tree.map(lambda x: x.reshape(-1, self.loss_group, *x.shape[1:]), inputs)
+        return {name: loss.mean() for name, loss in jax.vmap(losses)(*inputs).items()}
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """The strides of the pyramid's maps in pixels, also of the RPN's last."""
+        return (*self.backbone.strides, 2 * self.backbone.strides[-1])
+
+    def __call__(self, images: jax.Array, sizes: jax.Array) -> tuple[Detections, jax.Array | None]:
+        """Detect objects.
+
+        Args:
+          images: [batch, height, width, channels], normalised; padded at the right and bottom to a
+            multiple of the last backbone stride.
+          sizes: (height, width) of each image without padding, [batch, 2].
+
+        Returns:
+          The detections [batch, most, ...], and the probabilities of their masks
+          [batch, most, side, side] in their boxes, or None without a mask head.
+        """
+        maps = self.features(images)
+        logits, deltas = self.rpn(maps)
+        proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=False)
+        scores, box_deltas = self.predict_boxes(maps, proposals.boxes)
+        detections = self.detect(scores, box_deltas, proposals, sizes)
+        if not self.masks:
+            return detections, None
+        masks = self.predict_masks(maps, detections.boxes)
+        columns = self.conventions.columns(detections.labels)
+        return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
+
+    def features(self, images: jax.Array) -> list[jax.Array]:
+        """Return the maps of the pyramid, also the last for the RPN alone."""
+        return self.fpn(self.levels(jnp.asarray(images, self.dtype)))
+
+    def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+        """Return the RPN's logits and deltas of each level; see `RPNHead`."""
+        return self.rpn(maps)
+
+    def anchors(self, padded: Sequence[int], dtype: DTypeLike = jnp.float32) -> list[jax.Array]:
+        """Return each level's anchors for images of a padded (height, width)."""
+        scale = self.sizes.anchor_scale
+        return level_anchors(padded, self.strides, self.conventions, scale=scale, dtype=dtype)
+
+    def propose(
+        self,
+        padded: Sequence[int],
+        logits: Sequence[jax.Array],
+        deltas: Sequence[jax.Array],
+        sizes: jax.Array,
+        *,
+        train: bool,
+    ) -> Proposals:
+        """Make the proposals of a batch, [batch, ...]; see `proposals.propose`."""
+        if self.limits is None:
+            limits = proposing.limits(self.conventions, train=train)
+        else:
+            limits = self.limits[0 if train else 1]
+        anchors = self.anchors(padded, deltas[0].dtype)
+        make = partial(proposing.propose, limits=limits, conventions=self.conventions)
+        return jax.vmap(lambda logits, deltas, size: make(logits, deltas, anchors, size))(
+            logits, deltas, sizes
+        )
+
+    def roi_features(self, maps: Sequence[jax.Array], boxes: jax.Array, size: int) -> jax.Array:
+        """Pool boxes [batch, n, 4] to [batch * n, size, size, channels], without the last map."""
+        finest = self.sizes.finest or 14 * self.strides[0]
+        read = partial(
+            pool,
+            strides=self.backbone.strides,
+            size=size,
+            conventions=self.conventions,
+            finest=finest,
+            method=self.roi_method,
+        )
+        pooled = jax.vmap(lambda maps, boxes: read(maps, rois=boxes))(list(maps[:-1]), boxes)
+        return pooled.reshape(-1, *pooled.shape[2:])
+
+    def predict_boxes(
+        self, maps: Sequence[jax.Array], boxes: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Return logits [batch, n, classes + 1] and deltas [batch, n, outputs, 4] of boxes."""
+        logits, deltas = self.box_head(self.roi_features(maps, boxes, 7))
+        batch = boxes.shape[:2]
+        return logits.reshape(*batch, -1), deltas.reshape(*batch, -1, 4)
+
+    def detect(
+        self, logits: jax.Array, deltas: jax.Array, proposals: Proposals, sizes: jax.Array
+    ) -> Detections:
+        """Make the detections of a batch from what the box head predicts."""
+        objects = partial(self.conventions.objects, num_classes=self.num_classes)
+        scores = objects(nn.softmax(logits))
+        if deltas.shape[2] > self.num_classes:
+            deltas = objects(deltas, axis=2)
+        make = partial(
+            proposing.detect,
+            conventions=self.conventions,
+            least_score=self.least_score,
+            threshold=self.nms_threshold,
+            most=self.most,
+            candidates=self.candidates,
+        )
+        return jax.vmap(make)(scores, deltas, proposals.boxes, proposals.valid, sizes)
+
+    def predict_masks(self, maps: Sequence[jax.Array], boxes: jax.Array) -> jax.Array:
+        """Return the logits of masks of boxes [batch, n, 4]: [batch, n, outputs, side, side]."""
+        masks = self.mask_head(self.roi_features(maps, boxes, 14))
+        return masks.reshape(*boxes.shape[:2], *masks.shape[1:])

@@ -1,0 +1,174 @@
+"""Masks of objects: targets of training, and masks pasted into the image.
+
+Source: He et al., "Mask R-CNN", arXiv 1703.06870, Section 3; the implementations differ in how
+they resample, see `Conventions`.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aggnets_jax.detection.conventions import CENTER, TORCHVISION, Conventions
+from aggnets_jax.detection.roi_align import roi_matrices
+
+# OpenCV's bilinear resize of bytes has weights of 11 bits, and keeps 4 less of each row.
+_ONE = 1 << 11
+
+
+def mask_targets(
+    masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int, conventions: Conventions
+) -> jax.Array:
+    """Return the targets of RoIs, float [rois, size, size] in 0 to 1.
+
+    Args:
+      masks: masks of an image's objects, 0 or 1 [objects, height, width].
+      boxes: RoIs in pixels [rois, 4].
+      index: object of each RoI, int32 [rois].
+      size: side of a mask.
+      conventions: see `Conventions`.
+    """
+    return TARGETS[conventions.mask_target](masks, boxes, index, size)
+
+
+def _pooled(
+    masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int, conventions: Conventions
+) -> jax.Array:
+    """Return RoIAlign of masks at the image's scale with an adaptive ratio."""
+    rows, columns = roi_matrices(boxes, masks.shape[1:], size, 1.0, conventions, ratio=0)
+    return jnp.einsum("rih,rhw,rjw->rij", rows, masks[index].astype(rows.dtype), columns)
+
+
+def _aligned(masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int) -> jax.Array:
+    """Pool a mask with shifted RoIs; pixels of at least 0.5 are 1 (mmdetection 2.x)."""
+    # Sums of many weights that make 0.5 exactly are rounded to either side of it.
+    return (_pooled(masks, boxes, index, size, CENTER) >= 0.5 - 1e-6).astype(boxes.dtype)
+
+
+def _soft(masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int) -> jax.Array:
+    """Pool a mask without a shift, and keep the values (torchvision)."""
+    return _pooled(masks, boxes, index, size, TORCHVISION)
+
+
+def _crop(masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int) -> jax.Array:
+    """Crop a mask at whole pixels and resize it as OpenCV resizes bytes (mmdetection 1.x)."""
+    x1, y1, x2, y2 = jnp.trunc(boxes).astype(jnp.int32).T
+    height, width = masks.shape[1:]
+    rows = _byte_weights(y1, jnp.minimum(jnp.maximum(y2 + 1, y1 + 1), height) - y1, size, False)
+    columns = _byte_weights(x1, jnp.minimum(jnp.maximum(x2 + 1, x1 + 1), width) - x1, size, True)
+    total = 0
+    for y, row_weight in rows:
+        line = 0
+        for x, weight in columns:
+            pixels = masks[index[:, None, None], y[:, :, None], x[:, None, :]].astype(jnp.int32)
+            line += weight[:, None, :] * pixels
+        total += (row_weight[:, :, None] * (line >> 4)) >> 16
+    return ((total + 2) >> 2).astype(boxes.dtype)
+
+
+def _byte_weights(
+    first: jax.Array, length: jax.Array, size: int, drops: bool
+) -> list[tuple[jax.Array, jax.Array]]:
+    """Return both pixels that each output pixel reads, and their weights in 1/2048.
+
+    Args:
+      first: first pixel of each crop, int32 [rois].
+      length: pixels of each crop, int32 [rois].
+      size: output pixels.
+      drops: whether the weight of a pixel beyond the crop is dropped, as along rows, rather than
+        given to the last pixel.
+    """
+    first, length = first[:, None], length[:, None]
+    position = ((jnp.arange(size) + 0.5) * (length / size) - 0.5).astype(jnp.float32)
+    low = jnp.floor(position)
+    part = position - low
+    low = low.astype(jnp.int32)
+    if drops:
+        part = jnp.where((low < 0) | (low >= length - 1), 0, part)
+    pixels = [first + jnp.clip(each, 0, length - 1) for each in (low, low + 1)]
+    weights = [jnp.round(each * _ONE).astype(jnp.int32) for each in (1 - part, part)]
+    return list(zip(pixels, weights, strict=True))
+
+
+TARGETS: dict[str, Callable[..., jax.Array]] = {
+    "crop": _crop,
+    "aligned": _aligned,
+    "soft": _soft,
+}
+"""Functions of mask targets, see `mask_targets`."""
+
+
+def paste_masks(
+    probabilities: np.ndarray, boxes: np.ndarray, size: tuple[int, int], conventions: Conventions
+) -> np.ndarray:
+    """Return probabilities in the image's pixels, [n, height, width], on the host.
+
+    Args:
+      probabilities: masks of boxes [n, side, side].
+      boxes: [n, 4] in pixels of this image.
+      size: (height, width) of the image.
+      conventions: see `Conventions`; also of `binary_masks`.
+    """
+    side, paste = probabilities.shape[-1], PASTES[conventions.paste]
+    pasted = np.zeros((len(boxes), *size), probabilities.dtype)
+    for each, mask, box in zip(pasted, probabilities, boxes, strict=True):
+        rows, columns = paste(box, size, side)
+        each[:] = rows @ mask @ columns.T
+    return pasted
+
+
+def binary_masks(pasted: np.ndarray, conventions: Conventions) -> np.ndarray:
+    """Return which pixels belong to the objects: pasted > 0.5, or >= 0.5 in mmdetection 2.x."""
+    return pasted >= 0.5 if conventions.paste == "sample" else pasted > 0.5
+
+
+def _hat(position: np.ndarray, covered: np.ndarray, side: int) -> np.ndarray:
+    """Return bilinear weights [pixels, side] of a mask's cells at positions [pixels]."""
+    weights = np.maximum(0, 1 - np.abs(position[:, None] - np.arange(side)))
+    return np.where(covered[:, None], weights, 0)
+
+
+def _whole(first: int, length: int, extent: int, side: int, border: int) -> np.ndarray:
+    """Return the weights of pixels from `first` on, over which a mask with a border is resized."""
+    pixels, most = np.arange(extent), side + 2 * border - 1
+    position = (pixels - first + 0.5) * (side + 2 * border) / length - 0.5
+    covered = (pixels >= first) & (pixels < first + length)
+    return _hat(np.clip(position, 0, most) - border, covered, side)
+
+
+def _resize(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize a mask to the pixels of its box, cut off to integers (mmdetection 1.x)."""
+    x1, y1, x2, y2 = np.trunc(box).astype(int)
+    rows = _whole(y1, max(y2 - y1 + 1, 1), size[0], side, 0)
+    return rows, _whole(x1, max(x2 - x1 + 1, 1), size[1], side, 0)
+
+
+def _padded(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Resize a mask with a border of zeros to a box as much larger (torchvision)."""
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (side + 2) / side
+    x1, y1 = np.trunc(centre - half).astype(int)
+    x2, y2 = np.trunc(centre + half).astype(int)
+    rows = _whole(y1, max(y2 - y1 + 1, 1), size[0], side, 1)
+    return rows, _whole(x1, max(x2 - x1 + 1, 1), size[1], side, 1)
+
+
+def _sample(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sample a mask at the centres of pixels, with zeros outside (mmdetection 2.x)."""
+    axes = []
+    for extent, first, last in ((size[0], box[1], box[3]), (size[1], box[0], box[2])):
+        length = last - first
+        scale = side / length if length > 0 else math.inf
+        pixels = np.arange(extent) + 0.5 - first
+        position = pixels * scale - 0.5 if scale < math.inf else np.full(extent, -2.0)
+        axes.append(_hat(position, np.ones(extent, bool), side))
+    return axes[0], axes[1]
+
+
+PASTES: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "resize": _resize,
+    "sample": _sample,
+    "padded": _padded,
+}
+"""Functions from a box, the image's size and the mask's side to interpolation matrices."""

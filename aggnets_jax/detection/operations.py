@@ -1,0 +1,176 @@
+"""Parameters and operations of a detector; nothing is computed for it.
+
+Operations are in the convention of mmdetection's `tools/get_flops.py`, by which HCGNet, Table 4,
+was printed, for one image, 1000 RoIs in the box head and 100 in the mask head:
+
+* a convolution: multiply-adds, and one addition for each value of the output if it has a bias;
+* the transposed convolution as if all weights applied at each position of the output, which is four
+  times its work;
+* a linear layer: multiply-adds; batch normalisation: two for each value;
+* a ReLU that is a module there: one for each value; pooling: one for each value of its input;
+* RoIAlign, upsampling, additions, softmax: none.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from aggnets_jax.detection.backbone import read_by
+from aggnets_jax.detection.detector import Detector
+from aggnets_jax.detection.heads import Upsample
+from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.models.flops import Count, equations
+from aggnets_jax.models.hcgnet import HCGNet
+
+ROIS, MASKS = 1000, 100
+
+# Networks in whose reference code ReLU is a function, which the counter doesn't see.
+_FUNCTIONAL_RELU = (HCGNet,)
+
+
+def count_detector(
+    detector: Detector, image_size: Sequence[int]
+) -> tuple[int, int, dict[str, int], dict[str, Count]]:
+    """Count a detector.
+
+    Args:
+      detector: the detector.
+      image_size: (height, width) of the image.
+
+    Returns:
+      Scalars of all parameters; scalars of the trainable ones; operations by kind (conv, conv_bias,
+      linear, norm, relu, pool); parameters and multiply-adds of each part, where the transposed
+      convolution counts once.
+    """
+    shape = detector.backbone.image_shape
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    variables = jax.eval_shape(detector.init, jax.random.key(0), images, sizes)
+    params = variables["params"]
+    scalars = {name: _scalars(part) for name, part in params.items()}
+    frozen = sum(
+        int(np.prod(x.shape))
+        for path, x in jax.tree.leaves_with_path(params["backbone"])
+        if tuple(key.key for key in path) in detector.backbone.frozen_paths
+    )
+    total, macs = Counter(), Counter()
+    for method, inputs in _calls(detector, image_size, shape[2]):
+        found, by_part = _count(detector, variables, method, inputs)
+        total += found
+        macs += by_part
+    every = sum(scalars.values())
+    parts = {name: Count(number, macs[name]) for name, number in scalars.items()}
+    return every, every - frozen, dict(total), parts
+
+
+def _calls(
+    detector: Detector, image_size: Sequence[int], channels: int
+) -> list[tuple[Callable[..., Any], jax.ShapeDtypeStruct]]:
+    """Return the parts that compute, as functions of a bound detector, and their inputs."""
+    features = detector.sizes.pyramid
+    calls = [
+        (
+            lambda bound, images: bound.rpn(bound.features(images)),
+            jax.ShapeDtypeStruct((1, *image_size, channels), jnp.float32),
+        ),
+        (
+            lambda bound, rois: bound.box_head(rois),
+            jax.ShapeDtypeStruct((ROIS, 7, 7, features), jnp.float32),
+        ),
+    ]
+    if detector.masks:
+        rois = jax.ShapeDtypeStruct((MASKS, 14, 14, features), jnp.float32)
+        calls.append((lambda bound, rois: bound.mask_head(rois), rois))
+    return calls
+
+
+def _count(
+    detector: Detector, variables: Any, method: Callable[..., Any], inputs: jax.ShapeDtypeStruct
+) -> tuple[Counter, Counter]:
+    """Return the operations of a part by kind, and its multiply-adds by the detector's parts."""
+    total, macs = Counter(), Counter()
+    unused = detector.backbone.unused
+    functional = isinstance(detector.backbone.network, _FUNCTIONAL_RELU)
+
+    def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        output, module = call(*args, **kwargs), context.module
+        # A backbone is applied on its own, so its paths begin anew.
+        inside = ("params", *module.path, "kernel") not in unused
+        if context.method_name == "__call__" and inside:
+            counts = _module_operations(module, args[0], output)
+            total.update(counts)
+            root = module.path[0] if module.path else ""
+            part = root if root in variables["params"] else "backbone"
+            work = counts.get("conv", 0) + counts.get("linear", 0)
+            macs[part] += work // 4 if isinstance(module, Upsample) else work
+        return output
+
+    def run(variables: Any, inputs: jax.Array) -> Any:
+        return detector.apply(variables, inputs, method=method)
+
+    with nn.intercept_methods(record):
+        program = jax.make_jaxpr(run)(variables, inputs).jaxpr
+    has_image = inputs.shape[0] == 1
+    read = read_by(program, program.outvars)
+    for equation in equations(program.replace(eqns=_computed(program, read))):
+        kind, number = _elementwise(equation)
+        # The RPN's ReLU is a function, too; it follows the backbone's.
+        if kind == "pool" or (kind == "relu" and not (has_image and functional)):
+            total[kind] += number
+    if has_image and not functional:
+        total["relu"] -= _rpn_rectified(detector, inputs.shape[1:3])
+    return total, macs
+
+
+def _computed(program: Any, read: set[Any]) -> list[Any]:
+    """Return the equations whose results are read."""
+    return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
+
+
+def _rpn_rectified(detector: Detector, image_size: Sequence[int]) -> int:
+    """Return the values that the RPN rectifies in an image."""
+    cells = sum(
+        -(-image_size[0] // stride) * -(-image_size[1] // stride) for stride in detector.strides
+    )
+    return cells * detector.sizes.pyramid
+
+
+def _module_operations(module: nn.Module, inputs: Any, output: Any) -> dict[str, int]:
+    """Return the operations of one call of a bound module, by kind."""
+    if isinstance(module, Upsample):
+        kernel = module.variables["params"]["kernel"]
+        size = int(np.prod(output.shape[:3]))
+        return {"conv": size * int(np.prod(kernel.shape)), "conv_bias": int(np.prod(output.shape))}
+    if isinstance(module, nn.Conv):
+        kernel = module.variables["params"]["kernel"]
+        counts = {"conv": int(np.prod(output.shape[:-1])) * int(np.prod(kernel.shape))}
+        return counts | ({"conv_bias": int(np.prod(output.shape))} if module.use_bias else {})
+    if isinstance(module, nn.Dense):
+        return {"linear": int(np.prod(output.shape)) * inputs.shape[-1]}
+    if isinstance(module, BatchNorm):
+        return {"norm": 2 * int(np.prod(output.shape))}
+    return {}
+
+
+def _elementwise(equation: Any) -> tuple[str, int]:
+    """Return the kind of an equation and its number of operations; "" for all others."""
+    if equation.params.get("name") == "relu":
+        return "relu", equation.outvars[0].aval.size
+    name = equation.primitive.name
+    if name in ("reduce_window_sum", "reduce_window_max"):
+        return "pool", equation.invars[0].aval.size
+    # A sum over the positions of one channel is a softmax's.
+    inputs = equation.invars[0].aval if equation.invars else None
+    sums = name == "reduce_sum" and equation.params["axes"] == (1, 2)
+    if sums and inputs.shape[-1] > 1:
+        return "pool", inputs.size
+    return "", 0
+
+
+def _scalars(tree: Any) -> int:
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))

@@ -1,0 +1,162 @@
+"""Detectors by name: `create_detector`, `list_detectors`, `detector_info`.
+
+A detector is a kind ("mask_rcnn_fpn"), a backbone of the networks' registry and a number of
+classes. `NAMED` has the papers' combinations, with the figures that they print.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.detection.backbone import make_backbone
+from aggnets_jax.detection.conventions import CONVENTIONS
+from aggnets_jax.detection.detector import Detector, Sizes
+from aggnets_jax.detection.operations import count_detector
+from aggnets_jax.detection.roi_align import METHODS
+from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.models.flops import Count
+
+KINDS = {"mask_rcnn_fpn": True, "faster_rcnn_fpn": False}
+"""Whether detectors of a kind have masks, by its name."""
+
+
+class Named(NamedTuple):
+    """A detector of a paper.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      backbone: name of the network.
+      conventions: a key of `CONVENTIONS`.
+      paper: paper and table that have its row.
+    """
+
+    kind: str
+    backbone: str
+    conventions: str
+    paper: str
+
+
+_HCGNET = "HCGNet, AAAI 2020, arXiv 1908.09699, Table 4"
+_DSNET = "DSNet, WACV 2021, arXiv 2010.12496, Table 8"
+
+NAMED = {
+    "mask_rcnn_hcgnet_b_fpn": Named("mask_rcnn_fpn", "hcgnet_b", "legacy", _HCGNET),
+    "mask_rcnn_resnet50_fpn": Named("mask_rcnn_fpn", "resnet50", "legacy", _HCGNET),
+    "faster_rcnn_resnet50_fpn": Named("faster_rcnn_fpn", "resnet50", "center", _DSNET),
+    "faster_rcnn_dsnet50_fpn": Named("faster_rcnn_fpn", "dsnet50", "center", _DSNET),
+    "faster_rcnn_ds2net50_fpn": Named("faster_rcnn_fpn", "ds2net50", "center", _DSNET),
+}
+"""The papers' detectors by name, for the 80 classes of COCO."""
+
+
+def list_detectors() -> list[str]:
+    """Return the names of the papers' detectors."""
+    return sorted(NAMED)
+
+
+def create_detector(
+    name: str,
+    /,
+    backbone: str | None = None,
+    num_classes: int = 80,
+    *,
+    conventions: str | None = None,
+    levels: Sequence[str] | None = None,
+    frozen: int = 1,
+    backbone_args: dict[str, Any] | None = None,
+    dtype: Any = jnp.float32,
+    **fields: Any,
+) -> Detector:
+    """Make a detector.
+
+    Args:
+      name: "mask_rcnn_fpn" or "faster_rcnn_fpn", or one of `list_detectors()`.
+      backbone: name of a network, as for `create_model`; needed for the former.
+      num_classes: classes of objects, without the background.
+      conventions: "legacy", "center" or "torchvision"; default: the named detector's, else
+        "legacy".
+      levels: stages of the backbone that are levels, see `make_backbone`.
+      frozen: levels of the backbone that are frozen with all before them; 1: stem and first stage.
+      backbone_args: further arguments of the network.
+      dtype: dtype of the computation.
+      **fields: further fields of `Detector`; `sizes` may be a dictionary.
+
+    Raises:
+      UserError: for an unknown name or argument, or a backbone without fitting levels.
+    """
+    named = NAMED.get(name)
+    kind = named.kind if named else name
+    if kind not in KINDS:
+        raise unknown("detector", str(name), [*KINDS, *NAMED])
+    if backbone is None:
+        if named is None:
+            raise UserError(f"detector {name!r} needs the argument 'backbone', a network's name")
+        backbone = named.backbone
+    check_whole_number("num_classes", num_classes, 1)
+    if conventions is None:
+        conventions = named.conventions if named else "legacy"
+    record = choose("conventions", CONVENTIONS, conventions)
+    allowed = {*Detector.__dataclass_fields__} - {"parent", "name", "backbone", "masks"}
+    for field in fields:
+        if field not in allowed:
+            raise unknown(f"argument of detector {name!r}", field, allowed)
+    if "sizes" in fields:
+        fields["sizes"] = _sizes(fields["sizes"])
+    if fields.get("roi_method", METHODS[0]) not in METHODS:
+        raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
+    made = make_backbone(
+        backbone, endpoints=levels, frozen=frozen, dtype=dtype, **(backbone_args or {})
+    )
+    return Detector(made, num_classes, record, masks=KINDS[kind], dtype=dtype, **fields)
+
+
+def _sizes(given: Sizes | Mapping[str, Any]) -> Sizes:
+    """Return widths that are given by name."""
+    if isinstance(given, Sizes):
+        return given
+    for name in given:
+        if name not in Sizes._fields:
+            raise unknown("size of a detector", str(name), Sizes._fields)
+    return Sizes(**given)
+
+
+class DetectorInfo(NamedTuple):
+    """Facts about a detector that are known without running it.
+
+    Attributes:
+      name: its name.
+      params: scalars of all parameters.
+      trainable: scalars of the parameters that are not frozen; the number that papers print.
+      operations: operations for one image in mmdetection's convention, see `operations`.
+      parts: parameters and multiply-adds of each part.
+      paper: paper and table that have its row, or None.
+    """
+
+    name: str
+    params: int
+    trainable: int
+    operations: dict[str, int]
+    parts: dict[str, Count]
+    paper: str | None
+
+
+def detector_info(
+    name: str, /, *arguments: Any, image_size: tuple[int, int] = (1280, 800), **overrides: Any
+) -> DetectorInfo:
+    """Return facts about a detector without running it.
+
+    Args:
+      name: as for `create_detector`.
+      *arguments: as for `create_detector`.
+      image_size: (height, width) of the image that the operations are for.
+      **overrides: as for `create_detector`.
+
+    Raises:
+      UserError: as `create_detector`.
+    """
+    detector = create_detector(name, *arguments, **overrides)
+    params, trainable, operations, parts = count_detector(detector, image_size)
+    paper = NAMED[name].paper if name in NAMED else None
+    return DetectorInfo(name, params, trainable, operations, parts, paper)

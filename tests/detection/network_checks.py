@@ -1,0 +1,232 @@
+"""Checks of whole detectors against figures of torchvision's definition, in float64."""
+
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aggnets_jax.convert.detectors import _order as order_of
+from aggnets_jax.convert.detectors import _shapes, detector_from_torch, detector_names
+from aggnets_jax.detection import CONVENTIONS, create_detector, images, masks
+from aggnets_jax.detection.proposals import Limits
+from tests.detection.checks import close, same
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def weight(name, shape):
+    """Draw a weight as tests/golden/README.md says."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    if name.endswith("running_var"):
+        return 1 + 0.5 * random.rand(*shape)
+    if name.endswith("running_mean"):
+        return 0.1 * random.standard_normal(shape)
+    if name.endswith("bias"):
+        return 0.05 * random.standard_normal(shape)
+    if ".bn" in name or "downsample.1" in name:
+        return (0.2 if "bn3" in name else 1) * (1 + 0.1 * random.standard_normal(shape))
+    gains = {"cls_logits": 0.5, "bbox_pred": 0.1, "cls_score": 0.3, "mask_fcn_logits": 1}
+    gain = next((gain for part, gain in gains.items() if part in name), np.sqrt(2))
+    return gain / np.sqrt(np.prod(shape[1:])) * random.standard_normal(shape)
+
+
+def state_dict(detector):
+    shapes, weights = _shapes(detector), {}
+    for name, path in detector_names(detector).items():
+        order = order_of(path, len(shapes[path]), inverse=True)
+        weights[name] = weight(name, tuple(shapes[path][axis] for axis in order))
+    return weights
+
+
+MODULES = [
+    *(
+        "backbone",
+        "body",
+        "conv1",
+        "bn1",
+        "conv2",
+        "bn2",
+    ),
+    *(
+        "conv3",
+        "bn3",
+        "downsample",
+        "layer1",
+        "layer2",
+        "layer3",
+    ),
+    *(
+        "layer4",
+        "fpn",
+        "inner_blocks",
+        "layer_blocks",
+        "rpn",
+        "head",
+    ),
+    *(
+        "conv",
+        "cls_logits",
+        "cls_score",
+        "bbox_pred",
+        "roi_heads",
+        "box_head",
+    ),
+    *(
+        "fc6",
+        "fc7",
+        "box_predictor",
+        "mask_head",
+        "mask_predictor",
+        "conv5_mask",
+    ),
+    *(
+        "mask_fcn_logits",
+        "weight",
+        "bias",
+        "running_mean",
+        "running_var",
+    ),
+]
+
+
+KNOWN = {
+    *("batch", "image_sizes", "input_sum", "features", "objectness_sum", "deltas_abs_sum"),
+    *("proposals_count", "proposals", "roi_features_of_first_5", "class_logits"),
+    *("box_deltas_first_class", "detections"),
+}
+
+
+def place(name):
+    """Return a key by which names are in the order of torchvision's modules."""
+    return [int(p) if p.isdigit() else MODULES.index(p) for p in name.split(".")]
+
+
+def inputs(given, first):
+    """Return the padded images of a seed, and the sizes before and after resizing."""
+    before, after, scaled = [], [], []
+    sizes = re.findall(r"\((\d+),(\d+)\)", given["images"])
+    for i, size in enumerate(tuple(map(int, size)) for size in sizes):
+        image = np.random.RandomState(first + i).rand(3, *size).transpose(1, 2, 0)
+        new, _ = images.resized(
+            size, CONVENTIONS["torchvision"], long=given["max_size"], short=given["min_size"]
+        )
+        before.append(size)
+        after.append(new)
+        scaled.append(images.resize((image - MEAN) / STD, new))
+    batch = np.zeros((2, *images.padded(np.max(after, axis=0)), 3))
+    for image, (height, width), into in zip(scaled, after, batch, strict=True):
+        into[:height, :width] = image
+    return batch, before, after
+
+
+def check_torchvision(given, expected):
+    kind = "mask_rcnn_fpn" if given["model"].startswith("mask") else "faster_rcnn_fpn"
+    limits = Limits(given["rpn_pre_nms_top_n"], None, given["rpn_post_nms_top_n"])
+    detector = create_detector(
+        kind,
+        "resnet50",
+        given["num_classes"] - 1,
+        conventions="torchvision",
+        least_score=given["score_thresh"],
+        nms_threshold=given["nms"],
+        most=given["per_image"],
+        limits=(limits, limits),
+        dtype=jnp.float64,
+    )
+    weights = state_dict(detector)
+    assert len(weights) == given["names"]
+    lines = [f"{name} {weights[name].shape}" for name in sorted(weights, key=place)]
+    assert zlib.crc32("\n".join(lines).encode()) == given["names_crc"]
+    close(sum(np.abs(value).sum() for value in weights.values()), given["weights_abs_sum"])
+    variables = detector_from_torch(detector, weights, dtype=np.float64)
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == given["parameters"]
+
+    # One of the two files has the seeds from 100 on, the other from 110 on.
+    either = [inputs(given, first) for first in (100, 110)]
+    batch, before, after = min(
+        either, key=lambda each: abs(each[0].sum() - sum(expected["input_sum"]))
+    )
+    same([2, 3, *batch.shape[1:3]], expected["batch"])
+    same(after, expected["image_sizes"])
+    close(batch.sum(axis=(1, 2, 3)), expected["input_sum"])
+    assert expected.keys() <= KNOWN, "figures without a check"
+    found = jax.jit(lambda v, x, s: run(detector, v, x, s))(variables, batch, jnp.array(after))
+    check_intermediate(found, expected)
+    check_detections(found, expected["detections"], before, after)
+
+
+def run(detector, variables, batch, sizes):
+    """Return all that a golden file has figures of."""
+
+    def every(bound, batch, sizes):
+        maps = bound.features(batch)
+        logits, deltas = bound.propose_regions(maps)
+        proposals = bound.propose(batch.shape[1:3], logits, deltas, sizes, train=False)
+        first = proposals.boxes[:, :5]
+        return {
+            "features": maps,
+            "logits": logits,
+            "deltas": deltas,
+            "proposals": proposals,
+            "roi_features": bound.roi_features(maps, first, 7),
+            "boxes": bound.predict_boxes(maps, first),
+            "detections": bound(batch, sizes),
+        }
+
+    return detector.apply(variables, batch, sizes, method=every)
+
+
+def check_intermediate(found, expected):
+    for features, wanted in zip(found["features"], expected["features"].values(), strict=True):
+        batch, height, width, channels = features.shape
+        same([batch, channels, height, width], wanted["shape"])
+        close(features.sum(axis=(1, 2, 3)), wanted["sum"])
+        close(jnp.abs(features).mean(axis=(1, 2, 3)), wanted["abs_mean"])
+        close(features[0, 0, 0, :4], wanted["corner"])
+    close([each.sum() for each in found["logits"]], expected["objectness_sum"])
+    close([jnp.abs(each).sum() for each in found["deltas"]], expected["deltas_abs_sum"])
+    proposals = found["proposals"]
+    same(proposals.valid.sum(axis=1), expected["proposals_count"])
+    close(proposals.boxes[:, :10], expected["proposals"])
+    close(found["roi_features"].sum(axis=(1, 2, 3)), expected["roi_features_of_first_5"])
+    logits, deltas = found["boxes"]
+    close(logits.reshape(10, -1), expected["class_logits"])
+    close(deltas[:, :, 1].reshape(10, 4), expected["box_deltas_first_class"])
+
+
+def check_detections(found, expected, before, after):
+    detections, probabilities = found["detections"]
+    for i, wanted in enumerate(expected):
+        number = int(detections.valid[i].sum())
+        scale = np.tile(np.divide(before[i], after[i])[::-1], 2)
+        boxes = np.asarray(detections.boxes[i, :number]) * scale
+        close(boxes, wanted["boxes"])
+        close(detections.scores[i, :number], wanted["scores"])
+        same(detections.labels[i, :number] + 1, wanted["labels"])
+        if probabilities is not None:
+            pasted = masks.paste_masks(
+                np.asarray(probabilities[i, :number]), boxes, before[i], CONVENTIONS["torchvision"]
+            )
+            check_pasted(pasted, wanted)
+
+
+def check_pasted(pasted, wanted):
+    """Compare pasted masks with figures; the names of these say what they are."""
+    binary = masks.binary_masks(pasted, CONVENTIONS["torchvision"])
+    compared = 0
+    for name, value in wanted.items():
+        if "mask" not in name:
+            continue
+        if "shape" in name:
+            same(pasted.shape, np.delete(value, 1) if len(value) == 4 else value)
+        elif np.ndim(value) == 1 and not isinstance(value[0], str):
+            whole = "area" in name or all(isinstance(each, int) for each in value)
+            close((binary if whole else pasted).sum(axis=(1, 2)), value)
+        elif isinstance(value[0][0], str):
+            same([["".join(map(str, row)) for row in each.astype(int)] for each in binary], value)
+        else:
+            close(pasted[: len(value)], value)
+        compared += 1
+    assert compared

@@ -1,0 +1,61 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given
+
+from aggnets_jax.detection.masks import binary_masks, mask_targets, paste_masks
+from tests.detection.scenes import RECORDS, SEEDS, boxes, few
+
+
+@given(SEEDS)
+@few
+def test_a_full_mask_has_full_targets_and_an_empty_one_empty_targets(seed):
+    full = jnp.ones((1, 60, 80))
+    # Within the image, so that no sample is beyond its border.
+    rois, index = jnp.asarray(np.floor(boxes(seed, 5))), jnp.zeros(5, jnp.int32)
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            targets = mask_targets(full, rois, index, 7, conventions)
+            np.testing.assert_allclose(targets, 1, atol=1e-6)
+            assert (mask_targets(0 * full, rois, index, 7, conventions) == 0).all()
+
+
+@given(SEEDS)
+@few
+def test_a_target_of_a_whole_crop_is_the_crop(seed):
+    random = np.random.default_rng(seed)
+    masks = random.integers(0, 2, (2, 20, 24))
+    roi = np.array([[3.0, 5, 10, 12]])  # 8x8 pixels with the last, 7x7 without
+    for conventions in RECORDS:
+        side = int(7 + conventions.extent)
+        targets = mask_targets(
+            jnp.asarray(masks), jnp.asarray(roi), jnp.array([1]), side, conventions
+        )
+        if conventions.mask_target != "soft":  # which samples between pixels
+            np.testing.assert_array_equal(targets[0], masks[1, 5 : 5 + side, 3 : 3 + side])
+
+
+@given(SEEDS)
+@few
+def test_pasted_masks_stay_in_their_boxes_and_fill_them(seed):
+    objects = np.round(boxes(seed, 4))
+    for conventions in RECORDS:
+        pasted = paste_masks(np.ones((4, 7, 7)), objects, (60, 80), conventions)
+        assert pasted.min() >= 0
+        assert pasted.max() <= 1 + 1e-9
+        binary = binary_masks(pasted, conventions)
+        for mask, (x1, y1, x2, y2) in zip(binary, objects.astype(int), strict=True):
+            inner = mask[y1 + 1 : y2 - 1, x1 + 1 : x2 - 1]
+            assert inner.all()
+            mask[max(y1 - 2, 0) : y2 + 3, max(x1 - 2, 0) : x2 + 3] = False
+            assert not mask.any()
+
+
+def test_boxes_beyond_the_image_and_without_a_side_can_be_pasted():
+    objects = np.array([[-5.0, -5, 5, 5], [70, 50, 95, 75], [200, 200, 300, 300], [9, 9, 9, 9]])
+    for conventions in RECORDS:
+        pasted = paste_masks(np.ones((4, 7, 7)), objects, (60, 80), conventions)
+        assert np.isfinite(pasted).all()
+        assert pasted[0].any()
+        assert pasted[1].any()
+        assert not pasted[2].any()
