@@ -97,7 +97,7 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
             [*DIGITS, "--checkpoint=best"],
             "not for aggnets train",
         ),
-        (["--workdir=W", "evl"], "unknown command 'evl'"),
+        (["--workdir=W", "--mode=evl"], "unknown command 'evl'"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, capsys, monkeypatch):
@@ -114,7 +114,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
     ("old", "new"),
     [
         (["--workdir=W", "--config=a.py"], ["train", "--workdir=W", "--config=a.py"]),
-        (["eval", "--workdir=W", "--watch"], ["eval", "--workdir=W", "--watch"]),
+        (["--mode=eval", "--workdir=W", "--watch"], ["eval", "--workdir=W", "--watch"]),
         (["--workdir=W", "--mode", "report", "--html"], ["report", "--workdir=W", "--html"]),
     ],
 )
