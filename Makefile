@@ -41,7 +41,7 @@ test: setup
 # Deep networks, and those with many parts, against their references. Tests of several processes
 # take the whole machine, so they run one after the other.
 ALONE := tests/test_determinism.py tests/runtime/test_distributed.py \
-	tests/runtime/test_preemption.py tests/launch tests/commands/test_sweep.py
+	tests/runtime/test_preemption.py tests/launch
 test-slow: test-alone
 	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE))
 
