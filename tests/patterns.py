@@ -14,6 +14,7 @@ ARGUMENTS = {
     "dense": st.just({}),
     "sparse": st.fixed_dictionaries({"base": st.integers(2, 9)}),
     "log_dense": st.fixed_dictionaries({"base": st.floats(1.1, 9)}),
+    "log_dense_v2": st.fixed_dictionaries({"stages": st.integers(1, 4)}),
     "windowed": st.fixed_dictionaries({"window": st.integers(1, 70)}),
     "fractal": st.just({}),
     "harmonic": st.just({}),

@@ -83,7 +83,7 @@ class Classification(Task):
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = training_losses(name, endpoints, examples.targets)
+            losses = training_losses(name, logits, endpoints, examples.targets)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),

@@ -67,12 +67,14 @@ def squared_hinge(logits: jax.Array, targets: jax.Array) -> jax.Array:
 LOSSES = {"cross_entropy": cross_entropy, "squared_hinge": squared_hinge}
 
 
-def training_losses(name: str, endpoints: Mapping[str, jax.Array], targets: jax.Array) -> jax.Array:
-    """Return the loss of each example with those of auxiliary classifiers, from the endpoints."""
+def training_losses(
+    name: str, logits: jax.Array, endpoints: Mapping[str, jax.Array], targets: jax.Array
+) -> jax.Array:
+    """Return the loss of each example with those of the auxiliary classifiers among endpoints."""
     loss = LOSSES[name]
-    losses = loss(endpoints["logits"], targets)
-    for endpoint, logits in endpoints.items():
+    losses = loss(logits, targets)
+    for endpoint, auxiliary in endpoints.items():
         if endpoint.startswith("auxiliary") and endpoint != "auxiliary_weight":
             weight = endpoints["auxiliary_weight"].astype(losses.dtype)
-            losses += weight * loss(logits, targets).astype(losses.dtype)
+            losses += weight * loss(auxiliary, targets).astype(losses.dtype)
     return losses

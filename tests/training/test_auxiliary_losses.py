@@ -42,7 +42,9 @@ def test_companions_add_their_squared_hinge_by_weight_and_strength():
     expected = squared_hinge(endpoints["logits"], LABELS) + 0.05 * sum(
         squared_hinge(endpoints[f"auxiliary{i}"], LABELS) for i in (1, 2, 3)
     )
-    np.testing.assert_allclose(training_losses(model.loss, endpoints, LABELS), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        training_losses(model.loss, endpoints["logits"], endpoints, LABELS), expected, rtol=1e-5
+    )
 
 
 def test_auxiliary_heads_of_googlenet_add_their_cross_entropy():
@@ -53,5 +55,7 @@ def test_auxiliary_heads_of_googlenet_add_their_cross_entropy():
         entropy(endpoints[f"auxiliary{i}"], LABELS) for i in (1, 2)
     )
     np.testing.assert_allclose(
-        training_losses("cross_entropy", endpoints, LABELS), expected, rtol=1e-5
+        training_losses("cross_entropy", endpoints["logits"], endpoints, LABELS),
+        expected,
+        rtol=1e-5,
     )
