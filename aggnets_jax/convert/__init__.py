@@ -61,7 +61,7 @@ def from_torch(
     model, expected = _network(name, num_classes, input_shape, overrides)
     names = _best_names(model, name, expected, state_dict)
     counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
-    unused = re.compile(UNUSED.get(type(model), "$^"))
+    unused = re.compile(UNUSED.get(type(model), "(?!)"))
     for key in state_dict:
         if key not in names and key not in counters and not unused.fullmatch(str(key)):
             raise unknown(f"weight of {name!r}", str(key), names)
