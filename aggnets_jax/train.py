@@ -74,7 +74,8 @@ def train_and_evaluate(
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        # A process that ends alone would be lost for the others.
+        stop = stack.enter_context(StopRequest(listen=jax.process_count() > 1))
 
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
         config = config_lib.resolve(config)
@@ -187,6 +188,7 @@ def train_and_evaluate(
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stop.listen()  # until here there was nothing to save
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)
