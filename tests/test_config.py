@@ -279,6 +279,17 @@ def test_either_length_unsets_the_other():
     assert config_lib.total_steps(config, num_train=50_000) == 300 * 50_000 // 64
 
 
+def test_epochs_of_no_step_are_refused():
+    config = config_lib.resolve({"total_epochs": 2, "batch_size": 64})
+    assert config_lib.total_steps(config, num_train=17) == 1
+    with pytest.raises(UserError) as error:
+        config_lib.total_steps(config, num_train=15)
+    assert str(error.value) == (
+        "config.total_epochs 2 is no step: 15 images are 0.234 batches of 64; set"
+        " config.total_steps, a smaller config.batch_size, or at least 4.27 epochs"
+    )
+
+
 def test_two_lengths_are_refused():
     with pytest.raises(UserError, match="set one of"):
         config_lib.resolve({"total_epochs": 3, "total_steps": 64_000})

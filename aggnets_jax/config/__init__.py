@@ -22,6 +22,9 @@ CHANGEABLE = (
     *("paper.error", "paper.error_top5", "paper.remark", "paper.source"),
 )
 
+# Fields that an evaluation may change, since they change no result but by rounding.
+OF_EVALUATION = ("data.data_dir", "data.resident", "eval_batch_size")
+
 # Bounds of numbers: the lower one is allowed, the upper one is not.
 _RANGES = {
     (1, 2**31, "at least 1 and below 2**31"): (
@@ -102,10 +105,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     missing: list[str] = []
     before = _merged(given, changes, missing).model.copy_and_resolve_references()
     for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"override {override!r} must have the form --config.field=value")
-        value = parse(default_config(), name, text)
+        name, value = _parsed(override)
         changes.pop(name, None)  # the last one counts
         changes[name] = value
         _change(given, name, value)
@@ -120,6 +120,31 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         )
     check(config)
     return config
+
+
+def override_evaluation(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Apply overrides to the config of a run that is evaluated.
+
+    Raises:
+      UserError: for a field that is not one of `OF_EVALUATION`, or ill-typed.
+    """
+    for override in overrides:
+        name, value = _parsed(override)
+        if name not in OF_EVALUATION:
+            raise UserError(
+                f"an evaluation has the run's config.{name}; it may change"
+                f" {', '.join(OF_EVALUATION)}"
+            )
+        set_field(config, name, value)
+    check(config)
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """Return the field and the value of an override such as "lr=0.2"."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r} must have the form --config.field=value")
+    return name, parse(default_config(), name, text)
 
 
 def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
@@ -203,10 +228,21 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
-    """Return the number of updates in a run on `num_train` training examples, at least 1."""
+    """Return the number of updates in a run on `num_train` training examples.
+
+    Raises:
+      UserError: if the epochs of the config are less than half a step.
+    """
     if config.total_steps is not None:
         return config.total_steps
-    return max(1, round(config.total_epochs * num_train / config.batch_size))
+    if steps := round(config.total_epochs * num_train / config.batch_size):
+        return steps
+    raise UserError(
+        f"config.total_epochs {config.total_epochs:g} is no step: {num_train} images are"
+        f" {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
+        " config.total_steps, a smaller config.batch_size, or at least"
+        f" {config.batch_size / max(1, num_train):.3g} epochs"
+    )
 
 
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
