@@ -88,6 +88,8 @@ def exit_code(program: Callable[[], int | None]) -> int:
     # Orbax and TFDS print errors that they then raise or handle.
     absl.logging.set_verbosity(absl.logging.FATAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # It warns of each font that its styles name and the machine lacks.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     sys.unraisablehook = _report_unraisable
     # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from aggnets_jax.config.known_data import known_data, num_train
 from aggnets_jax.data import as_they_are, describe
-from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
 from aggnets_jax.layers.convolution import native
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.setup import DataSizes, set_up
@@ -61,6 +62,7 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
             **dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32)),
         }.items()
     }
+    note(f"compiling for {mesh.size} simulated devices")
     with native():
         compiled = (
             jax.jit(

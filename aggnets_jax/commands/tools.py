@@ -75,7 +75,12 @@ def results(flags: argparse.Namespace) -> None:
     "experiments",
     flag("--results", "folder of CSV files of runs; default results"),
     flag("--family", "folder of configs to list; default all"),
-    flag("--format", "default table", choices=("table", "csv", "markdown"), default="table"),
+    flag(
+        "--format",
+        "default table; sizes: those of the networks, counted anew",
+        choices=("table", "csv", "markdown", "sizes"),
+        default="table",
+    ),
 )
 def experiments(flags: argparse.Namespace) -> None:
     """List the experiments: what they reproduce, what they cost, and our results.

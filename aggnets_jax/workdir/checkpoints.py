@@ -16,6 +16,7 @@ Orbax gives a checkpoint its name when all of it is written.
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,9 +31,15 @@ from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.names import check_name
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
+
+# How TensorStore's errors begin when the storage has not given what was asked of it.
+_REFUSED = re.compile(
+    r"\b(DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE)\b"
+)
 
 _DATASET = {
     "name": str,
@@ -53,6 +60,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str | Path) -> None:
         self._workdir = Path(workdir).expanduser().absolute()
+        check_name(self._workdir, writes=False)
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
@@ -123,6 +131,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Raises:
           Damaged: if an item can't be read, or is not what was saved.
+          OtherArrays: if an item is what was saved, and not what `arrays` describes.
         """
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)
@@ -131,7 +140,12 @@ class Checkpoints(contextlib.AbstractContextManager):
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
             for item, target in arrays.items():
-                check_arrays(path, item, saved[item], target)
+                if reason := difference(item, saved[item], target):
+                    found = manager.restore(
+                        step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()})
+                    )
+                    whole = array_checksums(found[item]) == saved[item]
+                    raise (OtherArrays if whole else Damaged)(path, reason)
             if arrays:
                 array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
                 items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
@@ -142,13 +156,17 @@ class Checkpoints(contextlib.AbstractContextManager):
                 for name, found in array_checksums(items[item]).items():
                     if found != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
-        except Damaged:
+        except (Damaged, OtherArrays):
             raise
         except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
             raise Damaged(path, one_line(error)) from error
+        except PermissionError as error:
+            raise UserError(f"{path} may not be read: {one_line(error)}") from error
         except (MemoryError, OSError) as error:  # not the checkpoint's fault
             raise UserError(f"{path} can't be read: {one_line(error)}") from error
         except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
+            if _REFUSED.search(str(error)):
+                raise UserError(f"{path} can't be read: {one_line(error)}") from error
             raise Damaged(path, f"it can't be read: {one_line(error)}") from error
         return items
 
@@ -165,8 +183,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
         try:
             info = DatasetInfo(**{**saved, **{name: tuple(saved[name]) for name in lists}})
-        except TypeError as error:
-            raise Damaged(path, one_line(error)) from error
+        except TypeError as error:  # its checksum is right
+            raise UserError(f"{path} is of another version: {one_line(error)}") from error
         if len(info.class_names) != info.num_classes or len(info.image_shape) != 3:
             raise Damaged(path, "its data set contradicts itself")
         return info
@@ -210,8 +228,8 @@ def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
-def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
-    """Raise `OtherArrays` if names, dtypes or shapes of an item differ from its checksums."""
+def difference(item: str, saved: Mapping[str, Any], target: Any) -> str | None:
+    """Return how names, dtypes or shapes of an item differ from its checksums; None if not."""
     there = {name: checksum[:2] for name, checksum in saved.items()}
     wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}
     for name in sorted(wanted.keys() | there.keys()):
@@ -220,7 +238,8 @@ def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -
                 f"{kinds[name][0]} {kinds[name][1]}" if name in kinds else "nothing"
                 for kinds in (there, wanted)
             )
-            raise OtherArrays(path, f"{item}/{name} is {was} there, and must be {now}")
+            return f"{item}/{name} is {was} there, and must be {now}"
+    return None
 
 
 def json_checksum(value: Any) -> str:

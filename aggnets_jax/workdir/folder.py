@@ -1,6 +1,9 @@
 """The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
+import errno
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import _partial, check_fields, explained, local_path, read_json
 from aggnets_jax.runtime.interrupts import cleaning_up
+from aggnets_jax.workdir.names import check_name
 
 try:
     import fcntl
@@ -35,6 +39,44 @@ _FIELDS_OF_SUMMARY = {
 }
 
 
+def check_new_or_same(
+    workdir: str | Path,
+    config: Mapping[str, Any] | None = None,
+    *,
+    allow_config_change: bool = False,
+) -> None:
+    """Check that a run can use a workdir, before anything slow is imported; write nothing.
+
+    The config is resolved, as JSON data; None if it is not known yet.
+
+    Raises:
+      UserError: as `open_workdir`.
+    """
+    if "://" in str(workdir):
+        return
+    with explained(f"workdir {workdir} can't be used"):
+        path = local_path(workdir)
+        check_name(path, writes=True)
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if there != path.absolute():
+            with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
+                pass
+        _check_same_run(path, config, allow_config_change)
+
+
+def check_there(workdir: str | Path) -> None:
+    """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
+    if "://" not in str(workdir):
+        path = local_path(workdir)
+        check_name(path, writes=False)
+        if not path.is_dir():
+            raise UserError(f"there is no workdir {path.absolute()}")
+
+
 @contextlib.contextmanager
 def open_workdir(
     workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
@@ -53,6 +95,7 @@ def open_workdir(
         raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
     with explained(f"workdir {workdir} can't be used"):
         path = local_path(workdir)
+        check_name(path, writes=True)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
@@ -104,13 +147,17 @@ def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
     )
 
 
-def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
+def _check_same_run(
+    path: Path, config: Mapping[str, Any] | None, allow_config_change: bool
+) -> None:
     # Files of a process that was killed before it had written the config do not count.
     own = {LOCK, _partial(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
+    if config is None:
+        return
     changes = config_lib.differences(read_json(path / CONFIG), config)
     if changes and not allow_config_change:
         raise config_change_error(path, changes)
