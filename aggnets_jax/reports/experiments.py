@@ -78,11 +78,11 @@ def size(config: ml_collections.ConfigDict) -> Size:
     Raises:
       UserError: for an unknown network or data set.
     """
-    network = _network(config)
-    return _table().get(network) or counted(network)
+    network = network_of(config)
+    return kept_sizes().get(network) or counted(network)
 
 
-def _network(config: ml_collections.ConfigDict) -> Network:
+def network_of(config: ml_collections.ConfigDict) -> Network:
     """Return the network of a config."""
     data = known_data(config)
     arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
@@ -91,7 +91,7 @@ def _network(config: ml_collections.ConfigDict) -> Network:
 
 
 @functools.cache
-def _table() -> dict[Network, Size]:
+def kept_sizes() -> dict[Network, Size]:
     """Return the sizes of `sizes.csv`, by network."""
     lines = importlib.resources.files(__package__).joinpath(SIZES).read_text().splitlines()
     table = {}
@@ -104,7 +104,7 @@ def _table() -> dict[Network, Size]:
 
 def sizes_text() -> str:
     """Count the networks of all experiments anew, and return them as the text of `sizes.csv`."""
-    networks = sorted({_network(experiment.config) for experiment in list_experiments()})
+    networks = sorted({network_of(experiment.config) for experiment in list_experiments()})
     return csv_text(
         [
             {

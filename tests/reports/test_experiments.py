@@ -48,6 +48,17 @@ def test_sizes_of_splits_are_those_of_the_data(split, data_dir):
     assert experiments.num_train(config) == data.describe(config.data).num_train
 
 
+def test_the_sizes_that_come_with_the_package_are_those_of_all_experiments():
+    networks = {experiments.network_of(each.config) for each in experiments.list_experiments()}
+    assert {*experiments.kept_sizes()} == networks, "aggnets experiments --format=sizes makes them"
+
+
+@pytest.mark.slow
+def test_the_sizes_that_come_with_the_package_are_what_counting_gives():
+    for network, size in experiments.kept_sizes().items():
+        assert experiments.counted(network) == size, network
+
+
 def test_cost_is_three_times_the_network_for_each_image():
     macs = model_info("sparsenet_bc100_k24", num_classes=100).macs
     # 300 epochs of 50,000 images are 234,375 batches of 64.
