@@ -165,8 +165,9 @@ class Checkpoints(contextlib.AbstractContextManager):
         except (MemoryError, OSError) as error:  # not the checkpoint's fault
             raise UserError(f"{path} can't be read: {one_line(error)}") from error
         except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
-            if _REFUSED.search(str(error)):
-                raise UserError(f"{path} can't be read: {one_line(error)}") from error
+            if refused := _REFUSED.search(str(error)):
+                how = "may not" if refused[0] == "PERMISSION_DENIED" else "can't"
+                raise UserError(f"{path} {how} be read: {one_line(error)}") from error
             raise Damaged(path, f"it can't be read: {one_line(error)}") from error
         return items
 

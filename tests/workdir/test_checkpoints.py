@@ -232,12 +232,21 @@ def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved
     assert restore(tmp_path)[0].updates == 3
 
 
-def test_storage_that_can_not_be_read_is_no_damage(copy, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "can't be read: .*Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "d/1"), "may not be read: .*d/1"),
+        (ValueError("PERMISSION_DENIED: Error opening d/1"), "may not be read: PERMISSION_DENIED"),
+        (ValueError("UNAVAILABLE: no answer"), "can't be read: UNAVAILABLE: no answer"),
+    ],
+)
+def test_storage_that_can_not_be_read_is_no_damage(error, message, copy, monkeypatch):
     def fail(*args, **kwargs):
-        raise OSError(errno.EIO, "Input/output error")
+        raise error
 
     monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
-    with pytest.raises(UserError, match=r"checkpoints/2 can't be read: .*Input/output error"):
+    with pytest.raises(UserError, match=rf"checkpoints/2 {message}"):
         restore(copy)
     assert not (copy / "damaged").exists()
 
