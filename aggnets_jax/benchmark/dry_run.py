@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from aggnets_jax.config.known_data import known_data, num_train
+from aggnets_jax.config_fields.known_data import known_data, num_train
 from aggnets_jax.data import as_they_are, describe
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
