@@ -25,7 +25,7 @@ MISTAKES = {
     "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
     "compare": ("W", "the following arguments are required: --against"),
     "results": ("W --output=table.csv", "makes two files: give it without .csv"),
-    "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, table"),
+    "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, sizes, table"),
     "convert": ("--workdir=W", "needs one of --from_torch=FILE and --to_torch=FILE"),
     "models": ("sparsnet_bc100_k24", "unknown model 'sparsnet_bc100_k24'; nearest: sparsenet_bc"),
     "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
