@@ -91,4 +91,7 @@ def _pieces(builder: tfds.folder_dataset.ImageFolder, split: str) -> list:
     """Return the parts of a split, each with `splitname`, `from_` and `to`."""
     import tensorflow_datasets as tfds
 
-    return tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    splits = builder.info.splits
+    # A folder may have any name, also one that is no expression of splits.
+    parse = tfds.core.ReadInstruction if split in splits else tfds.core.ReadInstruction.from_spec
+    return parse(split).to_absolute(splits)

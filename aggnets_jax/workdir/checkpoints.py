@@ -14,6 +14,7 @@ Orbax gives a checkpoint its name when all of it is written.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -31,7 +32,7 @@ from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
-from aggnets_jax.workdir.names import check_name
+from aggnets_jax.workdir.names import plain_path
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
@@ -60,7 +61,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def __init__(self, workdir: str | Path) -> None:
         self._workdir = Path(workdir).expanduser().absolute()
-        check_name(self._workdir, writes=False)
+        self._links = contextlib.ExitStack()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
@@ -70,14 +71,19 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             self._forget(folder)
+        self._links.close()
 
     def _options(self, folder: str) -> dict[str, Any]:
         return {"read_only": True}
 
+    @functools.cached_property
+    def _plain_workdir(self) -> Path:
+        return plain_path(self._workdir, self._links)
+
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
             self._managers[folder] = ocp.CheckpointManager(
-                self._workdir / folder,
+                self._plain_workdir / folder,
                 options=ocp.CheckpointManagerOptions(
                     # The metadata of a damaged checkpoint would be an error before any is read.
                     lightweight_initialize=True,

@@ -12,7 +12,6 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import _partial, check_fields, explained, local_path, read_json
 from aggnets_jax.runtime.interrupts import cleaning_up
-from aggnets_jax.workdir.names import check_name
 
 try:
     import fcntl
@@ -56,7 +55,6 @@ def check_new_or_same(
         return
     with explained(f"workdir {workdir} can't be used"):
         path = local_path(workdir)
-        check_name(path, writes=True)
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
@@ -72,7 +70,6 @@ def check_there(workdir: str | Path) -> None:
     """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
     if "://" not in str(workdir):
         path = local_path(workdir)
-        check_name(path, writes=False)
         if not path.is_dir():
             raise UserError(f"there is no workdir {path.absolute()}")
 
@@ -95,7 +92,6 @@ def open_workdir(
         raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
     with explained(f"workdir {workdir} can't be used"):
         path = local_path(workdir)
-        check_name(path, writes=True)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
