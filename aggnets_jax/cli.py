@@ -10,6 +10,7 @@ from typing import Any
 
 import absl.logging
 
+from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
 
 
@@ -84,7 +85,10 @@ def exit_code(program: Callable[[], int | None]) -> int:
     except (UserError, Diverged, LostProcess, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a disk that is full, read-only or gone
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
 

@@ -5,7 +5,6 @@ import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,6 +14,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
+from aggnets_jax.files import PathLike
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import (
@@ -39,7 +39,7 @@ class RunCheckpoints(Checkpoints):
     """
 
     def __init__(
-        self, workdir: str | Path, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
+        self, workdir: PathLike, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
     ) -> None:
         super().__init__(workdir)
         self._config = config

@@ -17,7 +17,6 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,9 +24,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from aggnets_jax.buckets import is_url
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
 
@@ -51,8 +51,9 @@ _DATASET = {
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
-    def __init__(self, workdir: str | Path) -> None:
-        self._workdir = Path(workdir).expanduser().absolute()
+    def __init__(self, workdir: PathLike) -> None:
+        path = any_path(workdir)
+        self._workdir = path if is_url(path) else path.absolute()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
@@ -210,7 +211,7 @@ def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
-def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
+def check_arrays(path: AnyPath, item: str, saved: Mapping[str, Any], target: Any) -> None:
     """Raise `OtherArrays` if names, dtypes or shapes of an item differ from its checksums."""
     there = {name: checksum[:2] for name, checksum in saved.items()}
     wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}
