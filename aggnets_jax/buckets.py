@@ -18,7 +18,7 @@ from etils import epath
 from aggnets_jax.errors import UserError, one_line, unknown
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-_LOGINS = {
+_CREDENTIALS = {
     "gs": "gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS=FILE",
     "s3": "aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
@@ -68,6 +68,11 @@ def bucket_path(url: str) -> epath.Path:
     bucket = place.partition("/")[0]
     if not bucket:
         raise UserError(f"{url} names no bucket; a path is {scheme}://BUCKET/FOLDER")
+    if scheme == "s3":
+        from s3fs.core import set_custom_error_handler
+
+        # Servers other than Amazon's answer 429 to too many requests.
+        set_custom_error_handler(lambda error: "(429)" in str(error))
     _check_access(f"{scheme}://{bucket}")
     return epath.Path(url.rstrip("/"))
 
@@ -88,7 +93,9 @@ def _check_access(bucket: str) -> None:
         reason = denial(error)
         if reason is None:
             raise as_os_error(error, bucket) from error
-        told = f"bucket {bucket} can't be read: {reason}; log in: {_LOGINS[scheme]}"
+        told = (
+            f"bucket {bucket} can't be read: {reason}; credentials come from {_CREDENTIALS[scheme]}"
+        )
         raise UserError(told) from error
 
 

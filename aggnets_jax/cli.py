@@ -71,9 +71,10 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code, or that of the error that it reports on stderr."""
-    # Orbax and TFDS print errors that they then raise or handle.
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # These print errors that they then raise or handle.
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, TFDS
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
     # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+import aggnets_jax.buckets  # noqa: F401  before the clients, which it sets up
+
 NAME = "aggnets-tests"
 """The bucket that is there."""
 
