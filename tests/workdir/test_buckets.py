@@ -82,7 +82,8 @@ def test_every_command(place, data_dir, tmp_path, capsys):
     train, first = ["train", f"--config={file}"], f"--workdir={place}/a"
     for words in (
         [*train, first],
-        [*train, f"--workdir={place}/b", "--config.model.topology=dense"],
+        [*train, f"--workdir={place}/b", "--config.num_seeds=2"],
+        [*train, f"--workdir={place}/d", "--config.num_seeds=2", "--config.model.topology=dense"],
         [*train, f"--workdir={place}/started", f"--config.init_from={place}/a"],
         ["eval", first],
         ["predict", first, f"--images={tmp_path / '0.png'}", f"--output={place}/predictions.csv"],
@@ -92,7 +93,7 @@ def test_every_command(place, data_dir, tmp_path, capsys):
         ["analyse", "weights", first],
         ["report", first, "--html"],
         ["results", f"{place}/a", f"{place}/b", f"--output={place}/tables/results"],
-        ["compare", f"{place}/b", "--against", f"{place}/a", f"--output={place}/tables/compared"],
+        ["compare", f"{place}/d", "--against", f"{place}/b", f"--output={place}/tables/compared"],
         ["convert", first, f"--to_torch={place}/weights.safetensors"],
         [
             *("convert", f"--config={file}", f"--workdir={place}/c"),
