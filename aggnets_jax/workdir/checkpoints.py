@@ -39,8 +39,7 @@ JSON_ITEMS = ("config", "dataset", "progress")
 
 # How TensorStore's errors begin when a bucket has not given what was asked of it.
 _REFUSED = re.compile(
-    r"\b(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|PERMISSION_DENIED|RESOURCE_EXHAUSTED"
-    r"|UNAUTHENTICATED|UNAVAILABLE)\b"
+    r"\b(DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE)\b"
 )
 
 _DATASET = {

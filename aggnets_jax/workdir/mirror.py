@@ -71,7 +71,8 @@ class Mirror:
     def _names(self, below: str) -> list[str]:
         """Return the names of the objects in a folder of the workdir, relative to it."""
         place = f"{self._workdir}/{below}"
-        start = len(self._client._strip_protocol(place)) + 1
+        # The client's names have no scheme.
+        start = len(place.partition("://")[2]) + 1
         return [name[start:] for name in self._client.find(place)]
 
     def _committed(self, series: str) -> set[str]:

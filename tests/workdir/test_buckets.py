@@ -8,6 +8,7 @@ import sys
 import time
 
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
@@ -72,6 +73,22 @@ def test_a_damaged_checkpoint_is_set_aside(place, data_dir, finished_run, capsys
     assert capsys.readouterr().err.startswith(damage)
     assert any(n.startswith("checkpoints-12/") for n in buckets.objects(f"{place}/damaged"))
     assert_as_on_a_disk(place, finished_run)
+
+
+def test_a_bucket_that_does_not_answer_is_no_damage(place, data_dir, monkeypatch, capsys):
+    config = runs.tiny_config(data_dir, total_steps=2)
+    train_and_evaluate(config, place)
+    before = {name for name in buckets.objects(place) if not name.startswith(".lease")}
+
+    def restore(self, *_, **__):
+        raise ValueError("UNAVAILABLE: Error reading object: HTTP response code: 503")
+
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", restore)
+    with pytest.raises(OSError, match=r"checkpoints/2: it can't be read: UNAVAILABLE"):
+        train_and_evaluate(config, place)
+    assert {name for name in buckets.objects(place) if not name.startswith(".lease")} == before
+    assert main(["eval", f"--workdir={place}"]) == 74
+    assert capsys.readouterr().err.startswith(f"error: {place}/checkpoints/2: it can't be read")
 
 
 @pytest.mark.slow
