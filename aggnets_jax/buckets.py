@@ -23,7 +23,10 @@ _CREDENTIALS = {
     "s3": "aws configure, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
 }
 # The packages whose exceptions mean that a request has failed.
-_CLIENTS = {"aiobotocore", "aiohttp", "botocore", "gcsfs", "google", "requests", "s3fs"}
+_CLIENTS = (
+    *("aiobotocore.", "aiohttp.", "botocore.", "gcsfs.", "google.api_core.", "google.auth."),
+    *("requests.", "s3fs."),
+)
 
 if importlib.util.find_spec("gcsfs"):
     # Otherwise etils takes TensorFlow's file system, which has no conditional writes.
@@ -79,11 +82,12 @@ def bucket_path(url: str) -> epath.Path:
 
 @functools.cache
 def _check_access(bucket: str) -> None:
-    """List one object of a bucket; raise as `bucket_path` does."""
+    """Ask for what each command needs of a bucket; raise as `bucket_path` does."""
     scheme, _, name = bucket.partition("://")
     client = file_system(epath.Path(bucket))
     try:
         if scheme == "gs":
+            client.call("GET", "b/{}", name, json_out=True)  # for Orbax
             client.call("GET", "b/{}/o", name, maxResults=1, json_out=True)
         else:
             client.call_s3("list_objects_v2", Bucket=name, MaxKeys=1)
@@ -109,7 +113,7 @@ def denial(error: BaseException) -> str | None:
 
 def is_storage_error(error: BaseException) -> bool:
     """Return whether an error is the storage's: the operating system's, or a bucket client's."""
-    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
+    return isinstance(error, OSError) or type(error).__module__.startswith(_CLIENTS)
 
 
 def as_os_error(error: BaseException, place: object) -> BaseException:

@@ -56,6 +56,16 @@ def test_a_bucket_that_may_not_be_read(server, capsys):
     assert "credentials come from " in said and said.count("\n") == 1
 
 
+def test_a_gs_bucket_whose_metadata_may_not_be_read(gs_server, capsys):
+    """Orbax asks for it, and `roles/storage.objectUser` does not allow it."""
+    gs_server.behave()
+    gs_server.refuse = lambda path: None if "/o" in path else 403
+    assert main(["results", f"{gs_server.bucket}/run", "--output=x"]) == 2
+    gs_server.behave()
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: bucket {gs_server.bucket} can't be read: Forbidden: b/aggnets")
+
+
 def test_gs_without_credentials(gs_server, capsys):
     gs_server.behave()
     gs_server.refuse = lambda path: 401
