@@ -10,6 +10,7 @@ from typing import Any
 
 import absl.logging
 
+from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
 
 
@@ -70,9 +71,10 @@ class Parser(argparse.ArgumentParser):
 
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code, or that of the error that it reports on stderr."""
-    # Orbax and TFDS print errors that they then raise or handle.
-    absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    # These print errors that they then raise or handle.
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, TFDS
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
     # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
@@ -84,7 +86,10 @@ def exit_code(program: Callable[[], int | None]) -> int:
     except (UserError, Diverged, LostProcess, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a disk that is full, read-only or gone
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
 

@@ -16,9 +16,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from aggnets_jax import data
+from aggnets_jax.buckets import is_url
 from aggnets_jax.data.image_folder import ENDINGS
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import explained, local_path, write_text
+from aggnets_jax.files import any_path, explained, local_path, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import to_host
@@ -130,7 +131,7 @@ def report_predictions(
         print(FORMS[form](predictions), end="")
     else:
         with explained(f"{output} can't be written"):
-            write_text(local_path(output), FORMS[form](predictions))
+            write_text(any_path(output), FORMS[form](predictions))
 
 
 def check_report(form: str, output: str | Path | None) -> None:
@@ -138,8 +139,8 @@ def check_report(form: str, output: str | Path | None) -> None:
     if form not in FORMS:
         raise unknown("format", form, FORMS)
     if output is not None:
-        path = local_path(output)
-        if path.is_dir() or not path.parent.is_dir():
+        path = any_path(output)
+        if not is_url(path) and (path.is_dir() or not path.parent.is_dir()):
             raise UserError(f"{output} must be a file in a folder that there is")
 
 

@@ -10,14 +10,15 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
     progress   the `Progress`, as JSON
     checksums  of all other items, as JSON; everything that is read is compared with them
 
-Orbax gives a checkpoint its name when all of it is written.
+Orbax gives a checkpoint its name when all of it is written; in a bucket, where nothing can be
+renamed, it then gets the object `commit_success.txt`.
 """
 
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,14 +26,21 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from aggnets_jax.buckets import is_storage_error, is_url
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.mirror import Mirror
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
+
+# How TensorStore's errors begin when a bucket has not given what was asked of it.
+_REFUSED = re.compile(
+    r"\b(DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE)\b"
+)
 
 _DATASET = {
     "name": str,
@@ -51,25 +59,31 @@ _DATASET = {
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
-    def __init__(self, workdir: str | Path) -> None:
-        self._workdir = Path(workdir).expanduser().absolute()
+    def __init__(self, workdir: PathLike) -> None:
+        path = any_path(workdir)
+        self._workdir = path if is_url(path) else path.absolute()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
+        self._mirror = Mirror(path) if str(path).startswith("s3://") else None
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             self._forget(folder)
+        if self._mirror:
+            self._mirror.close()
 
     def _options(self, folder: str) -> dict[str, Any]:
         return {"read_only": True}
 
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
+            if self._mirror:
+                self._mirror.look(folder)
             self._managers[folder] = ocp.CheckpointManager(
-                self._workdir / folder,
+                (self._mirror.root if self._mirror else self._workdir) / folder,
                 options=ocp.CheckpointManagerOptions(
                     # The metadata of a damaged checkpoint would be an error before any is read.
                     lightweight_initialize=True,
@@ -127,6 +141,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)
         try:
+            if self._mirror:
+                self._mirror.fetch(folder, step)
             json_args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
@@ -146,10 +162,15 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise
         except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
             raise Damaged(path, one_line(error)) from error
-        except (MemoryError, OSError) as error:  # not the checkpoint's fault
-            raise UserError(f"{path} can't be read: {one_line(error)}") from error
-        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
-            raise Damaged(path, f"it can't be read: {one_line(error)}") from error
+        except Exception as error:
+            told = f"it can't be read: {one_line(error)}"
+            # Not the checkpoint's fault.
+            if is_url(path) and (is_storage_error(error) or _REFUSED.search(str(error))):
+                raise OSError(f"{path}: {told}") from error
+            if isinstance(error, MemoryError | OSError):
+                raise UserError(f"{path} can't be read: {one_line(error)}") from error
+            # Orbax, TensorStore and JSON raise any at a damaged file.
+            raise Damaged(path, told) from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
@@ -210,7 +231,7 @@ def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
-def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
+def check_arrays(path: AnyPath, item: str, saved: Mapping[str, Any], target: Any) -> None:
     """Raise `OtherArrays` if names, dtypes or shapes of an item differ from its checksums."""
     there = {name: checksum[:2] for name, checksum in saved.items()}
     wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}

@@ -3,12 +3,21 @@
 import contextlib
 import fcntl
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url, storage
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import _partial, check_fields, explained, local_path, read_json
+from aggnets_jax.files import (
+    AnyPath,
+    PathLike,
+    any_path,
+    check_fields,
+    explained,
+    partial_name,
+    read_json,
+)
+from aggnets_jax.workdir.lease import LEASE, Lease
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -32,22 +41,29 @@ _FIELDS_OF_SUMMARY = {
 
 @contextlib.contextmanager
 def open_workdir(
-    workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
-) -> Iterator[Path]:
+    workdir: PathLike, config: Mapping[str, Any], *, allow_config_change: bool = False
+) -> Iterator[AnyPath]:
     """Make the directory of a new run, or check that it holds the run to go on with.
 
     Within the context no other process can open it. If the context ends before anything is written
-    to a new directory, the directory is removed. It is local, because files are appended to and
-    locked. The config is resolved, as JSON data.
+    to a new directory, the directory is removed. The config is resolved, as JSON data.
 
     Raises:
       UserError: if it can't be written, is in use, or does not hold a run of this config; it is
         then left as it was.
+      OSError: if it is in a bucket that does not answer.
     """
-    if "://" in str(workdir):
-        raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
+    path = any_path(workdir)
+    if is_url(path):
+        _check_same_run(path, config, allow_config_change)
+        with Lease(path) as lease:
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(OSError), storage(path):
+                    lease.keep = (path / CONFIG).exists()
+        return
     with explained(f"workdir {workdir} can't be used"):
-        path = local_path(workdir)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
@@ -71,7 +87,7 @@ def open_workdir(
                             folder.rmdir()
 
 
-def read_summary(workdir: Path) -> dict[str, Any]:
+def read_summary(workdir: AnyPath) -> dict[str, Any]:
     """Read the summary of a finished run; raise `UserError` if it is missing or damaged.
 
     An older one gets the fields that it lacks.
@@ -87,7 +103,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
+def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     """Make the error for a run that would go on with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
@@ -95,9 +111,9 @@ def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
     )
 
 
-def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
+def _check_same_run(path: AnyPath, config: Mapping[str, Any], allow_config_change: bool) -> None:
     # Files of a process that was killed before it had written the config do not count.
-    own = {LOCK, _partial(path / CONFIG).name}
+    own = {LOCK, LEASE, partial_name(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
