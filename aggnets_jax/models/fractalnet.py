@@ -20,7 +20,12 @@ Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or
 * The code pools each column before the last join of a block; built is the paper's Fig. 1, where the
   pooling follows the join.
 * The 38.6M parameters of the network of 20 layers do not come out, with the widths of both paper
-  and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths.
+  and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths. Tried
+  without success: biases, normalisations of four numbers for each channel and 100 classes (33.7M to
+  33.8M); a 1x1 projection of each joined column or of the concatenated columns (35.6M to 36.8M);
+  one more 3x3 convolution in each block (37.6M or 39.2M, before or behind the width changes) or two
+  behind the last (38.4M); two or four columns; other widths in steps of 16, of which some fit but
+  none by a rule. Eight 1x1 convolutions more in each block would do, but nothing says so.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
   join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
 * Where drop-path would drop all inputs of a join, the paper keeps one; here each is as likely.

@@ -24,12 +24,17 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, layers_in_depth
+from aggnets_jax.arguments import layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.layers.regularisation import (
+    check_branches,
+    execution_of_branches,
+    regularised_branches,
+)
 from aggnets_jax.models.registry import register_family
 
 EXPANSION = 4
@@ -69,6 +74,9 @@ class PreActResNet(nn.Module):
       aggregation: "sum", or "mean" or "concat".
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
+      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
       dtype: dtype of the computation.
       execution: how the stages are computed.
     """
@@ -77,6 +85,8 @@ class PreActResNet(nn.Module):
     topologies: tuple[Topology, ...]
     aggregation: str = "sum"
     stochastic_depth: float = 0.0
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     execution: Execution = Execution()
 
@@ -88,13 +98,13 @@ class PreActResNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         blocks = sum(topology.depth for topology in self.topologies)
-        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        regularise = regularised_branches(self, blocks, train=train)
         before, endpoints = 0, {}
 
         def block(number: int, *arguments: int, name: str) -> Callable[[jax.Array], jax.Array]:
             unit = PreActBottleneck(*arguments, norm, conv, name=name)
-            dropout = drop(number)
-            return lambda x: dropout(unit(x))
+            regularised = regularise(number, name)
+            return lambda x: regularised(unit(x))
 
         def projection(*arguments: int, stride: int, name: str) -> Callable[[jax.Array], jax.Array]:
             project = conv(*arguments, stride=stride, name=name)
@@ -115,7 +125,7 @@ class PreActResNet(nn.Module):
                 train=train,
                 # The first layer has the stride; with stochastic depth each has its own rate.
                 kind=lambda layer: layer if self.stochastic_depth else layer == 1,
-                execution=self.execution,
+                execution=execution_of_branches(self),
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = common.features_of(x)
@@ -147,7 +157,7 @@ def preact_resnet(
     topologies = stage_topologies(topology, topology_args, depths)
     network = PreActResNet(topologies=topologies, **fields)
     check_aggregation(network.aggregation)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    check_branches(network)
     return network
 
 

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
+from aggnets_jax.arguments import check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
@@ -38,10 +38,13 @@ from aggnets_jax.layers.pyramid_blocks import (
     Block,
     PyramidBlock,
     average_halves,
-    identity,
     joined,
 )
-from aggnets_jax.layers.regularisation import DynamicScale
+from aggnets_jax.layers.regularisation import (
+    check_branches,
+    execution_of_branches,
+    regularised_branches,
+)
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
@@ -93,17 +96,13 @@ class PyramidNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         block = partial(self.block, norm=norm, conv=conv)
-        activation = nn.relu if self.block.rectifies_sum else identity
-        drop = common.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
+        regularise = regularised_branches(self, len(self.widths), train=train)
         before, endpoints = 0, {}
 
         def layer(number: int, stride: int, name: str) -> Callable[..., jax.Array]:
-            unit, dropout = block(self.widths[number - 1], stride=stride, name=name), drop(number)
-            if not self.dynamic_regularisation:
-                return joined(lambda x: dropout(unit(x)), activation)
-            reach = number / len(self.widths)
-            scale = DynamicScale(self.branch_scale, reach, train, name=f"{name}_scale")
-            return joined(lambda x: scale(dropout(unit(x))), activation)
+            unit = block(self.widths[number - 1], stride=stride, name=name)
+            regularised = regularise(number, name)
+            return joined(lambda x: regularised(unit(x)))
 
         x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
         for i, topology in enumerate(self.shortcut_topologies, start=1):
@@ -115,14 +114,13 @@ class PyramidNet(nn.Module):
                 unit=lambda number, name, before=before: layer(before + number, 1, name),
                 aggregation=self.aggregation,
                 shortcuts=True,
-                execution=self.execution,
+                execution=execution_of_branches(self),
                 name=f"stage{i}",
             )(x)
             before += topology.depth
             endpoints[f"stage{i}"] = x
 
-        if not self.block.rectifies_sum:
-            x = nn.relu(norm(name="head_norm")(x))
+        x = nn.relu(norm(name="head_norm")(x))
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
 
     def _stem(
@@ -130,8 +128,7 @@ class PyramidNet(nn.Module):
     ) -> jax.Array:
         if self.imagenet_stem:
             return common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
-        x = norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
-        return nn.relu(x) if self.block.rectifies_sum else x
+        return norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
 
 
 def pyramidnet(
@@ -198,10 +195,7 @@ def make_shortcut_topologies(
 def checked(network: PyramidNet) -> PyramidNet:
     """Return a network, or raise `UserError` for a field that is out of range."""
     check_shortcut_aggregation(network.aggregation)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
-    check_number("branch_scale", network.branch_scale, 0.01, 100)
-    if network.branch_scale != 1 and not network.dynamic_regularisation:
-        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
+    check_branches(network)
     return network
 
 

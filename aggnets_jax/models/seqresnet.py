@@ -20,6 +20,10 @@ Names ending in "_full" are without window everywhere (Table 5, S2): the pattern
 
 The paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here, not
 a default.
+
+Where the paper and the reference code differ: the paper initialises the classifier as Glorot and
+Bengio (2010) do, uniformly within sqrt(6 / (features + classes)). The code, and this file, draw it
+within sqrt(3 / classes), by the fan-out alone.
 """
 
 import itertools

@@ -28,6 +28,11 @@ from aggnets_jax.arguments import check_number, check_whole_number, layers_in_de
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.layers.regularisation import (
+    check_branches,
+    execution_of_branches,
+    regularised_branches,
+)
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import register_family
@@ -42,7 +47,7 @@ class WideBlock(nn.Module):
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout between the convolutions.
-      drop: drops F, but not the block's own shortcut.
+      regularise: makes the function of F, but not of the block's own shortcut.
       opening: whether the block adds its own shortcut, projected if the shape changes.
     """
 
@@ -51,7 +56,7 @@ class WideBlock(nn.Module):
     norm: Callable[..., nn.Module]
     conv: Callable[..., nn.Module]
     dropout: Callable[[], nn.Module]
-    drop: Callable[[], nn.Module]
+    regularise: Callable[[], Callable[[jax.Array], jax.Array]]
     opening: bool = False
 
     @nn.compact
@@ -60,7 +65,7 @@ class WideBlock(nn.Module):
         read = nn.relu(self.norm(name="norm1")(x))
         residual = self.conv(self.width, 3, stride=self.stride, name="conv1")(read)
         residual = self.dropout()(nn.relu(self.norm(name="norm2")(residual)))
-        residual = self.drop()(self.conv(self.width, 3, name="conv2")(residual))
+        residual = self.regularise()(self.conv(self.width, 3, name="conv2")(residual))
         if not self.opening:
             return residual
         if residual.shape != x.shape:
@@ -79,6 +84,9 @@ class WideResNet(nn.Module):
       dropout: probability of dropping a value between the convolutions of a block.
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
+      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
       dtype: dtype of the computation.
       execution: how the stages are computed.
     """
@@ -89,6 +97,8 @@ class WideResNet(nn.Module):
     shortcuts: Shortcuts
     dropout: float = 0.0
     stochastic_depth: float = 0.0
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
     dtype: DTypeLike = jnp.float32
     execution: Execution = Execution()
 
@@ -101,12 +111,12 @@ class WideResNet(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         blocks = sum(1 + topology.depth for topology in self.topologies)
-        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        regularise = regularised_branches(self, blocks, train=train)
         before, endpoints = 0, {}
 
         def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
-            dropouts = {"dropout": dropout, "drop": partial(drop, number)}
-            return WideBlock(*arguments, norm, conv, **dropouts, **keywords)
+            regularised = partial(regularise, number, "branch")
+            return WideBlock(*arguments, norm, conv, dropout, regularised, **keywords)
 
         x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
         endpoints["stem"] = x
@@ -121,7 +131,7 @@ class WideResNet(nn.Module):
                 ),
                 activation=lambda y: y,
                 train=train,
-                execution=self.execution,
+                execution=execution_of_branches(self),
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
@@ -171,7 +181,7 @@ def wide_resnet(
         **fields,
     )
     check_number("dropout", network.dropout, 0, 0.99)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    check_branches(network)
     return network
 
 

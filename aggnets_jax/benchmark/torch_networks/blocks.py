@@ -17,7 +17,7 @@ from aggnets_jax.benchmark.torch_networks.parts import (
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import residual_blocks
 from aggnets_jax.layers.attention import REDUCTION
-from aggnets_jax.layers.micro_dense_blocks import MicroDense
+from aggnets_jax.layers.micro_dense_blocks import MicroDense, MicroDenseBlock
 from aggnets_jax.layers.residual_blocks import EXPANSION, inner_features
 from aggnets_jax.models import res2net
 
@@ -166,14 +166,6 @@ class Res2Block(nn.Module):
         return self.attention(self.norm3(self.conv3(concat(outputs))))
 
 
-# By the class of our block: the block, and its output channels as a multiple of its width.
-BLOCKS = {
-    residual_blocks.BasicBlock: (basic_block, 1),
-    residual_blocks.Bottleneck: (Bottleneck, EXPANSION),
-    res2net.Res2Block: (Res2Block, EXPANSION),
-}
-
-
 def micro_dense_layer(inputs: int, features: int, groups: int) -> nn.Module:
     """conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU."""
     return sequence(
@@ -207,3 +199,19 @@ def micro_dense_block(inputs: int, features: int, stride: int, block: MicroDense
         output_conv=conv(joined, features, 1),
         output_norm=(NormReLU if block.final_relu else nn.BatchNorm2d)(features),
     )
+
+
+def expanded_micro_dense_block(
+    inputs: int, width: int, stride: int, *, block: MicroDense, expansion: int, attention: None
+) -> nn.Module:
+    """Make a `micro_dense_block` of `expansion * width` channels."""
+    return micro_dense_block(inputs, expansion * width, stride, block)
+
+
+# By the class of our block: the block, and its output channels as a multiple of its width.
+BLOCKS = {
+    residual_blocks.BasicBlock: (basic_block, 1),
+    residual_blocks.Bottleneck: (Bottleneck, EXPANSION),
+    res2net.Res2Block: (Res2Block, EXPANSION),
+    MicroDenseBlock: (expanded_micro_dense_block, EXPANSION),
+}

@@ -9,6 +9,7 @@ from torch import nn
 
 from aggnets_jax import models
 from aggnets_jax.benchmark.torch_networks import dense, residual
+from aggnets_jax.benchmark.torch_networks.blocks import ATTENTIONS
 from aggnets_jax.benchmark.torch_networks.seqresnet import SeqResNet
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.residual_blocks import BasicBlock
@@ -38,10 +39,11 @@ _RANDOM = (
 
 
 def _has_other_blocks(network: Any) -> bool:
-    """Return whether residual blocks have options that are missing here (SKNet, Wide ResNet-18)."""
+    """Return whether residual blocks have options that are missing here, such as SKNet's."""
     options = getattr(network, "block_options", {})
     wide_basic = getattr(network, "block", None) is BasicBlock and "base_width" in options
-    return "conv3x3" in options or wide_basic
+    gated = getattr(network, "attention", None) not in ATTENTIONS
+    return "conv3x3" in options or wide_basic or gated
 
 
 def create(
