@@ -26,13 +26,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
@@ -40,15 +37,15 @@ from aggnets_jax.layers import common
 from aggnets_jax.layers.regularisation import DropBlock
 from aggnets_jax.layers.smg import GATE_ACTIVATIONS, SMG
 from aggnets_jax.models.flops import with_elementwise
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 from aggnets_jax.models.sparsenet import NUMBERS, checked_growth_rates
 
 
-class HCGNet(nn.Module):
+class HCGNet(Network):
     """Stem, hybrid blocks with transitions between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each hybrid block.
       growth_rates: k of each hybrid block.
       stem_features: channels of the stem.
@@ -65,11 +62,8 @@ class HCGNet(nn.Module):
       dropout: probability of dropping a feature before the classifier, 0.1 for ImageNet.
       dropblock: side of the squares that DropBlock drops from a transition's output; 0: none. It is
         2 for CIFAR in the reference code; it drops nothing unless `config.strength` is set.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     growth_rates: tuple[int, ...]
     stem_features: int
@@ -84,18 +78,17 @@ class HCGNet(nn.Module):
     imagenet_stem: bool = False
     dropout: float = 0.0
     dropblock: int = 0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
-        x = self._stem(jnp.asarray(images, self.dtype), norm, conv)
-        endpoints = {"stem": x}
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        conv = partial(conv, kernel_init=common.uniform_fan_in)
+        if self.imagenet_stem:
+            x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = conv(self.stem_features, 3, name="stem_conv")(x)
+        endpoints["stem"] = x
 
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:
@@ -116,15 +109,13 @@ class HCGNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=nn.Dropout(self.dropout, deterministic=not train),
-            bias_init=common.uniform_bias(x.shape[-1]),
-        )
+        return common.activate(norm(name="head_norm"), x)
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {
+            "dropout": nn.Dropout(self.dropout, deterministic=not train),
+            "bias_init": common.uniform_bias(x.shape[-1]),
+        }
 
     def _module(
         self, position: int, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
@@ -149,17 +140,6 @@ class HCGNet(nn.Module):
         if self.transition_multiplier is None:
             return features, channels - (channels - features) // 2
         return features, int(self.transition_multiplier * features)
-
-    def _stem(
-        self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
-    ) -> jax.Array:
-        if not self.imagenet_stem:
-            return conv(self.stem_features, 3, name="stem_conv")(x)
-        half = self.stem_features // 2
-        for i, (features, stride) in enumerate([(half, 2), (half, 1), (self.stem_features, 1)], 1):
-            x = conv(features, 3, stride=stride, name=f"stem_conv{i}")(x)
-            x = nn.relu(norm(name=f"stem_norm{i}")(x))
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def hcgnet(

@@ -23,36 +23,28 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.pyramid_blocks import (
     Block,
     PyramidBlock,
     average_halves,
     joined,
 )
-from aggnets_jax.layers.regularisation import (
-    check_branches,
-    execution_of_branches,
-    regularised_branches,
-)
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(Network):
     """Stem conv3x3-BN, residual stages of ever wider blocks, BN-ReLU, average, classifier.
 
     Attributes:
-      num_classes: size of the logits.
       shortcut_topologies: topology of each stage, without the block that opens the second or a
         later stage.
       widths: channels of each block's output.
@@ -66,11 +58,8 @@ class PyramidNet(nn.Module):
       dynamic_regularisation: whether F is scaled by random numbers in training, see
         `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
       branch_scale: A, the scale of F in evaluation, and on average in training, if so.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     shortcut_topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     stem_features: int
@@ -80,31 +69,25 @@ class PyramidNet(nn.Module):
     stochastic_depth: float = 0.0
     dynamic_regularisation: bool = False
     branch_scale: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
         """The topologies of the stages, then the topologies within the blocks."""
         return self.shortcut_topologies + self.block.topologies * len(self.widths)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         block = partial(self.block, norm=norm, conv=conv)
-        regularise = regularised_branches(self, len(self.widths), train=train)
-        before, endpoints = 0, {}
+        regularise = regularisation.regularised_branches(self, len(self.widths), train=train)
+        before = 0
 
         def layer(number: int, stride: int, name: str) -> Callable[..., jax.Array]:
             unit = block(self.widths[number - 1], stride=stride, name=name)
             regularised = regularise(number, name)
             return joined(lambda x: regularised(unit(x)))
 
-        x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
+        x = endpoints["stem"] = self._stem(x, norm, conv)
         for i, topology in enumerate(self.shortcut_topologies, start=1):
             if i > 1:
                 before += 1
@@ -114,14 +97,13 @@ class PyramidNet(nn.Module):
                 unit=lambda number, name, before=before: layer(before + number, 1, name),
                 aggregation=self.aggregation,
                 shortcuts=True,
-                execution=execution_of_branches(self),
+                execution=regularisation.execution_of_branches(self),
                 name=f"stage{i}",
             )(x)
             before += topology.depth
             endpoints[f"stage{i}"] = x
 
-        x = nn.relu(norm(name="head_norm")(x))
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return nn.relu(norm(name="head_norm")(x))
 
     def _stem(
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
@@ -195,7 +177,7 @@ def make_shortcut_topologies(
 def checked(network: PyramidNet) -> PyramidNet:
     """Return a network, or raise `UserError` for a field that is out of range."""
     check_shortcut_aggregation(network.aggregation)
-    check_branches(network)
+    regularisation.check_branches(network)
     return network
 
 

@@ -27,23 +27,15 @@ from functools import partial
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import pad_channels
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.attention import ATTENTIONS
-from aggnets_jax.layers.regularisation import (
-    check_branches,
-    execution_of_branches,
-    regularised_branches,
-)
 from aggnets_jax.layers.residual_blocks import (
     BASIC_BLOCKS,
     Projection,
@@ -52,13 +44,13 @@ from aggnets_jax.layers.residual_blocks import (
     has_bottleneck_options,
 )
 from aggnets_jax.layers.shortcuts import NormalisedShortcut, Shortcuts
+from aggnets_jax.models.network import Endpoints, Network
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Stem, stages of residual blocks, head.
 
     Attributes:
-      num_classes: size of the logits.
       shortcut_topologies: topology of the blocks behind the first, for each stage.
       block: class of F, such as `BasicBlock`.
       block_options: arguments of the blocks beyond width, stride, norm, conv and attention.
@@ -73,11 +65,8 @@ class ResNet(nn.Module):
       dynamic_regularisation: whether F is scaled by random numbers in training, see
         `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
       branch_scale: A, the scale of F in evaluation, and on average in training, if so.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     shortcut_topologies: tuple[Topology, ...]
     block: type[nn.Module]
     block_options: Mapping[str, Any]
@@ -89,8 +78,6 @@ class ResNet(nn.Module):
     stochastic_depth: float = 0.0
     dynamic_regularisation: bool = False
     branch_scale: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -103,17 +90,12 @@ class ResNet(nn.Module):
         within = self.block_options.get("topology")
         return self.shortcut_topologies + (() if within is None else (within,) * blocks)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         block = self._block(norm, conv, train)
-        before, endpoints = 0, {}
+        before = 0
 
-        x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.width, norm=norm, conv=conv)
         else:
@@ -136,14 +118,14 @@ class ResNet(nn.Module):
                 ),
                 activation=nn.relu,
                 train=train,
-                execution=execution_of_branches(self),
+                execution=regularisation.execution_of_branches(self),
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
             before += 1 + topology.depth
 
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return x
 
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
@@ -157,7 +139,7 @@ class ResNet(nn.Module):
             inner = partial(NormalisedShortcut, inner_norm, self.shortcuts.weighted)
             block = partial(block, inner_shortcut=inner)
         blocks = sum(1 + topology.depth for topology in self.shortcut_topologies)
-        regularise = regularised_branches(self, blocks, train=train)
+        regularise = regularisation.regularised_branches(self, blocks, train=train)
 
         def branch(number: int, width: int, stride: int, name: str) -> Callable:
             unit, regularised = block(width, stride, name=name), regularise(number, name)
@@ -220,7 +202,7 @@ def residual_network(
         shortcuts=Shortcuts(*options),
         **fields,
     )
-    check_branches(network)
+    regularisation.check_branches(network)
     if network.attention is not None:
         choose("attention", ATTENTIONS, network.attention)
     return network

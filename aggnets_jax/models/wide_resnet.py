@@ -20,21 +20,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
-from aggnets_jax.layers import common
-from aggnets_jax.layers.regularisation import (
-    check_branches,
-    execution_of_branches,
-    regularised_branches,
-)
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -73,11 +66,10 @@ class WideBlock(nn.Module):
         return residual + x
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """Stem conv3x3(16), three stages of `WideBlock`, BN-ReLU, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of the blocks behind the first, for each stage.
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: shortcuts that are added to F.
@@ -87,11 +79,8 @@ class WideResNet(nn.Module):
       dynamic_regularisation: whether F is scaled by random numbers in training, see
         `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
       branch_scale: A, the scale of F in evaluation, and on average in training, if so.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widening: int
     shortcuts: Shortcuts
@@ -99,26 +88,20 @@ class WideResNet(nn.Module):
     stochastic_depth: float = 0.0
     dynamic_regularisation: bool = False
     branch_scale: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         blocks = sum(1 + topology.depth for topology in self.topologies)
-        regularise = regularised_branches(self, blocks, train=train)
-        before, endpoints = 0, {}
+        regularise = regularisation.regularised_branches(self, blocks, train=train)
+        before = 0
 
         def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
             regularised = partial(regularise, number, "branch")
             return WideBlock(*arguments, norm, conv, dropout, regularised, **keywords)
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(x)
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             width, stride = 16 * self.widening * 2 ** (i - 1), 1 if i == 1 else 2
@@ -131,15 +114,14 @@ class WideResNet(nn.Module):
                 ),
                 activation=lambda y: y,
                 train=train,
-                execution=execution_of_branches(self),
+                execution=regularisation.execution_of_branches(self),
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
             before += 1 + topology.depth
 
-        x = nn.relu(norm(name="head_norm")(x))
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return nn.relu(norm(name="head_norm")(x))
 
 
 def wide_resnet(
@@ -181,7 +163,7 @@ def wide_resnet(
         **fields,
     )
     check_number("dropout", network.dropout, 0, 0.99)
-    check_branches(network)
+    regularisation.check_branches(network)
     return network
 
 

@@ -5,7 +5,8 @@ aggnets train --config=configs/micro_dense/figure4.py:n2 --workdir=runs/micro_de
 Drawn: errors on CIFAR-10 at 0.7M parameters and the same depth, of 1 to 5 layers (left), and of 3
 layers that are all as wide as the first ("fixed") or not (middle); no numbers. Three widening
 layers, the row "n3", are also the network of Table 3. The curves on the right are those of the runs
-of table6.py.
+of table6.py. One figure of several runs:
+aggnets report runs/micro_dense_n1 runs/micro_dense_n2 runs/micro_dense_n3
 
 Cost: 5.6e15 to 7.2e15 MACs.
 

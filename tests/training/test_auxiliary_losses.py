@@ -104,8 +104,8 @@ def test_a_run_trains_by_the_companions_which_fade_out(data_dir, tmp_path):
     expected = [main + 0.1 * strength * sum(companions) for strength in (1, 0.5)]
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     # The evaluation knows the output alone.
-    entropy = optax.softmax_cross_entropy_with_integer_labels(endpoints["logits"], labels).mean()
-    assert final["loss"] == pytest.approx(entropy, rel=1e-4)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(endpoints["logits"], labels)
+    assert final["loss"] == pytest.approx(float(entropy.mean()), rel=1e-4)
 
 
 @pytest.mark.slow

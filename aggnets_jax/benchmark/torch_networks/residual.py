@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax import models
-from aggnets_jax.benchmark.torch_networks.blocks import BLOCKS, micro_dense_block
+from aggnets_jax.benchmark.torch_networks.blocks import BLOCKS, micro_dense_block, output_features
 from aggnets_jax.benchmark.torch_networks.parts import (
     Mean,
     NormReLU,
@@ -59,8 +59,7 @@ def _shortcut(x: Tensor, residual: Tensor, projection: nn.Module | None) -> Tens
 def resnet(network: models.resnet.ResNet, image_shape: Sequence[int]) -> nn.Module:
     """Stem, stages opened by a block with a projected or padded shortcut, average, classifier."""
     shortcuts, channels, features = network.shortcuts, image_shape[-1], network.width
-    make_block, expansion = BLOCKS[network.block]
-    block = partial(make_block, attention=network.attention, **network.block_options)
+    block = partial(BLOCKS[network.block], attention=network.attention, **network.block_options)
     if shortcuts.inner:
         inner = partial(InnerShortcut, norm=shortcuts.norm, weighted=shortcuts.weighted)
         block = partial(block, inner_shortcut=inner)
@@ -69,7 +68,8 @@ def resnet(network: models.resnet.ResNet, image_shape: Sequence[int]) -> nn.Modu
         layers = imagenet_stem(channels, features)
     for i, topology in enumerate(network.shortcut_topologies, 1):
         width, stride = network.width * 2 ** (i - 1), 1 if i == 1 else 2
-        inputs, features = features, expansion * width
+        inputs = features
+        features = output_features(network.block, width, **network.block_options)
         layers[f"stage{i}_opening"] = block(inputs, width, stride)
         if not network.padded and (stride > 1 or inputs != features):
             layers[f"stage{i}_projection"] = sequence(
