@@ -30,7 +30,11 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 
 ATTACKS = ("fgsm", "pgd")
 NO_ATTACK = "none"
-EPSILONS = ("1/255", "2/255", "4/255", "8/255", "16/255", "32/255")
+# Those of HCGNet's Figure 5, and the usual ones of eight-bit images.
+EPSILONS = (
+    *("0.001", "0.002", "0.003", "0.004", "0.005"),
+    *("1/255", "2/255", "4/255", "8/255", "16/255", "32/255"),
+)
 # The length of PGD's way in epsilons: enough to come from anywhere in the cube to any corner, and
 # to move on its faces (arXiv 1706.06083, Section 5).
 _WAY = 2.5

@@ -4,7 +4,7 @@ For every layer of a stage that concatenates: the mean absolute weight of the pa
 convolution that convolves each source's feature maps, divided by the largest of the layer.
 
     DenseNet, arXiv 1608.06993, Section 5 and Fig. 5     by layer and source of a dense block
-    SparseNet, arXiv 1801.05895, Section 4.4 and Fig. 3  the same, "rescaled between 0 and 1 for
+    SparseNet, arXiv 1801.05895, Section 4.6 and Fig. 3  the same, "rescaled between 0 and 1 for
                                                          each layer"
     SeqConv, arXiv 1811.10798, Section 4.5 and Fig. 5    by group and group within a layer, in the
                                                          exploded view: each slice of a layer's
