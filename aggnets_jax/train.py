@@ -1,6 +1,7 @@
 """`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -21,6 +22,8 @@ from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_pro
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
+from aggnets_jax.training.optimizer import highest_learning_rate
+from aggnets_jax.training.schedules import low_peak
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
@@ -73,7 +76,8 @@ def train_and_evaluate(
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        # A process that ends alone would be lost for the others.
+        stop = stack.enter_context(StopRequest(listen=jax.process_count() > 1))
 
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
         config = config_lib.resolve(config)
@@ -133,6 +137,8 @@ def train_and_evaluate(
             )
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
+            if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
+                print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
             several = make_train_steps(step_fn, training, config.num_seeds)
             train_steps = CompiledSteps(several, state, first, mesh)
@@ -186,6 +192,7 @@ def train_and_evaluate(
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stop.listen()  # until here there was nothing to save
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)

@@ -30,6 +30,27 @@ def test_another_process_evaluates_to_the_last_digit(finished):
     assert json.loads((workdir / "evaluation.json").read_text()) == runs.summary(workdir)["final"]
 
 
+def test_an_evaluation_takes_fields_that_change_no_result(finished, capsys):
+    _, workdir = finished
+    before = (workdir / "evaluation.json").read_text()
+    fields = ("--config.eval_batch_size=16", "--config.data.resident=never")
+    assert main(["eval", f"--workdir={workdir}", *fields]) == 0
+    now = json.loads((workdir / "evaluation.json").read_text())
+    assert now == pytest.approx(json.loads(before), rel=1e-5)
+    (workdir / "evaluation.json").write_text(before)
+    capsys.readouterr()
+    for field, message in [
+        ("lr=0.2", "an evaluation has the run's config.lr; it may change data.data_dir, data.res"),
+        ("eval_batch_size=0", "eval_batch_size must be at least 1"),
+        ("eval_batch_sise=9", "nearest: eval_batch_size"),
+        ("data.data_dir=/nowhere", "/nowhere"),
+    ]:
+        assert main(["eval", f"--workdir={workdir}", f"--config.{field}"]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    assert (workdir / "evaluation.json").read_text() == before
+
+
 def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     _, workdir = finished
     assert main(["report", f"--workdir={workdir}"]) == 0

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import importlib
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
+    operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
 )
@@ -62,7 +64,10 @@ def evaluate(flags: argparse.Namespace) -> None:
 
     Examples:
         aggnets eval --workdir=runs/digits --checkpoint=best
-        aggnets eval --workdir=runs/digits --watch
+        aggnets eval --workdir=runs/digits --config.eval_batch_size=64
+
+    The config is the run's. Fields that change no result may be set: data.data_dir, data.resident
+    and eval_batch_size.
     """
     if flags.watch and flags.checkpoint != "latest":
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
@@ -70,9 +75,10 @@ def evaluate(flags: argparse.Namespace) -> None:
 
     with together(flags):
         if flags.watch:
-            watch(flags.workdir, flags.data_dir)
+            watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            evaluate_checkpoint(flags.workdir, flags.checkpoint, flags.data_dir)
+            where = (flags.workdir, flags.checkpoint, flags.data_dir)
+            evaluate_checkpoint(*where, overrides=flags.overrides)
 
 
 @command(

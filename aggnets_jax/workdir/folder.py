@@ -1,7 +1,6 @@
 """The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
-import fcntl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +16,13 @@ from aggnets_jax.files import (
     partial_name,
     read_json,
 )
+from aggnets_jax.runtime.interrupts import cleaning_up
 from aggnets_jax.workdir.lease import LEASE, Lease
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes from one workdir
+    fcntl = None
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -70,21 +75,25 @@ def open_workdir(
         lock = (path / LOCK).open("a")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"workdir {path} is in use by another process") from error
         except OSError:  # some network file systems know no locks
             pass
-        try:
+        with cleaning_up(lambda: _remove_empty(path, missing)):
             yield path
-        finally:
-            # The run must not end with the error of a storage that is gone.
-            with contextlib.suppress(OSError):
-                if not (path / CONFIG).exists():
-                    (path / LOCK).unlink(missing_ok=True)
-                    for folder in missing:
-                        if not any(folder.iterdir()):
-                            folder.rmdir()
+
+
+def _remove_empty(path: AnyPath, made: Sequence[AnyPath]) -> None:
+    """Remove the folders that were made for a run that has written nothing."""
+    # The run must not end with the error of a storage that is gone.
+    with contextlib.suppress(OSError):
+        if not (path / CONFIG).exists():
+            (path / LOCK).unlink(missing_ok=True)
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 def read_summary(workdir: AnyPath) -> dict[str, Any]:
