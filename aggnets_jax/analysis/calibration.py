@@ -14,7 +14,6 @@ Selective accuracy is that of the most confident part of the images.
 """
 
 import argparse
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from aggnets_jax.analysis import command
 from aggnets_jax.analysis.outputs import Outputs, split_logits
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.files import AnyPath
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.workdir.restore import Restored
@@ -148,7 +148,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_data_dir(parser)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the calibration, before and after temperature scaling."""
     if given.bins < 1:
         raise UserError(f"--bins must be at least 1, not {given.bins}")

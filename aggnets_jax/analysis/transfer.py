@@ -13,7 +13,6 @@ features of the training split these classifiers are trained, and judged on the 
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from aggnets_jax import data
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.outputs import FEATURES, Outputs, split_features
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.statistics import accuracy_interval, mean_and_interval
 from aggnets_jax.workdir.restore import Restored
@@ -140,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--draws", type=int, default=10, help="of few-shot; default 10")
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the accuracies of all classifiers."""
     shots = tuple(dict.fromkeys(given.shots or (1, 5, 10)))
     for name, values in (("neighbours", [given.neighbours]), ("shots", shots)):
