@@ -64,7 +64,11 @@ setup(
         *(f"aggnets_jax.configs.{folder}" for folder in find_namespace_packages("configs")),
     ],
     package_dir={"aggnets_jax.configs": "configs"},
-    package_data={"aggnets_jax.models": ["papers.csv"], "aggnets_jax.reports.page": ["page.*"]},
+    package_data={
+        "aggnets_jax.models": ["papers.csv"],
+        "aggnets_jax.reports": ["sizes.csv"],
+        "aggnets_jax.reports.page": ["page.*"],
+    },
     entry_points={"console_scripts": ["aggnets = aggnets_jax.main:main"]},
     install_requires=INSTALL,
     extras_require={

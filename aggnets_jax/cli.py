@@ -86,10 +86,12 @@ def _with_flag_files(words: list[str]) -> list[str]:
 
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code, or that of the error that it reports on stderr."""
-    # These print errors that they then raise or handle.
-    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax, TFDS
+    # These print errors that they then raise or handle: Orbax, TFDS, and two clients.
+    absl.logging.set_verbosity(absl.logging.FATAL)
     for name in ("asyncio", "gcsfs"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # It warns of each font that its styles name and the machine lacks.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     sys.unraisablehook = _report_unraisable
     # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"

@@ -17,6 +17,7 @@ from aggnets_jax.files import PathLike, any_path, check_fields, read_json, write
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, over_seeds
@@ -63,7 +64,7 @@ def evaluate(
       UserError: an image is not what it should be, or all are skipped.
     """
     gathered, ahead = None, None
-    for batch in batches:
+    for batch in counted(batches, len(batches), "batches of the evaluation"):
         if interrupted():
             return None
         # The outputs of a batch are fetched when the next one is dispatched.
@@ -103,6 +104,7 @@ def evaluate_checkpoint(
       Diverged: if a metric is NaN or infinite; the result is printed, and `evaluation.json` left as
         it was.
     """
+    note(f"restoring the network of {workdir}")
     mesh = mesh_lib.make_mesh()
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
@@ -110,6 +112,7 @@ def evaluate_checkpoint(
     batches = evaluation_batches(restored, mesh, data_dir)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
+    note(f"evaluating {batches.num_examples} images")
     metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
     if metrics is None:
         return None

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from aggnets_jax.runtime.interrupts import end_at_signals
+from aggnets_jax.runtime.notes import note
 
 
 def overview() -> str:
@@ -69,7 +70,9 @@ def _run(words: Sequence[str]) -> int | None:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")
     flags = commands.make_parser(name).parse(rest)
     flags.command = shlex.join(["aggnets", name, *rest])
+    commands.COMMANDS[name].check(flags)
     if commands.COMMANDS[name].compiles:
+        note("importing JAX")
         from aggnets_jax.runtime.compilation import enable_program_cache
 
         enable_program_cache()

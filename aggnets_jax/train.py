@@ -19,6 +19,8 @@ from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import PathLike, any_path, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_process
+from aggnets_jax.runtime.interrupts import ends_at_signals
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
@@ -76,10 +78,12 @@ def train_and_evaluate(
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        # A process that ends alone would be lost for the others.
-        stop = stack.enter_context(StopRequest(listen=jax.process_count() > 1))
+        # Until there is something to save, a command ends by itself, unless others wait for it.
+        alone = jax.process_count() == 1 and ends_at_signals()
+        stop = stack.enter_context(StopRequest(listen=not alone))
 
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
+        note("opening the data set, and counting the network")
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
         task = task or get_task(config)
@@ -140,6 +144,7 @@ def train_and_evaluate(
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
+            note("compiling the step")
             several = make_train_steps(step_fn, training, config.num_seeds)
             train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
@@ -192,7 +197,7 @@ def train_and_evaluate(
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
-        stop.listen()  # until here there was nothing to save
+        stop.listen()
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)

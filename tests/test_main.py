@@ -111,8 +111,9 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
         ([*DIGITS, "now"], "unknown flag 'now'"),
         (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
         (["eval", "--workdir=W"], "there is no workdir"),
-        (["eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
-        (["report", "--workdir=W"], "summary.json can't be read"),
+        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation has the run's config.lr"),
+        (["eval", "--workdir=W", "--config=a.py"], "takes the config of the workdir"),
+        (["report", "--workdir=W"], "there is no workdir"),
         ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),
         (
             [*DIGITS, "--checkpoint=best"],

@@ -8,7 +8,6 @@ from typing import Any
 
 import ml_collections
 
-from aggnets_jax.arguments import choose
 from aggnets_jax.config import files
 from aggnets_jax.config.fields import FREE_FORM as FREE_FORM
 from aggnets_jax.config.fields import LENGTHS, flatten, locate, parse, plain, set_field
@@ -48,6 +47,8 @@ _CHOICES = {
     "sharding": ("replicated", "fsdp"),
     "label_smoothing_over": ("all", "others"),
     "data.damaged": ("stop", "skip"),
+    # Those of `connectivity.execution.REMAT`, without JAX.
+    "model.remat": ("auto", "none", "layer", "norm"),
 }
 
 
@@ -102,24 +103,30 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     changes = dict(allowed.get(row, {}))
     for name, value in changes.items():
         _change(given, name, value)
-    missing: list[str] = []
-    before = _merged(given, changes, missing).model.copy_and_resolve_references()
-    for override in overrides:
-        name, value = _parsed(override)
-        changes.pop(name, None)  # the last one counts
-        changes[name] = value
+    changed = dict(map(_parsed, overrides))
+    if "model.name" in changed and not any(name.startswith("model.args") for name in changed):
+        _check_network_kept(file, _merged(given, changes, missing := []).model, changed, missing)
+    for name, value in changed.items():
         _change(given, name, value)
-    config = _merged(given, changes)
+    config = _merged(given, {**changes, **changed})
     config.file = file
-    renamed = config.model.name != before.name and "model.name" not in missing
-    # The file's arguments are for the file's network.
-    if renamed and before.args and not any(text.startswith("model.args") for text in overrides):
+    check(config)
+    return config
+
+
+def _check_network_kept(
+    file: str,
+    before: ml_collections.ConfigDict,
+    changed: Mapping[str, Any],
+    missing: Sequence[str],
+) -> None:
+    """Raise `UserError` if arguments of a file's network are left for another network."""
+    renamed = changed["model.name"] != before.name and "model.name" not in missing
+    if renamed and before.args:
         raise UserError(
             f"config.model.args of {file} ({', '.join(before.args)}) are for {before.name}; with"
             " another network set them, too: --config.model.args={} for none"
         )
-    check(config)
-    return config
 
 
 def override_evaluation(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
@@ -254,9 +261,6 @@ def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raise `UserError` for values that fit no run, whatever the data and the devices."""
-    # Imports JAX, which commands that only read configs can do without.
-    from aggnets_jax.connectivity.execution import REMAT
-
     for (low, end, bounds), names in _RANGES.items():
         for name in names:
             value = config[name]
@@ -297,4 +301,3 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, source in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
         if name in config.model.args:
             raise UserError(f"config.model.args.{name} can't be set: it is that of the {source}")
-    choose("config.model.remat", REMAT, config.model.remat)

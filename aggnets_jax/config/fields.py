@@ -103,7 +103,8 @@ def set_field(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
         value = float(value)
     fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
     if value is None:
-        fits = path in LENGTHS or flatten(plain(default_config()))[path] is None
+        default, _ = locate(default_config(), path)
+        fits = path in LENGTHS or default[name] is None
     if not fits:
         raise UserError(f"config.{path} must be of type {wanted.__name__}, got {value!r}")
     if isinstance(value, str) and not is_line(value):

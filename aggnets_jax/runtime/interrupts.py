@@ -43,6 +43,11 @@ def end_at_signals() -> None:
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
 
+def ends_at_signals() -> bool:
+    """Return whether a signal ends this process at once."""
+    return any(signal.getsignal(number) is _end for number in SIGNALS)
+
+
 @contextlib.contextmanager
 def cleaning_up(action: Callable[[], object]) -> Iterator[None]:
     """Call a function at the end of the context, also when a signal ends the process before."""

@@ -1,6 +1,9 @@
 """The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
+import errno
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +21,7 @@ from aggnets_jax.files import (
 )
 from aggnets_jax.runtime.interrupts import cleaning_up
 from aggnets_jax.workdir.lease import LEASE, Lease
+from aggnets_jax.workdir.names import check_name
 
 try:
     import fcntl
@@ -42,6 +46,44 @@ _FIELDS_OF_SUMMARY = {
     "config_changes": [{"step": int, "changes": [str]}],
     "seeds": [_FIELDS_OF_SEED],
 }
+
+
+def check_new_or_same(
+    workdir: PathLike,
+    config: Mapping[str, Any] | None = None,
+    *,
+    allow_config_change: bool = False,
+) -> None:
+    """Check that a run can use a workdir, before anything slow is imported; write nothing.
+
+    The config is resolved, as JSON data; None if it is not known yet.
+
+    Raises:
+      UserError: as `open_workdir`.
+    """
+    path = any_path(workdir)
+    if is_url(path):
+        return
+    with explained(f"workdir {workdir} can't be used"):
+        check_name(path, writes=True)
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if there != path.absolute():
+            with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
+                pass
+        _check_same_run(path, config, allow_config_change)
+
+
+def check_there(workdir: PathLike) -> None:
+    """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
+    path = any_path(workdir)
+    if not is_url(path):
+        check_name(path, writes=False)
+        if not path.is_dir():
+            raise UserError(f"there is no workdir {path.absolute()}")
 
 
 @contextlib.contextmanager
@@ -69,6 +111,7 @@ def open_workdir(
                     lease.keep = (path / CONFIG).exists()
         return
     with explained(f"workdir {workdir} can't be used"):
+        check_name(path, writes=True)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
@@ -120,13 +163,17 @@ def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     )
 
 
-def _check_same_run(path: AnyPath, config: Mapping[str, Any], allow_config_change: bool) -> None:
+def _check_same_run(
+    path: AnyPath, config: Mapping[str, Any] | None, allow_config_change: bool
+) -> None:
     # Files of a process that was killed before it had written the config do not count.
     own = {LOCK, LEASE, partial_name(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
+    if config is None:
+        return
     changes = config_lib.differences(read_json(path / CONFIG), config)
     if changes and not allow_config_change:
         raise config_change_error(path, changes)

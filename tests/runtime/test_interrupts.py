@@ -15,6 +15,8 @@ from PIL import Image
 from aggnets_jax import commands
 from tests import runs
 
+MOMENTS = 30  # for each subcommand
+
 # What each subcommand does while it is interrupted.
 WORK = {
     "train": "--config={file} --workdir={new}",
@@ -96,7 +98,7 @@ def test_a_signal_at_the_first_moment_of_a_command(name, places, tmp_path):
 @pytest.mark.parametrize("name", commands.NAMES)
 def test_signals_at_random_moments(name, places, tmp_path):
     draws = random.Random(name)
-    for attempt in range(int(__import__("os").environ.get("MOMENTS", "30"))):
+    for attempt in range(MOMENTS):
         number = draws.choice([signal.SIGINT, signal.SIGTERM])
         new = tmp_path / f"new{attempt}"
         check(name, number, interrupt(name, number, draws.uniform(0, 6), places, new), new)
