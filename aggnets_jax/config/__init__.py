@@ -168,12 +168,12 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 def _change(given: ml_collections.ConfigDict, path: str, value: Any) -> None:
     """Change a field that a file gives, so that the fields that refer to it follow."""
-    set_field(default_config(), path, value)  # raises if there is no such field, or no such value
     *groups, name = path.split(".")
     for step in groups:
         given = given.get(step) if isinstance(given, ml_collections.ConfigDict) else None
     if not isinstance(given, ml_collections.ConfigDict) or name not in given:
         return
+    set_field(default_config(), path, value)  # raises if there is no such field, or no such value
     with given.ignore_type():
         given[name] = value
         for other in LENGTHS:

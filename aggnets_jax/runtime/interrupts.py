@@ -30,12 +30,14 @@ def end_at_signals() -> None:
     """End the process at a signal from now on, with exit code 128 + N; for the main thread.
 
     Python's own way, an exception anywhere in the program, leaves long tracebacks, and libraries
-    may swallow it. `StopRequest` and `Children` replace the handlers while they are in use.
+    may swallow it. `StopRequest` and `Children` replace the handlers while they are in use. Another
+    call puts back a handler that a library has replaced.
     """
-    if not (numbers := heeded()):
-        return
-    for number in numbers:
+    again = ends_at_signals()
+    for number in heeded():
         signal.signal(number, _end)
+    if again or not ends_at_signals():
+        return
     # A handler waits while the main thread imports or compiles; the thread does not.
     reader, writer = os.pipe()
     os.set_blocking(writer, False)

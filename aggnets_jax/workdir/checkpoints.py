@@ -180,7 +180,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             if is_url(path) and (is_storage_error(error) or refused):
                 raise OSError(f"{path}: {why}") from error
             if isinstance(error, MemoryError | OSError) or refused:
-                raise UserError(f"{path} can't be read: {one_line(error)}") from error
+                how = "may not" if refused and refused[0] == "PERMISSION_DENIED" else "can't"
+                raise UserError(f"{path} {how} be read: {one_line(error)}") from error
             # Orbax, TensorStore and JSON raise any at a damaged file.
             raise Damaged(path, why) from error
         return items
