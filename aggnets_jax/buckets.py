@@ -55,6 +55,13 @@ def file_system(path: epath.Path) -> fsspec.AbstractFileSystem:
     return fsspec.core.url_to_fs(str(path))[0]
 
 
+def object_names(folder: epath.Path) -> list[str]:
+    """Return the names of the objects in a folder and below, relative to it."""
+    # The client's names have no scheme.
+    start = len(str(folder).partition("://")[2]) + 1
+    return [name[start:] for name in file_system(folder).find(str(folder))]
+
+
 def bucket_path(url: str) -> epath.Path:
     """Return the path of an object or folder in a bucket that can be read.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from etils import epath
 
-from aggnets_jax.buckets import bucket_path, file_system, is_url, storage
+from aggnets_jax.buckets import bucket_path, file_system, is_url, object_names, storage
 from aggnets_jax.errors import UserError, one_line
 
 # Most methods of `pathlib.Path` are those of both. etils' class is for buckets alone: on this
@@ -147,6 +147,18 @@ def filled_folder(folder: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as local:
         yield Path(local)
         upload_folder(Path(local), folder)
+
+
+def move_folder(folder: AnyPath, place: AnyPath) -> None:
+    """Rename a folder; in a bucket, copy its objects and then delete them."""
+    if is_url(folder):
+        with storage(folder):
+            names = object_names(folder)
+            before = [f"{folder}/{name}" for name in names]
+            file_system(folder).copy(before, [f"{place}/{name}" for name in names])
+            file_system(folder).rm(before)
+    else:
+        folder.rename(place)
 
 
 def upload_folder(folder: Path, place: AnyPath) -> None:

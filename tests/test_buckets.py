@@ -23,8 +23,8 @@ def unchecked():
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("http://host/run", "unknown kind of bucket 'http://'; allowed: gs://, s3://"),
-        ("gcs://host/run", "unknown kind of bucket 'gcs://'; nearest: gs://"),
+        ("http://host/run", "unknown kind of bucket 'http://'; nearest: s3://, gs://"),
+        ("gcs://host/run", "unknown kind of bucket 'gcs://'; nearest: gs://, s3://"),
         ("gs://", "gs:// names no bucket; a path is gs://BUCKET/FOLDER"),
         ("s3:///run", "s3:///run names no bucket; a path is s3://BUCKET/FOLDER"),
     ],

@@ -17,7 +17,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
-from aggnets_jax.files import PathLike, make_folder
+from aggnets_jax.files import PathLike, make_folder, move_folder
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import (
@@ -298,7 +298,7 @@ class RunCheckpoints(Checkpoints):
             name = f"{error.path.parent.name}-{error.path.name}"
             places = (folder / f"{name}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
             place = next(place for place in places if not place.exists())
-            error.path.rename(place)
+            move_folder(error.path, place)
             self._warn(f"{error}; set aside as {place}")
 
     @staticmethod

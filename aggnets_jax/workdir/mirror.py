@@ -11,7 +11,7 @@ from pathlib import Path
 
 from etils import epath
 
-from aggnets_jax.buckets import file_system, storage
+from aggnets_jax.buckets import file_system, object_names, storage
 from aggnets_jax.files import make_folder
 
 _COMMITTED = "commit_success.txt"
@@ -48,14 +48,14 @@ class Mirror:
         """Download a checkpoint, if it is not here."""
         here = self.root / series / str(step)
         if not any(here.iterdir()):
-            place = f"{self._workdir}/{series}/{step}"
+            place = self._workdir / series / str(step)
             with storage(place):
-                names = self._names(f"{series}/{step}")
+                names = object_names(place)
                 self._client.get([f"{place}/{n}" for n in names], [str(here / n) for n in names])
 
     def send(self, series: str) -> None:
         """Upload checkpoints that are not in the bucket, and delete those that are not here."""
-        place = f"{self._workdir}/{series}"
+        place = self._workdir / series
         here, there = self.root / series, self._committed(series)
         steps = {folder.name for folder in here.iterdir() if folder.name.isdecimal()}
         with storage(place):
@@ -65,24 +65,19 @@ class Mirror:
                 names = [file.relative_to(here).as_posix() for file in files]
                 self._client.put(list(map(str, files)), [f"{place}/{name}" for name in names])
                 self._client.pipe_file(f"{place}/{step}/{_COMMITTED}", b"")
-            for step in {name.partition("/")[0] for name in self._names(series)} - steps:
+            present = {name.partition("/")[0] for name in object_names(place)}
+            for step in present - steps:
                 self._delete(f"{series}/{step}")
 
-    def _names(self, below: str) -> list[str]:
-        """Return the names of the objects in a folder of the workdir, relative to it."""
-        place = f"{self._workdir}/{below}"
-        # The client's names have no scheme.
-        start = len(place.partition("://")[2]) + 1
-        return [name[start:] for name in self._client.find(place)]
-
     def _committed(self, series: str) -> set[str]:
-        with storage(f"{self._workdir}/{series}"):
-            pairs = (name.split("/") for name in self._names(series))
+        place = self._workdir / series
+        with storage(place):
+            pairs = (name.split("/") for name in object_names(place))
             return {step for step, *rest in pairs if rest == [_COMMITTED] and step.isdecimal()}
 
     def _delete(self, below: str) -> None:
-        place = f"{self._workdir}/{below}"
-        names = self._names(below)
+        place = self._workdir / below
+        names = object_names(place)
         for some in ([n for n in names if n == _COMMITTED], [n for n in names if n != _COMMITTED]):
             if some:
                 self._client.rm([f"{place}/{name}" for name in some])

@@ -57,8 +57,8 @@ def test_a_run_is_the_same_and_goes_on(place, data_dir, finished_run, capsys):
 
 
 def test_a_config_that_is_refused_leaves_nothing(place, data_dir):
-    config = runs.tiny_config(data_dir, batch_size=10_000)
-    with pytest.raises(UserError):
+    config = runs.tiny_config(data_dir, init_from="/nowhere")
+    with pytest.raises(UserError, match="there is no workdir /nowhere"):
         train_and_evaluate(config, place)
     assert buckets.objects(place) == {}
 
