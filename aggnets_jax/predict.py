@@ -17,7 +17,7 @@ from rich.text import Text
 
 from aggnets_jax import data
 from aggnets_jax.buckets import is_url
-from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.data.image_folder import ENDINGS, find_files, report_left_out
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import any_path, explained, local_path, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -98,17 +98,19 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
 def find_images(paths: Sequence[str | Path]) -> list[str]:
     """Return the given files, and the images in given folders and below, sorted; each once.
 
+    Hidden files and folders are left out; other files that are no images are counted on stderr.
+
     Raises:
-      UserError: if there is no such file or folder, or no JPEG or PNG in a folder.
+      UserError: if there is no such file or folder, or no image in a folder.
     """
     files: list[Path] = []
     for path in map(local_path, paths):
         if path.is_dir():
-            below = sorted(path.rglob("*"))
-            found = [f for f in below if f.suffix.lower() in ENDINGS and f.is_file()]
-            if not found:
+            images, others = find_files(str(path))
+            if not images:
                 raise UserError(f"no images ({', '.join(ENDINGS)}) in {path}")
-            files += found
+            report_left_out(str(path), others)
+            files += sorted(map(Path, images))
         elif path.is_file():
             files.append(path)
         else:
