@@ -10,6 +10,7 @@ from typing import Any
 
 import absl.logging
 
+from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
 from aggnets_jax.runtime.interrupts import ignore_signals
 
@@ -85,9 +86,10 @@ def _with_flag_files(words: list[str]) -> list[str]:
 
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code, or that of the error that it reports on stderr."""
-    # Orbax and TFDS print errors that they then raise or handle.
+    # These print errors that they then raise or handle: Orbax, TFDS, and two clients.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     # It warns of each font that its styles name and the machine lacks.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     sys.unraisablehook = _report_unraisable
@@ -102,7 +104,10 @@ def exit_code(program: Callable[[], int | None]) -> int:
     except (UserError, Diverged, LostProcess, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a disk that is full, read-only or gone
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
 

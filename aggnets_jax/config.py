@@ -1,6 +1,7 @@
 """Configs of runs: files with overrides, resolved against `configs/default.py` and checked."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ _RANGES = {
         *("keep_checkpoints", "num_seeds", "batch_size", "eval_batch_size", "accumulation_steps"),
     ),
     (0, 2**31, "at least 0 and below 2**31"): (
-        *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps"),
+        *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
         *("lr", "weight_decay", "grad_clip_norm", "strength"),
@@ -43,7 +44,6 @@ _CHOICES = {
     "task": ("classification", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
-    "batch_norm": ("global", "device"),
     "sharding": ("replicated", "fsdp"),
     "label_smoothing_over": ("all", "others"),
     "data.damaged": ("stop", "skip"),
@@ -291,6 +291,9 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
+    if not re.fullmatch(r"global|device|group:[1-9]\d{0,8}", config.batch_norm):
+        allowed = ("global", "device", "group:N")
+        raise unknown("config.batch_norm", config.batch_norm, allowed)
     for path, allowed in _CHOICES.items():
         group, name = locate(config, path)
         if group[name] not in allowed:

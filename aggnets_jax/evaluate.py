@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 from aggnets_jax import data
 from aggnets_jax.config import override_evaluation
 from aggnets_jax.errors import Stopped, UserError, one_line
-from aggnets_jax.files import check_fields, local_path, read_json, write_json
+from aggnets_jax.files import PathLike, any_path, check_fields, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
@@ -88,7 +87,7 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-    workdir: str | Path,
+    workdir: PathLike,
     which: str = "latest",
     data_dir: str | None = None,
     *,
@@ -122,9 +121,9 @@ def evaluate_checkpoint(
     check_evaluation(task, metrics)
     try:
         if is_first():
-            write_json(local_path(workdir) / "evaluation.json", metrics)
+            write_json(any_path(workdir) / "evaluation.json", metrics)
     except OSError as error:
-        print(f"not written to {workdir}: {error.strerror}", flush=True)
+        print(f"not written to {workdir}: {error.strerror or one_line(error)}", flush=True)
     return metrics
 
 
@@ -159,7 +158,7 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
 
 
 def watch(
-    workdir: str | Path,
+    workdir: PathLike,
     data_dir: str | None = None,
     *,
     overrides: Sequence[str] = (),
@@ -205,9 +204,9 @@ def watch(
                 time.sleep(look_every)
 
 
-def _look(workdir: str | Path) -> tuple[int, int]:
+def _look(workdir: PathLike) -> tuple[int, int]:
     """Return the steps of the newest checkpoint (or -1) and of the finished run (or -2)."""
-    path = local_path(workdir)
+    path = any_path(workdir)
     newest, last = -1, -2
     if path.is_dir():
         with Checkpoints(path) as checkpoints:
@@ -219,11 +218,11 @@ def _look(workdir: str | Path) -> tuple[int, int]:
     return newest, last
 
 
-def _look_together(workdir: str | Path) -> tuple[int, int]:
+def _look_together(workdir: PathLike) -> tuple[int, int]:
     """Return what the first process sees, in all of them."""
     return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
 
 
-def _all_see(workdir: str | Path, step: int) -> bool:
+def _all_see(workdir: PathLike, step: int) -> bool:
     """Return whether all processes see a checkpoint, which they restore together."""
-    return not in_any_process(not (local_path(workdir) / LATEST / str(step)).is_dir())
+    return not in_any_process(not (any_path(workdir) / LATEST / str(step)).is_dir())

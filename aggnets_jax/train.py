@@ -4,7 +4,6 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +16,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
-from aggnets_jax.files import write_json, write_text
+from aggnets_jax.files import PathLike, any_path, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_process
 from aggnets_jax.runtime.interrupts import ends_at_signals
@@ -48,7 +47,7 @@ from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: PathLike,
     *,
     allow_config_change: bool = False,
     task: Task | None = None,
@@ -60,8 +59,8 @@ def train_and_evaluate(
 
     Args:
       config: differences from `configs/default.py`, or a whole config.
-      workdir: local directory for checkpoints, metrics and the summary; new, or of a run of the
-        same config, which is then continued. Several processes share it.
+      workdir: directory for checkpoints, metrics and the summary, local or in a bucket; new, or of
+        a run of the same config, which is then continued. Several processes share it.
       allow_config_change: whether the run so far may have had another config or data set; the
         summary then says what changed, and at which step.
       task: what to train for; None: the task that the config names.
@@ -88,7 +87,7 @@ def train_and_evaluate(
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
         task = task or get_task(config)
-        mesh = mesh_lib.make_mesh()
+        mesh = mesh_lib.make_mesh(config.slices)
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
@@ -98,7 +97,7 @@ def train_and_evaluate(
 
         opened = open_workdir(workdir, config_json, allow_config_change=allow_config_change)
         on_first_process(lambda: stack.enter_context(opened))
-        workdir = Path(workdir).expanduser()
+        workdir = any_path(workdir)
         checkpoints = RunCheckpoints(
             workdir, keep=config.keep_checkpoints, config=config_json, dataset=setup.info
         )

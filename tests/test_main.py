@@ -143,8 +143,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
 def test_command_lines_without_a_subcommand(old, new, monkeypatch):
     ran = []
     for name in ("train", "eval", "report"):
-        only = {"run": ran.append, "compiles": False, "check": lambda flags: None}
-        command = commands.COMMANDS[name]._replace(**only)
+        command = commands.COMMANDS[name]._replace(
+            run=ran.append, compiles=False, check=lambda flags: None
+        )
         monkeypatch.setitem(commands.COMMANDS, name, command)
     assert main(old) == main(new) == 0
     assert ran[0] == ran[1]

@@ -5,7 +5,6 @@ import functools
 import importlib
 import operator
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax.ablation import PENALTIES
@@ -27,6 +26,7 @@ from aggnets_jax.commands.command import (
     together,
 )
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import any_path, make_folder
 
 
 def _check_trains(flags: argparse.Namespace) -> None:
@@ -195,7 +195,6 @@ def analyse(flags: argparse.Namespace) -> None:
 
     `aggnets analyse NAME --help` lists the flags of an analysis.
     """
-    from aggnets_jax.files import make_folder
     from aggnets_jax.runtime import mesh as mesh_lib
     from aggnets_jax.runtime.notes import note
     from aggnets_jax.workdir.restore import restore_network
@@ -205,7 +204,7 @@ def analyse(flags: argparse.Namespace) -> None:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
         inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
-    output = make_folder(flags.output or Path(flags.workdir, "analysis"))
+    output = make_folder(flags.output or any_path(flags.workdir) / "analysis")
     note(f"computing {flags.analysis}")
     importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)
 

@@ -221,8 +221,8 @@ def file_batches(
 ) -> EvalBatches:
     """Return batches of image files, in the form of an evaluation split with labels of zero.
 
-    The files are JPEG, PNG, GIF or BMP of any size. `info` has the facts about the data set whose
-    images they are like, which is not read. The rest is as for `eval_batches`.
+    The files are of any size, in a format that `decoding` reads. `info` has the facts about the
+    data set whose images they are like, which is not read. The rest is as for `eval_batches`.
     """
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     dataset = file_dataset(files, info, rows)

@@ -10,7 +10,8 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
     progress   the `Progress`, as JSON
     checksums  of all other items, as JSON; everything that is read is compared with them
 
-Orbax gives a checkpoint its name when all of it is written.
+Orbax gives a checkpoint its name when all of it is written; in a bucket, where nothing can be
+renamed, it then gets the object `commit_success.txt`.
 """
 
 import contextlib
@@ -19,7 +20,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,11 +27,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from aggnets_jax.buckets import is_storage_error, is_url
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.mirror import Mirror
 from aggnets_jax.workdir.names import plain_path
 
 LATEST, BEST = "checkpoints", "best"
@@ -59,31 +61,38 @@ _DATASET = {
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
-    def __init__(self, workdir: str | Path) -> None:
-        self._workdir = Path(workdir).expanduser().absolute()
+    def __init__(self, workdir: PathLike) -> None:
+        path = any_path(workdir)
+        self._workdir = path if is_url(path) else path.absolute()
         self._links = contextlib.ExitStack()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
+        in_s3 = str(self._workdir).startswith("s3://")
+        self._mirror = Mirror(self._workdir) if in_s3 else None
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             self._forget(folder)
         self._links.close()
+        if self._mirror:
+            self._mirror.close()
 
     def _options(self, folder: str) -> dict[str, Any]:
         return {"read_only": True}
 
     @functools.cached_property
-    def _plain_workdir(self) -> Path:
-        return plain_path(self._workdir, self._links)
+    def _plain_workdir(self) -> AnyPath:
+        return self._workdir if is_url(self._workdir) else plain_path(self._workdir, self._links)
 
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
+            if self._mirror:
+                self._mirror.look(folder)
             self._managers[folder] = ocp.CheckpointManager(
-                self._plain_workdir / folder,
+                (self._mirror.root if self._mirror else self._plain_workdir) / folder,
                 options=ocp.CheckpointManagerOptions(
                     # The metadata of a damaged checkpoint would be an error before any is read.
                     lightweight_initialize=True,
@@ -142,6 +151,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)
         try:
+            if self._mirror:
+                self._mirror.fetch(folder, step)
             json_args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
@@ -168,13 +179,17 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise Damaged(path, one_line(error)) from error
         except PermissionError as error:
             raise UserError(f"{path} may not be read: {one_line(error)}") from error
-        except (MemoryError, OSError) as error:  # not the checkpoint's fault
-            raise UserError(f"{path} can't be read: {one_line(error)}") from error
-        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
-            if refused := _REFUSED.search(str(error)):
-                how = "may not" if refused[0] == "PERMISSION_DENIED" else "can't"
+        except Exception as error:
+            why = f"it can't be read: {one_line(error)}"
+            refused = _REFUSED.search(str(error))
+            # Not the checkpoint's fault.
+            if is_url(path) and (is_storage_error(error) or refused):
+                raise OSError(f"{path}: {why}") from error
+            if isinstance(error, MemoryError | OSError) or refused:
+                how = "may not" if refused and refused[0] == "PERMISSION_DENIED" else "can't"
                 raise UserError(f"{path} {how} be read: {one_line(error)}") from error
-            raise Damaged(path, f"it can't be read: {one_line(error)}") from error
+            # Orbax, TensorStore and JSON raise any at a damaged file.
+            raise Damaged(path, why) from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
