@@ -40,7 +40,7 @@ from aggnets_jax.analysis.units import (
     unit_masks,
 )
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import read_json, write_json
+from aggnets_jax.files import any_path, read_json, write_figure, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.workdir.restore import Restored
@@ -121,7 +121,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     features = make_features(restored, given.layer, given.normalisation)
     found = dissect(features, broden, mesh, batch_size=given.batch_size, quantile=given.quantile)
     counts = unique_detectors(found, broden, given.iou)
-    draw_units(found, features, broden, given.units).savefig(output / "dissection_units.png")
+    units = draw_units(found, features, broden, given.units)
+    write_figure(output / "dissection_units.png", units)
     write_json(output / "dissection.json", {"layer": given.layer, "unique": counts})
     title = f"{sum(counts.values())} unique detectors among {len(found.labels)} channels"
     records = _records(found, broden)
@@ -138,7 +139,7 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
 
 
 def _read_counts(workdir: str) -> dict[str, int]:
-    file = Path(workdir, "analysis", "dissection.json")
+    file = any_path(workdir) / "analysis" / "dissection.json"
     try:
         return read_json(file)["unique"]
     except (OSError, KeyError, ValueError):
