@@ -67,7 +67,8 @@ class Checkpoints(contextlib.AbstractContextManager):
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        self._mirror = Mirror(path) if str(path).startswith("s3://") else None
+        in_s3 = str(self._workdir).startswith("s3://")
+        self._mirror = Mirror(self._workdir) if in_s3 else None
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
