@@ -24,8 +24,16 @@ class Damaged(UserError):
         self.reason = reason
 
 
-class OtherArrays(Damaged):
-    """A checkpoint whose arrays have unexpected names, dtypes or shapes."""
+class OtherArrays(UserError):
+    """A whole checkpoint at `path` with other arrays than expected; `reason` says which."""
+
+    def __init__(self, path: PurePath, reason: str) -> None:
+        super().__init__(
+            f"checkpoint {path} is whole, but of another network, precision (JAX_ENABLE_X64) or"
+            f" version of aggnets_jax: {reason}"
+        )
+        self.path = path
+        self.reason = reason
 
 
 class Diverged(RuntimeError):

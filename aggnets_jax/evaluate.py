@@ -1,7 +1,7 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,11 +11,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from aggnets_jax import data
+from aggnets_jax.config import override_evaluation
 from aggnets_jax.errors import Stopped, UserError, one_line
 from aggnets_jax.files import PathLike, any_path, check_fields, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, over_seeds
@@ -62,7 +64,7 @@ def evaluate(
       UserError: an image is not what it should be, or all are skipped.
     """
     gathered, ahead = None, None
-    for batch in batches:
+    for batch in counted(batches, len(batches), "batches of the evaluation"):
         if interrupted():
             return None
         # The outputs of a batch are fetched when the next one is dispatched.
@@ -89,24 +91,28 @@ def evaluate_checkpoint(
     which: str = "latest",
     data_dir: str | None = None,
     *,
+    overrides: Sequence[str] = (),
     interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
-    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, and the result as
-    for `evaluate`, with the `step`.
+    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, `overrides` as for
+    `config.override_evaluation`, and the result as for `evaluate`, with the `step`.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
       Diverged: if a metric is NaN or infinite; the result is printed, and `evaluation.json` left as
         it was.
     """
+    note(f"restoring the network of {workdir}")
     mesh = mesh_lib.make_mesh()
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
+    override_evaluation(config, overrides)
     batches = evaluation_batches(restored, mesh, data_dir)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
+    note(f"evaluating {batches.num_examples} images")
     metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
     if metrics is None:
         return None
@@ -151,7 +157,13 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
         )
 
 
-def watch(workdir: PathLike, data_dir: str | None = None, *, look_every: float = 5.0) -> None:
+def watch(
+    workdir: PathLike,
+    data_dir: str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    look_every: float = 5.0,
+) -> None:
     """Evaluate the newest checkpoint, and each newer one, until the run is finished.
 
     Checkpoints that come faster than they can be evaluated are skipped. The run may have yet to
@@ -171,8 +183,9 @@ def watch(workdir: PathLike, data_dir: str | None = None, *, look_every: float =
             if newest > evaluated and _all_see(workdir, newest):
                 metrics = error = None
                 try:
-                    which = str(newest)
-                    metrics = evaluate_checkpoint(workdir, which, data_dir, interrupted=asked)
+                    metrics = evaluate_checkpoint(
+                        workdir, str(newest), data_dir, overrides=overrides, interrupted=asked
+                    )
                 except UserError as raised:
                     error = raised
                 if error := error_in_any(error):

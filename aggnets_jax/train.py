@@ -1,6 +1,7 @@
 """`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -18,9 +19,13 @@ from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import PathLike, any_path, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_process
+from aggnets_jax.runtime.interrupts import ends_at_signals
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
+from aggnets_jax.training.optimizer import highest_learning_rate
+from aggnets_jax.training.schedules import low_peak
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
@@ -73,13 +78,16 @@ def train_and_evaluate(
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        # Until there is something to save, a command ends by itself, unless others wait for it.
+        alone = jax.process_count() == 1 and ends_at_signals()
+        stop = stack.enter_context(StopRequest(listen=not alone))
 
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
+        note("opening the data set, and counting the network")
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
         task = task or get_task(config)
-        mesh = mesh_lib.make_mesh()
+        mesh = mesh_lib.make_mesh(config.slices)
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
@@ -133,7 +141,10 @@ def train_and_evaluate(
             )
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
+            if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
+                print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
+            note("compiling the step")
             several = make_train_steps(step_fn, training, config.num_seeds)
             train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
@@ -186,6 +197,7 @@ def train_and_evaluate(
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stop.listen()
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)

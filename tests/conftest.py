@@ -4,6 +4,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -18,6 +19,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Nearly all programs here are small and run a few times: to compile them takes the time. What
     # needs them as users have them takes the fixture `optimised`.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# A background job of a shell inherits SIGINT as ignored, and so would the processes of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes many objects that stay; the collector would go through all of them again and again.
 gc.set_threshold(100_000, 20, 100)

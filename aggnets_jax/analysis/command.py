@@ -3,7 +3,6 @@
 import argparse
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
-from aggnets_jax.files import write_figure
+from aggnets_jax.files import AnyPath, write_figure
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tables import print_table, write_csv
 from aggnets_jax.workdir.restore import Restored
@@ -87,7 +86,7 @@ def headline(restored: Restored, given: argparse.Namespace, text: str) -> str:
 
 
 def publish(
-    output: Path,
+    output: AnyPath,
     title: str,
     shown: Sequence[Mapping[str, str]],
     files: Mapping[str, Sequence[Mapping[str, Any]]],

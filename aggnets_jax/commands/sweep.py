@@ -53,6 +53,7 @@ def _words(text: str) -> list[str]:
     switch("--print", "print commands, and start nothing"),
     switch("--dry_run", "only say what would be done"),
     flag("more", "flags of aggnets train, after --", nargs="*", metavar="FLAG"),
+    check=lambda flags: None,  # its rows' workdirs are checked one by one
 )
 def sweep(flags: argparse.Namespace) -> int | None:
     """Train the rows of a config's `sweep()`, each in a workdir with the row's name.

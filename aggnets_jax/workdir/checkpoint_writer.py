@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
@@ -21,6 +22,7 @@ from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import (
     BEST,
+    JSON_ITEMS,
     LATEST,
     Checkpoints,
     array_checksums,
@@ -59,6 +61,8 @@ class RunCheckpoints(Checkpoints):
         # How to wait for it, by folder; and the thread that uploads it.
         self._pending: dict[str, Callable[[], Any]] = {}
         self._thread = ThreadPoolExecutor(1)
+        # Names, dtypes and shapes of the newest state that is saved, by item.
+        self._saved: dict[str, Any] = {}
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
@@ -87,7 +91,9 @@ class RunCheckpoints(Checkpoints):
             self._name_saved_best(progress)
         self._settle(LATEST)
         model, training = _split(state)
-        self._begin(LATEST, state.updates, progress, {"model": model, "training": training})
+        arrays = {"model": model, "training": training}
+        self._saved = jax.tree.map(_on_host, arrays)
+        self._begin(LATEST, state.updates, progress, arrays)
 
     def save_best(self, state: TrainState, progress: Progress) -> None:
         """Begin to save the network of the best evaluation so far."""
@@ -95,16 +101,24 @@ class RunCheckpoints(Checkpoints):
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
 
     def finish(self) -> None:
-        """Wait until everything is saved; raise `Unsaved` if the last state could not be."""
+        """Wait until everything is saved; raise `Unsaved` if the last state can't be read back."""
         self._settle(BEST)
-        if not self._settle(LATEST):
+        saved = self._settle(LATEST) and self._saved
+        if saved and (error := error_in_any(_error_of(self._read_back))):
+            self.note_failure(error, self._begun[LATEST])
+        if LATEST in self._failures:
             steps: list[int] = []
             with contextlib.suppress(Exception):  # of a storage that is gone
-                steps = self._steps(LATEST)
+                steps = [step for step in self._steps(LATEST) if step != self._begun[LATEST]]
             raise Unsaved(
                 f"{self._failures[LATEST]}; the same command goes on"
                 + (f" from step {steps[-1]}" if steps else "")
             )
+
+    def _read_back(self) -> None:
+        """Read the newest state as another process would; raise `UserError` if that fails."""
+        with Checkpoints(self._workdir) as reader:
+            reader._read(LATEST, self._begun[LATEST], *JSON_ITEMS, **self._saved)
 
     def _begin(self, folder: str, step: int, progress: Progress, arrays: Mapping[str, Any]) -> None:
         self._failures.pop(folder, None)
@@ -266,7 +280,12 @@ class RunCheckpoints(Checkpoints):
                 f" {error.reason}"
             ) from error
         restored_state = TrainState(**restored["model"], **restored["training"])
-        progress = Progress(**restored["progress"])
+        try:
+            progress = Progress(**restored["progress"])
+        except TypeError as error:  # its checksum is right
+            raise UserError(
+                f"checkpoint {step} of {self._workdir} is of another version: {one_line(error)}"
+            ) from error
         if changes:
             progress.config_changes.append({"step": step, "changes": list(changes)})
         return restored_state.replace(seed=state.seed), progress
@@ -300,6 +319,11 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     training = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     model = {name: training.pop(name) for name in ("params", "batch_stats", "ema")}
     return model, training
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """Return an array of the same shape and dtype on the host, which takes no memory."""
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _like(shapes: TrainState, state: TrainState) -> TrainState:

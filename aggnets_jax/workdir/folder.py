@@ -1,7 +1,9 @@
 """The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
-import fcntl
+import errno
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,13 @@ from aggnets_jax.files import (
     partial_name,
     read_json,
 )
+from aggnets_jax.runtime.interrupts import cleaning_up
 from aggnets_jax.workdir.lease import LEASE, Lease
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes from one workdir
+    fcntl = None
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -37,6 +45,41 @@ _FIELDS_OF_SUMMARY = {
     "config_changes": [{"step": int, "changes": [str]}],
     "seeds": [_FIELDS_OF_SEED],
 }
+
+
+def check_new_or_same(
+    workdir: PathLike,
+    config: Mapping[str, Any] | None = None,
+    *,
+    allow_config_change: bool = False,
+) -> None:
+    """Check that a run can use a workdir, before anything slow is imported; write nothing.
+
+    The config is resolved, as JSON data; None if it is not known yet.
+
+    Raises:
+      UserError: as `open_workdir`.
+    """
+    path = any_path(workdir)
+    if is_url(path):
+        return
+    with explained(f"workdir {workdir} can't be used"):
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if there != path.absolute():
+            with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
+                pass
+        _check_same_run(path, config, allow_config_change)
+
+
+def check_there(workdir: PathLike) -> None:
+    """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
+    path = any_path(workdir)
+    if not (is_url(path) or path.is_dir()):
+        raise UserError(f"there is no workdir {path.absolute()}")
 
 
 @contextlib.contextmanager
@@ -70,21 +113,25 @@ def open_workdir(
         lock = (path / LOCK).open("a")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"workdir {path} is in use by another process") from error
         except OSError:  # some network file systems know no locks
             pass
-        try:
+        with cleaning_up(lambda: _remove_empty(path, missing)):
             yield path
-        finally:
-            # The run must not end with the error of a storage that is gone.
-            with contextlib.suppress(OSError):
-                if not (path / CONFIG).exists():
-                    (path / LOCK).unlink(missing_ok=True)
-                    for folder in missing:
-                        if not any(folder.iterdir()):
-                            folder.rmdir()
+
+
+def _remove_empty(path: AnyPath, made: Sequence[AnyPath]) -> None:
+    """Remove the folders that were made for a run that has written nothing."""
+    # The run must not end with the error of a storage that is gone.
+    with contextlib.suppress(OSError):
+        if not (path / CONFIG).exists():
+            (path / LOCK).unlink(missing_ok=True)
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
 
 
 def read_summary(workdir: AnyPath) -> dict[str, Any]:
@@ -111,13 +158,17 @@ def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     )
 
 
-def _check_same_run(path: AnyPath, config: Mapping[str, Any], allow_config_change: bool) -> None:
+def _check_same_run(
+    path: AnyPath, config: Mapping[str, Any] | None, allow_config_change: bool
+) -> None:
     # Files of a process that was killed before it had written the config do not count.
     own = {LOCK, LEASE, partial_name(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
+    if config is None:
+        return
     changes = config_lib.differences(read_json(path / CONFIG), config)
     if changes and not allow_config_change:
         raise config_change_error(path, changes)
