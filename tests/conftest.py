@@ -108,7 +108,7 @@ def s3_server():
         yield proxy
 
 
-@pytest.fixture(params=["gs", "s3"])
+@pytest.fixture(params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def server(request):
     """Each of the servers in turn, well behaved."""
     proxy = request.getfixturevalue(f"{request.param}_server")

@@ -63,6 +63,7 @@ def test_a_config_that_is_refused_leaves_nothing(place, data_dir):
     assert buckets.objects(place) == {}
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_set_aside(place, data_dir, finished_run, capsys):
     config = runs.tiny_config(data_dir)
     train_and_evaluate(config, place)
@@ -75,6 +76,7 @@ def test_a_damaged_checkpoint_is_set_aside(place, data_dir, finished_run, capsys
     assert_as_on_a_disk(place, finished_run)
 
 
+@pytest.mark.slow
 def test_a_bucket_that_does_not_answer_is_no_damage(place, data_dir, monkeypatch, capsys):
     config = runs.tiny_config(data_dir, total_steps=2)
     train_and_evaluate(config, place)
