@@ -16,7 +16,8 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
 from aggnets_jax.benchmark.memory import is_out_of_memory
 from aggnets_jax.benchmark.targets import Chip, Target, open_target
-from aggnets_jax.data.known import describe_known
+from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
+from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.files import write_json
@@ -29,6 +30,7 @@ from aggnets_jax.runtime.compilation import (
     compile_for,
     compiler_options,
 )
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.setup import Setup, set_up
@@ -61,7 +63,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
     """
     mesh = mesh_lib.make_mesh(config.slices, target and target.devices)
     try:
-        info = describe_known(config)
+        info = _describe(config)
     except UserError:  # the sizes are not known without opening the data set
         info = None
     setup = set_up(config, get_task(config), info=info, mesh=mesh)
@@ -69,6 +71,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
         "devices": mesh.size,
         "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
     }
+    note(f"compiling for {mesh.size} devices that are not here")
     with compile_for(target.platform) if target else native():
         found |= _train_costs(setup, mesh)
         if target:
@@ -81,6 +84,29 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
             if target.platform == "gpu" and needed > there:
                 raise DoesNotFit(f"it does not fit: a step needs {needed:.2f} GB of {there:.0f} GB")
     return found
+
+
+def _describe(config: ml_collections.ConfigDict) -> DatasetInfo:
+    """Describe a config's KNOWN data as `describe` does; raise `UserError` if they are not known.
+
+    There are no names of classes and no evaluation split.
+    """
+    data, name = known_data(config), config.data.name
+    mean, std = normalisation(config.data, name, data.image_shape[-1])
+    return DatasetInfo(
+        name=name,
+        num_classes=data.num_classes,
+        class_names=(),
+        image_shape=data.image_shape,
+        num_train=num_train(config),
+        num_eval=0,
+        train_split=config.data.train_split,
+        eval_split="",
+        mean=mean,
+        std=std,
+        resident=False,
+        resized=data.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
+    )
 
 
 def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, float]:

@@ -75,7 +75,12 @@ def results(flags: argparse.Namespace) -> None:
     "experiments",
     flag("--results", "folder of CSV files of runs; default results"),
     flag("--family", "folder of configs to list; default all"),
-    flag("--format", "default table", choices=("table", "csv", "markdown"), default="table"),
+    flag(
+        "--format",
+        "default table; sizes: those of the networks, counted anew",
+        choices=("table", "csv", "markdown", "sizes"),
+        default="table",
+    ),
 )
 def experiments(flags: argparse.Namespace) -> None:
     """List the experiments: what they reproduce, what they cost, and our results.
@@ -103,7 +108,8 @@ def models(flags: argparse.Namespace) -> None:
         aggnets models sparsenet_bc100_k24
         aggnets models --page
 
-    The page is docs/models.md, with all networks; counting them takes minutes.
+    The page is docs/models.md, with all networks; counting them takes minutes. The list has its
+    numbers.
     """
     from aggnets_jax.models import page
     from aggnets_jax.models.registry import find_family, list_models, model_info
@@ -120,9 +126,15 @@ def models(flags: argparse.Namespace) -> None:
         raise UserError(f"no network is named like {flags.name!r}; aggnets models lists all")
     else:
         print(f"{'network':<34}{'parameters':>14}{'multiply-adds':>18}")
+        kept = page.rows()
         for name in names:  # each is printed as soon as it is counted
-            info = model_info(name)
-            print(f"{name:<34}{info.params:>14,}{info.macs:>18,}", flush=True)
+            if name in kept:
+                classes = find_family(name).num_classes
+                params, macs = kept[name].params[classes], kept[name].macs_with(classes)
+            else:
+                info = model_info(name)
+                params, macs = info.params, info.macs
+            print(f"{name:<34}{params:>14,}{macs:>18,}", flush=True)
 
 
 @command(

@@ -95,7 +95,7 @@ def _private_folder() -> Path:
         caches = Path.home() / ".cache"
     folder = caches / "aggnets_jax" / "xla"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():  # not on Windows
         raise PermissionError(f"{folder} belongs to another user")
     folder.chmod(0o700)
     if not os.access(folder, os.W_OK):

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import ml_collections
 
-from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
 from aggnets_jax.errors import unknown
 
 
@@ -43,26 +42,3 @@ def num_train(config: ml_collections.ConfigDict) -> int:
     if split not in examples:
         raise unknown(f"size of the split of {config.data.name}", split, examples)
     return examples[split]
-
-
-def describe_known(config: ml_collections.ConfigDict) -> DatasetInfo:
-    """Describe a config's KNOWN data as `describe` does; raise `UserError` if they are not known.
-
-    There are no names of classes and no evaluation split.
-    """
-    data, name = known_data(config), config.data.name
-    mean, std = normalisation(config.data, name, data.image_shape[-1])
-    return DatasetInfo(
-        name=name,
-        num_classes=data.num_classes,
-        class_names=(),
-        image_shape=data.image_shape,
-        num_train=num_train(config),
-        num_eval=0,
-        train_split=config.data.train_split,
-        eval_split="",
-        mean=mean,
-        std=std,
-        resident=False,
-        resized=data.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
-    )
