@@ -70,11 +70,12 @@ def row(network: str, target: str, dtype: str) -> dict[str, Any]:
     """Return the row of a network; its figures are empty if it could not be compiled."""
     found = compiled(network, target, dtype)
     key = {"network": network, "target": target, "dtype": dtype}
-    names = ("batch_per_chip", "compile_s", "memory_gb", "gflop", "flop_ratio", "gb", "byte_ratio")
+    names = ("batch_per_chip", "compile_s", "memory_gb", "gflop", "flop_ratio")
+    moved = ("gb", "byte_ratio", "hbm_gb", "hbm_ratio")
     collectives = ("all_reduces", "all_reduce_mb", "other_collectives")
     bounds = ("arithmetic_ms", "memory_ms", "links_ms")
     if not found:
-        return key | dict.fromkeys((*names, *collectives, *bounds), "")
+        return key | dict.fromkeys((*names, *moved, *collectives, *bounds), "")
     kinds = dict(found["collectives"])
     reduced = kinds.pop("all-reduce", {"count": 0, "bytes": 0})
     numbers = (
@@ -85,11 +86,13 @@ def row(network: str, target: str, dtype: str) -> dict[str, Any]:
         f"{found['flops'] / found['model_flops']:.3f}",
         f"{found['bytes'] / 1e9:.4g}",
         f"{found['bytes'] / found['model_bytes']:.2f}",
+        f"{found['memory_bytes'] / 1e9:.4g}",
+        f"{found['memory_bytes'] / found['model_bytes']:.2f}",
     )
     times = (f"{1e3 * seconds:.3g}" for seconds in found["roofline"].values())
     return {
         **key,
-        **dict(zip(names, numbers, strict=True)),
+        **dict(zip((*names, *moved), numbers, strict=True)),
         "all_reduces": reduced["count"],
         "all_reduce_mb": f"{reduced['bytes'] / 1e6:.4g}",
         "other_collectives": " ".join(sorted(kinds)) or "none",

@@ -13,7 +13,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.benchmark.hlo import collectives, moved_bytes
+from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
 from aggnets_jax.benchmark.memory import is_out_of_memory
 from aggnets_jax.benchmark.targets import Chip, Target, open_target
 from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
@@ -24,7 +24,12 @@ from aggnets_jax.files import write_json
 from aggnets_jax.layers.convolution import native
 from aggnets_jax.models.flops import count_traffic
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.runtime.compilation import allocated_bytes, compile_for, compiler_options
+from aggnets_jax.runtime.compilation import (
+    allocated_bytes,
+    backend,
+    compile_for,
+    compiler_options,
+)
 from aggnets_jax.runtime.notes import note
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task
@@ -44,12 +49,13 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
 
     Returns:
       `devices`, `params`, and the costs of a training step; for each device and step:
-      `state_bytes`, `allocated_bytes` (with batch and temporaries), `temporary_bytes`, `flops` as
-      XLA counts them, `model_flops` (two for each multiply-add of three passes), `bytes` read and
-      written, `model_bytes` (the inputs and outputs of convolutions, once in each of three passes),
-      `collectives` as `hlo.collectives` returns them, and `compile_seconds`. The counts include the
-      body of a loop, over accumulated batches or scanned layers, once. With a target there are also
-      the `roofline`, see `roofline`, and `evaluation`, the costs of an evaluation step.
+      `state_bytes`, `allocated_bytes` (with batch and temporaries), `temporary_bytes`; `flops` and
+      `bytes` read and written, as XLA counts them or None; `model_flops` (two for each multiply-add
+      of three passes) and `model_bytes` (the inputs and outputs of convolutions, once in each of
+      three passes); `memory_bytes`, the part of `bytes` in a TPU's HBM, else None; `collectives` as
+      `hlo.collectives` returns them, and `compile_seconds`. The counts include the body of a loop,
+      over accumulated batches or scanned layers, once. With a target there are also the `roofline`,
+      see `roofline`, and `evaluation`, the costs of an evaluation step.
 
     Raises:
       DoesNotFit: if the target's compiler finds that a step needs too much memory.
@@ -73,6 +79,10 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
     if target:
         for costs in (found, found["evaluation"]):
             costs["roofline"] = roofline(costs, target.chip, mesh.size)
+            # The compiler of a TPU has refused it before; a GPU's does not look.
+            needed, there = costs["allocated_bytes"] / 1e9, target.chip.memory_bytes / 1e9
+            if target.platform == "gpu" and needed > there:
+                raise DoesNotFit(f"it does not fit: a step needs {needed:.2f} GB of {there:.0f} GB")
     return found
 
 
@@ -103,10 +113,11 @@ def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, fl
     """Return the least seconds of a step's `arithmetic`, `memory` and `links`, at published rates.
 
     A step takes at least the largest of them; collectives are taken as a ring over all devices.
+    Where XLA counts no FLOPs and bytes, these are the network's own.
     """
     return {
-        "arithmetic": costs["flops"] / chip.flops,
-        "memory": costs["bytes"] / chip.memory_bandwidth,
+        "arithmetic": (costs["flops"] or costs["model_flops"]) / chip.flops,
+        "memory": (costs["memory_bytes"] or costs["model_bytes"]) / chip.memory_bandwidth,
         "links": moved_bytes(costs["collectives"], devices) / chip.link_bandwidth,
     }
 
@@ -179,14 +190,16 @@ def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
         sizes = _NEEDED.search(str(error))
         text = f"{sizes[1]}iB of {sizes[2]}iB of each device" if sizes else one_line(error)
         raise DoesNotFit(f"it does not fit: a step needs {text}") from error
-    counts = compiled.cost_analysis()
+    counts = compiled.cost_analysis() or {}  # none for a GPU that is not here
+    program = compiled.as_text()
     return {
         "compile_seconds": time.perf_counter() - began,
         "allocated_bytes": allocated_bytes(compiled),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "flops": counts["flops"],
-        "bytes": counts["bytes accessed"],
-        "collectives": collectives(compiled.as_text()),
+        "flops": counts.get("flops"),
+        "bytes": counts.get("bytes accessed"),
+        "memory_bytes": memory_bytes(program) if backend() == "tpu" else None,
+        "collectives": collectives(program),
     }
 
 
@@ -283,10 +296,13 @@ def _rows(costs: Mapping[str, Any], target: Target | None) -> dict[str, str]:
     there = f" of {target.chip.memory_bytes / 1e6:,.0f}" if target else ""
     rows["total memory"] = f"{costs['allocated_bytes'] / 1e6:,.1f}{there} MB"
     rows["FLOPs, of the network"] = f"{costs['model_flops'] / 1e9:,.2f} G"
-    rows["FLOPs, as XLA counts"] = f"{costs['flops'] / 1e9:,.2f} G"
+    if costs["flops"] is not None:
+        rows["FLOPs, as XLA counts"] = f"{costs['flops'] / 1e9:,.2f} G"
     if target:
         rows["bytes, of the network"] = f"{costs['model_bytes'] / 1e6:,.1f} MB"
-        rows["bytes, as XLA counts"] = f"{costs['bytes'] / 1e6:,.1f} MB"
+        if costs["bytes"] is not None:
+            rows["bytes, as XLA counts"] = f"{costs['bytes'] / 1e6:,.1f} MB"
+            rows["bytes, of these in HBM"] = f"{costs['memory_bytes'] / 1e6:,.1f} MB"
     for kind, sums in costs["collectives"].items():
         hidden = f", {sums['overlapped']} overlapped" if target else ""
         rows[kind] = f"{sums['count']} with {sums['bytes'] / 1e6:,.3f} MB{hidden}"

@@ -1,4 +1,4 @@
-"""Collectives of a compiled program, read from its text."""
+"""What a compiled program sends, and reads and writes in the memory of its device, by its text."""
 
 import math
 import re
@@ -8,6 +8,13 @@ from typing import NamedTuple
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"%?(\S+) = (.+?) ({_KINDS})(-start)?\(")
 _ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?)\)(?:, |$)")
+# An array with its layout: minor dimensions first, tiles, and a memory space that is not HBM.
+_PLACED = re.compile(
+    r"[a-z]+(\d+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?[^}]*?(S\(\d+\))?\})?"
+)
+# Instructions that touch no memory.
+_NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
 # Instructions that take the time in which a collective may be on its way.
 _WORK = re.compile(r" (?:fusion|convolution|dot|custom-call|reduce|while)\(")
 
@@ -52,6 +59,52 @@ def moved_bytes(found: Mapping[str, Mapping[str, int]], devices: int) -> float:
     return sum(times.get(kind, share) * sums["bytes"] for kind, sums in found.items())
 
 
+def memory_bytes(program: str) -> int:
+    """Return the bytes that a TPU reads and writes in its HBM, by the text of its program.
+
+    XLA also counts the bytes of the fast memory on the chip (VMEM), into which it moves as much as
+    fits, as "S(1)" in a layout. Each instruction reads its operands and writes its results once,
+    with the padding of their tiles; a copy or slice between the memories counts the bytes moved.
+    The bodies of loops count once.
+    """
+    total, inside_fusion, found = 0, False, {}
+    for line in program.splitlines():
+        if line and not line[0].isspace():
+            inside_fusion, found = line.startswith("%fused"), {}
+        match = _INSTRUCTION.match(line)
+        if inside_fusion or not match:
+            continue
+        name, results, kind, operands = match.groups()
+        found[name] = arrays = _arrays(results)
+        if kind in _NAMES or kind.endswith("-done"):
+            continue
+        read = [each for operand in re.findall(r"%([\w.-]+)", operands) for each in found[operand]]
+        if kind in (
+            "copy-start",
+            "slice-start",
+        ):  # (target, source, ...) or ((source), target, ...)
+            moved = min(size for size, _ in arrays[:2])
+            total += moved * sum(in_hbm for _, in_hbm in arrays[:2])
+        else:
+            total += sum(size for size, in_hbm in (*arrays, *read) if in_hbm)
+    return total
+
+
+def _arrays(results: str) -> list[tuple[int, bool]]:
+    """Return the bytes of each array of a type, in whole tiles, and whether it is in HBM."""
+    found = []
+    for bits, sizes, order, tiles, elsewhere in _PLACED.findall(results):
+        dims, tile = _numbers(sizes), _numbers(tiles)
+        for dim, side in zip(_numbers(order), reversed(tile), strict=False):
+            dims[dim] = -(-dims[dim] // side) * side
+        found.append((math.prod(dims) * int(bits) // 8, not elsewhere))
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
 def _works_before_done(lines: list[str], name: str) -> bool:
     done = re.compile(rf"-done\(.*%{re.escape(name)}\b")
     for line in lines:
@@ -65,5 +118,5 @@ def _works_before_done(lines: list[str], name: str) -> bool:
 def _bytes(results: str) -> int:
     total = 0
     for _, bits, sizes in _ARRAY.findall(results):
-        total += math.prod(int(size) for size in sizes.split(",") if size) * int(bits) // 8
+        total += math.prod(_numbers(sizes)) * int(bits) // 8
     return total

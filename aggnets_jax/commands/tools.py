@@ -142,7 +142,7 @@ def models(flags: argparse.Namespace) -> None:
     add_config,
     flag("--processes", "default 1", type=int),
     flag("--devices", "of each process; default 8", type=int),
-    flag("--target", "topology of TPUs to compile for: v5e:4x4, v5p:2x2x2, v6e:8x8"),
+    flag("--target", "to compile for: TPUs, v5e:4x4, v5p:2x2x2, v6e:8x8; or GPUs, h100:8"),
     switch("--fit", "if the target has too little memory, try changes of the config"),
     flag("--json", "file to write"),
 )
@@ -153,11 +153,13 @@ def dry_run(flags: argparse.Namespace) -> None:
         aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --target=v5e:4x4 --fit
         aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
 
-    With --target the TPU's own compiler compiles the steps of training and evaluation, on any
-    Linux machine (pip install 'aggnets-jax[tpu]'). It takes minutes. config.slices is the number of
-    slices of that topology. Otherwise XLA compiles the step of training for simulated devices of
-    the CPU, with the convolutions of accelerators: collectives and FLOPs are those of a pod; its
-    compiler fuses and lays out arrays in another way, and takes somewhat more or less memory.
+    With --target the TPU's or GPU's own compiler compiles the steps of training and evaluation, on
+    any Linux machine (pip install 'aggnets-jax[tpu]' or [cuda13]). It takes minutes. config.slices
+    is the number of slices, or nodes, of that topology.
+
+    Otherwise XLA compiles the step of training for simulated devices of the CPU, with the
+    convolutions of accelerators: collectives and FLOPs are those of a pod; its compiler fuses and
+    lays out arrays in another way, and takes somewhat more or less memory.
     """
     if flags.target and (flags.processes, flags.devices) != (None, None):
         raise UserError("--target says which devices; leave --processes and --devices out")

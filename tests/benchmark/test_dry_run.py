@@ -133,7 +133,10 @@ def test_changes_are_tried_until_one_fits(monkeypatch, capsys):
 
 def test_the_roofline_is_each_resource_at_its_published_rate():
     sent = {"all-reduce": {"count": 2, "bytes": 8e8, "overlapped": 0}}
-    costs = {"flops": 197e9, "bytes": 819e7, "collectives": sent}
+    costs = {"flops": 197e9, "memory_bytes": 819e7, "collectives": sent}
     found = module.roofline(costs, CHIPS["v5e"], 4)
     # A ring of 4 moves each byte 2 * 3/4 times, at 200 GB/s.
     assert found == pytest.approx({"arithmetic": 1e-3, "memory": 1e-2, "links": 6e-3})
+    own = {"flops": None, "memory_bytes": None, "model_flops": 394e9, "model_bytes": 819e6}
+    found = module.roofline({**costs, **own}, CHIPS["v5e"], 4)
+    assert found == pytest.approx({"arithmetic": 2e-3, "memory": 1e-3, "links": 6e-3})

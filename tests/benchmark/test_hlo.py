@@ -2,7 +2,7 @@
 
 import pytest
 
-from aggnets_jax.benchmark.hlo import collectives, moved_bytes
+from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
 
 PROGRAM = """
 %all-reduce.1 = f32[64]{0} all-reduce(%x), replica_groups=[1,8]<=[8]
@@ -34,3 +34,28 @@ def test_a_ring_moves_the_parts_of_each_device():
         {"all-reduce": 600, "all-gather": 300, "reduce-scatter": 1200, "collective-permute": 400}
     )
     assert moved_bytes({"all-reduce": {"bytes": 400}}, 1) == 0
+
+
+TPU_PROGRAM = """
+%fused_computation.1 (param_0: f32[8]) -> f32[8] {
+  %param_0 = f32[8]{0:T(128)} parameter(0)
+  ROOT %add.9 = f32[8]{0:T(128)} add(%param_0, %param_0)
+}
+
+ENTRY %main (x: f32[100], y: bf16[4,100]) -> f32[100] {
+  %x = f32[100]{0:T(128)} parameter(0), metadata={op_name="x"}
+  %y = bf16[4,100]{1,0:T(8,128)(2,1)} parameter(1)
+  %moved = (f32[100]{0:T(128)S(1)}, f32[100]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
+  %there = f32[100]{0:T(128)S(1)} copy-done(%moved)
+  %part = ((bf16[4,100]{1,0}), bf16[2,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%y), slice={[0:2]}
+  %inside = f32[100]{0:T(128)S(1)} fusion(%there, %there), kind=kLoop, calls=%fused_computation.1
+  %pair = (f32[100]{0:T(128)}, f32[]{:T(128)S(6)}) fusion(%inside, %y), kind=kLoop, calls=%f.2
+  ROOT %out = f32[100]{0:T(128)} get-tuple-element(%pair), index=0
+}
+"""
+
+
+def test_bytes_of_hbm_are_without_those_of_the_memory_on_the_chip():
+    # In whole tiles: 100 numbers take 128, and the four rows of y take eight.
+    copied, sliced, read, written = 4 * 128, 2 * 100 * 2, 8 * 128 * 2, 4 * 128
+    assert memory_bytes(TPU_PROGRAM) == copied + sliced + read + written

@@ -20,8 +20,9 @@ needs_libtpu = pytest.mark.skipif(
     ("name", "message"),
     [
         ("v5a:2x2", "unknown target 'v5a:2x2'; nearest: v5"),
-        ("v5e", "target 'v5e' has no topology; allowed: v5e:2x2, v5e:4x4"),
+        ("v5e", "target 'v5e' has no topology; allowed: such as v5e:2x2"),
         ("v5e:16", "target 'v5e:16' has no topology"),
+        ("h100:2x2", "target 'h100:2x2' has no topology; allowed: such as h100:8"),
     ],
 )
 def test_targets_that_are_none(name, message):
@@ -29,10 +30,11 @@ def test_targets_that_are_none(name, message):
         targets.open_target(name)
 
 
-def test_without_its_compiler_a_target_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(("name", "extra"), [("v5e:2x2", "tpu"), ("h100:8", "cuda13")])
+def test_without_its_compiler_a_target_says_what_to_install(name, extra, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"needs libtpu: pip install 'aggnets-jax\[tpu\]'"):
-        targets.open_target("v5e:2x2")
+    with pytest.raises(UserError, match=rf"pip install 'aggnets-jax\[{extra}\]'"):
+        targets.open_target(name)
 
 
 @needs_libtpu
@@ -73,5 +75,6 @@ def test_the_steps_of_a_recipe_with_mixup_are_compiled_for_chips(tmp_path):
     assert 0.5 < found["flops"] / found["model_flops"] < 2
     assert found["state_bytes"] < found["allocated_bytes"] < 16e9
     assert found["bytes"] >= found["model_bytes"]
+    assert found["bytes"] > found["memory_bytes"] > found["state_bytes"]
     assert found["evaluation"]["flops"] < found["flops"]
     assert set(found["evaluation"]["collectives"]) == {"all-reduce"}

@@ -1,0 +1,56 @@
+"""The table of programs for TPUs, without their compiler."""
+
+import csv
+
+import pytest
+
+from aggnets_jax.models.registry import find_family
+from results import tpu
+
+FOUND = {
+    "compile_seconds": 61.2,
+    "allocated_bytes": 2e9,
+    "flops": 3e9,
+    "model_flops": 2e9,
+    "bytes": 5e9,
+    "model_bytes": 4e9,
+    "memory_bytes": 2e9,
+    "collectives": {"all-reduce": {"count": 7, "bytes": 2_000_000, "overlapped": 0}},
+    "roofline": {"arithmetic": 1e-3, "memory": 2e-2, "links": 3e-4},
+}
+
+
+def test_networks_are_of_all_families_once():
+    families = [find_family(name) for name in tpu.networks()]
+    assert len({family.name for family in families}) == len(families) > 50
+    assert {family.input_shape[0] for family in families} == {32, 224}
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    seen = []
+
+    def compiled(network, target, dtype):
+        seen.append((network, target, dtype))
+        return {} if network == "densenet121" else FOUND
+
+    monkeypatch.setattr(tpu, "compiled", compiled)
+    return seen
+
+
+def test_rows_are_kept_and_failures_are_empty(compiled, tmp_path):
+    file = tmp_path / "tpu.csv"
+    flags = ["--networks=densenet40_k12,densenet121", "--targets=v5e:2x2", f"--output={file}"]
+    tpu.main(flags)
+    assert [network for network, _, _ in compiled] == ["densenet40_k12", "densenet121"]
+    with file.open() as lines:
+        first, failed = csv.DictReader(lines)
+    assert (first["memory_gb"], first["flop_ratio"], first["byte_ratio"]) == ("2", "1.500", "1.25")
+    assert (first["hbm_gb"], first["hbm_ratio"]) == ("2", "0.50")
+    assert (first["all_reduces"], first["all_reduce_mb"]) == ("7", "2")
+    assert (first["other_collectives"], first["memory_ms"]) == ("none", "20")
+    assert failed["network"] == "densenet121" and failed["memory_gb"] == ""
+    tpu.main(flags)
+    assert len(compiled) == 2  # the rows are there
+    tpu.main([*flags, "--again"])
+    assert len(compiled) == 4
