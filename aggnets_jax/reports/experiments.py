@@ -68,9 +68,8 @@ def size(config: ml_collections.ConfigDict) -> Size:
       UserError: for an unknown network or data set.
     """
     data = known_data(config)
-    arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
-    text = json.dumps(arguments, sort_keys=True)
-    return _size(config.model.name, text, data.num_classes, data.image_shape)
+    text = json.dumps(config_lib.to_json(config)["model"], sort_keys=True)
+    return _size(text, data.num_classes, data.image_shape)
 
 
 def training_cost(config: ml_collections.ConfigDict) -> int:
@@ -129,8 +128,11 @@ def in_units(macs: int) -> str:
 
 
 @functools.cache
-def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    listed, overrides = page.rows().get(name), json.loads(arguments)
+def _size(model: str, classes: int, shape: tuple[int, int, int]) -> Size:
+    fields = json.loads(model)
+    name, arguments = fields["name"], config_lib.network_arguments(fields)
+    listed = page.rows().get(name)
+    overrides = {k: v for k, v in arguments.items() if k not in _NO_SIZE}
     as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
     if as_listed and not overrides:
         return Size(listed.params[classes], listed.macs_with(classes))
