@@ -11,19 +11,21 @@ from typing import Any
 import ml_collections
 
 from aggnets_jax.arguments import choose
+from aggnets_jax.connectivity.stored_patterns import as_data, with_stored
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import is_line
+from aggnets_jax.plugins import import_installed, import_plugins
 
 # Fields with arguments of functions, which are checked where the functions are called.
 FREE_FORM = (
-    *("model.topology_args", "model.args", "data.policy_args"),
+    *("model.topology_args", "model.args", "model.patterns", "data.policy_args"),
     *("schedule_args", "strength_args", "task_args"),
 )
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
-    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "profile_steps"),
-    *("paper.error", "paper.error_top5", "paper.remark", "paper.source"),
+    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "plugins"),
+    *("profile_steps", "paper.error", "paper.error_top5", "paper.remark", "paper.source"),
 )
 
 # The length of a run: setting one unsets the other.
@@ -131,6 +133,7 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         if not equals:
             raise UserError(f"override {override!r} must have the form --config.field=value")
         _set(config, name, _parse(config, name, text))
+    import_plugins(config.plugins, path.parent)
     renamed = config.model.name != before.name
     # The file's arguments are for the file's network.
     if renamed and before.args and not any(text.startswith("model.args") for text in overrides):
@@ -157,6 +160,7 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         del given["total_steps"]
     for path, value in given.items():
         _set(config, path, value)
+    import_installed(config.plugins)  # one that is missing may not be needed
     check(config)
     return config
 
@@ -183,7 +187,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
       UserError: if `old` is no config.
     """
     changed = changes(to_json(resolve(old)), new).items()
-    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed]
+    return [one_line(f"{name}: {was!r} -> {now!r}") for name, (was, now) in changed]
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
@@ -195,9 +199,14 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
 
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the keyword arguments for `create_model` in `config.model`, besides the name."""
-    fields = _plain(config.model)
-    named = {k: v for k, v in fields.items() if k not in ("name", "args") and v is not None}
-    return {**named, **fields["args"]}
+    return network_arguments(_plain(config.model))
+
+
+def network_arguments(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `model_arguments` from the fields of `config.model`."""
+    apart = ("name", "args", "patterns")
+    named = {k: v for k, v in fields.items() if k not in apart and v is not None}
+    return with_stored({**named, **fields["args"]}, fields["patterns"])
 
 
 def _existing(path: Path) -> Path:
@@ -279,6 +288,8 @@ def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
             _set_arguments(config, field, path, value)
             return
     group, name = _locate(config, path)
+    if path == "model.topology":
+        value = as_data(value)
     if isinstance(group[name], ml_collections.ConfigDict):
         raise UserError(f"config.{path} is a group of fields, got {value!r}")
     wanted = group.get_type(name)

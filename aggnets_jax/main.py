@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from aggnets_jax import commands
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.plugins import import_from_environment
 
 
 def overview() -> str:
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int | None:
+    import_from_environment()
     name, *rest = _with_subcommand(words)
     if name not in commands.NAMES:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")

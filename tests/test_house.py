@@ -18,6 +18,7 @@ WINGS = {
     "tables": "tables as CSV, Markdown and on the terminal",
     "statistics": "confidence intervals and paired tests",
     "cli": "what the subcommands share",
+    "plugins": "modules of users",
     "runtime": "devices, processes, compiled programs",
     "connectivity": "how layers read earlier layers",
     "config": "configs, resolved against configs/default.py and checked",

@@ -34,7 +34,13 @@ from aggnets_jax.arguments import check_whole_number, choose, given_or, known_de
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -166,7 +172,7 @@ def dpn(
     residual: int | None = None,
     stem_features: int | None = None,
     stem_kernel: int | None = None,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> DPN:

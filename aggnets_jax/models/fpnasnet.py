@@ -13,7 +13,7 @@ There is no ReLU behind sums. A stage is a row of blocks of one width and resolu
 opens it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.inverted_residual import InvertedResidual
 from aggnets_jax.layers.residual_blocks import Projection
@@ -152,7 +152,7 @@ class FPNASNet(nn.Module):
 
 def fpnasnet(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> FPNASNet:

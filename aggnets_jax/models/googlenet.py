@@ -19,7 +19,6 @@ has them behind modules 4a and 4d, here they are at the ends of the first two st
 and 4e.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
 from aggnets_jax.models.registry import register_family
@@ -144,7 +143,7 @@ class GoogLeNet(nn.Module):
 
 def googlenet_cifar(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> GoogLeNet:

@@ -37,7 +37,13 @@ from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.registry import register_family
@@ -141,7 +147,7 @@ def highway(
     depth: int | None = None,
     stage_depths: Sequence[int] | None = None,
     widths: int | Sequence[int] = (32, 80, 128),
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> HighwayNet:

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from flax import linen as nn
 
 from aggnets_jax.arguments import check_whole_number
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, make_topology
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, make_topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.pyramid_blocks import Block
 from aggnets_jax.layers.residual_blocks import EXPANSION, Bottleneck
@@ -92,7 +92,7 @@ def stepped_network(
     base_width: int,
     cardinality: int | None = None,
     scale: int | None = None,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PyramidNet:

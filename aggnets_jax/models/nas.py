@@ -38,7 +38,7 @@ from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
@@ -234,7 +234,7 @@ def nasnet(
     cell: str,
     num_cells: int,
     features: int,
-    topology: str | None = None,
+    topology: TopologyLike | None = None,
     topology_args: TopologyArgs = None,
     operation: str = "sep3",
     **fields: Any,

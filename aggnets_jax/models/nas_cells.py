@@ -17,7 +17,8 @@ stride 2.
 import dataclasses
 import re
 
-from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.connectivity.patterns import Link
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.layers.link_operations import Carried
 
 CELLS = {

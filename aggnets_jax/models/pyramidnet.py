@@ -31,7 +31,7 @@ from aggnets_jax.arguments import check_number, check_whole_number, known_depth,
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.pyramid_blocks import (
@@ -140,7 +140,7 @@ def pyramidnet(
     alpha: int,
     bottleneck: bool,
     imagenet_stem: bool = False,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PyramidNet:
@@ -188,7 +188,7 @@ def linear_widths(first: int, alpha: int, blocks: int) -> tuple[int, ...]:
 
 
 def make_shortcut_topologies(
-    topology: str | Sequence[str], topology_args: TopologyArgs, blocks: Sequence[int]
+    topology: TopologyLike, topology_args: TopologyArgs, blocks: Sequence[int]
 ) -> tuple[Topology, ...]:
     """Return the topologies of a `PyramidNet`, where a block opens each stage but the first."""
     depths = [n if i == 0 else n - 1 for i, n in enumerate(blocks)]

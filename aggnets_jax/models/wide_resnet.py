@@ -15,7 +15,7 @@ stage of WRN-d-1, the input itself is its shortcut. There is no DS2 variant: inn
 around the 3x3 convolution of a bottleneck, which F does not have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
 from aggnets_jax.connectivity.execution import Execution
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
@@ -136,7 +136,7 @@ def wide_resnet(
     *,
     depth: int,
     widening: int,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     aggregation: str = "sum",
     shortcut_norm: str = "group",

@@ -29,7 +29,7 @@ from aggnets_jax.benchmark.torch_networks.parts import (
     sequence,
 )
 from aggnets_jax.benchmark.torch_networks.shortcuts import InnerShortcut, ShortcutStage
-from aggnets_jax.connectivity.topology import Sources
+from aggnets_jax.connectivity.patterns import Sources
 from aggnets_jax.layers.micro_dense_blocks import MicroDense
 from aggnets_jax.layers.residual_blocks import EXPANSION
 
