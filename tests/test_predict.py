@@ -254,7 +254,10 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images=EMPTY"], "no images (.jpg, .jpeg, .png) in EMPTY"),
+        (
+            ["--images=EMPTY"],
+            "no images (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp) in EMPTY",
+        ),
         (["--images=EMPTY/none.jpg"], "no file or folder EMPTY/none.jpg"),
         ([], "the following arguments are required: --images"),
         (["--images="], "--images is empty"),

@@ -1,7 +1,6 @@
 """Training curves of a run, and of several networks in one figure."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aggnets_jax.connectivity.drawing import LONG, SHORT
+from aggnets_jax.files import AnyPath, write_figure
 
 Lines = Sequence[Mapping[str, Any]]
 """Lines of a `metrics.jsonl`."""
@@ -51,16 +51,16 @@ def draw_curve(lines: Lines, name: str, axes: Axes) -> None:
         axes.legend(frameon=False)
 
 
-def save_curves(lines: Lines, file: Path) -> None:
+def save_curves(lines: Lines, file: AnyPath) -> None:
     """Draw losses and accuracy, as `draw_curve`, into a file; its suffix sets the format."""
     figure = Figure(figsize=(13, 3.6), dpi=120)
     for axes, name in zip(figure.subplots(1, 3), CURVES, strict=True):
         draw_curve(lines, name, axes)
     figure.tight_layout()
-    figure.savefig(file)
+    write_figure(file, figure)
 
 
-def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: Path) -> None:
+def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: AnyPath) -> None:
     """Draw the curves of several networks into one figure; its suffix sets the format.
 
     Args:
@@ -90,7 +90,7 @@ def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: Path
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
     )
-    figure.savefig(file)
+    write_figure(file, figure)
 
 
 def _over_seeds(curves: Sequence[Mapping[int, float]]) -> tuple[list[int], np.ndarray]:

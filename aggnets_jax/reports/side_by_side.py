@@ -1,12 +1,11 @@
 """Several runs side by side: sizes, accuracies with intervals, and curves."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import explained, local_path, read_json
+from aggnets_jax.files import AnyPath, any_path, explained, read_json
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.compare import changes, name_of
 from aggnets_jax.reports.curves import Lines, points, save_several
@@ -53,7 +52,7 @@ def _names(groups: Groups) -> list[str]:
 
 
 def _row(name: str, group: Sequence[Result]) -> dict[str, Any]:
-    summary = read_summary(local_path(group[0].workdir))
+    summary = read_summary(any_path(group[0].workdir))
     accuracies = [1 - result.record["error"] / 100 for result in group]
     examples = summary["final"].get("examples")
     low = high = None
@@ -85,7 +84,7 @@ def _row(name: str, group: Sequence[Result]) -> dict[str, Any]:
 
 def _pattern(workdir: str) -> str:
     """Return the names of the patterns of a run's stages; "" if its code is missing."""
-    config = config_lib.resolve(read_json(local_path(workdir) / CONFIG))
+    config = config_lib.resolve(read_json(any_path(workdir) / CONFIG))
     try:
         topologies = create_configured_model(config, num_classes=2).topologies
     except UserError:
@@ -116,7 +115,7 @@ def _logs(groups: Groups) -> dict[str, list[tuple[Lines, int]]]:
     logs: dict[str, list[tuple[Lines, int]]] = {}
     for name, group in zip(_names(groups), groups, strict=True):
         for result in group:
-            file = local_path(result.workdir) / "metrics.jsonl"
+            file = any_path(result.workdir) / "metrics.jsonl"
             if file.exists():
                 log = (read_json_lines(file), result.record["seed"])
                 logs.setdefault(name, []).append(log)
@@ -167,7 +166,7 @@ def show(groups: Groups) -> None:
     print("\n".join([*_differences(groups), *_explanation(groups)]))
 
 
-def draw(groups: Groups, file: Path) -> bool:
+def draw(groups: Groups, file: AnyPath) -> bool:
     """Draw the curves of all networks as `save_several`; return False if no run has a log."""
     logs = _logs(groups)
     if logs:
@@ -175,7 +174,7 @@ def draw(groups: Groups, file: Path) -> bool:
     return bool(logs)
 
 
-def report(groups: Groups, file: Path) -> None:
+def report(groups: Groups, file: AnyPath) -> None:
     """Print networks as `show`, and draw their curves into a file.
 
     Raises:
@@ -190,7 +189,7 @@ def report(groups: Groups, file: Path) -> None:
     print(f"curves: {file}")
 
 
-def page(groups: Groups, output: Path) -> str:
+def page(groups: Groups, output: AnyPath) -> str:
     """Return the Markdown page: the tables, the picture NAME.png, and the commands."""
     curves = _curve_cells(groups)
     parts = [
