@@ -21,12 +21,19 @@ def choose(kind: str, functions: Mapping[str, Callable], name: str) -> Callable:
 def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any]) -> None:
     """Raise `UserError` if an argument is unknown, missing or of the wrong type.
 
-    The function's annotated keyword-only arguments are allowed. `kind` is its name in messages:
-    "topology 'sparse'".
+    The function's annotated keyword-only arguments are allowed, and others if it takes
+    `**arguments`. `kind` is its name in messages: "topology 'sparse'".
     """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # an annotation of a user's function that is there for type checkers alone
+        signature = inspect.signature(function)
+    parameters = signature.parameters.values()
     allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name, value in arguments.items():
+        if any_name and name not in allowed:
+            continue
         if name not in allowed:
             raise unknown(f"argument of {kind}", str(name), allowed)
         if not _fits(value, allowed[name].annotation):

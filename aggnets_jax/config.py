@@ -15,11 +15,12 @@ from aggnets_jax.config_fields.fields import parse_value as parse_value
 from aggnets_jax.config_fields.files import configs_folder as configs_folder
 from aggnets_jax.config_fields.files import default_config as default_config
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.plugins import import_installed, import_plugins
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
-    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "profile_steps"),
-    *("paper.error", "paper.error_top5", "paper.remark", "paper.source"),
+    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "plugins"),
+    *("profile_steps", "paper.error", "paper.error_top5", "paper.remark", "paper.source"),
 )
 
 # Fields that an evaluation may change, since they change no result but by rounding.
@@ -110,6 +111,8 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         _change(given, name, value)
     config = _merged(given, {**changes, **changed})
     config.file = file
+    if config.plugins:
+        import_plugins(config.plugins, path.parent)
     check(config)
     return config
 
@@ -162,6 +165,7 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         field without a value.
     """
     config = _merged(given, {})
+    import_installed(config.plugins)  # one that is missing may not be needed
     check(config)
     return config
 
@@ -255,8 +259,14 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the keyword arguments for `create_model` in `config.model`, besides the name."""
     fields = plain(config.model)
-    named = {k: v for k, v in fields.items() if k not in ("name", "args") and v is not None}
-    return {**named, **fields["args"]}
+    apart = ("name", "args", "patterns")
+    named = {k: v for k, v in fields.items() if k not in apart and v is not None}
+    arguments = {**named, **fields["args"]}
+    if not fields["patterns"]:
+        return arguments
+    from aggnets_jax.connectivity.stored_patterns import with_stored
+
+    return with_stored(arguments, fields["patterns"])
 
 
 def check(config: ml_collections.ConfigDict) -> None:

@@ -64,7 +64,9 @@ def _run(words: Sequence[str]) -> int | None:
 
     from aggnets_jax import commands
     from aggnets_jax.errors import UserError, unknown
+    from aggnets_jax.plugins import import_from_environment
 
+    import_from_environment()
     name, *rest = _with_subcommand(words)
     if name not in commands.NAMES:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")

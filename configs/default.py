@@ -82,12 +82,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
     config.init_checkpoint = "latest"  # of that workdir: latest | best | the number of a step
 
+    # ---- modules of your own, which register patterns, units, families, data sets: docs/plugins.md
+    config.plugins = ()  # names of modules, such as ("my_networks",)
+
     # ---- the network, see aggnets_jax.list_models() and docs/networks.md
     config.model = ml_collections.ConfigDict()
     config.model.name = "sparsenet_bc100_k24"
     # Who reads whom; one name, or one for each stage. None: that of the named network.
     # plain | dense | sparse | log_dense | windowed | fractal | harmonic | random | custom
     config.model.topology = placeholder(object)
+    # Or a list of links (layer, source), or the name of a pattern of your own: docs/topologies.md
     # Arguments of the topology, such as {"base": 3}; or one mapping for each stage.
     config.model.topology_args = placeholder(object)
     # concat | sum | mean. None: that of the named network.
@@ -99,6 +103,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = "auto"
     config.model.scan = False  # equal layers are compiled once, as the body of a loop
     config.model.shared_statistics = True  # of a feature, for all that normalise it
+    # Links of patterns of your own; filled in when a run starts.
+    config.model.patterns = ml_collections.ConfigDict()
     # Further arguments of the family: depth, growth_rate, dropout, pool, ...
     config.model.args = ml_collections.ConfigDict()
 

@@ -134,19 +134,41 @@ def predict(flags: argparse.Namespace) -> None:
 
 
 @command(
-    "report", WORKDIR, switch("--html", "make WORKDIR/report.html, too"), DATA_DIR, compiles=True
+    "report",
+    flag("workdirs", "of finished runs; several are drawn into one figure", nargs="*"),
+    flag("--workdir", "directory of the run", metavar="DIR"),
+    switch("--html", "make WORKDIR/report.html, too"),
+    DATA_DIR,
+    flag("--output", "picture of several runs; default curves.png", metavar="FILE"),
+    compiles=True,
 )
 def report(flags: argparse.Namespace) -> None:
-    """Report a finished run: a table, its connection pattern, its curves, and a page.
+    """Report finished runs: a table, the curves, and of one run its connections and a page.
 
-    Example:
+    Examples:
         aggnets report --workdir=runs/digits --html
+        aggnets report runs/sparse-0 runs/sparse-1 runs/dense-0 runs/dense-1 --output=curves.svg
+
+    Runs that differ only in the seed are one network, drawn as a line with a band over its seeds.
     """
+    workdirs = [*([] if flags.workdir is None else [flags.workdir]), *flags.workdirs]
+    if not workdirs:
+        raise UserError("aggnets report needs the directory of a run, --workdir=DIR, or of several")
     if flags.data_dir is not None and not flags.html:
         raise UserError("--data_dir is for --html")
-    from aggnets_jax.reports.run import report
+    if len(workdirs) == 1:
+        if flags.output is not None:
+            raise UserError("--output is for several runs; one is reported in its own directory")
+        from aggnets_jax.reports.run import report
 
-    report(flags.workdir, html=flags.html, data_dir=flags.data_dir)
+        report(workdirs[0], html=flags.html, data_dir=flags.data_dir)
+        return
+    if flags.html:
+        raise UserError(f"--html is for one run, not for {len(workdirs)}")
+    from aggnets_jax.files import any_path
+    from aggnets_jax.reports import compare, side_by_side
+
+    side_by_side.report(compare.networks(workdirs), any_path(flags.output or "curves.png"))
 
 
 _ANALYSES = {**ANALYSES, "efficiency": "aggnets_jax.reports.efficiency"}

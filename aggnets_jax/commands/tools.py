@@ -25,7 +25,12 @@ _RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
 @command(
     "compare",
     _RUNS,
-    flag("--against", "of the reference's runs", nargs="+", required=True, metavar="WORKDIR"),
+    flag(
+        "--against",
+        "of the reference's runs; default the network of the first run",
+        nargs="+",
+        metavar="WORKDIR",
+    ),
     flag(
         "--may_differ",
         "field of the config, besides the network's, that differs on purpose; may be repeated",
@@ -36,18 +41,30 @@ _RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
     flag("--output", "results/NAME, without a suffix, of a table and a page"),
 )
 def compare(flags: argparse.Namespace) -> None:
-    """Compare networks over seeds: paired differences with confidence intervals.
+    """Compare networks: side by side, and over seeds by paired differences with intervals.
 
-    Example:
+    Examples:
+        aggnets compare runs/sparse runs/dense
         aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
 
     Runs that differ only in the seed are one network. The runs after --against are the reference;
     each other network is compared with it. A seed fixes the order and the augmentation of the data,
-    so that runs with the same seed are a pair, and the differences of pairs count.
+    so that runs with the same seed are a pair, and the differences of pairs count. Without
+    --against, if each network has one run, the runs are shown side by side.
     """
-    from aggnets_jax.reports import compare, results
+    from aggnets_jax.reports import compare, results, side_by_side
 
     output = flags.output and results.output_path(flags.output)
+    networks = compare.networks(flags.workdirs, flags.against)
+    single = all(len(runs) == 1 for runs in networks)
+    if flags.against is None and single and len(networks) > 1:
+        side_by_side.show(networks)
+        if output:
+            page = side_by_side.page(networks, output)
+            results.write_tables(output, side_by_side.rows(networks), page)
+            side_by_side.draw(networks, output.with_name(f"{output.name}.png"))
+            print(f"{output}.csv, {output}.md, {output}.png")
+        return
     comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
     compare.show(comparison)
     if output:

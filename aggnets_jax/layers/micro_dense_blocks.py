@@ -30,7 +30,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.pyramid_blocks import Block, Branch
 
@@ -133,7 +133,7 @@ class MicroDenseBlock(Branch):
 def micro_dense_block(
     *,
     num_layers: int,
-    topology: str = "dense",
+    topology: TopologyLike = "dense",
     topology_args: Mapping[str, Any] | None = None,
     compression: float = 0.275,
     width_rule: str = "pyramidal",

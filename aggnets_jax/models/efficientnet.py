@@ -34,7 +34,7 @@ from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.mb_conv import MBConv
@@ -143,7 +143,7 @@ class EfficientNet(Network):
 
 def efficientnet_b0(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> EfficientNet:
@@ -166,7 +166,7 @@ def micro_dense_efficientnet_b0(
     replaced: Sequence[int] = (8, 9, 10),
     num_layers: int = 3,
     compression: float = 0.35,
-    shortcut_topology: str | Sequence[str] = "plain",
+    shortcut_topology: TopologyLike = "plain",
     shortcut_topology_args: TopologyArgs = None,
     dropout: float = 0.0,
     drop_connect: float = 0.0,
@@ -211,7 +211,7 @@ def micro_dense_efficientnet_b0(
 def _network(
     replaced: tuple[int, ...],
     replacement: MicroDense | None,
-    topology: str | Sequence[str],
+    topology: TopologyLike,
     topology_args: TopologyArgs,
     **fields: Any,
 ) -> EfficientNet:

@@ -24,6 +24,7 @@ from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import papers
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
+from aggnets_jax.plugins import import_installed
 
 # Arguments of every family: how a network is computed, not what it computes.
 EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))
@@ -253,8 +254,13 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     Raises:
       UserError: as `create_model`.
     """
-    arguments = config_lib.model_arguments(config)
-    return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
+    arguments = {"dtype": jnp.dtype(config.dtype), **config_lib.model_arguments(config)}
+    try:
+        return create_model(config.model.name, num_classes, **arguments)
+    except UserError as error:
+        for problem in import_installed(config.plugins):
+            raise UserError(f"{error}; {problem}") from error
+        raise
 
 
 def find_printed(name: str, /) -> papers.Printed | None:

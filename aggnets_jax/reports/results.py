@@ -90,11 +90,14 @@ def config_and_overrides(config: ml_collections.ConfigDict) -> tuple[str, list[s
             with contextlib.suppress(UserError):
                 base = config_lib.load(file)
                 break
-    flags, seeds = [], []
+    flags = [f"--config.plugins={config.plugins!r}"] if config.plugins != base.plugins else []
+    seeds = []
     changes = config_lib.changes(config_lib.to_json(base), config_lib.to_json(config))
     for field, (_, value) in changes.items():
         if value is None and field in config_lib.LENGTHS:
             continue  # setting the other unsets it
+        if field == "model.patterns":
+            continue  # filled in when the run starts
         flag = f"--config.{field}={value}"
         (seeds if field in ("seed", "num_seeds") else flags).append(flag)
     return os.path.relpath(file, root), flags, seeds

@@ -103,11 +103,11 @@ def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     several = len(summary["seeds"])
     mean = f", mean of {several} seeds" if several > 1 else ""
     return [
-        (f"accuracy{mean}", percent(final["accuracy"])),
-        ("loss", loss_text(final["loss"])),
-        ("parameters", f"{network['params']:,}"),
-        ("multiply-adds", f"{network['macs']:,}"),
-        ("links", f"{network['links']:,}"),
+        (f"accuracy after the last step{mean}", percent(final["accuracy"])),
+        ("loss, mean cross entropy", loss_text(final["loss"])),
+        ("trainable parameters", f"{network['params']:,}"),
+        ("multiply-adds for one image", f"{network['macs']:,}"),
+        ("links between layers", f"{network['links']:,}"),
     ]
 
 
@@ -118,13 +118,14 @@ def _results(
     seeds = summary["seeds"]
     if len(seeds) == 1:
         step = summary["final"]["step"]
-        rows = [("final", {"step": step, **seeds[0]["final"]}), ("best", seeds[0]["best"])]
+        last = {"step": step, **seeds[0]["final"]}
+        rows = [("after the last step", last), ("best evaluation", seeds[0]["best"])]
     else:
-        rows = [(f"final, mean of {len(seeds)} seeds", summary["final"])]
+        rows = [(f"after the last step, mean of {len(seeds)} seeds", summary["final"])]
         for each in seeds:
-            rows += [(f"final, seed {each['seed']}", each["final"])]
-            rows += [(f"best, seed {each['seed']}", each["best"])]
-    return rows if restored is None else [*rows, ("restored in a new process", restored)]
+            rows += [(f"after the last step, seed {each['seed']}", each["final"])]
+            rows += [(f"best evaluation, seed {each['seed']}", each["best"])]
+    return rows if restored is None else [*rows, ("by aggnets eval, in a new process", restored)]
 
 
 def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
@@ -133,6 +134,7 @@ def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]
     return [
         (name, *(json.dumps(value, ensure_ascii=False) for value in values))
         for name, values in config_lib.changes(*both).items()
+        if name != "model.patterns"  # thousands of numbers; the section on connections draws them
     ]
 
 

@@ -14,7 +14,7 @@ from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, explained
-from aggnets_jax.reports.curves import draw_curve
+from aggnets_jax.reports.curves import CURVES, draw_curve, points
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INCHES = 8  # largest width of a connection pattern
@@ -66,20 +66,22 @@ def _data_uri(kind: str, content: bytes) -> str:
 
 
 def curve_pictures(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Draw loss and accuracy by step, from the lines of `metrics.jsonl`."""
+    """Draw losses and accuracy by step, from the lines of `metrics.jsonl`."""
     pictures = []
-    for name in ("loss", "accuracy"):
+    for name, title in CURVES.items():
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
         draw_curve(lines, name, axes)
         axes.spines[["top", "right"]].set_visible(False)
-        last = [line[f"eval/{name}"] for line in lines if f"eval/{name}" in line][-1:]
-        end = f", at the end {last[0]:.4g} in evaluation" if last else ""
-        alt = f"Curves of the {name} in training and in evaluation by step{end}."
+        last = [*points(lines, name).values()][-1:]
+        end = f", at the end {last[0]:.4g}" if last else ""
+        alt = f"Curve of the {title} by step{end}."
         caption = {
-            "loss": "Loss by step, on a logarithmic axis. In training it includes label smoothing"
-            " and the augmentation of the images.",
-            "accuracy": "Accuracy by step: share of the images whose class is the most probable.",
+            "train/loss": "Mean loss of the training images, on a logarithmic axis. Label smoothing"
+            " and the augmentation of the images raise it, so it is no match for the loss in"
+            " evaluation.",
+            "eval/loss": "Mean cross entropy of the evaluation images, on a logarithmic axis.",
+            "eval/accuracy": "Share of the images whose class is the most probable.",
         }[name]
         pictures.append(Picture(embedded(figure), alt, caption))
     return pictures
