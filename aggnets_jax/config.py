@@ -11,7 +11,7 @@ from typing import Any
 import ml_collections
 
 from aggnets_jax.arguments import choose
-from aggnets_jax.errors import UserError, one_line, unknown
+from aggnets_jax.errors import UserError, line_of, one_line, unknown
 from aggnets_jax.files import is_line
 
 # Fields with arguments of functions, which are checked where the functions are called.
@@ -50,7 +50,7 @@ _CHOICES = {
     "task": ("classification", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
-    "batch_norm": ("global", "device"),
+    "batch_norm": ("global", "global_shifted", "device"),
     "sharding": ("replicated", "fsdp"),
     "label_smoothing_over": ("all", "others"),
     "data.damaged": ("stop", "skip"),
@@ -211,9 +211,11 @@ def _existing(path: Path) -> Path:
 def _given(path: Path) -> ml_collections.ConfigDict:
     """Return the result of a config file's `get_config()`."""
     given = _call(path, lambda: _import(path).get_config())
+    if isinstance(given, dict):
+        given = _call(path, lambda: ml_collections.ConfigDict(given))
     if not isinstance(given, ml_collections.ConfigDict):
         kind = type(given).__name__
-        raise UserError(f"{path}: get_config() must return a ConfigDict, not {kind}")
+        raise UserError(f"{path}: get_config() must return a ConfigDict or a dict, not {kind}")
     return given
 
 
@@ -224,7 +226,8 @@ def _call(path: Path, function: Callable[[], Any]) -> Any:
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
+        kind = type(error).__name__
+        raise UserError(f"{path}{line_of(path, error)}: {kind}: {one_line(error)}") from error
 
 
 def _import(file: Path) -> Any:
@@ -374,6 +377,13 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not divisible by"
             f" config.accumulation_steps {config.accumulation_steps}"
         )
+    if config.batch_size == config.accumulation_steps > 1:
+        raise UserError(
+            f"config.accumulation_steps {config.accumulation_steps} leaves one image in each part"
+            f" of a batch, too few to normalise by; allowed: at most {config.batch_size // 2}"
+        )
+    if config.ema_warmup and not config.ema_decay:
+        raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")

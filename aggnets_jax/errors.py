@@ -1,8 +1,12 @@
 """Errors that end a command: each has one clear line and an exit code."""
 
 import difflib
+import re
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
+
+_LISTED = 12  # allowed names that a message lists
 
 
 class UserError(ValueError):
@@ -58,12 +62,25 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return UserError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
-    if len(allowed) > 12:
-        return UserError(f"unknown {kind} {name!r}; none of the {len(allowed)} there are is near")
-    return UserError(f"unknown {kind} {name!r}; allowed: {', '.join(allowed) or 'none'}")
+    more = f", ... ({len(allowed)} in all)" if len(allowed) > _LISTED else ""
+    listed = ", ".join(allowed[:_LISTED]) or "none"
+    return UserError(f"unknown {kind} {name!r}; allowed: {listed}{more}")
 
 
 def one_line(message: object) -> str:
-    """Return a message, or the message of an error, as one line of at most 300 characters."""
-    text = " ".join(str(message).split()) or type(message).__name__
+    """Return a message, or the message of an error, as one line of at most 300 characters.
+
+    Colours and other codes for terminals, which PyTorch's messages have, are taken out.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(message))
+    text = " ".join(text.split()) or type(message).__name__
     return text if len(text) <= 300 else text[:297] + "..."
+
+
+def line_of(file: Path, error: BaseException) -> str:
+    """Return ", line N" for the line of a Python file in which an error was raised, or ""."""
+    name = str(file)
+    lines = [n.lineno for n in traceback.extract_tb(error.__traceback__) if n.filename == name]
+    if isinstance(error, SyntaxError) and error.filename == name:
+        lines.append(error.lineno)
+    return f", line {lines[-1]}" if lines else ""

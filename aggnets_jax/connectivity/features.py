@@ -5,11 +5,23 @@ same features share them, or a mask, which acts behind normalisation and activat
 pytrees, and are concatenated leaf by leaf as arrays are.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
+
+# A user context is part of jit's cache key: functions are traced again when its value changes.
+_over_devices = jax.make_user_context(False)
+
+
+@contextmanager
+def shift_over_devices() -> Iterator[None]:
+    """Shift also batches that are divided over devices, in functions traced within this context."""
+    with _over_devices(True):
+        yield
 
 
 class Masked(struct.PyTreeNode):
@@ -57,13 +69,37 @@ def without_statistics(x: Any) -> Any:
 def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance [channels] of x [..., channels], in at least float32.
 
-    The variance is max(0, E[x^2] - E[x]^2), as in `nn.BatchNorm`, so that x is read once. With
-    `axis_name`, the name of a mapped axis, both are over all its parts.
+    With `axis_name`, the name of a mapped axis, both are over all its parts. The variance is as in
+    `shifted_moments`; the shift is the batch's mean at the central position. If the batch is
+    divided over devices without such an axis, a shift would be one more sum over the devices, which
+    all of them wait for: there the shift is 0, unless `shift_over_devices` is entered.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    squares = jax.lax.square(x)
-    mean, mean_of_squares = x.mean(axes), squares.mean(axes)
-    if axis_name is not None:
-        mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
-    return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))
+    # One value of each image, so that reading it costs nothing; slices may be empty.
+    center = x[:, *(slice(n // 2, n // 2 + 1) for n in x.shape[1:-1])].mean(axes)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto and not _over_devices.value:
+        center = jnp.zeros_like(center)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return values if axis_name is None else jax.lax.pmean(values, axis_name)
+
+    return shifted_moments(x, mean(center), lambda values: mean(values.mean(axes)))
+
+
+def shifted_moments(
+    x: jax.Array, shift: jax.Array, mean: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Return mean and variance E[(x - shift)^2] - (E[x] - shift)^2, for a function `mean`.
+
+    Both do not depend on the shift, but their rounding does: without one, float32 has no digits
+    left where the mean is a thousand deviations from 0. A shift that is the mean of some of the
+    values is near enough, and x is read once. Chan, Golub and LeVeque, "Algorithms for Computing
+    the Sample Variance", The American Statistician 37(3), 1983, eq. 1.7.
+    """
+    shift = jax.lax.stop_gradient(shift)
+    deviations = x - shift
+    offset = mean(deviations)
+    variance = mean(jax.lax.square(deviations)) - jax.lax.square(offset)
+    return shift + offset, jnp.maximum(0.0, variance)

@@ -129,7 +129,7 @@ class AOGNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         half = self.stem_features // 2
         for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.stem_features, 1)), 1):
             x = conv(features, 3, stride=stride, name=f"stem_conv{i}")(x)

@@ -162,7 +162,9 @@ class CondenseNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
 
-        x = conv(2 * self.growth_rates[0], 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(2 * self.growth_rates[0], 3, name="stem_conv")(
+            common.as_images(images, self.dtype)
+        )
         endpoints = {"stem": x}
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:

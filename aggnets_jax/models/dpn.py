@@ -126,7 +126,7 @@ class DPN(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         x = common.imagenet_stem(
             x, self.stem_features, kernel_size=self.stem_kernel, norm=norm, conv=conv
         )

@@ -36,7 +36,7 @@ from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers import common
 from aggnets_jax.layers.micro_dense_blocks import MicroDense, micro_dense_block
 from aggnets_jax.layers.pyramid_blocks import average_halves, joined
@@ -63,6 +63,7 @@ B0_STAGES = (
     MBConvStage(6, 5, 2, 192, 4),
     MBConvStage(6, 3, 1, 320, 1),
 )
+PADDINGS = ("symmetric", "same")
 BLOCKS = sum(row.blocks for row in B0_STAGES)
 
 
@@ -129,6 +130,8 @@ class EfficientNet(nn.Module):
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
+      padding: "symmetric", or "same" as in TensorFlow, for weights that were trained there; it
+        differs where the stride is 2.
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
       drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n, 0.2
         in the paper.
@@ -141,6 +144,7 @@ class EfficientNet(nn.Module):
     replaced: tuple[int, ...]
     replacement: MicroDense | None
     aggregation: str = "sum"
+    padding: str = "symmetric"
     dropout: float = 0.0
     drop_connect: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -158,10 +162,11 @@ class EfficientNet(nn.Module):
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+        padding = "SAME" if self.padding == "same" else None
+        conv = partial(common.conv, padding=padding, dtype=self.dtype)
         endpoints = {}
 
-        x = conv(32, 3, stride=2, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(32, 3, stride=2, name="stem_conv")(common.as_images(images, self.dtype))
         x = endpoints["stem"] = nn.swish(norm(name="stem_norm")(x))
 
         def block(row: MBConvStage, number: int, **arguments: Any) -> nn.Module:
@@ -285,6 +290,8 @@ def _network(
         shortcut_topologies=topologies, replaced=replaced, replacement=replacement, **fields
     )
     check_shortcut_aggregation(network.aggregation)
+    if network.padding not in PADDINGS:
+        raise unknown("padding", str(network.padding), PADDINGS)
     check_number("dropout", network.dropout, 0, 0.99)
     check_number("drop_connect", network.drop_connect, 0, 0.99)
     return network

@@ -130,7 +130,7 @@ class FPNASNet(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
-        x = conv(34, 3, stride=2, name="stem_conv1")(jnp.asarray(images, self.dtype))
+        x = conv(34, 3, stride=2, name="stem_conv1")(common.as_images(images, self.dtype))
         x = nn.relu(norm(name="stem_norm1")(x))
         x = nn.relu(norm(name="stem_norm2")(conv(34, 3, groups=34, name="stem_conv2")(x)))
         x = endpoints["stem"] = norm(name="stem_norm3")(conv(24, 1, name="stem_conv3")(x))

@@ -145,7 +145,7 @@ class FractalNet(nn.Module):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         # The "xavier" of Caffe, which looks at the fan-in only.
         conv = partial(common.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         endpoints = {"stem": x}
         key = self.make_rng("dropout") if train and self.drop_path else None
         columns = max(len(topology.output_sources) for topology in self.topologies)

@@ -119,7 +119,7 @@ class GoogLeNet(nn.Module):
         conv = partial(plain, bias_init=nn.initializers.zeros)
         endpoints = {}
 
-        x = conv(192, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(192, 3, name="stem_conv")(common.as_images(images, self.dtype))
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, widths) in enumerate(zip(self.topologies, STAGES, strict=True), 1):
             if i > 1:

@@ -138,7 +138,7 @@ class HarDNet(nn.Module):
             pad = (window - 1) // 2
             return nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         x = ConvNorm(self.stem_features[0], 3, 2, **parts, name="stem1")(x)
         kernel_size = 1 if self.depthwise else 3
         x = ConvNorm(self.stem_features[1], kernel_size, 1, **parts, name="stem2")(x)

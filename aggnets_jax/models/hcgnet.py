@@ -85,7 +85,7 @@ class HCGNet(nn.Module):
         """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
-        x = self._stem(jnp.asarray(images, self.dtype), norm, conv)
+        x = self._stem(common.as_images(images, self.dtype), norm, conv)
         endpoints = {"stem": x}
 
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):

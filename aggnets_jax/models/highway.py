@@ -108,7 +108,7 @@ class HighwayNet(nn.Module):
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         endpoints = {}
 
-        x = dropout()(jnp.asarray(images, self.dtype))
+        x = dropout()(common.as_images(images, self.dtype))
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             if i > 1:
                 x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))

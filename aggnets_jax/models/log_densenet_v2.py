@@ -112,7 +112,7 @@ class LogDenseNetV2(nn.Module):
         k, depth = self.growth_rate, self.whole.depth
         compressed = min(depth // self.stages * k, k * (depth + 1).bit_length())
 
-        x = conv(2 * k, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(2 * k, 3, name="stem_conv")(common.as_images(images, self.dtype))
         endpoints = {"stem": x}
         for i, topology in enumerate(self.topologies, start=1):
             outputs = Stage(

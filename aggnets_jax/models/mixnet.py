@@ -104,7 +104,7 @@ class MixNet(nn.Module):
         widens = mixed or self.aggregation == "concat"
         endpoints = {}
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:

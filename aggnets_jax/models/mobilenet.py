@@ -82,7 +82,7 @@ class MobileNetV2(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
-        x = conv(32, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(32, 3, name="stem_conv")(common.as_images(images, self.dtype))
         x = endpoints["stem"] = nn.relu6(norm(name="stem_norm")(x))
         for i, (row, topology) in enumerate(zip(ROWS, self.topologies, strict=True), 1):
             block = partial(

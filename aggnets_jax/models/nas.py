@@ -180,7 +180,7 @@ class NASNet(nn.Module):
         if self.imagenet_stem:
             norm = partial(norm, epsilon=1e-3)
         conv = partial(common.conv, dtype=self.dtype)
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         if self.imagenet_stem:
             x = conv(32, 3, stride=2, padding=0, name="stem_conv")(x)
         else:

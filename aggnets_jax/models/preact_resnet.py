@@ -100,7 +100,7 @@ class PreActResNet(nn.Module):
             project = conv(*arguments, stride=stride, name=name)
             return lambda x: project(common.masked(x))
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(common.as_images(images, self.dtype))
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies):
             width, stride = 16 * 2**i, 1 if i == 0 else 2

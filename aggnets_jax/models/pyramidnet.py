@@ -105,7 +105,7 @@ class PyramidNet(nn.Module):
             scale = DynamicScale(self.branch_scale, reach, train, name=f"{name}_scale")
             return joined(lambda x: scale(dropout(unit(x))), activation)
 
-        x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
+        x = endpoints["stem"] = self._stem(common.as_images(images, self.dtype), norm, conv)
         for i, topology in enumerate(self.shortcut_topologies, start=1):
             if i > 1:
                 before += 1

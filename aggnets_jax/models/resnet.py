@@ -99,7 +99,7 @@ class ResNet(nn.Module):
         block = self._block(norm, conv, train)
         before, endpoints = 0, {}
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.width, norm=norm, conv=conv)
         else:

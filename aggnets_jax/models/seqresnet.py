@@ -110,7 +110,9 @@ class SeqResNet(nn.Module):
         endpoints = {}
 
         no_dropout = partial(common.channel_dropout, 0.0, train=train)
-        x = self._stem(jnp.asarray(images, self.dtype), plain, partial(group, dropout=no_dropout))
+        x = self._stem(
+            common.as_images(images, self.dtype), plain, partial(group, dropout=no_dropout)
+        )
         endpoints["stem"] = x.activated
         group = partial(group, dropout=dropout)
         for i, blocks in enumerate(self.blocks):

@@ -123,7 +123,7 @@ class ShuffleNetV2(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         endpoints = {}
 
-        x = conv(24, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(24, 3, name="stem_conv")(common.as_images(images, self.dtype))
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             unit = partial(ShuffleUnit, width, norm=norm, conv=conv)

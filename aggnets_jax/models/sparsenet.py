@@ -80,6 +80,12 @@ class SparseNet(nn.Module):
     dtype: DTypeLike = jnp.float32
     execution: Execution = Execution()
 
+    def __repr__(self) -> str:
+        """Return fields and modules; with dense stages the network is called a DenseNet."""
+        dense = all(topology.name == "dense" for topology in self.topologies)
+        name = "DenseNet" if dense and self.aggregation == "concat" else type(self).__name__
+        return super().__repr__().replace(type(self).__name__, name, 1)
+
     @nn.compact
     def __call__(
         self, images: jax.Array, *, train: bool = False
@@ -100,7 +106,7 @@ class SparseNet(nn.Module):
         dropout = partial(common.channel_dropout, self.dropout, train=train)
         endpoints = {}
 
-        x = jnp.asarray(images, self.dtype)
+        x = common.as_images(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:

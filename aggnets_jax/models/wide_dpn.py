@@ -106,7 +106,7 @@ class WideDPN(nn.Module):
         conv = partial(common.conv, dtype=self.dtype)
         dual = self.aggregation == "dual_path"
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(common.as_images(images, self.dtype))
         endpoints = {"stem": x}
         for i, topology in enumerate(self.topologies, start=1):
             width = 16 * self.widening * 2 ** (i - 1)

@@ -108,7 +108,7 @@ class WideResNet(nn.Module):
             dropouts = {"dropout": dropout, "drop": partial(drop, number)}
             return WideBlock(*arguments, norm, conv, **dropouts, **keywords)
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(common.as_images(images, self.dtype))
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             width, stride = 16 * self.widening * 2 ** (i - 1), 1 if i == 1 else 2

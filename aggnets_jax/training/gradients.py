@@ -5,6 +5,7 @@ that returns ((loss, (updated batch statistics, sums)), gradients), and returns 
 examples are a tree of arrays whose first axis is the batch, the sums a dict of arrays [].
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
+from aggnets_jax.connectivity.features import shift_over_devices
 from aggnets_jax.runtime import mesh as mesh_lib
 
 GradientFn = Callable[[Any, Any, Any, dict[str, Any], jax.Array], Any]
@@ -51,11 +53,12 @@ def gather_params(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     return with_whole_params
 
 
-def inside_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
-    """Trace the function with the mesh as context."""
+def inside_mesh(gradient_fn: GradientFn, mesh: Mesh, *, shifted: bool = False) -> GradientFn:
+    """Trace the function with the mesh as context, and with shifted statistics if asked for."""
+    shift = shift_over_devices if shifted else contextlib.nullcontext
 
     def in_context(*arguments: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), shift():
             return gradient_fn(*arguments)
 
     return in_context
