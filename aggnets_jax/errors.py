@@ -2,9 +2,8 @@
 
 import difflib
 import re
-import traceback
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import PurePath
 
 _LISTED = 12  # allowed names that a message lists
 
@@ -22,14 +21,22 @@ class UserError(ValueError):
 class Damaged(UserError):
     """A checkpoint at `path` whose content differs from the saved state; `reason` says how."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: PurePath, reason: str) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
         self.path = path
         self.reason = reason
 
 
-class OtherArrays(Damaged):
-    """A checkpoint whose arrays have unexpected names, dtypes or shapes."""
+class OtherArrays(UserError):
+    """A whole checkpoint at `path` with other arrays than expected; `reason` says which."""
+
+    def __init__(self, path: PurePath, reason: str) -> None:
+        super().__init__(
+            f"checkpoint {path} is whole, but of another network, precision (JAX_ENABLE_X64) or"
+            f" version of aggnets_jax: {reason}"
+        )
+        self.path = path
+        self.reason = reason
 
 
 class Diverged(RuntimeError):
@@ -75,12 +82,3 @@ def one_line(message: object) -> str:
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(message))
     text = " ".join(text.split()) or type(message).__name__
     return text if len(text) <= 300 else text[:297] + "..."
-
-
-def line_of(file: Path, error: BaseException) -> str:
-    """Return ", line N" for the line of a Python file in which an error was raised, or ""."""
-    name = str(file)
-    lines = [n.lineno for n in traceback.extract_tb(error.__traceback__) if n.filename == name]
-    if isinstance(error, SyntaxError) and error.filename == name:
-        lines.append(error.lineno)
-    return f", line {lines[-1]}" if lines else ""

@@ -5,23 +5,13 @@ same features share them, or a mask, which acts behind normalisation and activat
 pytrees, and are concatenated leaf by leaf as arrays are.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-
-# A user context is part of jit's cache key: functions are traced again when its value changes.
-_over_devices = jax.make_user_context(False)
-
-
-@contextmanager
-def shift_over_devices() -> Iterator[None]:
-    """Shift also batches that are divided over devices, in functions traced within this context."""
-    with _over_devices(True):
-        yield
 
 
 class Masked(struct.PyTreeNode):
@@ -66,32 +56,69 @@ def without_statistics(x: Any) -> Any:
     return x.features if isinstance(x, WithStatistics) else x
 
 
-def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+# A user context is part of jit's cache key: functions are traced again when its value changes.
+_mapped = jax.make_user_context(None)
+_over_devices = jax.make_user_context(False)
+
+
+def shift_over_devices() -> AbstractContextManager[None]:
+    """Shift also batches that are divided over devices, in functions traced in this context."""
+    return _over_devices(True)
+
+
+def statistics_over(
+    axis_names: str | Sequence[str], groups: Sequence[Sequence[int]] | None = None
+) -> AbstractContextManager[None]:
+    """Take the statistics of functions traced in this context over the parts of mapped axes.
+
+    With `groups`, lists of the numbers of parts, each part takes them over its own group.
+    """
+    return _mapped((axis_names, groups and tuple(map(tuple, groups))))
+
+
+def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance [channels] of x [..., channels], in at least float32.
 
-    With `axis_name`, the name of a mapped axis, both are over all its parts. The variance is as in
+    Within `statistics_over`, both are over all parts of the mapped axes. The variance is as in
     `shifted_moments`; the shift is the batch's mean at the central position. If the batch is
-    divided over devices without such an axis, a shift would be one more sum over the devices, which
-    all of them wait for: there the shift is 0, unless `shift_over_devices` is entered.
+    divided over devices, a shift would be one more sum over the devices, which all of them wait
+    for: there the shift is 0, unless `shift_over_devices` is entered.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
+
+    def mean(values: Any) -> Any:
+        values = jax.tree.map(lambda v: v.mean(axes), values)
+        if _mapped.value is None:
+            return values
+        names, groups = _mapped.value
+        return jax.lax.pmean(values, names, axis_index_groups=groups)
+
+    if _is_divided() and not _over_devices.value:
+        return shifted_moments(x, jnp.zeros(x.shape[-1:], x.dtype), mean)
     # One value of each image, so that reading it costs nothing; slices may be empty.
-    center = x[:, *(slice(n // 2, n // 2 + 1) for n in x.shape[1:-1])].mean(axes)
+    center = x[:, *(slice(n // 2, n // 2 + 1) for n in x.shape[1:-1])]
+    return shifted_moments(x, mean(center), mean)
+
+
+def parts_of_batch() -> int:
+    """Return over how many parts of the mapped axes the statistics are taken; 1 without them."""
+    if _mapped.value is None:
+        return 1
+    names, groups = _mapped.value
+    return len(groups[0]) if groups else jax.lax.psum(1, names)
+
+
+def _is_divided() -> bool:
     mesh = jax.sharding.get_abstract_mesh()
-    if not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto and not _over_devices.value:
-        center = jnp.zeros_like(center)
-
-    def mean(values: jax.Array) -> jax.Array:
-        return values if axis_name is None else jax.lax.pmean(values, axis_name)
-
-    return shifted_moments(x, mean(center), lambda values: mean(values.mean(axes)))
+    by_compiler = not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto
+    return by_compiler or parts_of_batch() > 1
 
 
 def shifted_moments(
-    x: jax.Array, shift: jax.Array, mean: Callable[[jax.Array], jax.Array]
+    x: jax.Array, shift: jax.Array, mean: Callable[[Any], Any]
 ) -> tuple[jax.Array, jax.Array]:
-    """Return mean and variance E[(x - shift)^2] - (E[x] - shift)^2, for a function `mean`.
+    """Return mean and variance E[(x - shift)^2] - (E[x] - shift)^2, for a function `mean` of pairs.
 
     Both do not depend on the shift, but their rounding does: without one, float32 has no digits
     left where the mean is a thousand deviations from 0. A shift that is the mean of some of the
@@ -100,6 +127,5 @@ def shifted_moments(
     """
     shift = jax.lax.stop_gradient(shift)
     deviations = x - shift
-    offset = mean(deviations)
-    variance = mean(jax.lax.square(deviations)) - jax.lax.square(offset)
-    return shift + offset, jnp.maximum(0.0, variance)
+    offset, square = mean((deviations, jax.lax.square(deviations)))
+    return shift + offset, jnp.maximum(0.0, square - jax.lax.square(offset))

@@ -7,11 +7,10 @@ refuses files that hold anything but data.
 import contextlib
 import importlib
 import json
-import os
 import re
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
@@ -20,7 +19,17 @@ import safetensors.numpy
 
 from aggnets_jax.convert.containers import find_weights, take_off_wrappers
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import check_fields, explained, local_path, read_json
+from aggnets_jax.files import (
+    AnyPath,
+    PathLike,
+    any_path,
+    check_fields,
+    explained,
+    local_copy,
+    make_folder,
+    read_json,
+    whole_file,
+)
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
 _INDEX = ".index.json"
@@ -29,12 +38,12 @@ _SHARD = re.compile(r"(.+-)(\d{5})(-of-)(\d{5})(\.[a-z]+)")
 _METADATA = "aggnets_jax"
 
 
-def is_file_of_weights(file: str | Path) -> bool:
+def is_file_of_weights(file: PathLike) -> bool:
     """Return whether a file's name has an ending as for `read_state_dict`."""
     return str(file).endswith(ENDINGS)
 
 
-def read_state_dict(file: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
+def read_state_dict(file: PathLike, entry: str | None = None) -> dict[str, np.ndarray]:
     """Read weights by their names.
 
     Only the weights are read from a checkpoint of a training run, which has epochs, optimiser and
@@ -55,9 +64,10 @@ def read_state_dict(file: str | Path, entry: str | None = None) -> dict[str, np.
     for path in _parts(_path(file, ENDINGS)):
         read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
         try:
-            with path.open("rb"):
-                pass
-            part = read(path)
+            with local_copy(path) as local:
+                with local.open("rb"):
+                    pass
+                part = read(local)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
         content = {**content, **part} if content and isinstance(part, Mapping) else part
@@ -68,13 +78,13 @@ def read_state_dict(file: str | Path, entry: str | None = None) -> dict[str, np.
     return take_off_wrappers(str(file), arrays)
 
 
-def _parts(path: Path) -> list[Path]:
+def _parts(path: AnyPath) -> list[AnyPath]:
     """Return the files that hold a file's weights."""
     if path.name.endswith(_INDEX):
         names = read_json(path).get("weight_map")
         check_fields(path, names, dict, "weight_map")
-        files = {path.with_name(Path(name).name) for name in names.values()}
-        return sorted(_path(file, ENDINGS[:-1]) for file in files)
+        files = sorted({str(path.with_name(PurePath(name).name)) for name in names.values()})
+        return [_path(file, ENDINGS[:-1]) for file in files]
     if match := _SHARD.fullmatch(path.name):
         begin, _, of, count, end = match.groups()
         names = [f"{begin}{number:05}{of}{count}{end}" for number in range(1, int(count) + 1)]
@@ -82,7 +92,7 @@ def _parts(path: Path) -> list[Path]:
     return [path]
 
 
-def read_metadata(file: str | Path) -> dict[str, Any]:
+def read_metadata(file: PathLike) -> dict[str, Any]:
     """Return facts about the data that weights are for, from the file or its `config.json`.
 
     The first is as `write_state_dict` wrote it, and the second as on the Hugging Face Hub beside
@@ -101,7 +111,8 @@ def read_metadata(file: str | Path) -> dict[str, Any]:
         kinds = safetensors.SafetensorError, OSError
         with (
             explained(f"{path} can't be read", *kinds),
-            safetensors.safe_open(path, "np") as opened,
+            local_copy(path) as local,
+            safetensors.safe_open(local, "np") as opened,
         ):
             own = (opened.metadata() or {}).get(_METADATA)
         if own:
@@ -128,7 +139,7 @@ def _timm_facts(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_state_dict(
-    file: str | Path,
+    file: PathLike,
     state_dict: Mapping[str, np.ndarray],
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
@@ -141,12 +152,11 @@ def write_state_dict(
     """
     path = check_new_file(file)
     arrays = _to_arrays(state_dict)
-    partial = path.with_name(f".{path.name}.tmp")
     # The last two mean a dtype that the format does not have.
     kinds = OSError, safetensors.SafetensorError, TypeError, KeyError
     with explained(f"{path} can't be written", *kinds):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        make_folder(path.parent)
+        with whole_file(path) as partial:
             if path.suffix == ".safetensors":
                 # PyTorch's readers ask for this entry.
                 facts = {_METADATA: json.dumps(metadata)} if metadata else {}
@@ -154,12 +164,9 @@ def write_state_dict(
             else:
                 torch = _torch(path)
                 torch.save({key: torch.from_numpy(a) for key, a in arrays.items()}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
-def check_new_file(file: str | Path) -> Path:
+def check_new_file(file: PathLike) -> AnyPath:
     """Return the path of a file that `write_state_dict` can write, or raise `UserError`."""
     path = _path(file, ENDINGS[:-1])
     with explained(f"{path} can't be written"):  # a name that is too long
@@ -170,8 +177,8 @@ def check_new_file(file: str | Path) -> Path:
     return path
 
 
-def _path(file: str | Path, endings: tuple[str, ...]) -> Path:
-    path = local_path(file)
+def _path(file: PathLike, endings: tuple[str, ...]) -> AnyPath:
+    path = any_path(file)
     if not path.name.endswith(endings):
         raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(endings)}")
     return path

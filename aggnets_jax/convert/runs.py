@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_sta
 from aggnets_jax.convert.facts import describe_weights
 from aggnets_jax.convert.files import check_new_file, read_metadata
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import write_json
+from aggnets_jax.files import PathLike, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.setup import set_up
@@ -28,7 +27,7 @@ from aggnets_jax.workdir.restore import restore_network
 
 def import_weights(
     config: ml_collections.ConfigDict,
-    workdir: str | Path,
+    workdir: PathLike,
     file: str,
     *,
     entry: str | None = None,
@@ -92,7 +91,7 @@ def write_new_run(
     config: ml_collections.ConfigDict,
     info: data.DatasetInfo,
     variables: Variables,
-    workdir: str | Path,
+    workdir: PathLike,
 ) -> None:
     """Make a new workdir of a run of one seed, at step 0, with "params" and maybe "batch_stats".
 
@@ -115,7 +114,7 @@ def write_new_run(
 
 
 def export_weights(
-    workdir: str | Path,
+    workdir: PathLike,
     file: str,
     *,
     which: str = "latest",

@@ -14,7 +14,12 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.connectivity.aggregation import Affine
-from aggnets_jax.connectivity.features import WithStatistics, batch_statistics, without_statistics
+from aggnets_jax.connectivity.features import (
+    WithStatistics,
+    batch_statistics,
+    parts_of_batch,
+    without_statistics,
+)
 from aggnets_jax.errors import UserError
 
 TOO_SMALL = "images are too small for this network"
@@ -30,7 +35,6 @@ class BatchNorm(nn.Module):
       use_running_average: whether to normalise by the running averages and not by the batch.
       dtype: dtype of the result.
       momentum: share of the running averages that each step keeps.
-      axis_name: name of the mapped axis over which the batch is divided, if there is one.
     """
 
     use_running_average: bool
@@ -40,7 +44,6 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array | WithStatistics) -> jax.Array:
@@ -71,8 +74,7 @@ class BatchNorm(nn.Module):
         if isinstance(x, WithStatistics):
             mean, var = x.mean, x.var
         else:
-            axis_name = None if self.is_initializing() else self.axis_name
-            mean, var = batch_statistics(x, axis_name)
+            mean, var = batch_statistics(x)
         if not self.is_initializing():
             for running, now in ((running_mean, mean), (running_var, var)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * now
@@ -80,8 +82,7 @@ class BatchNorm(nn.Module):
 
     def _check_values(self, shape: Sequence[int]) -> None:
         """Raise `UserError` unless there are two values or more of each channel to normalise by."""
-        parts = 1 if self.axis_name is None else jax.lax.axis_size(self.axis_name)
-        images, positions = shape[0] * parts, math.prod(shape[1:])
+        images, positions = shape[0] * parts_of_batch(), math.prod(shape[1:])
         if not positions:
             size = "x".join(map(str, shape[1:]))
             raise UserError(f"{TOO_SMALL}: {'/'.join(self.path)!r} gets a map of {size}")

@@ -79,7 +79,8 @@ class GroupNorm(nn.Module):
                 " always return 0; it needs larger images, or more channels in a group"
             )
         keep = partial(jnp.mean, axis=(1, 3), keepdims=True)
-        mean, var = shifted_moments(x, keep(x[:, x.shape[1] // 2, None]), keep)
+        shift = keep(x[:, x.shape[1] // 2, None])
+        mean, var = shifted_moments(x, shift, partial(jax.tree.map, keep))
         mean, var = mean[:, 0, :, 0], var[:, 0, :, 0]
         factor = jax.lax.rsqrt(var + 1e-5)
         both = Affine(factor, -mean * factor)

@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax.connectivity.features import batch_statistics, with_statistics
+from aggnets_jax.connectivity.features import (
+    batch_statistics,
+    shift_over_devices,
+    statistics_over,
+    with_statistics,
+)
 from aggnets_jax.layers.batch_norm import AffineBatchNorm, BatchNorm
 from aggnets_jax.layers.shortcuts import NORMS
 
@@ -71,7 +76,8 @@ def test_the_shift_changes_neither_values_nor_derivatives(shape):
 def test_a_division_over_devices_has_the_statistics_of_the_whole():
     x = _draw(1000, 0.1, (8, 4, 4, 2))
     parts = x.reshape(4, 2, 4, 4, 2)
-    mean, var = jax.vmap(lambda part: batch_statistics(part, "parts"), axis_name="parts")(parts)
+    with statistics_over("parts"), shift_over_devices():
+        mean, var = jax.vmap(batch_statistics, axis_name="parts")(parts)
     np.testing.assert_allclose(mean, np.tile(x.mean((0, 1, 2), np.float64), (4, 1)), rtol=1e-6)
     np.testing.assert_allclose(var, np.tile(x.var((0, 1, 2), np.float64), (4, 1)), rtol=1e-3)
 

@@ -23,6 +23,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
 from aggnets_jax import config as config_lib, create_model
+from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
@@ -72,13 +73,29 @@ assert distance(after(far_sharded, mesh, batch_norm="global_shifted"), far_alone
 assert distance(after(far_sharded, mesh), far_alone) > 0.1
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
 assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
+
+halves = [after(jax.tree.map(lambda x: x[i : i + 8], batch), None) for i in (0, 8)]
+mean_of_halves = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *halves)
+grouped = after(sharded, mesh, batch_norm="group:2")
+assert distance(grouped, mean_of_halves) < 2e-5, distance(grouped, mean_of_halves)
+assert distance(grouped, whole) > 1e-3, distance(grouped, whole)
+for size in (4, 16):  # of all devices, and of no more
+    everyone = after(sharded, mesh, batch_norm=f"group:{size}")
+    assert distance(everyone, whole) < 2e-5, distance(everyone, whole)
+try:
+    after(sharded, mesh, batch_norm="group:3")
+except UserError as error:
+    assert "4 devices have no groups of 3; allowed: divisors of 4" in str(error)
+else:
+    raise AssertionError("groups of 3 of 4 devices")
+
 accumulated = after(sharded, mesh, batch_norm="device", accumulation_steps=2)
 assert distance(accumulated, by_device) > 1e-4
 """
 
 
 @pytest.mark.slow
-def test_each_device_normalises_as_if_alone():
+def test_each_device_or_group_of_devices_normalises_as_if_alone():
     flags = "--xla_force_host_platform_device_count=4"
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],
