@@ -70,11 +70,18 @@ def _with_owners(build: Callable[..., Any]) -> dict[str, tuple[inspect.Parameter
 
 
 def _meanings(owner: Any) -> dict[str, str]:
-    """Return the texts in the sections "Args" and "Attributes" of a docstring, by name."""
-    text = inspect.getdoc(owner) or ""
-    sections = re.findall(r"^(?:Args|Attributes):\n((?:(?: .*)?\n?)*)", text, re.MULTILINE)
-    entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", "\n".join(sections), re.MULTILINE)
-    return {name: " ".join(meaning.split()) for name, meaning in entries}
+    """Return the texts in the sections "Args" and "Attributes" of a docstring, by name.
+
+    A class has the ones of its bases, too.
+    """
+    bases = [each for each in getattr(owner, "__mro__", [owner]) if each.__module__ != "builtins"]
+    found: dict[str, str] = {}
+    for each in bases:
+        text = inspect.cleandoc(each.__doc__ or "")
+        sections = re.findall(r"^(?:Args|Attributes):\n((?:(?: .*)?\n?)*)", text, re.MULTILINE)
+        entries = re.findall(r"^  (\w+): (.*(?:\n    .*)*)", "\n".join(sections), re.MULTILINE)
+        found = {name: " ".join(meaning.split()) for name, meaning in entries} | found
+    return found
 
 
 # Words of timm's `create_model`, and the ways to the same here. Of names, the first that a family

@@ -48,33 +48,27 @@ def test_padding_as_in_tensorflow(kernel_size, size):
             np.testing.assert_allclose(found[0, row, column], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_efficientnet_pads_as_it_is_told():
-    """The stem reads other pixels, and only timm has such a network."""
-    images = jnp.zeros((1, 32, 32, 3)).at[0, 0, 0].set(1.0)
-    stems = {}
-    for padding in ("symmetric", "same"):
-        model = create_model("efficientnet_b0", 10, padding=padding)
-        shapes = jax.eval_shape(model.init, jax.random.key(0), images)
-        ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
-        _, endpoints = jax.jit(model.apply)(ones, images)
-        stems[padding] = np.asarray(endpoints["stem"])[0, :, :, 0]
-        state_dict = to_torch(
-            "efficientnet_b0",
-            ones,
-            num_classes=10,
-            input_shape=(32, 32, 3),
-            padding=padding,
-            dialect="timm",
-        )
-        from_torch("efficientnet_b0", state_dict, input_shape=(32, 32, 3), padding=padding)
-    assert stems["symmetric"][0, 0] == pytest.approx(stems["same"][0, 0])
-    assert "unknown padding 'valid'" in one_line_error(
-        create_model, "efficientnet_b0", padding="valid"
-    )
-    wrong = {"padding": "same", "dialect": "torchvision", "input_shape": (32, 32, 3)}
-    assert "allowed: timm" in one_line_error(
-        to_torch, "efficientnet_b0", ones, num_classes=10, **wrong
-    )
+@pytest.mark.parametrize(("padding", "readers"), [("symmetric", 4), ("same", 1)])
+def test_efficientnet_pads_as_it_is_told(padding, readers):
+    """A pixel in the second row and column is read at four places of the stem, or at one."""
+    images = jnp.zeros((1, 32, 32, 3)).at[0, 1, 1].set(1.0)
+    model = create_model("efficientnet_b0", 10, padding=padding)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    ones = jax.tree.map(lambda x: jnp.ones(x.shape), shapes)
+    stem = jax.jit(lambda variables: model.apply(variables, images)[1]["stem"])(ones)
+    assert (stem[0, :, :, 0] != stem[0, 8, 8, 0]).sum() == readers
+    network = {"input_shape": (32, 32, 3), "padding": padding}
+    state_dict = to_torch("efficientnet_b0", ones, num_classes=10, dialect="timm", **network)
+    back = from_torch("efficientnet_b0", state_dict, **network)
+    assert jax.tree.structure(back) == jax.tree.structure(ones)
+    if padding == "same":  # torchvision has no such network
+        wrong = {"num_classes": 10, "dialect": "torchvision", **network}
+        assert "allowed: timm" in one_line_error(to_torch, "efficientnet_b0", ones, **wrong)
+
+
+def test_an_unknown_padding():
+    message = one_line_error(create_model, "efficientnet_b0", padding="valid")
+    assert message == "unknown padding 'valid'; allowed: same, symmetric"
 
 
 @pytest.mark.parametrize(

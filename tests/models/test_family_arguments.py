@@ -62,8 +62,8 @@ def test_other_families_have_other_words():
 
 
 def test_an_unknown_argument_lists_what_there_is():
-    message = one_line_error(create_model, "resnet18", dorpout=0.1, topology="dense")
-    assert message.startswith("resnet18 has no argument 'dorpout'; it has: ")
+    message = one_line_error(create_model, "resnet18", zzz=0.1, topology="dense")
+    assert message.startswith("resnet18 has no argument 'zzz'; it has: ")
     assert "stochastic_depth" in message
     message = one_line_error(create_model, "resnet18", topolgy="dense")
     assert "; nearest: topology" in message and "; it has: " in message
