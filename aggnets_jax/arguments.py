@@ -1,11 +1,12 @@
 """Functions that a config selects by name, and checks of their arguments."""
 
+import difflib
 import inspect
 import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aggnets_jax.errors import UserError, unknown
@@ -35,13 +36,20 @@ def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any])
         if any_name and name not in allowed:
             continue
         if name not in allowed:
-            raise unknown(f"argument of {kind}", str(name), allowed)
+            raise UserError(no_argument(kind, str(name), allowed))
         if not _fits(value, allowed[name].annotation):
             wanted = inspect.formatannotation(allowed[name].annotation)
             raise UserError(f"argument {name!r} of {kind} must be {wanted}, got {value!r}")
     for name, parameter in allowed.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"{kind} needs the argument {name!r}")
+
+
+def no_argument(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the message about an argument that something has not: the nearest, and all."""
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    return f"{kind} has no argument {name!r}{nearest}; it has: {', '.join(allowed) or 'none'}"
 
 
 def _fits(value: Any, annotation: Any) -> bool:

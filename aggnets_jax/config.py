@@ -298,11 +298,18 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not divisible by"
             f" config.accumulation_steps {config.accumulation_steps}"
         )
+    if config.batch_size == config.accumulation_steps > 1:
+        raise UserError(
+            f"config.accumulation_steps {config.accumulation_steps} leaves one image in each part"
+            f" of a batch, too few to normalise by; allowed: at most {config.batch_size // 2}"
+        )
+    if config.ema_warmup and not config.ema_decay:
+        raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
-    if not re.fullmatch(r"global|device|group:[1-9]\d{0,8}", config.batch_norm):
-        allowed = ("global", "device", "group:N")
+    if not re.fullmatch(r"global(_shifted)?|device|group:[1-9]\d{0,8}", config.batch_norm):
+        allowed = ("global", "global_shifted", "device", "group:N")
         raise unknown("config.batch_norm", config.batch_norm, allowed)
     for path, allowed in _CHOICES.items():
         group, name = locate(config, path)

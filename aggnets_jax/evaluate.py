@@ -91,13 +91,15 @@ def evaluate_checkpoint(
     which: str = "latest",
     data_dir: str | None = None,
     *,
+    data_name: str | None = None,
     overrides: Sequence[str] = (),
     interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
-    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, `overrides` as for
-    `config.override_evaluation`, and the result as for `evaluate`, with the `step`.
+    `which` is as for `restore_network`, `data_dir` and `data_name` are as for `evaluation_batches`,
+    `overrides` as for `config.override_evaluation`, and the result is as for `evaluate`, with the
+    `step`. The result on another data set than the run's is not written.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
@@ -109,7 +111,7 @@ def evaluate_checkpoint(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
     override_evaluation(config, overrides)
-    batches = evaluation_batches(restored, mesh, data_dir)
+    batches = evaluation_batches(restored, mesh, data_dir, data_name)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
     note(f"evaluating {batches.num_examples} images")
@@ -119,6 +121,8 @@ def evaluate_checkpoint(
     metrics = {"step": restored.step, **metrics}
     print_evaluation(task, metrics)
     check_evaluation(task, metrics)
+    if data_name is not None:
+        return metrics
     try:
         if is_first():
             write_json(any_path(workdir) / "evaluation.json", metrics)
@@ -128,11 +132,13 @@ def evaluate_checkpoint(
 
 
 def evaluation_batches(
-    restored: Restored, mesh: Mesh, data_dir: str | None = None
+    restored: Restored, mesh: Mesh, data_dir: str | None = None, data_name: str | None = None
 ) -> data.EvalBatches:
     """Open the evaluation split of a restored network's data set.
 
     The data set is in `data_dir`, which replaces the one in `restored.config`; None: the run's.
+    `data_name` is another data set of the same classes, which need no training split; its images
+    are resized to the network's.
 
     Raises:
       UserError: if the data set is missing or has other classes, or batches can't be divided.
@@ -140,13 +146,23 @@ def evaluation_batches(
     config, task = restored.config, get_task(restored.config)
     if data_dir is not None:
         config.data.data_dir = data_dir
+    if data_name is None and not restored.info.num_train:
+        data_name = config.data.name  # the weights come from a file, without data
+    if data_name is not None:
+        config.data.update({"name": data_name, "resident": "never", "eval_split": None})
+        config.data.image_size = restored.info.image_shape[0]
+        config.data.train_split = data.evaluation_split(config.data)
     _check_same_classes(restored.info, task.describe(config))
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return task.eval_data(config, mesh_lib.batch_sharding(mesh))
 
 
 def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:
-    if trained.class_names != evaluated.class_names:
+    unnamed = data.unnamed_classes(evaluated.num_classes)
+    if trained.class_names == unnamed != evaluated.class_names:
+        first = evaluated.class_names[0]
+        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
+    elif trained.class_names != evaluated.class_names:
         before, now = {*trained.class_names}, {*evaluated.class_names}
         new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
         raise UserError(

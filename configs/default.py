@@ -45,8 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
     config.steps_per_dispatch = 0  # of resident data, in one program; 0: 10 on CPU, else 50
-    # Statistics of batch normalisation: of the "global" batch, of each "device"'s part of it, or of
-    # the parts of "group:N" neighbouring devices, N being a number.
+    # Statistics of batch normalisation: of the "global" batch; "global_shifted", the same with
+    # digits also far from zero on several devices; of each "device"'s part of the batch; or of the
+    # parts of "group:N" neighbouring devices, N being a number.
     config.batch_norm = "global"
     # Of parameters and optimiser: "replicated", on every device; or "fsdp", a part on each.
     config.sharding = "replicated"
@@ -69,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0  # probability that is taken from the right class and shared
     config.label_smoothing_over = "all"  # classes, the right one included, or the "others"
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
+    config.ema_warmup = False  # whether the decay is at most (1 + t) / (10 + t) after t updates
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
     # Strength of a regularisation inside the network that changes in training (DropBlock, dynamic

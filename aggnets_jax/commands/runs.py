@@ -79,6 +79,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
+    flag("--data", "another data set of the same classes, such as image_folder", metavar="NAME"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
@@ -96,14 +97,16 @@ def evaluate(flags: argparse.Namespace) -> None:
     """
     if flags.watch and flags.checkpoint != "latest":
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
+    if flags.watch and flags.data is not None:
+        raise UserError("--watch evaluates on the run's data set, not on that of --data")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
 
     with together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            where = (flags.workdir, flags.checkpoint, flags.data_dir)
-            evaluate_checkpoint(*where, overrides=flags.overrides)
+            where = {"data_dir": flags.data_dir, "data_name": flags.data}
+            evaluate_checkpoint(flags.workdir, flags.checkpoint, **where, overrides=flags.overrides)
 
 
 @command(
@@ -324,14 +327,21 @@ def _check_converts(flags: argparse.Namespace) -> None:
 
     if (flags.from_torch is None) == (flags.to_torch is None):
         raise UserError("aggnets convert needs one of --from_torch=FILE and --to_torch=FILE")
-    refused = {"data_dir": "from_torch"}
+    refused = dict.fromkeys(("data_dir", "entry", "class_names"), "from_torch")
     if flags.from_torch:
         refused = dict.fromkeys(("checkpoint", "seed", "dialect"), "to_torch")
     for name, direction in refused.items():
         if getattr(flags, name) not in (None, "latest"):
             raise UserError(f"--{name} is for --{direction}")
     if flags.from_torch and not flags.config:
-        raise UserError("--config is missing: a config file such as configs/digits.py")
+        if not any(text.startswith("model.name=") for text in flags.overrides):
+            raise UserError(
+                "--config is missing: a config file such as configs/digits.py, or"
+                " --config.model.name=NETWORK"
+            )
+        from aggnets_jax.config import configs_folder
+
+        flags.config = [str(configs_folder() / "default.py")]
     if flags.to_torch and (flags.config or flags.overrides):
         raise UserError("--to_torch takes the config of the workdir, not --config")
     if flags.from_torch:
@@ -346,6 +356,11 @@ def _check_converts(flags: argparse.Namespace) -> None:
     flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
     flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
     flag("--from_torch", "weights of a new workdir", metavar="FILE"),
+    flag("--entry", "of FILE with the weights, or a prefix of names, such as state_dict_ema"),
+    flag("--class_names", "file with a class in each line, or JSON; default FILE's, ImageNet's"),
+    flag(
+        "--epsilon", "added to variances in PyTorch, if not as here; tf_ networks 1e-3", type=float
+    ),
     *(functools.partial(add_config, required=False), DATA_DIR),
     compiles=True,
     check=_check_converts,
@@ -356,11 +371,15 @@ def convert(flags: argparse.Namespace) -> None:
     Examples:
         aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
         aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+        aggnets convert --config.model.name=resnet50 --workdir=NEW --from_torch=resnet50.pth
+
+    No data set is needed: a file has its number of classes, and maybe their names.
     """
     from aggnets_jax.convert.runs import export_weights, import_weights
 
     if flags.from_torch:
-        import_weights(load_config(flags), flags.workdir, flags.from_torch)
+        options = {name: getattr(flags, name) for name in ("entry", "class_names", "epsilon")}
+        import_weights(load_config(flags), flags.workdir, flags.from_torch, **options)
     else:
-        which, seed, dialect = flags.checkpoint, flags.seed, flags.dialect
-        export_weights(flags.workdir, flags.to_torch, which=which, seed=seed, dialect=dialect)
+        options = {name: getattr(flags, name) for name in ("seed", "dialect", "epsilon")}
+        export_weights(flags.workdir, flags.to_torch, which=flags.checkpoint, **options)

@@ -114,14 +114,14 @@ def experiments(flags: argparse.Namespace) -> None:
 
 @command(
     "models",
-    flag("name", "shell pattern or name", nargs="?", default="*", metavar="GLOB"),
+    flag("names", "shell patterns, or a name", nargs="*", default=["*"], metavar="GLOB"),
     switch("--page", "print the page of all networks"),
 )
 def models(flags: argparse.Namespace) -> None:
-    """List networks with their parameters and multiply-adds, or describe one of them.
+    """List networks with their parameters and multiply-adds, or describe one with its arguments.
 
     Examples:
-        aggnets models 'sparsenet_bc*'
+        aggnets models 'sparsenet_bc*' 'densenet_bc*'
         aggnets models sparsenet_bc100_k24
         aggnets models --page
 
@@ -131,16 +131,15 @@ def models(flags: argparse.Namespace) -> None:
     from aggnets_jax.models import page
     from aggnets_jax.models.registry import find_family, list_models, model_info
 
-    names = list_models(flags.name)
     if flags.page:
-        if flags.name != "*":
-            raise UserError(f"--page has all networks; leave {flags.name!r} out")
-        sys.stdout.write(page.page({name: page.row(name) for name in names}))
-    elif not set(flags.name) & set("*?["):
-        facts = {**page.facts(flags.name), "paper": find_family(flags.name).paper}
-        print("\n".join(f"{title:<12}{text}" for title, text in facts.items() if text))
-    elif not names:
-        raise UserError(f"no network is named like {flags.name!r}; aggnets models lists all")
+        if flags.names != ["*"]:
+            raise UserError(f"--page has all networks; leave {flags.names[0]!r} out")
+        sys.stdout.write(page.page({name: page.row(name) for name in list_models()}))
+    elif len(flags.names) == 1 and not set(flags.names[0]) & set("*?["):
+        page.show(flags.names[0])
+    elif not (names := list_models(*flags.names)):
+        given = ", ".join(map(repr, flags.names))
+        raise UserError(f"no network is named like {given}; aggnets models lists all")
     else:
         print(f"{'network':<34}{'parameters':>14}{'multiply-adds':>18}")
         kept = page.rows()

@@ -1,7 +1,6 @@
 """Starting a run from the weights of another run or of a file, instead of its initialisation."""
 
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -11,8 +10,8 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
-from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
-from aggnets_jax.convert.files import ENDINGS
+from aggnets_jax.convert import from_torch, read_state_dict, some
+from aggnets_jax.convert.files import is_file_of_weights
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike, any_path
@@ -54,7 +53,7 @@ def _replaced(
     config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a network without loops."""
-    if PurePath(config.init_from).suffix in ENDINGS:
+    if is_file_of_weights(config.init_from):
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
         same_classes = True  # a file does not name them
     else:
@@ -107,8 +106,7 @@ def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str
         )
     state_dict = read_state_dict(config.init_from)
     network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
-    num_classes = count_classes(config.model.name, state_dict, **network)
-    return from_torch(config.model.name, state_dict, num_classes=num_classes, **network)
+    return from_torch(config.model.name, state_dict, **network)
 
 
 def _check_paths(

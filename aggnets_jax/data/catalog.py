@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,21 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()
         if configs and config not in configs:
             raise unknown(f"config of {base}", config, configs) from None
-        raise UserError(f"data set {name!r} cannot be opened: {one_line(error)}") from error
+        damaged = _damaged_file(epath.Path(data_dir or tfds.core.constants.DATA_DIR, base))
+        where = f"{damaged} is damaged: " if damaged else ""
+        problem = f"data set {name!r} cannot be opened: {where}{one_line(error)}"
+        raise UserError(problem) from error
+
+
+def _damaged_file(folder: epath.Path) -> epath.Path | None:
+    """Return the first JSON file of a prepared data set that can't be read, if there is one."""
+    # In folders of versions, which may be in folders of configs; buckets search no deeper.
+    for file in sorted([*folder.glob("*/*.json"), *folder.glob("*/*/*.json")]):
+        try:
+            json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            return file
+    return None
 
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

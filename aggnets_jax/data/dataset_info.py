@@ -94,6 +94,11 @@ class Split(NamedTuple):
         return self.builder.info.splits[self.name].file_instructions
 
 
+def unnamed_classes(num_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have none: "class 0", "class 1", ..."""
+    return tuple(f"class {number}" for number in range(num_classes))
+
+
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     """Return the facts about a data set, from its metadata only; never download.
 
@@ -131,6 +136,16 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
         resident=resident,
         resized=resized,
     )
+
+
+def evaluation_split(data_config: ml_collections.ConfigDict) -> str:
+    """Return the split by which a config's data set evaluates networks, by default.
+
+    Raises:
+      UserError: if there is no such data set or split.
+    """
+    builder = open_prepared(data_config.name, data_config.data_dir)
+    return data_config.eval_split or _default_eval_split(builder)
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
@@ -225,6 +240,15 @@ def _image_shape(
     return (size, size, channels), True
 
 
+def default_normalisation(
+    builder_name: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of a data set, if a config sets none."""
+    half = (0.5,) * channels
+    constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
+    return next(constants, (half, half))
+
+
 def normalisation(
     data_config: ml_collections.ConfigDict, builder_name: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -233,9 +257,7 @@ def normalisation(
     Raises:
       UserError: if the config's do not fit the channels.
     """
-    half = (0.5,) * channels
-    constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
-    default_mean, default_std = next(constants, (half, half))
+    default_mean, default_std = default_normalisation(builder_name, channels)
     mean = tuple(data_config.mean) or default_mean
     std = tuple(data_config.std) or default_std
     for field, values in (("mean", mean), ("std", std)):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.arguments import check_whole_number, choose, no_argument
 from aggnets_jax.detection.backbone import make_backbone
 from aggnets_jax.detection.conventions import CONVENTIONS
 from aggnets_jax.detection.detector import Detector, Sizes
@@ -101,7 +101,7 @@ def create_detector(
     allowed = {*Detector.__dataclass_fields__} - {"parent", "name", "backbone", "masks"}
     for field in fields:
         if field not in allowed:
-            raise unknown(f"argument of detector {name!r}", field, allowed)
+            raise UserError(no_argument(f"detector {name!r}", field, allowed))
     if "sizes" in fields:
         fields["sizes"] = _sizes(fields["sizes"])
     if fields.get("roi_method", METHODS[0]) not in METHODS:

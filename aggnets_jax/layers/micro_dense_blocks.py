@@ -141,7 +141,21 @@ def micro_dense_block(
     final_relu: bool = True,
     aggregation: str = "concat",
 ) -> MicroDense:
-    """Make a `MicroDense` of checked arguments; see there, and `mdnet`."""
+    """Make a `MicroDense` of checked arguments.
+
+    Args:
+      num_layers: dense layers in a block.
+      topology: pattern of the dense layers within a block.
+      topology_args: arguments of the pattern.
+      compression: see `MicroDense`, as the others.
+      width_rule: one of `WIDTH_RULES`.
+      growing: whether the layers of a block widen.
+      final_relu: whether a block's last convolution is rectified.
+      aggregation: aggregation within a block, "concat" or "padded_sum".
+
+    Raises:
+      UserError: for numbers that fit no block, and names that there are not.
+    """
     check_whole_number("num_layers", num_layers, 1)
     check_number("compression", compression, 0.01, 4)
     choose("width_rule", WIDTH_RULES, width_rule)

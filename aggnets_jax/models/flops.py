@@ -17,7 +17,6 @@ from flax import linen as nn
 from jax.extend import core
 
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 
 
@@ -109,11 +108,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
 
     with nn.intercept_methods(count_macs):
         init = functools.partial(without_loops(model).init_with_output, train=False)
-        (_, endpoints), variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
-    empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
-    if empty:
-        size = "x".join(map(str, input_shape[:2]))
-        raise UserError(f"images of {size} are too small for this network: {empty[0]} is empty")
+        _, variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     params = {
         name: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part))
         for name, part in variables["params"].items()

@@ -119,7 +119,7 @@ class PlainCNN(nn.Module):
         drop = partial(nn.Dropout, deterministic=not train)
         endpoints = {}
 
-        x = drop(self.input_dropout)(jnp.asarray(images, self.dtype))
+        x = drop(self.input_dropout)(common.as_images(images, self.dtype))
         for i, (topology, stage) in enumerate(zip(self.topologies, self.stages, strict=True), 1):
             (features, size, padded), *rest = stage.convolutions
             opening = conv if padded else unpadded

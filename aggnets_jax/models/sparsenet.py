@@ -81,6 +81,12 @@ class SparseNet(Network):
     pool: str = "global"
     dropout: float = 0.0
 
+    def __repr__(self) -> str:
+        """Return fields and modules; with dense stages the network is called a DenseNet."""
+        dense = all(topology.name == "dense" for topology in self.topologies)
+        name = "DenseNet" if dense and self.aggregation == "concat" else type(self).__name__
+        return super().__repr__().replace(type(self).__name__, name, 1)
+
     def _features(
         self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
     ) -> jax.Array:

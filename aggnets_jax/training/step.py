@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.batch_norm import OneValue
 from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
 from aggnets_jax.runtime.mesh import batch_sharding, replicate
 from aggnets_jax.training.gradients import (
@@ -52,19 +53,23 @@ def make_train_step(
 
     Raises:
       UserError: if the devices can't be divided into groups of N; when it is traced, if
-        `config.strength` is set and the network regularises nothing by it.
+        `config.strength` is set and the network regularises nothing by it, or if a normalisation
+        has one value of each channel.
     """
     prepare = task.make_prepare(model, preprocess, config)
     gradient_fn = jax.value_and_grad(task.make_loss(model, config), has_aux=True)
     gradient_fn = accumulate_parts(gradient_fn, config.accumulation_steps, task.sums)
+    parts = config.accumulation_steps  # which are normalised apart
     if mesh is not None:
         prepare = inside_mesh(prepare, mesh)
-        if config.batch_norm != "global":
+        if config.batch_norm not in ("global", "global_shifted"):
             group = devices_of_statistics(config.batch_norm, mesh.size)
+            parts *= mesh.size // group
             gradient_fn = average_over_devices(gradient_fn, mesh, group)
         if config.sharding == "fsdp":
             gradient_fn = gather_params(gradient_fn, mesh)
-        gradient_fn = inside_mesh(gradient_fn, mesh)
+        shifted = config.batch_norm == "global_shifted"
+        gradient_fn = inside_mesh(gradient_fn, mesh, shifted=shifted)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         examples = prepare(batch, state.seed)
@@ -72,13 +77,15 @@ def make_train_step(
         if strength:
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
         key = jax.random.fold_in(model_key(state.seed), state.step)
-        (loss, (batch_stats, sums)), gradients = gradient_fn(
-            state.params, state.batch_stats, examples, fixed, key
-        )
+        variables = state.params, state.batch_stats
+        try:
+            (loss, (batch_stats, sums)), gradients = gradient_fn(*variables, examples, fixed, key)
+        except OneValue as error:
+            raise OneValue(error.path, f"config.batch_size={2 * parts}") from error
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema and optax.incremental_update(
-            {"params": params, "batch_stats": batch_stats}, state.ema, 1 - config.ema_decay
+            {"params": params, "batch_stats": batch_stats}, state.ema, ema_rate(config, state.step)
         )
         step = state.step + 1
         finite = jnp.isfinite(loss) & _has_finite_norm((gradients, params, batch_stats))
@@ -92,6 +99,15 @@ def make_train_step(
         return after.replace(step=step, totals=totals)
 
     return train_step
+
+
+def ema_rate(config: ml_collections.ConfigDict, updates: jax.Array) -> float | jax.Array:
+    """Return the share of the new weights in their average, after a number of updates before."""
+    if not config.ema_warmup:
+        return 1 - config.ema_decay
+    updates = updates.astype(jnp.float32)
+    # As in TensorFlow's ExponentialMovingAverage with `num_updates`.
+    return jnp.maximum(1 - config.ema_decay, 9 / (10 + updates))
 
 
 def _has_finite_norm(tree: Any) -> jax.Array:

@@ -19,9 +19,10 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -58,6 +59,17 @@ _DATASET = {
 }
 
 
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave out Orbax's warnings that a manager which only reads will not write."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(min(before, absl.logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
+
+
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
@@ -91,15 +103,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         if folder not in self._managers:
             if self._mirror:
                 self._mirror.look(folder)
-            self._managers[folder] = ocp.CheckpointManager(
-                (self._mirror.root if self._mirror else self._plain_workdir) / folder,
-                options=ocp.CheckpointManagerOptions(
-                    # The metadata of a damaged checkpoint would be an error before any is read.
-                    lightweight_initialize=True,
-                    **self._options(folder),
-                ),
-                item_names=("model", "training", *JSON_ITEMS, "checksums"),
-            )
+            with _without_warnings():
+                self._managers[folder] = ocp.CheckpointManager(
+                    (self._mirror.root if self._mirror else self._plain_workdir) / folder,
+                    options=ocp.CheckpointManagerOptions(
+                        # The metadata of a damaged checkpoint would be an error before any is read.
+                        lightweight_initialize=True,
+                        **self._options(folder),
+                    ),
+                    item_names=("model", "training", *JSON_ITEMS, "checksums"),
+                )
         return self._managers[folder]
 
     def _forget(self, folder: str) -> None:

@@ -3,8 +3,10 @@
 import dataclasses
 import errno
 import json
+import logging
 import shutil
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -456,3 +458,22 @@ def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_pat
     assert_is(restore(tmp_path), 3)
     shutil.rmtree(tmp_path / "checkpoints/3")
     assert_is(restore(tmp_path), 1)
+
+
+def test_reading_warns_of_nothing(finished_run):
+    """From Python, too, where absl's messages are shown."""
+    records, handler = [], logging.Handler()
+    logger = absl.logging.get_absl_logger()
+    handler.emit = records.append
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with Checkpoints(finished_run) as checkpoints:
+            assert checkpoints.newest() == 12
+            checkpoints.find("best")
+        assert records == []
+        assert absl.logging.get_verbosity() == absl.logging.WARNING
+    finally:
+        logger.removeHandler(handler)
+        absl.logging.set_verbosity(before)
