@@ -47,7 +47,7 @@ _RANGES = {
 }
 
 _CHOICES = {
-    "task": ("classification", "link_weights"),
+    "task": ("classification", "detection", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "batch_norm": ("global", "device"),

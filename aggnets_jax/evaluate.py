@@ -47,11 +47,12 @@ def evaluate(
     variables: Variables,
     batches: data.EvalBatches,
     interrupted: Callable[[], object] = lambda: False,
+    keep: Callable[[list[Any]], object] = lambda results: None,
 ) -> dict[str, Any] | None:
     """Evaluate every example exactly once.
 
     The variables are "params" and "batch_stats" of the network. `interrupted` is asked before each
-    batch whether to give up.
+    batch whether to give up. `keep` gets the outputs for each example, if the task has any.
 
     Returns:
       The task's metrics by name (for classification `accuracy` and `accuracy_top5` in 0..1, and
@@ -62,7 +63,7 @@ def evaluate(
     Raises:
       UserError: an image is not what it should be, or all are skipped.
     """
-    gathered, ahead = None, None
+    gathered, ahead = task.start_gathering(batches), None
     for batch in batches:
         if interrupted():
             return None
@@ -70,11 +71,13 @@ def evaluate(
         behind, ahead = ahead, eval_step(variables, batch)
         if behind is not None:
             gathered = task.gather(gathered, behind)
-    found, examples, skipped = task.finish(task.gather(gathered, ahead))
+    found, examples, skipped, results = task.finish(task.gather(gathered, ahead))
     if examples + skipped != batches.num_examples:
         raise RuntimeError(
             f"evaluated {examples} and skipped {skipped} of {batches.num_examples} examples"
         )
+    if results is not None:
+        keep(results)
     metrics: dict[str, Any] = {name: float(np.mean(value)) for name, value in found.items()}
     metrics["examples"] = examples
     if batches.skip:
@@ -94,6 +97,9 @@ def evaluate_checkpoint(
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
+    A task with outputs for each example writes these to `results.json`: for detection the objects
+    in COCO's format of results.
+
     `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, and the result as
     for `evaluate`, with the `step`.
 
@@ -108,7 +114,10 @@ def evaluate_checkpoint(
     batches = evaluation_batches(restored, mesh, data_dir)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
-    metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
+    results: list[Any] = []
+    metrics = evaluate(
+        task, eval_step, restored.variables, batches, interrupted, keep=results.append
+    )
     if metrics is None:
         return None
     metrics = {"step": restored.step, **metrics}
@@ -117,6 +126,8 @@ def evaluate_checkpoint(
     try:
         if is_first():
             write_json(local_path(workdir) / "evaluation.json", metrics)
+            for each in results:
+                write_json(local_path(workdir) / "results.json", each)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror}", flush=True)
     return metrics

@@ -28,6 +28,7 @@ NORMALISATION = {
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "imagenet": _IMAGENET,
     IMAGE_FOLDER: _IMAGENET,
+    "coco_folder": _IMAGENET,
 }
 
 # Sets whose test splits hold images without labels.
@@ -52,6 +53,7 @@ class DatasetInfo:
       resident: whether the images live on the device.
       resized: whether the host crops and resizes the images to `image_size`. Otherwise they reach
         the device as stored, and are augmented there.
+      category_ids: in data sets of objects, the id of each class in their files.
     """
 
     name: str
@@ -66,6 +68,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     resident: bool
     resized: bool
+    category_ids: tuple[int, ...] = ()
 
 
 class Split(NamedTuple):
@@ -116,7 +119,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     padding, largest = data_config.crop_padding, min(image_shape[:2])
     if not 0 <= padding <= largest:
         raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
-    mean, std = _normalisation(data_config, builder.name, image_shape[-1])
+    mean, std = normalisation(data_config, builder.name, image_shape[-1])
     return DatasetInfo(
         name=name,
         num_classes=len(class_names),
@@ -225,9 +228,10 @@ def _image_shape(
     return (size, size, channels), True
 
 
-def _normalisation(
+def normalisation(
     data_config: ml_collections.ConfigDict, builder_name: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel; raise `UserError` for wrong ones."""
     half = (0.5,) * channels
     constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
     default_mean, default_std = next(constants, (half, half))

@@ -33,6 +33,41 @@ def mask_targets(
     return TARGETS[conventions.mask_target](masks, boxes, index, size)
 
 
+def cropped_targets(
+    crops: jax.Array,
+    own: jax.Array,
+    boxes: jax.Array,
+    index: jax.Array,
+    size: int,
+    conventions: Conventions,
+) -> jax.Array:
+    """Return the targets of RoIs as `mask_targets`, from masks that are cropped to their boxes.
+
+    A crop takes far less memory than a mask of the whole image. Its targets differ from all of the
+    conventions' in the same way: a pixel is 1 where the crop, sampled bilinearly at its centre,
+    reaches 0.5.
+
+    Args:
+      crops: masks of an image's objects in their own boxes, 0 or 1 [objects, side, side].
+      own: boxes of the objects [objects, 4].
+      boxes: RoIs in pixels [rois, 4].
+      index: object of each RoI, int32 [rois].
+      size: side of a target.
+      conventions: see `Conventions`.
+    """
+    side, own = crops.shape[-1], own[index]
+    sides, own_sides = conventions.sides(boxes), conventions.sides(own)
+    axes = []
+    for axis in (0, 1):
+        pixels = boxes[:, axis, None] + (jnp.arange(size) + 0.5) / size * sides[axis][:, None]
+        length = jnp.maximum(own_sides[axis], 1e-6)[:, None]
+        cells = (pixels - own[:, axis, None]) / length * side - 0.5
+        axes.append(jnp.maximum(0, 1 - jnp.abs(cells[..., None] - jnp.arange(side))))
+    columns, rows = axes
+    sampled = jnp.einsum("rih,rhw,rjw->rij", rows, crops[index].astype(rows.dtype), columns)
+    return (sampled >= 0.5).astype(boxes.dtype)
+
+
 def _pooled(
     masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int, conventions: Conventions
 ) -> jax.Array:
