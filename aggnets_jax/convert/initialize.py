@@ -11,7 +11,7 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
-from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch
+from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.detection import Detector
@@ -26,7 +26,6 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 _CLASSIFIER = "params/classifier/"
 # The parts of a detector that have outputs for each class.
 _PREDICTORS = ("params/boxes/scores/", "params/boxes/deltas/", "params/mask/masks/")
-_OLDER_NAME = "backbone.fpn.inner_blocks.0.weight"
 _BOX_PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
 
 
@@ -158,9 +157,7 @@ def _detector_from_file(
         outputs = len(state_dict[_BOX_PREDICTOR])
         if not (outputs == 91 and detector.num_classes == len(COCO_IDS)):
             detector = detector.clone(num_classes=outputs - 1)
-        # The published COCO_V1 files have these older names, and add nothing to variances.
-        epsilon = {"epsilon": 0.0} if _OLDER_NAME in state_dict else {}
-        return detector_from_torch(detector, state_dict, **epsilon)
+        return detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
     network = {
         "input_shape": detector.backbone.image_shape,
         **config_lib.model_arguments(config),
