@@ -12,7 +12,8 @@ import pytest
 # them compile the same small programs.
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="aggnets_jax_compilation_cache_")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+    # A folder of one's own makes repeated calls of pytest faster.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     # Nearly all programs here are small and run a few times: to compile them takes the time. What
     # needs them as users have them takes the fixture `optimised`.
