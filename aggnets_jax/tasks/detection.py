@@ -19,7 +19,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.arguments import check_whole_number, choose
 from aggnets_jax.data import objects as object_data
-from aggnets_jax.data.objects.examples import mask_coding
+from aggnets_jax.data.objects.segmentations import mask_coding
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
 from aggnets_jax.detection.coco import FIGURES, coco_figures
 from aggnets_jax.detection.operations import count_detector
