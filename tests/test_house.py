@@ -14,11 +14,12 @@ PACKAGE = runs.ROOT / "aggnets_jax"
 WINGS = {
     "errors": "mistakes as one line, with an exit code",
     "arguments": "checks of arguments, with the nearest allowed name",
+    "buckets": "clients of gs:// and s3://, and their errors",
     "files": "files that are whole or absent",
     "tables": "tables as CSV, Markdown and on the terminal",
     "statistics": "confidence intervals and paired tests",
-    "cli": "what the subcommands share",
     "runtime": "devices, processes, compiled programs",
+    "cli": "what the subcommands share",
     "connectivity": "how layers read earlier layers",
     "config": "configs, resolved against configs/default.py and checked",
     "layers": "layers that several families share",

@@ -161,18 +161,20 @@ class Detection(Task):
         return object_data.describe_objects(config.data, self.form, **self._chosen)
 
     def batch_shapes(
-        self, config: Config, image_shape: tuple[int, int, int]
+        self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
         """Return shape and dtype of an example's arrays in a batch with 100 objects an image."""
+        found = {"image": (image_shape, jnp.uint8), "size": ((2,), jnp.int32)}
+        if not train:
+            facts = {"original": ((2,), jnp.int32), "factors": ((2,), jnp.float32)}
+            return {**found, **facts, "index": ((), jnp.int32), "mask": ((), jnp.bool_)}
         objects = {"boxes": ((4,), jnp.float32), "label": ((), jnp.int32), "valid": ((), bool)}
         if self.form.masks:
             objects["masks"] = (self.form.mask_shape(image_shape[:2]), jnp.uint8)
-        return {
-            "image": (image_shape, jnp.float32),
-            "size": ((2,), jnp.int32),
-            "step": ((), jnp.int32),
-            **{name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()},
+        padded = {
+            name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()
         }
+        return {**found, **padded, "step": ((), jnp.int32)}
 
     def train_data(self, config: Config, **arguments: Any) -> data.StreamedData:
         """Open the training split."""
