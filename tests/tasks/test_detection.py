@@ -109,9 +109,7 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
     ],
 )
 def test_configs_that_fit_no_detector(scenes_dir, changes, message):
-    config = config_lib.resolve(tiny_detection(scenes_dir))
-    for field, value in changes.items():
-        config_lib._set(config, field, value)
+    config = config_lib.resolve({**tiny_detection(scenes_dir), **changes})
     with pytest.raises(UserError, match=message):
         task = get_task(config)
         task.make_network(config, task.describe(config).num_classes)
@@ -259,7 +257,7 @@ def test_weights_go_to_torchvisions_names_and_back(scenes_dir, tmp_path):
 def test_a_dry_run_needs_no_data(tmp_path):
     config = config_lib.resolve(tiny_detection(str(tmp_path)))
     config.data.name = "aggnets_digit_scenes"
-    found = dry_run(config, 1)
+    found = dry_run(config)
     assert found["params"] > 0
     assert found["temporary_bytes"] > 0
 
