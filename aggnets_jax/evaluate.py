@@ -48,11 +48,12 @@ def evaluate(
     variables: Variables,
     batches: data.EvalBatches,
     interrupted: Callable[[], object] = lambda: False,
+    keep: Callable[[list[Any]], object] = lambda results: None,
 ) -> dict[str, Any] | None:
     """Evaluate every example exactly once.
 
     The variables are "params" and "batch_stats" of the network. `interrupted` is asked before each
-    batch whether to give up.
+    batch whether to give up. `keep` gets the outputs for each example, if the task has any.
 
     Returns:
       The task's metrics by name (for classification `accuracy` and `accuracy_top5` in 0..1, and
@@ -63,7 +64,7 @@ def evaluate(
     Raises:
       UserError: an image is not what it should be, or all are skipped.
     """
-    gathered, ahead = None, None
+    gathered, ahead = task.start_gathering(batches), None
     for batch in counted(batches, len(batches), "batches of the evaluation"):
         if interrupted():
             return None
@@ -71,11 +72,13 @@ def evaluate(
         behind, ahead = ahead, eval_step(variables, batch)
         if behind is not None:
             gathered = task.gather(gathered, behind)
-    found, examples, skipped = task.finish(task.gather(gathered, ahead))
+    found, examples, skipped, results = task.finish(task.gather(gathered, ahead))
     if examples + skipped != batches.num_examples:
         raise RuntimeError(
             f"evaluated {examples} and skipped {skipped} of {batches.num_examples} examples"
         )
+    if results is not None:
+        keep(results)
     metrics: dict[str, Any] = {name: float(np.mean(value)) for name, value in found.items()}
     metrics["examples"] = examples
     if batches.skip:
@@ -97,6 +100,9 @@ def evaluate_checkpoint(
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
+    A task with outputs for each example writes these to `results.json`: for detection the objects
+    in COCO's format of results.
+
     `which` is as for `restore_network`, `data_dir` and `data_name` are as for `evaluation_batches`,
     `overrides` as for `config.override_evaluation`, and the result is as for `evaluate`, with the
     `step`. The result on another data set than the run's is not written.
@@ -115,7 +121,10 @@ def evaluate_checkpoint(
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
     note(f"evaluating {batches.num_examples} images")
-    metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
+    results: list[Any] = []
+    metrics = evaluate(
+        task, eval_step, restored.variables, batches, interrupted, keep=results.append
+    )
     if metrics is None:
         return None
     metrics = {"step": restored.step, **metrics}
@@ -126,6 +135,8 @@ def evaluate_checkpoint(
     try:
         if is_first():
             write_json(any_path(workdir) / "evaluation.json", metrics)
+            for each in results:
+                write_json(any_path(workdir) / "results.json", each)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror or one_line(error)}", flush=True)
     return metrics

@@ -11,6 +11,7 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
+from aggnets_jax.convert.detectors import detector_from_torch, detector_to_torch, epsilon_of
 from aggnets_jax.convert.facts import describe_weights
 from aggnets_jax.convert.files import check_new_file, read_metadata
 from aggnets_jax.errors import UserError
@@ -52,14 +53,32 @@ def import_weights(
     """
     if config.num_seeds > 1:
         raise UserError("a file has the weights of one network: set config.num_seeds=1")
-    metadata = {}
+    if config.task == "detection":
+        task = get_task(config)
+        info, state_dict = task.describe(config), read_state_dict(file, entry)
+        detector = task.make_network(config, info.num_classes)
+        variables = detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
+    else:
+        info, variables = _classifier(config, file, entry, epsilon, class_names)
+    write_new_run(config, info, variables, workdir)
+    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+
+
+def _classifier(
+    config: ml_collections.ConfigDict,
+    file: str,
+    entry: str | None,
+    epsilon: float | None,
+    class_names: str | None,
+) -> tuple[data.DatasetInfo, Variables]:
+    """Return the data set and the variables of a classifier from a file."""
+    state_dict = read_state_dict(file, entry)
     if config.data.data_dir is not None:
         if class_names is not None:
             raise UserError("--class_names and a folder of data (--data_dir) both name the classes")
         info = data.describe(config.data)
-        state_dict = read_state_dict(file, entry)
     else:
-        state_dict, metadata = read_state_dict(file, entry), read_metadata(file)
+        metadata = read_metadata(file)
         _check_architecture(config, metadata, epsilon)
         info = describe_weights(config, state_dict, metadata, class_names)
     variables = from_torch(
@@ -70,8 +89,7 @@ def import_weights(
         epsilon=epsilon,
         **config_lib.model_arguments(config),
     )
-    write_new_run(config, info, variables, workdir)
-    print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+    return info, variables
 
 
 def _check_architecture(
@@ -134,16 +152,21 @@ def export_weights(
     check_new_file(file)
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     restored = restore_network(workdir, which, everywhere)
-    state_dict = to_torch(
-        restored.config.model.name,
-        restored.variables_at(seed),
-        num_classes=restored.info.num_classes,
-        input_shape=restored.info.image_shape,
-        dialect=dialect,
-        epsilon=epsilon,
-        **config_lib.model_arguments(restored.config),
-    )
-    info = restored.info
-    facts = {name: getattr(info, name) for name in ("class_names", "image_shape", "mean", "std")}
+    facts = None
+    if restored.config.task == "detection":
+        state_dict = detector_to_torch(restored.model, restored.variables_at(seed))
+    else:
+        info = restored.info
+        state_dict = to_torch(
+            restored.config.model.name,
+            restored.variables_at(seed),
+            num_classes=info.num_classes,
+            input_shape=info.image_shape,
+            dialect=dialect,
+            epsilon=epsilon,
+            **config_lib.model_arguments(restored.config),
+        )
+        names = ("class_names", "image_shape", "mean", "std")
+        facts = {name: getattr(info, name) for name in names}
     write_state_dict(file, state_dict, facts)
     print(f"{file} has the weights of {workdir} after step {restored.step}", flush=True)

@@ -28,6 +28,7 @@ NORMALISATION = {
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "imagenet": _IMAGENET,
     IMAGE_FOLDER: _IMAGENET,
+    "coco_folder": _IMAGENET,
 }
 
 # Sets whose test splits hold images without labels.
@@ -52,6 +53,7 @@ class DatasetInfo:
       resident: whether the images live on the device.
       resized: whether the host crops and resizes the images to `image_size`. Otherwise they reach
         the device as stored, and are augmented there.
+      category_ids: in data sets of objects, the id of each class in their files.
     """
 
     name: str
@@ -66,6 +68,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     resident: bool
     resized: bool
+    category_ids: tuple[int, ...] = ()
 
 
 class Split(NamedTuple):

@@ -62,7 +62,10 @@ def coco_figures(
         # pycocotools changes what it is given.
         objects.dataset = copy.deepcopy(dict(ground_truth))
         objects.createIndex()
-        found = objects.loadRes(copy.deepcopy([dict(each) for each in results]))
+        # With boxes, pycocotools would take their areas for the masks' areas.
+        left_out = {"bbox"} if kind == "segm" else {"segmentation"}
+        kept = [{k: v for k, v in each.items() if k not in left_out} for each in results]
+        found = objects.loadRes(copy.deepcopy(kept))
         evaluation = cocoeval.COCOeval(objects, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.detection import proposals as proposing
 from aggnets_jax.detection import training
 from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
@@ -61,6 +62,8 @@ class Detector(nn.Module):
       nms_threshold: IoU of the NMS of detections within a class.
       most: detections of an image.
       candidates: boxes of all classes that enter this NMS.
+      samples: numbers of samples in training.
+      cropped_masks: whether masks of objects are in their own boxes, see `training.Objects`.
       limits: numbers of proposals, (training, evaluation); None: the conventions'.
       loss_group: images whose samples normalise their losses together, as those of a device did in
         the papers (2); it must divide the batch. None: the batch.
@@ -77,6 +80,8 @@ class Detector(nn.Module):
     nms_threshold: float = 0.5
     most: int = 100
     candidates: int = 2000
+    samples: training.SampleSizes = training.PAPERS_SAMPLES
+    cropped_masks: bool = False
     limits: tuple[proposing.Limits, proposing.Limits] | None = None
     loss_group: int | None = None
     dtype: DTypeLike = jnp.float32
@@ -104,31 +109,31 @@ class Detector(nn.Module):
           images: as for `__call__`.
           sizes: as for `__call__`.
           objects: the objects of the images.
-          keys: random keys of the images [batch], see `sampling.image_keys`.
+          keys: random keys of the images [batch].
 
         Returns:
           Scalars "rpn_class", "rpn_box", "class", "box" and, with masks, "mask".
         """
-        maps = self.features(images)
+        maps = self.features(images, train=True)
         logits, deltas = self.rpn(maps)
         proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=True)
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         anchors = self.anchors(images.shape[1:3], deltas[0].dtype)
-        choice = self.conventions
-        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice)
+        choice, numbers = self.conventions, self.samples
+        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice, numbers)
         logits, deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
         parts = self._by_group(
             partial(training.rpn_losses, conventions=choice), logits, deltas, sampled
         )
-        rois = training.sample_rois(roi_keys, objects, proposals, choice)
+        rois = training.sample_rois(roi_keys, objects, proposals, choice, numbers)
         class_logits, box_deltas = self.predict_boxes(maps, rois.boxes)
         read = partial(training.roi_losses, num_classes=self.num_classes, conventions=choice)
         parts |= self._by_group(read, class_logits, box_deltas, rois)
         if self.masks:
-            first = jax.tree.map(lambda x: x[:, : training.ROI_POSITIVES], rois)
+            first = jax.tree.map(lambda x: x[:, : numbers.positive_rois], rois)
             masks = self.predict_masks(maps, first.boxes)
-            read = partial(training.mask_losses, conventions=choice)
-            parts |= self._by_group(read, masks, first, objects.masks)
+            read = partial(training.mask_losses, conventions=choice, cropped=self.cropped_masks)
+            parts |= self._by_group(read, masks, first, objects)
         return parts
 
     def _by_group(self, losses: Callable[..., Any], *inputs: Any) -> dict[str, jax.Array]:
@@ -143,18 +148,30 @@ class Detector(nn.Module):
         """The strides of the pyramid's maps in pixels, also of the RPN's last."""
         return (*self.backbone.strides, 2 * self.backbone.strides[-1])
 
-    def __call__(self, images: jax.Array, sizes: jax.Array) -> tuple[Detections, jax.Array | None]:
-        """Detect objects.
+    @property
+    def topologies(self) -> tuple[Topology, ...]:
+        """The topologies of the backbone's stages."""
+        return self.backbone.network.topologies
+
+    def __call__(
+        self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[Detections, jax.Array | None]:
+        """Detect objects; in training, `losses` does everything.
 
         Args:
           images: [batch, height, width, channels], normalised; padded at the right and bottom to a
             multiple of the last backbone stride.
-          sizes: (height, width) of each image without padding, [batch, 2].
+          sizes: (height, width) of each image without padding, [batch, 2]; None: without padding.
+          train: must be False.
 
         Returns:
           The detections [batch, most, ...], and the probabilities of their masks
           [batch, most, side, side] in their boxes, or None without a mask head.
         """
+        if train:
+            raise ValueError("a detector is trained by its method `losses`")
+        if sizes is None:
+            sizes = jnp.tile(jnp.array(images.shape[1:3]), (len(images), 1))
         maps = self.features(images)
         logits, deltas = self.rpn(maps)
         proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=False)
@@ -166,9 +183,9 @@ class Detector(nn.Module):
         columns = self.conventions.columns(detections.labels)
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
-    def features(self, images: jax.Array) -> list[jax.Array]:
+    def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Return the maps of the pyramid, also the last for the RPN alone."""
-        return self.fpn(self.levels(jnp.asarray(images, self.dtype)))
+        return self.fpn(self.levels(jnp.asarray(images, self.dtype), train=train))
 
     def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return the RPN's logits and deltas of each level; see `RPNHead`."""

@@ -173,9 +173,10 @@ def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
             elements += args[0].size + output.size
         return output
 
+    model, image = without_loops(model), _image(input_shape)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
     with nn.intercept_methods(count_features):
-        init = functools.partial(without_loops(model).init, train=False)
-        jax.eval_shape(init, jax.random.key(0), _image(input_shape))
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, image)
     return elements
 
 

@@ -13,8 +13,10 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.config_fields.known_data import known_data, num_train
+from aggnets_jax.detection.operations import count_detector
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.tables import csv_text, markdown, print_table
+from aggnets_jax.tasks import get_task
 
 NOT_RUN = "not run"
 SIZES = "sizes.csv"  # made by aggnets experiments --format=sizes
@@ -85,6 +87,10 @@ def size(config: ml_collections.ConfigDict) -> Size:
 def network_of(config: ml_collections.ConfigDict) -> Network:
     """Return the network of a config."""
     data = known_data(config)
+    if config.task == "detection":
+        parts = ("task_args", "model", "dtype", "task")
+        text = json.dumps({k: config_lib.to_json(config)[k] for k in parts}, sort_keys=True)
+        return _detector_size(text, data.num_classes, data.image_shape)
     arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
     text = json.dumps(arguments, sort_keys=True)
     return Network(config.model.name, text, data.num_classes, data.image_shape)
@@ -180,6 +186,14 @@ def counted(network: Network) -> Size:
     model = create_model(network.network, network.num_classes, **json.loads(network.arguments))
     parts = count(model, network.image_shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+
+
+@functools.cache
+def _detector_size(given: str, classes: int, shape: tuple[int, int, int]) -> Size:
+    config = config_lib.resolve(json.loads(given))
+    detector = get_task(config).make_network(config, classes)
+    _, trainable, _, parts = count_detector(detector, shape[:2])
+    return Size(trainable, sum(part.macs for part in parts.values()))
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

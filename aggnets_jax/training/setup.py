@@ -15,7 +15,7 @@ from aggnets_jax.connectivity.execution import with_loops
 from aggnets_jax.connectivity.stored_patterns import rows_of
 from aggnets_jax.connectivity.topology import recording
 from aggnets_jax.data import DatasetInfo, Preprocess
-from aggnets_jax.models import Count, count
+from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
 from aggnets_jax.training.regularisation_schedules import Strength, make_strength
@@ -60,7 +60,7 @@ class Setup:
     @functools.cached_property
     def counts(self) -> dict[str, Count]:
         """Parameters and multiply-adds of each part of the network."""
-        return count(self.network, self.info.image_shape)
+        return self.task.count(self.network, self.info.image_shape)
 
     @property
     def network_summary(self) -> dict[str, Any]:

@@ -176,8 +176,11 @@ def make_train_steps(
 class CompiledSteps:
     """Several updates as one compiled program; the state is donated to each call.
 
+    Feeds of other shapes, as batches of images of another size, have a program each, which is
+    compiled, and printed, when the first comes.
+
     Attributes:
-      program: the program, from the function of `make_train_steps`.
+      program: the program of the first feed, from the function of `make_train_steps`.
       seconds: time that its compilation took.
       seconds_saved: by the compilation cache; None if the program was not in it.
     """
@@ -186,20 +189,34 @@ class CompiledSteps:
         self, train_steps: Callable[..., TrainState], state: TrainState, feed: Any, mesh: Mesh
     ) -> None:
         self._mesh, began = mesh, time.perf_counter()
-        jitted = jax.jit(
+        self._jitted = jax.jit(
             train_steps,
             donate_argnums=0,
             out_shardings=jax.tree.map(lambda x: x.sharding, state),
             compiler_options=compiler_options(),
         )
         with count_cache_hits() as hits:
-            self.program = jitted.lower(state, feed, _count(1, mesh)).compile()
+            self.program = self._compile(state, feed)
         self.seconds = time.perf_counter() - began
         self.seconds_saved = sum(hits) if hits else None
+        self._programs = {_shapes(feed): self.program}
+
+    def _compile(self, state: TrainState, feed: Any) -> jax.stages.Compiled:
+        return self._jitted.lower(state, feed, _count(1, self._mesh)).compile()
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
         """Make so many updates."""
-        return self.program(state, feed, _count(count, self._mesh))
+        shapes = _shapes(feed)
+        if shapes not in self._programs:
+            began = time.perf_counter()
+            self._programs[shapes] = self._compile(state, feed)
+            seconds = time.perf_counter() - began
+            print(f"step compiled for batches of another size in {seconds:.1f} s", flush=True)
+        return self._programs[shapes](state, feed, _count(count, self._mesh))
+
+
+def _shapes(feed: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in jax.tree.leaves(feed))
 
 
 @functools.cache

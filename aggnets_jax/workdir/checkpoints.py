@@ -56,6 +56,7 @@ _DATASET = {
     "eval_split": str,
     "mean": [float],
     "std": [float],
+    "category_ids": [int],
 }
 
 
@@ -213,6 +214,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Restore the description of the data set that a checkpoint was trained on."""
         saved = self._read(folder, step, "dataset")["dataset"]
         path = self._workdir / folder / str(step)
+        saved = {"category_ids": [], **saved}  # earlier versions had none
         check_fields(path, saved, _DATASET)
         # JSON has no tuples.
         lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
