@@ -13,10 +13,8 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.config_fields.known_data import known_data, num_train
-from aggnets_jax.detection.operations import count_detector
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.tables import csv_text, markdown, print_table
-from aggnets_jax.tasks import get_task
 
 NOT_RUN = "not run"
 SIZES = "sizes.csv"  # made by aggnets experiments --format=sizes
@@ -88,10 +86,11 @@ def network_of(config: ml_collections.ConfigDict) -> Network:
     """Return the network of a config."""
     data = known_data(config)
     if config.task == "detection":
-        parts = ("task_args", "model", "dtype", "task")
-        text = json.dumps({k: config_lib.to_json(config)[k] for k in parts}, sort_keys=True)
-        return _detector_size(text, data.num_classes, data.image_shape)
-    arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
+        given = config_lib.to_json(config)
+        arguments = {name: given[name] for name in ("task", "task_args", "model")}
+    else:
+        arguments = config_lib.model_arguments(config)
+        arguments = {k: v for k, v in arguments.items() if k not in _NO_SIZE}
     text = json.dumps(arguments, sort_keys=True)
     return Network(config.model.name, text, data.num_classes, data.image_shape)
 
@@ -183,16 +182,22 @@ def counted(network: Network) -> Size:
     """Count a network's parameters and multiply-adds; raise `UserError` for an unknown one."""
     from aggnets_jax.models import count, create_model
 
-    model = create_model(network.network, network.num_classes, **json.loads(network.arguments))
+    arguments = json.loads(network.arguments)
+    if arguments.get("task") == "detection":
+        return _counted_detector(arguments, network)
+    model = create_model(network.network, network.num_classes, **arguments)
     parts = count(model, network.image_shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
 
 
-@functools.cache
-def _detector_size(given: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    config = config_lib.resolve(json.loads(given))
-    detector = get_task(config).make_network(config, classes)
-    _, trainable, _, parts = count_detector(detector, shape[:2])
+def _counted_detector(given: dict[str, Any], network: Network) -> Size:
+    """Count a detector, whose frozen parameters papers leave out."""
+    from aggnets_jax.detection.operations import count_detector
+    from aggnets_jax.tasks import get_task
+
+    config = config_lib.resolve(given)
+    detector = get_task(config).make_network(config, network.num_classes)
+    _, trainable, _, parts = count_detector(detector, network.image_shape[:2])
     return Size(trainable, sum(part.macs for part in parts.values()))
 
 
