@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # What the network is trained for: classification, see docs/tasks.md
+    # What the network is trained for: classification or detection, see docs/tasks.md
     config.task = "classification"
     config.task_args = ml_collections.ConfigDict()  # arguments of the task
 
@@ -101,7 +101,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # ---- data, see docs/data.md
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits", "image_folder"
+    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits", "image_folder"; docs/data.md
     config.data.data_dir = placeholder(str)  # local or bucket. None: that of TFDS
     config.data.train_split = "train"
     config.data.eval_split = placeholder(str)  # None: "test", "validation" or "val"

@@ -72,6 +72,17 @@ def data_dir(made_once):
 
 
 @pytest.fixture(scope="session")
+def scenes_dir(made_once):
+    """A few scenes of digits with boxes and masks, as a folder in COCO's format."""
+    from aggnets_jax.data.objects.scenes import write_scenes
+
+    def make(folder):
+        write_scenes(folder / "scenes", {"train": 10, "test": 6})
+
+    return str(made_once("scenes", make) / "scenes")
+
+
+@pytest.fixture(scope="session")
 def finished_run(made_once, data_dir):
     """The workdir of `tests.runs.tiny_config`, trained to its end; tests that change it copy it."""
     from aggnets_jax.train import train_and_evaluate

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import ml_collections
 
-from aggnets_jax.data import as_they_are, describe
+from aggnets_jax.data import as_they_are
 from aggnets_jax.data.known import known_data, num_train
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import write_json
@@ -41,12 +40,13 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
       UserError: for a config of no valid run, or batches that the devices can't divide.
     """
     mesh = mesh_lib.make_mesh()
+    task = get_task(config)
     try:
         known = known_data(config)
         sizes = DataSizes(known.num_classes, known.image_shape, num_train(config))
     except UserError:  # the sizes are not known without opening the data set
-        sizes = describe(config.data)
-    setup = set_up(config, get_task(config), info=sizes, mesh=mesh)
+        sizes = task.describe(config)
+    setup = set_up(config, task, info=sizes, mesh=mesh)
     macs = setup.network_summary["macs"]
     placed = setup.state_sharding(mesh)
     shapes = setup.state_shapes()
@@ -56,10 +56,7 @@ def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
     over_batch = mesh_lib.batch_sharding(mesh)
     batch = {
         name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=over_batch)
-        for name, (shape, dtype) in {
-            "image": (setup.info.image_shape, jnp.float32),
-            **dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32)),
-        }.items()
+        for name, (shape, dtype) in task.batch_shapes(config, sizes.image_shape).items()
     }
     with native():
         compiled = (

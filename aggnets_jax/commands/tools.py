@@ -189,19 +189,33 @@ def benchmark(flags: argparse.Namespace) -> None:
 
 @command(
     "prepare-data",
-    flag("--name", "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32", required=True),
+    flag(
+        "--name",
+        "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32; or aggnets_digit_scenes",
+        required=True,
+    ),
     flag("--data_dir", "folder for the prepared data; default TFDS_DATA_DIR, or TFDS's own"),
     flag("--manual_dir", "folder with the original files, for sets that TFDS can't download"),
 )
 def prepare_data(flags: argparse.Namespace) -> None:
     """Download a TFDS data set, or take its files from a folder, and prepare it once.
 
+    The scenes of digits for detection, aggnets_digit_scenes, are composed, in COCO's format. VOC is
+    also written in COCO's format.
+
     Examples:
         aggnets prepare-data --name=cifar10
         aggnets prepare-data --name=imagenet2012 --data_dir=DIR --manual_dir=DIR
     """
+    from aggnets_jax.data.catalog import SCENES
+    from aggnets_jax.data.objects.scenes import prepare_scenes
     from aggnets_jax.data.prepare import prepare, report
 
+    if flags.name == SCENES:
+        print(f"{SCENES} is prepared in {prepare_scenes(flags.data_dir)}")
+        where = f" data.data_dir={flags.data_dir}" if flags.data_dir else ""
+        print(f"use it with task=detection data.name={SCENES}{where}")
+        return
     report(prepare(flags.name, flags.data_dir, flags.manual_dir), flags.name, flags.data_dir)
 
 

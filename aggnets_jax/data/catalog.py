@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DIGITS = "aggnets_digits"
+COCO_FOLDER, SCENES = "coco_folder", "aggnets_digit_scenes"
+OBJECT_SETS = (COCO_FOLDER, SCENES)
+"""Names of data sets of objects, see `aggnets_jax.data.objects`."""
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -42,6 +45,10 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
+    if base in OBJECT_SETS:
+        raise UserError(
+            f"data set {base} has objects, not a class for each image: it is for detection"
+        )
     # TFDS looks at the files first only if the name asks for a version, even for any version.
     versioned = name if ":" in name else f"{name}:*.*.*"
     try:
@@ -52,7 +59,8 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        known = {*tfds.list_builders(with_community_datasets=False), DIGITS, IMAGE_FOLDER}
+        shipped = {DIGITS, IMAGE_FOLDER, *OBJECT_SETS}
+        known = {*tfds.list_builders(with_community_datasets=False), *shipped}
         raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ParseError, ValueError) as error:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()

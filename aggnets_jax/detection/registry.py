@@ -46,6 +46,7 @@ _DSNET = "DSNet, WACV 2021, arXiv 2010.12496, Table 8"
 NAMED = {
     "mask_rcnn_hcgnet_b_fpn": Named("mask_rcnn_fpn", "hcgnet_b", "legacy", _HCGNET),
     "mask_rcnn_resnet50_fpn": Named("mask_rcnn_fpn", "resnet50", "legacy", _HCGNET),
+    "mask_rcnn_aognet_12m_fpn": Named("mask_rcnn_fpn", "aognet_12m", "legacy", _HCGNET),
     "faster_rcnn_resnet50_fpn": Named("faster_rcnn_fpn", "resnet50", "center", _DSNET),
     "faster_rcnn_dsnet50_fpn": Named("faster_rcnn_fpn", "dsnet50", "center", _DSNET),
     "faster_rcnn_ds2net50_fpn": Named("faster_rcnn_fpn", "ds2net50", "center", _DSNET),

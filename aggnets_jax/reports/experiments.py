@@ -12,10 +12,12 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.known import known_data, num_train
+from aggnets_jax.detection.operations import count_detector
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.models import count, create_model, page
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.tables import csv_text, markdown, print_table
+from aggnets_jax.tasks import get_task
 
 NOT_RUN = "not run"
 
@@ -68,6 +70,10 @@ def size(config: ml_collections.ConfigDict) -> Size:
       UserError: for an unknown network or data set.
     """
     data = known_data(config)
+    if config.task == "detection":
+        parts = ("task_args", "model", "dtype", "task")
+        text = json.dumps({k: config_lib.to_json(config)[k] for k in parts}, sort_keys=True)
+        return _detector_size(text, data.num_classes, data.image_shape)
     arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
     text = json.dumps(arguments, sort_keys=True)
     return _size(config.model.name, text, data.num_classes, data.image_shape)
@@ -136,6 +142,14 @@ def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) 
         return Size(listed.params[classes], listed.macs_with(classes))
     parts = count(create_model(name, classes, **overrides), shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+
+
+@functools.cache
+def _detector_size(given: str, classes: int, shape: tuple[int, int, int]) -> Size:
+    config = config_lib.resolve(json.loads(given))
+    detector = get_task(config).make_network(config, classes)
+    _, trainable, _, parts = count_detector(detector, shape[:2])
+    return Size(trainable, sum(part.macs for part in parts.values()))
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

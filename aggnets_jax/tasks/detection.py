@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 import optax
 from jax.sharding import NamedSharding
+from jax.typing import DTypeLike
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
@@ -26,11 +27,15 @@ from aggnets_jax.detection.registry import KINDS
 from aggnets_jax.detection.results import Found, coco_results
 from aggnets_jax.detection.sampling import image_keys
 from aggnets_jax.detection.training import Objects, total
+from aggnets_jax.detection.voc import voc_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import Variables, model_key
 from aggnets_jax.training.task import Config, Evaluation, Task
+
+# No image of COCO has more.
+_MOST_OBJECTS = 100
 
 # Fields of a config that change images or labels in a way that is not made for objects.
 _NOT_FOR_OBJECTS = {
@@ -91,6 +96,7 @@ class Detection(Task):
         the two of the largest images, lying and standing.
       mask_side: side of the masks of objects, cropped to their boxes; None: whole masks, which are
         exact, and large.
+      voc: whether an evaluation also has VOC's mAP of 2007, as "voc_mAP".
       keep_empty: whether images without objects are trained on, too.
       least_side: images with a shorter side in the file are not trained on.
       detector_args: further arguments of `create_detector`.
@@ -108,6 +114,7 @@ class Detection(Task):
         divisor: int = 32,
         buckets: Sequence[Sequence[int]] | None = None,
         mask_side: int | None = 112,
+        voc: bool = False,
         keep_empty: bool = False,
         least_side: int = 32,
         detector_args: Mapping[str, Any] | None = None,
@@ -128,12 +135,15 @@ class Detection(Task):
             mask_side,
         )
         self.kinds = ("bbox", "segm") if masks else ("bbox",)
+        self.voc = voc
         self._chosen = {"empty": keep_empty, "least_side": least_side}
         self._arguments = dict(detector_args or {})
         parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]
         self.sums = {**dict.fromkeys(parts, jnp.float32), "skipped": jnp.int32}
-        self.logged = tuple(f"{kind}_{figure}" for kind in self.kinds for figure in FIGURES)
-        self.shown = {"loss": ".4f", **{f"{kind}_AP": ".3f" for kind in self.kinds}}
+        figures = [f"{kind}_{figure}" for kind in self.kinds for figure in FIGURES]
+        shown = [f"{kind}_AP" for kind in self.kinds] + ["voc_mAP"] * voc
+        self.logged = (*figures, *["voc_mAP"] * voc)
+        self.shown = {"loss": ".4f", **dict.fromkeys(shown, ".3f")}
 
     def describe(self, config: Config) -> data.DatasetInfo:
         """Describe the data set of a config."""
@@ -143,6 +153,20 @@ class Detection(Task):
                 raise UserError(f"config.{field} is not for detection: it must be {value!r}")
         mask_coding()  # pycocotools is needed at the first evaluation
         return object_data.describe_objects(config.data, self.form, **self._chosen)
+
+    def batch_shapes(
+        self, config: Config, image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        """Return shape and dtype of an example's arrays in a batch with 100 objects an image."""
+        objects = {"boxes": ((4,), jnp.float32), "label": ((), jnp.int32), "valid": ((), bool)}
+        if self.form.masks:
+            objects["masks"] = (self.form.mask_shape(image_shape[:2]), jnp.uint8)
+        return {
+            "image": (image_shape, jnp.float32),
+            "size": ((2,), jnp.int32),
+            "step": ((), jnp.int32),
+            **{name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()},
+        }
 
     def train_data(self, config: Config, **arguments: Any) -> data.StreamedData:
         """Open the training split."""
@@ -310,6 +334,8 @@ class Detection(Task):
         for kind in self.kinds:
             figures = coco_figures(truth, results, kind).figures
             metrics |= {f"{kind}_{name}": np.float64(x) for name, x in figures.items()}
+        if self.voc:
+            metrics["voc_mAP"] = np.float64(voc_figures(truth, results)[0])
         return Evaluation(metrics, len(found), len(skipped), results)
 
 

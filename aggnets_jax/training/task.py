@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -54,6 +55,13 @@ class Task:
     def describe(self, config: Config) -> data.DatasetInfo:
         """Describe the data set of a config."""
         return data.describe(config.data)
+
+    def batch_shapes(
+        self, config: Config, image_shape: tuple[int, int, int]
+    ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        """Return shape and dtype of an example's arrays in a batch, with preprocessed images."""
+        numbers = dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32))
+        return {"image": (image_shape, jnp.float32), **numbers}
 
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split; arguments and errors are those of `data.train_data`.

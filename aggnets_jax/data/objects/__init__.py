@@ -3,10 +3,9 @@
 from aggnets_jax.data.objects.annotations import Annotated, read_annotations
 from aggnets_jax.data.objects.batches import EvaluatedImages, TrainedImages, train_data
 from aggnets_jax.data.objects.examples import Form
-from aggnets_jax.data.objects.folders import OBJECT_SETS, describe_objects, read_split
+from aggnets_jax.data.objects.folders import describe_objects, read_split
 
 __all__ = [
-    "OBJECT_SETS",
     "Annotated",
     "EvaluatedImages",
     "Form",

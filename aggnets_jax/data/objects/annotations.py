@@ -8,6 +8,7 @@ is not what it should be is named, or left out if damage is to be skipped; so is
 """
 
 import functools
+import hashlib
 import json
 import math
 import sys
@@ -47,11 +48,14 @@ class Annotated(NamedTuple):
         return self.folder / self.images[index]["file_name"]
 
     def trained(self, index: int) -> list[Mapping[str, Any]]:
-        """Return the objects of an image that are trained: no crowds, sides of at least a pixel."""
+        """Return the objects of an image that are trained: with sides of at least a pixel.
+
+        Crowds are not, and neither are VOC's objects that are hard to recognise.
+        """
         return [
             each
             for each in self.objects[index]
-            if not each["iscrowd"] and min(each["bbox"][2:]) >= 1
+            if not (each["iscrowd"] or each.get("difficult")) and min(each["bbox"][2:]) >= 1
         ]
 
     def ground_truth(self) -> dict[str, Any]:
@@ -100,14 +104,16 @@ def read_annotations(data_dir: str, split: str, *, masks: bool, skip: bool) -> A
         objects unless they are skipped.
     """
     file = annotation_file(data_dir, split)
-    return _read(str(file), data_dir, split, masks, skip, file.stat().mtime)
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    return _read(str(file), data_dir, split, masks, skip, digest)
 
 
 @functools.lru_cache(maxsize=4)
-def _read(
-    path: str, data_dir: str, split: str, masks: bool, skip: bool, changed: float
-) -> Annotated:
-    del changed  # another time of change is another file
+def _read(path: str, data_dir: str, split: str, masks: bool, skip: bool, digest: str) -> Annotated:
+    del digest  # of the content, so that a file that has changed is read anew
     file = epath.Path(path)
     content = _content(file)
     categories = _categories(file, content["categories"])

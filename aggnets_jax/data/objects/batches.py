@@ -89,8 +89,7 @@ class _Loader:
         """Return an image with its objects, mirrored or not."""
         example = self.image(index, size)
         if example["size"].min() == 0:
-            shape = tuple(size) if self.form.mask_side is None else (self.form.mask_side,) * 2
-            return {**example, **no_objects(most, shape if self.form.masks else None)}
+            return {**example, **no_objects(self.form, size, most)}
         example |= load_objects(self.data, index, self.form, size, most)
         return flipped(example, self.form) if flips else example
 

@@ -63,6 +63,11 @@ class Form:
         """Return the (height, width) of an image, padded as little as possible."""
         return padded(self.resized(image), self.divisor)
 
+    def mask_shape(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the shape of a mask in images of a padded size."""
+        height, width = size if self.mask_side is None else (self.mask_side, self.mask_side)
+        return height, width
+
     @property
     def training_sizes(self) -> tuple[tuple[int, int], ...]:
         """The padded sizes of training."""
@@ -147,8 +152,7 @@ def load_objects(
     """
     objects, image = data.trained(index), data.images[index]
     new, labels = form.resized(image), {i: k for k, i in enumerate(data.categories)}
-    shape = tuple(size) if form.mask_side is None else (form.mask_side, form.mask_side)
-    found = no_objects(most, shape if form.masks else None)
+    shape, found = form.mask_shape(size), no_objects(form, size, most)
     factors = form.factors(image)
     extent = form.conventions.extent
     most_pixel = np.array([new[1], new[0]]) - extent
@@ -169,15 +173,15 @@ def load_objects(
     return found
 
 
-def no_objects(most: int, mask_shape: Sequence[int] | None) -> Example:
+def no_objects(form: Form, size: Sequence[int], most: int) -> Example:
     """Return the arrays of `load_objects` without an object."""
     found = {
         "boxes": np.zeros((most, 4), np.float32),
         "label": np.zeros(most, np.int32),
         "valid": np.zeros(most, bool),
     }
-    if mask_shape is not None:
-        found["masks"] = np.zeros((most, *mask_shape), np.uint8)
+    if form.masks:
+        found["masks"] = np.zeros((most, *form.mask_shape(size)), np.uint8)
     return found
 
 

@@ -2,17 +2,13 @@
 
 import ml_collections
 
+from aggnets_jax.data.catalog import COCO_FOLDER, OBJECT_SETS, SCENES
 from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
 from aggnets_jax.data.objects.annotations import Annotated, read_annotations, splits
 from aggnets_jax.data.objects.batches import TrainedImages
 from aggnets_jax.data.objects.examples import Form
-from aggnets_jax.data.objects.scenes import SCENES, prepare_scenes
+from aggnets_jax.data.objects.scenes import prepare_scenes
 from aggnets_jax.errors import UserError, unknown
-
-COCO_FOLDER = "coco_folder"
-"""Name of a folder in COCO's format, see `annotations`; COCO itself is one."""
-
-OBJECT_SETS = (COCO_FOLDER, SCENES)
 
 _EVAL_SPLITS = ("test", "val", "validation", "val2017", "val2014")
 

@@ -7,7 +7,6 @@ that ids are not labels. Most masks are run-length counts, some polygons. Each s
 images: one without objects, one with a crowd alone, and in the test split one of another size.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,10 +17,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from aggnets_jax.data.catalog import SCENES
 from aggnets_jax.detection.images import resize
 from aggnets_jax.errors import UserError, one_line
 
-SCENES = "aggnets_digit_scenes"
 VERSION = "1.0.0"
 SPLITS = {"train": 600, "test": 200}
 
@@ -47,12 +46,11 @@ def prepare_scenes(data_dir: str | None) -> Path:
     begun = folder.with_name(f".{VERSION}.{os.getpid()}")
     try:
         write_scenes(begun, SPLITS)
-        # Another process that started at the same time may have made it.
-        with contextlib.suppress(FileExistsError, OSError):
-            begun.rename(folder)
-        shutil.rmtree(begun, ignore_errors=True)
+        begun.rename(folder)
     except OSError as error:
-        raise UserError(f"cannot write {SCENES} to {data_dir}: {one_line(error)}") from error
+        shutil.rmtree(begun, ignore_errors=True)
+        if not folder.is_dir():  # else another process that started at the same time made it
+            raise UserError(f"cannot write {SCENES} to {data_dir}: {one_line(error)}") from error
     return folder
 
 
