@@ -22,6 +22,7 @@ from aggnets_jax.tables import csv_text
 from aggnets_jax.tasks import get_task
 from aggnets_jax.workdir.restore import Restored
 
+_LEAST_SIDE = 256  # of drawn pictures in pixels
 _BOX = ("x", "y", "width", "height")
 
 # Colours that differ for readers with any colour vision (Okabe and Ito), by class.
@@ -149,17 +150,22 @@ def draw(detected: Detected) -> Image.Image:
 
 
 def draw_over(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:
-    """Draw objects, as of `Detected`, over a picture; the highest score is drawn last."""
+    """Draw objects, as of `Detected`, over a picture; the highest score is drawn last.
+
+    Small pictures are enlarged, so that names can be read.
+    """
     width, height = picture.size
-    line = max(1, min(width, height) // 200)
+    factor = -(-_LEAST_SIDE // min(width, height)) if min(width, height) < _LEAST_SIDE else 1
+    picture = picture.resize((factor * width, factor * height), Image.Resampling.NEAREST)
+    line = max(1, min(picture.size) // 200)
     for each in reversed(objects):
         colour = _COLOURS[each["category_id"] % len(_COLOURS)]
         if "segmentation" in each:
             mask = decode_mask(each["segmentation"], height, width)
-            cover = Image.fromarray((mask * 110).astype(np.uint8))
+            cover = Image.fromarray((mask * 110).astype(np.uint8)).resize(picture.size)
             picture.paste(Image.new("RGB", picture.size, colour), mask=cover)
         canvas = ImageDraw.Draw(picture)
-        x, y, w, h = each["bbox"]
+        x, y, w, h = (factor * value for value in each["bbox"])
         canvas.rectangle((x, y, max(x + w, x), max(y + h, y)), outline=colour, width=line)
         label = each["class"] if "score" not in each else f"{each['class']} {each['score']:.0%}"
         top = canvas.textbbox((x, y), label)

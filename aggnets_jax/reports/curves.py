@@ -15,7 +15,7 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
 
     Args:
       lines: of `metrics.jsonl`.
-      name: "loss", whose axis is logarithmic, or "accuracy".
+      name: of the metric; the axis of "loss" is logarithmic.
       axes: to draw into.
     """
     for part, colour, marker in (("train", SHORT, None), ("eval", LONG, "o")):
@@ -29,10 +29,10 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
         axes.legend(frameon=False)
 
 
-def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Draw loss and accuracy, as `draw_curve`, into a file; its suffix sets the format."""
-    figure = Figure(figsize=(10, 3.6), dpi=120)
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+def save_curves(lines: Sequence[Mapping[str, Any]], file: Path, names: Sequence[str]) -> None:
+    """Draw metrics, as `draw_curve`, into a file; its suffix sets the format."""
+    figure = Figure(figsize=(5 * len(names), 3.6), dpi=120)
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         draw_curve(lines, name, axes)
     figure.tight_layout()
     figure.savefig(file)

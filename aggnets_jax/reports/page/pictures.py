@@ -14,6 +14,7 @@ from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.reports.curves import draw_curve
+from aggnets_jax.reports.metrics import Metric
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INCHES = 8  # largest width of a connection pattern
@@ -66,22 +67,17 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def curve_pictures(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Draw loss and accuracy by step, from the lines of `metrics.jsonl`."""
+def curve_pictures(lines: Sequence[Mapping[str, Any]], metrics: Sequence[Metric]) -> list[Picture]:
+    """Draw metrics by step, from the lines of `metrics.jsonl`."""
     pictures = []
-    for name in ("loss", "accuracy"):
+    for name, title, caption in metrics:
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
         draw_curve(lines, name, axes)
         axes.spines[["top", "right"]].set_visible(False)
         last = [line[f"eval/{name}"] for line in lines if f"eval/{name}" in line][-1:]
         end = f", at the end {last[0]:.4g} in evaluation" if last else ""
-        alt = f"Curves of the {name} in training and in evaluation by step{end}."
-        caption = {
-            "loss": "Loss by step, on a logarithmic axis. In training it includes label smoothing"
-            " and the augmentation of the images.",
-            "accuracy": "Accuracy by step: share of the images whose class is the most probable.",
-        }[name]
+        alt = f"Curves of the {title} in training and in evaluation by step{end}."
         pictures.append(Picture(embedded(figure), alt, caption))
     return pictures
 
