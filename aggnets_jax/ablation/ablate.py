@@ -82,16 +82,16 @@ def ablate(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh))
     stages = linked_stages(restored)
     kinds = _sets(stages, options)
+    if restored.config.task == "detection":
+        restored = restored._replace(variables=restored.variables_at(seed))
+        network = _network(restored, seed, options)
+        return _ablate_detector(workdir, restored, stages, kinds, network, mesh, options, data_dir)
     if options.export is not None:
         listed = () if options.export_least else kinds["list"]
         if len(listed) > 1:
             raise UserError(f"one set of links can be exported, and --cut has {len(listed)}")
         # Refuses to cut links that a network needs, before anything is measured.
         smaller_network(restored, stages, listed[0].links if listed else ())
-    if restored.config.task == "detection":
-        restored = restored._replace(variables=restored.variables_at(seed))
-        network = _network(restored, seed, options)
-        return _ablate_detector(workdir, restored, stages, kinds, network, mesh, options, data_dir)
     ablation = Ablation(
         restored,
         mesh,

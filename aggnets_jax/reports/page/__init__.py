@@ -109,7 +109,8 @@ def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     mean = f", mean of {several} seeds" if several > 1 else ""
     first = [metric for metric in metrics_in(final) if metric.caption]
     return [
-        *((f"{title}{mean}", metric_text(name, final)) for name, title, _ in first),
+        (f"{first[0].title}{mean}", metric_text(first[0].name, final)),
+        *((title, metric_text(name, final)) for name, title, _ in first[1:]),
         ("parameters", f"{network['params']:,}"),
         ("multiply-adds", f"{network['macs']:,}"),
         ("links", f"{network['links']:,}"),

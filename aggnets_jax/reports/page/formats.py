@@ -9,8 +9,8 @@ def percent(share: float) -> str:
 
 
 def metric_text(name: str, metrics: Mapping[str, float]) -> str:
-    """Format a metric of an evaluation; empty if the evaluation has none of this name."""
-    if name not in metrics:
+    """Format a metric of an evaluation; empty if there is none, or it is of no object."""
+    if name not in metrics or (name != "loss" and metrics[name] < 0):
         return ""
     return loss_text(metrics[name]) if name == "loss" else percent(metrics[name])
 
