@@ -37,7 +37,7 @@ CIFAR = (
     "ds2net50_cifar_w25",
     "dsnext50_cifar_w25",
     "resnext50_cifar_w25",
-    "res2net54_2w_16s_w64_128_256",
+    "res2next164_4x8d_4s_w25",
     "hcgnet_a1",
     "highway19",
     "fractalnet20_w16",
@@ -94,7 +94,7 @@ BESIDE_TORCH = (
 OTHERS_BESIDE_TORCH = (
     "preact_resnet110",
     "resnext50_cifar_w25",
-    "res2net54_2w_16s_w64_128_256",
+    "res2next164_4x8d_4s_w25",
     "hcgnet_a1",
     "highway19",
     "fractalnet20_w16",

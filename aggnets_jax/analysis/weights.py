@@ -4,7 +4,7 @@ For every layer of a stage that concatenates: the mean absolute weight of the pa
 convolution that convolves each source's feature maps, divided by the largest of the layer.
 
     DenseNet, arXiv 1608.06993, Section 5 and Fig. 5     by layer and source of a dense block
-    SparseNet, arXiv 1801.05895, Section 4.4 and Fig. 3  the same, "rescaled between 0 and 1 for
+    SparseNet, arXiv 1801.05895, Section 4.6 and Fig. 3  the same, "rescaled between 0 and 1 for
                                                          each layer"
     SeqConv, arXiv 1811.10798, Section 4.5 and Fig. 5    by group and group within a layer, in the
                                                          exploded view: each slice of a layer's
@@ -17,7 +17,6 @@ any".
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from aggnets_jax.analysis.taps import choose, empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
 
 LABEL = "mean |w| / largest of the layer"
@@ -82,7 +82,7 @@ def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
 add_arguments = command.add_stages
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the weights of links."""
     found = link_weights(restored)
     if not found:

@@ -1,7 +1,7 @@
 """Starting a run from the weights of another run or of a file, instead of its initialisation."""
 
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import ml_collections
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
-from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch
+from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.detection import Detector
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import local_path
+from aggnets_jax.files import PathLike, any_path
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
@@ -26,12 +27,11 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 _CLASSIFIER = "params/classifier/"
 # The parts of a detector that have outputs for each class.
 _PREDICTORS = ("params/boxes/scores/", "params/boxes/deltas/", "params/mask/masks/")
-_OLDER_NAME = "backbone.fpn.inner_blocks.0.weight"
 _BOX_PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
 
 
 def initial_variables(
-    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a new network by those in `config.init_from`.
 
@@ -62,10 +62,10 @@ def initial_variables(
 
 
 def _replaced(
-    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a network without loops."""
-    if Path(config.init_from).suffix in ENDINGS:
+    if PurePath(config.init_from).suffix in ENDINGS:
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
         same_classes = True  # a file does not name them
     else:
@@ -103,12 +103,12 @@ def _replaced(
 
 
 def _replaced_in_detector(
-    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a detector, or those of its backbone."""
     detector = get_task(config).make_network(config, info.num_classes)
     source, same_classes, is_detector = config.init_from, True, False
-    if Path(config.init_from).suffix in ENDINGS:
+    if PurePath(config.init_from).suffix in ENDINGS:
         state_dict = read_state_dict(config.init_from)
         is_detector = _BOX_PREDICTOR in state_dict
         given = _detector_from_file(config, detector, state_dict)
@@ -158,9 +158,7 @@ def _detector_from_file(
         outputs = len(state_dict[_BOX_PREDICTOR])
         if not (outputs == 91 and detector.num_classes == len(COCO_IDS)):
             detector = detector.clone(num_classes=outputs - 1)
-        # The published COCO_V1 files have these older names, and add nothing to variances.
-        epsilon = {"epsilon": 0.0} if _OLDER_NAME in state_dict else {}
-        return detector_from_torch(detector, state_dict, **epsilon)
+        return detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
     network = {
         "input_shape": detector.backbone.image_shape,
         **config_lib.model_arguments(config),
@@ -169,9 +167,9 @@ def _detector_from_file(
     return from_torch(config.model.name, state_dict, num_classes=num_classes, **network)
 
 
-def _from_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Restored:
-    folder = local_path(config.init_from)
-    if folder.resolve() == local_path(workdir).resolve():
+def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
+    folder, own = any_path(config.init_from), any_path(workdir)
+    if folder == own or (not is_url(folder) and folder.resolve() == own.resolve()):
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     return restore_network(folder, config.init_checkpoint, everywhere)

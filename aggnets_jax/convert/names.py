@@ -126,6 +126,7 @@ def _has_identities(network: ResNet) -> bool:
     shortcuts = network.shortcuts
     return (
         not network.padded
+        and network.branch_scale == 1
         and not shortcuts.inner
         and shortcuts.sources == "outputs"
         and shortcuts.aggregation in ("sum", "mean")  # of one
@@ -285,7 +286,8 @@ _SMG: tuple[tuple[str, str], ...] = (
 
 # https://github.com/winycg/HCGNet, where the networks for CIFAR and for ImageNet are written apart.
 def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
-    if network.aggregation != "concat" or not _read_as("dense", network.topologies):
+    dense = network.aggregation == "concat" and _read_as("dense", network.topologies)
+    if not dense or network.gate_activation != "tanh":
         return ()
     block, transition = "HybridBlock", "Transition"
     if network.imagenet_stem:

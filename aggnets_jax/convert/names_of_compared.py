@@ -2,6 +2,7 @@
 
 Rules as in `names.py`. The other implementations are public ports (kuangliu's, torchvision,
 pytorchcv), the authors' code, or PyTorch modules with the names of the authors' TensorFlow code.
+No implementation in PyTorch was found of ALL-CNN and Log-DenseNet V2, so these have no names.
 """
 
 from typing import Any
@@ -10,9 +11,10 @@ from flax import linen as nn
 
 from aggnets_jax.convert.names import _BLOCK, _RESNET, Rule, Rules, _if, _is_resnet, _read_as
 from aggnets_jax.layers.residual_blocks import BasicBlock
-from aggnets_jax.models import dsn, nin
+from aggnets_jax.models import dsn, fpnasnet, nin
 from aggnets_jax.models.aognet import AOGNet
 from aggnets_jax.models.condensenet import LEARNED, CondenseNet
+from aggnets_jax.models.fpnasnet import FPNASNet
 from aggnets_jax.models.googlenet import GoogLeNet
 from aggnets_jax.models.mobilenet import ROWS, MobileNetV2
 from aggnets_jax.models.nas import NASNet
@@ -116,6 +118,38 @@ _SHUFFLENET: tuple[Rule, ...] = (
     (r"head_conv", "conv5.0"),
     (r"head_norm", "conv5.1"),
     (r"classifier", "fc"),
+)
+# https://github.com/jiequancui/FPNASNet
+_FPNASNET_PARTS = {
+    "branch/expand_conv": "conv.0",
+    "branch/expand_norm": "conv.1",
+    "branch/depthwise_conv": "conv.3",
+    "branch/depthwise_norm": "conv.4",
+    "branch/project_conv": "conv.6",
+    "branch/project_norm": "conv.7",
+    "left_depthwise_conv": "splitSeq.0",
+    "left_depthwise_norm": "splitSeq.1",
+    "left_conv": "splitSeq.3",
+    "left_norm": "splitSeq.4",
+    "projection/conv": "shortcutSeq.0",
+    "projection/norm": "shortcutSeq.1",
+}
+
+
+def _fpnasnet_block(stage: str, layer: str | None, part: str) -> str:
+    block = 2 + sum(map(len, fpnasnet.STAGES[: _before(stage)])) + int(layer or 0)
+    return f"features.{block}.{_FPNASNET_PARTS[part]}"
+
+
+_FPNASNET: tuple[Rule, ...] = (
+    (r"stem_conv1", "features.0.0"),
+    (r"stem_norm1", "features.0.1"),
+    (r"stem_(conv|norm)2", lambda kind: f"features.1.{int(kind == 'norm')}"),
+    (r"stem_(conv|norm)3", lambda kind: f"features.1.{3 + (kind == 'norm')}"),
+    (rf"stage(\d+)(?:_opening|/layer(\d+))/({'|'.join(_FPNASNET_PARTS)})", _fpnasnet_block),
+    (r"head_conv", "features.18.0"),
+    (r"head_norm", "features.18.1"),
+    (r"classifier", "classifier.1"),
 )
 # https://github.com/Queequeg92/DualPathNet
 _WIDE_DPN: tuple[Rule, ...] = (
@@ -273,6 +307,7 @@ COMPARED: dict[type[nn.Module], dict[str, Rules]] = {
             _CONDENSENET,
         )
     },
+    FPNASNet: {"reference": _if(_plain, _FPNASNET)},
     GoogLeNet: {"reference": _if(lambda net: _plain(net) and not net.auxiliary_weight, _GOOGLENET)},
     MobileNetV2: {"torchvision": _if(_plain, _MOBILENET)},
     NASNet: {"reference": _nasnet},

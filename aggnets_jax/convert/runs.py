@@ -1,7 +1,5 @@
 """`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,9 +7,10 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
+from aggnets_jax.convert.detectors import detector_from_torch, detector_to_torch, epsilon_of
 from aggnets_jax.convert.files import check_new_file
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import write_json
+from aggnets_jax.files import PathLike, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.setup import set_up
@@ -22,7 +21,7 @@ from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import restore_network
 
 
-def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
+def import_weights(config: ml_collections.ConfigDict, workdir: PathLike, file: str) -> None:
     """Make the workdir of a run at step 0 with weights from a file.
 
     It can be evaluated, and training can go on from these weights; files are as for
@@ -31,16 +30,22 @@ def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file:
     Raises:
       UserError: if the weights are not the config's network's; nothing is written.
     """
-    info = data.describe(config.data)
+    task = get_task(config)
+    info = task.describe(config)
     if config.num_seeds > 1:
         raise UserError("a file has the weights of one network: set config.num_seeds=1")
-    variables = from_torch(
-        config.model.name,
-        read_state_dict(file),
-        num_classes=info.num_classes,
-        input_shape=info.image_shape,
-        **config_lib.model_arguments(config),
-    )
+    state_dict = read_state_dict(file)
+    if config.task == "detection":
+        detector = task.make_network(config, info.num_classes)
+        variables = detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
+    else:
+        variables = from_torch(
+            config.model.name,
+            state_dict,
+            num_classes=info.num_classes,
+            input_shape=info.image_shape,
+            **config_lib.model_arguments(config),
+        )
     write_new_run(config, info, variables, workdir)
     print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
 
@@ -49,7 +54,7 @@ def write_new_run(
     config: ml_collections.ConfigDict,
     info: data.DatasetInfo,
     variables: Variables,
-    workdir: str | Path,
+    workdir: PathLike,
 ) -> None:
     """Make a new workdir of a run of one seed, at step 0, with "params" and maybe "batch_stats".
 
@@ -70,7 +75,7 @@ def write_new_run(
 
 
 def export_weights(
-    workdir: str | Path,
+    workdir: PathLike,
     file: str,
     *,
     which: str = "latest",
@@ -88,13 +93,16 @@ def export_weights(
     check_new_file(file)
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     restored = restore_network(workdir, which, everywhere)
-    state_dict = to_torch(
-        restored.config.model.name,
-        restored.variables_at(seed),
-        num_classes=restored.info.num_classes,
-        input_shape=restored.info.image_shape,
-        dialect=dialect,
-        **config_lib.model_arguments(restored.config),
-    )
+    if restored.config.task == "detection":
+        state_dict = detector_to_torch(restored.model, restored.variables_at(seed))
+    else:
+        state_dict = to_torch(
+            restored.config.model.name,
+            restored.variables_at(seed),
+            num_classes=restored.info.num_classes,
+            input_shape=restored.info.image_shape,
+            dialect=dialect,
+            **config_lib.model_arguments(restored.config),
+        )
     write_state_dict(file, state_dict)
     print(f"{file} has the weights of {workdir} after step {restored.step}", flush=True)

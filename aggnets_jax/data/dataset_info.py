@@ -231,7 +231,11 @@ def _image_shape(
 def normalisation(
     data_config: ml_collections.ConfigDict, builder_name: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel; raise `UserError` for wrong ones."""
+    """Return mean and standard deviation of each channel, of the config or else of the data set.
+
+    Raises:
+      UserError: if the config's do not fit the channels.
+    """
     half = (0.5,) * channels
     constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
     default_mean, default_std = next(constants, (half, half))

@@ -154,6 +154,29 @@ def paste_masks(
     return pasted
 
 
+def paste_binary(
+    probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int], conventions: Conventions
+) -> np.ndarray:
+    """Return the mask of one box in the image's pixels, bool [height, width].
+
+    It is that of `paste_masks` and `binary_masks`, but computed only where the box is.
+
+    Args:
+      probabilities: mask of the box [side, side].
+      box: [4] in pixels of this image.
+      size: (height, width) of the image.
+      conventions: see `Conventions`.
+    """
+    found = np.zeros(size, bool)
+    weights = PASTES[conventions.paste](box, size, probabilities.shape[-1])
+    places = [np.flatnonzero(each.any(axis=1)) for each in weights]
+    if all(map(len, places)):
+        rows, columns = (slice(each[0], each[-1] + 1) for each in places)
+        pasted = weights[0][rows] @ probabilities @ weights[1][columns].T
+        found[rows, columns] = binary_masks(pasted, conventions)
+    return found
+
+
 def binary_masks(pasted: np.ndarray, conventions: Conventions) -> np.ndarray:
     """Return which pixels belong to the objects: pasted > 0.5, or >= 0.5 in mmdetection 2.x."""
     return pasted >= 0.5 if conventions.paste == "sample" else pasted > 0.5

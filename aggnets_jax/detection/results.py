@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aggnets_jax.detection.conventions import Conventions
-from aggnets_jax.detection.masks import binary_masks, paste_masks
+from aggnets_jax.detection.masks import paste_binary
 
 
 class Found(NamedTuple):
@@ -31,9 +31,7 @@ class Found(NamedTuple):
 
     def mask(self, number: int, conventions: Conventions) -> np.ndarray:
         """Return the mask of a detection in the image, bool [height, width]."""
-        one = slice(number, number + 1)
-        pasted = paste_masks(self.masks[one], self.boxes[one], self.size, conventions)
-        return binary_masks(pasted, conventions)[0]
+        return paste_binary(self.masks[number], self.boxes[number], self.size, conventions)
 
 
 def coco_results(

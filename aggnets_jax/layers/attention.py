@@ -14,6 +14,13 @@ Papers: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.0150
 MLP is a linear layer to a sixteenth of the channels, ReLU, and a linear layer back, both with
 biases. As in the authors' code of CBAM, the scale of its normalisation is initially 0, so that the
 gate of positions starts at 1/2, and each step keeps 0.99 of the running averages.
+
+The forget and update gates of HCGNet (Yang et al., AAAI 2020, arXiv 1908.09699; `smg.py`) go around
+a block in the same way, with hidden layers of a sixteenth of their inputs, as here:
+
+    forget_gate   x f(x)
+    update_gate   x + v(A, B)
+    gates         x f(x) + v(A, B)
 """
 
 from collections.abc import Callable
@@ -25,6 +32,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.layers import common
+from aggnets_jax.layers.smg import Gated
 
 REDUCTION = 16
 
@@ -87,6 +95,9 @@ def _largest(x: jax.Array, axis: int) -> jax.Array:
 ATTENTIONS: dict[str, Callable[..., Callable[..., nn.Module]]] = {
     "se": lambda norm, conv, dtype: partial(SqueezeExcite, dtype),
     "cbam": lambda norm, conv, dtype: partial(CBAM, norm, conv, dtype),
+    "forget_gate": lambda norm, conv, dtype: partial(Gated, norm, conv, True, False, REDUCTION),
+    "update_gate": lambda norm, conv, dtype: partial(Gated, norm, conv, False, True, REDUCTION),
+    "gates": lambda norm, conv, dtype: partial(Gated, norm, conv, True, True, REDUCTION),
 }
 """`ATTENTIONS[name](norm, conv, dtype)` makes modules, from functions that make normalisations and
 convolutions."""

@@ -160,6 +160,19 @@ def imagenet_stem(
     return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
+def deep_stem(x: jax.Array, features: int, *, norm: Norm, conv: Conv) -> jax.Array:
+    """Compute [conv3x3-BN-ReLU] x 3, the first at stride 2, the last with twice the channels.
+
+    Maps x [batch, height, width, channels] to [batch, height / 2, width / 2, features], with
+    `stem_conv1`, `stem_norm1` and so on.
+    """
+    half = features // 2
+    for i, (width, stride) in enumerate(((half, 2), (half, 1), (features, 1)), 1):
+        x = conv(width, 3, stride=stride, name=f"stem_conv{i}")(x)
+        x = nn.relu(norm(name=f"stem_norm{i}")(x))
+    return x
+
+
 def shuffle(x: jax.Array, groups: int) -> jax.Array:
     """Deal the channels [..., (groups, n)] out as [..., (n, groups)] (ShuffleNet, 1707.01083)."""
     *shape, channels = x.shape

@@ -102,14 +102,16 @@ class MicroDense(Block):
 class MicroDenseBlock(Branch):
     """The unit F of a network: BN, compression, dense layers, 1x1 over all of them.
 
-    A stride of 2 is a 4x4 convolution in the place of the first 1x1.
+    A stride of 2 is a 4x4 convolution in the place of the first 1x1. The output has `expansion`
+    times as many channels as `features` says.
     """
 
     block: MicroDense
+    expansion: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
+        """[batch, height, width, channels] -> [batch, height / stride, width / stride, any]."""
         compressed = self.block.compressed(x.shape[-1])
         compress = self.conv(
             compressed, 1 if self.stride == 1 else 4, stride=self.stride, name="compress_conv"
@@ -123,7 +125,8 @@ class MicroDenseBlock(Branch):
             aggregation=self.block.aggregation,
             name="layers",
         )(nn.relu(self.norm(name="compress_norm")(x)))
-        x = self.norm(name="output_norm")(self.conv(self.features, 1, name="output_conv")(x))
+        features = self.expansion * self.features
+        x = self.norm(name="output_norm")(self.conv(features, 1, name="output_conv")(x))
         return nn.relu(x) if self.block.final_relu else x
 
 

@@ -10,7 +10,7 @@ conv1x1-BN. Other units, such as micro-dense blocks, are made by another `Block`
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 from flax import linen as nn
@@ -63,12 +63,9 @@ class Block:
     channels] -> the same / stride, `features` wide.
 
     Attributes:
-      rectifies_sum: whether a ReLU follows the addition, and the stem; then no normalisation comes
-        before the classifier.
       topologies: topologies within one block.
     """
 
-    rectifies_sum: ClassVar[bool] = False
     topologies: tuple[Topology, ...] = ()
 
 
@@ -83,19 +80,14 @@ class PyramidBlock(Block):
         return (Bottleneck if self.bottleneck else Basic)(features, **arguments)
 
 
-def identity(x: jax.Array) -> jax.Array:
-    """Return x."""
-    return x
-
-
 def joined(
-    unit: Callable[[jax.Array], jax.Array], activation: Callable[[jax.Array], jax.Array] = identity
+    unit: Callable[[jax.Array], jax.Array],
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Return the layer activation(pad(shortcut) + unit(x)) of a stage with shortcuts."""
+    """Return the layer pad(shortcut) + unit(x) of a stage with shortcuts."""
 
     def layer(x: jax.Array, shortcut: jax.Array) -> jax.Array:
         residual = unit(x)
-        return activation(pad_channels(shortcut, residual.shape[-1]) + residual)
+        return pad_channels(shortcut, residual.shape[-1]) + residual
 
     return layer
 

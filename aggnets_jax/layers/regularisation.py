@@ -5,9 +5,18 @@ Each layer reads its strength from the variable `value`, a float32 scalar, of th
 strength is 0. In evaluation nothing is regularised.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+
+from aggnets_jax.arguments import check_number
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.errors import UserError
+from aggnets_jax.layers import common
 
 
 def current_strength(module: nn.Module) -> jax.Array | float:
@@ -82,6 +91,41 @@ class DynamicScale(nn.Module):
         key = self.make_rng("dropout")
         u = jax.random.uniform(key, shape, minval=-self.reach, maxval=self.reach)
         return _scaled(x, *(self.scale + strength * u).astype(x.dtype))
+
+
+def regularised_branches(
+    network: Any, blocks: int, *, train: bool
+) -> Callable[[int, str], Callable[[jax.Array], jax.Array]]:
+    """Return `regularise(block, name)`: it makes the function to apply to F of block 1, 2, ...
+
+    The fields `stochastic_depth`, `dynamic_regularisation` and `branch_scale` of the network say
+    what the function does to F.
+    """
+    drop = common.stochastic_depth(network.stochastic_depth, blocks, train=train)
+
+    def regularise(block: int, name: str) -> Callable[[jax.Array], jax.Array]:
+        dropout = drop(block)
+        if not network.dynamic_regularisation:
+            return dropout
+        scale = DynamicScale(network.branch_scale, block / blocks, train, name=f"{name}_scale")
+        return lambda x: scale(dropout(x))
+
+    return regularise
+
+
+def execution_of_branches(network: Any) -> Execution:
+    """Return how the stages are computed: not in loops if each layer has a strength, a variable."""
+    if network.dynamic_regularisation:
+        return dataclasses.replace(network.execution, scan=False)
+    return network.execution
+
+
+def check_branches(network: Any) -> None:
+    """Raise `UserError` if a field that `regularised_branches` reads is out of range."""
+    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    check_number("branch_scale", network.branch_scale, 0.01, 100)
+    if network.branch_scale != 1 and not network.dynamic_regularisation:
+        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
 
 
 @jax.custom_vjp

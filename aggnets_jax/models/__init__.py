@@ -17,7 +17,7 @@ from aggnets_jax.models import (  # noqa: F401
     log_densenet,
     log_densenet_v2,
     micro_dense,
-    micro_dense_baselines,
+    micro_dense_resnext,
     mixnet,
     mobilenet,
     nas,

@@ -23,19 +23,17 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.and_or import AndOr, AndOrGraph, read_graph, word_bounds
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.residual_blocks import Projection
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 GRAPHS = {
@@ -88,11 +86,10 @@ class AOGNode(nn.Module):
         return nn.relu(x + residual)
 
 
-class AOGNet(nn.Module):
+class AOGNet(Network):
     """Stem, stages of and-or blocks (the later ones halve the resolution first), head.
 
     Attributes:
-      num_classes: size of the logits.
       block_topologies: topology of the blocks of each stage.
       stem_features: channels of the stem.
       widths: channels of each stage.
@@ -100,11 +97,8 @@ class AOGNet(nn.Module):
       graphs: and-or graph of each stage's blocks, or None for sums of whole outputs.
       aggregation: "sum" or "mean" of the children of OR nodes.
       dropout: probability of dropping a channel of a node in the last two stages, 0.1 in the code.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     block_topologies: tuple[Topology, ...]
     stem_features: int
     widths: tuple[int, ...]
@@ -112,8 +106,6 @@ class AOGNet(nn.Module):
     graphs: tuple[AndOrGraph, ...] | None
     aggregation: str = "sum"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -121,21 +113,12 @@ class AOGNet(nn.Module):
         pairs = zip(self.block_topologies, self.blocks, strict=True)
         return tuple(topology for topology, blocks in pairs for _ in range(blocks))
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-
-        x = jnp.asarray(images, self.dtype)
-        half = self.stem_features // 2
-        for i, (features, stride) in enumerate(((half, 2), (half, 1), (self.stem_features, 1)), 1):
-            x = conv(features, 3, stride=stride, name=f"stem_conv{i}")(x)
-            x = nn.relu(norm(name=f"stem_norm{i}")(x))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
         x = nn.max_pool(x, (2, 2), strides=(2, 2))
-        endpoints = {"stem": x}
+        endpoints["stem"] = x
         for i, width in enumerate(self.widths, start=1):
             started = x.shape[-1]
             if i > 1:
@@ -143,32 +126,21 @@ class AOGNet(nn.Module):
                 x = nn.relu(norm(name=f"transition{i - 1}_norm")(x))
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2))
             rate = self.dropout if i > len(self.widths) - 2 else 0.0
-            words = self.graphs[i - 1].words if self.graphs else 1
+            dropout = partial(common.channel_dropout, rate, train=train)
+            graph = self.graphs[i - 1] if self.graphs else None
+            aggregation = partial(AndOr, graph, self.aggregation) if graph else self.aggregation
+            words = graph.words if graph else 1
             for b, features in enumerate(_growing(started, width, self.blocks[i - 1], words), 1):
                 x = Stage(
                     self.block_topologies[i - 1],
-                    unit=partial(
-                        self._node,
-                        self.graphs and self.graphs[i - 1],
-                        features,
-                        norm,
-                        conv,
-                        partial(common.channel_dropout, rate, train=train),
-                    ),
-                    aggregation=self._aggregation(i - 1),
+                    unit=partial(self._node, graph, features, norm, conv, dropout),
+                    aggregation=aggregation,
                     execution=self.execution,
                     name=f"stage{i}_block{b}",
                 )(x)
                 x = nn.relu(norm(name=f"stage{i}_block{b}_norm")(x))
             endpoints[f"stage{i}"] = x
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
-
-    def _aggregation(self, stage: int) -> Any:
-        return (
-            partial(AndOr, self.graphs[stage], self.aggregation)
-            if self.graphs
-            else self.aggregation
-        )
+        return x
 
     @staticmethod
     def _node(

@@ -32,66 +32,17 @@ from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.convolution import convolve
+from aggnets_jax.layers.learned_groups import GROUPS, LEARNED, CondensedConv, LearnedGroupConv, lost
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
-
-GROUPS = 4
-"""C, the groups of all convolutions in layers."""
 
 CONDENSED_AT = (1 / 6, 1 / 3, 1 / 2)
 """Shares of the training after which groups lose inputs."""
-
-LEARNED = "learned_conv"
-"""Name of the modules whose groups are learnt."""
-
-
-def lost(kernel: jax.Array, steps: int | jax.Array) -> jax.Array:
-    """Return which weights [1, 1, in, out] of a learnt group convolution are lost after steps."""
-    *_, channels, features = kernel.shape
-    strength = jnp.abs(kernel).reshape(channels, features // GROUPS, GROUPS).sum(1)
-    ranks = jnp.argsort(jnp.argsort(strength, axis=0, stable=True), axis=0)
-    by_group = ranks < steps * (channels // GROUPS)
-    return jnp.tile(by_group, features // GROUPS).reshape(kernel.shape)
-
-
-class LearnedGroupConv(nn.Conv):
-    """A convolution in which weights that are exactly 0 have no gradient."""
-
-    @nn.nowrap
-    def param(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the parameter, behind which the gradient ends where it is 0."""
-        value = super().param(*arguments, **keywords)
-        return jnp.where(value == 0, jax.lax.stop_gradient(value), value)
-
-
-class CondensedConv(nn.Module):
-    """The condensed form: select in//C inputs for each group, BN-ReLU, grouped 1x1, shuffle.
-
-    Attributes:
-      features: channels of the output.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    features: int
-    norm: common.Norm
-    conv: common.Conv
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> [batch, height, width, features]."""
-        kept = x.shape[-1] // GROUPS
-        selected = self.variable(
-            "selection", "index", lambda: jnp.tile(jnp.arange(kept, dtype=jnp.int32), GROUPS)
-        )
-        x = nn.relu(self.norm(name="norm")(x[..., selected.value]))
-        x = self.conv(self.features, 1, groups=GROUPS, name="conv")(x)
-        return common.shuffle(x, GROUPS)
 
 
 class CondenseLayer(nn.Module):
@@ -133,37 +84,26 @@ class CondenseLayer(nn.Module):
         return self.conv(self.growth_rate, 3, groups=GROUPS, name="conv2")(x)
 
 
-class CondenseNet(nn.Module):
+class CondenseNet(Network):
     """Stem conv3x3, stages of `CondenseLayer` with average pooling between them, BN-ReLU, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       growth_rates: k of each stage.
       aggregation: "concat".
       condensed: whether layers have the condensed form, for inference; see `export`.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     growth_rates: tuple[int, ...]
     aggregation: str = "concat"
     condensed: bool = False
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-
-        x = conv(2 * self.growth_rates[0], 3, name="stem_conv")(jnp.asarray(images, self.dtype))
-        endpoints = {"stem": x}
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = conv(2 * self.growth_rates[0], 3, name="stem_conv")(x)
+        endpoints["stem"] = x
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:
                 x = nn.avg_pool(common.masked(x), (2, 2), strides=(2, 2))
@@ -178,8 +118,7 @@ class CondenseNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), x)
 
     def constrain(self, total_steps: int) -> optax.GradientTransformation:
         """Return the last part of an optimiser: it condenses during a training of so many steps."""

@@ -26,17 +26,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number, choose, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 HEAD_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {"relu": nn.relu, "elu": nn.elu}
@@ -86,11 +84,10 @@ class DualPathUnit(nn.Module):
         return self.conv(self.features, 1, name="conv3")(x)
 
 
-class DPN(nn.Module):
+class DPN(Network):
     """Stem, stages of `DualPathUnit` (the later ones at stride 2), head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       residual: channels of the residual path in the first stage, doubled in each later one.
       growth_rates: k of each stage, by which the dense path gets wider with each layer.
@@ -100,11 +97,8 @@ class DPN(nn.Module):
       stem_kernel: size of its convolution, at stride 2 and with maxpool3x3/2 behind it.
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
       head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     residual: int
     growth_rates: tuple[int, ...]
@@ -114,19 +108,11 @@ class DPN(nn.Module):
     stem_kernel: int
     aggregation: str = "dual_path"
     head_activation: str = "relu"
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = partial(common.batch_norm(train=train, dtype=self.dtype), epsilon=1e-3)
-        conv = partial(common.conv, dtype=self.dtype)
-        endpoints = {}
-
-        x = jnp.asarray(images, self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        norm = partial(norm, epsilon=1e-3)
         x = common.imagenet_stem(
             x, self.stem_features, kernel_size=self.stem_kernel, norm=norm, conv=conv
         )
@@ -152,8 +138,7 @@ class DPN(nn.Module):
             endpoints[f"stage{i}"] = common.features_of(x)
 
         activation = HEAD_ACTIVATIONS[self.head_activation]
-        x = common.activate(norm(name="head_norm"), x, activation)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), x, activation)
 
 
 def dpn(

@@ -33,13 +33,14 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.mb_conv import MBConv
 from aggnets_jax.layers.micro_dense_blocks import MicroDense, micro_dense_block
 from aggnets_jax.layers.pyramid_blocks import average_halves, joined
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.pyramidnet import check_shortcut_aggregation
 from aggnets_jax.models.registry import IMAGENET, register_family
 
@@ -66,65 +67,10 @@ B0_STAGES = (
 BLOCKS = sum(row.blocks for row in B0_STAGES)
 
 
-class SqueezeExcite(nn.Module):
-    """Channels scaled by sigmoid(1x1(swish(1x1(mean)))), both convolutions with bias.
-
-    Attributes:
-      reduced: channels between the two.
-      conv: makes convolutions.
-    """
-
-    reduced: int
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same shape."""
-        gate = common.global_average(x)[:, None, None]
-        conv = partial(self.conv, kernel_size=1, bias_init=nn.initializers.zeros)
-        gate = nn.swish(conv(self.reduced, name="reduce")(gate))
-        return x * nn.sigmoid(conv(x.shape[-1], name="expand")(gate))
-
-
-class MBConv(nn.Module):
-    """The unit F: 1x1-BN-swish, kxk depthwise-BN-swish, squeeze-excite, 1x1-BN.
-
-    Attributes:
-      features: channels of the output.
-      expansion: inner width over the width of the input; with 1 there is no first 1x1.
-      kernel_size: kernel size of the depthwise convolution.
-      stride: stride of the depthwise convolution.
-      norm: makes batch normalisations.
-      conv: makes convolutions.
-    """
-
-    features: int
-    expansion: int
-    kernel_size: int
-    stride: int
-    norm: Callable[..., nn.Module]
-    conv: Callable[..., nn.Module]
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
-        reduced, width = max(1, x.shape[-1] // 4), self.expansion * x.shape[-1]
-        if self.expansion > 1:
-            x = self.conv(width, 1, name="expand_conv")(x)
-            x = nn.swish(self.norm(name="expand_norm")(x))
-        x = self.conv(
-            width, self.kernel_size, stride=self.stride, groups=width, name="depthwise_conv"
-        )(x)
-        x = nn.swish(self.norm(name="depthwise_norm")(x))
-        x = SqueezeExcite(reduced, self.conv, name="squeeze_excite")(x)
-        return self.norm(name="project_norm")(self.conv(self.features, 1, name="project_conv")(x))
-
-
-class EfficientNet(nn.Module):
+class EfficientNet(Network):
     """Stem conv3x3/2(32), stages of `MBConv`, head conv1x1(1280), all followed by BN-swish.
 
     Attributes:
-      num_classes: size of the logits.
       shortcut_topologies: topology of each stage's blocks behind its opening.
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
@@ -132,19 +78,14 @@ class EfficientNet(nn.Module):
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
       drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n, 0.2
         in the paper.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     shortcut_topologies: tuple[Topology, ...]
     replaced: tuple[int, ...]
     replacement: MicroDense | None
     aggregation: str = "sum"
     dropout: float = 0.0
     drop_connect: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -152,16 +93,10 @@ class EfficientNet(nn.Module):
         within = self.replacement.topologies if self.replacement else ()
         return self.shortcut_topologies + within * len(self.replaced)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-        endpoints = {}
-
-        x = conv(32, 3, stride=2, name="stem_conv")(jnp.asarray(images, self.dtype))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = conv(32, 3, stride=2, name="stem_conv")(x)
         x = endpoints["stem"] = nn.swish(norm(name="stem_norm")(x))
 
         def block(row: MBConvStage, number: int, **arguments: Any) -> nn.Module:
@@ -200,9 +135,10 @@ class EfficientNet(nn.Module):
             endpoints[f"stage{i}"] = x
             first += row.blocks
 
-        x = nn.swish(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, dropout=dropout)
+        return nn.swish(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {"dropout": nn.Dropout(self.dropout, deterministic=not train)}
 
 
 def efficientnet_b0(

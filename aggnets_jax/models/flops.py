@@ -162,6 +162,29 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
     return Operations(**modules, rectified=rectified, pooled=pooled)
 
 
+def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the features that convolutions and linear layers read and write for one image.
+
+    An input that several layers read is counted for each of them. Arguments are as for `count`.
+    """
+    elements = 0
+
+    def count_features(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        nonlocal elements
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
+            elements += args[0].size + output.size
+        return output
+
+    model, image = without_loops(model), _image(input_shape)
+    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
+    with nn.intercept_methods(count_features):
+        jax.eval_shape(functools.partial(model.apply, train=False), variables, image)
+    return elements
+
+
 def _image(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 

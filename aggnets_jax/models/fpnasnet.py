@@ -14,22 +14,20 @@ opens it.
 """
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.inverted_residual import InvertedResidual
 from aggnets_jax.layers.residual_blocks import Projection
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
@@ -102,35 +100,23 @@ class FPNASBlock(nn.Module):
         return y + x
 
 
-class FPNASNet(nn.Module):
+class FPNASNet(Network):
     """Stem, stages of `FPNASBlock`, conv1x1(1280)-BN-ReLU, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage's blocks behind its opening.
       aggregation: "sum" or "mean", of the outputs that a block reads.
       dropout: probability of dropping a feature before the classifier, 0.2 in the authors' code.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     aggregation: str = "sum"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-        endpoints = {}
-
-        x = conv(34, 3, stride=2, name="stem_conv1")(jnp.asarray(images, self.dtype))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = conv(34, 3, stride=2, name="stem_conv1")(x)
         x = nn.relu(norm(name="stem_norm1")(x))
         x = nn.relu(norm(name="stem_norm2")(conv(34, 3, groups=34, name="stem_conv2")(x)))
         x = endpoints["stem"] = norm(name="stem_norm3")(conv(24, 1, name="stem_conv3")(x))
@@ -145,9 +131,10 @@ class FPNASNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
 
-        x = nn.relu(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
-        dropout = nn.Dropout(self.dropout, deterministic=not train)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, dropout=dropout)
+        return nn.relu(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {"dropout": nn.Dropout(self.dropout, deterministic=not train)}
 
 
 def fpnasnet(

@@ -20,7 +20,12 @@ Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or
 * The code pools each column before the last join of a block; built is the paper's Fig. 1, where the
   pooling follows the join.
 * The 38.6M parameters of the network of 20 layers do not come out, with the widths of both paper
-  and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths.
+  and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths. Tried
+  without success: biases, normalisations of four numbers for each channel and 100 classes (33.7M to
+  33.8M); a 1x1 projection of each joined column or of the concatenated columns (35.6M to 36.8M);
+  one more 3x3 convolution in each block (37.6M or 39.2M, before or behind the width changes) or two
+  behind the last (38.4M); two or four columns; other widths in steps of 16, of which some fit but
+  none by a rule. Eight 1x1 convolutions more in each block would do, but nothing says so.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
   join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
 * Where drop-path would drop all inputs of a join, the paper keeps one; here each is as likely.
@@ -33,15 +38,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import Outputs, check_aggregation, weighted
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -113,40 +117,30 @@ class DropPath:
         return jnp.where(self._single, column, kept / kept.sum())
 
 
-class FractalNet(nn.Module):
+class FractalNet(Network):
     """Blocks with a max pooling behind each, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each block.
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
       dropout: probability of dropping a channel behind a convolution, of each block.
       drop_path: probability of dropping an input of a join, see `DropPath`; 0.15 in the paper. It
         needs the topology "fractal" and means.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     dropout: tuple[float, ...]
     aggregation: str = "mean"
     drop_path: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         # The "xavier" of Caffe, which looks at the fan-in only.
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=nn.initializers.lecun_uniform())
-        x = jnp.asarray(images, self.dtype)
-        endpoints = {"stem": x}
+        conv = partial(conv, kernel_init=nn.initializers.lecun_uniform())
+        endpoints["stem"] = x
         key = self.make_rng("dropout") if train and self.drop_path else None
         columns = max(len(topology.output_sources) for topology in self.topologies)
 
@@ -166,14 +160,10 @@ class FractalNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
             x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        return x
 
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            kernel_init=nn.initializers.lecun_uniform(),
-        )
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {"kernel_init": nn.initializers.lecun_uniform()}
 
     def _adds_input(self, topology: Topology) -> bool:
         """Tell whether y_0 is added to other outputs, and so must have their width."""

@@ -26,15 +26,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -90,36 +89,24 @@ class Inception(nn.Module):
         return jnp.concatenate(branches, axis=-1)
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Network):
     """Stem, stages of `Inception` with max pooling between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       aggregation: "concat", "sum" or "mean".
       auxiliary_weight: weight of the losses of two auxiliary classifiers; 0 for none.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     aggregation: str = "concat"
     auxiliary_weight: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        plain = partial(common.conv, dtype=self.dtype)
-        conv = partial(plain, bias_init=nn.initializers.zeros)
-        endpoints = {}
-
-        x = conv(192, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        plain, conv = conv, partial(conv, bias_init=nn.initializers.zeros)
+        x = conv(192, 3, name="stem_conv")(x)
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, widths) in enumerate(zip(self.topologies, STAGES, strict=True), 1):
             if i > 1:
@@ -139,7 +126,7 @@ class GoogLeNet(nn.Module):
                 endpoints[f"auxiliary{i}"] = head(x)
         if self.auxiliary_weight:
             endpoints["auxiliary_weight"] = jnp.float32(self.auxiliary_weight)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return x
 
 
 def googlenet_cifar(

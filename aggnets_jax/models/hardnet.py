@@ -25,16 +25,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
@@ -89,11 +87,10 @@ def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
     return int(growth_rate * multiplier**powers + 1) // 2 * 2
 
 
-class HarDNet(nn.Module):
+class HarDNet(Network):
     """Stem, blocks with a 1x1 convolution behind each, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each block.
       growth_rates: k of each block.
       features: channels behind each block.
@@ -104,11 +101,8 @@ class HarDNet(nn.Module):
       aggregation: "concat" or "padded_sum".
       dropout: probability of dropping a feature before the classifier.
       map_dropout: probability of dropping a value before the last 1x1 convolution.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     growth_rates: tuple[int, ...]
     features: tuple[int, ...]
@@ -119,16 +113,11 @@ class HarDNet(nn.Module):
     aggregation: str = "concat"
     dropout: float = 0.0
     map_dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        conv = partial(conv, kernel_init=common.uniform_fan_in)
         parts = {"norm": norm, "conv": conv}
         unit = SeparableConvNorm if self.depthwise else partial(ConvNorm, kernel_size=3, stride=1)
 
@@ -138,12 +127,11 @@ class HarDNet(nn.Module):
             pad = (window - 1) // 2
             return nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
 
-        x = jnp.asarray(images, self.dtype)
         x = ConvNorm(self.stem_features[0], 3, 2, **parts, name="stem1")(x)
         kernel_size = 1 if self.depthwise else 3
         x = ConvNorm(self.stem_features[1], kernel_size, 1, **parts, name="stem2")(x)
         x = halve(x, 3, "stem_down")
-        endpoints = {"stem": x}
+        endpoints["stem"] = x
 
         blocks = zip(
             self.topologies, self.growth_rates, self.features, self.downsampled, strict=True
@@ -164,15 +152,13 @@ class HarDNet(nn.Module):
             x = ConvNorm(features, 1, 1, **parts, name=f"transition{i}")(x)
             if downsampled:
                 x = halve(x, 2, f"down{i}")
+        return x
 
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=nn.Dropout(self.dropout, deterministic=not train),
-            bias_init=common.uniform_bias(x.shape[-1]),
-        )
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {
+            "dropout": nn.Dropout(self.dropout, deterministic=not train),
+            "bias_init": common.uniform_bias(x.shape[-1]),
+        }
 
 
 def hardnet(

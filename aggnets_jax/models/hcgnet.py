@@ -10,7 +10,8 @@ The SMG module, with its equations, is in `layers.smg`.
 
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
 * The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, which is alpha = 1.5
-  times C_out but for the rounding; C_out is rounded down.
+  times C_out but for the rounding; C_out is rounded down. With `transition_multiplier` it is
+  rounded down, too.
 * The code for ImageNet applies dropout to a tensor that it then leaves aside: 0.1 before the
   classifier is the paper's. DropBlock behind the transitions of CIFAR is only in the code; there
   its squares may begin anywhere, and are cut off at the border of the map.
@@ -25,80 +26,79 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.regularisation import DropBlock
-from aggnets_jax.layers.smg import SMG
+from aggnets_jax.layers.smg import GATE_ACTIVATIONS, SMG
 from aggnets_jax.models.flops import with_elementwise
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 from aggnets_jax.models.sparsenet import NUMBERS, checked_growth_rates
 
-MULTIPLIER = 4
 
-
-class HCGNet(nn.Module):
+class HCGNet(Network):
     """Stem, hybrid blocks with transitions between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each hybrid block.
       growth_rates: k of each hybrid block.
       stem_features: channels of the stem.
       groups: groups of the 3x3 convolutions in hybrid blocks.
       compression: theta of the transitions.
+      multiplier: alpha of the hybrid blocks; the middle of a module has alpha k channels.
+      transition_multiplier: alpha of the transitions; `None`: as in the reference code, see above.
+      update_reductions: r_u of the update gates in hybrid blocks, and in transitions.
+      forget_reductions: r_f of the forget gates, likewise.
+      gate_activation: activation within the gates, "tanh" or "relu".
       aggregation: "concat"; with "sum" or "mean" a 1x1 convolution brings y_0 to k channels.
       imagenet_stem: [conv3x3-BN-ReLU] x 3 and maxpool3x3/2, the first at stride 2, in the place of
         a 3x3 convolution.
       dropout: probability of dropping a feature before the classifier, 0.1 for ImageNet.
       dropblock: side of the squares that DropBlock drops from a transition's output; 0: none. It is
         2 for CIFAR in the reference code; it drops nothing unless `config.strength` is set.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     growth_rates: tuple[int, ...]
     stem_features: int
     groups: int
     compression: float = 0.5
+    multiplier: float = 4
+    transition_multiplier: float | None = None
+    update_reductions: tuple[int, int] = (2, 4)
+    forget_reductions: tuple[int, int] = (2, 4)
+    gate_activation: str = "tanh"
     aggregation: str = "concat"
     imagenet_stem: bool = False
     dropout: float = 0.0
     dropblock: int = 0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.uniform_fan_in)
-        x = self._stem(jnp.asarray(images, self.dtype), norm, conv)
-        endpoints = {"stem": x}
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        conv = partial(conv, kernel_init=common.uniform_fan_in)
+        if self.imagenet_stem:
+            x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        else:
+            x = conv(self.stem_features, 3, name="stem_conv")(x)
+        endpoints["stem"] = x
 
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:
-                channels = common.features_of(x).shape[-1]
-                features = common.compressed(channels, self.compression)
-                width = channels - (channels - features) // 2
-                x = SMG(features, width, 1, 2, 4, norm, conv, name=f"transition{i - 1}")(x)
+                features, width = self.transition_widths(common.features_of(x).shape[-1])
+                x = self._module(1, norm, conv)(features, width, 1, 2, name=f"transition{i - 1}")(x)
                 if self.dropblock:
                     x = DropBlock(self.dropblock, train, name=f"dropblock{i - 1}")(x)
             x = Stage(
                 topology,
-                unit=partial(SMG, k, MULTIPLIER * k, self.groups, 1, 2, norm, conv),
+                unit=partial(self._module(0, norm, conv), k, self.width(k), self.groups, 1),
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, k, 1),
                 preactivated=True,
@@ -109,26 +109,37 @@ class HCGNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=nn.Dropout(self.dropout, deterministic=not train),
-            bias_init=common.uniform_bias(x.shape[-1]),
+        return common.activate(norm(name="head_norm"), x)
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {
+            "dropout": nn.Dropout(self.dropout, deterministic=not train),
+            "bias_init": common.uniform_bias(x.shape[-1]),
+        }
+
+    def _module(
+        self, position: int, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
+    ) -> Callable[..., SMG]:
+        """Return a function that makes modules of hybrid blocks (0) or of transitions (1)."""
+        return partial(
+            SMG,
+            reduction=self.forget_reductions[position],
+            update_reduction=self.update_reductions[position],
+            activation=self.gate_activation,
+            norm=norm,
+            conv=conv,
         )
 
-    def _stem(
-        self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
-    ) -> jax.Array:
-        if not self.imagenet_stem:
-            return conv(self.stem_features, 3, name="stem_conv")(x)
-        half = self.stem_features // 2
-        for i, (features, stride) in enumerate([(half, 2), (half, 1), (self.stem_features, 1)], 1):
-            x = conv(features, 3, stride=stride, name=f"stem_conv{i}")(x)
-            x = nn.relu(norm(name=f"stem_norm{i}")(x))
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    def width(self, growth_rate: int) -> int:
+        """Return the channels in the middle of a module of a hybrid block."""
+        return int(self.multiplier * growth_rate)
+
+    def transition_widths(self, channels: int) -> tuple[int, int]:
+        """Return the channels of the output and of the middle of a transition."""
+        features = common.compressed(channels, self.compression)
+        if self.transition_multiplier is None:
+            return features, channels - (channels - features) // 2
+        return features, int(self.transition_multiplier * features)
 
 
 def hcgnet(
@@ -140,6 +151,8 @@ def hcgnet(
     topology_args: TopologyArgs = None,
     stem_features: int | None = None,
     groups: int = 4,
+    update_reductions: int | Sequence[int] = (2, 4),
+    forget_reductions: int | Sequence[int] = (2, 4),
     imagenet_stem: bool = False,
     **fields: Any,
 ) -> HCGNet:
@@ -153,6 +166,8 @@ def hcgnet(
       topology_args: arguments of the pattern, or one mapping for each hybrid block.
       stem_features: default 2k, and 64 with `imagenet_stem`.
       groups: groups of the 3x3 convolutions in hybrid blocks.
+      update_reductions: r_u in hybrid blocks and in transitions, or one number for both.
+      forget_reductions: r_f, likewise.
       imagenet_stem: whether for large images.
       **fields: further fields of `HCGNet`.
 
@@ -175,14 +190,44 @@ def hcgnet(
         growth_rates=growth_rates,
         stem_features=stem_features,
         groups=groups,
+        update_reductions=_pair("update_reductions", update_reductions),
+        forget_reductions=_pair("forget_reductions", forget_reductions),
         imagenet_stem=imagenet_stem,
         **fields,
     )
+    _check_modules(network)
     check_number("compression", network.compression, 0.01, 1)
     check_number("dropout", network.dropout, 0, 0.99)
     check_whole_number("dropblock", network.dropblock, 0)
     check_aggregation(network.aggregation)
     return network
+
+
+def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
+    """Return the numbers of hybrid blocks and of transitions."""
+    values = tuple(value) if isinstance(value, list | tuple) else (value, value)
+    if len(values) != 2:
+        raise UserError(
+            f"{what} has {len(values)} values; allowed: one, or one for hybrid blocks and one for"
+            " transitions"
+        )
+    return values
+
+
+def _check_modules(network: HCGNet) -> None:
+    """Raise `UserError` if a number of the SMG modules is out of range."""
+    choose("gate_activation", GATE_ACTIVATIONS, network.gate_activation)
+    for reduction in network.update_reductions + network.forget_reductions:
+        check_whole_number("update_reductions and forget_reductions", reduction, 1)
+    check_number("multiplier", network.multiplier, 0.01, 100)
+    if network.transition_multiplier is not None:
+        check_number("transition_multiplier", network.transition_multiplier, 0.01, 100)
+    for width in map(network.width, network.growth_rates):
+        if width < network.groups or width % network.groups:
+            raise UserError(
+                f"multiplier {network.multiplier} makes modules of {width} channels, which can't be"
+                f" split into {network.groups} groups"
+            )
 
 
 # SMG modules and growth rates of the hybrid blocks.

@@ -29,17 +29,15 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 HEAD_FEATURES = 100
@@ -72,43 +70,30 @@ class HighwayLayer(nn.Module):
         return gate * transformed + (1 - gate) * shortcut
 
 
-class HighwayNet(nn.Module):
+class HighwayNet(Network):
     """Stages of a convolution and highway layers with max pooling between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of the highway layers of each stage.
       widths: channels of each stage.
       gate_bias: initial bias of the gates.
       aggregation: "sum" or "mean", of the outputs that the gate carries.
       dropout: probability of dropping a value of the images, between stages and before the head.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     gate_bias: float = -2.0
     aggregation: str = "sum"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints.
-
-        The endpoint `stem` is the output of the first convolution.
-        """
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=_kernel_init)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        conv = partial(conv, kernel_init=_kernel_init)
         plain = partial(conv, bias_init=nn.initializers.zeros)
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
-        endpoints = {}
-
-        x = dropout()(jnp.asarray(images, self.dtype))
+        x = dropout()(x)
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             if i > 1:
                 x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))
@@ -125,15 +110,11 @@ class HighwayNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
 
-        x = nn.relu(plain(HEAD_FEATURES, 1, name="head_conv")(x))
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=dropout(),
-            kernel_init=nn.initializers.normal(0.05),
-        )
+        return nn.relu(plain(HEAD_FEATURES, 1, name="head_conv")(x))
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        dropout = nn.Dropout(self.dropout, deterministic=not train)
+        return {"dropout": dropout, "kernel_init": nn.initializers.normal(0.05)}
 
 
 def highway(

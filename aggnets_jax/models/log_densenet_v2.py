@@ -28,15 +28,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -73,47 +72,42 @@ class HalvingConv(nn.Module):
         return nn.avg_pool(self.conv(self.features, 1, name="conv")(x), (2, 2), strides=(2, 2))
 
 
-class LogDenseNetV2(nn.Module):
+class LogDenseNetV2(Network):
     """Stem conv3x3(2k), stages of `DenseLayer` with two `HalvingConv` between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       whole: topology of all layers.
       growth_rate: k.
       stages: number of stages.
       aggregation: "concat".
       dropout: probability of dropping a channel behind each convolution (0.2 in the authors' code).
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     whole: Topology
     growth_rate: int
     stages: int = 3
     aggregation: str = "concat"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
         """The topologies of the stages, parts of the whole one."""
         return tuple(stage_part(self.whole, i, self.stages) for i in range(self.stages))
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-        dropout = partial(common.channel_dropout, self.dropout, train=train)
+    @property
+    def compressed(self) -> int:
+        """The channels to which a transition brings the outputs of a stage."""
         k, depth = self.growth_rate, self.whole.depth
-        compressed = min(depth // self.stages * k, k * (depth + 1).bit_length())
+        return min(depth // self.stages * k, k * (depth + 1).bit_length())
 
-        x = conv(2 * k, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
-        endpoints = {"stem": x}
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        dropout = partial(common.channel_dropout, self.dropout, train=train)
+        k = self.growth_rate
+
+        x = conv(2 * k, 3, name="stem_conv")(x)
+        endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             outputs = Stage(
                 topology,
@@ -128,11 +122,10 @@ class LogDenseNetV2(nn.Module):
             endpoints[f"stage{i}"] = common.features_of(outputs)
             if i < self.stages:
                 old = HalvingConv(x.shape[-1], norm, conv, name=f"transition{i}_old")(x)
-                new = HalvingConv(compressed, norm, conv, name=f"transition{i}_new")(outputs)
+                new = HalvingConv(self.compressed, norm, conv, name=f"transition{i}_new")(outputs)
                 x = jnp.concatenate([old, new], axis=-1)
 
-        x = common.activate(norm(name="head_norm"), outputs)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), outputs)
 
 
 def log_densenet_v2(

@@ -7,9 +7,13 @@ Deep Neural Networks", arXiv 2004.08796, Table 2.
 
 Stem, widths of the blocks (eq. 14), shortcuts and head are the same as in PyramidNet.
 
-Where the paper is unclear: Figure 4 varies the layers of a block at one size and does not say how
-the size is kept; here the compression keeps it, and alpha stays 64. The backbone of Table 6 is not
-given either: here it has 18 blocks in each stage, of one width in a stage.
+Where the paper is unclear: Figure 4 (left) varies the layers n of a block at "the same number of
+parameters and depths". A block has 2n + 2 convolutions. With the depth counted in convolutions, as
+in all other networks, the networks have 240 of them (60 blocks of n = 1, 30 of n = 3, 24 of n = 4),
+and as near as three equal stages come to that 234 (39 of n = 2) and 252 (21 of n = 5); the
+compression keeps the size, alpha stays 64. With the depth counted in blocks, as in the networks'
+names, there are 30 blocks for each n (`mdnet30_a64_n1`, ...) and the convolutions grow. The paper
+does not say how many n there are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,8 +56,8 @@ def mdnet(
       alpha: channels of the last block beyond the 16 of the stem.
       widths: channels of each stage, in the place of `alpha`; the stem is as wide as the first.
       num_layers: n, dense layers in a block.
-      compression: see `MicroDense`, as the next three; default from `EQUAL_SIZE_COMPRESSIONS` and
-        `STEPPED_COMPRESSION`, else 0.275.
+      compression: see `MicroDense`, as the next three; default from `EQUAL_DEPTH`,
+        `EQUAL_SIZE_COMPRESSIONS` and `STEPPED_COMPRESSION`, else 0.275.
       width_rule: one of `WIDTH_RULES`.
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.
@@ -70,6 +74,8 @@ def mdnet(
     """
     if compression is None and widths is not None:
         compression = STEPPED_COMPRESSION
+    elif compression is None and growing and alpha == 64 and (depth, num_layers) in EQUAL_DEPTH:
+        compression = EQUAL_DEPTH[depth, num_layers]
     elif compression is None:
         compression = EQUAL_SIZE_COMPRESSIONS.get((num_layers, growing), 0.275)
     block = micro_dense_block(
@@ -145,7 +151,14 @@ EQUAL_SIZE_COMPRESSIONS = {
     (5, True): 0.16,  # 719,762
     (3, False): 0.343,  # 739,014
 }
-# The compression of Table 6, where stages have one width: 1,783,442 parameters.
+# The same by (blocks, layers in a block) for networks of about as many convolutions, within 1 %.
+EQUAL_DEPTH = {
+    (60, 1): 0.418,  # 737,838
+    (39, 2): 0.329,  # 729,890
+    (24, 4): 0.232,  # 738,342
+    (21, 5): 0.2,  # 736,786
+}
+# The compression of Table 6 (`micro_dense_resnext.py`), and wherever stages have one width.
 STEPPED_COMPRESSION = 1 / 16
 
 register_family(

@@ -25,16 +25,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, Mixed, check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer, Transition
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
@@ -59,11 +58,10 @@ class MixedLayer(nn.Module):
         return jnp.concatenate(outputs, axis=-1)
 
 
-class MixNet(nn.Module):
+class MixNet(Network):
     """Stem, stages of `MixedLayer` with transitions between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       k1: channels of the inner links.
       k2: channels of the outer links.
@@ -73,11 +71,8 @@ class MixNet(nn.Module):
         k1 + k2 channels.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
       dropout: probability of dropping a channel after each convolution of a layer.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     k1: int
     k2: int
@@ -86,25 +81,16 @@ class MixNet(nn.Module):
     aggregation: str = "mixed"
     imagenet_stem: bool = False
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         dropout = partial(common.channel_dropout, self.dropout, train=train)
         bottleneck = partial(
             DenseLayer, bottleneck=True, groups=1, norm=norm, conv=conv, dropout=dropout
         )
         mixed = self.aggregation == "mixed"
         widens = mixed or self.aggregation == "concat"
-        endpoints = {}
-
-        x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
@@ -128,8 +114,7 @@ class MixNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), x)
 
 
 def mixnet(

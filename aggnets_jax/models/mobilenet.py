@@ -19,17 +19,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.inverted_residual import InvertedResidual
 from aggnets_jax.layers.pyramid_blocks import joined
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.pyramidnet import check_shortcut_aggregation
 from aggnets_jax.models.registry import register_family
 
@@ -54,35 +52,23 @@ ROWS = (
 )
 
 
-class MobileNetV2(nn.Module):
+class MobileNetV2(Network):
     """Stem conv3x3(32), stages of `InvertedResidual`, conv1x1(1280), with BN-ReLU6 each, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage's blocks behind its opening.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     aggregation: str = "sum"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-        endpoints = {}
-
-        x = conv(32, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = conv(32, 3, name="stem_conv")(x)
         x = endpoints["stem"] = nn.relu6(norm(name="stem_norm")(x))
         for i, (row, topology) in enumerate(zip(ROWS, self.topologies, strict=True), 1):
             block = partial(
@@ -105,15 +91,13 @@ class MobileNetV2(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
 
-        x = nn.relu6(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=nn.Dropout(self.dropout, deterministic=not train),
-            kernel_init=nn.initializers.normal(0.01),
-        )
+        return nn.relu6(norm(name="head_norm")(conv(1280, 1, name="head_conv")(x)))
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {
+            "dropout": nn.Dropout(self.dropout, deterministic=not train),
+            "kernel_init": nn.initializers.normal(0.01),
+        }
 
 
 def mobilenet_v2_cifar(

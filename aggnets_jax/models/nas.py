@@ -32,85 +32,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
-from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
-from aggnets_jax.layers.link_operations import (
-    OPERATIONS,
-    Cells,
-    FactorisedReduction,
-    LinkOperations,
-    ReluConvNorm,
-)
-from aggnets_jax.models.nas_cells import CELLS, Wiring, read_cell, uniform_cell
+from aggnets_jax.layers.link_operations import OPERATIONS, Cells
+from aggnets_jax.models.nas_cells import CELLS, Cell, Wiring, read_cell, uniform_cell
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
-class Cell(nn.Module):
-    """A cell: its two states at the width F, then a `Stage` whose links carry operations.
-
-    Attributes:
-      wiring: topology and operations.
-      cells: how operations are made; its width is F.
-      reduces: whether operations on the states have stride 2.
-      first: whether the previous state is the stem, which is read as it is.
-      twice: whether the frame is the authors' of ENAS.
-      mean: whether operations are averaged, not added.
-      execution: how to compute the stage.
-      drop: `drop(name=...)` makes what drops an operation's result.
-    """
-
-    wiring: Wiring
-    cells: Cells
-    reduces: bool
-    first: bool
-    twice: bool
-    mean: bool
-    execution: Execution
-    drop: Any
-
-    @nn.compact
-    def __call__(self, x: jax.Array, previous: jax.Array) -> jax.Array:
-        """Map the outputs of the cell before and of the one before it to the output."""
-        cells, features = self.cells, self.cells.features
-        if self.twice and x.shape[-1] != features:
-            x = ReluConvNorm(cells, name="state0_first")(x)
-        state0 = ReluConvNorm(cells, name="state0")(x)
-        state1 = previous
-        if previous.shape[1] > x.shape[1]:
-            state1 = FactorisedReduction(cells, name="state1")(previous)
-        elif previous.shape[-1] != features and not (self.first and not self.twice):
-            state1 = ReluConvNorm(cells, name="state1")(previous)
-        topology = self.wiring.topology
-        return Stage(
-            topology,
-            unit=lambda name: lambda x: x,
-            aggregation=partial(
-                LinkOperations,
-                cells,
-                dict(self.wiring.carried),
-                depth=topology.depth,
-                reduces=self.reduces,
-                mean=self.mean,
-                drop=self.drop,
-            ),
-            execution=self.execution,
-            name="nodes",
-        )(state0, state1)
-
-
-class NASNet(nn.Module):
+class NASNet(Network):
     """Stem, stages of `Cell` with reduction cells between them, ReLU, head.
 
+    The endpoint of a stage is the output of its last cell; with an auxiliary head there are its
+    logits `auxiliary1`, and `auxiliary_weight`.
+
     Attributes:
-      num_classes: size of the logits.
       normal: wiring of the normal cells.
       reduction: wiring of the cells at stride 2.
       num_cells: N, the normal cells of a stage.
@@ -123,11 +64,8 @@ class NASNet(nn.Module):
       auxiliary_stage: 2 for the head behind the second stage, 3 for behind the next normal cell.
       dropout: probability of dropping a feature before the classifier.
       drop_path: probability of dropping an operation of the last cell for an image; less before.
-      dtype: dtype of the computation.
-      execution: how the cells are computed.
     """
 
-    num_classes: int
     normal: Wiring
     reduction: Wiring
     num_cells: int
@@ -140,8 +78,6 @@ class NASNet(nn.Module):
     auxiliary_stage: int = 3
     dropout: float = 0.0
     drop_path: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def linear_head(self) -> bool:
@@ -167,26 +103,16 @@ class NASNet(nn.Module):
             (self.reduction if reduces else self.normal).topology for *_, reduces in self.plan
         )
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints.
-
-        The endpoint of a stage is the output of its last cell; with an auxiliary head there are its
-        logits `auxiliary1`, and `auxiliary_weight`.
-        """
-        norm = common.batch_norm(train=train, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         if self.imagenet_stem:
             norm = partial(norm, epsilon=1e-3)
-        conv = partial(common.conv, dtype=self.dtype)
-        x = jnp.asarray(images, self.dtype)
-        if self.imagenet_stem:
             x = conv(32, 3, stride=2, padding=0, name="stem_conv")(x)
         else:
             x = conv(3 * self.features, 3, name="stem_conv")(x)
         x = previous = norm(name="stem_norm")(x)
-        endpoints, plan = {"stem": x}, self.plan
+        endpoints["stem"], plan = x, self.plan
         auxiliary = self._auxiliary_cell(plan)
         for i, (stage, features, reduces) in enumerate(plan):
             rate = self.drop_path * (i + 1) / len(plan)
@@ -207,7 +133,7 @@ class NASNet(nn.Module):
                 head = AuxiliaryHead(self.num_classes, 768, norm, conv, name="auxiliary1")
                 endpoints["auxiliary1"] = head(x)
                 endpoints["auxiliary_weight"] = jnp.float32(self.auxiliary_weight)
-        return self._classify(nn.relu(x), endpoints, train)
+        return nn.relu(x)
 
     def _auxiliary_cell(self, plan: Sequence[tuple[int, int, bool]]) -> int | None:
         if not self.auxiliary_weight:
@@ -215,18 +141,9 @@ class NASNet(nn.Module):
         last_of_second = max(i for i, (stage, *_) in enumerate(plan) if stage == 2)
         return last_of_second + (0 if self.auxiliary_stage == 2 else 2)
 
-    def _classify(
-        self, x: jax.Array, endpoints: dict[str, jax.Array], train: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
         dropout = nn.Dropout(self.dropout, deterministic=not train)
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            dropout=dropout,
-            use_bias=not self.twice,
-        )
+        return {"dropout": dropout, "use_bias": not self.twice}
 
 
 def nasnet(

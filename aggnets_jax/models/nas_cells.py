@@ -16,9 +16,22 @@ stride 2.
 
 import dataclasses
 import re
+from functools import partial
+from typing import Any
 
+import jax
+from flax import linen as nn
+
+from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Link, Topology
-from aggnets_jax.layers.link_operations import Carried
+from aggnets_jax.layers.link_operations import (
+    Carried,
+    Cells,
+    FactorisedReduction,
+    LinkOperations,
+    ReluConvNorm,
+)
 
 CELLS = {
     "nasnet_a": (
@@ -145,3 +158,56 @@ def uniform_cell(topology: Topology, operation: str) -> Wiring:
     links = [link for link in topology.links if 2 <= link[0] <= topology.depth]
     carried = ((link, (Carried(number, operation),)) for number, link in enumerate(links))
     return Wiring(topology, tuple(carried))
+
+
+class Cell(nn.Module):
+    """A cell: its two states at the width F, then a `Stage` whose links carry operations.
+
+    Attributes:
+      wiring: topology and operations.
+      cells: how operations are made; its width is F.
+      reduces: whether operations on the states have stride 2.
+      first: whether the previous state is the stem, which is read as it is.
+      twice: whether the frame is the authors' of ENAS.
+      mean: whether operations are averaged, not added.
+      execution: how to compute the stage.
+      drop: `drop(name=...)` makes what drops an operation's result.
+    """
+
+    wiring: Wiring
+    cells: Cells
+    reduces: bool
+    first: bool
+    twice: bool
+    mean: bool
+    execution: Execution
+    drop: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, previous: jax.Array) -> jax.Array:
+        """Map the outputs of the cell before and of the one before it to the output."""
+        cells, features = self.cells, self.cells.features
+        if self.twice and x.shape[-1] != features:
+            x = ReluConvNorm(cells, name="state0_first")(x)
+        state0 = ReluConvNorm(cells, name="state0")(x)
+        state1 = previous
+        if previous.shape[1] > x.shape[1]:
+            state1 = FactorisedReduction(cells, name="state1")(previous)
+        elif previous.shape[-1] != features and not (self.first and not self.twice):
+            state1 = ReluConvNorm(cells, name="state1")(previous)
+        topology = self.wiring.topology
+        return Stage(
+            topology,
+            unit=lambda name: lambda x: x,
+            aggregation=partial(
+                LinkOperations,
+                cells,
+                dict(self.wiring.carried),
+                depth=topology.depth,
+                reduces=self.reduces,
+                mean=self.mean,
+                drop=self.drop,
+            ),
+            execution=self.execution,
+            name="nodes",
+        )(state0, state1)

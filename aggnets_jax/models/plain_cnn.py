@@ -109,7 +109,7 @@ class PlainCNN(nn.Module):
     def __call__(
         self, images: jax.Array, *, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints.
+        """Classify images; see `Network.__call__` for arguments, results and endpoints.
 
         The endpoint `stem` is the output of the first convolution. With companions there are their
         logits `auxiliary1`, ..., and `auxiliary_weight`.

@@ -20,16 +20,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, layers_in_depth
+from aggnets_jax.arguments import layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 EXPANSION = 4
@@ -60,47 +58,42 @@ class PreActBottleneck(nn.Module):
         return self.conv(EXPANSION * self.width, 1, name="conv3")(x)
 
 
-class PreActResNet(nn.Module):
+class PreActResNet(Network):
     """Stem conv3x3(16), stages of widths 16, 32, 64 (the later ones at stride 2), head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       aggregation: "sum", or "mean" or "concat".
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
+      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     aggregation: str = "sum"
     stochastic_depth: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         blocks = sum(topology.depth for topology in self.topologies)
-        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
-        before, endpoints = 0, {}
+        regularise = regularisation.regularised_branches(self, blocks, train=train)
+        before = 0
 
         def block(number: int, *arguments: int, name: str) -> Callable[[jax.Array], jax.Array]:
             unit = PreActBottleneck(*arguments, norm, conv, name=name)
-            dropout = drop(number)
-            return lambda x: dropout(unit(x))
+            regularised = regularise(number, name)
+            return lambda x: regularised(unit(x))
 
         def projection(*arguments: int, stride: int, name: str) -> Callable[[jax.Array], jax.Array]:
             project = conv(*arguments, stride=stride, name=name)
             return lambda x: project(common.masked(x))
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(x)
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies):
             width, stride = 16 * 2**i, 1 if i == 0 else 2
@@ -115,14 +108,13 @@ class PreActResNet(nn.Module):
                 train=train,
                 # The first layer has the stride; with stochastic depth each has its own rate.
                 kind=lambda layer: layer if self.stochastic_depth else layer == 1,
-                execution=self.execution,
+                execution=regularisation.execution_of_branches(self),
                 name=f"stage{i + 1}",
             )(x)
             endpoints[f"stage{i + 1}"] = common.features_of(x)
             before += topology.depth
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), x)
 
 
 def preact_resnet(
@@ -147,7 +139,7 @@ def preact_resnet(
     topologies = stage_topologies(topology, topology_args, depths)
     network = PreActResNet(topologies=topologies, **fields)
     check_aggregation(network.aggregation)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    regularisation.check_branches(network)
     return network
 
 

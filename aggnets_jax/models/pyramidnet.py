@@ -23,33 +23,28 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
+from aggnets_jax.arguments import check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.pyramid_blocks import (
     Block,
     PyramidBlock,
     average_halves,
-    identity,
     joined,
 )
-from aggnets_jax.layers.regularisation import DynamicScale
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
-class PyramidNet(nn.Module):
+class PyramidNet(Network):
     """Stem conv3x3-BN, residual stages of ever wider blocks, BN-ReLU, average, classifier.
 
     Attributes:
-      num_classes: size of the logits.
       shortcut_topologies: topology of each stage, without the block that opens the second or a
         later stage.
       widths: channels of each block's output.
@@ -63,11 +58,8 @@ class PyramidNet(nn.Module):
       dynamic_regularisation: whether F is scaled by random numbers in training, see
         `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
       branch_scale: A, the scale of F in evaluation, and on average in training, if so.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     shortcut_topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     stem_features: int
@@ -77,35 +69,25 @@ class PyramidNet(nn.Module):
     stochastic_depth: float = 0.0
     dynamic_regularisation: bool = False
     branch_scale: float = 1.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
         """The topologies of the stages, then the topologies within the blocks."""
         return self.shortcut_topologies + self.block.topologies * len(self.widths)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         block = partial(self.block, norm=norm, conv=conv)
-        activation = nn.relu if self.block.rectifies_sum else identity
-        drop = common.stochastic_depth(self.stochastic_depth, len(self.widths), train=train)
-        before, endpoints = 0, {}
+        regularise = regularisation.regularised_branches(self, len(self.widths), train=train)
+        before = 0
 
         def layer(number: int, stride: int, name: str) -> Callable[..., jax.Array]:
-            unit, dropout = block(self.widths[number - 1], stride=stride, name=name), drop(number)
-            if not self.dynamic_regularisation:
-                return joined(lambda x: dropout(unit(x)), activation)
-            reach = number / len(self.widths)
-            scale = DynamicScale(self.branch_scale, reach, train, name=f"{name}_scale")
-            return joined(lambda x: scale(dropout(unit(x))), activation)
+            unit = block(self.widths[number - 1], stride=stride, name=name)
+            regularised = regularise(number, name)
+            return joined(lambda x: regularised(unit(x)))
 
-        x = endpoints["stem"] = self._stem(jnp.asarray(images, self.dtype), norm, conv)
+        x = endpoints["stem"] = self._stem(x, norm, conv)
         for i, topology in enumerate(self.shortcut_topologies, start=1):
             if i > 1:
                 before += 1
@@ -115,23 +97,20 @@ class PyramidNet(nn.Module):
                 unit=lambda number, name, before=before: layer(before + number, 1, name),
                 aggregation=self.aggregation,
                 shortcuts=True,
-                execution=self.execution,
+                execution=regularisation.execution_of_branches(self),
                 name=f"stage{i}",
             )(x)
             before += topology.depth
             endpoints[f"stage{i}"] = x
 
-        if not self.block.rectifies_sum:
-            x = nn.relu(norm(name="head_norm")(x))
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return nn.relu(norm(name="head_norm")(x))
 
     def _stem(
         self, x: jax.Array, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
     ) -> jax.Array:
         if self.imagenet_stem:
             return common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
-        x = norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
-        return nn.relu(x) if self.block.rectifies_sum else x
+        return norm(name="stem_norm")(conv(self.stem_features, 3, name="stem_conv")(x))
 
 
 def pyramidnet(
@@ -198,10 +177,7 @@ def make_shortcut_topologies(
 def checked(network: PyramidNet) -> PyramidNet:
     """Return a network, or raise `UserError` for a field that is out of range."""
     check_shortcut_aggregation(network.aggregation)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
-    check_number("branch_scale", network.branch_scale, 0.01, 100)
-    if network.branch_scale != 1 and not network.dynamic_regularisation:
-        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
+    regularisation.check_branches(network)
     return network
 
 

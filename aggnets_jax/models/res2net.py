@@ -194,11 +194,12 @@ _LARGE = {"imagenet_stem": True}
 _SMALL = {"stages": 3, "opening_pool": False}
 _WIDTHS = r"_(?P<base_width>\d+)w_(?P<scale>\d+)s"
 _GROUPS = r"_(?P<groups>\d+)x(?P<base_width>\d+)d_(?P<scale>\d+)s"
+_WIDTH = r"(?:_w(?P<width>\d+))?"
 
 for _name, _pattern, _fields, _registered in [
     ("res2net", rf"res2net(?P<depth>\d+){_WIDTHS}", _LARGE, IMAGENET),
     ("res2next", rf"res2next(?P<depth>50|101|152){_GROUPS}", _LARGE, IMAGENET),
-    ("res2next_three_stages", rf"res2next(?P<depth>\d+){_GROUPS}", _SMALL, {}),
+    ("res2next_three_stages", rf"res2next(?P<depth>\d+){_GROUPS}{_WIDTH}", _SMALL, {}),
 ]:
     for _prefix, _attention in {"": {}, "se": {"attention": "se"}}.items():
         register_family(

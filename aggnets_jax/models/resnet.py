@@ -27,17 +27,14 @@ from functools import partial
 from typing import Annotated, Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 from flax.core import FrozenDict
-from jax.typing import DTypeLike
 
-from aggnets_jax.arguments import check_number, check_whole_number, choose
+from aggnets_jax.arguments import check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import pad_channels
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.attention import ATTENTIONS
 from aggnets_jax.layers.residual_blocks import (
     BASIC_BLOCKS,
@@ -47,29 +44,29 @@ from aggnets_jax.layers.residual_blocks import (
     has_bottleneck_options,
 )
 from aggnets_jax.layers.shortcuts import NormalisedShortcut, Shortcuts
+from aggnets_jax.models.network import Endpoints, Network
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Stem, stages of residual blocks, head.
 
     Attributes:
-      num_classes: size of the logits.
       shortcut_topologies: topology of the blocks behind the first, for each stage.
       block: class of F, such as `BasicBlock`.
       block_options: arguments of the blocks beyond width, stride, norm, conv and attention.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
       shortcuts: shortcuts that are added to F, and within F.
-      attention: "se" or "cbam" if blocks scale their output, or None.
+      attention: one of `attention.ATTENTIONS`, by which blocks scale their output, or None.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN-ReLU.
       padded: whether the shortcut of a block that opens a stage takes every stride-th position and
         is padded with zeros, rather than projected (option A of the paper, not B).
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
+      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
     """
 
-    num_classes: int
     shortcut_topologies: tuple[Topology, ...]
     block: type[nn.Module]
     block_options: Mapping[str, Any]
@@ -79,27 +76,26 @@ class ResNet(nn.Module):
     imagenet_stem: bool = False
     padded: bool = False
     stochastic_depth: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
-        """The topologies of the stages, then of their blocks behind the first if these have any."""
+        """The topologies of the stages, then the topologies within their blocks."""
+        blocks = sum(topology.depth for topology in self.shortcut_topologies)
+        if micro_dense := self.block_options.get("block"):
+            blocks += len(self.shortcut_topologies)
+            return self.shortcut_topologies + micro_dense.topologies * blocks
+        # Blocks of Res2Net that open a stage have no topology.
         within = self.block_options.get("topology")
-        blocks = 0 if within is None else sum(t.depth for t in self.shortcut_topologies)
-        return (*self.shortcut_topologies, *[within] * blocks)
+        return self.shortcut_topologies + (() if within is None else (within,) * blocks)
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         block = self._block(norm, conv, train)
-        before, endpoints = 0, {}
+        before = 0
 
-        x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.width, norm=norm, conv=conv)
         else:
@@ -122,14 +118,14 @@ class ResNet(nn.Module):
                 ),
                 activation=nn.relu,
                 train=train,
-                execution=self.execution,
+                execution=regularisation.execution_of_branches(self),
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
             before += 1 + topology.depth
 
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return x
 
     def _block(
         self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
@@ -143,13 +139,13 @@ class ResNet(nn.Module):
             inner = partial(NormalisedShortcut, inner_norm, self.shortcuts.weighted)
             block = partial(block, inner_shortcut=inner)
         blocks = sum(1 + topology.depth for topology in self.shortcut_topologies)
-        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
+        regularise = regularisation.regularised_branches(self, blocks, train=train)
 
-        def regularised(number: int, width: int, stride: int, name: str) -> Callable:
-            unit, dropout = block(width, stride, name=name), drop(number)
-            return lambda x: dropout(unit(x))
+        def branch(number: int, width: int, stride: int, name: str) -> Callable:
+            unit, regularised = block(width, stride, name=name), regularise(number, name)
+            return lambda x: regularised(unit(x))
 
-        return regularised
+        return branch
 
 
 def residual_network(
@@ -206,7 +202,7 @@ def residual_network(
         shortcuts=Shortcuts(*options),
         **fields,
     )
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    regularisation.check_branches(network)
     if network.attention is not None:
         choose("attention", ATTENTIONS, network.attention)
     return network

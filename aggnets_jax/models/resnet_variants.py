@@ -26,6 +26,7 @@ _RESNEXT = (
 _WIDE_RESNET = "Wide Residual Networks, BMVC 2016, arXiv 1605.07146"
 _DEPTH, _GROUPS = r"(?P<depth>\d+)", r"_(?P<groups>\d+)x(?P<base_width>\d+)d"
 _WIDENING, _CIFAR = r"_(?P<base_width>\d+)", r"_cifar_w(?P<width>\d+)"
+_WIDTH = r"(?:_w(?P<width>\d+))?"
 _LARGE = {"imagenet_stem": True}
 _TIMES_64 = {"parse": {"base_width": lambda text: 64 * int(text)}}
 
@@ -35,7 +36,7 @@ _BACKBONES = [
     ("resnet", rf"resnet{_DEPTH}", _LARGE, IMAGENET, _RESNET),
     ("resnet_cifar", rf"resnet{_DEPTH}{_CIFAR}", {}, {}, _RESNET),
     ("resnext", rf"resnext(?P<depth>50|101|152){_GROUPS}", _LARGE, IMAGENET, _RESNEXT),
-    ("resnext_three_stages", rf"resnext{_DEPTH}{_GROUPS}", {"stages": 3}, {}, _RESNEXT),
+    ("resnext_three_stages", rf"resnext{_DEPTH}{_GROUPS}{_WIDTH}", {"stages": 3}, {}, _RESNEXT),
     (
         "resnext_cifar",
         rf"resnext{_DEPTH}{_CIFAR}",

@@ -20,6 +20,10 @@ Names ending in "_full" are without window everywhere (Table 5, S2): the pattern
 
 The paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here, not
 a default.
+
+Where the paper and the reference code differ: the paper initialises the classifier as Glorot and
+Bengio (2010) do, uniformly within sqrt(6 / (features + classes)). The code, and this file, draw it
+within sqrt(3 / classes), by the fan-out alone.
 """
 
 import itertools
@@ -28,13 +32,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import (
     MAX_DEPTH,
@@ -57,15 +58,18 @@ from aggnets_jax.layers.seqconv import (
     layer_topologies,
 )
 from aggnets_jax.models.flops import in_binary_units
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 from aggnets_jax.models.sparsenet import NUMBERS
 
 
-class SeqResNet(nn.Module):
+class SeqResNet(Network):
     """Stem, stages of `ResidualBlock` with `Downsampling` between them, head.
 
+    The endpoints of the stages are activated features; the endpoint of the stem is the input of the
+    first stage.
+
     Attributes:
-      num_classes: size of the logits.
       layer_topologies: topology of each stage's layers; y_0, ... are slices of a layer's input.
       widths: channels of each stage.
       group_widths: k of each stage.
@@ -76,11 +80,8 @@ class SeqResNet(nn.Module):
       aggregation: "concat", or "sum" or "mean" of slices and groups; the stem has "concat".
       dropout: probability of dropping a channel of the input of the head, or of a group behind the
         stem.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     layer_topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     group_widths: tuple[int, ...]
@@ -90,27 +91,16 @@ class SeqResNet(nn.Module):
     imagenet_stem: bool
     aggregation: str = "concat"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments and results.
-
-        The endpoints of the stages are activated features; the endpoint of the stem is the input of
-        the first stage.
-        """
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype, kernel_init=common.he_fan_out_uniform)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        conv = partial(conv, kernel_init=common.he_fan_out_uniform)
         dropout = partial(common.channel_dropout, self.dropout, train=train)
         plain = partial(ConvNormReLU, norm=norm, conv=conv)
         group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
-        endpoints = {}
-
         no_dropout = partial(common.channel_dropout, 0.0, train=train)
-        x = self._stem(jnp.asarray(images, self.dtype), plain, partial(group, dropout=no_dropout))
+        x = self._stem(x, plain, partial(group, dropout=no_dropout))
         endpoints["stem"] = x.activated
         group = partial(group, dropout=dropout)
         for i, blocks in enumerate(self.blocks):
@@ -130,14 +120,10 @@ class SeqResNet(nn.Module):
             )(x)
             endpoints[f"stage{i + 1}"] = x.activated
 
-        x = plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
-        return common.classify(
-            x,
-            endpoints,
-            self.num_classes,
-            dtype=self.dtype,
-            kernel_init=common.uniform_fan_out,
-        )
+        return plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {"kernel_init": common.uniform_fan_out}
 
     @property
     def topologies(self) -> tuple[Topology, ...]:
@@ -155,15 +141,7 @@ class SeqResNet(nn.Module):
         self, x: jax.Array, plain: Callable[..., nn.Module], group: Callable[..., nn.Module]
     ) -> Features:
         """Return the input of the first stage; the layer of the stem has the whole input as y_0."""
-        k = self.group_widths[0]
-        groups = self.widths[0] // k
-        layer = partial(
-            SeqConv,
-            make_topology("dense", groups),
-            slices=1,
-            groups=groups,
-            group=partial(group, k, cardinality=self.cardinalities[0]),
-        )
+        layer = self._layer(0, self.widths[0], group, stem=True)
         if not self.imagenet_stem:
             return layer(name="stem_seqconv")(plain(16, 3, name="stem_conv")(x).activated)
         x = plain(32, 3, stride=2, name="stem1")(x).activated
@@ -172,17 +150,18 @@ class SeqResNet(nn.Module):
         return self._downsizing(0, plain)(self.widths[0], name="stem4")(x)
 
     def _layer(
-        self, stage: int, features: int, group: Callable[..., nn.Module]
+        self, stage: int, features: int, group: Callable[..., nn.Module], *, stem: bool = False
     ) -> Callable[..., SeqConv]:
-        """Return a function that makes layers that read the features of a stage."""
+        """Return a function that makes layers that read the features of a stage, or of the stem."""
         k = self.group_widths[stage]
+        groups = features // k
         return partial(
             SeqConv,
-            self.layer_topologies[stage],
-            slices=self.widths[stage] // k,
-            groups=features // k,
+            make_topology("dense", groups) if stem else self.layer_topologies[stage],
+            slices=1 if stem else self.widths[stage] // k,
+            groups=groups,
             group=partial(group, k, cardinality=self.cardinalities[stage]),
-            aggregation=self.aggregation,
+            aggregation="concat" if stem else self.aggregation,
         )
 
     def _downsizing(

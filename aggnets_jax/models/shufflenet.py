@@ -20,15 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 STAGE_DEPTHS = (4, 8, 4)
@@ -95,35 +94,23 @@ class ShuffleUnit(nn.Module):
         return common.shuffle(jnp.concatenate([left, right], axis=-1), 2)
 
 
-class ShuffleNetV2(nn.Module):
+class ShuffleNetV2(Network):
     """Stem conv3x3(24), stages of `ShuffleUnit`, conv1x1(1024), with BN-ReLU each, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage's units behind its opening.
       widths: channels of each stage.
       aggregation: "sum" or "mean", of the outputs that a unit reads.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widths: tuple[int, ...]
     aggregation: str = "sum"
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
-        endpoints = {}
-
-        x = conv(24, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
+        x = conv(24, 3, name="stem_conv")(x)
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             unit = partial(ShuffleUnit, width, norm=norm, conv=conv)
@@ -138,8 +125,7 @@ class ShuffleNetV2(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = x
 
-        x = nn.relu(norm(name="head_norm")(conv(1024, 1, name="head_conv")(x)))
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return nn.relu(norm(name="head_norm")(conv(1024, 1, name="head_conv")(x)))
 
 
 def shufflenet_v2_cifar(

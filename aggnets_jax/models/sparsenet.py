@@ -25,9 +25,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import (
     check_number,
@@ -37,21 +34,20 @@ from aggnets_jax.arguments import (
     layers_in_depth,
 )
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer, Transition
 from aggnets_jax.models.flops import two_for_each_multiply_add
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
 
-class SparseNet(nn.Module):
+class SparseNet(Network):
     """Stem, stages of `DenseLayer` with transitions between them, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage.
       growth_rates: k of each stage.
       stem_features: channels of the stem.
@@ -62,11 +58,8 @@ class SparseNet(nn.Module):
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
       pool: "global", or "flatten" for the head of Table 4's networks.
       dropout: probability of dropping a channel after each convolution of a layer.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     growth_rates: tuple[int, ...]
     stem_features: int
@@ -77,30 +70,11 @@ class SparseNet(nn.Module):
     imagenet_stem: bool = False
     pool: str = "global"
     dropout: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images.
-
-        Args:
-          images: [batch, height, width, channels], normalised.
-          train: whether to normalise by the batch, and to drop channels (rng "dropout").
-
-        Returns:
-          Logits [batch, num_classes] of at least float32, and the endpoints by name: `stem`,
-          `stage1`, ..., `pre_logits_2d` [batch, height, width, channels], `pre_logits`
-          [batch, features] and `logits`.
-        """
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         dropout = partial(common.channel_dropout, self.dropout, train=train)
-        endpoints = {}
-
-        x = jnp.asarray(images, self.dtype)
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
@@ -123,9 +97,10 @@ class SparseNet(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        pool = common.POOLS[self.pool]
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, pool=pool)
+        return common.activate(norm(name="head_norm"), x)
+
+    def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
+        return {"pool": common.POOLS[self.pool]}
 
 
 def sparsenet(

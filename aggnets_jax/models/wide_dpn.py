@@ -20,15 +20,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_whole_number, layers_in_depth
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -78,36 +77,26 @@ class WideOpening(nn.Module):
         return jnp.concatenate([residual, dense], axis=-1)
 
 
-class WideDPN(nn.Module):
+class WideDPN(Network):
     """Stem conv3x3(16), three stages of `WideUnit`, BN-ReLU, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of each stage's units behind its opening.
       widening: k.
       aggregation: "dual_path", or "concat" of all channels.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widening: int
     aggregation: str = "dual_path"
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         dual = self.aggregation == "dual_path"
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
-        endpoints = {"stem": x}
+        x = conv(16, 3, name="stem_conv")(x)
+        endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             width = 16 * self.widening * 2 ** (i - 1)
             step, stride = width // 10, 1 if i == 1 else 2
@@ -123,8 +112,7 @@ class WideDPN(nn.Module):
             )(x)
             endpoints[f"stage{i}"] = common.features_of(x)
 
-        x = common.activate(norm(name="head_norm"), x)
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return common.activate(norm(name="head_norm"), x)
 
 
 def wide_dpn(

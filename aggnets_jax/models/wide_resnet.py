@@ -20,16 +20,14 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
-from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
-from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
+from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
 
@@ -42,7 +40,7 @@ class WideBlock(nn.Module):
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout between the convolutions.
-      drop: drops F, but not the block's own shortcut.
+      regularise: makes the function of F, but not of the block's own shortcut.
       opening: whether the block adds its own shortcut, projected if the shape changes.
     """
 
@@ -51,7 +49,7 @@ class WideBlock(nn.Module):
     norm: Callable[..., nn.Module]
     conv: Callable[..., nn.Module]
     dropout: Callable[[], nn.Module]
-    drop: Callable[[], nn.Module]
+    regularise: Callable[[], Callable[[jax.Array], jax.Array]]
     opening: bool = False
 
     @nn.compact
@@ -60,7 +58,7 @@ class WideBlock(nn.Module):
         read = nn.relu(self.norm(name="norm1")(x))
         residual = self.conv(self.width, 3, stride=self.stride, name="conv1")(read)
         residual = self.dropout()(nn.relu(self.norm(name="norm2")(residual)))
-        residual = self.drop()(self.conv(self.width, 3, name="conv2")(residual))
+        residual = self.regularise()(self.conv(self.width, 3, name="conv2")(residual))
         if not self.opening:
             return residual
         if residual.shape != x.shape:
@@ -68,47 +66,42 @@ class WideBlock(nn.Module):
         return residual + x
 
 
-class WideResNet(nn.Module):
+class WideResNet(Network):
     """Stem conv3x3(16), three stages of `WideBlock`, BN-ReLU, head.
 
     Attributes:
-      num_classes: size of the logits.
       topologies: topology of the blocks behind the first, for each stage.
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: shortcuts that are added to F.
       dropout: probability of dropping a value between the convolutions of a block.
       stochastic_depth: probability of dropping an image's F in the last block, see
         `common.stochastic_depth`.
-      dtype: dtype of the computation.
-      execution: how the stages are computed.
+      dynamic_regularisation: whether F is scaled by random numbers in training, see
+        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
+      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
     """
 
-    num_classes: int
     topologies: tuple[Topology, ...]
     widening: int
     shortcuts: Shortcuts
     dropout: float = 0.0
     stochastic_depth: float = 0.0
-    dtype: DTypeLike = jnp.float32
-    execution: Execution = Execution()
+    dynamic_regularisation: bool = False
+    branch_scale: float = 1.0
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, *, train: bool = False
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Classify images; see `SparseNet.__call__` for arguments, results and endpoints."""
-        norm = common.batch_norm(train=train, dtype=self.dtype)
-        conv = partial(common.conv, dtype=self.dtype)
+    def _features(
+        self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
+    ) -> jax.Array:
         dropout = partial(nn.Dropout, self.dropout, deterministic=not train)
         blocks = sum(1 + topology.depth for topology in self.topologies)
-        drop = common.stochastic_depth(self.stochastic_depth, blocks, train=train)
-        before, endpoints = 0, {}
+        regularise = regularisation.regularised_branches(self, blocks, train=train)
+        before = 0
 
         def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
-            dropouts = {"dropout": dropout, "drop": partial(drop, number)}
-            return WideBlock(*arguments, norm, conv, **dropouts, **keywords)
+            regularised = partial(regularise, number, "branch")
+            return WideBlock(*arguments, norm, conv, dropout, regularised, **keywords)
 
-        x = conv(16, 3, name="stem_conv")(jnp.asarray(images, self.dtype))
+        x = conv(16, 3, name="stem_conv")(x)
         endpoints["stem"] = x
         for i, topology in enumerate(self.topologies, start=1):
             width, stride = 16 * self.widening * 2 ** (i - 1), 1 if i == 1 else 2
@@ -121,15 +114,14 @@ class WideResNet(nn.Module):
                 ),
                 activation=lambda y: y,
                 train=train,
-                execution=self.execution,
+                execution=regularisation.execution_of_branches(self),
                 kind=lambda layer: layer if self.stochastic_depth else None,
                 name=f"stage{i}",
             )
             endpoints[f"stage{i}"] = x
             before += 1 + topology.depth
 
-        x = nn.relu(norm(name="head_norm")(x))
-        return common.classify(x, endpoints, self.num_classes, dtype=self.dtype)
+        return nn.relu(norm(name="head_norm")(x))
 
 
 def wide_resnet(
@@ -171,7 +163,7 @@ def wide_resnet(
         **fields,
     )
     check_number("dropout", network.dropout, 0, 0.99)
-    check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
+    regularisation.check_branches(network)
     return network
 
 

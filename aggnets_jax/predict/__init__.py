@@ -7,9 +7,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.buckets import is_url
+from aggnets_jax.data.image_folder import ENDINGS, find_files, report_left_out
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import explained, local_path, make_folder, write_text
+from aggnets_jax.files import (
+    AnyPath,
+    PathLike,
+    any_path,
+    explained,
+    local_path,
+    make_folder,
+    write_bytes,
+    write_text,
+)
 from aggnets_jax.predict import classes, objects
 from aggnets_jax.predict.classes import Prediction
 from aggnets_jax.predict.objects import Detected
@@ -76,17 +86,19 @@ def predict(
 def find_images(paths: Sequence[str | Path]) -> list[str]:
     """Return the given files, and the images in given folders and below, sorted; each once.
 
+    Hidden files and folders are left out; other files that are no images are counted on stderr.
+
     Raises:
-      UserError: if there is no such file or folder, or no JPEG or PNG in a folder.
+      UserError: if there is no such file or folder, or no image in a folder.
     """
     files: list[Path] = []
     for path in map(local_path, paths):
         if path.is_dir():
-            below = sorted(path.rglob("*"))
-            found = [f for f in below if f.suffix.lower() in ENDINGS and f.is_file()]
-            if not found:
+            images, others = find_files(str(path))
+            if not images:
                 raise UserError(f"no images ({', '.join(ENDINGS)}) in {path}")
-            files += found
+            report_left_out(str(path), others)
+            files += sorted(map(Path, images))
         elif path.is_file():
             files.append(path)
         else:
@@ -124,12 +136,12 @@ def report_predictions(
         print(text, end="")
     else:
         with explained(f"{output} can't be written"):
-            write_text(local_path(output), text)
+            write_text(any_path(output), text)
 
 
 def draw_objects(
-    predictions: Sequence[Prediction] | Sequence[Detected], folder: str | Path
-) -> list[Path]:
+    predictions: Sequence[Prediction] | Sequence[Detected], folder: PathLike
+) -> list[AnyPath]:
     """Draw the objects of each image into a PNG file of a folder, which is made.
 
     Raises:
@@ -146,8 +158,9 @@ def draw_objects(
             name = f"{stem}_{len(names)}"
         names.add(name)
         files.append(folder / f"{name}.png")
-        with explained(f"{files[-1]} can't be written"):
-            objects.draw(detected).save(files[-1])
+        with explained(f"{files[-1]} can't be written"), io.BytesIO() as picture:
+            objects.draw(detected).save(picture, format="PNG")
+            write_bytes(files[-1], picture.getvalue())
     return files
 
 
@@ -156,6 +169,6 @@ def check_report(form: str, output: str | Path | None) -> None:
     if form not in FORMS:
         raise unknown("format", form, FORMS)
     if output is not None:
-        path = local_path(output)
-        if path.is_dir() or not path.parent.is_dir():
+        path = any_path(output)
+        if not is_url(path) and (path.is_dir() or not path.parent.is_dir()):
             raise UserError(f"{output} must be a file in a folder that there is")

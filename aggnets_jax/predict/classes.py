@@ -16,6 +16,7 @@ from aggnets_jax import data
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.tables import csv_text
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
@@ -41,7 +42,9 @@ def classify(restored: Restored, files: Sequence[str], mesh: Mesh, top: int) -> 
     )
     preprocess = data.make_preprocess(config.data, info)
     step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))
-    dispatched = itertools.chain((step(restored.variables, batch) for batch in batches), [None])
+    note(f"classifying {len(files)} images")
+    each_batch = counted(batches, len(batches), "batches")
+    dispatched = itertools.chain((step(restored.variables, batch) for batch in each_batch), [None])
     # The outputs of a batch are fetched when the next one is dispatched.
     outputs = [jax.tree.map(to_host, behind) for behind, _ in itertools.pairwise(dispatched)]
     classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))

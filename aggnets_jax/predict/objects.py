@@ -13,11 +13,12 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from aggnets_jax.data.objects import Annotated, EvaluatedImages
-from aggnets_jax.data.objects.examples import decode_mask
+from aggnets_jax.data.objects.segmentations import decode_mask
 from aggnets_jax.detection.results import coco_results
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.tables import csv_text
 from aggnets_jax.tasks import get_task
 from aggnets_jax.workdir.restore import Restored
@@ -64,7 +65,8 @@ def detect(
     step = task.make_eval_step(restored.model, preprocess)
     step = jax.jit(step, compiler_options=compiler_options())
     found = {}
-    for batch in batches:
+    note(f"detecting objects in {len(files)} images")
+    for batch in counted(batches, len(batches), "batches"):
         found |= task.read(step(restored.variables, batch))
     return [
         Detected(file, found[i].size, _objects(found[i], categories, task, least_score))

@@ -19,7 +19,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.arguments import check_whole_number, choose
 from aggnets_jax.data import objects as object_data
-from aggnets_jax.data.objects.examples import mask_coding
+from aggnets_jax.data.objects.segmentations import mask_coding
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
 from aggnets_jax.detection.coco import FIGURES, coco_figures
 from aggnets_jax.detection.operations import count_detector
@@ -76,11 +76,13 @@ class Gathered(NamedTuple):
       data: the split, the ground truth.
       found: detections of each image, by its place in the split, in COCO's format.
       skipped: places of skipped images.
+      cut: number of boxes of each batch that were left out before NMS, see `Detections`.
     """
 
     data: object_data.Annotated
     found: dict[int, list[dict[str, Any]]]
     skipped: set[int]
+    cut: list[int]
 
 
 class Detection(Task):
@@ -94,6 +96,8 @@ class Detection(Task):
       divisor: images are padded to multiples of it.
       buckets: padded sizes (height, width) of training, each of which costs a compilation; None:
         the two of the largest images, lying and standing.
+      bucketed_eval: whether evaluations use these sizes, too, rather than pad each image as little
+        as possible: fewer programs, but padding changes results a little.
       mask_side: side of the masks of objects, cropped to their boxes; None: whole masks, which are
         exact, and large.
       voc: whether an evaluation also has VOC's mAP of 2007, as "voc_mAP".
@@ -113,6 +117,7 @@ class Detection(Task):
         short: int = 800,
         divisor: int = 32,
         buckets: Sequence[Sequence[int]] | None = None,
+        bucketed_eval: bool = False,
         mask_side: int | None = 112,
         voc: bool = False,
         keep_empty: bool = False,
@@ -136,6 +141,7 @@ class Detection(Task):
         )
         self.kinds = ("bbox", "segm") if masks else ("bbox",)
         self.voc = voc
+        self.bucketed_eval = bucketed_eval
         self._chosen = {"empty": keep_empty, "least_side": least_side}
         self._arguments = dict(detector_args or {})
         parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]
@@ -155,18 +161,20 @@ class Detection(Task):
         return object_data.describe_objects(config.data, self.form, **self._chosen)
 
     def batch_shapes(
-        self, config: Config, image_shape: tuple[int, int, int]
+        self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
         """Return shape and dtype of an example's arrays in a batch with 100 objects an image."""
+        found = {"image": (image_shape, jnp.uint8), "size": ((2,), jnp.int32)}
+        if not train:
+            facts = {"original": ((2,), jnp.int32), "factors": ((2,), jnp.float32)}
+            return {**found, **facts, "index": ((), jnp.int32), "mask": ((), jnp.bool_)}
         objects = {"boxes": ((4,), jnp.float32), "label": ((), jnp.int32), "valid": ((), bool)}
         if self.form.masks:
             objects["masks"] = (self.form.mask_shape(image_shape[:2]), jnp.uint8)
-        return {
-            "image": (image_shape, jnp.float32),
-            "size": ((2,), jnp.int32),
-            "step": ((), jnp.int32),
-            **{name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()},
+        padded = {
+            name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()
         }
+        return {**found, **padded, "step": ((), jnp.int32)}
 
     def train_data(self, config: Config, **arguments: Any) -> data.StreamedData:
         """Open the training split."""
@@ -176,13 +184,17 @@ class Detection(Task):
 
     def eval_data(self, config: Config, sharding: NamedSharding) -> object_data.EvaluatedImages:
         """Open the evaluation split."""
-        return object_data.EvaluatedImages(
+        batches = object_data.EvaluatedImages(
             object_data.read_split(config.data, self.form, train=False),
             self.form,
             batch_size=config.eval_batch_size,
             skip=config.data.damaged == "skip",
             sharding=sharding,
+            bucketed=self.bucketed_eval,
         )
+        if len(batches.sizes) > 1:
+            print(f"evaluations compile a program for each of {len(batches.sizes)} padded sizes")
+        return batches
 
     def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Normalise the images; their padding is 0 afterwards."""
@@ -288,7 +300,7 @@ class Detection(Task):
 
     def start_gathering(self, batches: object_data.EvaluatedImages) -> Gathered:
         """Return the ground truth, and nothing found."""
-        return Gathered(batches.data, {}, set())
+        return Gathered(batches.data, {}, set(), [])
 
     def gather(self, gathered: Gathered, outputs: Mapping[str, Any]) -> Gathered:
         """Add the detections of a batch, in COCO's format."""
@@ -299,6 +311,7 @@ class Detection(Task):
                 gathered.skipped.add(index)
             else:
                 gathered.found[index] = coco_results(found, image, ids, self.form.conventions)
+        gathered.cut.append(int(to_host(outputs["cut"]).sum()))
         return gathered
 
     def read(self, outputs: Mapping[str, Any]) -> dict[int, Found]:
@@ -321,7 +334,10 @@ class Detection(Task):
         return found
 
     def finish(self, gathered: Gathered) -> Evaluation:
-        """Return COCO's twelve figures for boxes and, if there are any, for masks."""
+        """Return COCO's twelve figures for boxes and, if there are any, for masks.
+
+        "cut" is the number of boxes that were left out before NMS, since `candidates` limits it.
+        """
         found, skipped = gathered.found, gathered.skipped
         if not found:
             raise UserError(f"all {len(skipped)} images of the evaluation are damaged")
@@ -330,7 +346,7 @@ class Detection(Task):
         truth["images"] = [image for image in truth["images"] if image["id"] in ids]
         truth["annotations"] = [each for each in truth["annotations"] if each["image_id"] in ids]
         results = [each for index in sorted(found) for each in found[index]]
-        metrics = {}
+        metrics = {"cut": np.float64(sum(gathered.cut))}
         for kind in self.kinds:
             figures = coco_figures(truth, results, kind).figures
             metrics |= {f"{kind}_{name}": np.float64(x) for name, x in figures.items()}

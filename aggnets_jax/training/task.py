@@ -57,11 +57,12 @@ class Task:
         return data.describe(config.data)
 
     def batch_shapes(
-        self, config: Config, image_shape: tuple[int, int, int]
+        self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
-        """Return shape and dtype of an example's arrays in a batch, with preprocessed images."""
-        numbers = dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32))
-        return {"image": (image_shape, jnp.float32), **numbers}
+        """Return shape and dtype of an example's arrays in a batch, by name."""
+        numbers = dict.fromkeys(("label", *["epoch", "index"] * train), ((), jnp.int32))
+        mask = {} if train else {"mask": ((), jnp.bool_)}
+        return {"image": (image_shape, jnp.uint8), **numbers, **mask}
 
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split; arguments and errors are those of `data.train_data`.

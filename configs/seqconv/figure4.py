@@ -3,7 +3,8 @@ r"""SeqConv (arXiv 1811.10798), Figure 4: errors in the course of training on Im
 aggnets train --config=configs/seqconv/figure4.py:resnet50 --workdir=runs/resnet50
 
 Drawn: training and validation errors of ResNet-50 beside those of SeqResNet-B22, of ResNet-101
-beside SeqResNet-B42; no numbers. The SeqResNets are the rows of 100 epochs of table4.py.
+beside SeqResNet-B42; no numbers. The SeqResNets are the rows of 100 epochs of table4.py. The left
+figure: aggnets report runs/resnet50 runs/seqresnet_b22
 
 Cost: 1.6e18 to 3.0e18 MACs.
 

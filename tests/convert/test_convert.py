@@ -11,6 +11,7 @@ from flax import traverse_util
 from aggnets_jax import create_model
 from aggnets_jax.convert import from_torch, to_torch
 from aggnets_jax.errors import UserError
+from aggnets_jax.models import fpnasnet
 from tests.models import golden
 from tests.models.variables import shapes_of, starting_from_zeros
 from tests.patterns import one_line_error
@@ -275,6 +276,9 @@ WINDOW = {"topology": "windowed", "topology_args": {"window": 1}}
         ("efficientnet_b0", {"topology": "dense"}),
         ("micro_dense_efficientnet_b0", {}),
         (HCGNET, {"topology": "sparse"}),
+        (HCGNET, {"gate_activation": "relu"}),
+        ("resnet_cifar", {**DEEPER, "attention": "gates"}),
+        ("resnet_cifar", {**DEEPER, "dynamic_regularisation": True, "branch_scale": 0.5}),
         (SEQRESNET, {"aggregation": "mean"}),
         (SEQRESNET, {"topology": "plain"}),
         (SEQRESNET, {"topology": ["dense", "windowed", "windowed"]}),
@@ -340,3 +344,44 @@ def test_dialects_name_the_same_weights_differently(weights):
         state_dict = to_torch(PLAIN, variables, dialect=dialect)
         assert len(state_dict) == len(paths) + 39
         assert sum(bool(re.match(block, key)) for key in state_dict) == 36 * 6
+
+
+def fpnasnet_shapes():
+    """Names and shapes of the convolutions and the classifier of the authors' FPNASNet."""
+    shapes = {
+        "features.0.0": (34, 3, 3, 3),
+        "features.1.0": (34, 1, 3, 3),
+        "features.1.3": (24, 34, 1, 1),
+    }
+    inputs = 24
+    for n, (width, expansion, stride, shortcut, split) in enumerate(fpnasnet.ROWS, start=2):
+        block, left = f"features.{n}", inputs // 2 if split else 0
+        i, o = inputs - left, width - left
+        shapes[f"{block}.conv.0"] = (expansion * i, i, 1, 1)
+        shapes[f"{block}.conv.3"] = (expansion * i, 1, 3, 3)
+        shapes[f"{block}.conv.6"] = (o, expansion * i, 1, 1)
+        if split and stride > 1:
+            shapes[f"{block}.splitSeq.0"] = (left, 1, 3, 3)
+            shapes[f"{block}.splitSeq.3"] = (left, left, 1, 1)
+        if shortcut and (stride > 1 or i != o):
+            shapes[f"{block}.shortcutSeq.0"] = (o, i, 1, 1)
+        inputs = width
+    return {**shapes, "features.18.0": (1280, 320, 1, 1), "classifier.1": (1000, 1280)}
+
+
+def test_fpnasnet_has_the_names_of_its_authors():
+    variables = any_variables(create_model("fpnasnet"), (32, 32, 3))
+    written = to_torch("fpnasnet", variables)
+    kernels = {
+        name.removesuffix(".weight"): value.shape
+        for name, value in written.items()
+        if name.endswith(".weight") and value.ndim > 1
+    }
+    assert kernels == fpnasnet_shapes()
+    # A norm comes right behind each convolution.
+    for name, (features, *_) in kernels.items():
+        *place, index = name.split(".")
+        if name != "classifier.1":
+            assert written[".".join([*place, str(int(index) + 1), "running_var"])].size == features
+    read = from_torch("fpnasnet", written)
+    jax.tree.map(np.testing.assert_array_equal, read, variables)

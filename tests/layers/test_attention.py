@@ -1,4 +1,4 @@
-"""SE and CBAM against straight-line code, and their effect before training."""
+"""SE, CBAM and the gates of HCGNet against straight-line code, and their effect before training."""
 
 import functools
 
@@ -7,10 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aggnets_jax import create_model
 from aggnets_jax.layers import common
 from aggnets_jax.layers.attention import ATTENTIONS
 from tests.models import residual_numpy
 from tests.models.residual import jit
+from tests.models.test_hcgnet import Reference
 from tests.models.variables import random_variables
 
 CHANNELS = 32
@@ -43,6 +45,45 @@ def cbam(part, x):
     pooled = np.stack([x.max(-1), x.mean(-1)], axis=-1)
     gate = residual_numpy.batch_norm(part["norm"], residual_numpy.conv(part["conv"], pooled))
     return x * residual_numpy.sigmoid(gate)
+
+
+def gates(forget, update):
+    """The gates of HCGNet's equations around x."""
+
+    def gated(variables, x, train):
+        reference = Reference({key: {"at": part} for key, part in variables.items()}, train)
+        at = "at/{}".format
+        y = x * reference.forget(x, at)[:, None, None] if forget else x
+        return y + reference.update(x, at)[:, None, None] if update else y
+
+    return gated
+
+
+@pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("forget_gate", gates(True, False)),
+        ("update_gate", gates(False, True)),
+        ("gates", gates(True, True)),
+    ],
+)
+def test_gates_of_hcgnet_go_around_any_unit(kind, expected, train):
+    with jax.enable_x64(True):
+        attention = module(kind, train)
+        variables = random_variables(OfImages(attention), 4)
+        x = np.random.default_rng(1).standard_normal((2, 5, 5, CHANNELS))
+        gated, _ = jit(functools.partial(attention.apply, mutable=["batch_stats"]))(variables, x)
+    np.testing.assert_allclose(gated, expected(variables, x, train), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["resnet20_cifar", "seresnet18", "res2net50_26w_4s"])
+def test_residual_networks_have_the_gates_as_attention(name):
+    model = create_model(name, attention="gates")
+    images = jnp.zeros((1, 32, 32, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    parts = {"forget_gate", "update_gate", "norm_3x3", "conv_3x3", "norm_5x5", "conv_5x5"}
+    assert set(params["stage1"]["layer1"]["attention"]) == parts
 
 
 @pytest.mark.parametrize("train", [True, False], ids=["train", "eval"])

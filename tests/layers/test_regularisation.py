@@ -153,6 +153,30 @@ def test_branch_scale_is_that_of_the_blocks_outputs():
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("family", "tiny"),
+    [
+        ("resnet_three_stages", {"depth": 20}),
+        ("wrn", {"depth": 22}),
+        ("preact_resnet", {"depth": 29}),
+        ("pyramidnet", {"depth": 20}),
+    ],
+)
+def test_blocks_that_could_share_a_loop_have_reaches_of_their_own(family, tiny):
+    tiny = {**TINY[family][0], **tiny, "dynamic_regularisation": True}
+    seen = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, DynamicScale):
+            seen.append(context.module.reach)
+        return call(*args, **kwargs)
+
+    model = create_model(family, **tiny, scan=True)
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    np.testing.assert_allclose(seen, np.arange(1, 10) / 9)
+
+
 # ---- Networks
 
 
@@ -168,6 +192,9 @@ def test_branch_scale_is_that_of_the_blocks_outputs():
             marks=pytest.mark.slow,
         ),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"dynamic_regularisation": True}, 3),
+        ("resnet_three_stages", {"depth": 8}, {"dynamic_regularisation": True}, 3),
+        ("wrn", {"depth": 10, "widening": 1}, {"dynamic_regularisation": True}, 3),
+        ("preact_resnet", {"depth": 11}, {"dynamic_regularisation": True}, 3),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"stochastic_depth": 0.5}, 0),
     ],
 )
@@ -312,7 +339,10 @@ def test_what_a_dropped_block_leaves_is_the_shortcut():
     [
         ("hcgnet_a1", {"dropblock": -1}, "dropblock must be a whole number of at least 0"),
         ("hcgnet_a1", {"dropblock": 2.5}, "dropblock"),
-        ("mdnet30_a64", {"branch_scale": 0.5}, "branch_scale is of dynamic_regularisation"),
+        *(
+            (name, {"branch_scale": 0.5}, "branch_scale is of dynamic_regularisation")
+            for name in ("mdnet30_a64", "resnet110_cifar", "wrn28_10", "preact_resnet56")
+        ),
         ("mdnet30_a64", {"dynamic_regularisation": 1}, "dynamic_regularisation"),
         *(
             (name, {"stochastic_depth": 1.0}, "stochastic_depth must be a number from 0 to 0.99")

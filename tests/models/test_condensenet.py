@@ -9,9 +9,14 @@ from flax import traverse_util
 
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
+from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.models.condensenet import LEARNED, condense, export, lost
 from aggnets_jax.models.flops import count
+from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.restore import restore_network
 from tests.models.variables import random_variables, starting_from_zeros
+from tests.runs import tiny_config
 
 SIZE = 8
 
@@ -111,3 +116,43 @@ def test_training_condenses_at_a_sixth_a_third_and_half_of_its_steps():
         params = optax.apply_updates(params, updates)
         shares.append({float((kernel == 0).mean()) for kernel in learned(params)})
     assert shares == [{0.0}, {0.25}, {0.25}, {0.5}, {0.5}, {0.75}, {0.75}, {0.75}]
+
+
+@pytest.fixture(scope="module")
+def trained(data_dir, tmp_path_factory):
+    """The workdir of a run whose 12 steps condense after 2, 4 and 6."""
+    workdir = tmp_path_factory.mktemp("condensenet")
+    network = {"name": "condensenet", "args": {"stage_depths": (1, 2), "growth_rate": (4, 8)}}
+    schedule = {"log_every_steps": 12, "eval_every_steps": 12, "checkpoint_every_steps": 3}
+    train_and_evaluate(tiny_config(data_dir, model=network, **schedule), workdir)
+    return workdir
+
+
+def test_a_run_condenses_and_checkpoints_keep_what_is_lost(trained):
+    mesh = replicated(make_mesh())
+    before, after = (
+        learned(restore_network(trained, step, mesh).variables["params"]) for step in ("9", "12")
+    )
+    assert len(before) == 3
+    for earlier, later in zip(before, after, strict=True):
+        assert (earlier == 0).mean() == 0.75
+        np.testing.assert_array_equal(later == 0, earlier == 0)
+        assert (later != earlier).any()
+
+
+def test_the_condensed_form_of_a_run_classifies_alike(trained):
+    restored = restore_network(trained, "latest", replicated(make_mesh()))
+    other, exported = export(restored.model, restored.variables)
+    right = total = 0
+    for batch in evaluation_batches(restored, make_mesh()):
+        pixels = np.asarray(batch["image"], np.float32) / 255
+        images = (pixels - restored.info.mean[0]) / restored.info.std[0]
+        logits = [
+            np.asarray(jax.jit(model.apply)(variables, images)[0])
+            for model, variables in ((restored.model, restored.variables), (other, exported))
+        ]
+        np.testing.assert_allclose(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+        mask = np.asarray(batch["mask"])
+        right += np.sum((logits[1].argmax(-1) == np.asarray(batch["label"])) & mask)
+        total += mask.sum()
+    assert right / total == pytest.approx(evaluate_checkpoint(trained)["accuracy"], abs=0.003)

@@ -10,6 +10,7 @@ import pytest
 from aggnets_jax import create_model
 from aggnets_jax.layers import common
 from aggnets_jax.models.hcgnet import SMG
+from tests.models import residual_numpy
 from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
@@ -22,7 +23,7 @@ class Reference:
 
     def __init__(self, variables, train):
         self.params, self.stats = variables["params"], variables["batch_stats"]
-        self.train = train
+        self.train, self.activation = train, np.tanh
         self.updated = {}
 
     def _at(self, tree, path):
@@ -58,20 +59,23 @@ class Reference:
         p = functools.partial("{}/{}".format, path)
         x = self.relu_conv(x, p("norm1"), p("conv1"))
         x = self.relu_conv(x, p("norm2"), p("conv2"), stride=stride, groups=groups)
+        return x * self.forget(x, p)[:, None, None] + self.update(x, p)[:, None, None]
+
+    def forget(self, x, p):
+        z = self.linear(self.pool(x, p("forget_gate/pool")), p("forget_gate/linear1"))
+        z = self.activation(self.norm(z, p("forget_gate/norm")))
+        return 1 / (1 + np.exp(-self.linear(z, p("forget_gate/linear2"))))
+
+    def update(self, x, p):
         channels = x.shape[-1]
         a = self.relu_conv(x, p("norm_3x3"), p("conv_3x3"), groups=channels)
         b = self.relu_conv(x, p("norm_5x5"), p("conv_5x5"), groups=channels, dilation=2)
 
-        z = self.linear(self.pool(x, p("forget_gate/pool")), p("forget_gate/linear1"))
-        z = np.tanh(self.norm(z, p("forget_gate/norm")))
-        f = 1 / (1 + np.exp(-self.linear(z, p("forget_gate/linear2"))))
-
         a, b = self.pool(a, p("update_gate/pool_3x3")), self.pool(b, p("update_gate/pool_5x5"))
         h = self.linear(np.concatenate([a, b], 1), p("update_gate/linear"))
-        h = np.tanh(self.norm(h, p("update_gate/norm")))
+        h = self.activation(self.norm(h, p("update_gate/norm")))
         heads = [np.exp(self.linear(h, p(f"update_gate/head_{k}"))) for k in ("3x3", "5x5")]
-        v = (heads[0] * a + heads[1] * b) / (heads[0] + heads[1])
-        return x * f[:, None, None] + v[:, None, None]
+        return (heads[0] * a + heads[1] * b) / (heads[0] + heads[1])
 
     def combine(self, y, sources, aggregation):
         if aggregation == "concat":
@@ -124,9 +128,15 @@ def check_updates(updates, updated, variables, train):
 
 
 @pytest.mark.parametrize(
-    ("stride", "groups", "reduction", "train"), [(1, 4, 2, True), (2, 1, 4, True), (1, 2, 3, False)]
+    ("stride", "groups", "reduction", "train", "options"),
+    [
+        (1, 4, 2, True, {}),
+        (2, 1, 4, True, {}),
+        (1, 2, 3, False, {}),
+        (1, 4, 2, True, {"update_reduction": 4, "activation": "relu"}),
+    ],
 )
-def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train):
+def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train, options):
     with jax.enable_x64(True):
         module = SMG(
             features=8,
@@ -137,6 +147,7 @@ def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train):
             norm=common.batch_norm(train=train, dtype=jnp.float64),
             conv=functools.partial(common.conv, dtype=jnp.float64),
             name="smg",
+            **options,
         )
         x = np.random.default_rng(1).standard_normal((5, 6, 7, 10))
         shapes = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -146,7 +157,12 @@ def test_smg_module_is_the_straight_line_code(stride, groups, reduction, train):
         output, updates = jit(functools.partial(module.apply, mutable=["batch_stats"]))(
             variables, x
         )
+    r_update = options.get("update_reduction", reduction)
+    gates = variables["params"]["update_gate"], variables["params"]["forget_gate"]
+    hidden = [gate["norm"]["scale"].size for gate in gates]
+    assert hidden == [16 // r_update, 8 // reduction]
     reference = Reference({key: {"smg": value} for key, value in variables.items()}, train)
+    reference.activation = residual_numpy.relu if "activation" in options else np.tanh
     expected = reference.smg(x, "smg", stride=stride, groups=groups)
     assert output.dtype == jnp.float64
     assert output.shape == (5, 6 // stride, 7 // stride + 7 % stride, 8)

@@ -178,7 +178,34 @@ def test_names_and_arguments():
         ),
         ("hcgnet_n8_8_8_k12_24", {}, "growth_rate has 2 values for 3 stages"),
         ("hcgnet_n1_1_k4", {"aggregation": "sum"}, "too narrow for gates"),
+        ("hcgnet_a1", {"gate_activation": "relo"}, "nearest: relu"),
+        (
+            "hcgnet_a1",
+            {"forget_reductions": (2, 4, 4)},
+            "has 3 values; allowed: one",
+        ),
+        ("hcgnet_a1", {"update_reductions": 0}, "update_reductions"),
+        ("hcgnet_a1", {"multiplier": 0.9}, "can't be split into 4 groups"),
     ],
 )
 def test_numbers_that_fit_no_network(name, overrides, said):
     assert said in one_line_error(model_info, name, **overrides)
+
+
+def test_alpha_and_the_reductions_of_the_gates_are_arguments():
+    model = create_model(
+        "hcgnet_n1_1_k8_16",
+        multiplier=2.5,
+        transition_multiplier=2,
+        update_reductions=(8, 2),
+        forget_reductions=3,
+    )
+    images = jnp.zeros((1, 8, 8, 3))
+    params = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
+    modules = params["stage1"]["layer1"], params["transition1"], params["stage2"]["layer1"]
+    # 24 channels enter the transition and 12 leave it.
+    assert [module["conv1"]["kernel"].shape[3] for module in modules] == [20, 24, 40]
+    hidden = [module["update_gate"]["norm"]["scale"].size for module in modules]
+    assert hidden == [2 * 8 // 8, 2 * 12 // 2, 2 * 16 // 8]
+    hidden = [module["forget_gate"]["norm"]["scale"].size for module in modules]
+    assert hidden == [8 // 3, 12 // 3, 16 // 3]

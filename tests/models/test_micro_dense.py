@@ -167,8 +167,13 @@ SIZES = {
     "mdnet30_a64": {10: (736_874, 132_723_744), 100: (744_164, 132_730_944)},
     "mdnet60_a115": {10: (3_979_504, 663_260_958), 100: (3_991_384, 663_272_748)},
     "mdnet54_w64_128_256": {10: (1_783_442, 256_215_552)},
-    "resnext54_16x2d_w64_128_256": {10: (1_782_218, 264_309_248)},
-    "res2net54_2w_16s_w64_128_256": {10: (1_768_106, 262_318_592)},
+    "resnext164_2x42d_w25": {10: (1_818_734, 260_067_840)},
+    "res2next164_4x8d_4s_w25": {10: (1_768_858, 259_131_904)},
+    "micro_dense_resnext164_w25": {10: (1_824_130, 259_934_720)},
+    "mdnet60_a64_n1": {10: (737_838, 135_353_120)},
+    "mdnet39_a64_n2": {10: (729_890, 129_406_752)},
+    "mdnet24_a64_n4": {10: (738_342, 125_010_976)},
+    "mdnet21_a64_n5": {10: (736_786, 139_632_672)},
     "mdnet30_a64_n1": {10: (739_206, 143_368_480)},
     "mdnet30_a64_n2": {10: (734_406, 135_063_072)},
     "mdnet30_a64_n3": {10: (736_874, 132_723_744)},
@@ -249,7 +254,7 @@ def test_topologies_are_those_of_stages_and_blocks():
     assert model_info("mdnet9_a9").links == 7 + 9 * 6
 
 
-@pytest.mark.parametrize("name", ["mdnet3_a5", "mdnet6_w8_8_16", "resnext6_4x4d_w16_32_64"])
+@pytest.mark.parametrize("name", ["mdnet3_a5", "mdnet6_w8_8_16"])
 def test_endpoints_and_bfloat16(name):
     model = create_model(name, 7, dtype=jnp.bfloat16)
     images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
@@ -264,46 +269,59 @@ def test_endpoints_and_bfloat16(name):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
 
 
-def rival(net, x, widths, cardinality=None):
-    """Two blocks in a stage, with a 3x3 in groups or in three scales."""
-
-    def middle(y, path, stride):
-        if cardinality is not None:
-            return net.norm_relu(net.conv(y, f"{path}/conv2", stride, cardinality), f"{path}/norm2")
-        splits = np.split(y, 3, axis=3)
-
-        def scale(x, number):
-            inside = f"{path}/scales/layer{number}"
-            return net.norm_relu(net.conv(x, f"{inside}/conv", stride), f"{inside}/norm")
-
-        if stride == 2:
-            padded = np.pad(splits[2], [(0, 0), (1, 1), (1, 1), (0, 0)])
-            size = splits[2].shape[1]
-            pooled = sum(
-                padded[:, i : i + size : 2, j : j + size : 2] for i in range(3) for j in range(3)
-            )
-            return np.concatenate([scale(splits[0], 1), scale(splits[1], 2), pooled / 9], axis=3)
-        first = scale(splits[0], 1)
-        return np.concatenate([first, scale(splits[1] + first, 2), splits[2]], axis=3)
-
+def residual(net, x, block, widths):
+    """ResNeXt's backbone with two blocks in a stage: projections, and a ReLU after each sum."""
     x = net.norm_relu(net.conv(x, "stem_conv"), "stem_norm")
     for i, features in enumerate(widths, start=1):
-        layers_1 = [f"stage{i}/layer1", f"stage{i}/layer2"]
-        for path in layers_1 if i == 1 else [f"stage{i}_opening", f"stage{i}/layer1"]:
-            stride = 2 if path.endswith("opening") else 1
-            y = net.norm_relu(net.conv(x, f"{path}/conv1"), f"{path}/norm1")
-            y = middle(y, path, stride)
-            y = net.norm(net.conv(y, f"{path}/conv3"), f"{path}/norm3")
-            x = np.maximum(widen(x if stride == 1 else halves(x).mean(-1), features) + y, 0)
+        for path in (f"stage{i}_opening", f"stage{i}/layer1"):
+            stride = 2 if i > 1 and path.endswith("opening") else 1
+            y = block(net, x, path, features, stride)
+            if path.endswith("opening"):
+                at = f"stage{i}_projection"
+                x = net.norm(net.conv(x, f"{at}/conv", stride), f"{at}/norm")
+            x = np.maximum(x + y, 0)
     return net.linear(x.mean((1, 2)), "classifier")
 
 
+def grouped(net, x, path, features, stride):
+    """F of ResNeXt 2x32d at a width of 25 %."""
+    del features
+    y = net.norm_relu(net.conv(x, f"{path}/conv1"), f"{path}/norm1")
+    y = net.norm_relu(net.conv(y, f"{path}/conv2", stride, 2), f"{path}/norm2")
+    return net.norm(net.conv(y, f"{path}/conv3"), f"{path}/norm3")
+
+
+def multi_scale(net, x, path, features, stride):
+    """F of Res2NeXt with two groups and three scales."""
+    del features
+    y = net.norm_relu(net.conv(x, f"{path}/conv1"), f"{path}/norm1")
+    splits, outputs = np.split(y, 3, axis=3), []
+    opening = path.endswith("opening")
+    for i in range(3 if opening else 2):
+        read = splits[i] if opening or i == 0 else splits[i] + outputs[-1]
+        inside = f"{path}/scales/layer{i + 1}"
+        outputs.append(net.norm_relu(net.conv(read, f"{inside}/conv", stride, 2), f"{inside}/norm"))
+    joined = np.concatenate(outputs if opening else [*outputs, splits[2]], axis=3)
+    return net.norm(net.conv(joined, f"{path}/conv3"), f"{path}/norm3")
+
+
+def dense_layers(net, x, path, features, stride):
+    """F of the micro-dense network with c_0 = max(4, c / 16)."""
+    c = max(4, x.shape[3] // 16 // 4 * 4)
+    widths, groups = [2 * c, 3 * c, 4 * c], [2, 3, 4]
+    return micro_dense(net, x, path, features, stride, c, widths, groups)
+
+
 @pytest.mark.parametrize(
-    ("name", "cardinality"),
-    [("resnext6_4x4d_w16_32_64", 4), ("res2net6_8w_3s_w16_32_64", None)],
+    ("name", "block"),
+    [
+        ("resnext20_2x32d_w25", grouped),
+        ("res2next20_2x16d_3s_w25", multi_scale),
+        ("micro_dense_resnext20_w25", dense_layers),
+    ],
 )
-def test_rivals_differ_from_micro_dense_nets_in_the_block(name, cardinality):
-    reference = functools.partial(rival, widths=(16, 32, 64), cardinality=cardinality)
+def test_rivals_differ_from_micro_dense_nets_in_the_block(name, block):
+    reference = functools.partial(residual, block=block, widths=(64, 128, 256))
     assert_straight_line(name, {}, 8, reference, train=True)
 
 
@@ -322,14 +340,31 @@ def test_rivals_differ_from_micro_dense_nets_in_the_block(name, cardinality):
         ("mdnet30_a64", {"num_layers": 0}, "num_layers must be"),
         ("mdnet30_a64", {"compression": 0.0}, "compression must be"),
         ("mdnet30_a64", {"num_layers": 4, "topology": "custom"}, "'edges'"),
-        ("resnext54_16x2d_w64_128_256", {"aggregation": "concat"}, "allowed: padded_sum"),
-        ("resnext54_16x2d_w63_128_256", {}, "multiples of 4"),
-        ("resnext54_16x2d_w64_128_256", {"scale": 4}, "one of the arguments"),
-        ("res2net54_2w_1s_w64_128_256", {}, "scale must be"),
+        ("micro_dense_resnext21_w25", {}, "nearest 20"),
+        ("micro_dense_resnext20_w25", {"attention": "se"}, "have no attention"),
     ],
 )
 def test_numbers_that_fit_no_network(name, overrides, said):
     assert said in one_line_error(create_model, name, **overrides)
+
+
+def convolutions(name):
+    """The convolutions on the longest path of a network, without stem and shortcuts."""
+    blocks = [topology.depth for topology in create_model(name).topologies[3:]]
+    return sum(2 * layers + 2 for layers in blocks)
+
+
+def test_networks_of_figure_4_are_about_equally_deep():
+    names = ["mdnet60_a64_n1", "mdnet39_a64_n2", "mdnet30_a64", "mdnet24_a64_n4", "mdnet21_a64_n5"]
+    assert [convolutions(name) for name in names] == [240, 234, 240, 240, 252]
+    assert [convolutions(f"mdnet30_a64_n{n}") for n in (1, 2, 4, 5)] == [120, 180, 300, 360]
+
+
+def test_topologies_of_a_micro_dense_resnext_are_those_of_stages_and_all_blocks():
+    model = create_model("micro_dense_resnext29_w25")
+    assert [t.depth for t in model.topologies[:3]] == [2, 2, 2]
+    assert [(t.name, t.depth) for t in model.topologies[3:]] == [("dense", 3)] * 9
+    assert model_info("micro_dense_resnext29_w25").links == 6 + 9 * 6
 
 
 def test_images_that_cannot_be_halved_are_told():

@@ -7,7 +7,6 @@ _RESIDUAL = {"stage_depths": (3, 4), "width": 25}
 _GROUPED = {**_RESIDUAL, "groups": 2, "base_width": 16}
 _SPLIT = {**_RESIDUAL, "base_width": 8, "scale": 3}
 _SPLIT_GROUPED = {**_SPLIT, "groups": 2}
-_STEPPED = {"depth": 6, "widths": (8, 8, 16), "base_width": 16}
 _SEQUENTIAL = {"group_width": 8, "widening": 1, "blocks": 1}
 _SEQUENTIAL_IMAGENET = {"width": 16, "blocks": 1, "group_width": 8}
 
@@ -61,8 +60,7 @@ TINY: dict[str, tuple[dict, int]] = {
     **{name: (_SPLIT, 32) for name in ("res2net", "seres2net", "dsres2net")},
     **{name: (_SPLIT_GROUPED, 32) for name in ("res2next", "seres2next")},
     **{name: (_SPLIT_GROUPED, 16) for name in ("res2next_three_stages", "seres2next_three_stages")},
-    "resnext_stepped": ({**_STEPPED, "cardinality": 2}, 16),
-    "res2net_stepped": ({**_STEPPED, "scale": 4}, 16),
+    "micro_dense_resnext": ({"depth": 20, "width": 25}, 16),
     "mdnet": ({"depth": 6, "alpha": 8}, 16),
     "pyramidnet": ({"depth": 14, "alpha": 8}, 16),
     "pyramidnet_bottleneck": ({"depth": 20, "alpha": 8}, 16),

@@ -12,11 +12,13 @@ import jax
 import safetensors.numpy
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.benchmark.dry_run import dry_run
 from aggnets_jax.convert import to_torch
 from aggnets_jax.data.objects import read_annotations
 from aggnets_jax.detection.coco import FIGURES, coco_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.main import main
 from aggnets_jax.models import create_model
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.tasks import get_task
@@ -107,9 +109,7 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
     ],
 )
 def test_configs_that_fit_no_detector(scenes_dir, changes, message):
-    config = config_lib.resolve(tiny_detection(scenes_dir))
-    for field, value in changes.items():
-        config_lib._set(config, field, value)
+    config = config_lib.resolve({**tiny_detection(scenes_dir), **changes})
     with pytest.raises(UserError, match=message):
         task = get_task(config)
         task.make_network(config, task.describe(config).num_classes)
@@ -221,6 +221,45 @@ def test_devices_and_processes_change_nothing_but_rounding(scenes_dir, tmp_path,
     np.testing.assert_allclose(lines[0], lines[1], rtol=1e-3)
     images = [{each["image_id"] for each in found} for found in results]
     assert images[0] == images[1]
+
+
+@pytest.mark.slow
+def test_batches_of_several_sizes_have_a_program_each(scenes_dir, tmp_path, capsys):
+    # One image of the test split is of 48x56 pixels, 64x75 as large as allowed.
+    config = tiny_detection(scenes_dir, batch_size=1, eval_batch_size=2)
+    config["task_args"] |= {"long": 96, "buckets": [[64, 64], [64, 96]]}
+    config["data"]["train_split"] = "test"
+    whole = train_and_evaluate(config, tmp_path / "whole")
+    assert capsys.readouterr().out.count("step compiled for batches of another size") == 1
+    assert whole["final"]["examples"] == 6
+    train_and_evaluate({**config, "total_steps": 2}, tmp_path / "parts")
+    parts = train_and_evaluate(config, tmp_path / "parts", allow_config_change=True)
+    assert parts["fingerprint"] == whole["fingerprint"]
+    assert runs.metrics(tmp_path / "parts") == runs.metrics(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_weights_go_to_torchvisions_names_and_back(scenes_dir, tmp_path):
+    config = tiny_detection(scenes_dir, total_steps=1)
+    config["task_args"] |= {"conventions": "torchvision", "divisor": 32}
+    config["model"] = {"name": "resnet18"}
+    file = runs.write_config(tmp_path / "tiny.py", config)
+    final = train_and_evaluate(config, tmp_path / "run")["final"]
+    weights = f"{tmp_path}/weights.safetensors"
+    assert main(["convert", f"--workdir={tmp_path}/run", f"--to_torch={weights}"]) == 0
+    assert "roi_heads.mask_head.0.0.weight" in safetensors.numpy.load_file(weights)
+    arguments = (f"--config={file}", f"--workdir={tmp_path}/back", f"--from_torch={weights}")
+    assert main(["convert", *arguments]) == 0
+    assert evaluate_checkpoint(tmp_path / "back") == {**final, "step": 0}
+
+
+@pytest.mark.slow
+def test_a_dry_run_needs_no_data(tmp_path):
+    config = config_lib.resolve(tiny_detection(str(tmp_path)))
+    config.data.name = "aggnets_digit_scenes"
+    found = dry_run(config)
+    assert found["params"] > 0
+    assert found["temporary_bytes"] > 0
 
 
 @pytest.mark.slow

@@ -105,6 +105,32 @@ def test_dynamic_grows_while_the_loss_falls_and_shrinks_while_it_rises():
     assert got[199] == pytest.approx(0.198, abs=1e-5)
 
 
+def test_dynamic_gaussian_follows_the_differences_smoothed_by_a_gaussian():
+    losses = 2 + np.random.default_rng(0).standard_normal(400).cumsum() / 10
+    arguments = {"initial": 0.05, "increment": 0.02, "decrement": 0.03, "window": 10, "width": 0.4}
+    weights = np.exp(-0.5 * ((np.arange(11) - 5) / (0.4 * 5)) ** 2)
+    differences = np.r_[np.zeros(11), np.diff(losses)]
+    value, expected = 0.05, [0.05, 0.05]
+    for step in range(1, 399):
+        newest_first = differences[step : step + 11][::-1]
+        change = 0.02 if weights @ newest_first < 0 else -0.03
+        value = min(max(value + change, 0.0), 0.2)
+        expected.append(value)
+    got = values(strength("dynamic_gaussian", 0.2, **arguments), losses)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    assert got.max() == np.float32(0.2)
+    assert got.min() == 0
+
+
+def test_dynamic_gaussian_does_not_follow_a_single_loss():
+    # One loss that jumps up and back changes the smoothed one by little.
+    losses = np.linspace(3, 2, 100)
+    losses[60] += 0.03
+    got = values(strength("dynamic_gaussian", 1.0, window=20), losses)
+    assert (np.diff(got[1:]) > 0).all()
+    assert (np.diff(values(strength("dynamic_gaussian", 1.0, window=1), losses)) < 0).any()
+
+
 def test_seeds_under_vmap_are_those_alone():
     schedule = strength("dynamic", 0.5, smoothing=0.5)
     losses = np.random.default_rng(1).uniform(1, 2, (3, 50))
@@ -144,6 +170,8 @@ def test_state_is_two_numbers_in_float32():
         ("dynamic", 0.1, {"initial": 0.2}, "initial must be a number from 0 to 0.1"),
         ("dynamic", 0.1, {"decrement": -1}, "decrement must be a number at least 0"),
         ("dynamic", 0.1, {"smoothing": 1.0}, "smoothing must be"),
+        ("dynamic_gaussian", 0.1, {"window": 0}, "window must be"),
+        ("dynamic_gaussian", 0.1, {"initial": 0.2}, "initial must be a number from 0 to 0.1"),
         # Also where nothing is regularised.
         ("dynamic", 0.0, {"smooth": 0.5}, "smoothing"),
     ],

@@ -17,9 +17,10 @@ from aggnets_jax.benchmark.torch_networks.parts import (
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import residual_blocks
 from aggnets_jax.layers.attention import REDUCTION
-from aggnets_jax.layers.micro_dense_blocks import MicroDense
+from aggnets_jax.layers.micro_dense_blocks import MicroDense, MicroDenseBlock
 from aggnets_jax.layers.residual_blocks import EXPANSION, inner_features
 from aggnets_jax.models import res2net
+from aggnets_jax.models.sknet import KERNELS, SelectiveConv
 
 
 class ChannelGate(nn.Module):
@@ -67,21 +68,53 @@ class CBAM(SqueezeExcite):
 ATTENTIONS = {None: lambda features: nn.Identity(), "se": SqueezeExcite, "cbam": CBAM}
 
 
-def basic_block(inputs: int, width: int, stride: int, *, attention: str | None) -> nn.Module:
-    """conv3x3(width, stride)-BN-ReLU-conv3x3(width)-BN, and attention."""
+def basic_block(
+    inputs: int, width: int, stride: int, *, attention: str | None, base_width: int = 64
+) -> nn.Module:
+    """conv3x3(features, stride)-BN-ReLU-conv3x3(features)-BN, and attention."""
+    features = inner_features(width, base_width, 1)
     return sequence(
-        conv1=conv(inputs, width, 3, stride=stride),
-        norm1=NormReLU(width),
-        conv2=conv(width, width, 3),
-        norm2=nn.BatchNorm2d(width),
-        attention=ATTENTIONS[attention](width),
+        conv1=conv(inputs, features, 3, stride=stride),
+        norm1=NormReLU(features),
+        conv2=conv(features, features, 3),
+        norm2=nn.BatchNorm2d(features),
+        attention=ATTENTIONS[attention](features),
     )
+
+
+class SelectiveKernel(nn.Module):
+    """Convolutions beside each other, weighed channel by channel by a softmax over them."""
+
+    def __init__(self, features: int, made: SelectiveConv, stride: int, groups: int) -> None:
+        super().__init__()
+        self.features, self.branches = features, range(1, len(made.kernels) + 1)
+        for k, kernel in zip(self.branches, made.kernels, strict=True):
+            options = dict(KERNELS[kernel])
+            size = options.pop("kernel_size")
+            branch = conv(features, features, size, stride=stride, groups=groups, **options)
+            self.add_module(f"branch{k}_conv", branch)
+            self.add_module(f"branch{k}_norm", NormReLU(features))
+        hidden = max(features // made.reduction, 32)
+        self.hidden = conv(features, hidden, 1)
+        self.hidden_norm = NormReLU(hidden)
+        self.scores = conv(hidden, len(made.kernels) * features, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[batch, features, height, width] -> [batch, features, height / stride, ...]."""
+        outputs = [
+            getattr(self, f"branch{k}_norm")(getattr(self, f"branch{k}_conv")(x))
+            for k in self.branches
+        ]
+        z = self.hidden_norm(self.hidden(sum(outputs).mean((2, 3), keepdim=True)))
+        weights = self.scores(z).unflatten(1, (-1, self.features)).softmax(1)
+        return sum(weights[:, k] * y for k, y in enumerate(outputs))
 
 
 class Bottleneck(nn.Module):
     """conv1x1(inner)-BN-ReLU-conv3x3(inner, stride)-BN-ReLU-conv1x1(4 width)-BN, and attention.
 
-    At stride 1, the inner shortcut combines the input and output of the 3x3 convolution.
+    At stride 1, the inner shortcut combines the input and output of the 3x3 convolution. With
+    `conv3x3` selective kernels are in the place of the 3x3 convolution with its BN-ReLU.
     """
 
     def __init__(
@@ -94,13 +127,17 @@ class Bottleneck(nn.Module):
         groups: int = 1,
         base_width: int = 64,
         inner_shortcut: type[nn.Module] | None = None,
+        conv3x3: SelectiveConv | None = None,
     ) -> None:
         super().__init__()
         features, inner = EXPANSION * width, inner_features(width, base_width, groups)
         self.conv1 = conv(inputs, inner, 1)
         self.norm1 = NormReLU(inner)
-        self.conv2 = conv(inner, inner, 3, stride=stride, groups=groups)
-        self.norm2 = nn.BatchNorm2d(inner)
+        if conv3x3 is None:
+            self.conv2 = conv(inner, inner, 3, stride=stride, groups=groups)
+            self.norm2 = nn.BatchNorm2d(inner)
+        else:
+            self.conv2, self.norm2 = SelectiveKernel(inner, conv3x3, stride, groups), None
         self.conv3 = conv(inner, features, 1)
         self.norm3 = nn.BatchNorm2d(features)
         self.inner_shortcut = inner_shortcut(inner) if inner_shortcut and stride == 1 else None
@@ -109,11 +146,13 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, height, width] -> [batch, features, height / stride, ...]."""
         z = self.norm1(self.conv1(x))
-        x = self.norm2(self.conv2(z))
-        if self.inner_shortcut is not None:
-            x = self.inner_shortcut(x, z)
-        x = self.conv3(F.relu(x, inplace=True))
-        return self.attention(self.norm3(x))
+        x = self.conv2(z)
+        if self.norm2 is not None:
+            x = self.norm2(x)
+            if self.inner_shortcut is not None:
+                x = self.inner_shortcut(x, z)
+            x = F.relu(x, inplace=True)
+        return self.attention(self.norm3(self.conv3(x)))
 
 
 class Res2Block(nn.Module):
@@ -166,14 +205,6 @@ class Res2Block(nn.Module):
         return self.attention(self.norm3(self.conv3(concat(outputs))))
 
 
-# By the class of our block: the block, and its output channels as a multiple of its width.
-BLOCKS = {
-    residual_blocks.BasicBlock: (basic_block, 1),
-    residual_blocks.Bottleneck: (Bottleneck, EXPANSION),
-    res2net.Res2Block: (Res2Block, EXPANSION),
-}
-
-
 def micro_dense_layer(inputs: int, features: int, groups: int) -> nn.Module:
     """conv1x1-BN-ReLU-conv3x3(groups)-BN-ReLU."""
     return sequence(
@@ -207,3 +238,26 @@ def micro_dense_block(inputs: int, features: int, stride: int, block: MicroDense
         output_conv=conv(joined, features, 1),
         output_norm=(NormReLU if block.final_relu else nn.BatchNorm2d)(features),
     )
+
+
+def expanded_micro_dense_block(
+    inputs: int, width: int, stride: int, *, block: MicroDense, expansion: int, attention: None
+) -> nn.Module:
+    """Make a `micro_dense_block` of `expansion * width` channels."""
+    return micro_dense_block(inputs, expansion * width, stride, block)
+
+
+BLOCKS = {
+    residual_blocks.BasicBlock: basic_block,
+    residual_blocks.Bottleneck: Bottleneck,
+    res2net.Res2Block: Res2Block,
+    MicroDenseBlock: expanded_micro_dense_block,
+}
+"""The block by the class of ours."""
+
+
+def output_features(block: type, width: int, base_width: int = 64, **options: Any) -> int:
+    """Return the output channels of one of our blocks from its width and options."""
+    if block is residual_blocks.BasicBlock:
+        return inner_features(width, base_width, 1)
+    return EXPANSION * width

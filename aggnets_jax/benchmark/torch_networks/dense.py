@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -229,13 +229,16 @@ class AttentionPool(nn.Module):
         return (x.flatten(2) @ weights.transpose(1, 2)).unsqueeze(-1)
 
 
-def forget_gate(features: int, hidden: int) -> nn.Module:
-    """sigmoid(W_2 tanh(BN(W_1 P(X))))."""
+GATE_ACTIVATIONS = {"tanh": nn.Tanh, "relu": nn.ReLU}
+
+
+def forget_gate(features: int, hidden: int, activation: str) -> nn.Module:
+    """sigmoid(W_2 tanh(BN(W_1 P(X)))), or with a ReLU."""
     return sequence(
         pool=AttentionPool(features),
         linear1=conv(features, hidden, 1, bias=True),
         norm=nn.BatchNorm2d(hidden),
-        tanh=nn.Tanh(),
+        activation=GATE_ACTIVATIONS[activation](),
         linear2=conv(hidden, features, 1, bias=True),
         sigmoid=nn.Sigmoid(),
     )
@@ -244,8 +247,9 @@ def forget_gate(features: int, hidden: int) -> nn.Module:
 class UpdateGate(nn.Module):
     """u P(A) + (1 - u) P(B), with u from a softmax over two heads on both."""
 
-    def __init__(self, features: int, hidden: int) -> None:
+    def __init__(self, features: int, hidden: int, activation: str) -> None:
         super().__init__()
+        self.activation = GATE_ACTIVATIONS[activation]()
         self.pool_3x3 = AttentionPool(features)
         self.pool_5x5 = AttentionPool(features)
         self.linear = conv(2 * features, hidden, 1, bias=True)
@@ -256,7 +260,7 @@ class UpdateGate(nn.Module):
     def forward(self, x_3x3: Tensor, x_5x5: Tensor) -> Tensor:
         """[batch, features, height, width] each -> [batch, features, 1, 1]."""
         z_3x3, z_5x5 = self.pool_3x3(x_3x3), self.pool_5x5(x_5x5)
-        h = torch.tanh(self.norm(self.linear(torch.cat([z_3x3, z_5x5], dim=1))))
+        h = self.activation(self.norm(self.linear(torch.cat([z_3x3, z_5x5], dim=1))))
         # The softmax of two values is a sigmoid of their difference.
         u = torch.sigmoid(self.head_3x3(h) - self.head_5x5(h))
         return torch.lerp(z_5x5, z_3x3, u)
@@ -266,7 +270,15 @@ class SMG(nn.Module):
     """Squeeze cell, a plain and a dilated depthwise convolution of its output, gates."""
 
     def __init__(
-        self, inputs: int, features: int, width: int, *, groups: int, stride: int, reduction: int
+        self,
+        inputs: int,
+        features: int,
+        width: int,
+        *,
+        groups: int,
+        stride: int,
+        reductions: tuple[int, int],
+        activation: str,
     ) -> None:
         super().__init__()
         self.norm1 = NormReLU(inputs)
@@ -277,8 +289,9 @@ class SMG(nn.Module):
         self.conv_3x3 = conv(features, features, 3, groups=features)
         self.norm_5x5 = NormReLU(features)
         self.conv_5x5 = conv(features, features, 3, groups=features, dilation=2)
-        self.forget_gate = forget_gate(features, features // reduction)
-        self.update_gate = UpdateGate(features, 2 * features // reduction)
+        forget, update = reductions
+        self.forget_gate = forget_gate(features, features // forget, activation)
+        self.update_gate = UpdateGate(features, 2 * features // update, activation)
 
     def forward(self, x: Tensor) -> Tensor:
         """[batch, inputs, height, width] -> [batch, features, height / stride, ...]."""
@@ -303,20 +316,22 @@ def hcgnet_stem(network: models.hcgnet.HCGNet, channels: int) -> dict[str, nn.Mo
 
 def hcgnet(network: models.hcgnet.HCGNet, image_shape: Sequence[int]) -> nn.Module:
     """Stem, hybrid blocks with transitions between them, BN-ReLU, average, classifier."""
+
+    def smg(position: int) -> Callable[..., SMG]:
+        reductions = network.forget_reductions[position], network.update_reductions[position]
+        return functools.partial(SMG, reductions=reductions, activation=network.gate_activation)
+
     layers, features = hcgnet_stem(network, image_shape[-1]), network.stem_features
     for i, (topology, k) in enumerate(
         zip(network.topologies, network.growth_rates, strict=True), 1
     ):
         if i > 1:
-            less = common.compressed(features, network.compression)
-            width = features - (features - less) // 2
-            layers[f"transition{i - 1}"] = SMG(
-                features, less, width, groups=1, stride=2, reduction=4
-            )
+            less, width = network.transition_widths(features)
+            layers[f"transition{i - 1}"] = smg(1)(features, less, width, groups=1, stride=2)
             features = less
         *inputs, features = concatenated(topology.sources, features, [k] * topology.depth)
-        width = models.hcgnet.MULTIPLIER * k
-        units = [SMG(n, k, width, groups=network.groups, stride=1, reduction=2) for n in inputs]
+        shape = {"groups": network.groups, "stride": 1}
+        units = [smg(0)(n, k, network.width(k), **shape) for n in inputs]
         layers[f"stage{i}"] = Stage(topology.sources, units, concat)
     classifier = nn.Linear(features, network.num_classes)
     return sequence(**layers, head_norm=NormReLU(features), mean=Mean(), classifier=classifier)

@@ -9,12 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax import models
-from aggnets_jax.benchmark.torch_networks.blocks import (
-    BLOCKS,
-    Bottleneck,
-    Res2Block,
-    micro_dense_block,
-)
+from aggnets_jax.benchmark.torch_networks.blocks import BLOCKS, micro_dense_block, output_features
 from aggnets_jax.benchmark.torch_networks.parts import (
     Mean,
     NormReLU,
@@ -30,8 +25,6 @@ from aggnets_jax.benchmark.torch_networks.parts import (
 )
 from aggnets_jax.benchmark.torch_networks.shortcuts import InnerShortcut, ShortcutStage
 from aggnets_jax.connectivity.topology import Sources
-from aggnets_jax.layers.micro_dense_blocks import MicroDense
-from aggnets_jax.layers.residual_blocks import EXPANSION
 
 
 class ResNet(nn.Sequential):
@@ -66,8 +59,7 @@ def _shortcut(x: Tensor, residual: Tensor, projection: nn.Module | None) -> Tens
 def resnet(network: models.resnet.ResNet, image_shape: Sequence[int]) -> nn.Module:
     """Stem, stages opened by a block with a projected or padded shortcut, average, classifier."""
     shortcuts, channels, features = network.shortcuts, image_shape[-1], network.width
-    make_block, expansion = BLOCKS[network.block]
-    block = partial(make_block, attention=network.attention, **network.block_options)
+    block = partial(BLOCKS[network.block], attention=network.attention, **network.block_options)
     if shortcuts.inner:
         inner = partial(InnerShortcut, norm=shortcuts.norm, weighted=shortcuts.weighted)
         block = partial(block, inner_shortcut=inner)
@@ -76,7 +68,8 @@ def resnet(network: models.resnet.ResNet, image_shape: Sequence[int]) -> nn.Modu
         layers = imagenet_stem(channels, features)
     for i, topology in enumerate(network.shortcut_topologies, 1):
         width, stride = network.width * 2 ** (i - 1), 1 if i == 1 else 2
-        inputs, features = features, expansion * width
+        inputs = features
+        features = output_features(network.block, width, **network.block_options)
         layers[f"stage{i}_opening"] = block(inputs, width, stride)
         if not network.padded and (stride > 1 or inputs != features):
             layers[f"stage{i}_projection"] = sequence(
@@ -178,22 +171,16 @@ def pyramidnet_unit(
         return pyramid_block(
             conv(inputs, width, 1), conv(width, width, 3, stride=stride), conv(width, features, 1)
         )
-    if isinstance(block, MicroDense):
-        return micro_dense_block(inputs, features, stride, block)
-    # A bottleneck's widths are a quarter of its output channels.
-    width, base_width = features // EXPANSION, block.base_width * EXPANSION
-    if isinstance(block, models.micro_dense_baselines.ResNeXtBlock):
-        return Bottleneck(inputs, width, stride, groups=block.cardinality, base_width=base_width)
-    return Res2Block(inputs, width, stride, topology=block.topology, base_width=base_width)
+    return micro_dense_block(inputs, features, stride, block)
 
 
 def pyramidnet(network: models.pyramidnet.PyramidNet, image_shape: Sequence[int]) -> nn.Module:
     """Stem, stages of ever wider blocks with padded shortcuts, average, classifier."""
     channels, features = image_shape[-1], [network.stem_features, *network.widths]
-    rectified, openings, block = network.block.rectifies_sum, [], 0
+    openings, block = [], 0
     layers = {
         "stem_conv": conv(channels, features[0], 3),
-        "stem_norm": (NormReLU if rectified else nn.BatchNorm2d)(features[0]),
+        "stem_norm": nn.BatchNorm2d(features[0]),
     }
     if network.imagenet_stem:
         layers = imagenet_stem(channels, features[0])
@@ -207,14 +194,9 @@ def pyramidnet(network: models.pyramidnet.PyramidNet, image_shape: Sequence[int]
         if i > 1:
             openings.append(f"stage{i}_opening")
             layers[f"stage{i}_opening"] = next_block(2)
-            if rectified:
-                layers[f"stage{i}_relu"] = nn.ReLU(inplace=True)
         blocks = [next_block(1) for _ in range(topology.depth)]
-        layers[f"stage{i}"] = ShortcutStage(
-            topology.sources, blocks, rectified=rectified, aggregate=padded_add
-        )
-    if not rectified:
-        layers["head_norm"] = NormReLU(features[-1])
+        layers[f"stage{i}"] = ShortcutStage(topology.sources, blocks, aggregate=padded_add)
+    layers["head_norm"] = NormReLU(features[-1])
     layers |= {"mean": Mean(), "classifier": nn.Linear(features[-1], network.num_classes)}
     return PaddedSequence(layers, openings)
 

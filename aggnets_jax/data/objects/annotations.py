@@ -10,13 +10,13 @@ is not what it should be is named, or left out if damage is to be skipped; so is
 import functools
 import hashlib
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from etils import epath
 
+from aggnets_jax.data.objects.segmentations import is_finite, mask_problem
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import is_line
 
@@ -157,7 +157,9 @@ def _categories(file: epath.Path, given: list[Any]) -> dict[int, str]:
     for category in given:
         name = category.get("name") if isinstance(category, dict) else None
         if not (_is_id(category, "id") and isinstance(name, str) and is_line(name)):
-            raise UserError(f"{file}: each category needs an 'id' and a 'name', not {category!r}")
+            raise UserError(
+                f"{file}: each category needs an 'id' and a 'name', not {one_line(category)}"
+            )
         if category["id"] in found or name in found.values():
             raise UserError(f"{file} has the category {category['id']} {name!r} twice")
         found[category["id"]] = name
@@ -235,7 +237,7 @@ def _problem(
         return name, f"has {annotation['iscrowd']!r} as 'iscrowd', which must be 0 or 1"
     box, size = annotation.get("bbox"), (images[places[image]][s] for s in ("height", "width"))
     height, width = size
-    if not (isinstance(box, list) and len(box) == 4 and all(map(_is_finite, box))):
+    if not (isinstance(box, list) and len(box) == 4 and all(map(is_finite, box))):
         return name, f"has the box {box!r}, which must be four numbers"
     x, y, w, h = box
     if w <= 0 or h <= 0:
@@ -243,33 +245,9 @@ def _problem(
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         return name, f"has the box {box} outside its image of {width}x{height}"
     area = annotation.get("area", 1)
-    if not _is_finite(area) or area <= 0:
+    if not is_finite(area) or area <= 0:
         return name, f"has the area {area!r}"
-    return name, _mask_problem(annotation.get("segmentation"), height, width) if masks else None
-
-
-def _mask_problem(mask: Any, height: int, width: int) -> str | None:
-    """Return what is wrong with a mask of an image of this size, or None."""
-    if isinstance(mask, dict):
-        counts = mask.get("counts")
-        if mask.get("size") != [height, width]:
-            return f"has a mask of the size {mask.get('size')!r}, not [{height}, {width}]"
-        if isinstance(counts, list):
-            whole = all(type(count) is int and count >= 0 for count in counts)
-            if not whole or sum(counts) != height * width:
-                return "has a mask whose counts don't add up to its image"
-        elif not isinstance(counts, str) or not counts.isascii():
-            return "has a mask without counts"
-        return None
-    if isinstance(mask, list) and mask and all(map(_is_polygon, mask)):
-        return None
-    return "needs a mask: polygons of three points or more, or run-length counts"
-
-
-def _is_polygon(value: Any) -> bool:
-    """Return whether a value is a list of coordinates of three points or more."""
-    points = isinstance(value, list) and len(value) >= 6 and len(value) % 2 == 0
-    return points and all(map(_is_finite, value))
+    return name, mask_problem(annotation.get("segmentation"), height, width) if masks else None
 
 
 def _completed(annotation: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +272,3 @@ def _report(file: epath.Path, problems: list[str], skip: bool) -> None:
 
 def _is_id(value: Any, name: str) -> bool:
     return isinstance(value, dict) and type(value.get(name)) is int
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

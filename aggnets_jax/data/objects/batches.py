@@ -155,15 +155,26 @@ class EvaluatedImages:
     Yields dicts with the arrays of `load_image`, "index" int32 [B] and "mask" bool [B]; the last
     batch of each group is padded, where the mask is False. A skipped image has the size 0.
 
+    Each padded size costs a compilation. With `bucketed` they are those of training: few, but
+    padding changes results a little.
+
     Attributes:
       data: the split.
+      sizes: the padded sizes.
       num_examples: number of images.
       batch_size: images of a batch, over all processes.
       skip: whether damaged images are skipped.
     """
 
     def __init__(
-        self, data: Annotated, form: Form, *, batch_size: int, skip: bool, sharding: NamedSharding
+        self,
+        data: Annotated,
+        form: Form,
+        *,
+        batch_size: int,
+        skip: bool,
+        sharding: NamedSharding,
+        bucketed: bool = False,
     ) -> None:
         self.data = data
         self.num_examples = len(data.images)
@@ -174,7 +185,9 @@ class EvaluatedImages:
         self._sharding = sharding
         groups: dict[tuple[int, int], list[int]] = {}
         for index, image in enumerate(data.images):
-            groups.setdefault(form.padded(image), []).append(index)
+            size = form.training_sizes[form.bucket(image)] if bucketed else form.padded(image)
+            groups.setdefault(size, []).append(index)
+        self.sizes = sorted(groups)
         self._batches = [
             (size, np.array(members[first : first + batch_size]))
             for size, members in sorted(groups.items())

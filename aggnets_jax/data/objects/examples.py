@@ -1,7 +1,6 @@
 """From an image file and its annotations to arrays of one of a few sizes, on the host."""
 
 import dataclasses
-import functools
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from aggnets_jax.data.objects.annotations import Annotated
+from aggnets_jax.data.objects.segmentations import decode_mask
 from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.images import padded, resize, resized
 from aggnets_jax.errors import UserError, one_line
@@ -200,28 +200,6 @@ def flipped(example: Example, form: Form) -> Example:
         masks[:, :, :columns] = masks[:, :, :columns][:, :, ::-1]
         found["masks"] = masks
     return found
-
-
-def decode_mask(mask: Any, height: int, width: int) -> np.ndarray:
-    """Return a mask in COCO's format, polygons or run-length counts, as uint8 [height, width]."""
-    coding = mask_coding()
-    if isinstance(mask, list):
-        encoded = coding.merge(coding.frPyObjects(mask, height, width))
-    elif isinstance(mask["counts"], list):
-        encoded = coding.frPyObjects(mask, height, width)
-    else:
-        encoded = mask
-    return coding.decode(encoded)
-
-
-@functools.cache
-def mask_coding() -> Any:
-    """Return the module `pycocotools.mask`; raise `UserError` if it is not installed."""
-    try:
-        import pycocotools.mask
-    except ImportError as error:
-        raise UserError("detection needs pycocotools: install aggnets-jax[coco]") from error
-    return pycocotools.mask
 
 
 def _sampled(

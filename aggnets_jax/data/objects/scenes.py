@@ -69,7 +69,7 @@ def write_scenes(folder: Path, numbers: dict[str, int], seed: int = 0) -> None:
     for number, (split, members) in enumerate(zip(("train", "test"), digits_split(), strict=True)):
         (folder / split).mkdir()
         random = np.random.default_rng((seed, number))
-        images = digits.images[members].astype(np.float32) / LARGEST_VALUE
+        images = digits.images[members] / LARGEST_VALUE
         content = _empty_content()
         for place in range(numbers[split]):
             last = numbers[split] - 1 - place
@@ -116,7 +116,8 @@ def make_scene(
         side = int(random.integers(_LEAST_SIDE, _MOST_SIDE + 1))
         top, left = (int(random.integers(0, extent - side + 1)) for extent in size)
         colour = random.uniform(0.5, 1.0, 3)
-        strength = np.clip(resize(digit[..., None], (side, side)), 0, 1)
+        # Rounded, so that no mask depends on how a value near the threshold was computed.
+        strength = np.round(np.clip(resize(digit[..., None], (side, side)), 0, 1), 4)
         part = np.s_[top : top + side, left : left + side]
         mask = np.zeros(size, bool)
         mask[part] = strength[..., 0] > _MASK

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from aggnets_jax.data.objects import Annotated
 from aggnets_jax.detection.coco import SIZES, CocoFigures, coco_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
+from aggnets_jax.files import AnyPath
 from aggnets_jax.predict.objects import draw_over
 from aggnets_jax.reports.page.parts import Part
 from aggnets_jax.reports.page.pictures import Picture, embedded, embedded_png
@@ -30,7 +30,7 @@ _KINDS = {"bbox": "boxes", "segm": "masks"}
 class _Evaluated:
     """The detections of the latest checkpoint, computed at first use."""
 
-    def __init__(self, workdir: Path, data_dir: str | None) -> None:
+    def __init__(self, workdir: AnyPath, data_dir: str | None) -> None:
         self.workdir, self._data_dir = workdir, data_dir
 
     @cached_property
@@ -67,7 +67,7 @@ class _Evaluated:
         return {kind: coco_figures(truth, self.results, kind) for kind in self._found[3]}
 
 
-def make_parts(workdir: Path, data_dir: str | None) -> list[Part]:
+def make_parts(workdir: AnyPath, data_dir: str | None) -> list[Part]:
     """Make all parts, in their order on the page; arguments and errors as for `write_page`."""
     evaluated = _Evaluated(workdir, data_dir)
     parts = []

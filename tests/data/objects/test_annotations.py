@@ -64,6 +64,10 @@ ANNOTATIONS = [
         "a mask of the size [4, 4], not [64, 64]",
     ),
     (first(segmentation={"size": [64, 64], "counts": [9]}), "don't add up to its image"),
+    (first(segmentation={"size": [64, 64], "counts": "garbage!!"}), "a mask without counts"),
+    (first(segmentation={"size": [64, 64], "counts": "zzzzz"}), "a mask without counts"),
+    (first(segmentation={"size": [64, 64], "counts": "000000"}), "don't add up to its image"),
+    (first(segmentation=[[0, 0, 1e9, 0, 1e9, 1e9]]), "has a polygon far outside its image"),
     (lambda content: content["annotations"].insert(0, 5), "annotation 0 of the list has no whole"),
 ]
 

@@ -84,6 +84,13 @@ def test_each_image_is_evaluated_once(scenes_dir, sharding):
     masks = np.concatenate([b["mask"] for b in found])
     assert sorted(index[masks]) == list(range(6))
     assert (index[~masks] == -1).all()
+    # The buckets of training have no 64x64.
+    assert evaluated.sizes == [(64, 64), (64, 96)]
+    bucketed = EvaluatedImages(
+        split(scenes_dir, "test"), form, batch_size=4, skip=False, sharding=sharding, bucketed=True
+    )
+    assert bucketed.sizes == [(64, 96)]
+    assert len(bucketed) == 2
 
 
 def test_a_process_reads_the_rows_that_it_holds(scenes_dir, sharding, monkeypatch):

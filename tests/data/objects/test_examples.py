@@ -2,6 +2,8 @@ import dataclasses
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 pytest.importorskip("pycocotools")
@@ -9,13 +11,13 @@ pytest.importorskip("pycocotools")
 from aggnets_jax.data.objects import read_annotations
 from aggnets_jax.data.objects.examples import (
     Form,
-    decode_mask,
     flipped,
     load_image,
     load_objects,
     no_image,
 )
 from aggnets_jax.data.objects.scenes import run_lengths
+from aggnets_jax.data.objects.segmentations import decode_mask, mask_problem
 from aggnets_jax.detection.conventions import CENTER, LEGACY, TORCHVISION
 from aggnets_jax.errors import UserError
 
@@ -136,7 +138,21 @@ def test_polygons_and_run_lengths_of_both_forms_are_the_same_mask():
     encoded = pycocotools.mask.encode(np.asfortranarray(mask))
     packed = {"size": [6, 8], "counts": encoded["counts"].decode()}
     for each in (polygon, run_lengths(mask.astype(bool)), packed):
+        assert mask_problem(each, 6, 8) is None
         np.testing.assert_array_equal(decode_mask(each, 6, 8), mask)
+
+
+@given(st.integers(0, 2**31 - 1))
+@settings(max_examples=20, deadline=None)
+def test_compressed_counts_are_read_as_pycocotools_reads_them(seed):
+    import pycocotools.mask
+
+    random = np.random.default_rng(seed)
+    mask = np.asfortranarray(random.random((50, 70)) < random.random(), np.uint8)
+    counts = pycocotools.mask.encode(mask)["counts"].decode()
+    assert mask_problem({"size": [50, 70], "counts": counts}, 50, 70) is None
+    wrong = {"size": [50, 70], "counts": counts + "1"}
+    assert mask_problem(wrong, 50, 70) == "has a mask whose counts don't add up to its image"
 
 
 def test_the_smallest_bucket_that_fits_is_chosen():

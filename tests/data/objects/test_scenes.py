@@ -6,6 +6,7 @@ from PIL import Image
 
 from aggnets_jax.data.objects.scenes import SPLITS, make_scene, prepare_scenes, write_scenes
 from aggnets_jax.errors import UserError
+from aggnets_jax.main import main
 
 
 def test_the_same_arguments_give_the_same_files(scenes_dir, tmp_path):
@@ -52,9 +53,12 @@ def test_odd_images_are_there(scenes_dir):
     assert kinds == {list, dict}
 
 
-def test_scenes_are_prepared_once_and_whole(tmp_path, monkeypatch):
+def test_scenes_are_prepared_once_and_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(SPLITS, "train", 4)
     monkeypatch.setitem(SPLITS, "test", 4)
+    name = "--name=aggnets_digit_scenes"
+    assert main(["prepare-data", name, f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert "use it with task=detection data.name=aggnets_digit_scenes" in capsys.readouterr().out
     folder = prepare_scenes(str(tmp_path / "data"))
     assert folder == tmp_path / "data" / "aggnets_digit_scenes" / "1.0.0"
     file = folder / "annotations" / "instances_test.json"
