@@ -89,6 +89,19 @@ def scenes_dir(made_once):
 
 
 @pytest.fixture(scope="session")
+def finished_detection(made_once, scenes_dir):
+    """The workdir of `tests.tasks.detection_runs.tiny_detection`, trained to its end."""
+    pytest.importorskip("pycocotools")
+    from aggnets_jax.train import train_and_evaluate
+    from tests.tasks.detection_runs import tiny_detection
+
+    def train(folder):
+        train_and_evaluate(tiny_detection(scenes_dir), folder / "run")
+
+    return made_once("finished_detection", train) / "run"
+
+
+@pytest.fixture(scope="session")
 def finished_run(made_once, data_dir):
     """The workdir of `tests.runs.tiny_config`, trained to its end; tests that change it copy it."""
     from aggnets_jax.train import train_and_evaluate

@@ -113,26 +113,36 @@ def evaluate(flags: argparse.Namespace) -> None:
     "predict",
     *(WORKDIR, CHECKPOINT, SEED),
     flag("--images", "file, or folder of files; may be repeated", action="append", required=True),
-    flag("--top", "classes for each image; default 5", type=int, default=5),
+    flag("--top", "classes for each image; default 5", type=int),
+    flag("--score", "least score of a detected object; default 0.3", type=float),
+    flag("--draw", "folder for pictures of the detected objects"),
     flag("--format", "table, csv or json; default table", default="table"),
     flag("--output", "file to write instead of printing"),
     add_processes,
     compiles=True,
 )
 def predict(flags: argparse.Namespace) -> None:
-    """Classify files of images.
+    """Classify files of images, or detect objects in them.
 
-    Example:
+    Examples:
         aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
+        aggnets predict --workdir=runs/digit_scenes --images=photos --draw=drawn --score=0.5
     """
-    from aggnets_jax.predict import check_report, predict, report_predictions
+    from aggnets_jax.predict import check_report, draw_objects, predict, report_predictions
     from aggnets_jax.runtime.distributed import on_first_process
 
     with together(flags):
         check_report(flags.format, flags.output)
         predictions = predict(
-            flags.workdir, flags.images, which=flags.checkpoint, seed=flags.seed, top=flags.top
+            flags.workdir,
+            flags.images,
+            which=flags.checkpoint,
+            seed=flags.seed,
+            top=flags.top,
+            least_score=flags.score,
         )
+        if flags.draw is not None:
+            on_first_process(lambda: draw_objects(predictions, flags.draw))
         on_first_process(lambda: report_predictions(predictions, flags.format, flags.output))
 
 

@@ -27,6 +27,12 @@ from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
 
+MASK_ROI = 14
+"""Bins of a RoI of the mask head along each side; a mask has twice as many pixels."""
+
+MASKS_AT_ONCE = 32
+"""Masks of an image that are predicted, or skipped, together."""
+
 
 class Sizes(NamedTuple):
     """Widths of a detector's parts; the defaults are those of the papers.
@@ -131,7 +137,7 @@ class Detector(nn.Module):
         parts |= self._by_group(read, class_logits, box_deltas, rois)
         if self.masks:
             first = jax.tree.map(lambda x: x[:, : numbers.positive_rois], rois)
-            masks = self.predict_masks(maps, first.boxes)
+            masks = self.predict_some_masks(maps, first.boxes, first.positive)
             read = partial(training.mask_losses, conventions=choice, cropped=self.cropped_masks)
             parts |= self._by_group(read, masks, first, objects)
         return parts
@@ -179,7 +185,7 @@ class Detector(nn.Module):
         detections = self.detect(scores, box_deltas, proposals, sizes)
         if not self.masks:
             return detections, None
-        masks = self.predict_masks(maps, detections.boxes)
+        masks = self.predict_some_masks(maps, detections.boxes, detections.valid)
         columns = self.conventions.columns(detections.labels)
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
@@ -256,7 +262,34 @@ class Detector(nn.Module):
         )
         return jax.vmap(make)(scores, deltas, proposals.boxes, proposals.valid, sizes)
 
+    def predict_some_masks(
+        self, maps: Sequence[jax.Array], boxes: jax.Array, wanted: jax.Array
+    ) -> jax.Array:
+        """Return logits as `predict_masks`, where `wanted` [batch, n] is true first, then false.
+
+        Most images have far fewer objects than there is room for, so that parts of the boxes which
+        no image of the batch wants are skipped; their logits are 0.
+        """
+        if self.is_initializing():
+            return self.predict_masks(maps, boxes)
+
+        shape = (self.conventions.outputs(self.num_classes), 2 * MASK_ROI, 2 * MASK_ROI)
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+
+        def predict(detector: Detector, part: jax.Array) -> jax.Array:
+            return detector.predict_masks(maps, part)
+
+        def skip(detector: Detector, part: jax.Array) -> jax.Array:
+            return jnp.zeros((*part.shape[:2], *shape), dtype)
+
+        masks = []
+        for first in range(0, boxes.shape[1], MASKS_AT_ONCE):
+            part = slice(first, first + MASKS_AT_ONCE)
+            any_wanted = wanted[:, part].any()
+            masks.append(nn.cond(any_wanted, predict, skip, self, boxes[:, part]))
+        return jnp.concatenate(masks, axis=1)
+
     def predict_masks(self, maps: Sequence[jax.Array], boxes: jax.Array) -> jax.Array:
         """Return the logits of masks of boxes [batch, n, 4]: [batch, n, outputs, side, side]."""
-        masks = self.mask_head(self.roi_features(maps, boxes, 14))
+        masks = self.mask_head(self.roi_features(maps, boxes, MASK_ROI))
         return masks.reshape(*boxes.shape[:2], *masks.shape[1:])

@@ -205,7 +205,7 @@ def _resize(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarr
 
 def _padded(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
     """Resize a mask with a border of zeros to a box as much larger (torchvision)."""
-    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (side + 2) / side
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * ((side + 2) / side)
     x1, y1 = np.trunc(centre - half).astype(int)
     x2, y2 = np.trunc(centre + half).astype(int)
     rows = _whole(y1, max(y2 - y1 + 1, 1), size[0], side, 1)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from aggnets_jax.detection import losses
-from aggnets_jax.detection.assign import assign_anchors, assign_proposals
+from aggnets_jax.detection.assign import IGNORED, assign_anchors, assign_proposals
 from aggnets_jax.detection.boxes import ROI_STDS, RPN_STDS, encode, inside
 from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.masks import cropped_targets, mask_targets
@@ -130,8 +130,12 @@ def sample_rois(
         real: jax.Array,
     ) -> Samples:
         rois = jnp.concatenate([boxes.astype(proposed.dtype), proposed])
-        allowed = jnp.concatenate([valid, real])
-        assigned = assign_proposals(boxes, valid, rois, allowed, conventions)
+        # The objects' own boxes are assigned apart: no proposal is better than they are.
+        assigned = assign_proposals(boxes, valid, proposed, real, conventions)
+        own = jnp.where(valid, jnp.arange(len(boxes), dtype=jnp.int32), IGNORED)
+        if conventions.matches_objects:
+            own = assign_proposals(boxes, valid, boxes, valid, conventions)
+        assigned = jnp.concatenate([own, assigned])
         return _samples(key, rois, assigned, boxes, labels, conventions, *most, ROI_STDS)
 
     found = jax.vmap(of_image)(keys, *objects[:3], proposals.boxes, proposals.valid)

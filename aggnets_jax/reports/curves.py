@@ -10,17 +10,10 @@ from matplotlib.figure import Figure
 
 from aggnets_jax.connectivity.drawing import LONG, SHORT
 from aggnets_jax.files import AnyPath, write_figure
+from aggnets_jax.reports.metrics import Metric
 
 Lines = Sequence[Mapping[str, Any]]
 """Lines of a `metrics.jsonl`."""
-
-CURVES = {
-    "train/loss": "training loss",
-    "eval/loss": "evaluation loss",
-    "eval/accuracy": "evaluation accuracy",
-}
-"""Titles of the curves. The losses have an axis each: label smoothing, mixup and the augmentation
-of the images raise the loss in training alone."""
 
 
 def points(lines: Lines, name: str, seed: int | None = None) -> dict[int, float]:
@@ -30,37 +23,39 @@ def points(lines: Lines, name: str, seed: int | None = None) -> dict[int, float]
     return {step: value for step, value in found.items() if value is not None}
 
 
-def draw_curve(lines: Lines, name: str, axes: Axes) -> None:
+def draw_curve(lines: Lines, curve: Metric, axes: Axes) -> None:
     """Draw a metric of a run by step.
 
     Args:
       lines: of `metrics.jsonl`.
-      name: a key of `CURVES`; with the accuracy in evaluation comes the one in training.
+      curve: of `curves_of`; with the accuracy in evaluation comes the one in training.
       axes: to draw into; the axis of a loss is logarithmic.
     """
-    metric = name.partition("/")[2]
-    names = ["train/accuracy", name] if metric == "accuracy" else [name]
+    metric = curve.name.partition("/")[2]
+    names = ["train/accuracy", curve.name] if metric == "accuracy" else [curve.name]
     for each in names:
         in_training = each.startswith("train")
         colour, marker = (SHORT, None) if in_training else (LONG, "o")
         label = "training" if in_training else "evaluation"
         if found := points(lines, each):
             axes.plot(*zip(*found.items(), strict=True), color=colour, marker=marker, label=label)
-    _finish(axes, "accuracy" if len(names) > 1 else CURVES[name], metric)
+    _finish(axes, "accuracy" if len(names) > 1 else curve.title, metric)
     if len(axes.lines) > 1:
         axes.legend(frameon=False)
 
 
-def save_curves(lines: Lines, file: AnyPath) -> None:
-    """Draw losses and accuracy, as `draw_curve`, into a file; its suffix sets the format."""
+def save_curves(lines: Lines, file: AnyPath, curves: Sequence[Metric]) -> None:
+    """Draw metrics, as `draw_curve`, into a file; its suffix sets the format."""
     figure = Figure(figsize=(13, 3.6), dpi=120)
-    for axes, name in zip(figure.subplots(1, 3), CURVES, strict=True):
-        draw_curve(lines, name, axes)
+    for axes, curve in zip(figure.subplots(1, len(curves)), curves, strict=True):
+        draw_curve(lines, curve, axes)
     figure.tight_layout()
     write_figure(file, figure)
 
 
-def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: AnyPath) -> None:
+def save_several(
+    networks: Mapping[str, Sequence[tuple[Lines, int]]], file: AnyPath, curves: Sequence[Metric]
+) -> None:
     """Draw the curves of several networks into one figure; its suffix sets the format.
 
     Args:
@@ -68,11 +63,12 @@ def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: AnyP
         the seeds, and a band goes from the smallest to the largest value of a seed. The accuracy in
         training is dotted.
       file: to write.
+      curves: of `curves_of`.
     """
     figure = Figure(figsize=(13, 3.9), dpi=120, layout="constrained")
-    panels = figure.subplots(1, 3)
+    panels = figure.subplots(1, len(curves))
     colours = matplotlib.colormaps["tab10"].colors
-    for axes, name in zip(panels, CURVES, strict=True):
+    for axes, (name, title, _) in zip(panels, curves, strict=True):
         for number, (network, runs) in enumerate(networks.items()):
             colour, dashes = colours[number % 10], "--" if number >= 10 else "-"
             steps, values = _over_seeds([points(lines, name, seed) for lines, seed in runs])
@@ -83,10 +79,10 @@ def save_several(networks: Mapping[str, Sequence[tuple[Lines, int]]], file: AnyP
                 low, high = values.min(0), values.max(0)
                 axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
             if name == "eval/accuracy":
-                curves = [points(lines, "train/accuracy", seed) for lines, seed in runs]
-                steps, values = _over_seeds(curves)
+                in_training = [points(lines, "train/accuracy", seed) for lines, seed in runs]
+                steps, values = _over_seeds(in_training)
                 axes.plot(steps, values.mean(0), ":", color=colour, linewidth=1)
-        _finish(axes, CURVES[name], name.partition("/")[2])
+        _finish(axes, title, name.partition("/")[2])
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
     )

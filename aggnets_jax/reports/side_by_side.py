@@ -9,6 +9,7 @@ from aggnets_jax.files import AnyPath, any_path, explained, read_json
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.compare import changes, name_of
 from aggnets_jax.reports.curves import Lines, points, save_several
+from aggnets_jax.reports.metrics import curves_of
 from aggnets_jax.reports.results import Result, provenance
 from aggnets_jax.statistics import accuracy_interval, mean_and_interval
 from aggnets_jax.tables import markdown, print_table
@@ -170,7 +171,10 @@ def draw(groups: Groups, file: AnyPath) -> bool:
     """Draw the curves of all networks as `save_several`; return False if no run has a log."""
     logs = _logs(groups)
     if logs:
-        save_several(logs, file)
+        lines = [line for runs in logs.values() for lines, _ in runs for line in lines]
+        keys = {key: value for line in lines for key, value in line.items()}
+        there = {key.removeprefix("eval/"): v for key, v in keys.items() if key.startswith("eval/")}
+        save_several(logs, file, curves_of(there))
     return bool(logs)
 
 

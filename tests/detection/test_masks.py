@@ -11,7 +11,8 @@ from aggnets_jax.detection.masks import (
     paste_binary,
     paste_masks,
 )
-from tests.detection.scenes import RECORDS, SEEDS, boxes, few
+from tests.detection import definition
+from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 
 @given(SEEDS)
@@ -25,6 +26,41 @@ def test_a_full_mask_has_full_targets_and_an_empty_one_empty_targets(seed):
             targets = mask_targets(full, rois, index, 7, conventions)
             np.testing.assert_allclose(targets, 1, atol=1e-6)
             assert (mask_targets(0 * full, rois, index, 7, conventions) == 0).all()
+
+
+@given(SEEDS)
+@few
+def test_targets_are_those_of_the_loops(seed):
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:36, :44]
+    masks = np.stack([(x - 20) ** 2 + (y - 9) ** 2 < 90, random.uniform(size=(36, 44)) < 0.6])
+    rois, index = boxes(seed, 5, size=(36, 44)), np.array([0, 1, 0, 1, 1])
+    rois[4, 2:] = rois[4, :2] + 0.6
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            read = compiled(mask_targets, size=7, conventions=conventions)
+            found = read(*(jnp.asarray(each) for each in (masks.astype(int), rois, index)))
+            wanted = [
+                definition.mask_target(masks[i], roi, 7, conventions.name)
+                for i, roi in zip(index, rois, strict=True)
+            ]
+            np.testing.assert_allclose(found, wanted, atol=1e-9)
+
+
+@given(SEEDS)
+@few
+def test_pasted_masks_are_those_of_the_loops(seed):
+    random = np.random.default_rng(seed)
+    probabilities, objects = random.uniform(size=(4, 7, 7)), boxes(seed, 4, size=(30, 40))
+    objects[1] -= [9, 2, 9, 2]
+    objects[2, 2:] += 12
+    for conventions in RECORDS:
+        found = paste_masks(probabilities, objects, (30, 40), conventions)
+        wanted = [
+            definition.paste(mask, box, (30, 40), conventions.name)
+            for mask, box in zip(probabilities, objects, strict=True)
+        ]
+        np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
 @given(SEEDS)

@@ -14,7 +14,8 @@ from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, explained
-from aggnets_jax.reports.curves import CURVES, draw_curve, points
+from aggnets_jax.reports.curves import draw_curve, points
+from aggnets_jax.reports.metrics import Metric
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INCHES = 8  # largest width of a connection pattern
@@ -65,25 +66,18 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def curve_pictures(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Draw losses and accuracy by step, from the lines of `metrics.jsonl`."""
+def curve_pictures(lines: Sequence[Mapping[str, Any]], curves: Sequence[Metric]) -> list[Picture]:
+    """Draw curves, of `curves_of`, by step, from the lines of `metrics.jsonl`."""
     pictures = []
-    for name, title in CURVES.items():
+    for curve in curves:
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
-        draw_curve(lines, name, axes)
+        draw_curve(lines, curve, axes)
         axes.spines[["top", "right"]].set_visible(False)
-        last = [*points(lines, name).values()][-1:]
+        last = [*points(lines, curve.name).values()][-1:]
         end = f", at the end {last[0]:.4g}" if last else ""
-        alt = f"Curve of the {title} by step{end}."
-        caption = {
-            "train/loss": "Mean loss of the training images, on a logarithmic axis. Label smoothing"
-            " and the augmentation of the images raise it, so it is no match for the loss in"
-            " evaluation.",
-            "eval/loss": "Mean cross entropy of the evaluation images, on a logarithmic axis.",
-            "eval/accuracy": "Share of the images whose class is the most probable.",
-        }[name]
-        pictures.append(Picture(embedded(figure), alt, caption))
+        alt = f"Curve of the {curve.title} by step{end}."
+        pictures.append(Picture(embedded(figure), alt, curve.caption))
     return pictures
 
 
