@@ -1,4 +1,4 @@
-"""Cost of detectors: python results/detection.py roi_align|roi_align_tpu|step|tpu.
+"""Measure the cost of detectors: python results/detection.py KIND.
 
 `roi_align` has operations, bytes and milliseconds of both ways to pool 512 RoIs of an image of
 800x1344 on this CPU; `roi_align_tpu` those of a v5e, for which libtpu compiles without one. `tpu`
