@@ -2,9 +2,9 @@
 
 `roi_align` has operations, bytes and milliseconds of both ways to pool 512 RoIs of an image of
 800x1344 on this CPU; `roi_align_tpu` those of a v5e, for which libtpu compiles without one. `tpu`
-compiles the training step of Mask R-CNN for four chips of a v5e, an image each. `step` times training steps at
-batch 2 and 320x320 against the same detector in PyTorch, in one process, one after the other.
-Results are added to results/detection.csv, in the place of earlier ones of the same kind.
+compiles the training step of Mask R-CNN for four chips of a v5e, an image each. `step` times
+training steps at batch 2 and 320x320 against the same detector in PyTorch, in one process, one
+after the other. Results are added to results/detection.csv, in the place of earlier ones.
 """
 
 import csv
