@@ -36,7 +36,8 @@ def test_the_page_has_all_parts_of_a_detector(reported):
     headings = re.findall(r'<th scope="col" class="number">([^<]*)</th>', page)
     assert {"step", "box AP", "box AP50", "mask AP"} <= set(headings)
     assert "accuracy" not in " ".join(headings)
-    for text in ("The best 3 images", "The worst 3 images", "Precision of masks by recall"):
+    # Five of the six images have objects; none is among the best and the worst.
+    for text in ("The best 3 images", "The worst 2 images", "Precision of masks by recall"):
         assert text in page
 
 
