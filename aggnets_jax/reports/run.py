@@ -66,7 +66,7 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
 
 def _print_summary(run: str, summary: Mapping[str, Any]) -> None:
     network, final = summary["network"], summary["final"]
-    shown = [metric[:2] for metric in curves_of(final) if metric.name != "loss"]
+    shown = [each[:2] for each in metrics_in(final) if each.caption and each.name != "loss"]
     record = {
         "network": network["name"],
         "links": f"{network['links']:,}",

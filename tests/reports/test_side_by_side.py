@@ -88,9 +88,9 @@ def test_a_run_without_a_log_and_without_its_number_of_images(tmp_path, capsys):
 def test_curves_have_bands_over_seeds(tmp_path, capsys, monkeypatch):
     drawn = {}
 
-    def draw(networks, file):
+    def draw(networks, file, metrics):
         drawn.update(networks)
-        curves.save_several(networks, file)
+        curves.save_several(networks, file, metrics)
 
     monkeypatch.setattr(side_by_side, "save_several", draw)
     runs = with_logs(write(tmp_path / "sparse", [0.9, 0.8, 0.7]))
