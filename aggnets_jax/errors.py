@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import PurePath
 
 
 class UserError(ValueError):
@@ -18,14 +18,22 @@ class UserError(ValueError):
 class Damaged(UserError):
     """A checkpoint at `path` whose content differs from the saved state; `reason` says how."""
 
-    def __init__(self, path: Path, reason: str) -> None:
+    def __init__(self, path: PurePath, reason: str) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
         self.path = path
         self.reason = reason
 
 
-class OtherArrays(Damaged):
-    """A checkpoint whose arrays have unexpected names, dtypes or shapes."""
+class OtherArrays(UserError):
+    """A whole checkpoint at `path` with other arrays than expected; `reason` says which."""
+
+    def __init__(self, path: PurePath, reason: str) -> None:
+        super().__init__(
+            f"checkpoint {path} is whole, but of another network, precision (JAX_ENABLE_X64) or"
+            f" version of aggnets_jax: {reason}"
+        )
+        self.path = path
+        self.reason = reason
 
 
 class Diverged(RuntimeError):

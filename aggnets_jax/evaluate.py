@@ -1,9 +1,8 @@
 """The one evaluation path: of a state in training, and of a checkpoint alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,11 +11,13 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from aggnets_jax import data
+from aggnets_jax.config import override_evaluation
 from aggnets_jax.errors import Stopped, UserError, one_line
-from aggnets_jax.files import check_fields, local_path, read_json, write_json
+from aggnets_jax.files import PathLike, any_path, check_fields, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, over_seeds
@@ -63,7 +64,7 @@ def evaluate(
       UserError: an image is not what it should be, or all are skipped.
     """
     gathered, ahead = None, None
-    for batch in batches:
+    for batch in counted(batches, len(batches), "batches of the evaluation"):
         if interrupted():
             return None
         # The outputs of a batch are fetched when the next one is dispatched.
@@ -86,28 +87,32 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-    workdir: str | Path,
+    workdir: PathLike,
     which: str = "latest",
     data_dir: str | None = None,
     *,
+    overrides: Sequence[str] = (),
     interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
-    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, and the result as
-    for `evaluate`, with the `step`.
+    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, `overrides` as for
+    `config.override_evaluation`, and the result as for `evaluate`, with the `step`.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
       Diverged: if a metric is NaN or infinite; the result is printed, and `evaluation.json` left as
         it was.
     """
+    note(f"restoring the network of {workdir}")
     mesh = mesh_lib.make_mesh()
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
+    override_evaluation(config, overrides)
     batches = evaluation_batches(restored, mesh, data_dir)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
+    note(f"evaluating {batches.num_examples} images")
     metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
     if metrics is None:
         return None
@@ -116,9 +121,9 @@ def evaluate_checkpoint(
     check_evaluation(task, metrics)
     try:
         if is_first():
-            write_json(local_path(workdir) / "evaluation.json", metrics)
+            write_json(any_path(workdir) / "evaluation.json", metrics)
     except OSError as error:
-        print(f"not written to {workdir}: {error.strerror}", flush=True)
+        print(f"not written to {workdir}: {error.strerror or one_line(error)}", flush=True)
     return metrics
 
 
@@ -152,7 +157,13 @@ def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) 
         )
 
 
-def watch(workdir: str | Path, data_dir: str | None = None, *, look_every: float = 5.0) -> None:
+def watch(
+    workdir: PathLike,
+    data_dir: str | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    look_every: float = 5.0,
+) -> None:
     """Evaluate the newest checkpoint, and each newer one, until the run is finished.
 
     Checkpoints that come faster than they can be evaluated are skipped. The run may have yet to
@@ -172,8 +183,9 @@ def watch(workdir: str | Path, data_dir: str | None = None, *, look_every: float
             if newest > evaluated and _all_see(workdir, newest):
                 metrics = error = None
                 try:
-                    which = str(newest)
-                    metrics = evaluate_checkpoint(workdir, which, data_dir, interrupted=asked)
+                    metrics = evaluate_checkpoint(
+                        workdir, str(newest), data_dir, overrides=overrides, interrupted=asked
+                    )
                 except UserError as raised:
                     error = raised
                 if error := error_in_any(error):
@@ -192,9 +204,9 @@ def watch(workdir: str | Path, data_dir: str | None = None, *, look_every: float
                 time.sleep(look_every)
 
 
-def _look(workdir: str | Path) -> tuple[int, int]:
+def _look(workdir: PathLike) -> tuple[int, int]:
     """Return the steps of the newest checkpoint (or -1) and of the finished run (or -2)."""
-    path = local_path(workdir)
+    path = any_path(workdir)
     newest, last = -1, -2
     if path.is_dir():
         with Checkpoints(path) as checkpoints:
@@ -206,11 +218,11 @@ def _look(workdir: str | Path) -> tuple[int, int]:
     return newest, last
 
 
-def _look_together(workdir: str | Path) -> tuple[int, int]:
+def _look_together(workdir: PathLike) -> tuple[int, int]:
     """Return what the first process sees, in all of them."""
     return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
 
 
-def _all_see(workdir: str | Path, step: int) -> bool:
+def _all_see(workdir: PathLike, step: int) -> bool:
     """Return whether all processes see a checkpoint, which they restore together."""
-    return not in_any_process(not (local_path(workdir) / LATEST / str(step)).is_dir())
+    return not in_any_process(not (any_path(workdir) / LATEST / str(step)).is_dir())

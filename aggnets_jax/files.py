@@ -1,14 +1,25 @@
 """Files that are whole or absent; one clear line when they can't be read or written."""
 
 import contextlib
+import errno
+import io
 import json
 import os
+import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from etils import epath
+
+from aggnets_jax.buckets import bucket_path, file_system, is_url, object_names, storage
 from aggnets_jax.errors import UserError, one_line
+
+# Most methods of `pathlib.Path` are those of both. etils' class is for buckets alone: on this
+# machine, it overlooks backup files ("notes~"), and removes folders with nothing else as empty.
+AnyPath = Path | epath.Path
+PathLike = str | os.PathLike[str]
 
 # Kinds of JSON data; numbers are within the range of float32.
 _KINDS = {
@@ -33,6 +44,15 @@ def local_path(path: str | Path) -> Path:
     return local
 
 
+def any_path(path: PathLike) -> AnyPath:
+    """Return a path on this machine, or one in a bucket, gs:// or s3://.
+
+    Raises:
+      UserError: as `local_path` and `buckets.bucket_path` do.
+    """
+    return bucket_path(str(path)) if is_url(path) else local_path(path)
+
+
 @contextlib.contextmanager
 def explained(problem: str, *kinds: type[Exception]) -> Iterator[None]:
     """Raise `UserError`, "PROBLEM: reason", for errors of these kinds, by default `OSError`."""
@@ -43,45 +63,150 @@ def explained(problem: str, *kinds: type[Exception]) -> Iterator[None]:
         raise UserError(f"{problem}: {one_line(error)}") from error
 
 
-def make_folder(folder: str | Path) -> Path:
-    """Make a folder to write to, if it is not there; raise `UserError` if that fails."""
-    path = local_path(folder)
-    with explained(f"{folder} can't be written"):
-        path.mkdir(parents=True, exist_ok=True)
+def make_folder(folder: PathLike) -> AnyPath:
+    """Make a folder to write to, if it is not there; raise `UserError` if that fails.
+
+    In a bucket, a folder is there when a file is in it.
+    """
+    path = any_path(folder)
+    if not is_url(path):
+        with explained(f"{folder} can't be written"):
+            path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def write_json(file: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file as `write_text` does."""
+def write_json(file: AnyPath, value: Mapping[str, Any]) -> None:
+    """Write a JSON file as `write_bytes` does."""
     write_text(file, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def write_text(file: Path, text: str) -> None:
+def write_text(file: AnyPath, text: str) -> None:
+    """Write a text file as `write_bytes` does."""
+    write_bytes(file, text.encode())
+
+
+def write_figure(file: AnyPath, figure: Any, **how: Any) -> None:
+    """Write a Matplotlib figure, in the format of the file's name, as `write_bytes` does."""
+    with io.BytesIO() as image:
+        figure.savefig(image, format=file.suffix.removeprefix("."), **how)
+        write_bytes(file, image.getvalue())
+
+
+def write_bytes(file: AnyPath, content: bytes) -> None:
     """Write a file at once: readers see old or new content; raise `OSError` with the file name."""
+    if is_url(file):
+        with storage(file):
+            file_system(file).pipe_file(str(file), content)
+        return
     try:
-        _partial(file).write_text(text)
-        os.replace(_partial(file), file)
+        partial_name(file).write_bytes(content)
+        os.replace(partial_name(file), file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
 
 
-def _partial(file: Path) -> Path:
+@contextlib.contextmanager
+def local_copy(file: AnyPath) -> Iterator[Path]:
+    """Give a file on this machine with the content of a file, which may be in a bucket."""
+    if not is_url(file):
+        yield file
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        with storage(file):
+            file_system(file).get_file(str(file), os.path.join(folder, file.name))
+        yield Path(folder, file.name)
+
+
+@contextlib.contextmanager
+def whole_file(file: AnyPath) -> Iterator[Path]:
+    """Give a file on this machine to write; when the context ends, `file` is there with all of it.
+
+    Raises:
+      OSError: if it can't be written.
+    """
+    with contextlib.ExitStack() as stack:
+        if is_url(file):
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            partial = Path(folder, file.name)
+        else:
+            partial = partial_name(file)
+            stack.callback(partial.unlink, missing_ok=True)
+        yield partial
+        if is_url(file):
+            upload(partial, file)
+        else:
+            os.replace(partial, file)
+
+
+@contextlib.contextmanager
+def filled_folder(folder: AnyPath) -> Iterator[Path]:
+    """Give a folder on this machine to write to: itself, or what is uploaded at the end."""
+    if not is_url(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as local:
+        yield Path(local)
+        upload_folder(Path(local), folder)
+
+
+def move_folder(folder: AnyPath, place: AnyPath) -> None:
+    """Rename a folder; in a bucket, copy its objects and then delete them."""
+    if is_url(folder):
+        with storage(folder):
+            names = object_names(folder)
+            before = [f"{folder}/{name}" for name in names]
+            file_system(folder).copy(before, [f"{place}/{name}" for name in names])
+            file_system(folder).rm(before)
+    else:
+        folder.rename(place)
+
+
+def upload_folder(folder: Path, place: AnyPath) -> None:
+    """Copy the files in a folder, and below, to a bucket as `upload` does."""
+    for file in filter(Path.is_file, folder.rglob("*")):
+        upload(file, place / file.relative_to(folder).as_posix())
+
+
+def upload(file: Path, place: AnyPath) -> None:
+    """Copy a file to a bucket at once; raise `OSError` with the place if that fails."""
+    with storage(place):
+        file_system(place).put_file(str(file), str(place))
+
+
+def partial_name(file: AnyPath) -> AnyPath:
+    """Return the path of a file on this machine while it is written."""
     return file.with_name(f".{file.name}.tmp")
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: AnyPath) -> dict[str, Any]:
     """Read a JSON object from a file; raise `UserError` if it is missing or damaged."""
-    try:
-        with explained(f"{file} is damaged", ValueError, RecursionError):
-            value = json.loads(file.read_text())
-    except OSError as error:
-        raise UserError(f"{file} can't be read: {error.strerror}") from error
+    text = read_text(file)
+    with explained(f"{file} is damaged", ValueError, RecursionError):
+        value = json.loads(text)
     if not isinstance(value, dict):
         raise UserError(f"{file} is damaged: it holds no JSON object")
     return value
 
 
-def check_fields(file: Path, value: Any, fields: Any, where: str = "") -> None:
+def read_text(file: AnyPath) -> str:
+    """Read a text file.
+
+    Raises:
+      UserError: if it can't be read, or is no UTF-8.
+      OSError: if it is in a bucket that does not answer.
+    """
+    with explained(f"{file} is damaged", UnicodeDecodeError), storage(file):
+        try:
+            return file.read_text()
+        except FileNotFoundError as error:
+            raise UserError(f"{file} can't be read: {os.strerror(errno.ENOENT)}") from error
+        except OSError as error:
+            if is_url(file):
+                raise
+            raise UserError(f"{file} can't be read: {error.strerror}") from error
+
+
+def check_fields(file: AnyPath, value: Any, fields: Any, where: str = "") -> None:
     """Check the types of JSON data; raise `UserError` if one differs.
 
     `fields` is the expected type: a mapping of field names to types; a list with the type of all

@@ -2,26 +2,31 @@
 
 Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
 written; 75 a signal stopped the run, which saved its state and goes on with the same command; 76
-another of several processes was lost.
+another of several processes was lost; 130 and 143 a signal ended the command at once.
+
+Nothing that takes time is imported before `main` has begun to heed signals.
 """
 
-import shlex
 import sys
-import traceback
 from collections.abc import Sequence
 
-from aggnets_jax import commands
-from aggnets_jax.cli import Parser, exit_code
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.runtime.interrupts import end_at_signals
+from aggnets_jax.runtime.notes import note
 
 
 def overview() -> str:
     """Return the list of all subcommands, with a line for each."""
+    from aggnets_jax import commands
+
     lines = ["usage: aggnets COMMAND [FLAG ...]"]
     for title, names in commands.GROUPS.items():
         lines += ["", f"{title}:"]
         lines += [f"  {name:<14}{commands.first_line(name)}" for name in names]
-    lines += ["", "aggnets COMMAND --help shows its flags and an example."]
+    lines += [
+        "",
+        "aggnets COMMAND --help shows its flags and an example.",
+        "--flagfile=FILE takes flags of any command from a file with one in each line.",
+    ]
     return "\n".join(lines)
 
 
@@ -29,8 +34,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     Args:
-      arguments: words after `aggnets`; default those of the process.
+      arguments: words after `aggnets`; default those of the process, which then ends with one line
+        at a signal.
     """
+    if arguments is None:
+        end_at_signals()
+    from aggnets_jax.cli import exit_code
+
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(overview())
@@ -38,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = exit_code(lambda: _run(words))
     except Exception:  # a defect; but the other processes of a run must not wait for this one
+        import traceback
+
         traceback.print_exc()
         code = 1
     if code and "jax" in sys.modules:
@@ -48,12 +60,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int | None:
+    import shlex
+
+    from aggnets_jax import commands
+    from aggnets_jax.errors import UserError, unknown
+
     name, *rest = _with_subcommand(words)
     if name not in commands.NAMES:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")
     flags = commands.make_parser(name).parse(rest)
     flags.command = shlex.join(["aggnets", name, *rest])
+    commands.COMMANDS[name].check(flags)
     if commands.COMMANDS[name].compiles:
+        note("importing JAX")
         from aggnets_jax.runtime.compilation import enable_program_cache
 
         enable_program_cache()
@@ -67,6 +86,8 @@ def _with_subcommand(words: Sequence[str]) -> Sequence[str]:
     """
     if not words[0].startswith("-"):
         return words
+    from aggnets_jax.cli import Parser
+
     old = Parser(prog="aggnets", add_help=False)
     old.add_argument("--mode", default="train")
     flags, rest = old.parse_known_args(words)

@@ -16,12 +16,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from aggnets_jax import data
-from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.buckets import is_url
+from aggnets_jax.data.image_folder import ENDINGS, find_files, report_left_out
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import explained, local_path, write_text
+from aggnets_jax.files import any_path, explained, local_path, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.tables import csv_text
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import restore_network
@@ -69,7 +71,9 @@ def predict(
     )
     preprocess = data.make_preprocess(config.data, info)
     step = _make_predict_step(restored.model, preprocess, min(top, info.num_classes))
-    dispatched = itertools.chain((step(variables, batch) for batch in batches), [None])
+    note(f"classifying {len(files)} images")
+    each_batch = counted(batches, len(batches), "batches")
+    dispatched = itertools.chain((step(variables, batch) for batch in each_batch), [None])
     # The outputs of a batch are fetched when the next one is dispatched.
     outputs = [jax.tree.map(to_host, behind) for behind, _ in itertools.pairwise(dispatched)]
     classes, probabilities = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
@@ -94,17 +98,19 @@ def _make_predict_step(model: nn.Module, preprocess: data.Preprocess, top: int) 
 def find_images(paths: Sequence[str | Path]) -> list[str]:
     """Return the given files, and the images in given folders and below, sorted; each once.
 
+    Hidden files and folders are left out; other files that are no images are counted on stderr.
+
     Raises:
-      UserError: if there is no such file or folder, or no JPEG or PNG in a folder.
+      UserError: if there is no such file or folder, or no image in a folder.
     """
     files: list[Path] = []
     for path in map(local_path, paths):
         if path.is_dir():
-            below = sorted(path.rglob("*"))
-            found = [f for f in below if f.suffix.lower() in ENDINGS and f.is_file()]
-            if not found:
+            images, others = find_files(str(path))
+            if not images:
                 raise UserError(f"no images ({', '.join(ENDINGS)}) in {path}")
-            files += found
+            report_left_out(str(path), others)
+            files += sorted(map(Path, images))
         elif path.is_file():
             files.append(path)
         else:
@@ -130,7 +136,7 @@ def report_predictions(
         print(FORMS[form](predictions), end="")
     else:
         with explained(f"{output} can't be written"):
-            write_text(local_path(output), FORMS[form](predictions))
+            write_text(any_path(output), FORMS[form](predictions))
 
 
 def check_report(form: str, output: str | Path | None) -> None:
@@ -138,8 +144,8 @@ def check_report(form: str, output: str | Path | None) -> None:
     if form not in FORMS:
         raise unknown("format", form, FORMS)
     if output is not None:
-        path = local_path(output)
-        if path.is_dir() or not path.parent.is_dir():
+        path = any_path(output)
+        if not is_url(path) and (path.is_dir() or not path.parent.is_dir()):
             raise UserError(f"{output} must be a file in a folder that there is")
 
 

@@ -1,9 +1,9 @@
 """`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,12 +16,16 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
-from aggnets_jax.files import write_json, write_text
+from aggnets_jax.files import PathLike, any_path, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import error_in_any, is_first, on_first_process
+from aggnets_jax.runtime.interrupts import ends_at_signals
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
+from aggnets_jax.training.optimizer import highest_learning_rate
+from aggnets_jax.training.schedules import low_peak
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
@@ -43,7 +47,7 @@ from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
 
 def train_and_evaluate(
     config: ml_collections.ConfigDict | Mapping[str, Any],
-    workdir: str | Path,
+    workdir: PathLike,
     *,
     allow_config_change: bool = False,
     task: Task | None = None,
@@ -55,8 +59,8 @@ def train_and_evaluate(
 
     Args:
       config: differences from `configs/default.py`, or a whole config.
-      workdir: local directory for checkpoints, metrics and the summary; new, or of a run of the
-        same config, which is then continued. Several processes share it.
+      workdir: directory for checkpoints, metrics and the summary, local or in a bucket; new, or of
+        a run of the same config, which is then continued. Several processes share it.
       allow_config_change: whether the run so far may have had another config or data set; the
         summary then says what changed, and at which step.
       task: what to train for; None: the task that the config names.
@@ -74,13 +78,16 @@ def train_and_evaluate(
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
+        # Until there is something to save, a command ends by itself, unless others wait for it.
+        alone = jax.process_count() == 1 and ends_at_signals()
+        stop = stack.enter_context(StopRequest(listen=not alone))
 
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
+        note("opening the data set, and counting the network")
         config = config_lib.resolve(config)
         config_json = config_lib.to_json(config)
         task = task or get_task(config)
-        mesh = mesh_lib.make_mesh()
+        mesh = mesh_lib.make_mesh(config.slices)
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
@@ -90,7 +97,7 @@ def train_and_evaluate(
 
         opened = open_workdir(workdir, config_json, allow_config_change=allow_config_change)
         on_first_process(lambda: stack.enter_context(opened))
-        workdir = Path(workdir).expanduser()
+        workdir = any_path(workdir)
         checkpoints = RunCheckpoints(
             workdir, keep=config.keep_checkpoints, config=config_json, dataset=setup.info
         )
@@ -134,7 +141,10 @@ def train_and_evaluate(
             )
             # For the log: a program for each of its lines would wait for the steps.
             rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
+            if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
+                print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
+            note("compiling the step")
             several = make_train_steps(step_fn, training, config.num_seeds)
             train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
@@ -187,6 +197,7 @@ def train_and_evaluate(
                     checkpoints.save(state, progress)
 
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stop.listen()
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)

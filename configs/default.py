@@ -45,10 +45,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
     config.steps_per_dispatch = 0  # of resident data, in one program; 0: 10 on CPU, else 50
-    # Statistics of batch normalisation: of the "global" batch, or of each "device"'s part of it.
+    # Statistics of batch normalisation: of the "global" batch, of each "device"'s part of it, or of
+    # the parts of "group:N" neighbouring devices, N being a number.
     config.batch_norm = "global"
     # Of parameters and optimiser: "replicated", on every device; or "fsdp", a part on each.
     config.sharding = "replicated"
+    # Groups of devices that a slower network joins, within which "fsdp" divides; 0: TPU slices.
+    config.slices = 0
 
     # ---- optimisation: SGD, as in all of the papers
     config.lr = 0.1  # the highest learning rate of the schedule

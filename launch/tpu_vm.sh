@@ -13,7 +13,7 @@
 #   --spot          cheaper, and may be preempted at any time
 #   --queued        ask for the slice as a queued resource, and wait for it
 #   --revision      git revision to install; default HEAD
-#   --setup         command to run on each worker before, such as one that mounts the workdir's disk
+#   --setup         command to run on each worker before, such as one that mounts a disk
 #   --max_failures  ends with other exit codes than 0, 2, 3 and 75 before giving up; default 5
 #   --poll          seconds between two looks at the slice; default 30
 #   --delete        delete the slice when the run has ended
@@ -96,8 +96,8 @@ check() {
     done
     [[ -n $workdir ]] || fail "the flags of the run, behind --, need a --workdir=DIRECTORY"
     # A relative one would be on the worker's own disk, which goes with the slice.
-    [[ $workdir == /* ]] \
-        || fail "--workdir=$workdir must be absolute: on storage that all workers have mounted"
+    [[ $workdir =~ ^(/|gs://) ]] \
+        || fail "--workdir=$workdir must be in a bucket, gs://..., or absolute, on a shared disk"
     commit="$(git -C "$HERE" rev-parse --quiet --verify "${flags[revision]}^{commit}")" \
         || fail "--revision=${flags[revision]} is no revision of $HERE"
 }

@@ -49,8 +49,8 @@ install() {
     cd "$CHECKOUT"
     make_environment
     .venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock
-    # Of what the extra names only libtpu is not there yet; jax says which version of it fits.
-    .venv/bin/python -m pip install --quiet --no-build-isolation --editable '.[tpu]'
+    # Of what the extras name only libtpu is not there yet; jax says which version of it fits.
+    .venv/bin/python -m pip install --quiet --no-build-isolation --editable '.[tpu,buckets]'
     echo "$commit" >.ready
 }
 

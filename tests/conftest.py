@@ -4,6 +4,7 @@ import fcntl
 import gc
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -18,6 +19,10 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     # Nearly all programs here are small and run a few times: to compile them takes the time. What
     # needs them as users have them takes the fixture `optimised`.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# A background job of a shell inherits SIGINT as ignored, and so would the processes of tests.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tracing makes many objects that stay; the collector would go through all of them again and again.
 gc.set_threshold(100_000, 20, 100)
@@ -83,3 +88,37 @@ def finished_run(made_once, data_dir):
         assert runs.summary(folder / "run") == summary
 
     return made_once("finished_run", train) / "run"
+
+
+@pytest.fixture(scope="session")
+def gs_server():
+    """A proxy to a server of gs://, and its bucket."""
+    from tests import buckets
+
+    with buckets.served("gs") as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """A proxy to a server of s3://, and its bucket."""
+    from tests import buckets
+
+    with buckets.served("s3") as proxy:
+        yield proxy
+
+
+@pytest.fixture(params=["gs", "s3"])
+def server(request):
+    """Each of the servers in turn, well behaved."""
+    proxy = request.getfixturevalue(f"{request.param}_server")
+    proxy.behave()
+    yield proxy
+    proxy.behave()
+
+
+@pytest.fixture
+def place(server, request):
+    """A URL in a bucket, with nothing there."""
+    name = "".join(c if c.isalnum() else "-" for c in request.node.name)
+    return f"{server.bucket}/{name}"

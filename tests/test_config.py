@@ -110,10 +110,11 @@ def test_overrides_that_are_refused(override, message):
     ("text", "message"),
     [
         ("def get_config(:", "SyntaxError"),
-        ("import nowhere_to_be_found", "ModuleNotFoundError"),
         ("x = 1", "get_config"),
-        ("def get_config():\n    return {'lr': 1.0}", "must return a ConfigDict"),
-        ("def get_config():\n    return 1 / 0", "ZeroDivisionError"),
+        ("def get_config():\n    return 1.0", "must return a ConfigDict or a dict, not float"),
+        ("def get_config():\n\n    return 1 / 0", "broken.py, line 3: ZeroDivisionError"),
+        ("x = 1\nimport nowhere_to_be_found", "broken.py, line 2: ModuleNotFoundError"),
+        ("def get_config(text):\n    return {}", "get_config() missing 1 required"),
         (
             "import ml_collections\ndef get_config():\n"
             "    return ml_collections.ConfigDict({'lrr': 1.0})",
@@ -133,6 +134,119 @@ def test_broken_config_files_are_told_in_one_line(text, message, tmp_path):
         config_lib.load(str(file))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+REFERENCES = """
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.batch_size = 256
+    config.lr = config.get_ref("batch_size") * (0.1 / 256)
+    config.eval_batch_size = config.get_ref("batch_size")
+    config.seed = config.get_oneway_ref("batch_size")
+    config.schedule_args = ml_collections.ConfigDict(
+        {"warmup_steps": config.get_ref("batch_size") * 2}
+    )
+    return config
+
+
+def sweep():
+    yield "same", {}
+    yield "small", {"batch_size": 32}
+"""
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "expected"),
+    [  # batch size, learning rate, batch size of the evaluation, seed, steps of the warm-up
+        ("same", [], (256, 0.1, 256, 256, 512)),
+        ("same", ["batch_size=64"], (64, 0.025, 64, 64, 128)),
+        ("small", [], (32, 0.0125, 32, 32, 64)),
+        ("small", ["batch_size=64"], (64, 0.025, 64, 64, 128)),
+        ("small", ["lr=0.5"], (32, 0.5, 32, 32, 64)),
+        ("same", ["eval_batch_size=64"], (64, 0.025, 64, 64, 128)),  # one value for both
+        ("same", ["seed=64"], (256, 0.1, 256, 64, 512)),
+        ("same", ["batch_size=64", "schedule_args.warmup_steps=9"], (64, 0.025, 64, 64, 9)),
+    ],
+)
+def test_fields_follow_the_fields_that_they_refer_to(row, overrides, expected, tmp_path):
+    file = tmp_path / "references.py"
+    file.write_text(REFERENCES)
+    config = config_lib.load(f"{file}:{row}", overrides)
+    names = ("batch_size", "lr", "eval_batch_size", "seed")
+    assert (*(config[name] for name in names), config.schedule_args.warmup_steps) == expected
+    assert json.loads(json.dumps(config_lib.to_json(config)))["lr"] == config.lr
+
+
+REQUIRED = """
+import ml_collections
+from ml_collections import config_dict
+
+
+def get_config():
+    config = ml_collections.ConfigDict()
+    config.total_steps = config_dict.required_placeholder(int)
+    config.model = {"name": config_dict.required_placeholder(str), "args": {"depth": 40}}
+    return config
+"""
+
+
+def test_required_values(tmp_path):
+    file = tmp_path / "required.py"
+    file.write_text(REQUIRED)
+    config = config_lib.load(str(file), ["total_steps=5", "model.name=densenet"])
+    assert (config.total_steps, config.model.name) == (5, "densenet")
+    config = config_lib.load(str(file), ["total_epochs=5", "model.name=densenet"])
+    assert (config.total_steps, config.total_epochs) == (None, 5.0)
+    with pytest.raises(UserError) as error:
+        config_lib.load(str(file), ["model.name=densenet"])
+    assert str(error.value) == (
+        "the config requires a value of config.total_steps: give --config.total_steps=VALUE"
+    )
+    with pytest.raises(UserError, match=r"of config\.model\.name, config\.total_steps"):
+        config_lib.load(str(file))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "return {'lr': 0.5, 'model': {'name': 'densenet40_k12'}}",
+        "return ml_collections.FrozenConfigDict({'lr': 0.5})",
+        "return config_dict.create(lr=0.5).lock()",
+        "return config_dict.create(lr=0.5, init_from=config_dict.placeholder(str))",
+        "f = config_dict.FieldReference(0.25); return config_dict.create(lr=f * 2)",
+        "f = config_dict.FieldReference(3); return config_dict.create(lr=(f - 1).to_float() / 4)",
+        "c = config_dict.create(lr=0.1); c.update_from_flattened_dict({'lr': 0.5}); return c",
+        "f = config_dict.FieldReference(0.5); return config_dict.create(lr=f, data={'std': (f,)})",
+    ],
+)
+def test_forms_of_configs_that_ml_collections_documents(body, tmp_path):
+    file = tmp_path / "form.py"
+    head = "import ml_collections\nfrom ml_collections import config_dict\n\n\n"
+    file.write_text(f"{head}def get_config():\n    {body}\n")
+    assert config_lib.load(str(file), ["seed=3"]).lr == 0.5
+    assert config_lib.load(str(file), ["lr=0.75"]).lr == 0.75
+
+
+def test_a_reference_that_cannot_be_followed_is_told_in_one_line(tmp_path):
+    file = tmp_path / "references.py"
+    file.write_text(
+        "import ml_collections\n\n\ndef get_config():\n    c = ml_collections.ConfigDict()\n"
+        "    c.seed = 2\n    c.lr = 1 / c.get_ref('seed')\n    return c\n"
+    )
+    assert config_lib.load(str(file), ["seed=4"]).lr == 0.25
+    with pytest.raises(UserError, match=r"config\.lr can't follow the field it refers to: ZeroDiv"):
+        config_lib.load(str(file), ["seed=0"])
+
+
+def test_the_text_after_a_colon_is_the_argument_of_get_config(tmp_path):
+    file = tmp_path / "by_text.py"
+    file.write_text("def get_config(text='0.25'):\n    return {'lr': float(text)}\n")
+    assert config_lib.load(f"{file}:0.5").lr == 0.5
+    assert config_lib.load(str(file)).lr == 0.25
 
 
 def test_a_config_that_changes_the_default(tmp_path):
@@ -163,6 +277,17 @@ def test_either_length_unsets_the_other():
     assert (config.total_steps, config.total_epochs) == (None, 300.0)
     assert config_lib.resolve(config_lib.to_json(config)) == config
     assert config_lib.total_steps(config, num_train=50_000) == 300 * 50_000 // 64
+
+
+def test_epochs_of_no_step_are_refused():
+    config = config_lib.resolve({"total_epochs": 2, "batch_size": 64})
+    assert config_lib.total_steps(config, num_train=17) == 1
+    with pytest.raises(UserError) as error:
+        config_lib.total_steps(config, num_train=15)
+    assert str(error.value) == (
+        "config.total_epochs 2 is no step: 15 images are 0.234 batches of 64; set"
+        " config.total_steps, a smaller config.batch_size, or at least 4.27 epochs"
+    )
 
 
 def test_two_lengths_are_refused():

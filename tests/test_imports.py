@@ -43,6 +43,18 @@ def test_models_import_jax_and_flax_alone():
     assert out == "1000\n"
 
 
+def test_modules_are_imported_where_system_calls_of_unix_are_missing():
+    program = """
+import signal, sys
+sys.modules["fcntl"] = None
+del signal.SIGHUP
+import aggnets_jax.main, aggnets_jax.commands, aggnets_jax.runtime.processes
+import aggnets_jax.train, aggnets_jax.workdir.folder
+print(aggnets_jax.create_model("sparsenet10_k4").num_classes, aggnets_jax.workdir.folder.fcntl)
+"""
+    assert slow_imports("-c", program)[1] == "10 None\n"
+
+
 def test_public_names_are_there():
     public = {}
     exec("from aggnets_jax import *", public)

@@ -30,6 +30,27 @@ def test_another_process_evaluates_to_the_last_digit(finished):
     assert json.loads((workdir / "evaluation.json").read_text()) == runs.summary(workdir)["final"]
 
 
+def test_an_evaluation_takes_fields_that_change_no_result(finished, capsys):
+    _, workdir = finished
+    before = (workdir / "evaluation.json").read_text()
+    fields = ("--config.eval_batch_size=16", "--config.data.resident=never")
+    assert main(["eval", f"--workdir={workdir}", *fields]) == 0
+    now = json.loads((workdir / "evaluation.json").read_text())
+    assert now == pytest.approx(json.loads(before), rel=1e-5)
+    (workdir / "evaluation.json").write_text(before)
+    capsys.readouterr()
+    for field, message in [
+        ("lr=0.2", "an evaluation has the run's config.lr; it may change data.data_dir, data.res"),
+        ("eval_batch_size=0", "eval_batch_size must be at least 1"),
+        ("eval_batch_sise=9", "nearest: eval_batch_size"),
+        ("data.data_dir=/nowhere", "/nowhere"),
+    ]:
+        assert main(["eval", f"--workdir={workdir}", f"--config.{field}"]) == 2
+        err = capsys.readouterr().err
+        assert message in err and err.count("\n") == 1
+    assert (workdir / "evaluation.json").read_text() == before
+
+
 def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     _, workdir = finished
     assert main(["report", f"--workdir={workdir}"]) == 0
@@ -90,8 +111,9 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
         ([*DIGITS, "now"], "unknown flag 'now'"),
         (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
         (["eval", "--workdir=W"], "there is no workdir"),
-        (["eval", "--workdir=W", "--config.lr=1"], "takes the config of the workdir"),
-        (["report", "--workdir=W"], "summary.json can't be read"),
+        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation has the run's config.lr"),
+        (["eval", "--workdir=W", "--config=a.py"], "takes the config of the workdir"),
+        (["report", "--workdir=W"], "there is no workdir"),
         ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),
         (
             [*DIGITS, "--checkpoint=best"],
@@ -121,7 +143,9 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, cap
 def test_command_lines_without_a_subcommand(old, new, monkeypatch):
     ran = []
     for name in ("train", "eval", "report"):
-        command = commands.COMMANDS[name]._replace(run=ran.append, compiles=False)
+        command = commands.COMMANDS[name]._replace(
+            run=ran.append, compiles=False, check=lambda flags: None
+        )
         monkeypatch.setitem(commands.COMMANDS, name, command)
     assert main(old) == main(new) == 0
     assert ran[0] == ran[1]

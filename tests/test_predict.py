@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from aggnets_jax.data import DatasetInfo
+from aggnets_jax.data.decoding import FORMATS
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
@@ -247,13 +248,16 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
     process = runs.start("predict", f"--workdir={workdir}", f"--images={tmp_path}")
     code, out, err = runs.finish(process)
     assert (code, out) == (2, "")
-    assert err == f"error: {file} is damaged, or no JPEG, PNG, GIF or BMP\n"
+    assert err == f"error: {file} is damaged, or no {FORMATS}\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--images=EMPTY"], "no images (.jpg, .jpeg, .png) in EMPTY"),
+        (
+            ["--images=EMPTY"],
+            "no images (.bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp) in EMPTY",
+        ),
         (["--images=EMPTY/none.jpg"], "no file or folder EMPTY/none.jpg"),
         ([], "the following arguments are required: --images"),
         (["--images="], "--images is empty"),

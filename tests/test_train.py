@@ -390,8 +390,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_as_if_it_were_whole(
     _assert_same_run(resumed, workdir, whole[1], whole[0])
 
 
-@pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/run", "gs://bucket/run", "a\0b"])
+@pytest.mark.parametrize("workdir", ["/dev/null/run", "/proc/run", "ftp://host/run", "a\0b"])
 def test_an_unwritable_workdir_is_told_in_one_line(workdir, data_dir):
-    with pytest.raises(UserError, match=r"can't be used|must be a local|is no file") as error:
+    with pytest.raises(UserError, match=r"can't be used|unknown kind of b|is no file") as error:
         train_and_evaluate(runs.tiny_config(data_dir), workdir)
     assert "\n" not in str(error.value)

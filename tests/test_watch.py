@@ -53,10 +53,10 @@ def test_a_signal_ends_an_evaluation(workdir, monkeypatch):
     monkeypatch.setattr(watch_module, "_look", lambda _: (12, -2))
     evaluate = watch_module.evaluate_checkpoint
 
-    def stopped_in(*arguments, interrupted):
+    def stopped_in(*arguments, interrupted, **options):
         assert not interrupted()
         signal.raise_signal(signal.SIGINT)
-        assert evaluate(*arguments, interrupted=interrupted) is None
+        assert evaluate(*arguments, interrupted=interrupted, **options) is None
 
     monkeypatch.setattr(watch_module, "evaluate_checkpoint", stopped_in)
     with pytest.raises(Stopped, match="SIGINT: watched up to step 0"):

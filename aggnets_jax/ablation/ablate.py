@@ -15,7 +15,7 @@ from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
 from aggnets_jax.ablation.sweep_tables import Row
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.files import make_folder
+from aggnets_jax.files import AnyPath, any_path, make_folder
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -94,7 +94,7 @@ def ablate(
         at_once=options.at_once,
         reestimated=options.reestimate_batch_statistics,
     )
-    folder = make_folder(options.output or Path(workdir, "ablation"))
+    folder = make_folder(options.output or any_path(workdir) / "ablation")
     network = _network(restored, seed, options)
     earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
     together = list(itertools.chain(*kinds.values()))
@@ -178,7 +178,7 @@ def _record(ablation: Ablation, measured: Measured, which: str, options: Options
     }
 
 
-def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[Path]) -> None:
+def _print(measured: Measured, rows: dict[str, list[Row]], files: Sequence[AnyPath]) -> None:
     baseline = measured.baseline
     titles = {"links": "single links that matter most", "list": "listed links"}
     for kind in [kind for kind in titles if kind in rows] or [next(iter(rows))]:

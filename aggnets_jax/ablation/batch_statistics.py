@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data
+from aggnets_jax.connectivity.features import statistics_over
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -42,14 +43,11 @@ def on_each_device(
     return jax.jit(mapped, compiler_options=compiler_options)
 
 
-def of_batch(
-    model: nn.Module, variables: Variables, images: jax.Array, axis: str | None = None
-) -> Any:
+def of_batch(model: nn.Module, variables: Variables, images: jax.Array) -> Any:
     """Compute the mean and variance that each batch normalisation finds in a batch.
 
     All of them normalise by the batch; everything else, such as dropout, is as in evaluation.
-    Images are [batch, height, width, channels], normalised; `axis` is the name of the mapped axis
-    over which the batch is divided, if it is. Returns a collection "batch_stats".
+    Images are [batch, height, width, channels], normalised. Returns a collection "batch_stats".
     """
 
     def by_batch(call: Any, arguments: Any, keywords: Any, context: Any) -> Any:
@@ -57,9 +55,7 @@ def of_batch(
         if not isinstance(norm, BatchNorm) or not norm.use_running_average:
             return call(*arguments, **keywords)
         # With a momentum of 0 the stored values are this batch's, to the bit.
-        norm = norm.clone(
-            parent=norm.scope, use_running_average=False, momentum=0.0, axis_name=axis
-        )
+        norm = norm.clone(parent=norm.scope, use_running_average=False, momentum=0.0)
         return norm(*arguments, **keywords)
 
     with nn.intercept_methods(by_batch):
@@ -96,7 +92,8 @@ def make_estimate(
 
     def statistics(variables: Variables, changed: Changed, batch: data.Batch) -> Any:
         images = preprocess(batch, train=False)
-        return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images, "data"))(changed)
+        with statistics_over("data"):
+            return jax.vmap(lambda c: of_batch(model, {**variables, **c}, images))(changed)
 
     compiled = on_each_device(statistics, mesh, PartitionSpec())
 

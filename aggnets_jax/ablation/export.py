@@ -8,7 +8,6 @@ the links that are gone.
 import pprint
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 
 import ml_collections
 from flax import traverse_util
@@ -17,9 +16,10 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.ablation.removal import check_same_function, fitting_variables, smaller_network
 from aggnets_jax.ablation.sets import StageLink, Stages
+from aggnets_jax.buckets import is_url
 from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import local_path, write_text
+from aggnets_jax.files import AnyPath, PathLike, any_path, make_folder, write_text
 from aggnets_jax.tables import csv_text
 from aggnets_jax.workdir.restore import Restored
 
@@ -44,9 +44,9 @@ Training starts from the weights in this file's folder; with --config.init_from=
 initialisation."""
 
 
-def check_new_folder(folder: str | Path) -> Path:
+def check_new_folder(folder: PathLike) -> AnyPath:
     """Return the path of a new folder; raise `UserError` if something is in it."""
-    path = local_path(folder)
+    path = any_path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{folder} exists already; give the name of a new folder to export to")
     return path
@@ -65,7 +65,7 @@ def export(
     restored: Restored,
     stages: Stages,
     cut: Sequence[StageLink],
-    folder: str | Path,
+    folder: PathLike,
     *,
     batch: data.Batch,
     seed: int | None = None,
@@ -89,9 +89,10 @@ def export(
     try:
         if fitting is not None:
             write_new_run(smaller.config, restored.info, fitting, path)
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         write_text(path / "cut.csv", cut_table(cut))
-        write_text(path / "config.py", config_text(smaller.config, starts=fitting is not None))
+        weights = None if fitting is None else path
+        write_text(path / "config.py", config_text(smaller.config, weights))
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
     print(f"without {len(cut)} links: {path / 'config.py'}", flush=True)
@@ -107,11 +108,13 @@ def cut_table(cut: Sequence[StageLink]) -> str:
     return csv_text(records, ("stage", "layer", "source"))
 
 
-def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
+def config_text(config: ml_collections.ConfigDict, weights: AnyPath | None = None) -> str:
     """Return a config file with the fields of a whole config that differ from the defaults.
 
-    `starts` says whether training starts from the weights in the folder of the file.
+    `weights` is the folder of the file if training starts from the weights in it.
     """
+    in_bucket = is_url(weights)  # from which a config file is copied before it is used
+    start = repr(str(weights)) if in_bucket else "str(Path(__file__).parent)"
     default = config_lib.to_json(config_lib.default_config())
     changes = config_lib.changes(default, config_lib.to_json(config))
     fields = {name: value for name, (_, value) in changes.items()}
@@ -121,8 +124,8 @@ def config_text(config: ml_collections.ConfigDict, *, starts: bool) -> str:
     # As literals: texts in a config may be anybody's.
     literal = pprint.pformat(fields, width=92, compact=True, sort_dicts=False)
     return _CONFIG.format(
-        start=_FROM_HERE if starts else "Training starts from the initialisation.",
-        imports="\nfrom pathlib import Path\n" if starts else "",
+        start=_FROM_HERE if weights else "Training starts from the initialisation.",
+        imports="\nfrom pathlib import Path\n" if weights and not in_bucket else "",
         fields=textwrap.indent(literal, " " * 8),
-        init_from="    config.init_from = str(Path(__file__).parent)\n" if starts else "",
+        init_from=f"    config.init_from = {start}\n" if weights else "",
     )

@@ -1,7 +1,6 @@
 """Train a network and the weights of its links together, and cut the weakest links."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,7 +26,7 @@ from aggnets_jax.connectivity.drawing import save_topologies
 from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
-from aggnets_jax.files import write_json, write_text
+from aggnets_jax.files import AnyPath, PathLike, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
@@ -80,9 +79,7 @@ class LinkWeights:
         return {"links": jnp.count_nonzero(weights), "link_weight": weights.sum()}
 
 
-def learn(
-    config: ml_collections.ConfigDict, workdir: str | Path, penalty: Penalty
-) -> dict[str, Any]:
+def learn(config: ml_collections.ConfigDict, workdir: PathLike, penalty: Penalty) -> dict[str, Any]:
     """Train a network and the weights of its links together, and cut the weakest links.
 
     The result depends on the config, the penalty and the devices. The same call goes on with a run
@@ -148,7 +145,7 @@ def learn(
             "hardware": hardware(),
             "versions": versions(),
         }
-        write_text(path / "config.py", config_text(smaller.config, starts=False))
+        write_text(path / "config.py", config_text(smaller.config))
         write_text(path / "cut.csv", cut_table(cut))
         save_topologies(smaller.model.topologies, path / "pattern.png")
         write_json(path / "pattern.json", learnt)
@@ -156,7 +153,7 @@ def learn(
     return learnt
 
 
-def _restore(workdir: Path, network: Restored) -> tuple[np.ndarray, Restored]:
+def _restore(workdir: AnyPath, network: Restored) -> tuple[np.ndarray, Restored]:
     """Restore the weights of a finished run, and the network with its variables and step."""
     images = jnp.zeros((1, *network.info.image_shape))
     shapes = jax.eval_shape(lambda: network.model.init(jax.random.key(0), images))
@@ -197,7 +194,7 @@ def _stages(links: WeighedLinks, weights: np.ndarray, smaller: Smaller) -> dict[
     return stages
 
 
-def _print_result(workdir: Path, learnt: dict[str, Any], needed: Sequence[StageLink]) -> None:
+def _print_result(workdir: AnyPath, learnt: dict[str, Any], needed: Sequence[StageLink]) -> None:
     asked = sum(learnt["keep"] or [learnt["kept"]])
     more = f"; {asked} of them, as was asked for, make no network" if asked < learnt["kept"] else ""
     print(f"kept {learnt['kept']} of {learnt['links']} links{more}")

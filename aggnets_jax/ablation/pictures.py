@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +12,7 @@ from aggnets_jax.ablation.sets import EVERYWHERE, Stages
 from aggnets_jax.ablation.sweep_tables import Row
 from aggnets_jax.ablation.tally import Measurement
 from aggnets_jax.connectivity.drawing import ACCENT, INK, LONG, SHORT
+from aggnets_jax.files import AnyPath, write_figure
 
 # No change is grey, so that it differs from no link, which is white.
 _CHANGES = LinearSegmentedColormap.from_list("changes", [LONG, "#e4e7e9", ACCENT])
@@ -21,7 +21,7 @@ _MOST_NUMBERED = 15  # sources of a panel whose cells have room for numbers
 
 
 def save_link_map(
-    stages: Stages, rows: Sequence[Row], file: Path, value: str, label: str, bad: int
+    stages: Stages, rows: Sequence[Row], file: AnyPath, value: str, label: str, bad: int
 ) -> None:
     """Draw the change that cutting each link makes, a panel for each stage.
 
@@ -66,7 +66,7 @@ def save_link_map(
         _label_outputs(axes, stage.topology.depth, columns, name)
     bar = figure.colorbar(image, ax=panels, label=label, fraction=0.05)
     bar.set_ticks(_ticks(most))
-    figure.savefig(file)
+    write_figure(file, figure)
 
 
 def _ticks(most: float) -> list[float]:
@@ -100,7 +100,7 @@ def _label_outputs(axes: Axes, depth: int, columns: int, name: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def save_distances(rows: Sequence[Row], file: Path) -> None:
+def save_distances(rows: Sequence[Row], file: AnyPath) -> None:
     """Draw the change of accuracy against the distance of the links that are cut together.
 
     Bars are 95 % confidence intervals. The axis says how many links of all stages have a distance.
@@ -142,7 +142,9 @@ def save_distances(rows: Sequence[Row], file: Path) -> None:
     _finish(figure, axes, file)
 
 
-def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, file: Path) -> None:
+def save_random_sets(
+    rows: Sequence[Row], baseline: Measurement, chance: float, file: AnyPath
+) -> None:
     """Draw the accuracy against the number of links cut at random.
 
     Lines show the `baseline`, with all links, and `chance`, the accuracy of guessing.
@@ -167,21 +169,21 @@ def save_random_sets(rows: Sequence[Row], baseline: Measurement, chance: float, 
     _finish(figure, axes, file)
 
 
-def _finish(figure: Figure, axes: Axes, file: Path) -> None:
+def _finish(figure: Figure, axes: Axes, file: AnyPath) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(file)
+    write_figure(file, figure)
 
 
 def save_pictures(
-    folder: Path,
+    folder: AnyPath,
     stages: Stages,
     kinds: Mapping[str, Sequence[Row]],
     baseline: Measurement,
     chance: float,
-) -> list[Path]:
+) -> list[AnyPath]:
     """Draw the pictures for the kinds of sets that there are; return the files."""
     files = []
     if "links" in kinds:

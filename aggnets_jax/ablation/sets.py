@@ -14,7 +14,7 @@ from aggnets_jax.ablation.tally import COLUMNS
 from aggnets_jax.connectivity.links import StageLinks, all_links, masks_without
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.files import is_line, local_path
+from aggnets_jax.files import any_path, is_line, read_text
 
 Stages = Mapping[str, StageLinks]
 """From `links.find_links`."""
@@ -153,10 +153,10 @@ def _parse(text: str) -> list[StageLink]:
 
 
 def _read_file(file: str) -> dict[str, list[StageLink]]:
-    path = local_path(file)
+    text = read_text(any_path(file)).removeprefix("\ufeff")
     try:
-        lines = list(csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline="")))
-    except (OSError, ValueError, csv.Error) as error:  # no text; a NUL in it
+        lines = list(csv.reader(io.StringIO(text, newline="")))
+    except csv.Error as error:  # a NUL in it
         raise UserError(f"{file} can't be read: {one_line(error)}") from error
     columns = lines[0] if lines else []
     for column in columns:

@@ -25,6 +25,7 @@ from aggnets_jax.connectivity import links as links_lib
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.runtime.notes import counted
 from aggnets_jax.tasks.classification import score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
@@ -177,12 +178,13 @@ class Ablation:
     ) -> Iterator[tuple[data.Batch, slice, dict[str, np.ndarray]]]:
         """Yield batches, sets and their scores, fetched after the next ones are dispatched."""
         ahead = None
-        for batch in self.batches:
-            for part, changed in chunks:
-                behind = ahead
-                ahead = batch, part, self.scores(self.restored.variables, changed, batch)
-                if behind is not None:
-                    yield (*behind[:2], jax.device_get(behind[2]))
+        work = ((batch, chunk) for batch in self.batches for chunk in chunks)
+        total = len(self.batches) * len(chunks)
+        for batch, (part, changed) in counted(work, total, "sets of links by batch of images"):
+            behind = ahead
+            ahead = batch, part, self.scores(self.restored.variables, changed, batch)
+            if behind is not None:
+                yield (*behind[:2], jax.device_get(behind[2]))
         yield (*ahead[:2], jax.device_get(ahead[2]))
 
 

@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax.ablation.sets import CutSet
 from aggnets_jax.ablation.tally import COLUMNS, Measurement
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import check_fields, read_json, write_json
+from aggnets_jax.files import AnyPath, check_fields, read_json, write_json
 from aggnets_jax.tables import print_table, write_csv
 
 RECORD = "ablation.json"
@@ -34,7 +33,7 @@ def finite(value: float) -> float | None:
 
 
 def earlier_sweeps(
-    folder: Path, network: Mapping[str, Any], kinds: Collection[str]
+    folder: AnyPath, network: Mapping[str, Any], kinds: Collection[str]
 ) -> dict[str, Any]:
     """Read the sweeps from an earlier record in a folder, but for the kinds that are cut now.
 
@@ -57,7 +56,7 @@ def earlier_sweeps(
 
 
 def write(
-    folder: Path,
+    folder: AnyPath,
     record: Mapping[str, Any],
     kinds: Mapping[str, Sequence[Row]],
     earlier: Mapping[str, Any],

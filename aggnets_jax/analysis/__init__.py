@@ -26,6 +26,8 @@ ANALYSES = {
     "topology": "aggnets_jax.analysis.pattern_costs",
     "paths": "aggnets_jax.analysis.paths",
     "reuse": "aggnets_jax.analysis.reuse",
+    "calibration": "aggnets_jax.analysis.calibration",
+    "transfer": "aggnets_jax.analysis.transfer",
     "dissection": "aggnets_jax.analysis.dissection",
 }
 """Modules by the names of analyses, which their files in WORKDIR/analysis have, too."""

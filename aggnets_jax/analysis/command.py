@@ -3,7 +3,6 @@
 import argparse
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +13,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.files import AnyPath, write_figure
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tables import print_table, write_csv
 from aggnets_jax.workdir.restore import Restored
@@ -86,7 +86,7 @@ def headline(restored: Restored, given: argparse.Namespace, text: str) -> str:
 
 
 def publish(
-    output: Path,
+    output: AnyPath,
     title: str,
     shown: Sequence[Mapping[str, str]],
     files: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -104,7 +104,7 @@ def publish(
     for file, records in tables.items():
         write_csv(file, records)
     picture = next(iter(tables)).with_suffix(".png")
-    figure.savefig(picture, bbox_inches="tight" if tight else None)
+    write_figure(picture, figure, bbox_inches="tight" if tight else None)
     print(*tables, picture, sep=", ")
 
 

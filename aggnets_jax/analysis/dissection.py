@@ -19,7 +19,6 @@ favours labels of whole images: scenes and textures.
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,7 +39,7 @@ from aggnets_jax.analysis.units import (
     unit_masks,
 )
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import read_json, write_json
+from aggnets_jax.files import AnyPath, any_path, read_json, write_figure, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.workdir.restore import Restored
@@ -107,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--beside", action="append", default=[], metavar="WORKDIR", help=text)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print the detectors, write tables, and draw counts and masks."""
     for name, low, high in (("quantile", 0, 1), ("iou", 0, 1)):
         if not low < getattr(given, name) < high:
@@ -121,7 +120,8 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
     features = make_features(restored, given.layer, given.normalisation)
     found = dissect(features, broden, mesh, batch_size=given.batch_size, quantile=given.quantile)
     counts = unique_detectors(found, broden, given.iou)
-    draw_units(found, features, broden, given.units).savefig(output / "dissection_units.png")
+    masks = output / "dissection_units.png"
+    write_figure(masks, draw_units(found, features, broden, given.units))
     write_json(output / "dissection.json", {"layer": given.layer, "unique": counts})
     title = f"{sum(counts.values())} unique detectors among {len(found.labels)} channels"
     records = _records(found, broden)
@@ -134,11 +134,11 @@ def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
         {"dissection": records},
         draw_counts({given.workdir: counts, **others}),
     )
-    print(f"{len(detectors)} channels detect a label; {output / 'dissection_units.png'}")
+    print(f"{len(detectors)} channels detect a label; {masks}")
 
 
 def _read_counts(workdir: str) -> dict[str, int]:
-    file = Path(workdir, "analysis", "dissection.json")
+    file = any_path(workdir) / "analysis" / "dissection.json"
     try:
         return read_json(file)["unique"]
     except (OSError, KeyError, ValueError):

@@ -14,7 +14,6 @@ import argparse
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ from aggnets_jax import data
 from aggnets_jax.analysis import command
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.files import AnyPath
 from aggnets_jax.layers.smg import ForgetGate, UpdateGate
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
@@ -194,7 +194,7 @@ def _draw_values(axes: Axes, gates: Sequence[Gate]) -> None:
 add_arguments = command.add_data_dir
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the values of gates."""
     images = jnp.zeros((1, *restored.info.image_shape))
     if not jax.eval_shape(partial(gate_values, restored.model), restored.variables, images):

@@ -8,7 +8,6 @@ import argparse
 import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,6 +23,7 @@ from aggnets_jax.analysis.command import Pictures, first_pictures
 from aggnets_jax.analysis.plots import draw_overlays
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.files import AnyPath
 from aggnets_jax.predict import find_images
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
@@ -270,7 +270,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_count(parser, default=8)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the maps of some images."""
     if not 1 <= given.count <= MOST:
         raise UserError(f"--count must be between 1 and {MOST}, not {given.count}")

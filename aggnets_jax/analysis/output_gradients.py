@@ -10,7 +10,6 @@ that really arrive (`measured_paths`).
 import argparse
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,6 +22,7 @@ from aggnets_jax.analysis import command
 from aggnets_jax.analysis.path_gradients import make_backward, steps_of
 from aggnets_jax.analysis.taps import has_shortcuts, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks
+from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
 
 
@@ -92,7 +92,7 @@ def gradient_norms(
 add_arguments = functools.partial(command.add_count, default=32)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the norms of the gradients at each output."""
     images, labels = command.first_images(restored, given)
     measured = measured_paths(restored, images[:4])

@@ -21,7 +21,6 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +33,7 @@ from aggnets_jax.analysis.plots import label_axes, make_panels
 from aggnets_jax.analysis.taps import choose, has_shortcuts, inputs_of, output_of, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 
@@ -203,7 +203,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_stages(parser)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw paths and their gradients by length."""
     if given.samples < 1:
         raise UserError(f"--samples must be at least 1, not {given.samples}")

@@ -19,7 +19,6 @@ last two columns count the pairs of outputs, and the pairs for which the first a
 import argparse
 import functools
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +34,7 @@ from aggnets_jax.analysis.taps import has_shortcuts, inputs_of, output_of, stage
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.models import create_model
 from aggnets_jax.workdir.restore import Restored
 
@@ -178,7 +178,7 @@ def describe(name: str, pattern: Pattern, sums: bool) -> dict[str, Any]:
 add_arguments = functools.partial(command.add_count, default=4)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the costs and paths of patterns."""
     images, _ = command.first_images(restored, given)
     found = patterns(restored, images)

@@ -17,7 +17,6 @@ and for a stage the share of each distance in the use of all outputs together.
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +28,7 @@ from aggnets_jax.analysis.plots import label_axes, make_panels
 from aggnets_jax.analysis.shortcut_weights import shortcut_weights
 from aggnets_jax.analysis.taps import empty_matrix, stages_of
 from aggnets_jax.analysis.weights import heat_maps
+from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
 
 
@@ -82,7 +82,7 @@ def by_distance(matrix: np.ndarray) -> dict[int, float]:
     return dict(zip(there.tolist(), shares.tolist(), strict=True))
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the use of outputs."""
     found = uses(restored)
     rows = [

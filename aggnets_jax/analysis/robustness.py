@@ -9,7 +9,6 @@ import argparse
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from aggnets_jax import data
 from aggnets_jax.analysis import command
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
+from aggnets_jax.files import AnyPath
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.statistics import accuracy_interval
@@ -259,7 +259,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_data_dir(parser)
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw accuracies under attack."""
     attacks, epsilons = _attacks(given), parse_epsilons(given.epsilons)
     mesh = mesh_lib.make_mesh()

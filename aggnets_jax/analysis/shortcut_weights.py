@@ -12,7 +12,6 @@ layer are on the diagonal: a layer never reads itself.
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from aggnets_jax.analysis.taps import empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
 
 LABEL = "mean |W| over channels"
@@ -68,7 +68,7 @@ def shortcut_weights(restored: Restored) -> dict[str, ShortcutWeights]:
     return found
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the weights of shortcuts."""
     found = shortcut_weights(restored)
     if not found:

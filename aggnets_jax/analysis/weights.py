@@ -17,7 +17,6 @@ any".
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -30,6 +29,7 @@ from aggnets_jax.analysis.taps import choose, empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
 from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
 
 LABEL = "mean |w| / largest of the layer"
@@ -82,7 +82,7 @@ def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
 add_arguments = command.add_stages
 
 
-def run(restored: Restored, given: argparse.Namespace, output: Path) -> None:
+def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the weights of links."""
     found = link_weights(restored)
     if not found:

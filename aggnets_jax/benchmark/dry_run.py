@@ -1,130 +1,300 @@
-"""Compile the train step of a config for simulated devices, and report its cost."""
+"""Compile the steps of a config for devices that are not here, and report their cost."""
 
 import math
 import re
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+from jax.sharding import Mesh
 
-from aggnets_jax.data import as_they_are, describe
-from aggnets_jax.data.known import known_data, num_train
-from aggnets_jax.errors import UserError
+from aggnets_jax import config as config_lib
+from aggnets_jax.benchmark.hlo import collectives, moved_bytes
+from aggnets_jax.benchmark.memory import is_out_of_memory
+from aggnets_jax.benchmark.targets import Chip, Target, open_target
+from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
+from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.files import write_json
 from aggnets_jax.layers.convolution import native
+from aggnets_jax.models.flops import count_traffic
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.runtime.compilation import allocated_bytes, compiler_options
+from aggnets_jax.runtime.compilation import allocated_bytes, compile_for, compiler_options
+from aggnets_jax.runtime.notes import note
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task
-from aggnets_jax.training.setup import DataSizes, set_up
+from aggnets_jax.training.setup import Setup, set_up
 from aggnets_jax.training.state import over_seeds
 
-_COLLECTIVE = re.compile(
-    r"= (.+?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
-)
-_ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+# The memory that a TPU's compiler says a program needs, and the memory that there is.
+_NEEDED = re.compile(r"\(([\d.]+[KMGT])\) exceeds available HBM \(([\d.]+[KMGT])\)")
 
 
-def dry_run(config: ml_collections.ConfigDict, devices: int) -> dict[str, Any]:
-    """Compile a resolved config's train step over all devices of this process.
+class DoesNotFit(UserError):
+    """A step needs more memory than a device has."""
+
+
+def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> dict[str, Any]:
+    """Compile a resolved config's steps for a target, or for the simulated devices here.
 
     Returns:
-      `params`; and for each device and step: `state_bytes`, `allocated_bytes` (with batch and
-      temporaries), `temporary_bytes`, `flops` as XLA counts them, `model_flops` (two for each
-      multiply-add of three passes), and `collectives`, the `count` and result `bytes` of each kind.
-      `flops` and `collectives` count the body of a loop, over accumulated batches or scanned
-      layers, once.
+      `devices`, `params`, and the costs of a training step; for each device and step:
+      `state_bytes`, `allocated_bytes` (with batch and temporaries), `temporary_bytes`, `flops` as
+      XLA counts them, `model_flops` (two for each multiply-add of three passes), `bytes` read and
+      written, `model_bytes` (the inputs and outputs of convolutions, once in each of three passes),
+      `collectives` as `hlo.collectives` returns them, and `compile_seconds`. The counts include the
+      body of a loop, over accumulated batches or scanned layers, once. With a target there are also
+      the `roofline`, see `roofline`, and `evaluation`, the costs of an evaluation step.
 
     Raises:
+      DoesNotFit: if the target's compiler finds that a step needs too much memory.
       UserError: for a config of no valid run, or batches that the devices can't divide.
     """
-    mesh = mesh_lib.make_mesh()
+    mesh = mesh_lib.make_mesh(config.slices, target and target.devices)
     try:
-        known = known_data(config)
-        sizes = DataSizes(known.num_classes, known.image_shape, num_train(config))
+        info = _describe(config)
     except UserError:  # the sizes are not known without opening the data set
-        sizes = describe(config.data)
-    setup = set_up(config, get_task(config), info=sizes, mesh=mesh)
-    macs = setup.network_summary["macs"]
-    placed = setup.state_sharding(mesh)
-    shapes = setup.state_shapes()
-    state = jax.tree.map(
+        info = None
+    setup = set_up(config, get_task(config), info=info, mesh=mesh)
+    found = {
+        "devices": mesh.size,
+        "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
+    }
+    note(f"compiling for {mesh.size} devices that are not here")
+    with compile_for(target.platform) if target else native():
+        found |= _train_costs(setup, mesh)
+        if target:
+            found["evaluation"] = _evaluation_costs(setup, mesh)
+    if target:
+        for costs in (found, found["evaluation"]):
+            costs["roofline"] = roofline(costs, target.chip, mesh.size)
+    return found
+
+
+def _describe(config: ml_collections.ConfigDict) -> DatasetInfo:
+    """Describe a config's KNOWN data as `describe` does; raise `UserError` if they are not known.
+
+    There are no names of classes and no evaluation split.
+    """
+    data, name = known_data(config), config.data.name
+    mean, std = normalisation(config.data, name, data.image_shape[-1])
+    return DatasetInfo(
+        name=name,
+        num_classes=data.num_classes,
+        class_names=(),
+        image_shape=data.image_shape,
+        num_train=num_train(config),
+        num_eval=0,
+        train_split=config.data.train_split,
+        eval_split="",
+        mean=mean,
+        std=std,
+        resident=False,
+        resized=data.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
+    )
+
+
+def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, float]:
+    """Return the least seconds of a step's `arithmetic`, `memory` and `links`, at published rates.
+
+    A step takes at least the largest of them; collectives are taken as a ring over all devices.
+    """
+    return {
+        "arithmetic": costs["flops"] / chip.flops,
+        "memory": costs["bytes"] / chip.memory_bandwidth,
+        "links": moved_bytes(costs["collectives"], devices) / chip.link_bandwidth,
+    }
+
+
+def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
+    config, placed = setup.config, setup.state_sharding(mesh)
+    state = _placed(setup.state_shapes(), placed)
+    preprocess = setup.task.make_preprocess(config, setup.info)
+    step = jax.jit(
+        over_seeds(setup.train_step(preprocess, mesh), config.num_seeds, (0, None)),
+        donate_argnums=0,
+        out_shardings=placed,
+        compiler_options=compiler_options(),
+    )
+    costs = _costs(step, state, _batch(setup, mesh, config.batch_size, ("epoch", "index")))
+    own = _own_costs(setup, 3, config.batch_size // mesh.size)
+    return {"state_bytes": mesh_lib.bytes_per_device(state), **costs, **own}
+
+
+def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
+    config = setup.config
+    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    variables = setup.state_shapes().variables  # a run copies them to each device
+    variables = _placed(variables, jax.tree.map(lambda _: mesh_lib.replicated(mesh), variables))
+    preprocess = setup.task.make_preprocess(config, setup.info)
+    step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds)
+    costs = _costs(step, variables, _batch(setup, mesh, config.eval_batch_size, (), mask=True))
+    return costs | _own_costs(setup, 1, config.eval_batch_size // mesh.size)
+
+
+def _own_costs(setup: Setup, passes: int, images: int) -> dict[str, int]:
+    """Return FLOPs and bytes that the network itself needs for so many images on a device."""
+    images *= setup.config.num_seeds
+    features = count_traffic(setup.network, setup.info.image_shape)
+    return {
+        "model_flops": 2 * passes * setup.network_summary["macs"] * images,
+        "model_bytes": passes * features * images * jnp.dtype(setup.config.dtype).itemsize,
+    }
+
+
+def _placed(shapes: Any, placed: Any) -> Any:
+    return jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed
     )
-    over_batch = mesh_lib.batch_sharding(mesh)
-    batch = {
-        name: jax.ShapeDtypeStruct((config.batch_size, *shape), dtype, sharding=over_batch)
-        for name, (shape, dtype) in {
-            "image": (setup.info.image_shape, jnp.float32),
-            **dict.fromkeys(("label", "epoch", "index"), ((), jnp.int32)),
-        }.items()
+
+
+def _batch(
+    setup: Setup, mesh: Mesh, size: int, numbers: tuple[str, ...], mask: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+    fields = {
+        "image": (setup.info.image_shape, jnp.uint8),
+        **dict.fromkeys(("label", *numbers), ((), jnp.int32)),
+        **({"mask": ((), jnp.bool_)} if mask else {}),
     }
-    with native():
-        compiled = (
-            jax.jit(
-                over_seeds(setup.train_step(as_they_are, mesh), config.num_seeds, (0, None)),
-                donate_argnums=0,
-                out_shardings=placed,
-                compiler_options=compiler_options(),
-            )
-            .lower(state, batch)
-            .compile()
-        )
+    over_batch = mesh_lib.batch_sharding(mesh)
     return {
-        "params": sum(math.prod(x.shape) for x in jax.tree.leaves(shapes.params)),
-        "state_bytes": mesh_lib.bytes_per_device(state),
+        name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=over_batch)
+        for name, (shape, dtype) in fields.items()
+    }
+
+
+def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
+    """Compile a function and return what its program costs on each device."""
+    began = time.perf_counter()
+    try:
+        compiled = jitted.lower(*arguments).compile()
+    except jax.errors.JaxRuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        sizes = _NEEDED.search(str(error))
+        text = f"{sizes[1]}iB of {sizes[2]}iB of each device" if sizes else one_line(error)
+        raise DoesNotFit(f"it does not fit: a step needs {text}") from error
+    counts = compiled.cost_analysis()
+    return {
+        "compile_seconds": time.perf_counter() - began,
         "allocated_bytes": allocated_bytes(compiled),
         "temporary_bytes": compiled.memory_analysis().temp_size_in_bytes,
-        "flops": compiled.cost_analysis()["flops"],
-        "model_flops": 6 * macs * config.batch_size * config.num_seeds // devices,
+        "flops": counts["flops"],
+        "bytes": counts["bytes accessed"],
         "collectives": collectives(compiled.as_text()),
     }
 
 
-def collectives(program: str) -> dict[str, dict[str, int]]:
-    """Return the count and result bytes of each kind of collective in one device's HLO text."""
-    found: dict[str, dict[str, int]] = {}
-    for results, kind in _COLLECTIVE.findall(program):
-        sums = found.setdefault(kind, {"count": 0, "bytes": 0})
-        sums["count"] += 1
-        for _, bits, sizes in _ARRAY.findall(results):
-            elements = math.prod(int(size) for size in sizes.split(",") if size)
-            sums["bytes"] += elements * int(bits) // 8
-    return found
+def smaller(config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
+    """Yield changes of a config that need less and less memory, those of the same result first."""
+    remat = [kind for kind in ("norm", "layer") if kind != config.model.remat]
+    yield from ({"model.remat": kind} for kind in remat)
+    if config.sharding != "fsdp":
+        yield {"model.remat": "layer", "sharding": "fsdp"}
+    batch_size = config.batch_size
+    while batch_size % 2 == 0:
+        batch_size //= 2
+        yield {"model.remat": "layer", "batch_size": batch_size}
 
 
-def _print_costs(found: dict[str, Any]) -> None:
-    rows = {
-        "state": f"{found['state_bytes'] / 1e6:,.1f} MB",
-        "temporary memory": f"{found['temporary_bytes'] / 1e6:,.1f} MB",
-        "total memory": f"{found['allocated_bytes'] / 1e6:,.1f} MB",
-        "FLOPs, of the network": f"{found['model_flops'] / 1e9:,.2f} G",
-        "FLOPs, as XLA counts": f"{found['flops'] / 1e9:,.2f} G",
-    }
-    for kind, sums in found["collectives"].items():
-        rows[kind] = f"{sums['count']} with {sums['bytes'] / 1e6:,.3f} MB"
-    if not found["collectives"]:
-        rows["collectives"] = "none"
-    print_table([{"each device, a step": k, "": v} for k, v in rows.items()])
+def fit(
+    config: ml_collections.ConfigDict, target: Target
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+    """Return the config, or the first change of it that fits the target, and its `dry_run`.
+
+    Prints a line for each one that does not.
+
+    Raises:
+      UserError: if none fits; others as for `dry_run`.
+    """
+    for changes in ({}, *smaller(config)):
+        flags = " ".join(f"--config.{name}={value}" for name, value in changes.items())
+        changed = config_lib.resolve({**config_lib.to_json(config), **changes})
+        try:
+            found = dry_run(changed, target)
+        except DoesNotFit as error:
+            print(f"{flags or 'as the config is'}: {error}", flush=True)
+        else:
+            print(f"{flags or 'as the config is'}: it fits")
+            return changed, found
+    raise UserError("no change that was tried fits; use more devices or a smaller network")
 
 
 def report(
-    config: ml_collections.ConfigDict, processes: int, devices_each: int, file: Path | None
+    config: ml_collections.ConfigDict,
+    processes: int,
+    devices_each: int,
+    file: Path | None,
+    target_name: str | None = None,
+    fitted: bool = False,
 ) -> None:
-    """Print the cost of a train step on simulated devices as `dry_run`; write it to a JSON file."""
-    devices = processes * devices_each
+    """Print the costs of a config, and write them to a JSON file if one is given.
+
+    They are for a target if there is one, whose memory it is `fitted` to if that is asked for; else
+    for simulated devices of so many processes.
+    """
     jax.config.update("jax_platforms", "cpu")
-    jax.config.update("jax_num_cpu_devices", devices)
-    found = {"processes": processes, "devices": devices, **dry_run(config, devices)}
-    network, batch = config.model.name, config.batch_size
+    target = None
+    if target_name:
+        target = open_target(target_name, config.slices or 1)
+        where = {"target": target_name, "slices": config.slices or 1}
+        config, found = fit(config, target) if fitted else (config, dry_run(config, target))
+        devices = f"{found['devices']} chips of {target_name}"
+    else:
+        jax.config.update("jax_num_cpu_devices", processes * devices_each)
+        where = {"processes": processes}
+        found, devices = dry_run(config), f"{processes} x {devices_each} devices"
+    found, batch = where | found, config.batch_size
     print(
-        f"{network}: {found['params']:,} parameters, {config.sharding}; batches of {batch} over"
-        f" {processes} x {devices_each} devices, {batch // devices} on each"
+        f"{config.model.name}: {found['params']:,} parameters, {config.sharding}; batches of"
+        f" {batch} over {devices}, {batch // found['devices']} on each"
     )
-    _print_costs(found)
+    _print_costs(found, target)
     if config.accumulation_steps > 1 or config.model.scan:
         print("collectives and XLA's counts include one turn of each loop")
     if file is not None:
         write_json(file, found)
+
+
+def _print_costs(found: Mapping[str, Any], target: Target | None) -> None:
+    columns = {"training": _rows(found, target)}
+    if "evaluation" in found:
+        columns["evaluation"] = _rows(found["evaluation"], target)
+    names = dict.fromkeys(name for column in columns.values() for name in column)
+    print_table(
+        [
+            {"each device, a step": row, **{k: v.get(row, "") for k, v in columns.items()}}
+            for row in names
+        ]
+    )
+
+
+def _rows(costs: Mapping[str, Any], target: Target | None) -> dict[str, str]:
+    """Return the lines of the printed table, name and text."""
+    rows = {}
+    if "state_bytes" in costs:
+        rows["state"] = f"{costs['state_bytes'] / 1e6:,.1f} MB"
+    rows["temporary memory"] = f"{costs['temporary_bytes'] / 1e6:,.1f} MB"
+    there = f" of {target.chip.memory_bytes / 1e6:,.0f}" if target else ""
+    rows["total memory"] = f"{costs['allocated_bytes'] / 1e6:,.1f}{there} MB"
+    rows["FLOPs, of the network"] = f"{costs['model_flops'] / 1e9:,.2f} G"
+    rows["FLOPs, as XLA counts"] = f"{costs['flops'] / 1e9:,.2f} G"
+    if target:
+        rows["bytes, of the network"] = f"{costs['model_bytes'] / 1e6:,.1f} MB"
+        rows["bytes, as XLA counts"] = f"{costs['bytes'] / 1e6:,.1f} MB"
+    for kind, sums in costs["collectives"].items():
+        hidden = f", {sums['overlapped']} overlapped" if target else ""
+        rows[kind] = f"{sums['count']} with {sums['bytes'] / 1e6:,.3f} MB{hidden}"
+    if not costs["collectives"]:
+        rows["collectives"] = "none"
+    if target:
+        times = costs["roofline"]
+        rows |= {f"least time, {name}": f"{1e3 * value:,.3f} ms" for name, value in times.items()}
+        rows["bound by"] = max(times, key=times.get)
+        rows["compilation"] = f"{costs['compile_seconds']:,.0f} s"
+    return rows

@@ -26,18 +26,33 @@ class Command(NamedTuple):
       run: does the work; may return an exit code.
       flags: of the command line, with their defaults.
       compiles: whether it compiles programs, which the program cache then keeps.
+      check: raises `UserError` for flags that can't be right, before anything slow is imported.
     """
 
     run: Callable[[argparse.Namespace], int | None]
     flags: tuple[Flag, ...]
     compiles: bool
+    check: Callable[[argparse.Namespace], None]
 
 
 COMMANDS: dict[str, Command] = {}
 """Subcommands by name."""
 
 
-def command(name: str, *flags: Flag, compiles: bool = False) -> Callable[[Callable], Callable]:
+def check_reads_workdir(flags: argparse.Namespace) -> None:
+    """Check the workdir of a command that reads one."""
+    from aggnets_jax.workdir.folder import check_there
+
+    if getattr(flags, "workdir", None) is not None:
+        check_there(flags.workdir)
+
+
+def command(
+    name: str,
+    *flags: Flag,
+    compiles: bool = False,
+    check: Callable[[argparse.Namespace], None] = check_reads_workdir,
+) -> Callable[[Callable], Callable]:
     """Make a function a subcommand; its docstring is the text of --help.
 
     The docstring's first line is the line in the list of all subcommands, and its examples must be
@@ -45,7 +60,7 @@ def command(name: str, *flags: Flag, compiles: bool = False) -> Callable[[Callab
     """
 
     def register(run: Callable) -> Callable:
-        COMMANDS[name] = Command(run, flags, compiles)
+        COMMANDS[name] = Command(run, flags, compiles, check)
         return run
 
     return register

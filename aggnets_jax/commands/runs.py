@@ -3,8 +3,8 @@
 import argparse
 import functools
 import importlib
+import operator
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax.ablation import PENALTIES
@@ -18,6 +18,7 @@ from aggnets_jax.commands.command import (
     CommandParser,
     add_config,
     add_processes,
+    check_reads_workdir,
     command,
     flag,
     load_config,
@@ -25,6 +26,29 @@ from aggnets_jax.commands.command import (
     together,
 )
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import any_path, make_folder
+
+
+def _check_trains(flags: argparse.Namespace) -> None:
+    from aggnets_jax.config import to_json
+    from aggnets_jax.workdir.folder import check_new_or_same
+
+    changes = flags.allow_config_change
+    check_new_or_same(flags.workdir, to_json(load_config(flags)), allow_config_change=changes)
+
+
+def _check_learns(flags: argparse.Namespace) -> None:
+    from aggnets_jax.workdir.folder import check_new_or_same
+
+    check_new_or_same(flags.workdir)
+
+
+def _check_evaluates(flags: argparse.Namespace) -> None:
+    from aggnets_jax.config import default_config, override_evaluation
+
+    override_evaluation(default_config(), flags.overrides)
+    if not flags.watch:  # the run may have yet to begin
+        check_reads_workdir(flags)
 
 
 @command(
@@ -33,6 +57,7 @@ from aggnets_jax.errors import UserError
     switch("--allow_config_change", "go on with a run that had another config so far"),
     *(DATA_DIR, add_processes),
     compiles=True,
+    check=_check_trains,
 )
 def train(flags: argparse.Namespace) -> None:
     """Train a network, and evaluate it on the way.
@@ -54,15 +79,20 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
+    operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
+    check=_check_evaluates,
 )
 def evaluate(flags: argparse.Namespace) -> None:
     """Evaluate a checkpoint on the whole evaluation split.
 
     Examples:
         aggnets eval --workdir=runs/digits --checkpoint=best
-        aggnets eval --workdir=runs/digits --watch
+        aggnets eval --workdir=runs/digits --config.eval_batch_size=64
+
+    The config is the run's. Fields that change no result may be set: data.data_dir, data.resident
+    and eval_batch_size.
     """
     if flags.watch and flags.checkpoint != "latest":
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
@@ -70,9 +100,10 @@ def evaluate(flags: argparse.Namespace) -> None:
 
     with together(flags):
         if flags.watch:
-            watch(flags.workdir, flags.data_dir)
+            watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            evaluate_checkpoint(flags.workdir, flags.checkpoint, flags.data_dir)
+            where = (flags.workdir, flags.checkpoint, flags.data_dir)
+            evaluate_checkpoint(*where, overrides=flags.overrides)
 
 
 @command(
@@ -164,8 +195,8 @@ def analyse(flags: argparse.Namespace) -> None:
 
     `aggnets analyse NAME --help` lists the flags of an analysis.
     """
-    from aggnets_jax.files import make_folder
     from aggnets_jax.runtime import mesh as mesh_lib
+    from aggnets_jax.runtime.notes import note
     from aggnets_jax.workdir.restore import restore_network
 
     inputs: list[Any] = []
@@ -173,7 +204,8 @@ def analyse(flags: argparse.Namespace) -> None:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
         inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
-    output = make_folder(flags.output or Path(flags.workdir, "analysis"))
+    output = make_folder(flags.output or any_path(flags.workdir) / "analysis")
+    note(f"computing {flags.analysis}")
     importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)
 
 
@@ -231,6 +263,7 @@ def ablate(flags: argparse.Namespace) -> None:
         "--keep", "links to keep, in all or for each stage: 17,17,17; l1's default: all with weight"
     ),
     compiles=True,
+    check=_check_learns,
 )
 def learn(flags: argparse.Namespace) -> None:
     """Learn a connection pattern: train weights of links with the network under a penalty.
@@ -264,22 +297,9 @@ def learn(flags: argparse.Namespace) -> None:
     learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
 
 
-@command(
-    "convert",
-    *(WORKDIR, CHECKPOINT, SEED),
-    flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
-    flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
-    flag("--from_torch", "weights of a new workdir", metavar="FILE"),
-    *(functools.partial(add_config, required=False), DATA_DIR),
-    compiles=True,
-)
-def convert(flags: argparse.Namespace) -> None:
-    """Move weights from PyTorch into a new workdir, or from a workdir to PyTorch.
+def _check_converts(flags: argparse.Namespace) -> None:
+    from aggnets_jax.workdir.folder import check_new_or_same
 
-    Examples:
-        aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
-        aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
-    """
     if (flags.from_torch is None) == (flags.to_torch is None):
         raise UserError("aggnets convert needs one of --from_torch=FILE and --to_torch=FILE")
     refused = {"data_dir": "from_torch"}
@@ -292,6 +312,29 @@ def convert(flags: argparse.Namespace) -> None:
         raise UserError("--config is missing: a config file such as configs/digits.py")
     if flags.to_torch and (flags.config or flags.overrides):
         raise UserError("--to_torch takes the config of the workdir, not --config")
+    if flags.from_torch:
+        check_new_or_same(flags.workdir)
+    else:
+        check_reads_workdir(flags)
+
+
+@command(
+    "convert",
+    *(WORKDIR, CHECKPOINT, SEED),
+    flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
+    flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
+    flag("--from_torch", "weights of a new workdir", metavar="FILE"),
+    *(functools.partial(add_config, required=False), DATA_DIR),
+    compiles=True,
+    check=_check_converts,
+)
+def convert(flags: argparse.Namespace) -> None:
+    """Move weights from PyTorch into a new workdir, or from a workdir to PyTorch.
+
+    Examples:
+        aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
+        aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+    """
     from aggnets_jax.convert.runs import export_weights, import_weights
 
     if flags.from_torch:

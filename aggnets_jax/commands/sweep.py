@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aggnets_jax.commands.command import command, flag, load_config, make_parser, switch
 from aggnets_jax.errors import Stopped, UserError
+from aggnets_jax.files import any_path
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
@@ -52,6 +53,7 @@ def _words(text: str) -> list[str]:
     switch("--print", "print commands, and start nothing"),
     switch("--dry_run", "only say what would be done"),
     flag("more", "flags of aggnets train, after --", nargs="*", metavar="FLAG"),
+    check=lambda flags: None,  # its rows' workdirs are checked one by one
 )
 def sweep(flags: argparse.Namespace) -> int | None:
     """Train the rows of a config's `sweep()`, each in a workdir with the row's name.
@@ -101,7 +103,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
       UserError: for flags that a run would refuse, and rows that can't be folders.
     """
     from aggnets_jax import config as config_lib
-    from aggnets_jax.files import is_line, local_path, read_json
+    from aggnets_jax.files import is_line, read_json
     from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
 
     rows = list(config_lib.rows(given.config))
@@ -112,13 +114,13 @@ def runs(given: argparse.Namespace) -> list[Run]:
             raise UserError(f"{given.config}: row {row!r} can't be the name of a folder")
     found = []
     for row in rows:
-        workdir = Path(given.workdir, row)
+        workdir = any_path(given.workdir) / row
         words = [f"--config={given.config}:{row}", f"--workdir={workdir}", *given.more]
         flags = make_parser("train").parse(words)
         if flags.workdir != str(workdir):
             raise UserError("a sweep trains below its --workdir; leave a second one out")
         config = config_lib.to_json(load_config(flags))
-        path, changes = local_path(workdir), []
+        path, changes = workdir, []
         if (path / CONFIG).exists():
             changes = config_lib.differences(read_json(path / CONFIG), config)
         if changes and not flags.allow_config_change:

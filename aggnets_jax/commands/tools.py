@@ -75,7 +75,12 @@ def results(flags: argparse.Namespace) -> None:
     "experiments",
     flag("--results", "folder of CSV files of runs; default results"),
     flag("--family", "folder of configs to list; default all"),
-    flag("--format", "default table", choices=("table", "csv", "markdown"), default="table"),
+    flag(
+        "--format",
+        "default table; sizes: those of the networks, counted anew",
+        choices=("table", "csv", "markdown", "sizes"),
+        default="table",
+    ),
 )
 def experiments(flags: argparse.Namespace) -> None:
     """List the experiments: what they reproduce, what they cost, and our results.
@@ -103,7 +108,8 @@ def models(flags: argparse.Namespace) -> None:
         aggnets models sparsenet_bc100_k24
         aggnets models --page
 
-    The page is docs/models.md, with all networks; counting them takes minutes.
+    The page is docs/models.md, with all networks; counting them takes minutes. The list has its
+    numbers.
     """
     from aggnets_jax.models import page
     from aggnets_jax.models.registry import find_family, list_models, model_info
@@ -120,36 +126,53 @@ def models(flags: argparse.Namespace) -> None:
         raise UserError(f"no network is named like {flags.name!r}; aggnets models lists all")
     else:
         print(f"{'network':<34}{'parameters':>14}{'multiply-adds':>18}")
+        kept = page.rows()
         for name in names:  # each is printed as soon as it is counted
-            info = model_info(name)
-            print(f"{name:<34}{info.params:>14,}{info.macs:>18,}", flush=True)
+            if name in kept:
+                classes = find_family(name).num_classes
+                params, macs = kept[name].params[classes], kept[name].macs_with(classes)
+            else:
+                info = model_info(name)
+                params, macs = info.params, info.macs
+            print(f"{name:<34}{params:>14,}{macs:>18,}", flush=True)
 
 
 @command(
     "dry-run",
     add_config,
-    flag("--processes", "default 1", type=int, default=1),
-    flag("--devices", "of each process; default 8", type=int, default=8),
+    flag("--processes", "default 1", type=int),
+    flag("--devices", "of each process; default 8", type=int),
+    flag("--target", "topology of TPUs to compile for: v5e:4x4, v5p:2x2x2, v6e:8x8"),
+    switch("--fit", "if the target has too little memory, try changes of the config"),
     flag("--json", "file to write"),
 )
 def dry_run(flags: argparse.Namespace) -> None:
-    """Compile a config's train step for devices that are not there, and report its cost.
+    """Compile a config's steps for devices that are not there, and report their cost.
 
-    Example:
+    Examples:
+        aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --target=v5e:4x4 --fit
         aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
 
-    XLA compiles for simulated devices of the CPU, with the convolutions of accelerators. So
-    collectives and FLOPs are those of a pod; its compiler fuses and lays out arrays in another way,
-    and takes somewhat more or less memory.
+    With --target the TPU's own compiler compiles the steps of training and evaluation, on any
+    Linux machine (pip install 'aggnets-jax[tpu]'). It takes minutes. config.slices is the number of
+    slices of that topology. Otherwise XLA compiles the step of training for simulated devices of
+    the CPU, with the convolutions of accelerators: collectives and FLOPs are those of a pod; its
+    compiler fuses and lays out arrays in another way, and takes somewhat more or less memory.
     """
-    check_whole_number("processes", flags.processes, 1)
-    check_whole_number("devices", flags.devices, 1)
+    if flags.target and (flags.processes, flags.devices) != (None, None):
+        raise UserError("--target says which devices; leave --processes and --devices out")
+    if flags.fit and not flags.target:
+        raise UserError("--fit needs the memory of a --target, such as v5e:4x4")
+    processes = 1 if flags.processes is None else flags.processes
+    devices = 8 if flags.devices is None else flags.devices
+    check_whole_number("processes", processes, 1)
+    check_whole_number("devices", devices, 1)
     file = flags.json and local_path(flags.json)
     if file and (file.is_dir() or not file.parent.is_dir()):
         raise UserError(f"{flags.json} can't be written: it is a folder, or in none")
     from aggnets_jax.benchmark.dry_run import report
 
-    report(load_config(flags, {}), flags.processes, flags.devices, file)
+    report(load_config(flags, {}), processes, devices, file, flags.target, flags.fit)
 
 
 @command(

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from aggnets_jax.arguments import choose
 from aggnets_jax.errors import UserError
+from aggnets_jax.runtime.compilation import backend
 
 CONVOLUTION = "convolution"
 """Name of the outputs of convolutions (`layers.common.conv`), which "norm" keeps."""
@@ -63,7 +64,7 @@ class Execution:
         With "auto" it depends on whether the layer, in training, first normalises a concatenation.
         """
         automatic = self.remat == "auto" and normalises_concatenation
-        return REMAT["norm" if automatic and jax.default_backend() == "cpu" else self.remat]
+        return REMAT["norm" if automatic and backend() == "cpu" else self.remat]
 
 
 def with_loops(model: nn.Module, scan: bool) -> nn.Module:

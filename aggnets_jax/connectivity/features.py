@@ -5,6 +5,8 @@ same features share them, or a mask, which acts behind normalisation and activat
 pytrees, and are concatenated leaf by leaf as arrays are.
 """
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -54,16 +56,33 @@ def without_statistics(x: Any) -> Any:
     return x.features if isinstance(x, WithStatistics) else x
 
 
-def batch_statistics(x: jax.Array, axis_name: str | None = None) -> tuple[jax.Array, jax.Array]:
+# A user context is part of jit's cache key: functions are traced again when its value changes.
+_mapped = jax.make_user_context(None)
+
+
+def statistics_over(
+    axis_names: str | Sequence[str], groups: Sequence[Sequence[int]] | None = None
+) -> AbstractContextManager[None]:
+    """Take the statistics of functions traced in this context over the parts of mapped axes.
+
+    With `groups`, lists of the numbers of parts, each part takes them over its own group.
+    """
+    return _mapped((axis_names, groups and tuple(map(tuple, groups))))
+
+
+def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance [channels] of x [..., channels], in at least float32.
 
-    The variance is max(0, E[x^2] - E[x]^2), as in `nn.BatchNorm`, so that x is read once. With
-    `axis_name`, the name of a mapped axis, both are over all its parts.
+    The variance is max(0, E[x^2] - E[x]^2), as in `nn.BatchNorm`, so that x is read once. Within
+    `statistics_over`, both are over all parts of the mapped axes.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
     squares = jax.lax.square(x)
     mean, mean_of_squares = x.mean(axes), squares.mean(axes)
-    if axis_name is not None:
-        mean, mean_of_squares = jax.lax.pmean((mean, mean_of_squares), axis_name)
+    if _mapped.value is not None:
+        axes, groups = _mapped.value
+        mean, mean_of_squares = jax.lax.pmean(
+            (mean, mean_of_squares), axes, axis_index_groups=groups
+        )
     return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))

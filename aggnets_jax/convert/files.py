@@ -5,7 +5,6 @@ refuses files that hold anything but data.
 """
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -15,14 +14,22 @@ import numpy as np
 import safetensors.numpy
 
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import explained, local_path
+from aggnets_jax.files import (
+    AnyPath,
+    PathLike,
+    any_path,
+    explained,
+    local_copy,
+    make_folder,
+    whole_file,
+)
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
 ENDINGS = (".safetensors", *_PICKLES)
 _PREFIX = "module."
 
 
-def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
+def read_state_dict(file: PathLike) -> dict[str, np.ndarray]:
     """Read weights by their names.
 
     In a checkpoint of a training run, with epochs and optimiser beside the weights, only the
@@ -35,9 +42,10 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
     path = _path(file)
     read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
     try:
-        with path.open("rb"):
-            pass
-        state_dict = read(path)
+        with local_copy(path) as local:
+            with local.open("rb"):
+                pass
+            state_dict = read(local)
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
     if not state_dict:
@@ -49,7 +57,7 @@ def read_state_dict(file: str | Path) -> dict[str, np.ndarray]:
     return state_dict
 
 
-def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> None:
+def write_state_dict(file: PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
     """Write weights, from `to_torch`, to a new file with an ending as for `read_state_dict`.
 
     Raises:
@@ -57,24 +65,20 @@ def write_state_dict(file: str | Path, state_dict: Mapping[str, np.ndarray]) -> 
     """
     path = check_new_file(file)
     arrays = _to_arrays(state_dict)
-    partial = path.with_name(f".{path.name}.tmp")
     # The last two mean a dtype that the format does not have.
     kinds = OSError, safetensors.SafetensorError, TypeError, KeyError
     with explained(f"{path} can't be written", *kinds):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        make_folder(path.parent)
+        with whole_file(path) as partial:
             if path.suffix == ".safetensors":
                 # PyTorch's readers ask for this entry.
                 safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
             else:
                 torch = _torch(path)
                 torch.save({key: torch.from_numpy(a) for key, a in arrays.items()}, partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
 
 
-def check_new_file(file: str | Path) -> Path:
+def check_new_file(file: PathLike) -> AnyPath:
     """Return the path of a file that `write_state_dict` can write, or raise `UserError`."""
     path = _path(file)
     with explained(f"{path} can't be written"):  # a name that is too long
@@ -85,8 +89,8 @@ def check_new_file(file: str | Path) -> Path:
     return path
 
 
-def _path(file: str | Path) -> Path:
-    path = local_path(file)
+def _path(file: PathLike) -> AnyPath:
+    path = any_path(file)
     if path.suffix not in ENDINGS:
         raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(ENDINGS)}")
     return path

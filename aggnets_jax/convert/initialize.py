@@ -1,7 +1,7 @@
 """Starting a run from the weights of another run or of a file, instead of its initialisation."""
 
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import ml_collections
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
 from aggnets_jax.convert.files import ENDINGS
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import local_path
+from aggnets_jax.files import PathLike, any_path
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.training.state import Variables, at_seed, leaves_by_path, model_shapes, over_seeds
@@ -24,7 +25,7 @@ _CLASSIFIER = "params/classifier/"
 
 
 def initial_variables(
-    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a new network by those in `config.init_from`.
 
@@ -50,10 +51,10 @@ def initial_variables(
 
 
 def _replaced(
-    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: str | Path
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a network without loops."""
-    if Path(config.init_from).suffix in ENDINGS:
+    if PurePath(config.init_from).suffix in ENDINGS:
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
         same_classes = True  # a file does not name them
     else:
@@ -90,9 +91,9 @@ def _replaced(
     return jax.tree.unflatten(jax.tree.structure(variables), replaced)
 
 
-def _from_run(config: ml_collections.ConfigDict, workdir: str | Path) -> Restored:
-    folder = local_path(config.init_from)
-    if folder.resolve() == local_path(workdir).resolve():
+def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
+    folder, own = any_path(config.init_from), any_path(workdir)
+    if folder == own or (not is_url(folder) and folder.resolve() == own.resolve()):
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     return restore_network(folder, config.init_checkpoint, everywhere)

@@ -1,7 +1,5 @@
 """`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -11,7 +9,7 @@ from aggnets_jax import data
 from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
 from aggnets_jax.convert.files import check_new_file
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import write_json
+from aggnets_jax.files import PathLike, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.setup import set_up
@@ -22,7 +20,7 @@ from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import restore_network
 
 
-def import_weights(config: ml_collections.ConfigDict, workdir: str | Path, file: str) -> None:
+def import_weights(config: ml_collections.ConfigDict, workdir: PathLike, file: str) -> None:
     """Make the workdir of a run at step 0 with weights from a file.
 
     It can be evaluated, and training can go on from these weights; files are as for
@@ -49,7 +47,7 @@ def write_new_run(
     config: ml_collections.ConfigDict,
     info: data.DatasetInfo,
     variables: Variables,
-    workdir: str | Path,
+    workdir: PathLike,
 ) -> None:
     """Make a new workdir of a run of one seed, at step 0, with "params" and maybe "batch_stats".
 
@@ -70,7 +68,7 @@ def write_new_run(
 
 
 def export_weights(
-    workdir: str | Path,
+    workdir: PathLike,
     file: str,
     *,
     which: str = "latest",

@@ -206,10 +206,13 @@ def eval_batches(
 ) -> EvalBatches:
     """Return the batches of the evaluation split, whose last may be padded.
 
-    Arguments and errors are those of `train_data`; images and labels are checked in a pass.
+    Batches are no larger than the split, rounded up to the same number on each device. Arguments
+    and errors are those of `train_data`; images and labels are checked in a pass.
     """
-    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     split = _open_split(data_config, train=False)
+    devices = sharding.num_devices
+    batch_size = min(batch_size, -(-split.info.num_eval // devices) * devices)
+    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     return EvalBatches(eval_dataset(split, rows), split.info, rows, sharding, split.skip)
 
 
@@ -218,8 +221,8 @@ def file_batches(
 ) -> EvalBatches:
     """Return batches of image files, in the form of an evaluation split with labels of zero.
 
-    The files are JPEG, PNG, GIF or BMP of any size. `info` has the facts about the data set whose
-    images they are like, which is not read. The rest is as for `eval_batches`.
+    The files are of any size, in a format that `decoding` reads. `info` has the facts about the
+    data set whose images they are like, which is not read. The rest is as for `eval_batches`.
     """
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     dataset = file_dataset(files, info, rows)

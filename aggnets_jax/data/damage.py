@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from aggnets_jax.data.dataset_info import Split
-from aggnets_jax.data.decoding import eval_image, image_decoder
+from aggnets_jax.data.decoding import FORMATS, eval_image, image_decoder
 from aggnets_jax.data.records import parse, read_file
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
@@ -71,7 +71,7 @@ class FileDamage:
             lambda file: tf.size(decode(tf.io.read_file(file))), num_parallel_calls=tf.data.AUTOTUNE
         )
         for place, _ in _damaged(sizes, files):
-            yield f"{files[place]} is damaged, or no JPEG, PNG, GIF or BMP"
+            yield f"{files[place]} is damaged, or no {FORMATS}"
 
 
 class RecordDamage:
@@ -120,7 +120,7 @@ class RecordDamage:
     def _image_message(self, file: str, place: int) -> str:
         info = self._split.info
         shape = "x".join(map(str, info.image_shape))
-        wanted = "no JPEG, PNG, GIF or BMP" if info.resized else f"not of {shape}"
+        wanted = f"no {FORMATS}" if info.resized else f"not of {shape}"
         return f"image {place} of {file} is damaged, or {wanted}"
 
     def _damaged(self, file: str, end: int, decode: bool) -> Iterator[tuple[int, bool]]:

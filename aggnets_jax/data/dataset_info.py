@@ -116,7 +116,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     padding, largest = data_config.crop_padding, min(image_shape[:2])
     if not 0 <= padding <= largest:
         raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
-    mean, std = _normalisation(data_config, builder.name, image_shape[-1])
+    mean, std = normalisation(data_config, builder.name, image_shape[-1])
     return DatasetInfo(
         name=name,
         num_classes=len(class_names),
@@ -225,9 +225,14 @@ def _image_shape(
     return (size, size, channels), True
 
 
-def _normalisation(
+def normalisation(
     data_config: ml_collections.ConfigDict, builder_name: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel, of the config or else of the data set.
+
+    Raises:
+      UserError: if the config's do not fit the channels.
+    """
     half = (0.5,) * channels
     constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
     default_mean, default_std = next(constants, (half, half))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
 from aggnets_jax.data.dataset_info import DatasetInfo
 from aggnets_jax.data.tf_runtime import import_tensorflow
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+FORMATS = "JPEG, PNG, WebP, GIF, BMP or TIFF"
 
 # TensorFlow's default is the approximate transform; PIL, with which most published networks were
 # trained, uses the accurate one.
@@ -27,23 +31,90 @@ EVAL_RESIZE = 256 / 224
 def image_decoder(channels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """Return a function from an encoded image to uint8 [H, W, channels], 1 (grey) or 3 (colour).
 
-    It reads JPEG, PNG, GIF (the first picture) and BMP with any channels: colours become grey, grey
-    and palettes become colours, and transparency is dropped.
+    It reads `FORMATS` with any channels: colours become grey, grey and palettes become colours, and
+    transparency is dropped. Of several pictures it reads the first. Images that are stored turned
+    or mirrored come upright, as from PIL's `exif_transpose`.
     """
     tf = import_tensorflow()
-    # Grey is made from colours, because TensorFlow decodes no GIF, BMP or CMYK JPEG to one channel.
+    # Grey is made from colours, because TensorFlow decodes no CMYK JPEG to one channel.
     stored = 3 if channels == 1 else channels
 
     def decode(encoded: tf.Tensor) -> tf.Tensor:
-        image = tf.cond(
-            tf.io.is_jpeg(encoded),
-            lambda: tf.io.decode_jpeg(encoded, stored, dct_method=JPEG_TRANSFORM),
-            lambda: tf.io.decode_image(encoded, stored, expand_animations=False),
+        image = tf.case(
+            [
+                (tf.io.is_jpeg(encoded), lambda: _decode_jpeg(encoded, stored)),
+                (_is_png(encoded), lambda: tf.io.decode_png(encoded, stored)),
+            ],
+            default=lambda: tf.numpy_function(_decode_by_pil, [encoded], tf.uint8),
         )
-        image = tf.ensure_shape(image, (None, None, stored))
+        image = _turn(tf.ensure_shape(image, (None, None, stored)), _orientation(encoded))
         return tf.image.rgb_to_grayscale(image) if channels == 1 else image
 
     return decode
+
+
+def _decode_jpeg(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    return import_tensorflow().io.decode_jpeg(encoded, channels, dct_method=JPEG_TRANSFORM)
+
+
+def _is_png(encoded: tf.Tensor) -> tf.Tensor:
+    return import_tensorflow().strings.substr(encoded, 0, 4) == b"\x89PNG"
+
+
+def _decode_by_pil(encoded: bytes) -> np.ndarray:
+    """Return the image in bytes of a format for which TensorFlow is not used, uint8 [H, W, 3].
+
+    TensorFlow has no decoder for TIFF, and its decoder for BMP refuses palettes.
+    """
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=("BMP", "GIF", "TIFF", "WEBP"))
+        image = ImageOps.exif_transpose(image)
+        if image.mode.startswith("I;16"):  # PIL would clip 16 bits rather than drop the lower ones
+            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
+        if image.mode in ("F", "I"):
+            raise ValueError(f"no range of colours is known for mode {image.mode}")
+        return np.asarray(image.convert("RGBA").convert("RGB"))
+    except Exception as error:  # TensorFlow reports a ValueError as a wrong argument
+        raise ValueError(str(error)) from error
+
+
+def _orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Return how a JPEG or PNG is stored, from 1 (upright) to 8 of EXIF's table, int32; else 1.
+
+    Python runs only for the few images that tell it, a JPEG at its beginning.
+    """
+    tf = import_tensorflow()
+    head = tf.case(
+        [
+            (tf.io.is_jpeg(encoded), lambda: tf.strings.substr(encoded, 0, 1 << 16)),
+            (_is_png(encoded), lambda: encoded),
+        ],
+        default=lambda: b"",
+    )
+    told = tf.strings.regex_full_match(head, r"\C*(?:Exif|eXIf|exif|xap/1|adobe\.xmp)\C*")
+
+    def read() -> tf.Tensor:
+        return tf.ensure_shape(tf.numpy_function(_read_orientation, [encoded], tf.int32), ())
+
+    return tf.cond(told, read, lambda: 1)
+
+
+def _read_orientation(encoded: bytes) -> np.int32:
+    try:
+        image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
+        return np.int32(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # of an image that may be whole but for its EXIF data
+        return np.int32(1)
+
+
+def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Return an image [H, W, C] upright, given EXIF's number of how it is stored."""
+    tf = import_tensorflow()
+    upright = tf.cond(orientation >= 5, lambda: tf.transpose(image, (1, 0, 2)), lambda: image)
+    mirrored = tf.reduce_any(orientation == (2, 3, 6, 7))
+    upside_down = tf.reduce_any(orientation == (3, 4, 7, 8))
+    upright = tf.cond(mirrored, lambda: upright[:, ::-1], lambda: upright)
+    return tf.cond(upside_down, lambda: upright[::-1], lambda: upright)
 
 
 def train_image(
@@ -91,7 +162,7 @@ def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor
 def _random_crop(
     encoded: tf.Tensor, seed: tf.Tensor, decode: Callable[[tf.Tensor], tf.Tensor], channels: int
 ) -> tf.Tensor:
-    """Return a random part of an image; of a JPEG only this part is decoded."""
+    """Return a random part of an image; of an upright JPEG only this part is decoded."""
     tf = import_tensorflow()
 
     def from_jpeg() -> tf.Tensor:
@@ -105,7 +176,10 @@ def _random_crop(
         top, left, height, width = tf.unstack(_random_window(tf.shape(image), seed))
         return image[top : top + height, left : left + width]
 
-    return tf.cond(tf.io.is_jpeg(encoded), from_jpeg, from_other)
+    upright_jpeg = tf.cond(
+        tf.io.is_jpeg(encoded), lambda: _orientation(encoded) == 1, lambda: False
+    )
+    return tf.cond(upright_jpeg, from_jpeg, from_other)
 
 
 def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

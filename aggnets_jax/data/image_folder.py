@@ -1,13 +1,19 @@
-"""A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg, or PNGs.
+"""A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg.
 
-TFDS's ImageFolder finds the files and puts them into a fixed, mixed order, so that a slice of a
-split has files of all classes. Its pipeline is not used, because its shuffling has no seed and it
-cannot slice.
+A class has the images in its folder and below. Files come in the fixed, mixed order of TFDS's
+`ImageFolder`, so that a slice of a split has files of all classes. TFDS's class itself takes hidden
+files for images, reads two formats alone, and cannot slice.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import collections
+import functools
+import os
+import random
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -15,15 +21,40 @@ from etils import epath
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
-
 IMAGE_FOLDER = "image_folder"
-ENDINGS = (".jpg", ".jpeg", ".png")
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+# Files and folders that systems add to folders of images. Those that begin with a dot are hidden.
+_OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
-def open_folder(data_dir: str | None) -> tfds.folder_dataset.ImageFolder:
-    """Return the builder of a folder of images; each folder in it is a split.
+class FolderInfo(NamedTuple):
+    """The part of TFDS's `DatasetInfo` that a folder of images has."""
+
+    features: Mapping[str, Any]
+    splits: Mapping[str, Any]
+    supervised_keys: tuple[str, str] = ("image", "label")
+
+
+class ImageFolder(NamedTuple):
+    """A folder of images, in the form of a TFDS builder.
+
+    Attributes:
+      data_dir: the folder, local or in a bucket.
+      files: pairs of a file and its class, in reading order, by split.
+      info: features and splits, as TFDS has them.
+    """
+
+    data_dir: str
+    files: Mapping[str, Sequence[tuple[str, str]]]
+    info: FolderInfo
+    name: str = IMAGE_FOLDER
+
+
+def open_folder(data_dir: str | None) -> ImageFolder:
+    """Return a folder of images; each folder in it is a split, and each folder in these a class.
+
+    Files that are left out are counted in a line on stderr for each split.
 
     Raise `UserError` if data_dir, local or in a bucket, is None or holds no such folders.
     """
@@ -32,20 +63,107 @@ def open_folder(data_dir: str | None) -> tfds.folder_dataset.ImageFolder:
 
     if data_dir is None:
         raise UserError(f"data set {IMAGE_FOLDER} needs data_dir: a folder with train/CLASS/*.jpg")
-    builder = tfds.folder_dataset.ImageFolder(data_dir)
-    if not builder.info.splits:
+    found: dict[str, list[tuple[str, str]]] = {}
+    class_names = set()
+    for split in sorted(next(_walk(data_dir))[1]):
+        path = os.path.join(data_dir, split)
+        examples, classes = _list_split(path)
+        class_names |= classes
+        random.Random(split).shuffle(examples)
+        if classes:
+            found[split] = examples
+    if not found:
         raise UserError(f"data_dir {data_dir} holds no images: it needs train/CLASS/*.jpg")
-    return builder
+    # TFDS slices a split only if its files have a name, which is not used here.
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=epath.Path(data_dir), dataset_name=IMAGE_FOLDER, filetype_suffix="none"
+    )
+    splits = tfds.core.SplitDict(
+        tfds.core.SplitInfo(split, [len(examples)], num_bytes=0, filename_template=template)
+        for split, examples in found.items()
+    )
+    features = tfds.features.FeaturesDict(
+        {
+            "image": tfds.features.Image(),
+            "label": tfds.features.ClassLabel(names=sorted(class_names)),
+        }
+    )
+    return ImageFolder(data_dir, found, FolderInfo(features, splits))
 
 
-def list_classes(
-    builder: tfds.folder_dataset.ImageFolder, train_split: str, eval_split: str
-) -> tuple[str, ...]:
+def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
+    """Return the pairs of a file and its class, by name, and the classes, also those without."""
+    _, classes, beside = next(_walk(folder))
+    examples, left_out = [], [*beside]
+    for name in sorted(classes):
+        images, others = find_files(os.path.join(folder, name))
+        examples += [(image, name) for image in images]
+        left_out += others
+    report_left_out(folder, left_out)
+    return examples, set(classes)
+
+
+def find_files(folder: str) -> tuple[list[str], list[str]]:
+    """Return the images in a folder and below, sorted, and the files that are none.
+
+    Hidden files and folders, and those that systems add, are neither.
+
+    Raises:
+      UserError: a folder can't be read.
+    """
+    images, others = [], []
+    for parent, _, files in _walk(folder):
+        for name in files:
+            image = os.path.splitext(name)[1].lower() in ENDINGS
+            (images if image else others).append(os.path.join(parent, name))
+    return sorted(images), others
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder with its visible folders and files, as `os.walk` does, following links."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"folder {error.filename} can't be read: {one_line(error)}") from error
+
+    if "://" in folder:  # in a bucket
+        walk = import_tensorflow().io.gfile.walk(folder)
+    else:
+        walk = os.walk(folder, onerror=fail, followlinks=True)
+    seen = set()
+    for parent, folders, files in walk:
+        place = os.path.realpath(parent)
+        if place in seen:  # a link leads back to a folder above
+            folders.clear()
+            continue
+        seen.add(place)
+        # Names of folders in a bucket end with a slash.
+        folders[:] = filter(_is_visible, [name.rstrip("/") for name in folders])
+        yield parent, folders, [*filter(_is_visible, files)]
+
+
+def _is_visible(name: str) -> bool:
+    return not name.startswith(".") and name not in _OF_SYSTEMS
+
+
+def report_left_out(folder: str, files: Iterable[str]) -> None:
+    """Print how many files of a folder are no images of a class, by ending, in one line, once."""
+    endings = collections.Counter(os.path.splitext(file)[1].lower() for file in files)
+    if endings:
+        counts = [f"{n} {end or 'without an ending'}" for end, n in sorted(endings.items())]
+        _print_once(f"left out in {folder}: {', '.join(counts)}")
+
+
+@functools.cache
+def _print_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tuple[str, ...]:
     """Return the sorted names of the classes: the folders in the whole folders of both splits.
 
     Raise `UserError` if a class has no images, or is in only one of the two splits.
     """
-    train, evaluation = (_classes(builder, split) for split in (train_split, eval_split))
+    train, evaluation = (_classes(folder, split) for split in (train_split, eval_split))
     differing = [
         f"only in {split!r}: {', '.join(map(repr, sorted(names)))}"
         for split, names in ((train_split, train - evaluation), (eval_split, evaluation - train))
@@ -53,42 +171,44 @@ def list_classes(
     ]
     if differing:
         raise UserError(
-            one_line(f"the splits of {builder.data_dir} differ in their classes; {differing[0]}")
+            one_line(f"the splits of {folder.data_dir} differ in their classes; {differing[0]}")
         )
     return tuple(sorted(train))
 
 
-def _classes(builder: tfds.folder_dataset.ImageFolder, split: str) -> set[str]:
-    folders = sorted({piece.splitname for piece in _pieces(builder, split)})
-    found = {example.label for folder in folders for example in builder._split_examples[folder]}
-    for name in sorted({*builder.info.features["label"].names} - found):
-        for folder in folders:
-            path = epath.Path(builder.data_dir, folder, name)
+def _classes(folder: ImageFolder, split: str) -> set[str]:
+    splits = sorted({piece.splitname for piece in _pieces(folder, split)})
+    found = {name for each in splits for _, name in folder.files[each]}
+    for name in sorted({*folder.info.features["label"].names} - found):
+        for each in splits:
+            path = epath.Path(folder.data_dir, each, name)
             if path.is_dir():
                 raise UserError(f"{path} holds no images ({', '.join(ENDINGS)})")
     return found
 
 
 def list_examples(
-    builder: tfds.folder_dataset.ImageFolder, split: str, class_names: tuple[str, ...]
+    folder: ImageFolder, split: str, class_names: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the files, str [N], and labels, int64 [N], of a split in reading order.
 
     The split may be a slice or sum of folders; `class_names` are in the order of the labels.
     """
-    # TFDS has no public way to the names of the files.
     examples = [
         example
-        for piece in _pieces(builder, split)
-        for example in builder._split_examples[piece.splitname][piece.from_ : piece.to]
+        for piece in _pieces(folder, split)
+        for example in folder.files[piece.splitname][piece.from_ : piece.to]
     ]
     numbers = {name: number for number, name in enumerate(class_names)}
-    labels = np.array([numbers[example.label] for example in examples], np.int64)
-    return np.array([example.image_path for example in examples]), labels
+    labels = np.array([numbers[name] for _, name in examples], np.int64)
+    return np.array([file for file, _ in examples]), labels
 
 
-def _pieces(builder: tfds.folder_dataset.ImageFolder, split: str) -> list:
+def _pieces(folder: ImageFolder, split: str) -> list:
     """Return the parts of a split, each with `splitname`, `from_` and `to`."""
     import tensorflow_datasets as tfds
 
-    return tfds.core.ReadInstruction.from_spec(split).to_absolute(builder.info.splits)
+    splits = folder.info.splits
+    # A folder may have any name, also one that is no expression of splits.
+    parse = tfds.core.ReadInstruction if split in splits else tfds.core.ReadInstruction.from_spec
+    return parse(split).to_absolute(splits)

@@ -23,7 +23,6 @@ class BatchNorm(nn.Module):
       use_running_average: whether to normalise by the running averages and not by the batch.
       dtype: dtype of the result.
       momentum: share of the running averages that each step keeps.
-      axis_name: name of the mapped axis over which the batch is divided, if there is one.
     """
 
     use_running_average: bool
@@ -33,7 +32,6 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
     use_scale: bool = True
     scale_init: nn.initializers.Initializer = nn.initializers.ones
-    axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array | WithStatistics) -> jax.Array:
@@ -61,8 +59,7 @@ class BatchNorm(nn.Module):
         if isinstance(x, WithStatistics):
             mean, var = x.mean, x.var
         else:
-            axis_name = None if self.is_initializing() else self.axis_name
-            mean, var = batch_statistics(x, axis_name)
+            mean, var = batch_statistics(x)
         if not self.is_initializing():
             for running, now in ((running_mean, mean), (running_var, var)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * now

@@ -28,7 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
-from aggnets_jax.runtime.compilation import barrier_on_cpu
+from aggnets_jax.runtime.compilation import backend, barrier_on_cpu
 
 # A convolution is fast from this many channels on; groups are merged until they have them.
 _WIDE = 32
@@ -82,7 +82,7 @@ def convolve(
     assert lhs_dilation is None or set(lhs_dilation) == {1}, "inputs are not dilated here"
     strides, dilations = tuple(window_strides), tuple(rhs_dilation or (1, 1))
     pads, groups = tuple(map(tuple, padding)), feature_group_count
-    if _native.value or jax.default_backend() != "cpu":
+    if _native.value or backend() != "cpu":
         in_xla = partial(
             lax.conv_general_dilated,
             window_strides=strides,

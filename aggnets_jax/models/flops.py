@@ -162,6 +162,28 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
     return Operations(**modules, rectified=rectified, pooled=pooled)
 
 
+def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
+    """Count the features that convolutions and linear layers read and write for one image.
+
+    An input that several layers read is counted for each of them. Arguments are as for `count`.
+    """
+    elements = 0
+
+    def count_features(
+        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
+    ) -> Any:
+        nonlocal elements
+        output = call(*args, **kwargs)
+        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
+            elements += args[0].size + output.size
+        return output
+
+    with nn.intercept_methods(count_features):
+        init = functools.partial(without_loops(model).init, train=False)
+        jax.eval_shape(init, jax.random.key(0), _image(input_shape))
+    return elements
+
+
 def _image(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
 

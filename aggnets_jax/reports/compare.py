@@ -10,7 +10,7 @@ import numpy as np
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import local_path, read_json
+from aggnets_jax.files import any_path, read_json
 from aggnets_jax.reports.results import Result, groups, provenance, read_run
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
@@ -169,7 +169,7 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
 
 def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, str]:
     """Return how each field differs between runs or changed during a run; seeds are ignored."""
-    folders = [local_path(results[0].workdir) for results in (reference, group)]
+    folders = [any_path(results[0].workdir) for results in (reference, group)]
     theirs, ours = (
         config_lib.to_json(config_lib.resolve(read_json(folder / CONFIG))) for folder in folders
     )

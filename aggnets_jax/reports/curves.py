@@ -1,13 +1,13 @@
 """Training curves of a run."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from aggnets_jax.connectivity.drawing import LONG, SHORT
+from aggnets_jax.files import AnyPath, write_figure
 
 
 def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> None:
@@ -29,10 +29,10 @@ def draw_curve(lines: Sequence[Mapping[str, Any]], name: str, axes: Axes) -> Non
         axes.legend(frameon=False)
 
 
-def save_curves(lines: Sequence[Mapping[str, Any]], file: Path) -> None:
+def save_curves(lines: Sequence[Mapping[str, Any]], file: AnyPath) -> None:
     """Draw loss and accuracy, as `draw_curve`, into a file; its suffix sets the format."""
     figure = Figure(figsize=(10, 3.6), dpi=120)
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         draw_curve(lines, name, axes)
     figure.tight_layout()
-    figure.savefig(file)
+    write_figure(file, figure)

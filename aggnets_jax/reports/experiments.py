@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import importlib.resources
 import json
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +12,12 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.data.known import known_data, num_train
+from aggnets_jax.config_fields.known_data import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.models import count, create_model, page
-from aggnets_jax.models.registry import find_family
 from aggnets_jax.tables import csv_text, markdown, print_table
 
 NOT_RUN = "not run"
+SIZES = "sizes.csv"  # made by aggnets experiments --format=sizes
 
 # Arguments of networks that change neither parameters nor multiply-adds.
 _NO_SIZE = (
@@ -32,6 +32,15 @@ class Size(NamedTuple):
 
     params: int
     macs: int
+
+
+class Network(NamedTuple):
+    """A network by name and arguments (JSON), with its classes and the shape of its images."""
+
+    network: str
+    arguments: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
 
 
 class Experiment(NamedTuple):
@@ -62,15 +71,50 @@ def list_experiments(family: str | None = None) -> Iterator[Experiment]:
 
 
 def size(config: ml_collections.ConfigDict) -> Size:
-    """Return parameters and multiply-adds of a config's network, counted once in a process.
+    """Return parameters and multiply-adds of a config's network.
+
+    They are in a table, or counted once in a process.
 
     Raises:
       UserError: for an unknown network or data set.
     """
+    network = network_of(config)
+    return kept_sizes().get(network) or counted(network)
+
+
+def network_of(config: ml_collections.ConfigDict) -> Network:
+    """Return the network of a config."""
     data = known_data(config)
     arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
     text = json.dumps(arguments, sort_keys=True)
-    return _size(config.model.name, text, data.num_classes, data.image_shape)
+    return Network(config.model.name, text, data.num_classes, data.image_shape)
+
+
+@functools.cache
+def kept_sizes() -> dict[Network, Size]:
+    """Return the sizes of `sizes.csv`, by network."""
+    lines = importlib.resources.files(__package__).joinpath(SIZES).read_text().splitlines()
+    table = {}
+    for row in csv.DictReader(lines):
+        shape = tuple(map(int, row["image_shape"].split("x")))
+        network = Network(row["network"], row["arguments"], int(row["num_classes"]), shape)
+        table[network] = Size(int(row["params"]), int(row["macs"]))
+    return table
+
+
+def sizes_text() -> str:
+    """Count the networks of all experiments anew, and return them as the text of `sizes.csv`."""
+    networks = sorted({network_of(experiment.config) for experiment in list_experiments()})
+    return csv_text(
+        [
+            {
+                **network._asdict(),
+                "image_shape": "x".join(map(str, network.image_shape)),
+                **counted(network)._asdict(),
+            }
+            for network in networks
+        ]
+    )
 
 
 def training_cost(config: ml_collections.ConfigDict) -> int:
@@ -129,12 +173,12 @@ def in_units(macs: int) -> str:
 
 
 @functools.cache
-def _size(name: str, arguments: str, classes: int, shape: tuple[int, int, int]) -> Size:
-    listed, overrides = page.rows().get(name), json.loads(arguments)
-    as_listed = listed and classes in listed.params and shape == find_family(name).input_shape
-    if as_listed and not overrides:
-        return Size(listed.params[classes], listed.macs_with(classes))
-    parts = count(create_model(name, classes, **overrides), shape).values()
+def counted(network: Network) -> Size:
+    """Count a network's parameters and multiply-adds; raise `UserError` for an unknown one."""
+    from aggnets_jax.models import count, create_model
+
+    model = create_model(network.network, network.num_classes, **json.loads(network.arguments))
+    parts = count(model, network.image_shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
 
 
@@ -179,9 +223,14 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 def show(family: str | None, results: Path, form: str) -> None:
     """Print the experiments of a family, or of all, as "table", "csv" or "markdown".
 
+    "sizes" is the table of the networks' sizes that comes with the package, counted anew.
+
     Raises:
       UserError: as `list_experiments` and `measured_errors`.
     """
+    if form == "sizes":
+        print(sizes_text(), end="")
+        return
     errors = measured_errors(results)
     records = [_record(each, errors) for each in list_experiments(family)]
     if form == "csv":

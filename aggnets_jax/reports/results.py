@@ -12,7 +12,7 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import local_path, read_json, write_text
+from aggnets_jax.files import PathLike, any_path, make_folder, read_json, write_text
 from aggnets_jax.statistics import mean_and_interval
 from aggnets_jax.tables import csv_text, markdown
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, read_summary
@@ -40,13 +40,13 @@ class Result(NamedTuple):
     record: dict[str, Any]
 
 
-def read_run(workdir: str | Path) -> list[Result]:
+def read_run(workdir: PathLike) -> list[Result]:
     """Read the results of a finished run, one for each seed.
 
     Raises:
       UserError: if there is no finished run, or its files are damaged.
     """
-    path = local_path(workdir)
+    path = any_path(workdir)
     if not path.is_dir():
         raise UserError(f"workdir {workdir} does not exist or is no directory")
     if not (path / CONFIG).exists():
@@ -178,7 +178,7 @@ def provenance(results: Sequence[Result]) -> list[str]:
 
 def output_path(given: str) -> Path:
     """Return the path of --output=NAME; raise `UserError` if it names one of the two files."""
-    output = Path(given)
+    output = any_path(given)
     if output.suffix in (".csv", ".md"):
         raise UserError(f"--output={output} makes two files: give it without {output.suffix}")
     return output
@@ -187,7 +187,7 @@ def output_path(given: str) -> Path:
 def write_tables(output: Path, records: Sequence[Mapping[str, Any]], page: str) -> None:
     """Write NAME.csv and NAME.md; raise `UserError` if they can't be written."""
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(output.parent)
         for suffix, text in ((".csv", csv_text(records)), (".md", page)):
             write_text(output.with_name(output.name + suffix), text)
     except OSError as error:

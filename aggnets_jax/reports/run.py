@@ -1,13 +1,12 @@
 """The report of a run: a table, and pictures of its connection pattern and training curves."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.drawing import save_topologies
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import check_fields, local_path, read_json
+from aggnets_jax.files import PathLike, any_path, check_fields, read_json
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.curves import save_curves
 from aggnets_jax.tables import print_table
@@ -15,7 +14,7 @@ from aggnets_jax.workdir.folder import CONFIG, METRICS, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 
-def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = None) -> None:
+def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None) -> None:
     """Print a table of a finished run, and draw `topology.png` and `curves.png`.
 
     If the run was evaluated from its last checkpoint (`aggnets eval`), the report says whether the
@@ -29,7 +28,7 @@ def report(workdir: str | Path, *, html: bool = False, data_dir: str | None = No
     Raises:
       UserError: if the workdir holds no finished run, or the evaluations differ.
     """
-    workdir = local_path(workdir)
+    workdir = any_path(workdir)
     summary = read_summary(workdir)
     config = config_lib.resolve(read_json(workdir / CONFIG))
     topologies = create_configured_model(config, num_classes=1).topologies

@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +18,34 @@ MAX_BYTES = 4 << 30
 _SECONDS_SAVED = "/jax/compilation_cache/compile_time_saved_sec"
 
 
+# A user context is part of jit's cache key: functions are traced again when its value changes.
+_target = jax.make_user_context(None)
+
+
+def compile_for(platform: str) -> AbstractContextManager[None]:
+    """Trace and compile for a platform that is not here, "tpu" or "gpu", within this context."""
+    return _target(platform)
+
+
+def backend() -> str:
+    """Return the platform that programs are compiled for: the default backend, or another's."""
+    return _target.value or jax.default_backend()
+
+
 def compiler_options() -> dict[str, str]:
-    """Return XLA's options on the default backend, for `jax.jit(..., compiler_options=...)`.
+    """Return XLA's options on the backend, for `jax.jit(..., compiler_options=...)`.
 
     On CPU a pass removes the barriers that `jax.checkpoint` puts around computations that are to be
     repeated, and the next pass merges them with the first computation: no memory would be saved.
     """
-    if jax.default_backend() == "cpu":
+    if backend() == "cpu":
         return {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return {}
 
 
 def fast_compile_options() -> dict[str, int]:
     """Return XLA's options for a program that runs once, whose compilation should be fast."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    return {"xla_backend_optimization_level": 1} if backend() == "cpu" else {}
 
 
 def allocated_bytes(compiled: jax.stages.Compiled) -> int | None:
@@ -50,7 +65,7 @@ def barrier_on_cpu(tree: Any) -> Any:
     XLA:CPU recomputes a sum of outputs wherever it is read, and with it the sums of all layers
     before: a step of a residual network of 110 layers takes twice as long.
     """
-    return jax.lax.optimization_barrier(tree) if jax.default_backend() == "cpu" else tree
+    return jax.lax.optimization_barrier(tree) if backend() == "cpu" else tree
 
 
 def enable_program_cache() -> None:
@@ -80,7 +95,7 @@ def _private_folder() -> Path:
         caches = Path.home() / ".cache"
     folder = caches / "aggnets_jax" / "xla"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
+    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():  # not on Windows
         raise PermissionError(f"{folder} belongs to another user")
     folder.chmod(0o700)
     if not os.access(folder, os.W_OK):

@@ -20,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from aggnets_jax.errors import LostProcess, Stopped, UserError, one_line
+from aggnets_jax.runtime.interrupts import end_at_signals, ends_at_signals
 
 Result = TypeVar("Result")
 
@@ -100,6 +101,8 @@ def _initialize(
             else:
                 reason = f"the processes can't be joined: {one_line(error)}"
             raise UserError(reason) from error
+    if ends_at_signals():
+        end_at_signals()  # JAX has taken SIGTERM for a service that nothing here uses
 
 
 def find_cluster() -> str | None:

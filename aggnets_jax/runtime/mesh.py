@@ -1,24 +1,51 @@
-"""The mesh that everything runs on: all devices along one axis, "data".
+"""The mesh that everything runs on: all devices along the axis "data", or in slices along "slice".
 
-Batches are divided over it. Parameters and the optimiser's state are either on every device, and
-their gradients summed over all (data parallel); or divided, too (fully sharded, FSDP): then each
-device gathers the parameters for a step and updates its part of them.
+Batches are divided over all devices. Parameters and the optimiser's state are either on every
+device, and their gradients summed over all (data parallel); or divided, too (fully sharded, FSDP):
+then each device gathers the parameters for a step and updates its part of them. A network between
+slices is slow, so parameters are divided within a slice and copied from slice to slice.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from aggnets_jax.errors import UserError
 
 
-def make_mesh() -> Mesh:
-    """Make the mesh of all devices along the axis "data"."""
-    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+def make_mesh(slices: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Make the mesh of all devices, or of some, for a number of slices.
+
+    Its axis is "data". With several slices the axis "slice" comes first: a slice is a TPU slice if
+    there are as many of these, and otherwise that share of the devices in the order of their
+    processes. 0 stands for the number of TPU slices.
+
+    Raises:
+      UserError: if the slices can't have equally many devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    found = {getattr(device, "slice_index", 0) for device in devices}
+    slices = slices or len(found)
+    if len(devices) % slices:
+        raise UserError(f"{len(devices)} devices can't be divided equally over {slices} slices")
+    each = len(devices) // slices
+    if slices == 1:
+        return jax.make_mesh((each,), ("data",), axis_types=(AxisType.Auto,), devices=devices)
+    if len(found) == slices:
+        grid = mesh_utils.create_hybrid_device_mesh((1, each), (slices, 1), devices)
+    else:
+        grid = np.array(devices).reshape(slices, each)
+    return Mesh(grid, ("slice", "data"), axis_types=(AxisType.Auto,) * 2)
+
+
+def over_batch(mesh: Mesh) -> PartitionSpec:
+    """Return the specification of batches: the first axis over all devices."""
+    return PartitionSpec(mesh.axis_names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -28,19 +55,20 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Return the sharding of batches: the first axis over all devices."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    return NamedSharding(mesh, over_batch(mesh))
 
 
 def state_sharding(mesh: Mesh, tree: Any, kind: str, leading: int = 0) -> Any:
     """Return the sharding of each array of a state, or of a part of it; arrays or their shapes.
 
     The kind is "replicated", or "fsdp": each kernel, and its part of the optimiser's state, is
-    divided along the longest axis that the number of devices divides. Vectors, and kernels without
-    such an axis, are copied. The first `leading` axes, such as seeds, are not the network's.
+    divided along the longest axis that the number of devices of a slice divides. Vectors, and
+    kernels without such an axis, are copied. The first `leading` axes, such as seeds, are not the
+    network's.
     """
 
     def shard(array: jax.ShapeDtypeStruct) -> NamedSharding:
-        axis = divided_axis(array.shape[leading:], mesh.size) if kind == "fsdp" else -1
+        axis = divided_axis(array.shape[leading:], mesh.shape["data"]) if kind == "fsdp" else -1
         if axis < 0:
             return replicated(mesh)
         return NamedSharding(mesh, PartitionSpec(*[None] * (leading + axis), "data"))
@@ -54,6 +82,48 @@ def divided_axis(shape: Sequence[int], devices: int) -> int:
     if devices == 1 or len(shape) < 2 or not axes:
         return -1
     return max(axes, key=lambda axis: shape[axis])
+
+
+def neighbours(devices: int, size: int) -> list[list[int]]:
+    """Return the numbers of all devices in groups of `size`, which divides their number."""
+    return np.arange(devices).reshape(-1, size).tolist()
+
+
+def map_blocks(function: Callable[..., Any], block: int) -> Callable[..., Any]:
+    """Map a function over a batch whose blocks of consecutive examples do not depend on each other.
+
+    The function takes a tree of arrays with the batch, which `block` divides, as first axis, and
+    another tree that every device has; it returns a tree of arrays of the same batch. Within
+    `gradients.inside_mesh` each device maps its own blocks. Devices that hold parts of a block
+    gather them from each other, so what a device receives does not grow with their number.
+    """
+
+    def mapped(batch: Any, fixed: Any) -> Any:
+        mesh = jax.sharding.get_abstract_mesh()
+        if mesh.empty or mesh.size == 1:
+            return function(batch, fixed)
+        each = len(jax.tree.leaves(batch)[0]) // mesh.size
+        sharing = block // math.gcd(each, block)  # devices that together hold whole blocks
+
+        def on_device(batch: Any, fixed: Any) -> Any:
+            if sharing == 1:
+                return function(batch, fixed)
+            axes, groups = mesh.axis_names, neighbours(mesh.size, sharing)
+            whole = jax.lax.all_gather(batch, axes, axis_index_groups=groups, tiled=True)
+            start = jax.lax.axis_index(axes) % sharing * each
+            return jax.tree.map(
+                lambda x: jax.lax.dynamic_slice_in_dim(x, start, each), function(whole, fixed)
+            )
+
+        divided = PartitionSpec(mesh.axis_names)
+        return jax.shard_map(
+            on_device,
+            in_specs=(divided, PartitionSpec()),
+            out_specs=divided,
+            check_vma=False,
+        )(batch, fixed)
+
+    return mapped
 
 
 def bytes_per_device(tree: Any) -> int:

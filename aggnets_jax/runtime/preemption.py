@@ -1,7 +1,8 @@
 """SIGTERM and SIGINT: a request to save and stop at the next step; a second one stops at once.
 
 Schedulers send SIGTERM, and SLURM sends it twice within a second when it preempts a job. SIGTERMs
-within a few seconds are therefore one request.
+within a few seconds are therefore one request. A signal that the process was started to ignore
+stays ignored, see `interrupts.heeded`.
 """
 
 import functools
@@ -18,30 +19,39 @@ import numpy as np
 from jax.sharding import Mesh
 
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.runtime.interrupts import SIGNALS, heeded
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SAME = 5.0
 """Seconds within which a second SIGTERM is the same request."""
 
 
 class StopRequest:
-    """A context in which a signal is noted instead of ending the process."""
+    """A context in which a signal is noted instead of ending the process.
 
-    def __init__(self) -> None:
+    With `listen=False` that begins at the call of `listen`.
+    """
+
+    def __init__(self, listen: bool = True) -> None:
+        self._listens = listen
         self._signal = 0
         self._asked: jax.Array | None = None
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
+        if self._listens:
+            self.listen()
+        return self
+
+    def listen(self) -> None:
+        """Note signals from now on, until the context ends."""
         # Python lets only the main thread handle signals.
-        if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if not self._previous and threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in heeded()}
             # The main thread may be in a compilation of minutes when the second signal comes.
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)
             self._previous_writer = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             threading.Thread(target=self._watch, args=(reader,), daemon=True).start()
-        return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():

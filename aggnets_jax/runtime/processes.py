@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple, Self, TextIO
 
 from aggnets_jax.errors import Stopped
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGHUP = getattr(signal, "SIGHUP", None)  # Windows has none
+SIGNALS = tuple(filter(None, (signal.SIGTERM, signal.SIGINT, SIGHUP)))
 
 
 class Child(NamedTuple):
@@ -103,7 +104,7 @@ class Children:
             process.send_signal(number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._events.put(signal.SIGTERM if number == signal.SIGHUP else signal.Signals(number))
+        self._events.put(signal.SIGTERM if number == SIGHUP else signal.Signals(number))
 
     def _attend(self, child: Child, process: subprocess.Popen) -> None:
         readers = [

@@ -5,6 +5,7 @@ that returns ((loss, (updated batch statistics, sums)), gradients), and returns 
 examples are a tree of arrays whose first axis is the batch, the sums a dict of arrays [].
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,22 +14,30 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
+from aggnets_jax.connectivity.features import statistics_over
+from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 
 GradientFn = Callable[[Any, Any, Any, dict[str, Any], jax.Array], Any]
 
 
-def average_over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
-    """Compute the function on each device for its part of the batch, and average."""
+def average_over_devices(gradient_fn: GradientFn, mesh: Mesh, group: int = 1) -> GradientFn:
+    """Compute the function on each device for its part of the batch, and average.
+
+    Batch statistics are of the examples of `group` neighbouring devices.
+    """
+    axes = mesh.axis_names
+    groups = mesh_lib.neighbours(mesh.size, group)
 
     def on_device(*arguments: Any) -> Any:
         *others, key = arguments
-        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
-        (loss, (batch_stats, sums)), gradients = gradient_fn(*others, key)
-        loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), "data")
-        return (loss, (batch_stats, jax.lax.psum(sums, "data"))), gradients
+        key = jax.random.fold_in(key, jax.lax.axis_index(axes))
+        with statistics_over(axes, groups) if group > 1 else contextlib.nullcontext():
+            (loss, (batch_stats, sums)), gradients = gradient_fn(*others, key)
+        loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), axes)
+        return (loss, (batch_stats, jax.lax.psum(sums, axes))), gradients
 
-    everywhere, over_batch = PartitionSpec(), PartitionSpec("data")
+    everywhere, over_batch = PartitionSpec(), mesh_lib.over_batch(mesh)
     return jax.shard_map(
         on_device,
         mesh=mesh,
@@ -37,6 +46,24 @@ def average_over_devices(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
         # Otherwise the gradient of shared parameters would be summed over devices already.
         check_vma=False,
     )
+
+
+def devices_of_statistics(batch_norm: str, devices: int) -> int:
+    """Return over how many of the devices batch statistics are taken: all for "global".
+
+    Raises:
+      UserError: if the groups of "group:N" can't have N devices each.
+    """
+    kind, _, size = batch_norm.partition(":")
+    if kind != "group":
+        return 1 if kind == "device" else devices
+    group = min(int(size), devices)
+    if devices % group:
+        raise UserError(
+            f"config.batch_norm {batch_norm!r}: {devices} devices have no groups of {group};"
+            f" allowed: divisors of {devices}"
+        )
+    return group
 
 
 def gather_params(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
@@ -51,12 +78,12 @@ def gather_params(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     return with_whole_params
 
 
-def inside_mesh(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
-    """Trace the function with the mesh as context."""
+def inside_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """Trace a function with the mesh as context."""
 
     def in_context(*arguments: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return gradient_fn(*arguments)
+            return function(*arguments)
 
     return in_context
 

@@ -35,9 +35,9 @@ def make_optimizer(
       UserError: for an unknown schedule, a wrong argument of it, or ill-formed `config.lr_factors`;
         from the optimiser's `init`, for a pattern there that fits no parameter.
     """
-    scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1
+    highest = highest_learning_rate(config)
     schedule = make_schedule(
-        config.schedule, config.lr * scale, total_steps, steps_per_epoch, **config.schedule_args
+        config.schedule, highest, total_steps, steps_per_epoch, **config.schedule_args
     )
     decayed = _is_kernel if config.weight_decay_on == "kernels" else None
     optimizer = optax.chain(
@@ -50,6 +50,12 @@ def make_optimizer(
     if factors := _parse_factors(config.lr_factors):
         optimizer = _multiply_updates(optimizer, factors)
     return optimizer, schedule
+
+
+def highest_learning_rate(config: ml_collections.ConfigDict) -> float:
+    """Return `config.lr` for the config's batch size, of which a schedule takes fractions."""
+    scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1
+    return config.lr * scale
 
 
 def _is_kernel(params: Any) -> Any:

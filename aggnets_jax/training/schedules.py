@@ -209,6 +209,20 @@ def make_schedule(
     return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
 
 
+def low_peak(rates: np.ndarray, highest: float) -> str | None:
+    """Return why the learning rates of a run may be a mistake: they never come near the highest.
+
+    `rates` are those of all steps. The highest of `warmup_cosine` is below `highest` by design, by
+    less than 5 % unless the warm-up takes a large part of the run.
+    """
+    if len(rates) == 0 or (peak := float(np.max(rates))) >= 0.95 * highest:
+        return None
+    return (
+        f"the learning rate rises to {peak:.3g}, and not to {highest:.3g}:"
+        f" the warm-up is too long for a run of {len(rates)} steps"
+    )
+
+
 def bind(
     kind: str,
     functions: Mapping[str, Callable],
@@ -236,5 +250,10 @@ def epochs_to_steps(
         if twin in arguments:
             raise UserError(f"give one of {name!r} and {twin!r}, not both")
         check_number(name, arguments[name], 0)
-        converted[twin] = converted.pop(name) * steps_per_epoch
+        converted[twin] = steps = converted.pop(name) * steps_per_epoch
+        if 0 < steps < 0.5:
+            raise UserError(
+                f"{name} {arguments[name]} is no step: an epoch has {steps_per_epoch:.3g} steps;"
+                f" allowed: 0, or at least {math.ceil(50 / steps_per_epoch) / 100:g}"
+            )
     return converted

@@ -19,6 +19,7 @@ from aggnets_jax.runtime.mesh import batch_sharding, replicate
 from aggnets_jax.training.gradients import (
     accumulate_parts,
     average_over_devices,
+    devices_of_statistics,
     gather_params,
     inside_mesh,
 )
@@ -45,18 +46,22 @@ def make_train_step(
 
     A batch, from the task's training data, is computed in `config.accumulation_steps` parts, each
     normalised by its own statistics; their gradients are averaged. With `config.batch_norm`
-    "device", so is the part on each device, and running averages are averaged. With
-    `config.sharding` "fsdp" parameters are gathered before, and the gradients divided.
+    "device" or "group:N", so is the part on each device or on N of them, and running averages are
+    averaged. With `config.sharding` "fsdp" parameters are gathered before, and the gradients
+    divided.
 
-    Raises (when it is traced):
-      UserError: if `config.strength` is set and the network regularises nothing by it.
+    Raises:
+      UserError: if the devices can't be divided into groups of N; when it is traced, if
+        `config.strength` is set and the network regularises nothing by it.
     """
     prepare = task.make_prepare(model, preprocess, config)
     gradient_fn = jax.value_and_grad(task.make_loss(model, config), has_aux=True)
     gradient_fn = accumulate_parts(gradient_fn, config.accumulation_steps, task.sums)
     if mesh is not None:
-        if config.batch_norm == "device":
-            gradient_fn = average_over_devices(gradient_fn, mesh)
+        prepare = inside_mesh(prepare, mesh)
+        if config.batch_norm != "global":
+            group = devices_of_statistics(config.batch_norm, mesh.size)
+            gradient_fn = average_over_devices(gradient_fn, mesh, group)
         if config.sharding == "fsdp":
             gradient_fn = gather_params(gradient_fn, mesh)
         gradient_fn = inside_mesh(gradient_fn, mesh)

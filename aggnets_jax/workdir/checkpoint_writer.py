@@ -1,24 +1,28 @@
 """Everything Orbax, second half: saving the checkpoints of a run, and resuming from them."""
 
+import contextlib
 import dataclasses
 import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
+from aggnets_jax.files import PathLike, make_folder, move_folder
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import (
     BEST,
+    JSON_ITEMS,
     LATEST,
     Checkpoints,
     array_checksums,
@@ -39,9 +43,14 @@ class RunCheckpoints(Checkpoints):
     """
 
     def __init__(
-        self, workdir: str | Path, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
+        self, workdir: PathLike, *, keep: int, config: Mapping[str, Any], dataset: DatasetInfo
     ) -> None:
         super().__init__(workdir)
+        if self._mirror and jax.process_count() > 1:
+            raise UserError(
+                f"workdir {workdir}: several processes can't write checkpoints to s3://; give a"
+                " bucket in gs://, or a disk that they share"
+            )
         self._config = config
         self._dataset = dataset
         # Two of the best, because a run may go on from before the newer one.
@@ -49,11 +58,17 @@ class RunCheckpoints(Checkpoints):
         # The step of the newest save, and its error if it failed, by folder.
         self._begun: dict[str, int] = {}
         self._failures: dict[str, str] = {}
+        # How to wait for it, by folder; and the thread that uploads it.
+        self._pending: dict[str, Callable[[], Any]] = {}
+        self._thread = ThreadPoolExecutor(1)
+        # Names, dtypes and shapes of the newest state that is saved, by item.
+        self._saved: dict[str, Any] = {}
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             if error := self._wait(folder):
                 self.note_failure(error, self._begun[folder], folder)
+        self._thread.shutdown()
         super().__exit__(*exception)
 
     def _options(self, folder: str) -> dict[str, Any]:
@@ -76,7 +91,9 @@ class RunCheckpoints(Checkpoints):
             self._name_saved_best(progress)
         self._settle(LATEST)
         model, training = _split(state)
-        self._begin(LATEST, state.updates, progress, {"model": model, "training": training})
+        arrays = {"model": model, "training": training}
+        self._saved = jax.tree.map(_on_host, arrays)
+        self._begin(LATEST, state.updates, progress, arrays)
 
     def save_best(self, state: TrainState, progress: Progress) -> None:
         """Begin to save the network of the best evaluation so far."""
@@ -84,14 +101,24 @@ class RunCheckpoints(Checkpoints):
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
 
     def finish(self) -> None:
-        """Wait until everything is saved; raise `Unsaved` if the last state could not be."""
+        """Wait until everything is saved; raise `Unsaved` if the last state can't be read back."""
         self._settle(BEST)
-        if not self._settle(LATEST):
-            steps = self._steps(LATEST)
+        saved = self._settle(LATEST) and self._saved
+        if saved and (error := error_in_any(_error_of(self._read_back))):
+            self.note_failure(error, self._begun[LATEST])
+        if LATEST in self._failures:
+            steps: list[int] = []
+            with contextlib.suppress(Exception):  # of a storage that is gone
+                steps = [step for step in self._steps(LATEST) if step != self._begun[LATEST]]
             raise Unsaved(
                 f"{self._failures[LATEST]}; the same command goes on"
                 + (f" from step {steps[-1]}" if steps else "")
             )
+
+    def _read_back(self) -> None:
+        """Read the newest state as another process would; raise `UserError` if that fails."""
+        with Checkpoints(self._workdir) as reader:
+            reader._read(LATEST, self._begun[LATEST], *JSON_ITEMS, **self._saved)
 
     def _begin(self, folder: str, step: int, progress: Progress, arrays: Mapping[str, Any]) -> None:
         self._failures.pop(folder, None)
@@ -111,16 +138,23 @@ class RunCheckpoints(Checkpoints):
 
         def save() -> None:
             manager = self._manager(folder)
+            self._pending[folder] = manager.wait_until_finished
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.Composite(**items))
+                if self._mirror:
+                    upload = self._thread.submit(self._upload, folder, manager)
+                    self._pending[folder] = upload.result
 
         if error := error_in_any(_error_of(save)):
             self.note_failure(error, step, folder)
 
+    def _upload(self, folder: str, manager: ocp.CheckpointManager) -> None:
+        manager.wait_until_finished()
+        self._mirror.send(folder)
+
     def _wait(self, folder: str) -> Exception | None:
         """Wait for the newest save; return its error, if any."""
-        manager = self._managers.get(folder)
-        return None if manager is None else _error_of(manager.wait_until_finished)
+        return _error_of(self._pending.pop(folder, lambda: None))
 
     def _settle(self, folder: str) -> bool:
         """Wait for the newest save; return whether it succeeded."""
@@ -134,6 +168,7 @@ class RunCheckpoints(Checkpoints):
         reason = one_line(error)
         self._failures[folder] = f"the {what} after step {step} could not be saved: {reason}"
         self._warn(self._failures[folder])
+        self._pending.pop(folder, None)
         self._forget(folder)
 
     def _name_saved_best(self, progress: Progress) -> None:
@@ -207,6 +242,8 @@ class RunCheckpoints(Checkpoints):
         later = [best for best in self._steps(BEST) if best > step]
         for best in later:
             self._manager(BEST).delete(best)
+        if later and self._mirror:
+            self._mirror.send(BEST)
         # They had replaced the one that was the best at that step.
         if later and progress.best and progress.best["step"] not in self._steps(BEST):
             progress.best = None
@@ -243,7 +280,12 @@ class RunCheckpoints(Checkpoints):
                 f" {error.reason}"
             ) from error
         restored_state = TrainState(**restored["model"], **restored["training"])
-        progress = Progress(**restored["progress"])
+        try:
+            progress = Progress(**restored["progress"])
+        except TypeError as error:  # its checksum is right
+            raise UserError(
+                f"checkpoint {step} of {self._workdir} is of another version: {one_line(error)}"
+            ) from error
         if changes:
             progress.config_changes.append({"step": step, "changes": list(changes)})
         return restored_state.replace(seed=state.seed), progress
@@ -252,11 +294,11 @@ class RunCheckpoints(Checkpoints):
         """Move checkpoints away, and say so."""
         for error in damaged:
             folder = self._workdir / DAMAGED
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
             name = f"{error.path.parent.name}-{error.path.name}"
             places = (folder / f"{name}{f'-{n}' if n > 1 else ''}" for n in itertools.count(1))
             place = next(place for place in places if not place.exists())
-            error.path.rename(place)
+            move_folder(error.path, place)
             self._warn(f"{error}; set aside as {place}")
 
     @staticmethod
@@ -277,6 +319,11 @@ def _split(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
     training = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     model = {name: training.pop(name) for name in ("params", "batch_stats", "ema")}
     return model, training
+
+
+def _on_host(array: jax.Array) -> np.ndarray:
+    """Return an array of the same shape and dtype on the host, which takes no memory."""
+    return np.broadcast_to(np.zeros((), array.dtype), array.shape)
 
 
 def _like(shapes: TrainState, state: TrainState) -> TrainState:

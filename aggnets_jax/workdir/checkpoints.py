@@ -10,14 +10,16 @@ goes on; and `best/`, the network of the best evaluation so far. Each checkpoint
     progress   the `Progress`, as JSON
     checksums  of all other items, as JSON; everything that is read is compared with them
 
-Orbax gives a checkpoint its name when all of it is written.
+Orbax gives a checkpoint its name when all of it is written; in a bucket, where nothing can be
+renamed, it then gets the object `commit_success.txt`.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,14 +27,22 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
+from aggnets_jax.buckets import is_storage_error, is_url
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.mirror import Mirror
+from aggnets_jax.workdir.names import plain_path
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
+
+# How TensorStore's errors begin when the storage has not given what was asked of it.
+_REFUSED = re.compile(
+    r"\b(DEADLINE_EXCEEDED|PERMISSION_DENIED|RESOURCE_EXHAUSTED|UNAUTHENTICATED|UNAVAILABLE)\b"
+)
 
 _DATASET = {
     "name": str,
@@ -51,25 +61,38 @@ _DATASET = {
 class Checkpoints(contextlib.AbstractContextManager):
     """The checkpoints of a workdir, for reading; nothing is written."""
 
-    def __init__(self, workdir: str | Path) -> None:
-        self._workdir = Path(workdir).expanduser().absolute()
+    def __init__(self, workdir: PathLike) -> None:
+        path = any_path(workdir)
+        self._workdir = path if is_url(path) else path.absolute()
+        self._links = contextlib.ExitStack()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
+        in_s3 = str(self._workdir).startswith("s3://")
+        self._mirror = Mirror(self._workdir) if in_s3 else None
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             self._forget(folder)
+        self._links.close()
+        if self._mirror:
+            self._mirror.close()
 
     def _options(self, folder: str) -> dict[str, Any]:
         return {"read_only": True}
 
+    @functools.cached_property
+    def _plain_workdir(self) -> AnyPath:
+        return self._workdir if is_url(self._workdir) else plain_path(self._workdir, self._links)
+
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
+            if self._mirror:
+                self._mirror.look(folder)
             self._managers[folder] = ocp.CheckpointManager(
-                self._workdir / folder,
+                (self._mirror.root if self._mirror else self._plain_workdir) / folder,
                 options=ocp.CheckpointManagerOptions(
                     # The metadata of a damaged checkpoint would be an error before any is read.
                     lightweight_initialize=True,
@@ -123,15 +146,23 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Raises:
           Damaged: if an item can't be read, or is not what was saved.
+          OtherArrays: if an item is what was saved, and not what `arrays` describes.
         """
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)
         try:
+            if self._mirror:
+                self._mirror.fetch(folder, step)
             json_args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
             items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
             saved = items.pop("checksums")
             for item, target in arrays.items():
-                check_arrays(path, item, saved[item], target)
+                if reason := difference(item, saved[item], target):
+                    found = manager.restore(
+                        step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()})
+                    )
+                    whole = array_checksums(found[item]) == saved[item]
+                    raise (OtherArrays if whole else Damaged)(path, reason)
             if arrays:
                 array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
                 items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
@@ -142,14 +173,23 @@ class Checkpoints(contextlib.AbstractContextManager):
                 for name, found in array_checksums(items[item]).items():
                     if found != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
-        except Damaged:
+        except (Damaged, OtherArrays):
             raise
         except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
             raise Damaged(path, one_line(error)) from error
-        except (MemoryError, OSError) as error:  # not the checkpoint's fault
-            raise UserError(f"{path} can't be read: {one_line(error)}") from error
-        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
-            raise Damaged(path, f"it can't be read: {one_line(error)}") from error
+        except PermissionError as error:
+            raise UserError(f"{path} may not be read: {one_line(error)}") from error
+        except Exception as error:
+            why = f"it can't be read: {one_line(error)}"
+            refused = _REFUSED.search(str(error))
+            # Not the checkpoint's fault.
+            if is_url(path) and (is_storage_error(error) or refused):
+                raise OSError(f"{path}: {why}") from error
+            if isinstance(error, MemoryError | OSError) or refused:
+                how = "may not" if refused and refused[0] == "PERMISSION_DENIED" else "can't"
+                raise UserError(f"{path} {how} be read: {one_line(error)}") from error
+            # Orbax, TensorStore and JSON raise any at a damaged file.
+            raise Damaged(path, why) from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
@@ -165,8 +205,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
         try:
             info = DatasetInfo(**{**saved, **{name: tuple(saved[name]) for name in lists}})
-        except TypeError as error:
-            raise Damaged(path, one_line(error)) from error
+        except TypeError as error:  # its checksum is right
+            raise UserError(f"{path} is of another version: {one_line(error)}") from error
         if len(info.class_names) != info.num_classes or len(info.image_shape) != 3:
             raise Damaged(path, "its data set contradicts itself")
         return info
@@ -210,8 +250,8 @@ def _dtype_and_shape(array: jax.Array | jax.ShapeDtypeStruct) -> list[Any]:
     return [array.dtype.name, list(array.shape)]
 
 
-def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -> None:
-    """Raise `OtherArrays` if names, dtypes or shapes of an item differ from its checksums."""
+def difference(item: str, saved: Mapping[str, Any], target: Any) -> str | None:
+    """Return how names, dtypes or shapes of an item differ from its checksums; None if not."""
     there = {name: checksum[:2] for name, checksum in saved.items()}
     wanted = {name: _dtype_and_shape(array) for name, array in leaves_by_path(target).items()}
     for name in sorted(wanted.keys() | there.keys()):
@@ -220,7 +260,8 @@ def check_arrays(path: Path, item: str, saved: Mapping[str, Any], target: Any) -
                 f"{kinds[name][0]} {kinds[name][1]}" if name in kinds else "nothing"
                 for kinds in (there, wanted)
             )
-            raise OtherArrays(path, f"{item}/{name} is {was} there, and must be {now}")
+            return f"{item}/{name} is {was} there, and must be {now}"
+    return None
 
 
 def json_checksum(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from aggnets_jax.errors import Diverged, UserError
-from aggnets_jax.files import write_json
+from aggnets_jax.files import AnyPath, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import is_first
 from aggnets_jax.training.state import Totals, seeds
@@ -22,7 +21,7 @@ REPORT = "divergence.json"
 
 
 def check_totals(
-    task: Task, totals: Totals, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+    task: Task, totals: Totals, config: ml_collections.ConfigDict, workdir: AnyPath, mesh: Mesh
 ) -> None:
     """Check that few enough steps were not finite since metrics were last logged.
 
@@ -52,7 +51,12 @@ def check_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:
 
 
 def _write_report(
-    task: Task, step: int, seed: int, config: ml_collections.ConfigDict, workdir: Path, mesh: Mesh
+    task: Task,
+    step: int,
+    seed: int,
+    config: ml_collections.ConfigDict,
+    workdir: AnyPath,
+    mesh: Mesh,
 ) -> None:
     sharding = mesh_lib.batch_sharding(mesh)
     training = task.train_data(config, seeds=seed, start_step=step - 1, sharding=sharding)

@@ -1,14 +1,31 @@
 """The directory of a run: opening it for one process, and reading its summary."""
 
 import contextlib
-import fcntl
+import errno
+import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url, storage
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import _partial, check_fields, explained, local_path, read_json
+from aggnets_jax.files import (
+    AnyPath,
+    PathLike,
+    any_path,
+    check_fields,
+    explained,
+    partial_name,
+    read_json,
+)
+from aggnets_jax.runtime.interrupts import cleaning_up
+from aggnets_jax.workdir.lease import LEASE, Lease
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing keeps two processes from one workdir
+    fcntl = None
 
 CONFIG = "config.json"
 LOCK = ".lock"
@@ -30,48 +47,94 @@ _FIELDS_OF_SUMMARY = {
 }
 
 
+def check_new_or_same(
+    workdir: PathLike,
+    config: Mapping[str, Any] | None = None,
+    *,
+    allow_config_change: bool = False,
+) -> None:
+    """Check that a run can use a workdir, before anything slow is imported; write nothing.
+
+    The config is resolved, as JSON data; None if it is not known yet.
+
+    Raises:
+      UserError: as `open_workdir`.
+    """
+    path = any_path(workdir)
+    if is_url(path):
+        return
+    with explained(f"workdir {workdir} can't be used"):
+        there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        if there != path.absolute():
+            with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
+                pass
+        _check_same_run(path, config, allow_config_change)
+
+
+def check_there(workdir: PathLike) -> None:
+    """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
+    path = any_path(workdir)
+    if not (is_url(path) or path.is_dir()):
+        raise UserError(f"there is no workdir {path.absolute()}")
+
+
 @contextlib.contextmanager
 def open_workdir(
-    workdir: str | Path, config: Mapping[str, Any], *, allow_config_change: bool = False
-) -> Iterator[Path]:
+    workdir: PathLike, config: Mapping[str, Any], *, allow_config_change: bool = False
+) -> Iterator[AnyPath]:
     """Make the directory of a new run, or check that it holds the run to go on with.
 
     Within the context no other process can open it. If the context ends before anything is written
-    to a new directory, the directory is removed. It is local, because files are appended to and
-    locked. The config is resolved, as JSON data.
+    to a new directory, the directory is removed. The config is resolved, as JSON data.
 
     Raises:
       UserError: if it can't be written, is in use, or does not hold a run of this config; it is
         then left as it was.
+      OSError: if it is in a bucket that does not answer.
     """
-    if "://" in str(workdir):
-        raise UserError(f"workdir {workdir} must be a local directory, or a mounted one")
+    path = any_path(workdir)
+    if is_url(path):
+        _check_same_run(path, config, allow_config_change)
+        with Lease(path) as lease:
+            try:
+                yield path
+            finally:
+                with contextlib.suppress(OSError), storage(path):
+                    lease.keep = (path / CONFIG).exists()
+        return
     with explained(f"workdir {workdir} can't be used"):
-        path = local_path(workdir)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / LOCK).open("a")
     with lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"workdir {path} is in use by another process") from error
         except OSError:  # some network file systems know no locks
             pass
-        try:
+        with cleaning_up(lambda: _remove_empty(path, missing)):
             yield path
-        finally:
-            # The run must not end with the error of a storage that is gone.
-            with contextlib.suppress(OSError):
-                if not (path / CONFIG).exists():
-                    (path / LOCK).unlink(missing_ok=True)
-                    for folder in missing:
-                        if not any(folder.iterdir()):
-                            folder.rmdir()
 
 
-def read_summary(workdir: Path) -> dict[str, Any]:
+def _remove_empty(path: AnyPath, made: Sequence[AnyPath]) -> None:
+    """Remove the folders that were made for a run that has written nothing."""
+    # The run must not end with the error of a storage that is gone.
+    with contextlib.suppress(OSError):
+        if not (path / CONFIG).exists():
+            (path / LOCK).unlink(missing_ok=True)
+            for folder in made:
+                if not any(folder.iterdir()):
+                    folder.rmdir()
+
+
+def read_summary(workdir: AnyPath) -> dict[str, Any]:
     """Read the summary of a finished run; raise `UserError` if it is missing or damaged.
 
     An older one gets the fields that it lacks.
@@ -87,7 +150,7 @@ def read_summary(workdir: Path) -> dict[str, Any]:
     return summary
 
 
-def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
+def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     """Make the error for a run that would go on with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
@@ -95,13 +158,17 @@ def config_change_error(workdir: Path, changes: Sequence[str]) -> UserError:
     )
 
 
-def _check_same_run(path: Path, config: Mapping[str, Any], allow_config_change: bool) -> None:
+def _check_same_run(
+    path: AnyPath, config: Mapping[str, Any] | None, allow_config_change: bool
+) -> None:
     # Files of a process that was killed before it had written the config do not count.
-    own = {LOCK, _partial(path / CONFIG).name}
+    own = {LOCK, LEASE, partial_name(path / CONFIG).name}
     if not path.exists() or all(file.name in own for file in path.iterdir()):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
+    if config is None:
+        return
     changes = config_lib.differences(read_json(path / CONFIG), config)
     if changes and not allow_config_change:
         raise config_change_error(path, changes)

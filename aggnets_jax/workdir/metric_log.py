@@ -1,36 +1,39 @@
 """The log of a run: JSON lines and TensorBoard.
 
 `metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
-config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both.
+config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both. Objects in a
+bucket can't grow: there, the files are written on this machine and uploaded at each flush.
 """
 
 import contextlib
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from aggnets_jax.buckets import is_url
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import explained, write_text
+from aggnets_jax.files import AnyPath, read_text, upload_folder, write_text
 from aggnets_jax.runtime.events import PATTERN, EventFile
 
 
 class JsonLines:
     """A growing file with one JSON object a line; no line is lost while the disk is full.
 
-    The first `keep` lines are `kept`; later ones are of a run that was killed. `number` is the
-    number of lines so far.
+    It begins with the first `keep` lines of another or the same one, which are `kept`; later ones
+    are of a run that was killed. `number` is the number of lines so far.
     """
 
-    def __init__(self, file: Path, keep: int) -> None:
-        self.kept = read_json_lines(file, keep)
+    def __init__(self, file: Path, before: AnyPath, keep: int) -> None:
+        self.kept = read_json_lines(before, keep)
         if len(self.kept) < keep:
             raise UserError(
-                f"{file} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
+                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
                 " checkpoint was saved from which the run goes on"
             )
         write_text(file, "".join(map(_line, self.kept)))
@@ -67,7 +70,7 @@ def _line(values: Mapping[str, Any]) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
 
 
-def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any]]:
+def read_json_lines(file: AnyPath, number: int | None = None) -> list[dict[str, Any]]:
     """Read `number` lines of JSON, or all but a last one that a killed process left unfinished.
 
     Raises:
@@ -75,8 +78,7 @@ def read_json_lines(file: Path, number: int | None = None) -> list[dict[str, Any
     """
     if not file.exists():
         return []
-    with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
-        *texts, _ = file.read_text().split("\n")
+    *texts, _ = read_text(file).split("\n")
     lines = []
     for place, text in enumerate(texts[:number], start=1):
         try:
@@ -93,17 +95,23 @@ class MetricLog(contextlib.AbstractContextManager):
     which the run goes on, so that no line comes twice. TensorBoard's files are written anew.
     """
 
-    def __init__(self, workdir: Path, lines: Mapping[str, int], *, writes: bool = True) -> None:
+    def __init__(self, workdir: AnyPath, lines: Mapping[str, int], *, writes: bool = True) -> None:
         self._files: dict[str, JsonLines] = {}
         self._tensorboard: EventFile | None = None
+        self._stack = contextlib.ExitStack()
+        self._workdir, self._folder = workdir, workdir
         if not writes:
             return
+        if is_url(workdir):
+            folder = tempfile.TemporaryDirectory(prefix="aggnets_log_")
+            self._folder = Path(self._stack.enter_context(folder))
         for name in ("metrics", "timing"):
-            self._files[name] = JsonLines(workdir / f"{name}.jsonl", lines.get(name, 0))
+            place = f"{name}.jsonl"
+            self._files[name] = JsonLines(self._folder / place, workdir / place, lines.get(name, 0))
         for events in (workdir / "tensorboard").glob(PATTERN):
             events.unlink()
         try:
-            self._tensorboard = EventFile(workdir / "tensorboard")
+            self._tensorboard = EventFile(self._folder / "tensorboard")
         except OSError as error:
             self._without_tensorboard(error)
         for file in self._files.values():
@@ -111,11 +119,11 @@ class MetricLog(contextlib.AbstractContextManager):
                 self._show(line)
 
     def __exit__(self, *exception: object) -> None:
+        self.flush()
         for file in self._files.values():
-            with contextlib.suppress(OSError):
-                file.flush()
             file.close()
         self._to_tensorboard("close")
+        self._stack.close()
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
         """Write values that depend on config and step alone, or any others to "timing"."""
@@ -153,7 +161,9 @@ class MetricLog(contextlib.AbstractContextManager):
         try:
             for file in self._files.values():
                 file.flush()
+            self._to_tensorboard("flush")
+            if self._folder != self._workdir:
+                upload_folder(self._folder, self._workdir)
         except OSError as error:
             return error
-        self._to_tensorboard("flush")
         return None

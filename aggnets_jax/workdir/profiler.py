@@ -3,21 +3,23 @@
 import contextlib
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
+
+from aggnets_jax.files import AnyPath, filled_folder
 
 
 class Profile(contextlib.AbstractContextManager):
     """A trace of the steps (first, last), counted from 1, in a folder that TensorBoard shows.
 
-    Without steps, (), there is no trace.
+    Without steps, (), there is no trace. For a bucket, it is written on this machine and uploaded.
     """
 
-    def __init__(self, steps: Sequence[int], folder: Path) -> None:
+    def __init__(self, steps: Sequence[int], folder: AnyPath) -> None:
         self._first, self._last = steps or (None, None)
         self._folder = folder
         self._running = False
+        self._stack = contextlib.ExitStack()
 
     def __exit__(self, *exception: object) -> None:
         self._stop()
@@ -25,7 +27,8 @@ class Profile(contextlib.AbstractContextManager):
     def before(self, step: int) -> None:
         """Start the trace if this step is the first."""
         if step == self._first:
-            jax.profiler.start_trace(str(self._folder))
+            folder = self._stack.enter_context(filled_folder(self._folder))
+            jax.profiler.start_trace(str(folder))
             self._running = True
 
     def next_boundary(self, step: int) -> float:
@@ -43,3 +46,4 @@ class Profile(contextlib.AbstractContextManager):
         if self._running:
             jax.profiler.stop_trace()
             self._running = False
+            self._stack.close()

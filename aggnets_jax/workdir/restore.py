@@ -1,7 +1,6 @@
 """Restore the network of a workdir."""
 
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,7 +14,7 @@ from aggnets_jax import data
 from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import local_path
+from aggnets_jax.files import PathLike
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, at_seed, model_shapes, over_seeds, seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints
@@ -51,7 +50,7 @@ class Restored(NamedTuple):
 
 
 def restore_network(
-    workdir: str | Path, which: str, devices: Sharding, *, keep_loops: bool = False
+    workdir: PathLike, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
     """Restore a network from the directory of its run alone; no data set is opened.
 
@@ -60,7 +59,7 @@ def restore_network(
     over its layers (`model.scan`) keeps them, which compiles fast; without, its variables come as
     those of a network without loops.
     """
-    with Checkpoints(local_path(workdir)) as checkpoints:
+    with Checkpoints(workdir) as checkpoints:
         folder, step = checkpoints.find(which)
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)

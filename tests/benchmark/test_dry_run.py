@@ -5,27 +5,15 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from aggnets_jax.benchmark.dry_run import collectives
+from aggnets_jax import config as config_lib
+from aggnets_jax.benchmark import dry_run as module
+from aggnets_jax.benchmark.targets import CHIPS, Target
+from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from tests import runs
-
-PROGRAM = """
-%all-reduce.1 = f32[64]{0} all-reduce(%x), replica_groups=[1,8]<=[8]
-%all-reduce.2 = (f32[3,3,4,8]{3,2,1,0}, bf16[8]{0}) all-reduce(%y, %z), channel_id=1
-%ag = f32[8,16]{1,0} all-gather(%w), dimensions={0}
-%start = (f32[4]{0}, f32[8]{0}) collective-permute-start(%v)
-%add = f32[64]{0} add(%all-reduce.1, %all-reduce.1)
-"""
-
-
-def test_collectives_are_counted_with_the_bytes_of_their_results():
-    assert collectives(PROGRAM) == {
-        "all-reduce": {"count": 2, "bytes": 4 * 64 + 4 * 288 + 2 * 8},
-        "all-gather": {"count": 1, "bytes": 4 * 128},
-        "collective-permute": {"count": 1, "bytes": 48},
-    }
 
 
 def dry_run(tmp_path, **changes):
@@ -82,8 +70,70 @@ def test_gradients_of_grouped_convolutions_are_of_each_devices_images(tmp_path):
         (["--json=/tmp"], "it is a folder, or in none"),
         (["--config.batch_sizes=3"], "nearest: batch_size"),
         (["--colour"], "unknown flag"),
+        (["--target=v5e:2x2", "--devices=4"], "leave --processes and --devices out"),
+        (["--target=v4:2x2"], "unknown target 'v4:2x2'; nearest: v"),
+        (["--fit"], "--fit needs the memory of a --target"),
     ],
 )
 def test_what_is_wrong_is_said_in_a_line(flags, said, capsys):
     assert main(["dry-run", "--config=configs/digits.py", *flags]) == 2
     assert said in capsys.readouterr().err
+
+
+V5E = Target("tpu", CHIPS["v5e"], [])
+
+
+class Full:
+    """A program that needs more memory than there is."""
+
+    def lower(self, *arguments):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(
+            "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total"
+            " memory required for HLO temporaries (43.14G) exceeds available HBM (15.75G)."
+        )
+
+
+def test_a_full_device_is_told_with_its_memory():
+    with pytest.raises(module.DoesNotFit, match=r"needs 43\.14GiB of 15\.75GiB of each device$"):
+        module._costs(Full())
+
+
+def test_changes_are_tried_until_one_fits(monkeypatch, capsys):
+    tried = []
+
+    def dry_run(config, target):
+        assert target is V5E
+        tried.append((config.model.remat, config.sharding, config.batch_size))
+        if config.batch_size > 12:
+            raise module.DoesNotFit("too much")
+        return {"devices": 4}
+
+    monkeypatch.setattr(module, "dry_run", dry_run)
+    config, found = module.fit(config_lib.resolve({"batch_size": 48}), V5E)
+    assert found == {"devices": 4}
+    assert tried == [
+        ("auto", "replicated", 48),
+        ("norm", "replicated", 48),
+        ("layer", "replicated", 48),
+        ("layer", "fsdp", 48),
+        ("layer", "replicated", 24),
+        ("layer", "replicated", 12),
+    ]
+    assert (config.model.remat, config.batch_size) == ("layer", 12)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "as the config is: too much"
+    assert lines[-1] == "--config.model.remat=layer --config.batch_size=12: it fits"
+
+    with pytest.raises(UserError, match="no change that was tried fits"):
+        module.fit(config_lib.resolve({"batch_size": 13}), V5E)
+
+
+def test_the_roofline_is_each_resource_at_its_published_rate():
+    sent = {"all-reduce": {"count": 2, "bytes": 8e8, "overlapped": 0}}
+    costs = {"flops": 197e9, "bytes": 819e7, "collectives": sent}
+    found = module.roofline(costs, CHIPS["v5e"], 4)
+    # A ring of 4 moves each byte 2 * 3/4 times, at 200 GB/s.
+    assert found == pytest.approx({"arithmetic": 1e-3, "memory": 1e-2, "links": 6e-3})

@@ -2,13 +2,15 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from aggnets_jax import commands
 from aggnets_jax.main import main
 from tests import runs
-from tests.test_imports import slow_imports
+from tests.test_imports import SLOW, slow_imports
 
 DOCS = [runs.ROOT / "README.md", *sorted((runs.ROOT / "docs").glob("*.md"))]
 
@@ -23,7 +25,7 @@ MISTAKES = {
     "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
     "compare": ("W", "the following arguments are required: --against"),
     "results": ("W --output=table.csv", "makes two files: give it without .csv"),
-    "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, table"),
+    "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, sizes, table"),
     "convert": ("--workdir=W", "needs one of --from_torch=FILE and --to_torch=FILE"),
     "models": ("sparsnet_bc100_k24", "unknown model 'sparsnet_bc100_k24'; nearest: sparsenet_bc"),
     "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
@@ -86,6 +88,32 @@ def test_help_imports_nothing_slow():
     assert slow_imports("-c", program)[0] == set()
     for words in ([], ["train", "--help"], ["analyse", "--help"], ["completion", "bash"]):
         assert slow_imports("-m", "aggnets_jax", *words)[0] == set()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train --config=configs/digits.py --workdir=/dev/null/run", "a directory: '/dev/null'"),
+        ("train --config=configs/digits.py --workdir=/proc/run", "'/proc/"),
+        ("train --config=configs/digits.py --workdir=configs", "not empty and holds no run"),
+        ("train --config=configs/digits.py --config.lr=high --workdir=a", "must be of type float"),
+        ("learn --config=a.py --workdir=configs --penalty=l1 --strength=1", "holds no run"),
+        ("convert --config=a.py --workdir=configs --from_torch=a.pth", "holds no run"),
+        ("convert --workdir=none --to_torch=a.pth", "there is no workdir"),
+        ("eval --workdir=none", "there is no workdir"),
+        ("predict --workdir=none --images=a.png", "there is no workdir"),
+        ("report --workdir=none", "there is no workdir"),
+        ("ablate --workdir=none", "there is no workdir"),
+    ],
+)
+def test_an_unusable_workdir_is_told_before_anything_slow_is_imported(words, message):
+    command = [sys.executable, "-X", "importtime", "-m", "aggnets_jax", *words.split()]
+    process = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
+    lines = process.stderr.splitlines()
+    imported = {line.split("|")[-1].strip() for line in lines if line.startswith("import time:")}
+    told = [line for line in lines if not line.startswith("import time:")]
+    assert process.returncode == 2 and len(told) == 1 and message in told[0]
+    assert "aggnets_jax" in imported and not imported & SLOW
 
 
 @pytest.mark.parametrize("name", commands.NAMES)

@@ -9,6 +9,7 @@ from aggnets_jax.data import describe, eval_batches, make_preprocess, train_batc
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.damage import FileDamage, RecordDamage
 from aggnets_jax.data.dataset_info import Split
+from aggnets_jax.data.decoding import FORMATS
 from aggnets_jax.data.host_pipeline import train_dataset
 from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
@@ -264,7 +265,7 @@ def test_files_are_skipped_and_named_once(folder, sharding, capsys):
         assert (seen["label"] == -1).sum() == 1
     seen = train(config, sharding, 4, batch_size=9)
     printed = [
-        f"skipped: {folder}/{split}/green/1.jpg is damaged, or no JPEG, PNG, GIF or BMP"
+        f"skipped: {folder}/{split}/green/1.jpg is damaged, or no {FORMATS}"
         for split in ("test", "train")
     ]
     assert capsys.readouterr().err.splitlines() == printed
@@ -307,7 +308,7 @@ def test_half_a_jpeg_of_many_sizes(imagenet, tmp_path, sharding, capsys):
     data_dir = copy_of(imagenet[0], tmp_path / "data")
     file = shard(data_dir, "validation", 0)
     change_image(file, 2, half)
-    message = f"image 2 of {file} is damaged, or no JPEG, PNG, GIF or BMP"
+    message = f"image 2 of {file} is damaged, or no {FORMATS}"
     config = make_config("imagenet2012", data_dir, image_size=16)
     fails_with(message, lambda: list(evaluation_of(config, sharding)))
     config.damaged = "skip"

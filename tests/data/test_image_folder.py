@@ -1,11 +1,12 @@
 """Folders of images: what is in them, in which order it comes, and what is refused."""
 
 import dataclasses
+import itertools
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from aggnets_jax.data import describe, eval_batches, file_batches, train_batches
 from aggnets_jax.data.catalog import open_prepared
@@ -15,6 +16,7 @@ from aggnets_jax.data.image_folder import list_examples
 from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
+from aggnets_jax.predict import find_images
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_batches import join, take
@@ -147,7 +149,11 @@ def test_crops_differ_between_epochs(colours, sharding):
 @pytest.mark.parametrize(
     ("form", "mode"),
     [("JPEG", mode) for mode in ("RGB", "L", "CMYK")]
-    + [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "LA", "I;16")],
+    + [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "LA", "I;16")]
+    + [("GIF", mode) for mode in ("L", "P")]
+    + [("BMP", mode) for mode in ("RGB", "L", "P", "RGBA")]
+    + [("TIFF", mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I;16")]
+    + [("WEBP", mode) for mode in ("RGB", "RGBA")],
 )
 def test_images_of_all_kinds_get_three_channels(colours, tmp_path, sharding, form, mode):
     y, x = np.mgrid[:SIZE, :SIZE]
@@ -157,13 +163,45 @@ def test_images_of_all_kinds_get_three_channels(colours, tmp_path, sharding, for
     else:
         image = image.convert(mode)
     file = tmp_path / f"image.{form.lower()}"
-    image.save(file, form, **({"quality": 100, "subsampling": 0} if form == "JPEG" else {}))
+    best = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    image.save(file, form, **best.get(form, {}))
     info = dataclasses.replace(describe(config_of(colours)), resized=False)
     (batch,) = take(file_batches([str(file)], info, batch_size=1, sharding=sharding), 2)
     expected = np.asarray(image.convert("RGB")).astype(int)
     if mode == "I;16":
         expected = np.repeat(10 * x[..., None], 3, axis=-1)
     assert np.abs(batch["image"][0].astype(int) - expected).max() <= 4
+
+
+def test_images_come_upright_wherever_they_are_read(tmp_path, sharding):
+    """In training, evaluation and prediction alike, as from PIL."""
+    quarters = np.array([[(250, 0, 0), (0, 250, 0)], [(0, 0, 250), (250, 250, 250)]], np.uint8)
+    image = Image.fromarray(quarters.repeat(30, 0).repeat(20, 1))
+    for form, orientation in itertools.product(("JPEG", "PNG", "TIFF", "WEBP"), range(1, 9)):
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = orientation
+        folder = tmp_path / "train" / f"class{orientation % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        image.save(folder / f"{orientation}.{form.lower()}", form, exif=exif)
+    config = config_of(tmp_path, eval_split="train")
+    files, _ = examples(tmp_path, "train")
+    expected = []
+    for file in files:
+        upright = np.asarray(ImageOps.exif_transpose(Image.open(file)).convert("RGB"))
+        expected.append(upright[5:-5:][:, 5:-5][[0, 0, -1, -1], [0, -1, 0, -1]].astype(int))
+
+    def of_expected_corners(images, expected):
+        corners = images[:, [1, 1, -2, -2], [1, -2, 1, -2]].astype(int)
+        return np.abs(corners - expected).max((1, 2)) < 60
+
+    (evaluated,) = take(eval_batches(config, batch_size=32, sharding=sharding), 2)
+    assert of_expected_corners(evaluated["image"], expected).all()
+    batches = file_batches(list(files), describe(config), batch_size=32, sharding=sharding)
+    assert np.array_equal(take(batches, 2)[0]["image"], evaluated["image"])
+    trained = join(take(train_batches(config, batch_size=32, seed=0, sharding=sharding), 12))
+    expected = np.array(expected)[trained["index"]]
+    seen = trained["index"][of_expected_corners(trained["image"], expected)]
+    assert np.bincount(seen, minlength=32).min() > 0  # a crop that has the centre
 
 
 def test_grey_networks_get_one_channel(colours, tmp_path, sharding):
@@ -214,10 +252,73 @@ def no_folder(folder):
     shutil.rmtree(folder)
 
 
+def test_hidden_files_and_folders_are_no_data(colours, tmp_path):
+    shutil.copytree(colours, tmp_path / "a", dirs_exist_ok=True)
+    image = tmp_path / "a" / "train" / "red" / "0.jpg"
+    for hidden in (".ipynb_checkpoints", "__MACOSX", ".git", "@eaDir"):
+        for place in ("", "train/", "train/red/", "test/"):
+            folder = tmp_path / "a" / f"{place}{hidden}"
+            folder.mkdir()
+            shutil.copy(image, folder / "0.jpg")
+    shutil.copy(image, tmp_path / "a" / "train" / "red" / "._x.jpg")
+    shutil.copy(image, tmp_path / "a" / "train" / "red" / ".DS_Store")
+    shutil.copy(image, tmp_path / "a" / "Thumbs.db")
+    info = describe(config_of(tmp_path / "a"))
+    assert info.class_names == tuple(sorted(COLOURS))
+    assert (info.num_train, info.num_eval) == (24, 9)
+    order = examples(colours, "train", info.class_names)[0]
+    names = [file.replace(str(colours), str(tmp_path / "a")) for file in order]
+    assert examples(tmp_path / "a", "train", info.class_names)[0].tolist() == names
+    assert sorted(find_images([tmp_path / "a" / "train"])) == sorted(names)
+
+
+def test_classes_have_the_images_of_folders_below(shades, tmp_path):
+    shutil.copytree(shades, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "train" / "class1" / "more" / "again").mkdir(parents=True)
+    (tmp_path / "train" / "class1" / "1.png").rename(
+        tmp_path / "train" / "class1" / "more" / "again" / "1.png"
+    )
+    (tmp_path / "train" / "class1" / "more" / "round").symlink_to(tmp_path / "train" / "class1")
+    files, labels = examples(tmp_path, "train")
+    numbers = [int(file.rpartition("/")[2].removesuffix(".png")) for file in files]
+    assert sorted(numbers) == list(range(20))
+    assert np.array_equal(labels, np.array(numbers) % 2)
+    assert set(files) == set(find_images([tmp_path / "train"]))
+
+
+def test_files_that_are_left_out_are_counted_in_one_line(colours, tmp_path, capsys):
+    shutil.copytree(colours, tmp_path / "a", dirs_exist_ok=True)
+    for name in ("red/x.heic", "red/below/y.HEIC", "blue/README", "z.jpg"):
+        file = tmp_path / "a" / "train" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("x")
+    for _ in range(2):
+        describe(config_of(tmp_path / "a"))
+    line = f"left out in {tmp_path}/a/train: 1 without an ending, 2 .heic, 1 .jpg\n"
+    assert capsys.readouterr().err == line
+    find_images([tmp_path / "a" / "train" / "red"])
+    assert capsys.readouterr().err == f"left out in {tmp_path}/a/train/red: 2 .heic\n"
+
+
+def test_images_of_every_ending_count_and_predict_alike(tmp_path, capsys):
+    forms = {"jpg": "JPEG", "JPG": "JPEG", "Png": "PNG", "bmp": "BMP", "gif": "GIF"}
+    forms |= {"webp": "WEBP", "tif": "TIFF", "TIFF": "TIFF"}
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for k, (ending, form) in enumerate(forms.items()):
+                image = Image.fromarray(np.full((20, 20, 3), 20 * k, np.uint8))
+                image.save(tmp_path / split / name / f"{k}.{ending}", form)
+    info = describe(config_of(tmp_path))
+    assert (info.num_train, info.num_eval) == (16, 16)
+    assert len(find_images([tmp_path / "test"])) == 16
+    assert capsys.readouterr().err == ""
+
+
 MISTAKES = {
     no_class_in_train: "the splits of {folder} differ in their classes; only in 'test': 'red'",
     no_class_in_test: "the splits of {folder} differ in their classes; only in 'train': 'red'",
-    an_empty_class: r"{folder}/train/yellow holds no images \(.jpg, .jpeg, .png\)",
+    an_empty_class: r"{folder}/train/yellow holds no images \(.bmp, .gif, ",
     a_class_of_other_files: "{folder}/test/red holds no images",
     an_empty_split: "split 'train' of image_folder cannot be read .*; its splits: test",
     no_split_for_evaluation: "set eval_split to one of train, trial",

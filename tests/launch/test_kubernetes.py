@@ -81,7 +81,7 @@ def test_the_jobset_fits_the_schemas(jobset):
 def test_the_other_objects_fit_the_schemas():
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     others = [d for kind, d in documents().items() if kind != "JobSet"]
-    assert len(others) == 2
+    assert len(others) == 1
     for document in others:
         kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
 
@@ -167,17 +167,12 @@ def test_the_processes_are_as_many_as_machines_and_find_each_other(jobset):
 
 
 @VARIANTS
-def test_the_workdir_is_on_the_disk_that_all_share(jobset):
+def test_the_workdir_is_in_the_bucket_that_all_share(jobset):
     pod = pod_of(jobset)
     (container,) = pod["containers"]
     given = parsed(container["args"])
-    (mount,) = container["volumeMounts"]
-    (volume,) = pod["volumes"]
-    claim = documents()["PersistentVolumeClaim"]
-    assert given.workdir.startswith(f"{mount['mountPath']}/")
-    assert mount["name"] == volume["name"]
-    assert volume["persistentVolumeClaim"]["claimName"] == claim["metadata"]["name"]
-    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    data = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert given.workdir.startswith("gs://BUCKET/") and data["TFDS_DATA_DIR"] == "gs://BUCKET/tfds"
     assert pod["serviceAccountName"] == documents()["ServiceAccount"]["metadata"]["name"]
     assert (ROOT / given.config[0]).exists()
 

@@ -254,7 +254,7 @@ def test_what_gcloud_refuses(cloud):
         (["--spot=yes"], "--spot takes no value"),
         ([*SLICE, "--poll=1.5", "--", *RUN], "--poll must be a whole number"),
         ([*SLICE, "--", "--config=configs/digits.py"], "--workdir=DIRECTORY"),
-        ([*SLICE, "--", "--workdir=runs/a"], "must be absolute"),
+        ([*SLICE, "--", "--workdir=runs/a"], "must be in a bucket, gs://..., or absolute"),
         ([*SLICE, "--type=v9-8", "--", *RUN], "no image is known for --type=v9-8"),
         ([*SLICE, "--revision=none", "--", *RUN], "--revision=none is no revision"),
     ],
@@ -283,22 +283,46 @@ def test_a_dry_run_prints_the_commands(cloud, flags):
     assert {" ".join(call[:2]) for call in printed} == done
 
 
+def lint(commands, folder):
+    """Return what gcloud has against each command."""
+    file = folder / "commands.json"
+    file.write_text(json.dumps([{"command_string": line} for line in commands]))
+    checked = subprocess.run(
+        ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={file}"],
+        env={**os.environ, "CLOUDSDK_CONFIG": str(folder)},
+        capture_output=True,
+        text=True,
+    )
+    return [result.get("error_message") for result in json.loads(checked.stdout)]
+
+
+def documented(program):
+    """Return the commands of a program in docs/pods.md."""
+    page = re.sub(r"\\\n\s*", " ", (ROOT / "docs" / "pods.md").read_text())
+    return re.findall(rf"^    ({program} .*)$", page, re.MULTILINE)
+
+
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
+def test_gcloud_knows_the_commands_of_the_documentation(tmp_path):
+    commands = documented("gcloud")
+    assert len(commands) >= 8
+    assert lint(commands, tmp_path) == [None] * len(commands)
+
+
+def test_the_script_takes_the_commands_of_the_documentation(cloud):
+    commands = documented("launch/tpu_vm.sh")
+    assert len(commands) >= 4
+    for command in commands:
+        code, _, err = cloud.run("--dry_run", *shlex.split(command)[1:])
+        assert (code, err) == (0, ""), command
+
+
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 @pytest.mark.parametrize("flags", [(), ("--spot", "--queued", "--project=p")])
 def test_gcloud_knows_the_commands_and_their_flags(cloud, flags, tmp_path):
     """It has a command that parses others, without running them or asking a server."""
-    commands = tmp_path / "commands.json"
     printed = dry_run(cloud, *flags)
-    commands.write_text(json.dumps([{"command_string": line} for line in printed]))
-    checked = subprocess.run(
-        ["gcloud", "meta", "lint-gcloud-commands", f"--commands-file={commands}"],
-        env={**os.environ, "CLOUDSDK_CONFIG": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
-    results = json.loads(checked.stdout)
-    assert len(results) == len(printed)
-    assert [r.get("error_message") for r in results] == [None] * len(results)
+    assert lint(printed, tmp_path) == [None] * len(printed)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")

@@ -12,7 +12,8 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
 from aggnets_jax import config as config_lib, create_model
-from aggnets_jax.runtime import mesh as sharding
+from aggnets_jax.errors import UserError
+from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
@@ -38,7 +39,7 @@ def after(batch, mesh, **changes):
     step = make_train_step(Classification(), model, optimizer, preprocess, config, mesh=mesh)
     return jax.device_get(jax.jit(step)(state, batch))
 
-sharded = jax.device_put(batch, sharding.batch_sharding(mesh))
+sharded = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
 shards = [jax.tree.map(lambda x: x[i : i + 4], batch) for i in range(0, 16, 4)]
 alone = [after(shard, None) for shard in shards]
 mean = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *alone)
@@ -54,13 +55,29 @@ assert distance(by_device, mean) < 2e-5, distance(by_device, mean)
 assert distance(everywhere, whole) < 2e-5, distance(everywhere, whole)
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
 assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
+
+halves = [after(jax.tree.map(lambda x: x[i : i + 8], batch), None) for i in (0, 8)]
+mean_of_halves = jax.tree.map(lambda *x: np.mean(np.stack(x), 0), *halves)
+grouped = after(sharded, mesh, batch_norm="group:2")
+assert distance(grouped, mean_of_halves) < 2e-5, distance(grouped, mean_of_halves)
+assert distance(grouped, whole) > 1e-3, distance(grouped, whole)
+for size in (4, 16):  # of all devices, and of no more
+    everyone = after(sharded, mesh, batch_norm=f"group:{size}")
+    assert distance(everyone, whole) < 2e-5, distance(everyone, whole)
+try:
+    after(sharded, mesh, batch_norm="group:3")
+except UserError as error:
+    assert "4 devices have no groups of 3; allowed: divisors of 4" in str(error)
+else:
+    raise AssertionError("groups of 3 of 4 devices")
+
 accumulated = after(sharded, mesh, batch_norm="device", accumulation_steps=2)
 assert distance(accumulated, by_device) > 1e-4
 """
 
 
 @pytest.mark.slow
-def test_each_device_normalises_as_if_alone():
+def test_each_device_or_group_of_devices_normalises_as_if_alone():
     flags = "--xla_force_host_platform_device_count=4"
     run = subprocess.run(
         [sys.executable, "-c", PROGRAM],

@@ -7,7 +7,7 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, model_info
-from aggnets_jax.data import known
+from aggnets_jax.config_fields.known_data import KNOWN
 from aggnets_jax.data.catalog import find_builder
 from aggnets_jax.data.dataset_info import feature_keys
 from aggnets_jax.errors import UserError
@@ -31,21 +31,32 @@ def load(name, *overrides):
     return config_lib.load(str(runs.ROOT / name), overrides)
 
 
-@pytest.mark.parametrize("name", sorted(known.KNOWN))
+@pytest.mark.parametrize("name", sorted(KNOWN))
 def test_facts_of_data_sets_are_those_of_tfds(name, data_dir):
-    facts = known.KNOWN[name]
+    facts = KNOWN[name]
     features = find_builder(name, data_dir).info.features
     image, label = feature_keys(find_builder(name, data_dir))
     assert features[label].num_classes == facts.num_classes
     assert features[image].shape in ((None, None, 3), facts.image_shape)
 
 
-@pytest.mark.parametrize("split", known.KNOWN["aggnets_digits"].examples)
+@pytest.mark.parametrize("split", KNOWN["aggnets_digits"].examples)
 def test_sizes_of_splits_are_those_of_the_data(split, data_dir):
     config = config_lib.resolve(
         {"data": {"name": "aggnets_digits", "data_dir": data_dir, "train_split": split}}
     )
     assert experiments.num_train(config) == data.describe(config.data).num_train
+
+
+def test_the_sizes_that_come_with_the_package_are_those_of_all_experiments():
+    networks = {experiments.network_of(each.config) for each in experiments.list_experiments()}
+    assert {*experiments.kept_sizes()} == networks, "aggnets experiments --format=sizes makes them"
+
+
+@pytest.mark.slow
+def test_the_sizes_that_come_with_the_package_are_what_counting_gives():
+    for network, size in experiments.kept_sizes().items():
+        assert experiments.counted(network) == size, network
 
 
 def test_cost_is_three_times_the_network_for_each_image():

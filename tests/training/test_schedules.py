@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.schedules import cycle_fraction, epochs_to_steps, make_schedule
+from aggnets_jax.training.schedules import (
+    cycle_fraction,
+    epochs_to_steps,
+    low_peak,
+    make_schedule,
+)
 from tests import runs
 from tests.patterns import one_line_error
 
@@ -74,6 +79,26 @@ def test_a_run_that_ends_within_the_warmup_only_rises():
     agree(lr, [0, 0.01, 0.02], 0.2)
     lr = values(make_schedule("warmup_cosine", 0.2, 3, 10.0, warmup_epochs=2), range(3))
     agree(lr, [0, 0.01 * half_cosine(1 / 3), 0.02 * half_cosine(2 / 3)], 0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "peak"),
+    [
+        ("constant", {}, None),
+        ("cosine", {"warmup_steps": 100}, None),
+        ("cosine", {"warmup_epochs": 20}, "0.0995"),  # 199 of 400 steps
+        ("warmup_cosine", {"warmup_epochs": 1}, None),
+        ("warmup_cosine", {"warmup_steps": 400}, "0.0"),
+        ("step", {"warmup_steps": 100}, None),
+        ("step", {"boundaries": (0.1,), "warmup_steps": 100}, "0.0"),
+        ("sgdr", {"first_cycle_epochs": 20}, None),
+    ],
+)
+def test_a_peak_that_is_never_reached_is_told(name, arguments, peak):
+    rates = values(make_schedule(name, 0.2, 200, 20.0, **arguments), np.arange(200))
+    told = low_peak(rates, 0.2)
+    assert told is None if peak is None else f"rises to {peak}" in told and "200 steps" in told
+    assert "\n" not in str(told)
 
 
 def test_warmup_times_cosine_is_that_of_the_paper():
@@ -188,6 +213,11 @@ def test_runs_shorter_than_their_parts_still_run():
         ("cosine", {"warmup_steps": float("inf")}, "from 0 to"),
         ("cosine", {"warmup_epochs": 1, "warmup_steps": 1}, "not both"),
         ("cosine", {"warmup_epochs": "five"}, "warmup_epochs must be a number"),
+        (
+            "cosine",
+            {"warmup_epochs": 0.001},
+            "is no step: an epoch has 50 steps",
+        ),
         ("cosine", {"end_factor": float("nan")}, "from 0 to 1"),
         ("cosine", {"end_epochs": 1}, "unknown argument of schedule 'cosine' 'end_epochs'"),
         ("warmup_cosine", {}, "needs the argument 'warmup_steps'"),

@@ -149,13 +149,60 @@ def test_the_checksum_finds_json_that_was_edited(copy, capsys):
     assert "its progress has another checksum" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_network_is_damaged_for_this_run(copy, capsys):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            lambda state: make_state(2, width=4),
+            "model/batch_stats/norm/mean is float32 [4] there, and must be float32 [3]",
+        ),
+        (
+            lambda state: jax.tree.map(lambda x: x.astype(jnp.float16), state),
+            "model/batch_stats/norm/mean is float16 [3] there, and must be float32 [3]",
+        ),
+        (
+            lambda state: state.replace(opt_state=(*state.opt_state, jnp.ones(5))),
+            "training/opt_state/2 is float32 [5] there, and must be nothing",
+        ),
+        (
+            lambda state: state.replace(opt_state={"momentum": state.opt_state[0]}),
+            "training/opt_state/0/classifier/bias is nothing there, and must be float32 [2]",
+        ),
+    ],
+)
+def test_a_checkpoint_of_other_arrays_is_told_and_not_damaged(change, reason, copy):
     shutil.rmtree(copy / "checkpoints/2")
     with open_checkpoints(copy) as checkpoints:
-        checkpoints.save(make_state(2, width=4), Progress())
+        checkpoints.save(change(make_state(2)), Progress())
+    with pytest.raises(UserError) as error:
+        restore(copy)
+    assert str(error.value) == (
+        f"checkpoint {copy}/checkpoints/2 is whole, but of another network, precision"
+        f" (JAX_ENABLE_X64) or version of aggnets_jax: {reason}"
+    )
+    assert (copy / "checkpoints/2").is_dir() and not (copy / "damaged").exists()
+
+
+def test_a_checkpoint_of_other_arrays_with_a_wrong_checksum_is_damaged(copy, capsys):
+    file = copy / "checkpoints/2/checksums/metadata"
+    content = json.loads(file.read_text())
+    content["model"]["batch_stats/norm/mean"][1] = [4]
+    file.write_text(json.dumps(content))
     assert_is(restore(copy), 1)
-    message = "model/batch_stats/norm/mean is float32 [4] there, and must be float32 [3]"
-    assert message in capsys.readouterr().err
+    assert (
+        "mean is float32 [4] there, and must be float32 [3]; set aside" in capsys.readouterr().err
+    )
+
+
+def test_progress_of_another_version_is_told_and_not_damaged(copy, monkeypatch):
+    @dataclasses.dataclass
+    class Older:
+        evaluated: int = 0
+
+    monkeypatch.setattr("aggnets_jax.workdir.checkpoint_writer.Progress", Older)
+    with pytest.raises(UserError, match=r"checkpoint 2 of .* is of another version: .*keyword"):
+        restore(copy)
+    assert (copy / "checkpoints/2").is_dir()
 
 
 def test_a_damaged_checkpoint_is_saved_again_and_a_second_one_set_aside_beside_it(copy):
@@ -228,12 +275,21 @@ def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved
     assert restore(tmp_path)[0].updates == 3
 
 
-def test_storage_that_can_not_be_read_is_no_damage(copy, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.EIO, "Input/output error"), "can't be read: .*Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", "d/1"), "may not be read: .*d/1"),
+        (ValueError("PERMISSION_DENIED: Error opening d/1"), "may not be read: PERMISSION_DENIED"),
+        (ValueError("UNAVAILABLE: no answer"), "can't be read: UNAVAILABLE: no answer"),
+    ],
+)
+def test_storage_that_can_not_be_read_is_no_damage(error, message, copy, monkeypatch):
     def fail(*args, **kwargs):
-        raise OSError(errno.EIO, "Input/output error")
+        raise error
 
     monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
-    with pytest.raises(UserError, match=r"checkpoints/2 can't be read: .*Input/output error"):
+    with pytest.raises(UserError, match=rf"checkpoints/2 {message}"):
         restore(copy)
     assert not (copy / "damaged").exists()
 

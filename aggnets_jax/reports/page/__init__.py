@@ -19,7 +19,7 @@ from markupsafe import Markup
 import aggnets_jax
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.topology import Topology
-from aggnets_jax.files import write_text
+from aggnets_jax.files import AnyPath, write_text
 from aggnets_jax.reports.page import parts, pictures
 from aggnets_jax.reports.page.formats import loss_text, percent, points
 from aggnets_jax.reports.results import read_run
@@ -39,7 +39,7 @@ _HERE = Path(__file__).parent
 
 
 def write_page(
-    workdir: Path,
+    workdir: AnyPath,
     summary: Mapping[str, Any],
     config: ml_collections.ConfigDict,
     topologies: Sequence[Topology],
@@ -146,7 +146,7 @@ def _environment(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _commands(workdir: Path) -> tuple[str, str]:
+def _commands(workdir: AnyPath) -> tuple[str, str]:
     """Return the commands that reproduce the run and the page."""
     page = shlex.join(["aggnets", "report", f"--workdir={workdir}", "--html"])
     return read_run(workdir)[0].command, page

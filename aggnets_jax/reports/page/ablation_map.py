@@ -3,7 +3,6 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from aggnets_jax.connectivity.drawing import ACCENT, LONG
 from aggnets_jax.connectivity.links import StageLinks
-from aggnets_jax.files import check_fields, read_json
+from aggnets_jax.files import AnyPath, check_fields, read_json
 from aggnets_jax.reports.page.formats import percent, points
 
 _FIELDS = {
@@ -63,7 +62,7 @@ class Cut(NamedTuple):
         return not self.ci_low <= 0 <= self.ci_high
 
 
-def read_cuts(file: Path) -> tuple[str, list[Cut]]:
+def read_cuts(file: AnyPath) -> tuple[str, list[Cut]]:
     """Read an `ablation.json`; raise `UserError` if it is damaged.
 
     Returns:

@@ -6,7 +6,6 @@ Missing parts are computed; a part that can't be computed says why.
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +18,7 @@ from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.data import EvalBatches
 from aggnets_jax.errors import Diverged, UserError
 from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.files import AnyPath
 from aggnets_jax.reports.page.ablation_map import AblationMap, LinkNames, read_cuts
 from aggnets_jax.reports.page.pictures import Picture, embedded, embedded_png
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -59,7 +59,7 @@ class Part(NamedTuple):
 class _Network:
     """The first network of a run and its data, both read at first use."""
 
-    def __init__(self, workdir: Path, data_dir: str | None) -> None:
+    def __init__(self, workdir: AnyPath, data_dir: str | None) -> None:
         self.workdir, self.data_dir = workdir, data_dir
         self._mesh = mesh_lib.make_mesh()
 
@@ -92,7 +92,7 @@ class _Network:
         return int(np.ravel(seeds(restored.config))[0])
 
 
-def make_parts(workdir: Path, data_dir: str | None) -> list[Part]:
+def make_parts(workdir: AnyPath, data_dir: str | None) -> list[Part]:
     """Make all parts, in their order on the page; arguments and errors as for `write_page`."""
     network = _Network(workdir, data_dir)
     made = [

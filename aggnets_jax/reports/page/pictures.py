@@ -3,16 +3,17 @@
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from aggnets_jax.buckets import storage
 from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.topology import Topology
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath, explained
 from aggnets_jax.reports.curves import draw_curve
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -45,12 +46,10 @@ def embedded(figure: Figure) -> str:
     return _data_uri("png", _saved(figure, format="png", dpi=160))
 
 
-def embedded_png(file: Path) -> str:
+def embedded_png(file: AnyPath) -> str:
     """Return a PNG file as a data URI; raise `UserError` if it can't be read, or is no PNG."""
-    try:
+    with explained(f"{file} can't be read"), storage(file):
         png = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} can't be read: {one_line(error)}") from error
     if not png.startswith(_PNG):
         raise UserError(f"{file} is damaged: it is no PNG")
     return _data_uri("png", png)

@@ -12,7 +12,7 @@ from aggnets_jax.data import make_mix
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 
-BATCH, HEIGHT, WIDTH = 6, 16, 20
+BATCH, HEIGHT, WIDTH = 8, 16, 20
 SEEDS = 1500
 
 
@@ -127,7 +127,7 @@ def test_with_both_a_batch_is_mixed_in_one_way_half_of_the_time():
 @pytest.mark.parametrize("per", ["batch", "sample"])
 def test_draws_follow_from_seed_epoch_and_index(per):
     mix = jax.jit(make_mix(make_config("made up", None, mixup=1.0, mix_ratio_per=per)))
-    count = 24
+    count = 16
     images, targets, batch = make_batch(count)
     order = np.random.default_rng(0).permutation(np.arange(1, count))
     order = np.array([0, *order])  # what is drawn for the batch is its first's
@@ -144,6 +144,19 @@ def test_draws_follow_from_seed_epoch_and_index(per):
     assert not np.array_equal(mix(images, targets, batch, 5)[1], one)
     later = batch | {"epoch": batch["epoch"] + 1}
     assert not np.array_equal(mix(images, targets, later, 4)[1], one)
+
+
+def test_partners_are_of_the_same_block_of_sixteen():
+    mix = jax.jit(make_mix(make_config("made up", None, mixup=1.0, mix_ratio_per="batch")))
+    for count, block in ((64, 16), (24, 8), (7, 1)):
+        targets = np.stack([mix(*make_batch(count), seed)[1] for seed in range(20)])
+        mixed = targets.any(0).reshape(count // block, block, count // block, block)
+        apart = np.einsum("aibj->ab", mixed)
+        assert np.array_equal(apart > 0, np.eye(count // block, dtype=bool)), count
+        own = targets.reshape(20, count // block, block, -1, block)
+        blocks = np.stack([own[:, i, :, i] for i in range(count // block)])
+        if len(blocks) > 1 and block > 1:  # each with partners of its own
+            assert not np.array_equal(blocks[0] > 0, blocks[1] > 0)
 
 
 def test_nothing_to_mix():

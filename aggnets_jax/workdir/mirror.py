@@ -1,0 +1,84 @@
+"""Checkpoints in s3://, which Orbax can't write to.
+
+Orbax works in a folder on this machine, and the bucket gets copies. A checkpoint is in the bucket
+if it has the object `commit_success.txt`, which is written last and deleted first. Orbax does the
+same in gs://.
+"""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from etils import epath
+
+from aggnets_jax.buckets import file_system, object_names, storage
+from aggnets_jax.files import make_folder
+
+_COMMITTED = "commit_success.txt"
+
+
+class Mirror:
+    """A folder on this machine, `root`, for the checkpoints of a workdir in a bucket.
+
+    The steps of a series are folders below `root`, as in a workdir on this machine; those that are
+    in the bucket alone are empty folders until they are fetched. All methods raise `OSError` if the
+    storage does not answer.
+    """
+
+    def __init__(self, workdir: epath.Path) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="aggnets_checkpoints_")
+        self.root = Path(self._folder.name)
+        self._workdir = workdir
+        self._client = file_system(workdir)
+
+    def close(self) -> None:
+        """Delete the folder on this machine."""
+        self._folder.cleanup()
+
+    def look(self, series: str) -> None:
+        """Make the folders of a series those of the checkpoints in the bucket."""
+        here, there = make_folder(self.root / series), self._committed(series)
+        for folder in here.iterdir():
+            if folder.name not in there:
+                shutil.rmtree(folder)
+        for step in there:
+            (here / step).mkdir(exist_ok=True)
+
+    def fetch(self, series: str, step: int) -> None:
+        """Download a checkpoint, if it is not here."""
+        here = self.root / series / str(step)
+        if not any(here.iterdir()):
+            place = self._workdir / series / str(step)
+            with storage(place):
+                names = object_names(place)
+                self._client.get([f"{place}/{n}" for n in names], [str(here / n) for n in names])
+
+    def send(self, series: str) -> None:
+        """Upload checkpoints that are not in the bucket, and delete those that are not here."""
+        place = self._workdir / series
+        here, there = self.root / series, self._committed(series)
+        steps = {folder.name for folder in here.iterdir() if folder.name.isdecimal()}
+        with storage(place):
+            for step in sorted(steps - there, key=int):
+                self._delete(f"{series}/{step}")  # what a killed process has left
+                files = [file for file in (here / step).rglob("*") if file.is_file()]
+                names = [file.relative_to(here).as_posix() for file in files]
+                names = [name for name in names if name != f"{step}/{_COMMITTED}"]
+                self._client.put([str(here / n) for n in names], [f"{place}/{n}" for n in names])
+                self._client.pipe_file(f"{place}/{step}/{_COMMITTED}", b"")
+            present = {name.partition("/")[0] for name in object_names(place)}
+            for step in present - steps:
+                self._delete(f"{series}/{step}")
+
+    def _committed(self, series: str) -> set[str]:
+        place = self._workdir / series
+        with storage(place):
+            pairs = (name.split("/") for name in object_names(place))
+            return {step for step, *rest in pairs if rest == [_COMMITTED] and step.isdecimal()}
+
+    def _delete(self, below: str) -> None:
+        place = self._workdir / below
+        names = object_names(place)
+        for some in ([n for n in names if n == _COMMITTED], [n for n in names if n != _COMMITTED]):
+            if some:
+                self._client.rm([f"{place}/{name}" for name in some])

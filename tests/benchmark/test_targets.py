@@ -1,0 +1,77 @@
+"""Programs for TPUs that are not here, by their own compiler where it is installed."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from aggnets_jax.benchmark import targets
+from aggnets_jax.errors import UserError
+from tests import runs
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the extra tpu)"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5a:2x2", "unknown target 'v5a:2x2'; nearest: v5"),
+        ("v5e", "target 'v5e' has no topology; allowed: v5e:2x2, v5e:4x4"),
+        ("v5e:16", "target 'v5e:16' has no topology"),
+    ],
+)
+def test_targets_that_are_none(name, message):
+    with pytest.raises(UserError, match=message):
+        targets.open_target(name)
+
+
+def test_without_its_compiler_a_target_says_what_to_install(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"needs libtpu: pip install 'aggnets-jax\[tpu\]'"):
+        targets.open_target("v5e:2x2")
+
+
+@needs_libtpu
+@pytest.mark.parametrize(
+    ("name", "slices", "kind", "count"),
+    [
+        ("v5e:4x4", 1, "TPU v5 lite", 16),
+        ("v5p:2x2x2", 1, "TPU v5", 8),
+        ("v6e:2x2", 2, "TPU v6 lite", 8),
+    ],
+)
+def test_targets_have_their_chips(name, slices, kind, count):
+    target = targets.open_target(name, slices)
+    assert len(target.devices) == count
+    assert {device.device_kind for device in target.devices} == {kind}
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_steps_of_a_recipe_with_mixup_are_compiled_for_chips(tmp_path):
+    config = {
+        "batch_size": 64,
+        "eval_batch_size": 64,
+        "model": {"name": "sparsenet_bc16_k4"},
+        "data": {"name": "cifar10", "mixup": 1.0, "cutmix": 1.0},
+    }
+    file, written = runs.write_config(tmp_path / "tiny.py", config), tmp_path / "found.json"
+    command = [sys.executable, "-m", "aggnets_jax", "dry-run", f"--config={file}"]
+    command += ["--target=v5e:2x2", f"--json={written}"]
+    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 chips of v5e:2x2, 16 on each" in done.stdout
+    found = json.loads(written.read_text())
+    sent = found["collectives"]
+    assert set(sent) == {"all-reduce"}
+    # Gradients and statistics; the images of a chip have 200 kB in float32.
+    assert 4 * 4858 <= sent["all-reduce"]["bytes"] < 2 * 4 * 4858
+    assert 0.5 < found["flops"] / found["model_flops"] < 2
+    assert found["state_bytes"] < found["allocated_bytes"] < 16e9
+    assert found["bytes"] >= found["model_bytes"]
+    assert found["evaluation"]["flops"] < found["flops"]
+    assert set(found["evaluation"]["collectives"]) == {"all-reduce"}

@@ -1,0 +1,89 @@
+"""Odd names of data folders, splits and classes."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aggnets_jax.data import describe, eval_batches, train_batches
+from aggnets_jax.errors import UserError
+from tests.data.conftest import make_config
+from tests.data.test_batches import join, take
+
+NAMES = [
+    *("a b", " a ", "a.b", "..a", "-a", "--config=a", "~", "~a", "$HOME", "%20", "%s", "{a}", "a]"),
+    *("a'b", 'a"b', "`a`", "a;b", "a&b", "a|b", "a,b", "a=b", "a#b", "a@b", "a!b", "a^b", "(a)"),
+    *("run[1]", "[ab]", "a*", "a**b", "a?", "a\\b", "a:b", "gs:", "<a>", "x" * 200, "3.tmp", "con"),
+    *("ünïcødé", "e\u0301", "日本語", "\U0001f600"),
+]
+FAST = ("a b", "run[1]", "a*", "a\\b", "gs:", "日本語")
+ROOTS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+
+
+def make_folder(root, splits=("train", "test"), classes=("one", "two")):
+    for split in splits:
+        for number, name in enumerate(classes):
+            folder = Path(root) / split / name
+            folder.mkdir(parents=True)
+            image = Image.fromarray(np.full((8, 8, 3), number, np.uint8))
+            image.save(folder / f"{number}.png")
+    return root
+
+
+def read_shades(root, sharding, **changes):
+    """Return the shade of each class's images, as training and evaluation read them."""
+    config = make_config("image_folder", root, image_size=8, crop_padding=0, **changes)
+    info = describe(config)
+    training = train_batches(config, batch_size=info.num_train, seed=0, sharding=sharding)
+    shades = []
+    for batches in (training, eval_batches(config, batch_size=256, sharding=sharding)):
+        (batch,) = take(batches, 1)
+        pairs = zip(batch["label"].tolist(), batch["image"].max((1, 2, 3)).tolist(), strict=True)
+        shades.append({info.class_names[label]: shade for label, shade in pairs})
+    assert shades[0] == shades[1]
+    return shades[0]
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_folders_of_images(name, tmp_path, sharding):
+    make_folder(tmp_path / name)
+    assert read_shades(tmp_path / name, sharding) == {"one": 0, "two": 1}
+
+
+def test_names_of_classes(tmp_path, sharding):
+    names = [name for name in NAMES if name != " a "]
+    make_folder(tmp_path, classes=names)
+    assert read_shades(tmp_path, sharding) == {name: k for k, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("name", ["my train", "train-é", "a,b", "(a)"])
+def test_names_of_splits(name, tmp_path, sharding):
+    make_folder(tmp_path, splits=(name, "other"))
+    shades = read_shades(tmp_path, sharding, train_split=name, eval_split="other")
+    assert shades == {"one": 0, "two": 1}
+
+
+@pytest.mark.parametrize("name", ["train[1]", "a+b", "..", "a/b", ""])
+def test_names_that_are_no_splits_are_told(name, tmp_path):
+    make_folder(tmp_path)
+    with pytest.raises(UserError) as error:
+        describe(make_config("image_folder", tmp_path, image_size=8, train_split=name))
+    assert "\n" not in str(error.value)
+
+
+def test_forms_of_a_path(tmp_path, sharding):
+    make_folder(tmp_path / "data")
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    for form in ("data/", "link", "link/", "./data//", "link/../data"):
+        assert read_shades(f"{tmp_path}/{form}", sharding) == {"one": 0, "two": 1}
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_folders_of_prepared_data(name, data_dir, tmp_path, sharding):
+    shutil.copytree(data_dir, tmp_path / name)
+    config = make_config("aggnets_digits", tmp_path / name)
+    assert describe(config).num_train == 1437
+    seen = join(take(eval_batches(config, batch_size=360, sharding=sharding), 2))
+    assert seen["mask"].sum() == 360

@@ -1,0 +1,123 @@
+"""Steps on simulated devices: slices of them, and what the devices send each other."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests import runs
+
+
+def on_devices(program, devices, *arguments):
+    """Run a program on simulated devices, and return what it prints as JSON."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=runs.ROOT,
+        env={**os.environ, "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+SLICES = """
+import json
+import jax, jax.numpy as jnp, numpy as np
+from aggnets_jax import config as config_lib
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import set_up
+from tests import runs
+
+rng = np.random.default_rng(0)
+batch = {
+    "image": jnp.asarray(rng.normal(size=(32, 8, 8, 1)), jnp.float32),
+    "label": jnp.asarray(rng.integers(0, 2, 32), jnp.int32),
+    "epoch": jnp.zeros(32, jnp.int32),
+    "index": jnp.arange(32, dtype=jnp.int32),
+}
+
+def after(slices, **changes):
+    config = runs.tiny_config(None, model={"name": "sparsenet_bc16_k4"}) | changes
+    config["data"] |= {"mixup": 1.0}
+    config = config_lib.resolve(config)
+    mesh = mesh_lib.make_mesh(slices)
+    setup = set_up(config, get_task(config), info=runs.DATASET, mesh=mesh)
+    state = setup.new_state(mesh)
+    where = {
+        name for x in jax.tree.leaves(state.params) for name in x.sharding.spec if name is not None
+    }
+    step = setup.train_step(lambda batch, train, seed: batch["image"], mesh)
+    step = jax.jit(step, out_shardings=setup.state_sharding(mesh))
+    state = step(step(state, batch), batch)
+    return jax.device_get((state.params, state.batch_stats)), mesh.shape, sorted(where)
+
+def distance(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return max(float(np.max(np.abs(x - y))) for x, y in pairs)
+
+whole, shape, _ = after(1)
+found = {"axes": [dict(shape)], "distances": [], "divided": []}
+for changes in ({}, {"sharding": "fsdp"}):
+    other, shape, where = after(2, **changes)
+    found["axes"].append(dict(shape))
+    found["distances"].append(distance(whole, other))
+    found["divided"].append(where)
+own = {"batch_norm": "device"}
+found["distances"].append(distance(after(1, **own)[0], after(2, **own)[0]))
+print(json.dumps(found))
+"""
+
+
+def test_slices_train_as_one_mesh_and_divide_parameters_within_each():
+    found = on_devices(SLICES, 4)
+    assert found["axes"] == [{"data": 4}, *[{"slice": 2, "data": 2}] * 2]
+    assert found["divided"] == [[], ["data"]]
+    assert max(found["distances"]) < 2e-5
+
+
+COLLECTIVES = """
+import json, sys
+import jax
+from aggnets_jax import config as config_lib
+from aggnets_jax.benchmark.dry_run import dry_run
+from aggnets_jax.data.known import describe_known
+from aggnets_jax.models.registry import find_family
+from aggnets_jax.tasks import get_task
+from aggnets_jax.training.setup import set_up
+from tests.models.tiny import TINY
+
+found = {}
+for name in sys.argv[1:]:
+    config = config_lib.load(f"configs/recipes/{name}.py", ["batch_size=64"])
+    given = config_lib.to_json(config)
+    family = find_family(config.model.name).name
+    arguments, side = TINY[family]
+    given["model"]["args"] |= arguments
+    if config.data.name == "imagenet2012":
+        given["data"]["image_size"] = side
+    config = config_lib.resolve(given)
+    shapes = set_up(config, get_task(config), info=describe_known(config)).state_shapes()
+    statistics = sum(x.size for x in jax.tree.leaves(shapes.batch_stats))
+    found[name] = dry_run(config) | {"statistics": statistics}
+print(json.dumps(found))
+"""
+
+RECIPES = sorted(file.stem for file in (runs.ROOT / "configs" / "recipes").glob("*.py"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipes", [RECIPES[::2], RECIPES[1::2]])
+def test_devices_send_only_gradients_statistics_and_sums(recipes):
+    """Images, such as those of a partner in mixup, would be gathered, and be larger."""
+    for name, found in on_devices(COLLECTIVES, 4, *recipes).items():
+        assert set(found["collectives"]) == {"all-reduce"}, name
+        sent = found["collectives"]["all-reduce"]["bytes"]
+        # The statistics are sums over the batch in the forward and in the backward pass.
+        sums = 2 * 4 * found["statistics"] + 1000
+        assert 4 * found["params"] <= sent <= 4 * found["params"] + sums, name
