@@ -31,7 +31,7 @@ def load(name, *overrides):
     return config_lib.load(str(runs.ROOT / name), overrides)
 
 
-@pytest.mark.parametrize("name", sorted(set(KNOWN) - set(OBJECT_SETS)))
+@pytest.mark.parametrize("name", sorted({*KNOWN} - {*OBJECT_SETS}))
 def test_facts_of_data_sets_are_those_of_tfds(name, data_dir):
     facts = KNOWN[name]
     features = find_builder(name, data_dir).info.features
