@@ -231,11 +231,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `changes` as texts; fields that an older version lacked have their defaults.
 
+    Links of users' patterns are compared if `new` has them: they come when a run is set up.
+
     Raises:
       UserError: if `old` is no config.
     """
-    changed = changes(to_json(resolve(old)), new).items()
-    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed]
+    changed = changes(to_json(resolve(old)), new)
+    patterns = ["model.patterns: other links"] if changed.pop("model.patterns", None) else []
+    texts = [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items()]
+    return texts + (patterns if new["model"].get("patterns") else [])
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
