@@ -8,14 +8,14 @@ from typing import Any
 
 import ml_collections
 
-from aggnets_jax.config import files
-from aggnets_jax.config.fields import FREE_FORM as FREE_FORM
-from aggnets_jax.config.fields import LENGTHS, flatten, locate, parse, plain, set_field
-from aggnets_jax.config.fields import parse_value as parse_value
-from aggnets_jax.config.files import configs_folder as configs_folder
-from aggnets_jax.config.files import default_config as default_config
+from aggnets_jax.config_fields import files
+from aggnets_jax.config_fields.fields import FREE_FORM as FREE_FORM
+from aggnets_jax.config_fields.fields import LENGTHS, flatten, locate, parse, plain, set_field
+from aggnets_jax.config_fields.fields import parse_value as parse_value
+from aggnets_jax.config_fields.files import configs_folder as configs_folder
+from aggnets_jax.config_fields.files import default_config as default_config
+from aggnets_jax.config_fields.plugins import import_installed, import_plugins
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.plugins import import_installed, import_plugins
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
@@ -239,7 +239,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     changed = changes(to_json(resolve(old)), new)
     patterns = ["model.patterns: other links"] if changed.pop("model.patterns", None) else []
     texts = [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items()]
-    return texts + (patterns if new["model"].get("patterns") else [])
+    return texts + (patterns if new.get("model", {}).get("patterns") else [])
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
