@@ -14,8 +14,8 @@ from aggnets_jax.config_fields.fields import LENGTHS, flatten, locate, parse, pl
 from aggnets_jax.config_fields.fields import parse_value as parse_value
 from aggnets_jax.config_fields.files import configs_folder as configs_folder
 from aggnets_jax.config_fields.files import default_config as default_config
+from aggnets_jax.config_fields.plugins import import_installed, import_plugins
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.plugins import import_installed, import_plugins
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
@@ -231,11 +231,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `changes` as texts; fields that an older version lacked have their defaults.
 
+    Links of users' patterns are compared if `new` has them: they come when a run is set up.
+
     Raises:
       UserError: if `old` is no config.
     """
-    changed = changes(to_json(resolve(old)), new).items()
-    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed]
+    changed = changes(to_json(resolve(old)), new)
+    patterns = ["model.patterns: other links"] if changed.pop("model.patterns", None) else []
+    texts = [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items()]
+    return texts + (patterns if new.get("model", {}).get("patterns") else [])
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:

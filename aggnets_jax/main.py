@@ -63,8 +63,8 @@ def _run(words: Sequence[str]) -> int | None:
     import shlex
 
     from aggnets_jax import commands
+    from aggnets_jax.config_fields.plugins import import_from_environment
     from aggnets_jax.errors import UserError, unknown
-    from aggnets_jax.plugins import import_from_environment
 
     import_from_environment()
     name, *rest = _with_subcommand(words)

@@ -16,7 +16,6 @@ WINGS = {
     "arguments": "checks of arguments, with the nearest allowed name",
     "buckets": "clients of gs:// and s3://, and their errors",
     "files": "files that are whole or absent",
-    "plugins": "modules of users",
     "tables": "tables as CSV, Markdown and on the terminal",
     "statistics": "confidence intervals and paired tests",
     "runtime": "devices, processes, compiled programs",

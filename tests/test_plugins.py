@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import create_model, list_families, plugins
+from aggnets_jax import create_model, list_families
+from aggnets_jax.config_fields import plugins
 from aggnets_jax.connectivity import aggregation, patterns, unit
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main

@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.arguments import check_arguments, check_whole_number
+from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import papers
@@ -30,7 +31,6 @@ from aggnets_jax.models.family_arguments import (
     parameters,
 )
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
-from aggnets_jax.plugins import import_installed
 
 # Arguments of every family: how a network is computed, not what it computes.
 EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))

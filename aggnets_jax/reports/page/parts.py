@@ -161,7 +161,8 @@ def _ablation(network: _Network, part: Part) -> Part:
     except UserError:  # without stages, links only have numbers
         stages = {}
     text = (
-        "Loss of accuracy after cutting a single link, without retraining. Columns are layers, rows"
+        "Change of the accuracy, in percentage points, after cutting a single link, without"
+        " retraining. Columns are layers, rows"
         " are the outputs that they read. Point at a link, tap it, or move to it with Tab and the"
         " arrow keys to see its numbers at the bottom of the window."
     )
