@@ -17,9 +17,12 @@ renamed, it then gets the object `commit_success.txt`.
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import absl.logging
@@ -189,21 +192,8 @@ class Checkpoints(contextlib.AbstractContextManager):
                         raise Damaged(path, f"{item}/{name} has another checksum")
         except (Damaged, OtherArrays):
             raise
-        except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
-            raise Damaged(path, one_line(error)) from error
-        except PermissionError as error:
-            raise UserError(f"{path} may not be read: {one_line(error)}") from error
-        except Exception as error:
-            why = f"it can't be read: {one_line(error)}"
-            refused = _REFUSED.search(str(error))
-            # Not the checkpoint's fault.
-            if is_url(path) and (is_storage_error(error) or refused):
-                raise OSError(f"{path}: {why}") from error
-            if isinstance(error, MemoryError | OSError) or refused:
-                how = "may not" if refused and refused[0] == "PERMISSION_DENIED" else "can't"
-                raise UserError(f"{path} {how} be read: {one_line(error)}") from error
-            # Orbax, TensorStore and JSON raise any at a damaged file.
-            raise Damaged(path, why) from error
+        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
+            raise _reported(path, error) from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
@@ -251,6 +241,32 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Restore the averages, or the variables without any; arguments as for `restore_model`."""
         model = self.restore_model(*arguments, averaged=averaged)
         return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
+
+
+def _reported(path: AnyPath, error: Exception) -> Exception:
+    """Return the error to report for one while a checkpoint was read: damaged or out of reach."""
+    why = one_line(error)
+    refused = _REFUSED.search(str(error))
+    # Orbax takes a folder that may not be read for one that is not there.
+    forbidden = None if is_url(path) else _forbidden(path)
+    if forbidden or isinstance(error, PermissionError):
+        return UserError(f"{forbidden or path} may not be read: {why}")
+    if isinstance(error, IsADirectoryError | NotADirectoryError | FileNotFoundError):
+        return Damaged(path, why)
+    if is_url(path) and (is_storage_error(error) or refused):
+        return OSError(f"{path}: it can't be read: {why}")
+    if isinstance(error, MemoryError | OSError) or refused:
+        return UserError(f"{path} can't be read: {why}")
+    return Damaged(path, f"it can't be read: {why}")
+
+
+def _forbidden(path: Path) -> Path | None:
+    """Return a folder or file of a checkpoint that this process may not read, if there is one."""
+    below = (Path(top, name) for top, *names in os.walk(path) for name in itertools.chain(*names))
+    for place in itertools.chain([path], below):
+        if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+            return place
+    return None
 
 
 def array_checksums(tree: Any) -> dict[str, list[Any]]:

@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import logging
+import os
 import shutil
 
 import absl.logging
@@ -282,7 +283,7 @@ def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved
     [
         (OSError(errno.EIO, "Input/output error"), "can't be read: .*Input/output error"),
         (PermissionError(errno.EACCES, "Permission denied", "d/1"), "may not be read: .*d/1"),
-        (ValueError("PERMISSION_DENIED: Error opening d/1"), "may not be read: PERMISSION_DENIED"),
+        (ValueError("PERMISSION_DENIED: Error opening d/1"), "can't be read: PERMISSION_DENIED"),
         (ValueError("UNAVAILABLE: no answer"), "can't be read: UNAVAILABLE: no answer"),
     ],
 )
@@ -294,6 +295,24 @@ def test_storage_that_can_not_be_read_is_no_damage(error, message, copy, monkeyp
     with pytest.raises(UserError, match=rf"checkpoints/2 {message}"):
         restore(copy)
     assert not (copy / "damaged").exists()
+
+
+@pytest.mark.parametrize("place", ["", "model", "checksums", "training/_METADATA", "model/d"])
+def test_what_may_not_be_read_is_no_damage(place, copy, monkeypatch):
+    """As a user who is not root sees it; root may read everything."""
+    forbidden, access = copy / "checkpoints/2" / place, os.access
+
+    def no_access(path, mode):
+        return access(path, mode) and forbidden not in (path, *path.parents)
+
+    def fail(*args, **kwargs):
+        raise FileNotFoundError(f"{place} not found")  # as Orbax says
+
+    monkeypatch.setattr(os, "access", no_access)
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(UserError, match=rf"{forbidden}.* may not be read: {place} not found"):
+        restore(copy)
+    assert (copy / "checkpoints/2").is_dir() and not (copy / "damaged").exists()
 
 
 def test_damage_is_told_if_the_checkpoint_before_is_refused(copy):
