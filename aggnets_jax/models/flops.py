@@ -19,6 +19,7 @@ from jax.extend import core
 from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.runtime.compilation import compile_for
 
 
 class Count(NamedTuple):
@@ -107,7 +108,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
             macs[context.module.path[0]] += _macs(context.module, output)
         return output
 
-    with nn.intercept_methods(count_macs):
+    with compile_for("cpu"), nn.intercept_methods(count_macs):  # as the network is defined
         init = functools.partial(without_loops(model).init_with_output, train=False)
         (_, endpoints), variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
@@ -145,7 +146,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
             modules["norms"] += int(np.prod(output.shape[1:]))
         return output
 
-    with nn.intercept_methods(count_module):
+    with compile_for("cpu"), nn.intercept_methods(count_module):
         # The initialisation, from which nothing is counted, is part of the program: so the network
         # is traced once.
         init = without_loops(model).init_with_output
@@ -178,7 +179,7 @@ def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
             elements += args[0].size + output.size
         return output
 
-    with nn.intercept_methods(count_features):
+    with compile_for("cpu"), nn.intercept_methods(count_features):
         init = functools.partial(without_loops(model).init, train=False)
         jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     return elements
