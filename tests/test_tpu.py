@@ -6,6 +6,7 @@ import pytest
 
 from aggnets_jax.models.registry import find_family
 from results import tpu
+from tests import runs
 
 FOUND = {
     "compile_seconds": 61.2,
@@ -54,3 +55,13 @@ def test_rows_are_kept_and_failures_are_empty(compiled, tmp_path):
     assert len(compiled) == 2  # the rows are there
     tpu.main([*flags, "--again"])
     assert len(compiled) == 4
+
+
+def test_kept_programs_send_no_images_and_compute_little_but_the_network():
+    with (runs.ROOT / "results" / "tpu.csv").open() as lines:
+        kept = list(csv.DictReader(lines))
+    assert kept
+    for line in kept:
+        assert line["other_collectives"] == "none"
+        assert 0.8 < float(line["flop_ratio"]) < 1.3
+        assert 0 < float(line["hbm_ratio"]) < float(line["byte_ratio"]) <= 2

@@ -78,11 +78,10 @@ def memory_bytes(program: str) -> int:
         found[name] = arrays = _arrays(results)
         if kind in _NAMES or kind.endswith("-done"):
             continue
-        read = [each for operand in re.findall(r"%([\w.-]+)", operands) for each in found[operand]]
-        if kind in (
-            "copy-start",
-            "slice-start",
-        ):  # (target, source, ...) or ((source), target, ...)
+        names = re.findall(r"%([\w.-]+)", operands)
+        read = [array for operand in names for array in found.get(operand, ())]
+        # (target, source, ...) or ((source), target, ...)
+        if kind in ("copy-start", "slice-start"):
             moved = min(size for size, _ in arrays[:2])
             total += moved * sum(in_hbm for _, in_hbm in arrays[:2])
         else:

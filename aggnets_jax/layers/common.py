@@ -25,6 +25,7 @@ from aggnets_jax.connectivity.features import Masked, WithStatistics, without_st
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import TOO_SMALL, BatchNorm
 from aggnets_jax.layers.convolution import convolve
+from aggnets_jax.runtime.compilation import backend
 
 Norm = Callable[..., nn.Module]
 """`norm(name=...)` makes a batch normalisation, see `batch_norm`."""
@@ -209,6 +210,16 @@ def compressed(channels: int, compression: float, *, least: int = 0) -> int:
             f" {math.ceil(1000 / channels) / 1000}"
         )
     return features
+
+
+def average_pool_of(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """Return the 2x2 average pool, at stride 2, of a 1x1 convolution without bias.
+
+    On a TPU the pool comes first: the result is equal but for rounding, and the convolution and its
+    gradients have a quarter of the positions (docs/decisions.md).
+    """
+    pool = partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2))
+    return conv(pool(x)) if backend() == "tpu" else pool(conv(x))
 
 
 def global_average(x: jax.Array) -> jax.Array:

@@ -51,5 +51,4 @@ class Transition(nn.Module):
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, theta * channels]."""
         x = common.activate(self.norm(name="norm"), x)
         features = common.compressed(x.shape[-1], self.compression, least=self.least)
-        x = self.conv(features, 1, name="conv")(x)
-        return nn.avg_pool(x, (2, 2), strides=(2, 2))
+        return common.average_pool_of(self.conv(features, 1, name="conv"), x)

@@ -18,6 +18,7 @@ from jax.extend import core
 
 from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.runtime.compilation import compile_for
 
 
 class Count(NamedTuple):
@@ -106,7 +107,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
             macs[context.module.path[0]] += _macs(context.module, output)
         return output
 
-    with nn.intercept_methods(count_macs):
+    with compile_for("cpu"), nn.intercept_methods(count_macs):  # as the network is defined
         init = functools.partial(without_loops(model).init_with_output, train=False)
         _, variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     params = {
@@ -140,7 +141,7 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
             modules["norms"] += int(np.prod(output.shape[1:]))
         return output
 
-    with nn.intercept_methods(count_module):
+    with compile_for("cpu"), nn.intercept_methods(count_module):
         # The initialisation, from which nothing is counted, is part of the program: so the network
         # is traced once.
         init = without_loops(model).init_with_output
@@ -174,9 +175,11 @@ def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
         return output
 
     model, image = without_loops(model), _image(input_shape)
-    variables = jax.eval_shape(functools.partial(model.init, train=False), jax.random.key(0), image)
-    with nn.intercept_methods(count_features):
-        jax.eval_shape(functools.partial(model.apply, train=False), variables, image)
+    init, apply = (functools.partial(f, train=False) for f in (model.init, model.apply))
+    with compile_for("cpu"):  # as the network is defined
+        variables = jax.eval_shape(init, jax.random.key(0), image)
+        with nn.intercept_methods(count_features):
+            jax.eval_shape(apply, variables, image)
     return elements
 
 

@@ -69,7 +69,7 @@ class HalvingConv(nn.Module):
     def __call__(self, x: Any) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, features]."""
         x = common.activate(self.norm(name="norm"), x)
-        return nn.avg_pool(self.conv(self.features, 1, name="conv")(x), (2, 2), strides=(2, 2))
+        return common.average_pool_of(self.conv(self.features, 1, name="conv"), x)
 
 
 class LogDenseNetV2(Network):

@@ -23,7 +23,7 @@ _target = jax.make_user_context(None)
 
 
 def compile_for(platform: str) -> AbstractContextManager[None]:
-    """Trace and compile for a platform that is not here, "tpu" or "gpu", within this context."""
+    """Trace and compile for a platform, "cpu", "gpu" or "tpu", which need not be here."""
     return _target(platform)
 
 

@@ -86,10 +86,10 @@ import json, sys
 import jax
 from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.dry_run import dry_run
-from aggnets_jax.data.known import describe_known
+from aggnets_jax.config_fields.known_data import known_data
+from aggnets_jax.models import create_configured_model
 from aggnets_jax.models.registry import find_family
-from aggnets_jax.tasks import get_task
-from aggnets_jax.training.setup import set_up
+from aggnets_jax.training.state import model_shapes
 from tests.models.tiny import TINY
 
 found = {}
@@ -102,8 +102,10 @@ for name in sys.argv[1:]:
     if config.data.name == "imagenet2012":
         given["data"]["image_size"] = side
     config = config_lib.resolve(given)
-    shapes = set_up(config, get_task(config), info=describe_known(config)).state_shapes()
-    statistics = sum(x.size for x in jax.tree.leaves(shapes.batch_stats))
+    data = known_data(config)
+    model = create_configured_model(config, data.num_classes)
+    shapes = model_shapes(model, data.image_shape)["batch_stats"]
+    statistics = sum(x.size for x in jax.tree.leaves(shapes))
     found[name] = dry_run(config) | {"statistics": statistics}
 print(json.dumps(found))
 """
