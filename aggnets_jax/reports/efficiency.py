@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from aggnets_jax import config as config_lib
 from aggnets_jax import tables
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import write_figure
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.reports.experiments import list_experiments, read_results, size
 from aggnets_jax.statistics import mean_and_interval
@@ -191,7 +192,7 @@ def run(given: argparse.Namespace, output: Path) -> None:
     points.sort(key=lambda p: (p.data, p.line, not p.seeds, p.params))
     tables.print_table(list(map(_cells, points)), "parameter efficiency")
     tables.write_csv(output / "efficiency.csv", map(_record, points))
-    draw(points).savefig(output / "efficiency.png")
+    write_figure(output / "efficiency.png", draw(points))
     print(f"{output / 'efficiency.csv'}, {output / 'efficiency.png'}")
 
 

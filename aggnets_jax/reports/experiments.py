@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.config.known_data import known_data, num_train
+from aggnets_jax.config_fields.known_data import known_data, num_train
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.tables import csv_text, markdown, print_table
 

@@ -15,6 +15,7 @@ renamed, it then gets the object `commit_success.txt`.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -30,11 +31,11 @@ from jax.sharding import Sharding
 from aggnets_jax.buckets import is_storage_error, is_url
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import PathLike, any_path, check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
 from aggnets_jax.workdir.mirror import Mirror
-from aggnets_jax.workdir.names import check_name
+from aggnets_jax.workdir.names import plain_path
 
 LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
@@ -75,23 +76,28 @@ class Checkpoints(contextlib.AbstractContextManager):
     def __init__(self, workdir: PathLike) -> None:
         path = any_path(workdir)
         self._workdir = path if is_url(path) else path.absolute()
-        if not is_url(path):
-            check_name(self._workdir, writes=False)
+        self._links = contextlib.ExitStack()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
             if path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        self._mirror = Mirror(path) if str(path).startswith("s3://") else None
+        in_s3 = str(self._workdir).startswith("s3://")
+        self._mirror = Mirror(self._workdir) if in_s3 else None
 
     def __exit__(self, *exception: object) -> None:
         for folder in (BEST, LATEST):
             self._forget(folder)
+        self._links.close()
         if self._mirror:
             self._mirror.close()
 
     def _options(self, folder: str) -> dict[str, Any]:
         return {"read_only": True}
+
+    @functools.cached_property
+    def _plain_workdir(self) -> AnyPath:
+        return self._workdir if is_url(self._workdir) else plain_path(self._workdir, self._links)
 
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
@@ -99,7 +105,7 @@ class Checkpoints(contextlib.AbstractContextManager):
                 self._mirror.look(folder)
             with _without_warnings():
                 self._managers[folder] = ocp.CheckpointManager(
-                    (self._mirror.root if self._mirror else self._workdir) / folder,
+                    (self._mirror.root if self._mirror else self._plain_workdir) / folder,
                     options=ocp.CheckpointManagerOptions(
                         # The metadata of a damaged checkpoint would be an error before any is read.
                         lightweight_initialize=True,

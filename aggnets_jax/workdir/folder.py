@@ -21,7 +21,6 @@ from aggnets_jax.files import (
 )
 from aggnets_jax.runtime.interrupts import cleaning_up
 from aggnets_jax.workdir.lease import LEASE, Lease
-from aggnets_jax.workdir.names import check_name
 
 try:
     import fcntl
@@ -65,7 +64,6 @@ def check_new_or_same(
     if is_url(path):
         return
     with explained(f"workdir {workdir} can't be used"):
-        check_name(path, writes=True)
         there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
@@ -80,10 +78,8 @@ def check_new_or_same(
 def check_there(workdir: PathLike) -> None:
     """Check that there is a workdir, before anything slow is imported; raise `UserError` if not."""
     path = any_path(workdir)
-    if not is_url(path):
-        check_name(path, writes=False)
-        if not path.is_dir():
-            raise UserError(f"there is no workdir {path.absolute()}")
+    if not (is_url(path) or path.is_dir()):
+        raise UserError(f"there is no workdir {path.absolute()}")
 
 
 @contextlib.contextmanager
@@ -111,7 +107,6 @@ def open_workdir(
                     lease.keep = (path / CONFIG).exists()
         return
     with explained(f"workdir {workdir} can't be used"):
-        check_name(path, writes=True)
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         _check_same_run(path, config, allow_config_change)
         path.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,8 @@ class Mirror:
                 self._delete(f"{series}/{step}")  # what a killed process has left
                 files = [file for file in (here / step).rglob("*") if file.is_file()]
                 names = [file.relative_to(here).as_posix() for file in files]
-                self._client.put(list(map(str, files)), [f"{place}/{name}" for name in names])
+                names = [name for name in names if name != f"{step}/{_COMMITTED}"]
+                self._client.put([str(here / n) for n in names], [f"{place}/{n}" for n in names])
                 self._client.pipe_file(f"{place}/{step}/{_COMMITTED}", b"")
             present = {name.partition("/")[0] for name in object_names(place)}
             for step in present - steps:

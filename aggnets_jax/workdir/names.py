@@ -1,36 +1,49 @@
-"""Names of workdirs in which checkpoints can't be kept."""
+"""Workdirs with names that the libraries of checkpoints misread: links to them with plain names."""
 
+import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
-from aggnets_jax.errors import UserError
+from aggnets_jax.files import explained
 
 # etils, by which Orbax handles paths, takes these for buckets.
 _SCHEMES = ("gs", "s3", "az", "hf")
 
 
-def check_name(path: Path, *, writes: bool) -> None:
-    """Check that checkpoints in a local workdir can be read and, with `writes`, written.
+def plain_path(path: Path, links: ExitStack) -> Path:
+    """Return a path to the same folder that Orbax and TensorStore can handle.
 
-    Orbax looks for the files that it has written by a shell pattern with the workdir's path in it.
-    With "run[1]" it finds none, and reports no error; with "run*" also those of another run.
-    TensorStore reads a backslash as a slash, has files of its own that end with
-    ".__lock", and takes paths in UTF-8 only.
+    If the path itself is none, it is a symbolic link in a temporary folder, which `links` removes.
 
     Raises:
-      UserError: if they can't.
+      UserError: if there can be no link.
     """
     path = path.absolute()
-    wrong = [repr(text) for text in ("\\", *("*?[" if writes else ["**"])) if text in str(path)]
-    for part in path.parts:
-        if part in [f"{name}:" for name in _SCHEMES] or part.endswith(".__lock"):
-            wrong.append(repr(part))
-    wrong += [f"/{part} at the root" for part in path.parts[1:2] if part in _SCHEMES]
+    if is_plain(path):
+        return path
+    with explained(f"there can be no symbolic link to {path}"):
+        folder = links.enter_context(tempfile.TemporaryDirectory(prefix="aggnets-"))
+        link = Path(folder, "workdir")
+        link.symlink_to(path, target_is_directory=True)
+    return link
+
+
+def is_plain(path: Path) -> bool:
+    """Return whether Orbax and TensorStore read an absolute path as it is meant.
+
+    Orbax looks for the files that it has written by a shell pattern with the path in it. With
+    "run[1]" it finds none, and reports no error; with "run*" also those of another run. TensorStore
+    reads a backslash as a slash, has files of its own that end with ".__lock", and takes paths in
+    UTF-8 only.
+    """
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        wrong.append("bytes that are no UTF-8")
-    if wrong:
-        raise UserError(
-            f"workdir {path} can't be used: checkpoints can't be kept in a path with"
-            f" {', '.join(wrong)}; give another path, or a symbolic link to it"
-        )
+        return False
+    schemes = {f"{scheme}:" for scheme in _SCHEMES}
+    return not (
+        set(str(path)) & set("*?[\\")
+        or schemes & {*path.parts}
+        or {*path.parts[1:2]} & {*_SCHEMES}
+        or any(part.endswith(".__lock") for part in path.parts)
+    )

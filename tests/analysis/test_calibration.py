@@ -92,12 +92,12 @@ def test_command(finished_run, tmp_path, capsys):
     flags = [f"--workdir={finished_run}", f"--output={tmp_path}", "--bins=5"]
     assert main(["analyse", "calibration", *flags]) == 0
     assert "ECE" in capsys.readouterr().out
-    plain, scaled = csv.DictReader((tmp_path / "calibration.csv").open())
+    plain, scaled = csv.DictReader((tmp_path / "calibration.csv").read_text().splitlines())
     evaluated = evaluate_checkpoint(finished_run)
     assert float(plain["accuracy"]) == pytest.approx(evaluated["accuracy"])
     assert float(plain["loss"]) == pytest.approx(evaluated["loss"], rel=1e-5)
     assert scaled["accuracy"] == plain["accuracy"]
-    rows = list(csv.DictReader((tmp_path / "calibration_bins.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "calibration_bins.csv").read_text().splitlines()))
     of_plain = [row for row in rows if row["probabilities"] == "as trained"]
     assert sum(float(row["count"]) for row in of_plain) == evaluated["examples"]
     assert (tmp_path / "calibration.png").stat().st_size > 1000

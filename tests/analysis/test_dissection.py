@@ -141,7 +141,7 @@ def test_command(finished_run, small_set, tmp_path, layer, capsys):
     flags += ["--batch_size=4", "--quantile=0.9", "--units=2", f"--output={tmp_path / 'out'}"]
     assert main(["analyse", "dissection", f"--workdir={finished_run}", *flags]) == 0
     assert "unique detectors" in capsys.readouterr().out
-    table = list(csv.DictReader((tmp_path / "out" / "dissection.csv").open()))
+    table = list(csv.DictReader((tmp_path / "out" / "dissection.csv").read_text().splitlines()))
     assert {row["category"] for row in table} <= {"object", "scene"}
     counts = json.loads((tmp_path / "out" / "dissection.json").read_text())["unique"]
     detected = {row["label"] for row in table if float(row["iou"]) >= 0.04}

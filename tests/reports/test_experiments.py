@@ -7,7 +7,7 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data, model_info
-from aggnets_jax.config.known_data import KNOWN
+from aggnets_jax.config_fields.known_data import KNOWN
 from aggnets_jax.data.catalog import find_builder
 from aggnets_jax.data.dataset_info import feature_keys
 from aggnets_jax.errors import UserError

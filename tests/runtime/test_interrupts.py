@@ -73,8 +73,11 @@ def interrupt(name, number, delay, places, new):
 
 def check(name, number, ended, new):
     code, _, err = ended
-    assert code in (0, 75, 128 + number), ended
-    if code:
+    # A run compared with itself is refused in the end.
+    assert code in (2 if name == "compare" else 0, 75, 128 + number), ended
+    if code == 2:
+        assert err.startswith("error: ") and err.count("\n") == 1, ended
+    elif code:
         lines = err.splitlines()
         assert lines[-1].startswith(f"{number.name}: "), ended
         assert len(lines) <= (2 if name == "sweep" else 1), ended  # the run's line, and the sweep's

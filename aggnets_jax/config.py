@@ -8,12 +8,12 @@ from typing import Any
 
 import ml_collections
 
-from aggnets_jax.config import files
-from aggnets_jax.config.fields import FREE_FORM as FREE_FORM
-from aggnets_jax.config.fields import LENGTHS, flatten, locate, parse, plain, set_field
-from aggnets_jax.config.fields import parse_value as parse_value
-from aggnets_jax.config.files import configs_folder as configs_folder
-from aggnets_jax.config.files import default_config as default_config
+from aggnets_jax.config_fields import files
+from aggnets_jax.config_fields.fields import FREE_FORM as FREE_FORM
+from aggnets_jax.config_fields.fields import LENGTHS, flatten, locate, parse, plain, set_field
+from aggnets_jax.config_fields.fields import parse_value as parse_value
+from aggnets_jax.config_fields.files import configs_folder as configs_folder
+from aggnets_jax.config_fields.files import default_config as default_config
 from aggnets_jax.errors import UserError, unknown
 
 # Fields that may change when a run goes on, since they change no result.

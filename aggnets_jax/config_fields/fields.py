@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import FieldReference, RequiredValueError
 
-from aggnets_jax.config.files import default_config
+from aggnets_jax.config_fields.files import default_config
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import is_line
 

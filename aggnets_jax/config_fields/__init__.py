@@ -1,0 +1,1 @@
+"""Config files, their fields by name, and facts about the data that they name."""
