@@ -15,7 +15,7 @@ import ml_collections
 import numpy as np
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.config.known_data import KNOWN, KnownData
+from aggnets_jax.config_fields.known_data import KNOWN, KnownData
 from aggnets_jax.convert import weight_shapes
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.data.dataset_info import default_normalisation, unnamed_classes
