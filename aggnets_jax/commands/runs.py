@@ -381,7 +381,7 @@ def convert(flags: argparse.Namespace) -> None:
     Examples:
         aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
         aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
-        aggnets convert --config.model.name=resnet50 --workdir=NEW --from_torch=resnet50.pth
+        aggnets convert --workdir=NEW --config.model.name=resnet50 --from_torch=resnet50.pth
 
     No data set is needed: a file has its number of classes, and maybe their names.
     """

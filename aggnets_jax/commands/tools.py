@@ -118,7 +118,7 @@ def experiments(flags: argparse.Namespace) -> None:
     switch("--page", "print the page of all networks"),
 )
 def models(flags: argparse.Namespace) -> None:
-    """List networks with their parameters and multiply-adds, or describe one with its arguments.
+    """List networks with their sizes, or describe one with its arguments.
 
     Examples:
         aggnets models 'sparsenet_bc*' 'densenet_bc*'

@@ -160,10 +160,20 @@ def write_state_dict(
             if path.suffix == ".safetensors":
                 # PyTorch's readers ask for this entry.
                 facts = {_METADATA: json.dumps(metadata)} if metadata else {}
-                safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt", **facts})
+                content = safetensors.numpy.save(arrays, metadata={"format": "pt", **facts})
+                partial.write_bytes(_with_sorted_header(content))
             else:
                 torch = _torch(path)
                 torch.save({key: torch.from_numpy(a) for key, a in arrays.items()}, partial)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a `.safetensors` file whose header has its keys in order; the library has none."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def check_new_file(file: PathLike) -> AnyPath:

@@ -265,6 +265,11 @@ def test_facts_about_the_data_come_back(tmp_path):
     facts = {"class_names": ["a", "b"], "image_shape": [8, 8, 1], "mean": [0.5], "std": [1.0]}
     write_state_dict(file, WEIGHTS, facts)
     assert read_metadata(file) == facts
+    assert_same(read_state_dict(file), WEIGHTS)
+    for number in range(5):  # the library writes keys in any order
+        other = tmp_path / f"{number}.safetensors"
+        write_state_dict(other, WEIGHTS, facts)
+        assert other.read_bytes() == file.read_bytes()
     safetensors.numpy.save_file(WEIGHTS, file, {"aggnets_jax": '{"mean": "half"}'})
     assert "damaged" in one_line_error(read_metadata, file)
     safetensors.numpy.save_file(WEIGHTS, file)

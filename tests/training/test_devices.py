@@ -80,7 +80,7 @@ def losses(devices, kind="replicated", processes=1):
         )
         for number in range(processes)
     ]
-    ended = [runs.finish(process) for process in started]
+    ended = [runs.finish(process, timeout=900) for process in started]
     for code, _, err in ended:
         assert code == 0, err[-2000:]
     return json.loads(ended[0][1].splitlines()[-1])  # Gloo writes lines before it
