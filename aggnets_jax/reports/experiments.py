@@ -87,7 +87,8 @@ def network_of(config: ml_collections.ConfigDict) -> Network:
     data = known_data(config)
     if config.task == "detection":
         given = config_lib.to_json(config)
-        arguments = {name: given[name] for name in ("task", "task_args", "model")}
+        model = {k: v for k, v in given["model"].items() if k not in (*_NO_SIZE, "patterns")}
+        arguments = {"task": given["task"], "task_args": given["task_args"], "model": model}
     else:
         arguments = config_lib.model_arguments(config)
         arguments = {k: v for k, v in arguments.items() if k not in _NO_SIZE}
