@@ -13,6 +13,7 @@ import safetensors.numpy
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.dry_run import dry_run
+from aggnets_jax.config_fields.known_data import num_train
 from aggnets_jax.convert import to_torch
 from aggnets_jax.data.objects import read_annotations
 from aggnets_jax.detection.coco import FIGURES, coco_figures
@@ -109,7 +110,11 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
     ],
 )
 def test_configs_that_fit_no_detector(scenes_dir, changes, message):
-    config = config_lib.resolve({**tiny_detection(scenes_dir), **changes})
+    config = tiny_detection(scenes_dir)
+    for field, value in changes.items():
+        *groups, name = field.split(".")
+        (config[groups[0]] if groups else config)[name] = value
+    config = config_lib.resolve(config)
     with pytest.raises(UserError, match=message):
         task = get_task(config)
         task.make_network(config, task.describe(config).num_classes)
@@ -281,6 +286,7 @@ def test_damaged_images_and_annotations_are_skipped_and_counted(scenes_dir, tmp_
 def test_scenes_of_digits_are_learnt(tmp_path, optimised):
     config = config_lib.load(str(runs.ROOT / "configs/detection/digit_scenes.py"))
     config.data.data_dir = str(tmp_path)
+    assert get_task(config).describe(config).num_train == num_train(config)
     final = train_and_evaluate(config, tmp_path / "run")["final"]
     assert final["bbox_AP"] >= 0.45
     assert final["bbox_AP50"] >= 0.75
