@@ -57,7 +57,8 @@ def test_the_command_writes_tables_and_pictures(workdir, test_images, tmp_path, 
     assert {"class", "category_id", "bbox", "score", "segmentation"} == set(record["objects"][0])
     assert [file.name for file in drawn.iterdir()] == [f"{first.stem}.png"]
     assert main([*base, "--format=csv", f"--output={tmp_path / 'o.csv'}"]) == 0
-    rows = list(csv.DictReader((tmp_path / "o.csv").open()))
+    with (tmp_path / "o.csv").open() as file:
+        rows = list(csv.DictReader(file))
     assert len(rows) == len(record["objects"])
     assert [float(rows[0][k]) for k in ("x", "y", "width", "height")] == record["objects"][0][
         "bbox"
