@@ -19,8 +19,9 @@ Lines = Sequence[Mapping[str, Any]]
 def points(lines: Lines, name: str, seed: int | None = None) -> dict[int, float]:
     """Return a metric by step; of one seed if the run has several, else the only values."""
     of_seed = f"{name}/seed{seed}"
-    found = {line["step"]: line.get(of_seed, line.get(name)) for line in lines}
-    return {step: value for step, value in found.items() if value is not None}
+    # Training and evaluation have a line each, also at the same step.
+    pairs = [(line["step"], line.get(of_seed, line.get(name))) for line in lines]
+    return {step: value for step, value in pairs if value is not None}
 
 
 def draw_curve(lines: Lines, curve: Metric, axes: Axes) -> None:
@@ -74,7 +75,8 @@ def save_several(
             steps, values = _over_seeds([points(lines, name, seed) for lines, seed in runs])
             seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
             style = {"color": colour, "label": network + seeds, "linestyle": dashes}
-            axes.plot(steps, values.mean(0), linewidth=1.4, **style)
+            marker = "o" if name.startswith("eval") else None
+            axes.plot(steps, values.mean(0), linewidth=1.4, marker=marker, markersize=3, **style)
             if len(runs) > 1:
                 low, high = values.min(0), values.max(0)
                 axes.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)

@@ -117,7 +117,9 @@ def test_the_seeds_of_one_run_are_told_apart():
     lines = [{"step": 1, "eval/loss": 2.0, "eval/loss/seed0": 1.0, "eval/loss/seed1": 3.0}]
     assert curves.points(lines, "eval/loss", 1) == {1: 3.0}
     assert curves.points(lines, "eval/loss") == {1: 2.0}
-    assert curves.points([{"step": 1, "eval/loss": 2.0}], "eval/loss", 7) == {1: 2.0}
+    lines = [{"step": 1, "train/loss": 3.0}, {"step": 1, "eval/loss": 2.0}]
+    assert curves.points(lines, "eval/loss", 7) == {1: 2.0}
+    assert curves.points(lines, "train/loss", 7) == {1: 3.0}
 
 
 def test_names_that_are_alike_are_told_apart(tmp_path):
