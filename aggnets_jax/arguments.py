@@ -1,11 +1,12 @@
 """Functions that a config selects by name, and checks of their arguments."""
 
+import difflib
 import inspect
 import math
 import numbers
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aggnets_jax.errors import UserError, unknown
@@ -21,20 +22,34 @@ def choose(kind: str, functions: Mapping[str, Callable], name: str) -> Callable:
 def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any]) -> None:
     """Raise `UserError` if an argument is unknown, missing or of the wrong type.
 
-    The function's annotated keyword-only arguments are allowed. `kind` is its name in messages:
-    "topology 'sparse'".
+    The function's annotated keyword-only arguments are allowed, and others if it takes
+    `**arguments`. `kind` is its name in messages: "topology 'sparse'".
     """
-    parameters = inspect.signature(function, eval_str=True).parameters.values()
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError:  # an annotation of a user's function that is there for type checkers alone
+        signature = inspect.signature(function)
+    parameters = signature.parameters.values()
     allowed = {p.name: p for p in parameters if p.kind is p.KEYWORD_ONLY}
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters)
     for name, value in arguments.items():
+        if any_name and name not in allowed:
+            continue
         if name not in allowed:
-            raise unknown(f"argument of {kind}", str(name), allowed)
+            raise UserError(no_argument(kind, str(name), allowed))
         if not _fits(value, allowed[name].annotation):
             wanted = inspect.formatannotation(allowed[name].annotation)
             raise UserError(f"argument {name!r} of {kind} must be {wanted}, got {value!r}")
     for name, parameter in allowed.items():
         if parameter.default is parameter.empty and name not in arguments:
             raise UserError(f"{kind} needs the argument {name!r}")
+
+
+def no_argument(kind: str, name: str, allowed: Iterable[str]) -> str:
+    """Return the message about an argument that something has not: the nearest, and all."""
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    nearest = f"; nearest: {', '.join(near)}" if near else ""
+    return f"{kind} has no argument {name!r}{nearest}; it has: {', '.join(allowed) or 'none'}"
 
 
 def _fits(value: Any, annotation: Any) -> bool:

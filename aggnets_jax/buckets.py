@@ -8,6 +8,7 @@ import contextlib
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,6 +79,9 @@ def bucket_path(url: str) -> epath.Path:
     bucket = place.partition("/")[0]
     if not bucket:
         raise UserError(f"{url} names no bucket; a path is {scheme}://BUCKET/FOLDER")
+    if found := re.search(r"[*?\[\]#\x00-\x1f\x7f]", place):
+        # Patterns for the clients, and ends of a path for Orbax.
+        raise UserError(f"a path in a bucket has no {found[0]!r}, and {url!r} has")
     if scheme == "s3":
         from s3fs.core import set_custom_error_handler
 

@@ -14,12 +14,13 @@ from aggnets_jax.config_fields.fields import LENGTHS, flatten, locate, parse, pl
 from aggnets_jax.config_fields.fields import parse_value as parse_value
 from aggnets_jax.config_fields.files import configs_folder as configs_folder
 from aggnets_jax.config_fields.files import default_config as default_config
+from aggnets_jax.config_fields.plugins import import_installed, import_plugins
 from aggnets_jax.errors import UserError, unknown
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
-    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "profile_steps"),
-    *("paper.error", "paper.error_top5", "paper.remark", "paper.source"),
+    *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "plugins"),
+    *("profile_steps", "paper.error", "paper.error_top5", "paper.remark", "paper.source"),
 )
 
 # Fields that an evaluation may change, since they change no result but by rounding.
@@ -41,7 +42,7 @@ _RANGES = {
 }
 
 _CHOICES = {
-    "task": ("classification", "link_weights"),
+    "task": ("classification", "detection", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "sharding": ("replicated", "fsdp"),
@@ -110,6 +111,8 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
         _change(given, name, value)
     config = _merged(given, {**changes, **changed})
     config.file = file
+    if config.plugins:
+        import_plugins(config.plugins, path.parent)
     check(config)
     return config
 
@@ -162,6 +165,7 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
         field without a value.
     """
     config = _merged(given, {})
+    import_installed(config.plugins)  # one that is missing may not be needed
     check(config)
     return config
 
@@ -227,11 +231,15 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[A
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return `changes` as texts; fields that an older version lacked have their defaults.
 
+    Links of users' patterns are compared if `new` has them: they come when a run is set up.
+
     Raises:
       UserError: if `old` is no config.
     """
-    changed = changes(to_json(resolve(old)), new).items()
-    return [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed]
+    changed = changes(to_json(resolve(old)), new)
+    patterns = ["model.patterns: other links"] if changed.pop("model.patterns", None) else []
+    texts = [f"{name}: {was!r} -> {now!r}" for name, (was, now) in changed.items()]
+    return texts + (patterns if new.get("model", {}).get("patterns") else [])
 
 
 def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
@@ -255,8 +263,14 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the keyword arguments for `create_model` in `config.model`, besides the name."""
     fields = plain(config.model)
-    named = {k: v for k, v in fields.items() if k not in ("name", "args") and v is not None}
-    return {**named, **fields["args"]}
+    apart = ("name", "args", "patterns")
+    named = {k: v for k, v in fields.items() if k not in apart and v is not None}
+    arguments = {**named, **fields["args"]}
+    if not fields["patterns"]:
+        return arguments
+    from aggnets_jax.connectivity.stored_patterns import with_stored
+
+    return with_stored(arguments, fields["patterns"])
 
 
 def check(config: ml_collections.ConfigDict) -> None:
@@ -288,11 +302,18 @@ def check(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size {config.batch_size} is not divisible by"
             f" config.accumulation_steps {config.accumulation_steps}"
         )
+    if config.batch_size == config.accumulation_steps > 1:
+        raise UserError(
+            f"config.accumulation_steps {config.accumulation_steps} leaves one image in each part"
+            f" of a batch, too few to normalise by; allowed: at most {config.batch_size // 2}"
+        )
+    if config.ema_warmup and not config.ema_decay:
+        raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
-    if not re.fullmatch(r"global|device|group:[1-9]\d{0,8}", config.batch_norm):
-        allowed = ("global", "device", "group:N")
+    if not re.fullmatch(r"global(_shifted)?|device|group:[1-9]\d{0,8}", config.batch_norm):
+        allowed = ("global", "global_shifted", "device", "group:N")
         raise unknown("config.batch_norm", config.batch_norm, allowed)
     for path, allowed in _CHOICES.items():
         group, name = locate(config, path)

@@ -1,8 +1,11 @@
 """Errors that end a command: each has one clear line and an exit code."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import PurePath
+
+_LISTED = 12  # allowed names that a message lists
 
 
 class UserError(ValueError):
@@ -66,12 +69,16 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     if near:
         return UserError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
-    if len(allowed) > 12:
-        return UserError(f"unknown {kind} {name!r}; none of the {len(allowed)} there are is near")
-    return UserError(f"unknown {kind} {name!r}; allowed: {', '.join(allowed) or 'none'}")
+    more = f", ... ({len(allowed)} in all)" if len(allowed) > _LISTED else ""
+    listed = ", ".join(allowed[:_LISTED]) or "none"
+    return UserError(f"unknown {kind} {name!r}; allowed: {listed}{more}")
 
 
 def one_line(message: object) -> str:
-    """Return a message, or the message of an error, as one line of at most 300 characters."""
-    text = " ".join(str(message).split()) or type(message).__name__
+    """Return a message, or the message of an error, as one line of at most 300 characters.
+
+    Colours and other codes for terminals, which PyTorch's messages have, are taken out.
+    """
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(message))
+    text = " ".join(text.split()) or type(message).__name__
     return text if len(text) <= 300 else text[:297] + "..."

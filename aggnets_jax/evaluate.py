@@ -48,11 +48,12 @@ def evaluate(
     variables: Variables,
     batches: data.EvalBatches,
     interrupted: Callable[[], object] = lambda: False,
+    keep: Callable[[list[Any]], object] = lambda results: None,
 ) -> dict[str, Any] | None:
     """Evaluate every example exactly once.
 
     The variables are "params" and "batch_stats" of the network. `interrupted` is asked before each
-    batch whether to give up.
+    batch whether to give up. `keep` gets the outputs for each example, if the task has any.
 
     Returns:
       The task's metrics by name (for classification `accuracy` and `accuracy_top5` in 0..1, and
@@ -63,7 +64,7 @@ def evaluate(
     Raises:
       UserError: an image is not what it should be, or all are skipped.
     """
-    gathered, ahead = None, None
+    gathered, ahead = task.start_gathering(batches), None
     for batch in counted(batches, len(batches), "batches of the evaluation"):
         if interrupted():
             return None
@@ -71,11 +72,13 @@ def evaluate(
         behind, ahead = ahead, eval_step(variables, batch)
         if behind is not None:
             gathered = task.gather(gathered, behind)
-    found, examples, skipped = task.finish(task.gather(gathered, ahead))
+    found, examples, skipped, results = task.finish(task.gather(gathered, ahead))
     if examples + skipped != batches.num_examples:
         raise RuntimeError(
             f"evaluated {examples} and skipped {skipped} of {batches.num_examples} examples"
         )
+    if results is not None:
+        keep(results)
     metrics: dict[str, Any] = {name: float(np.mean(value)) for name, value in found.items()}
     metrics["examples"] = examples
     if batches.skip:
@@ -91,13 +94,18 @@ def evaluate_checkpoint(
     which: str = "latest",
     data_dir: str | None = None,
     *,
+    data_name: str | None = None,
     overrides: Sequence[str] = (),
     interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
     """Evaluate a checkpoint, print the result, and write `evaluation.json` if it can be written.
 
-    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, `overrides` as for
-    `config.override_evaluation`, and the result as for `evaluate`, with the `step`.
+    A task with outputs for each example writes these to `results.json`: for detection the objects
+    in COCO's format of results.
+
+    `which` is as for `restore_network`, `data_dir` and `data_name` are as for `evaluation_batches`,
+    `overrides` as for `config.override_evaluation`, and the result is as for `evaluate`, with the
+    `step`. The result on another data set than the run's is not written.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
@@ -109,30 +117,39 @@ def evaluate_checkpoint(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
     override_evaluation(config, overrides)
-    batches = evaluation_batches(restored, mesh, data_dir)
+    batches = evaluation_batches(restored, mesh, data_dir, data_name)
     preprocess = task.make_preprocess(config, restored.info)
     eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
     note(f"evaluating {batches.num_examples} images")
-    metrics = evaluate(task, eval_step, restored.variables, batches, interrupted)
+    results: list[Any] = []
+    metrics = evaluate(
+        task, eval_step, restored.variables, batches, interrupted, keep=results.append
+    )
     if metrics is None:
         return None
     metrics = {"step": restored.step, **metrics}
     print_evaluation(task, metrics)
     check_evaluation(task, metrics)
+    if data_name is not None:
+        return metrics
     try:
         if is_first():
             write_json(any_path(workdir) / "evaluation.json", metrics)
+            for each in results:
+                write_json(any_path(workdir) / "results.json", each)
     except OSError as error:
         print(f"not written to {workdir}: {error.strerror or one_line(error)}", flush=True)
     return metrics
 
 
 def evaluation_batches(
-    restored: Restored, mesh: Mesh, data_dir: str | None = None
+    restored: Restored, mesh: Mesh, data_dir: str | None = None, data_name: str | None = None
 ) -> data.EvalBatches:
     """Open the evaluation split of a restored network's data set.
 
     The data set is in `data_dir`, which replaces the one in `restored.config`; None: the run's.
+    `data_name` is another data set of the same classes, which need no training split; its images
+    are resized to the network's.
 
     Raises:
       UserError: if the data set is missing or has other classes, or batches can't be divided.
@@ -140,13 +157,23 @@ def evaluation_batches(
     config, task = restored.config, get_task(restored.config)
     if data_dir is not None:
         config.data.data_dir = data_dir
+    if data_name is None and not restored.info.num_train:
+        data_name = config.data.name  # the weights come from a file, without data
+    if data_name is not None:
+        config.data.update({"name": data_name, "resident": "never", "eval_split": None})
+        config.data.image_size = restored.info.image_shape[0]
+        config.data.train_split = data.evaluation_split(config.data)
     _check_same_classes(restored.info, task.describe(config))
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return task.eval_data(config, mesh_lib.batch_sharding(mesh))
 
 
 def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:
-    if trained.class_names != evaluated.class_names:
+    unnamed = data.unnamed_classes(evaluated.num_classes)
+    if trained.class_names == unnamed != evaluated.class_names:
+        first = evaluated.class_names[0]
+        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
+    elif trained.class_names != evaluated.class_names:
         before, now = {*trained.class_names}, {*evaluated.class_names}
         new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
         raise UserError(

@@ -63,8 +63,10 @@ def _run(words: Sequence[str]) -> int | None:
     import shlex
 
     from aggnets_jax import commands
+    from aggnets_jax.config_fields.plugins import import_from_environment
     from aggnets_jax.errors import UserError, unknown
 
+    import_from_environment()
     name, *rest = _with_subcommand(words)
     if name not in commands.NAMES:
         raise UserError(f"{unknown('command', name, commands.NAMES)}; see aggnets --help")

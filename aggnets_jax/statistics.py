@@ -111,7 +111,10 @@ def paired_p_values(differences: Sequence[float]) -> PValues:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values corrected so that they hold for all tests together.
+    """Return p-values corrected for the number of tests.
+
+    Where they are at most alpha, rejecting the hypotheses has a probability of at most alpha of at
+    least one false rejection, whichever hypotheses are true.
 
     Holm, "A simple sequentially rejective multiple test procedure", Scand. J. Statist. 6 (1979):
     the i-th smallest of m is multiplied by m - i + 1, and is at least the one before it. A test

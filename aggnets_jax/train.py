@@ -85,12 +85,12 @@ def train_and_evaluate(
         # ---- Set up: everything that can be wrong with the config, its data and the devices.
         note("opening the data set, and counting the network")
         config = config_lib.resolve(config)
-        config_json = config_lib.to_json(config)
         task = task or get_task(config)
         mesh = mesh_lib.make_mesh(config.slices)
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
+        config_json = config_lib.to_json(config)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
         total_steps = setup.total_steps

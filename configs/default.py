@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # What the network is trained for: classification, see docs/tasks.md
+    # What the network is trained for: classification or detection, see docs/tasks.md
     config.task = "classification"
     config.task_args = ml_collections.ConfigDict()  # arguments of the task
 
@@ -45,8 +45,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
     config.accumulation_steps = 1  # parts of a batch that are computed one after another
     config.steps_per_dispatch = 0  # of resident data, in one program; 0: 10 on CPU, else 50
-    # Statistics of batch normalisation: of the "global" batch, of each "device"'s part of it, or of
-    # the parts of "group:N" neighbouring devices, N being a number.
+    # Statistics of batch normalisation: of the "global" batch; "global_shifted", the same with
+    # digits also far from zero on several devices; of each "device"'s part of the batch; or of the
+    # parts of "group:N" neighbouring devices, N being a number.
     config.batch_norm = "global"
     # Of parameters and optimiser: "replicated", on every device; or "fsdp", a part on each.
     config.sharding = "replicated"
@@ -69,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.label_smoothing = 0.0  # probability that is taken from the right class and shared
     config.label_smoothing_over = "all"  # classes, the right one included, or the "others"
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
+    config.ema_warmup = False  # whether the decay is at most (1 + t) / (10 + t) after t updates
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
     # Strength of a regularisation inside the network that changes in training (DropBlock, dynamic
@@ -82,12 +84,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
     config.init_checkpoint = "latest"  # of that workdir: latest | best | the number of a step
 
+    # ---- modules of your own, which register patterns, units, families, data sets: docs/plugins.md
+    config.plugins = ()  # names of modules, such as ("my_networks",)
+
     # ---- the network, see aggnets_jax.list_models() and docs/networks.md
     config.model = ml_collections.ConfigDict()
     config.model.name = "sparsenet_bc100_k24"
     # Who reads whom; one name, or one for each stage. None: that of the named network.
     # plain | dense | sparse | log_dense | windowed | fractal | harmonic | random | custom
     config.model.topology = placeholder(object)
+    # Or a list of links (layer, source), or the name of a pattern of your own: docs/topologies.md
     # Arguments of the topology, such as {"base": 3}; or one mapping for each stage.
     config.model.topology_args = placeholder(object)
     # concat | sum | mean. None: that of the named network.
@@ -99,12 +105,14 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.remat = "auto"
     config.model.scan = False  # equal layers are compiled once, as the body of a loop
     config.model.shared_statistics = True  # of a feature, for all that normalise it
+    # Links of patterns of your own; filled in when a run starts.
+    config.model.patterns = ml_collections.ConfigDict()
     # Further arguments of the family: depth, growth_rate, dropout, pool, ...
     config.model.args = ml_collections.ConfigDict()
 
     # ---- data, see docs/data.md
     config.data = ml_collections.ConfigDict()
-    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits", "image_folder"
+    config.data.name = "cifar10"  # in TFDS, or "aggnets_digits", "image_folder"; docs/data.md
     config.data.data_dir = placeholder(str)  # local or bucket. None: that of TFDS
     config.data.train_split = "train"
     config.data.eval_split = placeholder(str)  # None: "test", "validation" or "val"

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aggnets_jax.connectivity.topology import Link, make_topology
+from aggnets_jax.connectivity.patterns import Link
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.files import write_json
 from aggnets_jax.main import main
 

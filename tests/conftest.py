@@ -78,6 +78,30 @@ def data_dir(made_once):
 
 
 @pytest.fixture(scope="session")
+def scenes_dir(made_once):
+    """A few scenes of digits with boxes and masks, as a folder in COCO's format."""
+    from aggnets_jax.data.objects.scenes import write_scenes
+
+    def make(folder):
+        write_scenes(folder / "scenes", {"train": 10, "test": 6})
+
+    return str(made_once("scenes", make) / "scenes")
+
+
+@pytest.fixture(scope="session")
+def finished_detection(made_once, scenes_dir):
+    """The workdir of `tests.tasks.detection_runs.tiny_detection`, trained to its end."""
+    pytest.importorskip("pycocotools")
+    from aggnets_jax.train import train_and_evaluate
+    from tests.tasks.detection_runs import tiny_detection
+
+    def train(folder):
+        train_and_evaluate(tiny_detection(scenes_dir), folder / "run")
+
+    return made_once("finished_detection", train) / "run"
+
+
+@pytest.fixture(scope="session")
 def finished_run(made_once, data_dir):
     """The workdir of `tests.runs.tiny_config`, trained to its end; tests that change it copy it."""
     from aggnets_jax.train import train_and_evaluate
@@ -108,7 +132,7 @@ def s3_server():
         yield proxy
 
 
-@pytest.fixture(params=["gs", "s3"])
+@pytest.fixture(params=["gs", pytest.param("s3", marks=pytest.mark.slow)])
 def server(request):
     """Each of the servers in turn, well behaved."""
     proxy = request.getfixturevalue(f"{request.param}_server")

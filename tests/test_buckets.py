@@ -26,10 +26,13 @@ def unchecked():
         ("http://host/run", "unknown kind of bucket 'http://'; nearest: s3://, gs://"),
         ("gcs://host/run", "unknown kind of bucket 'gcs://'; nearest: gs://, s3://"),
         ("gs://", "gs:// names no bucket; a path is gs://BUCKET/FOLDER"),
+        ("gs://bucket/run#1", "a path in a bucket has no '#', and 'gs://bucket/run#1' has"),
+        ("s3://bucket/runs/*", "a path in a bucket has no '*', and 's3://bucket/runs/*' has"),
         ("s3:///run", "s3:///run names no bucket; a path is s3://BUCKET/FOLDER"),
     ],
 )
-def test_urls_of_no_bucket(path, said):
+def test_urls_of_no_bucket(path, said, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
     with pytest.raises(UserError) as error:
         any_path(path)
     assert str(error.value) == said

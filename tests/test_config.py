@@ -8,6 +8,7 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from tests import runs
+from tests.patterns import one_line_error
 
 DEFAULT = runs.ROOT / "configs" / "default.py"
 
@@ -40,6 +41,20 @@ def test_every_field_of_the_default_is_documented():
     for n in fields:
         above = next(line for line in reversed(lines[:n]) if "config." not in line)
         assert "#" in lines[n] or "#" in above, lines[n]
+
+
+def test_a_config_file_may_return_a_dict(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("def get_config():\n    return {'lr': 0.5, 'model': {'args': {'depth': 40}}}")
+    config = config_lib.load(str(file), ["model.args.growth_rate=12"])
+    assert config.lr == 0.5
+    assert config.model.args.to_dict() == {"depth": 40, "growth_rate": 12}
+
+
+def test_parts_of_one_image_are_refused():
+    message = one_line_error(config_lib.resolve, {"batch_size": 4, "accumulation_steps": 4})
+    assert "one image in each part" in message and message.endswith("allowed: at most 2")
+    config_lib.resolve({"batch_size": 1})
 
 
 @pytest.mark.parametrize(
@@ -115,6 +130,7 @@ def test_overrides_that_are_refused(override, message):
         ("def get_config():\n\n    return 1 / 0", "broken.py, line 3: ZeroDivisionError"),
         ("x = 1\nimport nowhere_to_be_found", "broken.py, line 2: ModuleNotFoundError"),
         ("def get_config(text):\n    return {}", "get_config() missing 1 required"),
+        ("x = 1\n\ny = (", "broken.py, line 3: SyntaxError"),
         (
             "import ml_collections\ndef get_config():\n"
             "    return ml_collections.ConfigDict({'lrr': 1.0})",

@@ -8,9 +8,10 @@ import re
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.models import create_configured_model
+from aggnets_jax.data.objects.scenes import write_scenes
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.reports import experiments
+from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.regularisation_schedules import make_strength
@@ -21,9 +22,17 @@ from tests.data.official_formats import (
     prepare_small_imagenet,
 )
 from tests.models.tiny import TINY
+from tests.tasks import detection_runs
 
 FILES = sorted(str(file.relative_to(runs.ROOT)) for file in (runs.ROOT / "configs").rglob("*.py"))
-CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet2012": 1000, "aggnets_digits": 10}
+CLASSES = {
+    "cifar10": 10,
+    "cifar100": 100,
+    "imagenet2012": 1000,
+    "aggnets_digits": 10,
+    "aggnets_digit_scenes": 10,
+    "coco_folder": 80,
+}
 
 
 @functools.cache
@@ -38,11 +47,16 @@ def docstring(file):
     return ast.get_docstring(ast.parse((runs.ROOT / file).read_text()))
 
 
-@pytest.mark.parametrize("file", FILES)
+LARGE = ("configs/hcgnet/table4.py", "configs/dsnet/table8.py")  # detectors: long to trace
+
+
+@pytest.mark.parametrize(
+    "file", [pytest.param(f, marks=pytest.mark.slow) if f in LARGE else f for f in FILES]
+)
 def test_every_row_has_a_network_a_schedule_and_data(file):
     for name, config in configs(file).items():
         classes = CLASSES[config.data.name]
-        assert create_configured_model(config, classes).num_classes == classes, name
+        assert get_task(config).make_network(config, classes).num_classes == classes, name
         images = experiments.num_train(config)
         steps, steps_per_epoch = config_lib.total_steps(config, images), images / config.batch_size
         _, schedule = make_optimizer(config, steps, steps_per_epoch)
@@ -74,7 +88,7 @@ def test_docstring_says_what_it_costs(file):
 
 @pytest.mark.parametrize("file", [file for file in FILES if file.count("/") == 2])
 def test_experiments_say_what_they_reproduce_and_recipes_do_not(file):
-    recipe = file.startswith("configs/recipes/")
+    recipe = file.startswith(("configs/recipes/", "configs/detection/"))
     for name, config in configs(file).items():
         assert bool(config.paper.source) != recipe, name
         # A number, or a word on why there is none.
@@ -85,6 +99,7 @@ def test_experiments_say_what_they_reproduce_and_recipes_do_not(file):
 def all_data(tmp_path_factory):
     """All in the official formats, but for the digits, which are prepared when needed."""
     folder = tmp_path_factory.mktemp("all_data")
+    write_scenes(folder / "scenes", {"train": 10, "test": 6})
     prepare_small_cifar10(folder, num_train=40, num_test=20)
     prepare_small_cifar100(folder, num_train=40, num_test=20)
     prepare_small_imagenet(folder, num_train=24, num_validation=10)
@@ -93,6 +108,8 @@ def all_data(tmp_path_factory):
 
 def tiny(config, data_dir):
     """The config with a network of the same family that trains in seconds, for two steps."""
+    if config.task == "detection":
+        return tiny_detector(config, data_dir)
     family = find_family(config.model.name).name
     numbers, side = TINY[family]
     changes = {
@@ -116,6 +133,30 @@ def tiny(config, data_dir):
     if config.data.image_size is not None:
         changes["data"]["image_size"] = max(32, side)
     return config_lib.to_json(config_lib.resolve({**config.to_dict(), **changes}))
+
+
+def tiny_detector(config, data_dir):
+    """The config of a detector with a small network of its family, on a few scenes."""
+    given = config_lib.to_json(config)
+    small = detection_runs.tiny_detection(str(data_dir / "scenes"))
+    family = find_family(config.model.name).name
+    args, own = small["task_args"]["detector_args"], given["task_args"]["detector_args"]
+    sizes = {name: args[name] for name in ("sizes", "samples", "limits", "most", "candidates")}
+    changes = {
+        **small,
+        "total_epochs": None,
+        "total_steps": 2,
+        "task_args": {
+            **given["task_args"],
+            "long": 64,
+            "short": 64,
+            "detector_args": {**own, **sizes},
+        },
+        "model": {**given["model"], "name": family, "args": TINY[family][0]},
+        "file": "",
+        "paper": {},
+    }
+    return config_lib.to_json(config_lib.resolve({**given, **changes}))
 
 
 def besides_the_network(config):
@@ -143,10 +184,13 @@ def train(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("file", FILES)
 def test_config_trains(file, all_data, train):
+    if any(config.task == "detection" for config in configs(file).values()):
+        pytest.importorskip("pycocotools")
     for config in trainings(file, all_data):
         summary = train(config)
         assert summary["steps"] == 2
         name = json.loads(config)["data"]["name"]
-        examples = {"imagenet2012": 10, "aggnets_digits": 360}.get(name, 20)
-        assert summary["final"]["examples"] == examples
-        assert 0 <= summary["final"]["accuracy"] <= 1
+        numbers = {"imagenet2012": 10, "aggnets_digits": 360, "coco_folder": 6}
+        assert summary["final"]["examples"] == numbers.get(name, 20)
+        measured = "bbox_AP" if name == "coco_folder" else "accuracy"
+        assert 0 <= summary["final"][measured] <= 1

@@ -9,7 +9,7 @@ import pytest
 
 import aggnets_jax
 from aggnets_jax import commands
-from aggnets_jax.connectivity.topology import PATTERNS
+from aggnets_jax.connectivity.patterns import PATTERNS
 from aggnets_jax.models import list_families
 from aggnets_jax.models.page import family_row
 from tests import runs

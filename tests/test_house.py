@@ -33,7 +33,7 @@ WINGS = {
     "convert": "weights from and to PyTorch",
     "evaluate": "the one evaluation path",
     "train": "the one training loop",
-    "predict": "classes of new images",
+    "predict": "classes of new images, or objects in them",
     "ablation": "networks without some of their links",
     "analysis": "what a trained network does",
     "reports": "pages, comparisons and tables of runs",

@@ -6,10 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jax.sharding import Mesh
+
+from aggnets_jax.ablation import detectors, sweep_tables
 from aggnets_jax.ablation import sets as sets_lib
-from aggnets_jax.ablation import sweep_tables
 from aggnets_jax.ablation.export import check_new_folder, export, weights_fit
-from aggnets_jax.ablation.pictures import save_pictures
+from aggnets_jax.ablation.pictures import save_link_map, save_pictures
 from aggnets_jax.ablation.removal import least_harmful, smaller_network
 from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
@@ -80,6 +82,10 @@ def ablate(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh))
     stages = linked_stages(restored)
     kinds = _sets(stages, options)
+    if restored.config.task == "detection":
+        restored = restored._replace(variables=restored.variables_at(seed))
+        network = _network(restored, seed, options)
+        return _ablate_detector(workdir, restored, stages, kinds, network, mesh, options, data_dir)
     if options.export is not None:
         listed = () if options.export_least else kinds["list"]
         if len(listed) > 1:
@@ -112,6 +118,52 @@ def ablate(
     _print(measured, rows, [folder / sweep_tables.RECORD, *pictures])
     if options.export is not None:
         _export(ablation, rows, options, seed)
+    return folder
+
+
+def _ablate_detector(
+    workdir: str | Path,
+    restored: Restored,
+    stages: Stages,
+    kinds: dict[str, list[CutSet]],
+    network: dict[str, Any],
+    mesh: Mesh,
+    options: Options,
+    data_dir: str | None,
+) -> Path:
+    """Evaluate a detector without sets of links of its backbone; see `ablate`."""
+    for name, value in (("export", options.export), ("at_once", options.at_once)):
+        if value is not None:
+            raise UserError(f"{name} is for classification, and {workdir} is a run of detection")
+    if options.reestimate_batch_statistics:
+        raise UserError("reestimate_batch_statistics is for classification, not for detection")
+    folder = make_folder(options.output or any_path(workdir) / "ablation")
+    earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
+    together = list(itertools.chain(*kinds.values()))
+    print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
+    baseline, measured, examples = detectors.measure(restored, mesh, stages, together, data_dir)
+    pairs = iter(zip(together, measured, strict=True))
+    rows = {kind: [next(pairs) for _ in of_kind] for kind, of_kind in kinds.items()}
+    columns = detectors.columns(restored)
+    record = {
+        "network": network,
+        "examples": examples,
+        "baseline": {name: getattr(baseline, name) for name in columns},
+    }
+    files = [folder / sweep_tables.RECORD]
+    try:
+        sweep_tables.write(folder, record, rows, earlier, columns)
+        if "links" in rows:
+            label = "change of box AP, percentage points"
+            files.append(folder / "links.png")
+            save_link_map(stages, rows["links"], files[-1], "delta", label, -1)
+    except OSError as error:
+        raise UserError(f"{folder} can't be written: {one_line(error)}") from error
+    for kind in [kind for kind in ("links", "list") if kind in rows] or [next(iter(rows))]:
+        title = f"{kind} whose loss costs most box AP"
+        detectors.print_worst(title, rows[kind], masks=restored.model.masks)
+    print(f"all links: box AP {100 * baseline.bbox_AP:.2f}, of {examples} images")
+    print(*files, sep="\n", flush=True)
     return folder
 
 

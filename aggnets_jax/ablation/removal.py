@@ -19,8 +19,8 @@ from flax import traverse_util
 from aggnets_jax import config as config_lib
 from aggnets_jax.ablation.sets import StageLink, Stages, to_text
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Link
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.training.state import Variables, leaves_by_path
@@ -102,7 +102,7 @@ def smaller_network(
     given.update(init_from=None, init_checkpoint="latest", file="", paper={})
     links = _by_stage(cut)
     left = {name: stage.topology.remove(links.get(name, ())) for name, stage in stages.items()}
-    given["model"]["topology"] = "custom"
+    given["model"].update(topology="custom", patterns={})
     given["model"]["topology_args"] = [
         {"edges": [list(link) for link in topology.links]} for topology in left.values()
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from aggnets_jax.ablation.tally import COLUMNS
 from aggnets_jax.connectivity.links import StageLinks, all_links, masks_without
-from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import any_path, is_line, read_text
 

@@ -60,10 +60,12 @@ def write(
     record: Mapping[str, Any],
     kinds: Mapping[str, Sequence[Row]],
     earlier: Mapping[str, Any],
+    columns: Sequence[str] = COLUMNS,
 ) -> None:
     """Write into a folder the tables of some kinds of sets, and the record.
 
-    `record` has the fields that all sets share; sweeps from `earlier_sweeps` stay.
+    `record` has the fields that all sets share; sweeps from `earlier_sweeps` stay. `columns` are
+    the fields of a measurement in the tables.
 
     Raises:
       OSError: if the folder can't be written.
@@ -71,7 +73,7 @@ def write(
     sweeps = dict(earlier)
     for kind, rows in kinds.items():
         lines = [
-            {**cut.key, **{name: f"{getattr(measured, name):.9g}" for name in COLUMNS}}
+            {**cut.key, **{name: f"{getattr(measured, name):.9g}" for name in columns}}
             for cut, measured in rows
         ]
         write_csv(folder / FILES[kind], lines)

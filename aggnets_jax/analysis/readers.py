@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from aggnets_jax.analysis.taps import inputs_of
 from aggnets_jax.connectivity.links import StageLinks, collection
-from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored
 

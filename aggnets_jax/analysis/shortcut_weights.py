@@ -21,7 +21,7 @@ from aggnets_jax.analysis import command
 from aggnets_jax.analysis.plots import draw_heat_maps
 from aggnets_jax.analysis.taps import empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
-from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored

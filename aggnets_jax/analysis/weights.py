@@ -16,7 +16,8 @@ any".
 """
 
 import argparse
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ from aggnets_jax.analysis.plots import draw_heat_maps
 from aggnets_jax.analysis.readers import Reader, find_readers, weight_by_channel
 from aggnets_jax.analysis.taps import choose, empty_matrix, stages_of
 from aggnets_jax.connectivity.links import StageLinks
-from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath
 from aggnets_jax.workdir.restore import Restored
@@ -71,6 +72,15 @@ def normalised(means: np.ndarray) -> np.ndarray:
     return means / np.where(largest > 0, largest, 1)
 
 
+def colour_limits(maps: Iterable[np.ndarray]) -> tuple[float, float]:
+    """Return the numbers at both ends of the colours of `normalised` maps.
+
+    They are 0 and 1, as in the papers, unless all numbers are large and would look alike.
+    """
+    least = min(float(np.nanmin(each)) for each in maps)
+    return (0.0 if least < 0.5 else min(math.floor(100 * least) / 100, 0.99)), 1.0
+
+
 def heat_maps(restored: Restored) -> dict[str, np.ndarray]:
     """Compute the matrices that the papers draw, float64 in 0..1, by stage.
 
@@ -106,7 +116,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         for (layer, source), reader in stage.readers.items()
     ]
     links = {name: stage.links for name, stage in found.items()}
-    figure = draw_heat_maps(maps, links, limits=(0, 1), label=LABEL)
+    figure = draw_heat_maps(maps, links, limits=colour_limits(maps.values()), label=LABEL)
     title = command.headline(restored, given, LABEL)
     shown = [_summary(name, stage) for name, stage in found.items()]
     command.publish(output, title, shown, {"weights": rows}, figure, tight=True)

@@ -132,7 +132,7 @@ def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
         out_shardings=placed,
         compiler_options=compiler_options(),
     )
-    costs = _costs(step, state, _batch(setup, mesh, config.batch_size, ("epoch", "index")))
+    costs = _costs(step, state, _batch(setup, mesh, train=True))
     own = _own_costs(setup, 3, config.batch_size // mesh.size)
     return {"state_bytes": mesh_lib.bytes_per_device(state), **costs, **own}
 
@@ -144,7 +144,7 @@ def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     variables = _placed(variables, jax.tree.map(lambda _: mesh_lib.replicated(mesh), variables))
     preprocess = setup.task.make_preprocess(config, setup.info)
     step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds)
-    costs = _costs(step, variables, _batch(setup, mesh, config.eval_batch_size, (), mask=True))
+    costs = _costs(step, variables, _batch(setup, mesh, train=False))
     return costs | _own_costs(setup, 1, config.eval_batch_size // mesh.size)
 
 
@@ -164,14 +164,9 @@ def _placed(shapes: Any, placed: Any) -> Any:
     )
 
 
-def _batch(
-    setup: Setup, mesh: Mesh, size: int, numbers: tuple[str, ...], mask: bool = False
-) -> dict[str, jax.ShapeDtypeStruct]:
-    fields = {
-        "image": (setup.info.image_shape, jnp.uint8),
-        **dict.fromkeys(("label", *numbers), ((), jnp.int32)),
-        **({"mask": ((), jnp.bool_)} if mask else {}),
-    }
+def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
+    size = setup.config.batch_size if train else setup.config.eval_batch_size
+    fields = setup.task.batch_shapes(setup.info.image_shape, train=train)
     over_batch = mesh_lib.batch_sharding(mesh)
     return {
         name: jax.ShapeDtypeStruct((size, *shape), dtype, sharding=over_batch)

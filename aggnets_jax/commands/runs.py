@@ -79,6 +79,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
+    flag("--data", "another data set of the same classes, such as image_folder", metavar="NAME"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
@@ -96,57 +97,91 @@ def evaluate(flags: argparse.Namespace) -> None:
     """
     if flags.watch and flags.checkpoint != "latest":
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
+    if flags.watch and flags.data is not None:
+        raise UserError("--watch evaluates on the run's data set, not on that of --data")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
 
     with together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            where = (flags.workdir, flags.checkpoint, flags.data_dir)
-            evaluate_checkpoint(*where, overrides=flags.overrides)
+            where = {"data_dir": flags.data_dir, "data_name": flags.data}
+            evaluate_checkpoint(flags.workdir, flags.checkpoint, **where, overrides=flags.overrides)
 
 
 @command(
     "predict",
     *(WORKDIR, CHECKPOINT, SEED),
     flag("--images", "file, or folder of files; may be repeated", action="append", required=True),
-    flag("--top", "classes for each image; default 5", type=int, default=5),
+    flag("--top", "classes for each image; default 5", type=int),
+    flag("--score", "least score of a detected object; default 0.3", type=float),
+    flag("--draw", "folder for pictures of the detected objects"),
     flag("--format", "table, csv or json; default table", default="table"),
     flag("--output", "file to write instead of printing"),
     add_processes,
     compiles=True,
 )
 def predict(flags: argparse.Namespace) -> None:
-    """Classify files of images.
+    """Classify files of images, or detect objects in them.
 
-    Example:
+    Examples:
         aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
+        aggnets predict --workdir=runs/digit_scenes --images=photos --draw=drawn --score=0.5
     """
-    from aggnets_jax.predict import check_report, predict, report_predictions
+    from aggnets_jax.predict import check_report, draw_objects, predict, report_predictions
     from aggnets_jax.runtime.distributed import on_first_process
 
     with together(flags):
         check_report(flags.format, flags.output)
         predictions = predict(
-            flags.workdir, flags.images, which=flags.checkpoint, seed=flags.seed, top=flags.top
+            flags.workdir,
+            flags.images,
+            which=flags.checkpoint,
+            seed=flags.seed,
+            top=flags.top,
+            least_score=flags.score,
         )
+        if flags.draw is not None:
+            on_first_process(lambda: draw_objects(predictions, flags.draw))
         on_first_process(lambda: report_predictions(predictions, flags.format, flags.output))
 
 
 @command(
-    "report", WORKDIR, switch("--html", "make WORKDIR/report.html, too"), DATA_DIR, compiles=True
+    "report",
+    flag("workdirs", "of finished runs; several are drawn into one figure", nargs="*"),
+    flag("--workdir", "directory of the run", metavar="DIR"),
+    switch("--html", "make WORKDIR/report.html, too"),
+    DATA_DIR,
+    flag("--output", "picture of several runs; default curves.png", metavar="FILE"),
+    compiles=True,
 )
 def report(flags: argparse.Namespace) -> None:
-    """Report a finished run: a table, its connection pattern, its curves, and a page.
+    """Report finished runs: a table, the curves, and of one run its connections and a page.
 
-    Example:
+    Examples:
         aggnets report --workdir=runs/digits --html
+        aggnets report runs/sparse-0 runs/sparse-1 runs/dense-0 runs/dense-1 --output=curves.svg
+
+    Runs that differ only in the seed are one network, drawn as a line with a band over its seeds.
     """
+    workdirs = [*([] if flags.workdir is None else [flags.workdir]), *flags.workdirs]
+    if not workdirs:
+        raise UserError("aggnets report needs the directory of a run, --workdir=DIR, or of several")
     if flags.data_dir is not None and not flags.html:
         raise UserError("--data_dir is for --html")
-    from aggnets_jax.reports.run import report
+    if len(workdirs) == 1:
+        if flags.output is not None:
+            raise UserError("--output is for several runs; one is reported in its own directory")
+        from aggnets_jax.reports.run import report
 
-    report(flags.workdir, html=flags.html, data_dir=flags.data_dir)
+        report(workdirs[0], html=flags.html, data_dir=flags.data_dir)
+        return
+    if flags.html:
+        raise UserError(f"--html is for one run, not for {len(workdirs)}")
+    from aggnets_jax.files import any_path
+    from aggnets_jax.reports import compare, side_by_side
+
+    side_by_side.report(compare.networks(workdirs), any_path(flags.output or "curves.png"))
 
 
 _ANALYSES = {**ANALYSES, "efficiency": "aggnets_jax.reports.efficiency"}
@@ -302,14 +337,21 @@ def _check_converts(flags: argparse.Namespace) -> None:
 
     if (flags.from_torch is None) == (flags.to_torch is None):
         raise UserError("aggnets convert needs one of --from_torch=FILE and --to_torch=FILE")
-    refused = {"data_dir": "from_torch"}
+    refused = dict.fromkeys(("data_dir", "entry", "class_names"), "from_torch")
     if flags.from_torch:
         refused = dict.fromkeys(("checkpoint", "seed", "dialect"), "to_torch")
     for name, direction in refused.items():
         if getattr(flags, name) not in (None, "latest"):
             raise UserError(f"--{name} is for --{direction}")
     if flags.from_torch and not flags.config:
-        raise UserError("--config is missing: a config file such as configs/digits.py")
+        if not any(text.startswith("model.name=") for text in flags.overrides):
+            raise UserError(
+                "--config is missing: a config file such as configs/digits.py, or"
+                " --config.model.name=NETWORK"
+            )
+        from aggnets_jax.config import configs_folder
+
+        flags.config = [str(configs_folder() / "default.py")]
     if flags.to_torch and (flags.config or flags.overrides):
         raise UserError("--to_torch takes the config of the workdir, not --config")
     if flags.from_torch:
@@ -324,6 +366,11 @@ def _check_converts(flags: argparse.Namespace) -> None:
     flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
     flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
     flag("--from_torch", "weights of a new workdir", metavar="FILE"),
+    flag("--entry", "of FILE with the weights, or a prefix of names, such as state_dict_ema"),
+    flag("--class_names", "file with a class in each line, or JSON; default FILE's, ImageNet's"),
+    flag(
+        "--epsilon", "added to variances in PyTorch, if not as here; tf_ networks 1e-3", type=float
+    ),
     *(functools.partial(add_config, required=False), DATA_DIR),
     compiles=True,
     check=_check_converts,
@@ -334,11 +381,15 @@ def convert(flags: argparse.Namespace) -> None:
     Examples:
         aggnets convert --workdir=runs/digits --to_torch=digits.safetensors
         aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
+        aggnets convert --workdir=NEW --config.model.name=resnet50 --from_torch=resnet50.pth
+
+    No data set is needed: a file has its number of classes, and maybe their names.
     """
     from aggnets_jax.convert.runs import export_weights, import_weights
 
     if flags.from_torch:
-        import_weights(load_config(flags), flags.workdir, flags.from_torch)
+        options = {name: getattr(flags, name) for name in ("entry", "class_names", "epsilon")}
+        import_weights(load_config(flags), flags.workdir, flags.from_torch, **options)
     else:
-        which, seed, dialect = flags.checkpoint, flags.seed, flags.dialect
-        export_weights(flags.workdir, flags.to_torch, which=which, seed=seed, dialect=dialect)
+        options = {name: getattr(flags, name) for name in ("seed", "dialect", "epsilon")}
+        export_weights(flags.workdir, flags.to_torch, which=flags.checkpoint, **options)

@@ -25,7 +25,12 @@ _RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
 @command(
     "compare",
     _RUNS,
-    flag("--against", "of the reference's runs", nargs="+", required=True, metavar="WORKDIR"),
+    flag(
+        "--against",
+        "of the reference's runs; default the network of the first run",
+        nargs="+",
+        metavar="WORKDIR",
+    ),
     flag(
         "--may_differ",
         "field of the config, besides the network's, that differs on purpose; may be repeated",
@@ -36,18 +41,30 @@ _RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
     flag("--output", "results/NAME, without a suffix, of a table and a page"),
 )
 def compare(flags: argparse.Namespace) -> None:
-    """Compare networks over seeds: paired differences with confidence intervals.
+    """Compare networks: side by side, and over seeds by paired differences with intervals.
 
-    Example:
+    Examples:
+        aggnets compare runs/sparse runs/dense
         aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
 
     Runs that differ only in the seed are one network. The runs after --against are the reference;
     each other network is compared with it. A seed fixes the order and the augmentation of the data,
-    so that runs with the same seed are a pair, and the differences of pairs count.
+    so that runs with the same seed are a pair, and the differences of pairs count. Without
+    --against, if each network has one run, the runs are shown side by side.
     """
-    from aggnets_jax.reports import compare, results
+    from aggnets_jax.reports import compare, results, side_by_side
 
     output = flags.output and results.output_path(flags.output)
+    networks = compare.networks(flags.workdirs, flags.against)
+    single = all(len(runs) == 1 for runs in networks)
+    if flags.against is None and single and len(networks) > 1:
+        side_by_side.show(networks)
+        if output:
+            page = side_by_side.page(networks, output)
+            results.write_tables(output, side_by_side.rows(networks), page)
+            side_by_side.draw(networks, output.with_name(f"{output.name}.png"))
+            print(f"{output}.csv, {output}.md, {output}.png")
+        return
     comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
     compare.show(comparison)
     if output:
@@ -97,14 +114,14 @@ def experiments(flags: argparse.Namespace) -> None:
 
 @command(
     "models",
-    flag("name", "shell pattern or name", nargs="?", default="*", metavar="GLOB"),
+    flag("names", "shell patterns, or a name", nargs="*", default=["*"], metavar="GLOB"),
     switch("--page", "print the page of all networks"),
 )
 def models(flags: argparse.Namespace) -> None:
-    """List networks with their parameters and multiply-adds, or describe one of them.
+    """List networks with their sizes, or describe one with its arguments.
 
     Examples:
-        aggnets models 'sparsenet_bc*'
+        aggnets models 'sparsenet_bc*' 'densenet_bc*'
         aggnets models sparsenet_bc100_k24
         aggnets models --page
 
@@ -114,16 +131,15 @@ def models(flags: argparse.Namespace) -> None:
     from aggnets_jax.models import page
     from aggnets_jax.models.registry import find_family, list_models, model_info
 
-    names = list_models(flags.name)
     if flags.page:
-        if flags.name != "*":
-            raise UserError(f"--page has all networks; leave {flags.name!r} out")
-        sys.stdout.write(page.page({name: page.row(name) for name in names}))
-    elif not set(flags.name) & set("*?["):
-        facts = {**page.facts(flags.name), "paper": find_family(flags.name).paper}
-        print("\n".join(f"{title:<12}{text}" for title, text in facts.items() if text))
-    elif not names:
-        raise UserError(f"no network is named like {flags.name!r}; aggnets models lists all")
+        if flags.names != ["*"]:
+            raise UserError(f"--page has all networks; leave {flags.names[0]!r} out")
+        sys.stdout.write(page.page({name: page.row(name) for name in list_models()}))
+    elif len(flags.names) == 1 and not set(flags.names[0]) & set("*?["):
+        page.show(flags.names[0])
+    elif not (names := list_models(*flags.names)):
+        given = ", ".join(map(repr, flags.names))
+        raise UserError(f"no network is named like {given}; aggnets models lists all")
     else:
         print(f"{'network':<34}{'parameters':>14}{'multiply-adds':>18}")
         kept = page.rows()
@@ -214,19 +230,33 @@ def benchmark(flags: argparse.Namespace) -> None:
 
 @command(
     "prepare-data",
-    flag("--name", "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32", required=True),
+    flag(
+        "--name",
+        "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32; or aggnets_digit_scenes",
+        required=True,
+    ),
     flag("--data_dir", "folder for the prepared data; default TFDS_DATA_DIR, or TFDS's own"),
     flag("--manual_dir", "folder with the original files, for sets that TFDS can't download"),
 )
 def prepare_data(flags: argparse.Namespace) -> None:
     """Download a TFDS data set, or take its files from a folder, and prepare it once.
 
+    The scenes of digits for detection, aggnets_digit_scenes, are composed, in COCO's format. VOC is
+    also written in COCO's format.
+
     Examples:
         aggnets prepare-data --name=cifar10
         aggnets prepare-data --name=imagenet2012 --data_dir=DIR --manual_dir=DIR
     """
+    from aggnets_jax.data.catalog import SCENES
+    from aggnets_jax.data.objects.scenes import prepare_scenes
     from aggnets_jax.data.prepare import prepare, report
 
+    if flags.name == SCENES:
+        print(f"{SCENES} is prepared in {prepare_scenes(flags.data_dir)}")
+        where = f" data.data_dir={flags.data_dir}" if flags.data_dir else ""
+        print(f"use it with task=detection data.name={SCENES}{where}")
+        return
     report(prepare(flags.name, flags.data_dir, flags.manual_dir), flags.name, flags.data_dir)
 
 

@@ -15,7 +15,7 @@ from aggnets_jax.files import is_line
 
 # Fields with arguments of functions, which are checked where the functions are called.
 FREE_FORM = (
-    *("model.topology_args", "model.args", "data.policy_args"),
+    *("model.topology_args", "model.args", "model.patterns", "data.policy_args"),
     *("schedule_args", "strength_args", "task_args"),
 )
 
@@ -94,6 +94,10 @@ def set_field(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
             _set_arguments(config, field, path, value)
             return
     group, name = locate(config, path)
+    if path == "model.topology" and value is not None and not isinstance(value, str):
+        from aggnets_jax.connectivity.stored_patterns import as_data
+
+        value = as_data(value)
     if isinstance(group[name], ml_collections.ConfigDict):
         raise UserError(f"config.{path} is a group of fields, got {value!r}")
     wanted = group.get_type(name)

@@ -22,6 +22,9 @@ KNOWN = {
     "cifar10": KnownData((32, 32, 3), 10, {"train": 50_000}),
     "cifar100": KnownData((32, 32, 3), 100, {"train": 50_000}),
     "imagenet2012": KnownData((224, 224, 3), 1000, {"train": 1_281_167}),
+    # COCO: images of 2017 with objects that can be trained on, and all images of 2014.
+    "coco_folder": KnownData((800, 1344, 3), 80, {"train2017": 117_266, "train2014": 82_783}),
+    "aggnets_digit_scenes": KnownData((64, 64, 3), 10, {"train": 598}),
     "aggnets_digits": KnownData((8, 8, 1), 10, {"train": 1_437, "train_10_per_class": 100}),
 }
 

@@ -270,6 +270,21 @@ AGGREGATIONS: dict[str, Callable[[], Aggregation]] = {
 }
 
 
+_OWN: set[str] = set()
+
+
+def register_aggregation(name: str, make: Callable[[], Aggregation]) -> None:
+    """Register an aggregation under a name; `make()` makes a new one for each pass.
+
+    It combines outputs of one shape, and networks take it where they take "sum". Raise `UserError`
+    for the name of one of the aggregations here.
+    """
+    if name in AGGREGATIONS and name not in _OWN:
+        raise UserError(f"there is an aggregation {name!r} already; give yours another name")
+    _OWN.add(name)
+    AGGREGATIONS[name] = make
+
+
 def make_aggregation(aggregation: str | Callable[[], Aggregation]) -> Aggregation:
     """Make a new aggregation from a name or a function; raise `UserError` for an unknown name."""
     if callable(aggregation):
@@ -284,9 +299,11 @@ def check_aggregation(
 ) -> None:
     """Raise `UserError` for an aggregation that a network is not defined for.
 
+    Where a sum is allowed, so are the aggregations that users registered.
+
     The message says why others than the `allowed` ones make no sense there (`because`).
     """
-    if name in allowed:
+    if name in allowed or (name in _OWN and "sum" in allowed):
         return
     if name in AGGREGATIONS:
         listed = ", ".join(allowed)

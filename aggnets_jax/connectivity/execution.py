@@ -68,7 +68,9 @@ class Execution:
 
 
 def with_loops(model: nn.Module, scan: bool) -> nn.Module:
-    """Return the network with (`scan`) or without loops over its layers."""
+    """Return the network with (`scan`) or without loops over its layers, if it can have any."""
+    if not hasattr(model, "execution"):
+        return model
     return model.clone(execution=dataclasses.replace(model.execution, scan=scan))
 
 

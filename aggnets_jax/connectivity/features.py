@@ -5,7 +5,7 @@ same features share them, or a mask, which acts behind normalisation and activat
 pytrees, and are concatenated leaf by leaf as arrays are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -58,6 +58,12 @@ def without_statistics(x: Any) -> Any:
 
 # A user context is part of jit's cache key: functions are traced again when its value changes.
 _mapped = jax.make_user_context(None)
+_over_devices = jax.make_user_context(False)
+
+
+def shift_over_devices() -> AbstractContextManager[None]:
+    """Shift also batches that are divided over devices, in functions traced in this context."""
+    return _over_devices(True)
 
 
 def statistics_over(
@@ -73,16 +79,53 @@ def statistics_over(
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance [channels] of x [..., channels], in at least float32.
 
-    The variance is max(0, E[x^2] - E[x]^2), as in `nn.BatchNorm`, so that x is read once. Within
-    `statistics_over`, both are over all parts of the mapped axes.
+    Within `statistics_over`, both are over all parts of the mapped axes. The variance is as in
+    `shifted_moments`; the shift is the batch's mean at the central position. If the batch is
+    divided over devices, a shift would be one more sum over the devices, which all of them wait
+    for: there the shift is 0, unless `shift_over_devices` is entered.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
-    squares = jax.lax.square(x)
-    mean, mean_of_squares = x.mean(axes), squares.mean(axes)
-    if _mapped.value is not None:
-        axes, groups = _mapped.value
-        mean, mean_of_squares = jax.lax.pmean(
-            (mean, mean_of_squares), axes, axis_index_groups=groups
-        )
-    return mean, jnp.maximum(0.0, mean_of_squares - jax.lax.square(mean))
+
+    def mean(values: Any) -> Any:
+        values = jax.tree.map(lambda v: v.mean(axes), values)
+        if _mapped.value is None:
+            return values
+        names, groups = _mapped.value
+        return jax.lax.pmean(values, names, axis_index_groups=groups)
+
+    if _is_divided() and not _over_devices.value:
+        return shifted_moments(x, jnp.zeros(x.shape[-1:], x.dtype), mean)
+    # One value of each image, so that reading it costs nothing; slices may be empty.
+    center = x[:, *(slice(n // 2, n // 2 + 1) for n in x.shape[1:-1])]
+    return shifted_moments(x, mean(center), mean)
+
+
+def parts_of_batch() -> int:
+    """Return over how many parts of the mapped axes the statistics are taken; 1 without them."""
+    if _mapped.value is None:
+        return 1
+    names, groups = _mapped.value
+    return len(groups[0]) if groups else jax.lax.psum(1, names)
+
+
+def _is_divided() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    by_compiler = not mesh.empty and mesh.size > 1 and mesh.are_all_axes_auto
+    return by_compiler or parts_of_batch() > 1
+
+
+def shifted_moments(
+    x: jax.Array, shift: jax.Array, mean: Callable[[Any], Any]
+) -> tuple[jax.Array, jax.Array]:
+    """Return mean and variance E[(x - shift)^2] - (E[x] - shift)^2, for a function `mean` of pairs.
+
+    Both do not depend on the shift, but their rounding does: without one, float32 has no digits
+    left where the mean is a thousand deviations from 0. A shift that is the mean of some of the
+    values is near enough, and x is read once. Chan, Golub and LeVeque, "Algorithms for Computing
+    the Sample Variance", The American Statistician 37(3), 1983, eq. 1.7.
+    """
+    shift = jax.lax.stop_gradient(shift)
+    deviations = x - shift
+    offset, square = mean((deviations, jax.lax.square(deviations)))
+    return shift + offset, jnp.maximum(0.0, square - jax.lax.square(offset))

@@ -19,8 +19,9 @@ import numpy as np
 from flax import linen as nn
 from flax import traverse_util
 
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError, unknown
 
 Masks = Mapping[str, Any]

@@ -5,37 +5,25 @@ lists the outputs that each layer l = 1..N reads. It lists the outputs that make
 the stage, too, as if the virtual layer N + 1 read them. The aggregation (`aggregation.py`) says how
 they are combined, and the stage (`stage.py`) runs the layers.
 
-A pattern is a function that returns the sources of the layers 1..depth + 1, in the order in which
-they are aggregated. This is all that a new one takes:
-
-    @pattern
-    def skip_two(depth: int, *, skip: int = 2) -> Sources:
-        '''Read the previous output and the one `skip` before it.'''
-        return [sorted({layer - 1, max(0, layer - 1 - skip)}) for layer in range(1, depth + 2)]
-
-Then `make_topology("skip_two", 12, skip=3)` makes it, and configs know it by its name.
+`make_topology` makes one from a pattern (`patterns.py`), by name or as a function, or from links.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.arguments import check_arguments, check_number, check_whole_number, choose
-from aggnets_jax.errors import UserError
-
-Link = tuple[int, int]
-"""`(layer, source)`: the layer reads the output y_source."""
-
-Sources = Sequence[Sequence[int]]
-"""Sources of the layers 1..depth + 1: the indices of the outputs that each reads, in order."""
+from aggnets_jax.arguments import check_arguments, check_whole_number, choose
+from aggnets_jax.connectivity.patterns import PATTERNS, Link, Pattern
+from aggnets_jax.errors import UserError, one_line
 
 TopologyArgs = Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 """Arguments of a pattern: one mapping for all stages, or one for each stage."""
-
-PATTERNS: dict[str, Callable[..., Sources]] = {}
 
 # A dense stage of this depth still builds in a second, and has 8 million links.
 MAX_DEPTH = 4096
@@ -153,146 +141,100 @@ class Topology:
         return Topology(self.name, tuple(kept))
 
 
-def pattern(function: Callable[..., Sources]) -> Callable[..., Sources]:
-    """Register a pattern under the name of its function."""
-    PATTERNS[function.__name__] = function
-    return function
+TopologyLike = str | Topology | Pattern | Sequence[Any]
+"""The name of a pattern, a topology, a pattern, or links `(layer, source)`; or a list of such, one
+for each stage."""
 
 
-@pattern
-def plain(depth: int) -> Sources:
-    """Read the previous output: y_l = F_l(y_{l-1})."""
-    return [[layer - 1] for layer in range(1, depth + 2)]
+class Made(NamedTuple):
+    """A topology that a pattern made, and how."""
+
+    topology: Topology
+    arguments: Mapping[str, Any]
 
 
-@pattern
-def dense(depth: int) -> Sources:
-    """Read every earlier output, oldest first (SparseNet, eq. 3; ResNet and DenseNet)."""
-    return [range(layer) for layer in range(1, depth + 2)]
+_MADE: contextvars.ContextVar[list[Made] | None] = contextvars.ContextVar("_MADE", default=None)
 
 
-@pattern
-def sparse(depth: int, *, base: int = 2) -> Sources:
-    """Read at the offsets base^0, base^1, base^2, ..., newest first (SparseNet, eq. 2)."""
-    check_whole_number("base", base, 2)
-    offsets = [base**i for i in range(depth.bit_length() + 1)]
-    return [[layer - o for o in offsets if o <= layer] for layer in range(1, depth + 2)]
+@contextlib.contextmanager
+def recording() -> Iterator[list[Made]]:
+    """Note the topologies that patterns make within the context."""
+    made: list[Made] = []
+    token = _MADE.set(made)
+    try:
+        yield made
+    finally:
+        _MADE.reset(token)
 
 
-@pattern
-def log_dense(depth: int, *, base: float = 2.0) -> Sources:
-    """Read the nearest integers to l - base^i, base real (Log-DenseNet V1, arXiv 1711.00002).
-
-    Base 2 is "sparse"; a smaller base adds offsets between the powers of two.
-    """
-    check_number("base", base, 1.1, 1e6)
-    powers = [base**i for i in range(math.ceil(math.log(depth + 1, base)) + 1)]
-    return [
-        sorted({layer - round(p) for p in powers if p <= layer}, reverse=True)
-        for layer in range(1, depth + 2)
-    ]
-
-
-@pattern
-def log_dense_v2(depth: int, *, stages: int = 3) -> Sources:
-    """Read the offsets 2^i within a stage, and all before it (Log-DenseNet V2, arXiv 1711.00002).
-
-    The layers are in `stages` equally deep stages; a depth that they do not divide is one stage.
-    The output is what the last layer reads, and the last layer. Sources are in order.
-    """
-    check_whole_number("stages", stages, 1)
-    each = depth if depth % stages else depth // stages
-    sources = []
-    for layer in range(1, depth + 1):
-        first = (layer - 1) // each * each
-        offsets = [2**i for i in range(depth.bit_length())]
-        near = sorted(layer - o for o in offsets if layer - o > first)
-        sources.append([*range(first + 1), *near])
-    return [*sources, [*sources[-1], depth]]
-
-
-@pattern
-def windowed(depth: int, *, window: int = 4) -> Sources:
-    """Read the last `window` outputs, oldest first."""
-    check_whole_number("window", window, 1)
-    return [range(max(0, layer - window), layer) for layer in range(1, depth + 2)]
-
-
-@pattern
-def fractal(depth: int) -> Sources:
-    """Read the join of the columns that meet where the layer starts (FractalNet, Section 3).
-
-    A fractal of C columns (arXiv 1605.07648) has 2^C - 1 layers. Column i has 2^(C-1-i) of them,
-    each of span 2^i. All layers that end at one position are joined, and layers that start there
-    read the join. Layers are numbered by their end. Other depths chain the largest fractals.
-    """
-    sources, join = [], (0,)
-    while len(sources) < depth:
-        columns = (depth - len(sources) + 1).bit_length() - 1
-        joins = {0: join}
-        for position in range(1, 2 ** (columns - 1) + 1):
-            spans = [2**i for i in range(columns) if position % 2**i == 0]
-            joins[position] = range(len(sources) + 1, len(sources) + 1 + len(spans))
-            sources += [joins[position - span] for span in spans]
-        join = joins[position]
-    return [*sources, join]
-
-
-@pattern
-def harmonic(depth: int) -> Sources:
-    """Read at the offsets 2^i for which 2^i divides l (HarDNet, arXiv 1909.00948).
-
-    The stage's output is every odd layer and the last, oldest first.
-    """
-    powers = [2**i for i in range(depth.bit_length())]
-    layers = [[layer - p for p in powers if layer % p == 0] for layer in range(1, depth + 1)]
-    return [*layers, [layer for layer in range(1, depth + 1) if layer % 2 or layer == depth]]
-
-
-@pattern
-def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
-    """Read the previous output, and each other with probability `density`, oldest first.
-
-    The sources of layer l depend on (seed, l) alone, so a deeper stage begins like a shallower one.
-    """
-    check_number("density", density, 0, 1)
-    check_whole_number("seed", seed, 0)
-    drawn = [np.random.default_rng([seed, n]).random(n - 1) < density for n in range(1, depth + 2)]
-    return [[*np.flatnonzero(chosen), len(chosen)] for chosen in drawn]
-
-
-@pattern
-def custom(depth: int, *, edges: Iterable[Link]) -> Sources:
-    """Read what the links `(layer, source)` say; layer depth + 1 is the stage's output."""
-    if not isinstance(edges, Iterable):
-        raise UserError(f"edges must be a list of pairs (layer, source), got {edges!r}")
-    sources = [[] for _ in range(depth + 1)]
-    for edge in edges:
-        pair = tuple(edge) if isinstance(edge, Iterable) else ()
-        if len(pair) != 2 or not all(isinstance(end, int | np.integer) for end in pair):
-            raise UserError(f"an edge is a pair (layer, source) of whole numbers, got {edge!r}")
-        layer, source = pair
-        if not 1 <= layer <= depth + 1:
-            raise UserError(f"edge {pair}: no layer {layer}; allowed: 1..{depth + 1}")
-        sources[layer - 1].append(source)
-    return sources
-
-
-def make_topology(name: str, depth: int, /, **arguments: Any) -> Topology:
-    """Make a topology from the name of a pattern.
+def make_topology(pattern: TopologyLike, depth: int, /, **arguments: Any) -> Topology:
+    """Make a topology from a pattern or from links.
 
     Args:
-      name: a key of `PATTERNS`; "log-dense" means "log_dense".
+      pattern: the name of a pattern, a key of `PATTERNS`; "log-dense" means "log_dense". Or a
+        function like those; links `(layer, source)`, as for the pattern `custom`; or a `Topology`
+        of this depth, which is returned.
       depth: N, the number of layers, 1..`MAX_DEPTH`.
       **arguments: arguments of the pattern, such as `base` of "sparse".
 
-    Raise `UserError` for an unknown name or argument, or a value that is not allowed.
+    Raise `UserError` for an unknown name or argument, a value that is not allowed, a pattern that
+    fails or returns no topology of this depth, and a topology of another depth.
     """
     check_whole_number("the depth of a stage", depth, 1, MAX_DEPTH)
-    name = str(name).replace("-", "_")
-    function = choose("topology", PATTERNS, name)
+    if isinstance(pattern, Topology):
+        if pattern.depth != depth:
+            raise UserError(
+                f"topology {pattern.name!r} has {pattern.depth} layers, and the stage has {depth}"
+            )
+        if arguments:
+            raise UserError(f"topology {pattern.name!r} is data and takes no arguments")
+        return pattern
+    if _are_links(pattern):
+        pattern, arguments = "custom", {"edges": pattern, **arguments}
+    if isinstance(pattern, str):
+        name = pattern.replace("-", "_")
+        function = choose("topology", PATTERNS, name)
+    elif callable(pattern):
+        name, function = getattr(pattern, "__name__", "custom"), pattern
+    else:
+        raise UserError(
+            "a topology is the name of a pattern, a Topology, a function, or a list of links"
+            f" (layer, source), got {pattern!r}"
+        )
     check_arguments(f"topology {name!r}", function, arguments)
-    return Topology(name, tuple(tuple(map(int, s)) for s in function(depth, **arguments)))
+    topology = Topology(name, _sources(name, function, depth, arguments))
+    if (made := _MADE.get()) is not None:
+        made.append(Made(topology, arguments))
+    return topology
+
+
+def _are_links(value: Any) -> bool:
+    """Return whether a value is a list of pairs of numbers, rather than of patterns."""
+    return isinstance(value, list | tuple) and any(
+        isinstance(pair, list | tuple)
+        and len(pair) == 2
+        and all(isinstance(end, int | np.integer) for end in pair)
+        for pair in value
+    )
+
+
+def _sources(
+    name: str, function: Pattern, depth: int, arguments: Mapping[str, Any]
+) -> tuple[tuple[int, ...], ...]:
+    try:
+        found = function(depth, **arguments)
+        sources = tuple(tuple(map(operator.index, each)) for each in found)
+    except UserError:
+        raise
+    except Exception as error:  # a user's function may fail in any way
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise UserError(f"pattern {name!r} fails for {depth} layers: {reason}") from error
+    if len(sources) != depth + 1:
+        raise UserError(
+            f"pattern {name!r} returns {len(sources)} lists for {depth} layers; it must return"
+            f" {depth + 1}: the sources of each layer, and the outputs that make up the stage's"
+        )
+    return sources
 
 
 def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
@@ -310,8 +252,13 @@ def per_stage(what: str, value: Any, stages: int) -> tuple[Any, ...]:
     return values
 
 
+def stage_patterns(pattern: TopologyLike, stages: int) -> tuple[TopologyLike, ...]:
+    """Return one pattern, topology or list of links for each stage, as `per_stage`."""
+    return per_stage("topology", [pattern] if _are_links(pattern) else pattern, stages)
+
+
 def stage_topologies(
-    name: str | Sequence[str],
+    pattern: TopologyLike,
     arguments: TopologyArgs,
     depths: Sequence[int],
     *,
@@ -321,7 +268,7 @@ def stage_topologies(
     """Make the topologies of all stages of a network.
 
     Args:
-      name: a pattern, or one for each stage.
+      pattern: as for `make_topology`, or one for each stage.
       arguments: its arguments, or one mapping for each stage.
       depths: number of layers of each stage.
       shortcuts: whether the stages are residual: each layer also reads the previous output,
@@ -330,16 +277,16 @@ def stage_topologies(
 
     Raise `UserError` as `make_topology` and `per_stage`, and for a layer that nothing reads.
     """
-    names = per_stage("topology", name, len(depths))
+    patterns = stage_patterns(pattern, len(depths))
     mappings = per_stage("topology_args", arguments or {}, len(depths))
     for mapping in mappings:
         if not hasattr(mapping, "keys"):
             raise UserError(f"topology_args are arguments by name, got {mapping!r}")
     topologies = tuple(
-        Topology(n, ((0,),))
+        Topology(each if isinstance(each, str) else "plain", ((0,),))
         if depth == 0 and (shortcuts or opened)
-        else make_topology(n, depth, **args)
-        for n, depth, args in zip(names, depths, mappings, strict=True)
+        else make_topology(each, depth, **args)
+        for each, depth, args in zip(patterns, depths, mappings, strict=True)
     )
     for topology in () if shortcuts else topologies:
         if topology.unread:

@@ -6,9 +6,31 @@ from typing import Any
 
 from flax import linen as nn
 
+from aggnets_jax.arguments import choose
+
 Unit = Callable[..., Callable[..., Any]]
 """`unit(layer, name=...)` makes the module of layer 1, 2, ... A unit that makes all layers alike
 needs no such argument: `functools.partial(Module, ...)` is called as `unit(name=...)`."""
+
+
+UNITS: dict[str, Callable[..., nn.Module]] = {}
+"""Units of users by name: `make(features, norm=..., conv=..., name=...)`, see `register_unit`."""
+
+
+def register_unit(name: str, make: Callable[..., nn.Module]) -> None:
+    """Register a unit under a name, for the argument `unit` of DenseNets and SparseNets.
+
+    `make(features, norm=norm, conv=conv, name=...)`, a module class with these fields, makes the
+    module of a layer: [batch, height, width, channels] -> [batch, height, width, features].
+    `norm(name=...)` and `conv(features, kernel_size, name=...)` make the network's normalisations
+    and convolutions.
+    """
+    UNITS[name] = make
+
+
+def find_unit(unit: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    """Return a unit by name, or as it is; raise `UserError` for an unknown name."""
+    return unit if callable(unit) else choose("unit", UNITS, unit)
 
 
 def make_layer(unit: Unit, layer: int) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,13 +22,21 @@ from flax import traverse_util
 from jax.typing import DTypeLike
 
 from aggnets_jax import models
+from aggnets_jax.convert.containers import take_off_prefix
 from aggnets_jax.convert.files import check_mapping, read_state_dict, to_array, write_state_dict
 from aggnets_jax.convert.names import DIALECTS, torch_names
 from aggnets_jax.convert.names_of_compared import COMPARED, UNUSED
+from aggnets_jax.convert.variants import (
+    Facts,
+    adapt_channels,
+    change_epsilons,
+    module_facts,
+    print_twins,
+)
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.training.state import model_shapes
 
-__all__ = ["count_classes", "from_torch", "read_state_dict", "to_torch", "write_state_dict"]
+__all__ = ["from_torch", "read_state_dict", "to_torch", "weight_shapes", "write_state_dict"]
 
 _VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 
@@ -41,13 +49,24 @@ def from_torch(
     num_classes: int | None = None,
     input_shape: Sequence[int] | None = None,
     dtype: DTypeLike = np.float32,
+    epsilon: float | None = None,
     **overrides: Any,
 ) -> dict[str, Any]:
     """Convert weights of another implementation of a network.
 
-    The names are those of the reference implementation, torchvision or timm. `input_shape` is
-    (height, width, channels) of the images, by default the paper's, and `dtype` is the variables'.
-    The other arguments are as for `create_model`.
+    A prefix that all names have is taken off, and colour weights are adapted to images with
+    another number of channels (see `variants`); both are printed, as are published variants of the
+    network that have the same names.
+
+    Args:
+      name: network, as for `create_model`.
+      state_dict: arrays by the names of the reference implementation, torchvision or timm.
+      num_classes: number of classes; default the weights'.
+      input_shape: (height, width, channels) of the images; default the paper's.
+      dtype: dtype of the variables.
+      epsilon: number that the other implementation adds to variances, if it is another one than
+        here; it becomes a part of the scales.
+      **overrides: as for `create_model`.
 
     Returns:
       Variables for `model.apply`: "params" and "batch_stats", NumPy arrays.
@@ -58,8 +77,13 @@ def from_torch(
     """
     dtype = _floating(dtype)
     check_mapping("state_dict", state_dict)
-    model, expected = _network(name, num_classes, input_shape, overrides)
-    names = _best_names(model, name, expected, state_dict)
+    if num_classes is None:
+        with contextlib.suppress(UserError):  # a missing classifier is named below
+            shapes = weight_shapes(name, state_dict, input_shape=input_shape, **overrides)
+            num_classes = shapes.num_classes
+    model, expected, facts = _network(name, num_classes, input_shape, overrides)
+    names, state_dict = _best_names(model, name, expected, state_dict)
+    print_twins(model)
     counters = {key.removesuffix(_VARIANCE) + _COUNTER for key in names if key.endswith(_VARIANCE)}
     unused = re.compile(UNUSED.get(type(model), "(?!)"))
     for key in state_dict:
@@ -72,34 +96,50 @@ def from_torch(
     for key, path in names.items():
         value = to_array(key, state_dict[key])
         wanted = _torch_shape(expected[path])
+        if path == facts.first_kernel:
+            value = adapt_channels(key, value, wanted)
         if value.shape != wanted:
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
         converted[path] = _from_torch_layout(_cast(key, value, dtype))
+    if epsilon is not None:
+        here = {path: (epsilon, own) for path, own in facts.epsilons.items()}
+        converted |= change_epsilons(converted, here)
     return traverse_util.unflatten_dict(converted, sep="/")
 
 
-def count_classes(
+class WeightShapes(NamedTuple):
+    """Sizes that a network's weights have: its classes, and the channels of its images."""
+
+    num_classes: int
+    channels: int
+
+
+def weight_shapes(
     name: str,
     state_dict: Mapping[str, np.ndarray],
     /,
     *,
     input_shape: Sequence[int] | None = None,
     **overrides: Any,
-) -> int:
-    """Return the number of classes that a network's weights have; arguments as for `from_torch`.
+) -> WeightShapes:
+    """Return the sizes that a network's weights have; arguments as for `from_torch`.
 
     Raises:
-      UserError: for a network without known names, or weights without biases of classes.
+      UserError: for a network without known names, or weights without its first and last layer.
     """
     check_mapping("state_dict", state_dict)
-    model, expected = _network(name, None, input_shape, overrides)
-    names = _best_names(model, name, expected, state_dict)
-    keys = (key for key, path in names.items() if path == "params/classifier/bias")
-    key = next(keys, "bias of the classifier")
-    shape = np.shape(state_dict.get(key, ()))
-    if len(shape) != 1:
-        raise UserError(f"the weights have no {key!r} with a number for each class of {name!r}")
-    return shape[0]
+    model, expected, facts = _network(name, None, input_shape, overrides)
+    names, state_dict = _best_names(model, name, expected, state_dict)
+    keys = {path: key for key, path in names.items()}
+
+    def shape(path: str) -> tuple[int, ...]:
+        key = keys.get(path, path)
+        found = to_array(key, state_dict[key]).shape if key in state_dict else ()
+        if len(found) < 2:
+            raise UserError(f"the weights have no {key!r} of {name!r}")
+        return found
+
+    return WeightShapes(shape("params/classifier/kernel")[0], shape(facts.first_kernel)[1])
 
 
 def to_torch(
@@ -110,18 +150,20 @@ def to_torch(
     num_classes: int | None = None,
     input_shape: Sequence[int] | None = None,
     dialect: str | None = None,
+    epsilon: float | None = None,
     **overrides: Any,
 ) -> dict[str, np.ndarray]:
     """Convert "params" and "batch_stats" of a network to a state dict that `from_torch` takes.
 
     The dialect is the source of the names: "reference" (the authors of the paper), "torchvision" or
-    "timm"; default the first of these that the network has. The others are as for `from_torch`.
+    "timm"; default the first of these that the network has. `num_classes` is by default the
+    family's; the others are as for `from_torch`.
 
     Raises:
       UserError: for a network or a dialect without known names, or variables of another network.
     """
     check_mapping("variables", variables)
-    model, expected = _network(name, num_classes, input_shape, overrides)
+    model, expected, facts = _network(name, num_classes, input_shape, overrides)
     dialects = _names(model, name, expected)
     if dialect is None:
         dialect = next(iter(dialects))
@@ -138,6 +180,9 @@ def to_torch(
                 f"the variables are not those of {name!r} with {model.num_classes} classes:"
                 f" {path!r} is {here} and must be {expected.get(path, 'left out')}"
             )
+    if epsilon is not None:
+        there = {path: (own, epsilon) for path, own in facts.epsilons.items()}
+        given |= change_epsilons(given, there)
     state_dict = {}
     for key, path in dialects[dialect].items():
         state_dict[key] = _to_torch_layout(given[path])
@@ -151,11 +196,12 @@ def _network(
     num_classes: int | None,
     input_shape: Sequence[int] | None,
     overrides: Mapping[str, Any],
-) -> tuple[nn.Module, dict[str, tuple[int, ...]]]:
-    """Make the network; return it and the shapes of its variables by path, in computed order."""
+) -> tuple[nn.Module, dict[str, tuple[int, ...]], Facts]:
+    """Make the network; return it, the shapes of its variables by path, and facts about it."""
     model = models.create_model(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape
-    return model, dict(_shapes(model, models.check_image_shape(shape)))
+    shape = models.check_image_shape(shape)
+    return model, dict(_shapes(model, shape)), module_facts(model, shape)
 
 
 @functools.lru_cache(maxsize=4)  # weights often go to and fro
@@ -180,11 +226,11 @@ def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, d
 
 def _best_names(
     model: nn.Module, name: str, paths: Mapping[str, Any], state_dict: Mapping[str, Any]
-) -> dict[str, str]:
-    """Return our paths by the names of the dialect that fits a state dict best."""
-    return max(
-        _names(model, name, paths).values(), key=lambda names: len(names.keys() & state_dict.keys())
-    )
+) -> tuple[dict[str, str], Mapping[str, Any]]:
+    """Return our paths by the names of the dialect that fits best, and weights without a prefix."""
+    dialects = _names(model, name, paths).values()
+    state_dict = take_off_prefix(state_dict, dialects)
+    return max(dialects, key=lambda names: len(names.keys() & state_dict.keys())), state_dict
 
 
 def _floating(dtype: DTypeLike) -> np.dtype:

@@ -4,61 +4,148 @@ A `.pth` file is a pickle, which can run code when it is read; `torch.load(weigh
 refuses files that hold anything but data.
 """
 
+import contextlib
 import importlib
+import json
+import re
+import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
+from aggnets_jax.convert.containers import find_weights, take_off_wrappers
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import (
     AnyPath,
     PathLike,
     any_path,
+    check_fields,
     explained,
     local_copy,
     make_folder,
+    read_json,
     whole_file,
 )
 
 _PICKLES = (".pth", ".pt", ".bin", ".tar")
-ENDINGS = (".safetensors", *_PICKLES)
-_PREFIX = "module."
+_INDEX = ".index.json"
+ENDINGS = (".safetensors", *_PICKLES, _INDEX)
+_SHARD = re.compile(r"(.+-)(\d{5})(-of-)(\d{5})(\.[a-z]+)")
+_METADATA = "aggnets_jax"
 
 
-def read_state_dict(file: PathLike) -> dict[str, np.ndarray]:
+def is_file_of_weights(file: PathLike) -> bool:
+    """Return whether a file's name has an ending as for `read_state_dict`."""
+    return str(file).endswith(ENDINGS)
+
+
+def read_state_dict(file: PathLike, entry: str | None = None) -> dict[str, np.ndarray]:
     """Read weights by their names.
 
-    In a checkpoint of a training run, with epochs and optimiser beside the weights, only the
-    weights are read, and the prefix of `torch.nn.DataParallel` is taken off; both are printed. The
-    file ends in `.safetensors`, or is `.pth`, `.pt`, `.bin` or `.tar` written by `torch.save`.
+    Only the weights are read from a checkpoint of a training run, which has epochs, optimiser and
+    averages beside them, and the prefixes of modules that wrap a network are taken off (see
+    `containers`); both are printed. The file ends in `.safetensors`, or is `.pth`, `.pt`, `.bin` or
+    `.tar` written by `torch.save`, or is the `.index.json` of a file in several parts; one of the
+    parts stands for all.
+
+    Args:
+      file: file to read.
+      entry: entry of a checkpoint that has several with weights, such as "state_dict_ema", or
+        prefix of the names to read; default the one that is no average.
 
     Raises:
       UserError: if it can't be read, or it is not clear which entry has the weights.
     """
-    path = _path(file)
-    read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
-    try:
-        with local_copy(path) as local:
-            with local.open("rb"):
-                pass
-            state_dict = read(local)
-    except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
-    if not state_dict:
-        raise UserError(f"{path} holds no weights")
-    prefixed = [key.startswith(_PREFIX) for key in state_dict]
-    if all(prefixed):
-        print(f"{path}: the names' prefix {_PREFIX!r} is taken off", flush=True)
-        return {key.removeprefix(_PREFIX): value for key, value in state_dict.items()}
-    return state_dict
+    content: Any = {}
+    for path in _parts(_path(file, ENDINGS)):
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
+        try:
+            with local_copy(path) as local:
+                with local.open("rb"):
+                    pass
+                part = read(local)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror or one_line(error)}") from error
+        content = {**content, **part} if content and isinstance(part, Mapping) else part
+    weights = find_weights(str(file), content, _is_array, entry)
+    if not weights:
+        raise UserError(f"{file} holds no weights")
+    arrays = {key: _to_numpy(str(file), key, value) for key, value in weights.items()}
+    return take_off_wrappers(str(file), arrays)
 
 
-def write_state_dict(file: PathLike, state_dict: Mapping[str, np.ndarray]) -> None:
+def _parts(path: AnyPath) -> list[AnyPath]:
+    """Return the files that hold a file's weights."""
+    if path.name.endswith(_INDEX):
+        names = read_json(path).get("weight_map")
+        check_fields(path, names, dict, "weight_map")
+        files = sorted({str(path.with_name(PurePath(name).name)) for name in names.values()})
+        return [_path(file, ENDINGS[:-1]) for file in files]
+    if match := _SHARD.fullmatch(path.name):
+        begin, _, of, count, end = match.groups()
+        names = [f"{begin}{number:05}{of}{count}{end}" for number in range(1, int(count) + 1)]
+        return [path.with_name(name) for name in names]
+    return [path]
+
+
+def read_metadata(file: PathLike) -> dict[str, Any]:
+    """Return facts about the data that weights are for, from the file or its `config.json`.
+
+    The first is as `write_state_dict` wrote it, and the second as on the Hugging Face Hub beside
+    timm's weights. Both may lack; a `config.json` of other kinds is ignored.
+
+    Returns:
+      Some of `class_names`, `image_shape`, `mean`, `std`, and `architecture`, timm's name.
+    """
+    path = _path(file, ENDINGS)
+    found: dict[str, Any] = {}
+    beside = path.with_name("config.json")
+    if beside.is_file():
+        with contextlib.suppress(UserError, AttributeError, TypeError, ValueError):
+            found = _timm_facts(read_json(beside))
+    if path.suffix == ".safetensors" and path.is_file():
+        kinds = safetensors.SafetensorError, OSError
+        with (
+            explained(f"{path} can't be read", *kinds),
+            local_copy(path) as local,
+            safetensors.safe_open(local, "np") as opened,
+        ):
+            own = (opened.metadata() or {}).get(_METADATA)
+        if own:
+            with explained(f"the metadata of {path} are damaged", ValueError, RecursionError):
+                found = json.loads(own)
+            kinds = {"class_names": [str], "image_shape": [int], "mean": [float], "std": [float]}
+            check_fields(path, found, kinds, "metadata")
+    return found
+
+
+def _timm_facts(content: Mapping[str, Any]) -> dict[str, Any]:
+    if "architecture" not in content:
+        return {}
+    facts, data = {"architecture": str(content["architecture"])}, content.get("pretrained_cfg", {})
+    if size := data.get("input_size"):
+        channels, height, width = map(int, size)
+        facts["image_shape"] = [height, width, channels]
+    for name in ("mean", "std"):
+        if values := data.get(name):
+            facts[name] = [float(value) for value in values]
+    if names := content.get("label_names"):
+        facts["class_names"] = [str(name) for name in names]
+    return facts
+
+
+def write_state_dict(
+    file: PathLike,
+    state_dict: Mapping[str, np.ndarray],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
     """Write weights, from `to_torch`, to a new file with an ending as for `read_state_dict`.
+
+    A `.safetensors` file takes facts about the data, too, see `read_metadata`.
 
     Raises:
       UserError: if the file exists already, or can't be written.
@@ -72,15 +159,26 @@ def write_state_dict(file: PathLike, state_dict: Mapping[str, np.ndarray]) -> No
         with whole_file(path) as partial:
             if path.suffix == ".safetensors":
                 # PyTorch's readers ask for this entry.
-                safetensors.numpy.save_file(arrays, partial, metadata={"format": "pt"})
+                facts = {_METADATA: json.dumps(metadata)} if metadata else {}
+                content = safetensors.numpy.save(arrays, metadata={"format": "pt", **facts})
+                partial.write_bytes(_with_sorted_header(content))
             else:
                 torch = _torch(path)
                 torch.save({key: torch.from_numpy(a) for key, a in arrays.items()}, partial)
 
 
+def _with_sorted_header(content: bytes) -> bytes:
+    """Return a `.safetensors` file whose header has its keys in order; the library has none."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
+
+
 def check_new_file(file: PathLike) -> AnyPath:
     """Return the path of a file that `write_state_dict` can write, or raise `UserError`."""
-    path = _path(file)
+    path = _path(file, ENDINGS[:-1])
     with explained(f"{path} can't be written"):  # a name that is too long
         if path.exists():
             raise UserError(f"{path} exists already; give the name of a new file")
@@ -89,10 +187,10 @@ def check_new_file(file: PathLike) -> AnyPath:
     return path
 
 
-def _path(file: PathLike) -> AnyPath:
+def _path(file: PathLike, endings: tuple[str, ...]) -> AnyPath:
     path = any_path(file)
-    if path.suffix not in ENDINGS:
-        raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(ENDINGS)}")
+    if not path.name.endswith(endings):
+        raise UserError(f"{path} has no ending of a file of weights; allowed: {', '.join(endings)}")
     return path
 
 
@@ -136,47 +234,28 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         return safetensors.numpy.load_file(path)
 
 
-def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+def _read_pickle(path: Path) -> Any:
     torch = _torch(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # UnpicklingError, and any other at a damaged file
         raise UserError(
             f"{path} can't be read by torch.load(weights_only=True): {one_line(error)}"
         ) from error
-    weights = _weights_in(path, content, torch)
-    return {key: _to_numpy(path, key, value, torch) for key, value in weights.items()}
 
 
-def _weights_in(path: Path, content: Any, torch: ModuleType) -> Mapping[str, Any]:
-    """Find the one mapping of names to tensors in a file's content."""
-
-    def others(mapping: Mapping[Any, Any]) -> list[Any]:
-        return [
-            key
-            for key, value in mapping.items()
-            if not (isinstance(key, str) and isinstance(value, torch.Tensor))
-        ]
-
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a state_dict")
-    if not (beside := others(content)):
-        return content
-    inner = [k for k, v in content.items() if isinstance(v, Mapping) and v and not others(v)]
-    if not inner:
-        kind = type(content[beside[0]]).__name__
-        raise UserError(f"{path} is no state_dict: {beside[0]!r} is a {kind}, not a tensor")
-    if len(inner) > 1:
-        entries = ", ".join(map(repr, inner))
-        raise UserError(f"{path} has weights in more than one entry ({entries}); save one alone")
-    print(f"{path}: the weights are its entry {inner[0]!r}, the others are not read", flush=True)
-    return content[inner[0]]
+def _is_array(value: Any) -> bool:
+    """Return whether a value is an array or, if PyTorch is imported, a tensor."""
+    torch = sys.modules.get("torch")
+    return isinstance(value, np.ndarray) or (torch and isinstance(value, torch.Tensor))
 
 
-def _to_numpy(path: Path, key: str, tensor: Any, torch: ModuleType) -> np.ndarray:
-    tensor = tensor.detach()
-    with explained(f"{path}: {key!r} can't be read", RuntimeError, TypeError):  # sparse, quantised
+def _to_numpy(file: str, key: str, value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    tensor = value.detach()
+    with explained(f"{file}: {key!r} can't be read", RuntimeError, TypeError):  # sparse, quantised
         # NumPy has no bfloat16 of its own.
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()

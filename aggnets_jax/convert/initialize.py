@@ -1,7 +1,6 @@
 """Starting a run from the weights of another run or of a file, instead of its initialisation."""
 
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -11,17 +10,23 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
-from aggnets_jax.convert import count_classes, from_torch, read_state_dict, some
-from aggnets_jax.convert.files import ENDINGS
+from aggnets_jax.convert import from_torch, read_state_dict, some
+from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
+from aggnets_jax.convert.files import is_file_of_weights
 from aggnets_jax.data import DatasetInfo
+from aggnets_jax.detection import Detector
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike, any_path
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import Variables, at_seed, leaves_by_path, model_shapes, over_seeds
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 _CLASSIFIER = "params/classifier/"
+# The parts of a detector that have outputs for each class.
+_PREDICTORS = ("params/boxes/scores/", "params/boxes/deltas/", "params/mask/masks/")
+_BOX_PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
 
 
 def initial_variables(
@@ -34,9 +39,14 @@ def initial_variables(
     printed. Several seeds, the first axis of each array, may start from one network. Config, data
     set and workdir are those of the run that starts.
 
+    A detector may start from another detector, of which the predictors of classes stay new alike,
+    or from a classifier, which gives it the backbone.
+
     Raises:
       UserError: if there are no such weights, or they are another network's.
     """
+    if config.task == "detection":
+        return _replaced_in_detector(config, info, variables, workdir)
     if not config.model.scan:
         return _replaced(config, info, variables, workdir)
     # Other runs and files have the weights of each layer apart.
@@ -54,7 +64,7 @@ def _replaced(
     config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
     """Replace the variables of a network without loops."""
-    if PurePath(config.init_from).suffix in ENDINGS:
+    if is_file_of_weights(config.init_from):
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
         same_classes = True  # a file does not name them
     else:
@@ -91,6 +101,70 @@ def _replaced(
     return jax.tree.unflatten(jax.tree.structure(variables), replaced)
 
 
+def _replaced_in_detector(
+    config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
+) -> Variables:
+    """Replace the variables of a detector, or those of its backbone."""
+    detector = get_task(config).make_network(config, info.num_classes)
+    source, same_classes, is_detector = config.init_from, True, False
+    if is_file_of_weights(config.init_from):
+        state_dict = read_state_dict(config.init_from)
+        is_detector = _BOX_PREDICTOR in state_dict
+        given = _detector_from_file(config, detector, state_dict)
+    else:
+        restored = _from_run(config, workdir)
+        source = f"{config.init_from} after step {restored.step}"
+        is_detector = restored.config.task == "detection"
+        same_classes = restored.info.class_names == info.class_names
+        given = restored.variables
+    if not is_detector:
+        given = {name: {"backbone": x} for name, x in detector.backbone.pretrained(given).items()}
+    new, old = leaves_by_path(variables), leaves_by_path(given)
+    if is_detector:
+        _check_paths(source, config.task_args.get("detector", "detector"), new, old)
+    other = {path for path in old if new[path].shape != old[path].shape}
+    for path in other:
+        if not path.startswith(_PREDICTORS):
+            raise UserError(
+                f"{source} does not fit: {path} has the shape {old[path].shape} there, and must"
+                f" have {new[path].shape}"
+            )
+    new_head = is_detector and (bool(other) or not same_classes)
+    left = {path for path in new if new_head and path.startswith(_PREDICTORS)}
+    print(
+        f"starting from {source}"
+        + ("" if is_detector else "; all but the backbone is new")
+        + (f"; the predictors are new, for {info.num_classes} classes" if new_head else ""),
+        flush=True,
+    )
+    replaced = [
+        jnp.asarray(old[path], x.dtype) if path in old and path not in left else x
+        for path, x in new.items()
+    ]
+    return jax.tree.unflatten(jax.tree.structure(variables), replaced)
+
+
+def _detector_from_file(
+    config: ml_collections.ConfigDict, detector: Detector, state_dict: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the variables of a detector, or of the network of its backbone."""
+    if config.init_checkpoint != "latest":
+        raise UserError(
+            f"config.init_checkpoint={config.init_checkpoint} is for the workdir of a run, and"
+            f" config.init_from is the file {config.init_from}"
+        )
+    if _BOX_PREDICTOR in state_dict:
+        outputs = len(state_dict[_BOX_PREDICTOR])
+        if not (outputs == 91 and detector.num_classes == len(COCO_IDS)):
+            detector = detector.clone(num_classes=outputs - 1)
+        return detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
+    network = {
+        "input_shape": detector.backbone.image_shape,
+        **config_lib.model_arguments(config),
+    }
+    return from_torch(config.model.name, state_dict, **network)
+
+
 def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
     folder, own = any_path(config.init_from), any_path(workdir)
     if folder == own or (not is_url(folder) and folder.resolve() == own.resolve()):
@@ -107,8 +181,7 @@ def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str
         )
     state_dict = read_state_dict(config.init_from)
     network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
-    num_classes = count_classes(config.model.name, state_dict, **network)
-    return from_torch(config.model.name, state_dict, num_classes=num_classes, **network)
+    return from_torch(config.model.name, state_dict, **network)
 
 
 def _check_paths(

@@ -171,6 +171,10 @@ def _is_efficientnet(network: EfficientNet) -> bool:
     return not network.replaced and _identities(network.shortcut_topologies)
 
 
+def _pads_symmetrically(network: EfficientNet) -> bool:
+    return _is_efficientnet(network) and network.padding == "symmetric"
+
+
 def _torchvision_mbconv(stage: str, layer: str | None, part: str) -> str:
     # Stage 1 does not expand, so that its blocks have one convolution less.
     first = 0 if stage == "1" else 1
@@ -307,7 +311,7 @@ def _hcgnet(network: HCGNet) -> tuple[Rule, ...]:
 
 DIALECTS: dict[type[nn.Module], dict[str, Rules]] = {
     EfficientNet: {
-        "torchvision": _if(_is_efficientnet, _EFFICIENTNET_TORCHVISION),
+        "torchvision": _if(_pads_symmetrically, _EFFICIENTNET_TORCHVISION),
         "timm": _if(_is_efficientnet, _EFFICIENTNET_TIMM),
     },
     HCGNet: {"reference": _hcgnet},

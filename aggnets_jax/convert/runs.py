@@ -1,5 +1,9 @@
 """`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -7,7 +11,9 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_state_dict
-from aggnets_jax.convert.files import check_new_file
+from aggnets_jax.convert.detectors import detector_from_torch, detector_to_torch, epsilon_of
+from aggnets_jax.convert.facts import describe_weights
+from aggnets_jax.convert.files import check_new_file, read_metadata
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import PathLike, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -20,27 +26,83 @@ from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import restore_network
 
 
-def import_weights(config: ml_collections.ConfigDict, workdir: PathLike, file: str) -> None:
+def import_weights(
+    config: ml_collections.ConfigDict,
+    workdir: PathLike,
+    file: str,
+    *,
+    entry: str | None = None,
+    class_names: str | None = None,
+    epsilon: float | None = None,
+) -> None:
     """Make the workdir of a run at step 0 with weights from a file.
 
-    It can be evaluated, and training can go on from these weights; files are as for
-    `read_state_dict`.
+    It can be evaluated, and training can go on from these weights. No data set is needed: see
+    `describe_weights`. If the config has a `data_dir`, the set there is described instead.
+
+    Args:
+      config: resolved config of the run.
+      workdir: new directory.
+      file: as for `read_state_dict`.
+      entry: as for `read_state_dict`.
+      class_names: as for `describe_weights`.
+      epsilon: as for `from_torch`.
 
     Raises:
       UserError: if the weights are not the config's network's; nothing is written.
     """
-    info = data.describe(config.data)
     if config.num_seeds > 1:
         raise UserError("a file has the weights of one network: set config.num_seeds=1")
-    variables = from_torch(
-        config.model.name,
-        read_state_dict(file),
-        num_classes=info.num_classes,
-        input_shape=info.image_shape,
-        **config_lib.model_arguments(config),
-    )
+    if config.task == "detection":
+        task = get_task(config)
+        info, state_dict = task.describe(config), read_state_dict(file, entry)
+        detector = task.make_network(config, info.num_classes)
+        variables = detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
+    else:
+        info, variables = _classifier(config, file, entry, epsilon, class_names)
     write_new_run(config, info, variables, workdir)
     print(f"{workdir} has the weights of {file} as those of {config.model.name}", flush=True)
+
+
+def _classifier(
+    config: ml_collections.ConfigDict,
+    file: str,
+    entry: str | None,
+    epsilon: float | None,
+    class_names: str | None,
+) -> tuple[data.DatasetInfo, Variables]:
+    """Return the data set and the variables of a classifier from a file."""
+    state_dict = read_state_dict(file, entry)
+    if config.data.data_dir is not None:
+        if class_names is not None:
+            raise UserError("--class_names and a folder of data (--data_dir) both name the classes")
+        info = data.describe(config.data)
+    else:
+        metadata = read_metadata(file)
+        _check_architecture(config, metadata, epsilon)
+        info = describe_weights(config, state_dict, metadata, class_names)
+    variables = from_torch(
+        config.model.name,
+        state_dict,
+        num_classes=info.num_classes,
+        input_shape=info.image_shape,
+        epsilon=epsilon,
+        **config_lib.model_arguments(config),
+    )
+    return info, variables
+
+
+def _check_architecture(
+    config: ml_collections.ConfigDict, metadata: Mapping[str, Any], epsilon: float | None
+) -> None:
+    """Raise `UserError` if metadata say that weights come from TensorFlow and the flags don't."""
+    there = metadata.get("architecture", "")
+    same = config.model.args.get("padding") == "same" and epsilon is not None
+    if there.startswith("tf_") and not same:
+        raise UserError(
+            f"these are the weights of {there}, which pads as TensorFlow and adds 1e-3 to"
+            " variances: set --config.model.args.padding=same --epsilon=1e-3"
+        )
 
 
 def write_new_run(
@@ -54,7 +116,9 @@ def write_new_run(
     Raises:
       UserError: if there is a run in it, or the config fits none; nothing is written.
     """
-    setup = set_up(config, get_task(config), info=info)
+    # A length in epochs of unknown data changes nothing here.
+    sizes = dataclasses.replace(info, num_train=info.num_train or config.batch_size)
+    setup = set_up(config, get_task(config), info=sizes)
     state = setup.state_from(jax.tree.map(jnp.asarray, variables))
     config_json = config_lib.to_json(config)
     with open_workdir(workdir, config_json) as path:
@@ -74,11 +138,13 @@ def export_weights(
     which: str = "latest",
     seed: int | None = None,
     dialect: str | None = None,
+    epsilon: float | None = None,
 ) -> None:
     """Write the weights of a checkpoint, its averages if it has any, to a new file.
 
     The checkpoint is as for `restore_network`, the seed of a run with several, the file as for
-    `write_state_dict`, and the dialect as for `to_torch`.
+    `write_state_dict`, and dialect and epsilon as for `to_torch`. A `.safetensors` file gets the
+    names of the classes, the size of the images, mean and deviation, too.
 
     Raises:
       UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
@@ -86,13 +152,21 @@ def export_weights(
     check_new_file(file)
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     restored = restore_network(workdir, which, everywhere)
-    state_dict = to_torch(
-        restored.config.model.name,
-        restored.variables_at(seed),
-        num_classes=restored.info.num_classes,
-        input_shape=restored.info.image_shape,
-        dialect=dialect,
-        **config_lib.model_arguments(restored.config),
-    )
-    write_state_dict(file, state_dict)
+    facts = None
+    if restored.config.task == "detection":
+        state_dict = detector_to_torch(restored.model, restored.variables_at(seed))
+    else:
+        info = restored.info
+        state_dict = to_torch(
+            restored.config.model.name,
+            restored.variables_at(seed),
+            num_classes=info.num_classes,
+            input_shape=info.image_shape,
+            dialect=dialect,
+            epsilon=epsilon,
+            **config_lib.model_arguments(restored.config),
+        )
+        names = ("class_names", "image_shape", "mean", "std")
+        facts = {name: getattr(info, name) for name in names}
+    write_state_dict(file, state_dict, facts)
     print(f"{file} has the weights of {workdir} after step {restored.step}", flush=True)

@@ -16,7 +16,12 @@ from aggnets_jax.data.batches import (
     train_batches,
     train_data,
 )
-from aggnets_jax.data.dataset_info import DatasetInfo, describe
+from aggnets_jax.data.dataset_info import (
+    DatasetInfo,
+    describe,
+    evaluation_split,
+    unnamed_classes,
+)
 from aggnets_jax.data.preprocess import Preprocess, as_they_are, make_preprocess
 from aggnets_jax.data.resident import Batch, ResidentData
 
@@ -31,9 +36,11 @@ __all__ = [
     "as_they_are",
     "describe",
     "eval_batches",
+    "evaluation_split",
     "file_batches",
     "make_mix",
     "make_preprocess",
     "train_batches",
     "train_data",
+    "unnamed_classes",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 DIGITS = "aggnets_digits"
+COCO_FOLDER, SCENES = "coco_folder", "aggnets_digit_scenes"
+OBJECT_SETS = (COCO_FOLDER, SCENES)
+"""Names of data sets of objects, see `aggnets_jax.data.objects`."""
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -42,6 +46,10 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
+    if base in OBJECT_SETS:
+        raise UserError(
+            f"data set {base} has objects, not a class for each image: it is for detection"
+        )
     # TFDS looks at the files first only if the name asks for a version, even for any version.
     versioned = name if ":" in name else f"{name}:*.*.*"
     try:
@@ -52,13 +60,28 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        known = {*tfds.list_builders(with_community_datasets=False), DIGITS, IMAGE_FOLDER}
+        shipped = {DIGITS, IMAGE_FOLDER, *OBJECT_SETS}
+        known = {*tfds.list_builders(with_community_datasets=False), *shipped}
         raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ParseError, ValueError) as error:
         configs = set(tfds.builder_cls(base).builder_configs) if config else set()
         if configs and config not in configs:
             raise unknown(f"config of {base}", config, configs) from None
-        raise UserError(f"data set {name!r} cannot be opened: {one_line(error)}") from error
+        damaged = _damaged_file(epath.Path(data_dir or tfds.core.constants.DATA_DIR, base))
+        where = f"{damaged} is damaged: " if damaged else ""
+        problem = f"data set {name!r} cannot be opened: {where}{one_line(error)}"
+        raise UserError(problem) from error
+
+
+def _damaged_file(folder: epath.Path) -> epath.Path | None:
+    """Return the first JSON file of a prepared data set that can't be read, if there is one."""
+    # In folders of versions, which may be in folders of configs; buckets search no deeper.
+    for file in sorted([*folder.glob("*/*.json"), *folder.glob("*/*/*.json")]):
+        try:
+            json.loads(file.read_text())
+        except (OSError, ValueError, RecursionError):
+            return file
+    return None
 
 
 def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

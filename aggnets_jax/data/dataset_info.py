@@ -28,6 +28,7 @@ NORMALISATION = {
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "imagenet": _IMAGENET,
     IMAGE_FOLDER: _IMAGENET,
+    "coco_folder": _IMAGENET,
 }
 
 # Sets whose test splits hold images without labels.
@@ -52,6 +53,7 @@ class DatasetInfo:
       resident: whether the images live on the device.
       resized: whether the host crops and resizes the images to `image_size`. Otherwise they reach
         the device as stored, and are augmented there.
+      category_ids: in data sets of objects, the id of each class in their files.
     """
 
     name: str
@@ -66,6 +68,7 @@ class DatasetInfo:
     std: tuple[float, ...]
     resident: bool
     resized: bool
+    category_ids: tuple[int, ...] = ()
 
 
 class Split(NamedTuple):
@@ -92,6 +95,11 @@ class Split(NamedTuple):
     def pieces(self) -> Sequence[tfds.core.utils.shard_utils.FileInstruction]:
         """Pieces of files, in reading order: `filename`, and records to `skip` and to `take`."""
         return self.builder.info.splits[self.name].file_instructions
+
+
+def unnamed_classes(num_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have none: "class 0", "class 1", ..."""
+    return tuple(f"class {number}" for number in range(num_classes))
 
 
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
@@ -131,6 +139,16 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
         resident=resident,
         resized=resized,
     )
+
+
+def evaluation_split(data_config: ml_collections.ConfigDict) -> str:
+    """Return the split by which a config's data set evaluates networks, by default.
+
+    Raises:
+      UserError: if there is no such data set or split.
+    """
+    builder = open_prepared(data_config.name, data_config.data_dir)
+    return data_config.eval_split or _default_eval_split(builder)
 
 
 def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
@@ -225,6 +243,15 @@ def _image_shape(
     return (size, size, channels), True
 
 
+def default_normalisation(
+    builder_name: str, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel of a data set, if a config sets none."""
+    half = (0.5,) * channels
+    constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
+    return next(constants, (half, half))
+
+
 def normalisation(
     data_config: ml_collections.ConfigDict, builder_name: str, channels: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -233,9 +260,7 @@ def normalisation(
     Raises:
       UserError: if the config's do not fit the channels.
     """
-    half = (0.5,) * channels
-    constants = (value for key, value in NORMALISATION.items() if builder_name.startswith(key))
-    default_mean, default_std = next(constants, (half, half))
+    default_mean, default_std = default_normalisation(builder_name, channels)
     mean = tuple(data_config.mean) or default_mean
     std = tuple(data_config.std) or default_std
     for field, values in (("mean", mean), ("std", std)):

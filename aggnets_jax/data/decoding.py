@@ -24,6 +24,8 @@ JPEG_TRANSFORM = "INTEGER_ACCURATE"
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_TRIES = 10
+# Bytes at the beginning of a JPEG among which EXIF data begin, if there are any: they come first.
+_JPEG_HEAD = 1 << 12
 # Evaluation resizes the short side to this multiple of the crop's side: 256 for 224.
 EVAL_RESIZE = 256 / 224
 
@@ -86,7 +88,7 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     tf = import_tensorflow()
     head = tf.case(
         [
-            (tf.io.is_jpeg(encoded), lambda: tf.strings.substr(encoded, 0, 1 << 16)),
+            (tf.io.is_jpeg(encoded), lambda: tf.strings.substr(encoded, 0, _JPEG_HEAD)),
             (_is_png(encoded), lambda: encoded),
         ],
         default=lambda: b"",

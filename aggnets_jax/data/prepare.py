@@ -8,6 +8,7 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
+from aggnets_jax.data.objects.voc import VOC, write_voc
 from aggnets_jax.errors import UserError, one_line
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
     if manual_dir is not None and not os.path.isdir(os.path.expanduser(manual_dir)):
         raise UserError(f"manual_dir {manual_dir} does not exist or is not a directory")
     builder = find_builder(name, data_dir)
-    feature_keys(builder)
+    if builder.name != VOC:
+        feature_keys(builder)
     if is_prepared(builder):
         return builder
     if not sys.stderr.isatty():
@@ -60,7 +62,15 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
 
 
 def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -> None:
-    """Print the folder, the splits and the shapes of a prepared data set."""
+    """Print the folder, the splits and the shapes of a prepared data set.
+
+    A data set of objects becomes a folder in COCO's format, whose name is printed.
+    """
+    if builder.name == VOC:
+        folder = write_voc(builder)
+        print(f"{name} is prepared in COCO's format in {folder}")
+        print(f"use it with task=detection data.name=coco_folder data.data_dir={folder}")
+        return
     from aggnets_jax.data.dataset_info import feature_keys
 
     print(f"{name} {builder.version} is prepared in {builder.data_path}")

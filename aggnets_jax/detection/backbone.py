@@ -20,7 +20,7 @@ from jax.extend import core
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.connectivity.features import Masked
+from aggnets_jax.connectivity.features import Masked, without_statistics
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.registry import create_model, input_shape
@@ -39,6 +39,8 @@ class Backbone:
       strides: their strides in pixels.
       image_shape: (height, width, channels) of images that the network takes.
       frozen: levels whose endpoints depend on no trainable parameter; 1: stem and first stage.
+      trains_statistics: whether training normalises by the batch and updates the running averages,
+        for networks without trained weights; else batch normalisation is as in evaluation.
     """
 
     network: nn.Module
@@ -46,6 +48,7 @@ class Backbone:
     strides: tuple[int, ...]
     image_shape: tuple[int, int, int]
     frozen: int = 1
+    trains_statistics: bool = False
 
     def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
         """Return new variables: "params" and "batch_stats" that the levels depend on."""
@@ -64,14 +67,31 @@ class Backbone:
         Returns:
           The levels [batch, height / stride, width / stride, features].
         """
+        return _levels(self.network, self.endpoints, self._whole(variables), images)[1]
+
+    def train(
+        self, variables: Mapping[str, Any], images: jax.Array, rngs: Mapping[str, jax.Array]
+    ) -> tuple[tuple[jax.Array, ...], dict[str, Any]]:
+        """Compute the levels as `apply`, normalised by the batch; return updated running averages.
+
+        `rngs` has the key "dropout" if the network drops anything.
+        """
+        _, levels, updated = _levels(
+            self.network, self.endpoints, self._whole(variables), images, train=True, rngs=rngs
+        )
+        flat = traverse_util.flatten_dict(dict(updated))
+        kept = {path: x for path, x in flat.items() if ("batch_stats", *path) not in self.unused}
+        return levels, traverse_util.unflatten_dict(kept)
+
+    def _whole(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the variables with those that no level depends on, and frozen ones stopped."""
         flat = traverse_util.flatten_dict(dict(variables))
         frozen = self.frozen_paths
         for path in flat:
             if path[0] == "params" and path[1:] in frozen:
                 flat[path] = jax.lax.stop_gradient(flat[path])
         unused = {path: jnp.zeros(x.shape, x.dtype) for path, x in self.unused.items()}
-        variables = traverse_util.unflatten_dict(unused | flat)
-        return _levels(self.network, self.endpoints, variables, images)[1]
+        return traverse_util.unflatten_dict(unused | flat)
 
     def pretrained(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """Return the variables that the levels depend on, of the network's trained variables.
@@ -107,22 +127,30 @@ class Backbone:
 
 
 def _levels(
-    network: nn.Module, endpoints: Sequence[str], variables: Mapping[str, Any], images: jax.Array
-) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
-    """Return the endpoints of a network, and its levels."""
+    network: nn.Module,
+    endpoints: Sequence[str],
+    variables: Mapping[str, Any],
+    images: jax.Array,
+    *,
+    train: bool = False,
+    rngs: Mapping[str, jax.Array] | None = None,
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...], dict[str, Any]]:
+    """Return the endpoints of a network, its levels, and in training the updated averages."""
     normalised: list[tuple[Any, jax.Array]] = []
     masked: list[tuple[Any, jax.Array]] = []
 
     def record(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, BatchNorm):
-            normalised.append((args[0], output))
+            normalised.append((without_statistics(args[0]), output))
         elif isinstance(output, Masked):
             masked.append((output.features, output.mask))
         return output
 
     with nn.intercept_methods(record):
-        _, found = network.apply(variables, images, train=False)
+        (_, found), updated = network.apply(
+            variables, images, train=train, rngs=rngs, mutable=["batch_stats"] if train else []
+        )
     stages = tuple(found[name] for name in endpoints)
     levels = []
     for stage in stages:
@@ -133,7 +161,7 @@ def _levels(
         for mask in (mask for features, mask in masked if features is stage):
             level = level * mask
         levels.append(level)
-    return stages, tuple(levels)
+    return stages, tuple(levels), updated.get("batch_stats", {})
 
 
 @lru_cache(maxsize=16)
@@ -144,7 +172,8 @@ def _facts(
     network = without_loops(backbone.network)
     images = jax.ShapeDtypeStruct((1, *backbone.image_shape), jnp.float32)
     variables = jax.eval_shape(network.init, jax.random.key(0), images)
-    program = jax.make_jaxpr(partial(_levels, network, backbone.endpoints))(variables, images).jaxpr
+    levels = partial(_levels, network, backbone.endpoints)
+    program = jax.make_jaxpr(lambda *inputs: levels(*inputs)[:2])(variables, images).jaxpr
     number = len(backbone.endpoints)
     used = read_by(program, program.outvars[number:])
     upstream = read_by(program, program.outvars[: backbone.frozen])
@@ -178,14 +207,20 @@ class Levels(nn.Module):
     backbone: Backbone
 
     @nn.compact
-    def __call__(self, images: jax.Array) -> tuple[jax.Array, ...]:
-        """Compute the levels of images; see `Backbone.apply`."""
+    def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
+        """Compute the levels of images; see `Backbone.apply`, and in training `Backbone.train`."""
         if self.is_initializing():
             variables = self.backbone.init(self.make_rng("params"), images)
             for collection, tree in variables.items():
                 for name, value in tree.items():
                     self.put_variable(collection, name, value)
-        return self.backbone.apply(self.variables, images)
+        if not (train and self.backbone.trains_statistics):
+            return self.backbone.apply(self.variables, images)
+        rngs = {"dropout": self.make_rng("dropout")} if self.has_rng("dropout") else {}
+        levels, averages = self.backbone.train(self.variables, images, rngs)
+        for name, value in averages.items():
+            self.put_variable("batch_stats", name, value)
+        return levels
 
 
 def make_backbone(
@@ -193,6 +228,7 @@ def make_backbone(
     *,
     endpoints: Sequence[str] | None = None,
     frozen: int = 1,
+    trains_statistics: bool = False,
     **overrides: Any,
 ) -> Backbone:
     """Make a backbone from a network of the registry.
@@ -202,12 +238,15 @@ def make_backbone(
       endpoints: names of the stages that are levels, the finest first. Default: the last stage of
         each stride of 4, 8, 16 and 32, or of each stride if the network has not all of these.
       frozen: see `Backbone`.
+      trains_statistics: see `Backbone`; then nothing can be frozen.
       **overrides: arguments of the network, as for `create_model`.
 
     Raises:
       UserError: for an unknown network, argument or endpoint, or levels whose strides don't double.
     """
     network, shape = create_model(name, **overrides), input_shape(name)
+    if getattr(network, "pool", None) == "flatten":
+        network = network.clone(pool="global")  # its classifier takes images of any size
     side = max(shape[0] // 32 * 32, 32)
     shape = (side, side, shape[2])
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -229,4 +268,6 @@ def make_backbone(
             f" strides of {name!r}: {strides}"
         )
     check_whole_number("frozen", frozen, 0, len(steps))
-    return Backbone(network, tuple(endpoints), steps, shape, frozen)
+    if trains_statistics and frozen:
+        raise UserError(f"with trains_statistics nothing can be frozen: set frozen=0, not {frozen}")
+    return Backbone(network, tuple(endpoints), steps, shape, frozen, trains_statistics)

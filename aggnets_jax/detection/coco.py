@@ -23,6 +23,10 @@ FIGURES = (
 """Names of COCO's twelve figures; AP and AR are means over IoU thresholds 0.5, 0.55, ..., 0.95."""
 
 
+SIZES = ("all", "small", "medium", "large")
+"""Sizes of objects: below 32x32 pixels, below 96x96, and larger."""
+
+
 class CocoFigures(NamedTuple):
     """Figures of a set of detections; -1 where there is no object.
 
@@ -30,11 +34,17 @@ class CocoFigures(NamedTuple):
       figures: the twelve figures by name.
       per_category: AP of each category, by its id.
       per_threshold: AP at each IoU threshold.
+      per_size: AP of each category by id, for each of `SIZES`.
+      precision: precision at 101 recalls from 0 to 1, the mean over categories, by IoU threshold.
+      per_image: F1 score of each image by id, see `f1_scores`.
     """
 
     figures: dict[str, float]
     per_category: dict[int, float]
     per_threshold: list[float]
+    per_size: dict[int, dict[str, float]]
+    precision: dict[float, list[float]]
+    per_image: dict[int, float]
 
 
 def coco_figures(
@@ -62,7 +72,10 @@ def coco_figures(
         # pycocotools changes what it is given.
         objects.dataset = copy.deepcopy(dict(ground_truth))
         objects.createIndex()
-        found = objects.loadRes(copy.deepcopy([dict(each) for each in results]))
+        # With boxes, pycocotools would take their areas for the masks' areas.
+        left_out = {"bbox"} if kind == "segm" else {"segmentation"}
+        kept = [{k: v for k, v in each.items() if k not in left_out} for each in results]
+        found = objects.loadRes(copy.deepcopy(kept)) if kept else _nothing(coco, objects)
         evaluation = cocoeval.COCOeval(objects, found, kind)
         evaluation.evaluate()
         evaluation.accumulate()
@@ -74,7 +87,56 @@ def coco_figures(
     per_category = {
         int(category): _mean(precision[:, :, i]) for i, category in enumerate(categories)
     }
-    return CocoFigures(figures, per_category, [_mean(each) for each in precision])
+    by_size = evaluation.eval["precision"][..., -1]
+    per_size = {
+        int(category): {size: _mean(by_size[:, :, i, k]) for k, size in enumerate(SIZES)}
+        for i, category in enumerate(categories)
+    }
+    thresholds = evaluation.params.iouThrs.round(2).tolist()
+    curves = [[_mean(recall) for recall in each] for each in precision]
+    return CocoFigures(
+        figures,
+        per_category,
+        [_mean(each) for each in precision],
+        per_size,
+        dict(zip(thresholds, curves, strict=True)),
+        f1_scores(evaluation),
+    )
+
+
+def f1_scores(evaluation: Any, least_score: float = 0.3) -> dict[int, float]:
+    """Return 2 TP / (2 TP + FP + FN) of each image, by id, at an IoU of 0.5.
+
+    An image without objects and without detections has the score 1.
+
+    Args:
+      evaluation: pycocotools' evaluation, which has been run.
+      least_score: detections with less don't count.
+    """
+    params = evaluation.params
+    images = [int(image) for image in params.imgIds]
+    counts = {image: np.zeros(3) for image in images}  # TP, FP, objects
+    for each in evaluation.evalImgs:
+        if each is None or each["aRng"] != params.areaRng[0]:
+            continue
+        matched, ignored = each["dtMatches"][0] > 0, each["dtIgnore"][0].astype(bool)
+        counted = (np.asarray(each["dtScores"]) >= least_score) & ~ignored
+        objects = (~np.asarray(each["gtIgnore"], bool)).sum()
+        found = (matched & counted).sum(), (~matched & counted).sum(), objects
+        counts[int(each["image_id"])] += found
+    scores = {}
+    for image, (hits, wrong, objects) in counts.items():
+        total = hits + wrong + objects  # objects are hits and misses
+        scores[image] = float(2 * hits / total) if total else 1.0
+    return scores
+
+
+def _nothing(coco: Any, objects: Any) -> Any:
+    """Return pycocotools' form of no results, which `loadRes` doesn't read."""
+    found = coco.COCO()
+    found.dataset = {**objects.dataset, "annotations": []}
+    found.createIndex()
+    return found
 
 
 def _mean(precision: np.ndarray) -> float:

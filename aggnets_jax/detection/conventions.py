@@ -27,6 +27,8 @@ class Conventions:
       rpn_own_best: whether such an anchor is assigned the object that it overlaps most, rather than
         the object whose best anchor it is.
       roi_low_quality: whether proposals have the same rule, with their threshold.
+      matches_objects: whether an object's box that is added to the proposals is assigned the first
+        object that it overlaps most, rather than that object; they differ for equal boxes.
       roi_shift: subtracted from the scaled coordinates of a RoI, half a pixel if aligned.
       roi_least: least side of a RoI in cells of the map.
       sampling_ratio: points of a RoIAlign bin along a side; 0: adaptive, see `roi_align`.
@@ -56,6 +58,7 @@ class Conventions:
     rpn_least_overlap: float = 0.3
     rpn_own_best: bool = False
     roi_low_quality: bool = False
+    matches_objects: bool = False
     roi_shift: float = 0.0
     roi_least: float = 0.0
     sampling_ratio: int = 2
@@ -124,6 +127,7 @@ TORCHVISION = Conventions(
     clips_shrinking=False,
     rpn_least_overlap=0.0,
     rpn_own_best=True,
+    matches_objects=True,
     roi_least=1.0,
     level_epsilon_inside=False,
     mask_target="soft",

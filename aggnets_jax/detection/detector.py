@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
 
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.detection import proposals as proposing
 from aggnets_jax.detection import training
 from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
@@ -25,6 +26,12 @@ from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHe
 from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
+
+MASK_ROI = 14
+"""Bins of a RoI of the mask head along each side; a mask has twice as many pixels."""
+
+MASKS_AT_ONCE = 32
+"""Masks of an image that are predicted, or skipped, together."""
 
 
 class Sizes(NamedTuple):
@@ -61,6 +68,8 @@ class Detector(nn.Module):
       nms_threshold: IoU of the NMS of detections within a class.
       most: detections of an image.
       candidates: boxes of all classes that enter this NMS.
+      samples: numbers of samples in training.
+      cropped_masks: whether masks of objects are in their own boxes, see `training.Objects`.
       limits: numbers of proposals, (training, evaluation); None: the conventions'.
       loss_group: images whose samples normalise their losses together, as those of a device did in
         the papers (2); it must divide the batch. None: the batch.
@@ -77,6 +86,8 @@ class Detector(nn.Module):
     nms_threshold: float = 0.5
     most: int = 100
     candidates: int = 2000
+    samples: training.SampleSizes = training.PAPERS_SAMPLES
+    cropped_masks: bool = False
     limits: tuple[proposing.Limits, proposing.Limits] | None = None
     loss_group: int | None = None
     dtype: DTypeLike = jnp.float32
@@ -104,31 +115,31 @@ class Detector(nn.Module):
           images: as for `__call__`.
           sizes: as for `__call__`.
           objects: the objects of the images.
-          keys: random keys of the images [batch], see `sampling.image_keys`.
+          keys: random keys of the images [batch].
 
         Returns:
           Scalars "rpn_class", "rpn_box", "class", "box" and, with masks, "mask".
         """
-        maps = self.features(images)
+        maps = self.features(images, train=True)
         logits, deltas = self.rpn(maps)
         proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=True)
         rpn_keys, roi_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         anchors = self.anchors(images.shape[1:3], deltas[0].dtype)
-        choice = self.conventions
-        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice)
+        choice, numbers = self.conventions, self.samples
+        sampled = training.sample_anchors(rpn_keys, objects, anchors, sizes, choice, numbers)
         logits, deltas = jnp.concatenate(logits, axis=1), jnp.concatenate(deltas, axis=1)
         parts = self._by_group(
             partial(training.rpn_losses, conventions=choice), logits, deltas, sampled
         )
-        rois = training.sample_rois(roi_keys, objects, proposals, choice)
+        rois = training.sample_rois(roi_keys, objects, proposals, choice, numbers)
         class_logits, box_deltas = self.predict_boxes(maps, rois.boxes)
         read = partial(training.roi_losses, num_classes=self.num_classes, conventions=choice)
         parts |= self._by_group(read, class_logits, box_deltas, rois)
         if self.masks:
-            first = jax.tree.map(lambda x: x[:, : training.ROI_POSITIVES], rois)
-            masks = self.predict_masks(maps, first.boxes)
-            read = partial(training.mask_losses, conventions=choice)
-            parts |= self._by_group(read, masks, first, objects.masks)
+            first = jax.tree.map(lambda x: x[:, : numbers.positive_rois], rois)
+            masks = self.predict_some_masks(maps, first.boxes, first.positive)
+            read = partial(training.mask_losses, conventions=choice, cropped=self.cropped_masks)
+            parts |= self._by_group(read, masks, first, objects)
         return parts
 
     def _by_group(self, losses: Callable[..., Any], *inputs: Any) -> dict[str, jax.Array]:
@@ -143,18 +154,30 @@ class Detector(nn.Module):
         """The strides of the pyramid's maps in pixels, also of the RPN's last."""
         return (*self.backbone.strides, 2 * self.backbone.strides[-1])
 
-    def __call__(self, images: jax.Array, sizes: jax.Array) -> tuple[Detections, jax.Array | None]:
-        """Detect objects.
+    @property
+    def topologies(self) -> tuple[Topology, ...]:
+        """The topologies of the backbone's stages."""
+        return self.backbone.network.topologies
+
+    def __call__(
+        self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
+    ) -> tuple[Detections, jax.Array | None]:
+        """Detect objects; in training, `losses` does everything.
 
         Args:
           images: [batch, height, width, channels], normalised; padded at the right and bottom to a
             multiple of the last backbone stride.
-          sizes: (height, width) of each image without padding, [batch, 2].
+          sizes: (height, width) of each image without padding, [batch, 2]; None: without padding.
+          train: must be False.
 
         Returns:
           The detections [batch, most, ...], and the probabilities of their masks
           [batch, most, side, side] in their boxes, or None without a mask head.
         """
+        if train:
+            raise ValueError("a detector is trained by its method `losses`")
+        if sizes is None:
+            sizes = jnp.tile(jnp.array(images.shape[1:3]), (len(images), 1))
         maps = self.features(images)
         logits, deltas = self.rpn(maps)
         proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=False)
@@ -162,13 +185,13 @@ class Detector(nn.Module):
         detections = self.detect(scores, box_deltas, proposals, sizes)
         if not self.masks:
             return detections, None
-        masks = self.predict_masks(maps, detections.boxes)
+        masks = self.predict_some_masks(maps, detections.boxes, detections.valid)
         columns = self.conventions.columns(detections.labels)
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
-    def features(self, images: jax.Array) -> list[jax.Array]:
+    def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
         """Return the maps of the pyramid, also the last for the RPN alone."""
-        return self.fpn(self.levels(jnp.asarray(images, self.dtype)))
+        return self.fpn(self.levels(jnp.asarray(images, self.dtype), train=train))
 
     def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
         """Return the RPN's logits and deltas of each level; see `RPNHead`."""
@@ -239,7 +262,34 @@ class Detector(nn.Module):
         )
         return jax.vmap(make)(scores, deltas, proposals.boxes, proposals.valid, sizes)
 
+    def predict_some_masks(
+        self, maps: Sequence[jax.Array], boxes: jax.Array, wanted: jax.Array
+    ) -> jax.Array:
+        """Return logits as `predict_masks`, where `wanted` [batch, n] is true first, then false.
+
+        Most images have far fewer objects than there is room for, so that parts of the boxes which
+        no image of the batch wants are skipped; their logits are 0.
+        """
+        if self.is_initializing():
+            return self.predict_masks(maps, boxes)
+
+        shape = (self.conventions.outputs(self.num_classes), 2 * MASK_ROI, 2 * MASK_ROI)
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+
+        def predict(detector: Detector, part: jax.Array) -> jax.Array:
+            return detector.predict_masks(maps, part)
+
+        def skip(detector: Detector, part: jax.Array) -> jax.Array:
+            return jnp.zeros((*part.shape[:2], *shape), dtype)
+
+        masks = []
+        for first in range(0, boxes.shape[1], MASKS_AT_ONCE):
+            part = slice(first, first + MASKS_AT_ONCE)
+            any_wanted = wanted[:, part].any()
+            masks.append(nn.cond(any_wanted, predict, skip, self, boxes[:, part]))
+        return jnp.concatenate(masks, axis=1)
+
     def predict_masks(self, maps: Sequence[jax.Array], boxes: jax.Array) -> jax.Array:
         """Return the logits of masks of boxes [batch, n, 4]: [batch, n, outputs, side, side]."""
-        masks = self.mask_head(self.roi_features(maps, boxes, 14))
+        masks = self.mask_head(self.roi_features(maps, boxes, MASK_ROI))
         return masks.reshape(*boxes.shape[:2], *masks.shape[1:])

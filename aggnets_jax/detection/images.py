@@ -36,19 +36,19 @@ def padded(size: Sequence[int], divisor: int = DIVISOR) -> tuple[int, int]:
 
 
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Resize an image [height, width, channels] bilinearly, on the host, in its dtype.
+    """Resize an image [height, width, channels] bilinearly, on the host, in its floating dtype.
 
     Pixels are squares, those at the border reach beyond it, and nothing is smoothed, as in
     `torch.nn.functional.interpolate` without `align_corners`.
     """
-    rows, columns = (
-        interpolation(length, extent) for length, extent in zip(size, image.shape, strict=False)
-    )
-    resized = np.einsum("ih,hwc,jw->ijc", rows, image, columns, optimize=True)
-    return resized.astype(image.dtype)
-
-
-def interpolation(length: int, extent: int) -> np.ndarray:
-    """Return the weights [length, extent] of pixels that are resized to `length` pixels."""
-    position = np.clip((np.arange(length) + 0.5) * extent / length - 0.5, 0, extent - 1)
-    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(extent)))
+    for axis, length in enumerate(size):
+        extent = image.shape[axis]
+        position = np.clip((np.arange(length) + 0.5) * extent / length - 0.5, 0, extent - 1)
+        low = np.floor(position).astype(int)
+        shape = [-1 if each == axis else 1 for each in range(image.ndim)]
+        part = (position - low).astype(image.dtype).reshape(shape)
+        before, after = (
+            np.take(image, pixels, axis) for pixels in (low, np.minimum(low + 1, extent - 1))
+        )
+        image = before + part * (after - before)
+    return image

@@ -33,6 +33,41 @@ def mask_targets(
     return TARGETS[conventions.mask_target](masks, boxes, index, size)
 
 
+def cropped_targets(
+    crops: jax.Array,
+    own: jax.Array,
+    boxes: jax.Array,
+    index: jax.Array,
+    size: int,
+    conventions: Conventions,
+) -> jax.Array:
+    """Return the targets of RoIs as `mask_targets`, from masks that are cropped to their boxes.
+
+    A crop takes far less memory than a mask of the whole image. Its targets differ from all of the
+    conventions' in the same way: a pixel is 1 where the crop, sampled bilinearly at its centre,
+    reaches 0.5.
+
+    Args:
+      crops: masks of an image's objects in their own boxes, 0 or 1 [objects, side, side].
+      own: boxes of the objects [objects, 4].
+      boxes: RoIs in pixels [rois, 4].
+      index: object of each RoI, int32 [rois].
+      size: side of a target.
+      conventions: see `Conventions`.
+    """
+    side, own = crops.shape[-1], own[index]
+    sides, own_sides = conventions.sides(boxes), conventions.sides(own)
+    axes = []
+    for axis in (0, 1):
+        pixels = boxes[:, axis, None] + (jnp.arange(size) + 0.5) / size * sides[axis][:, None]
+        length = jnp.maximum(own_sides[axis], 1e-6)[:, None]
+        cells = (pixels - own[:, axis, None]) / length * side - 0.5
+        axes.append(jnp.maximum(0, 1 - jnp.abs(cells[..., None] - jnp.arange(side))))
+    columns, rows = axes
+    sampled = jnp.einsum("rih,rhw,rjw->rij", rows, crops[index].astype(rows.dtype), columns)
+    return (sampled >= 0.5).astype(boxes.dtype)
+
+
 def _pooled(
     masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int, conventions: Conventions
 ) -> jax.Array:
@@ -119,6 +154,29 @@ def paste_masks(
     return pasted
 
 
+def paste_binary(
+    probabilities: np.ndarray, box: np.ndarray, size: tuple[int, int], conventions: Conventions
+) -> np.ndarray:
+    """Return the mask of one box in the image's pixels, bool [height, width].
+
+    It is that of `paste_masks` and `binary_masks`, but computed only where the box is.
+
+    Args:
+      probabilities: mask of the box [side, side].
+      box: [4] in pixels of this image.
+      size: (height, width) of the image.
+      conventions: see `Conventions`.
+    """
+    found = np.zeros(size, bool)
+    weights = PASTES[conventions.paste](box, size, probabilities.shape[-1])
+    places = [np.flatnonzero(each.any(axis=1)) for each in weights]
+    if all(map(len, places)):
+        rows, columns = (slice(each[0], each[-1] + 1) for each in places)
+        pasted = weights[0][rows] @ probabilities @ weights[1][columns].T
+        found[rows, columns] = binary_masks(pasted, conventions)
+    return found
+
+
 def binary_masks(pasted: np.ndarray, conventions: Conventions) -> np.ndarray:
     """Return which pixels belong to the objects: pasted > 0.5, or >= 0.5 in mmdetection 2.x."""
     return pasted >= 0.5 if conventions.paste == "sample" else pasted > 0.5
@@ -147,7 +205,7 @@ def _resize(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarr
 
 def _padded(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
     """Resize a mask with a border of zeros to a box as much larger (torchvision)."""
-    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * (side + 2) / side
+    centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * ((side + 2) / side)
     x1, y1 = np.trunc(centre - half).astype(int)
     x2, y2 = np.trunc(centre + half).astype(int)
     rows = _whole(y1, max(y2 - y1 + 1, 1), size[0], side, 1)

@@ -87,6 +87,8 @@ def propose(
 ) -> Proposals:
     """Make the proposals of an image. No gradient flows through them.
 
+    An image of size 0 has none.
+
     Args:
       logits: of each level [anchors], in the order of the anchors.
       deltas: of each level [anchors, 4].
@@ -127,7 +129,7 @@ def _propose_level(
     boxes = decode(deltas[index], anchors[index], RPN_STDS, conventions)
     boxes = clip(boxes, size, conventions)
     width, height = conventions.sides(boxes)
-    valid &= jnp.minimum(width, height) >= conventions.least_side
+    valid &= (jnp.minimum(width, height) >= conventions.least_side) & (size.min() > 0)
     keep = nms(boxes, valid, limits.threshold, conventions)
     if limits.post_nms is not None:
         keep &= jnp.cumsum(keep) <= limits.post_nms

@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.arguments import check_whole_number, choose, no_argument
 from aggnets_jax.detection.backbone import make_backbone
 from aggnets_jax.detection.conventions import CONVENTIONS
 from aggnets_jax.detection.detector import Detector, Sizes
 from aggnets_jax.detection.operations import count_detector
+from aggnets_jax.detection.proposals import Limits
 from aggnets_jax.detection.roi_align import METHODS
+from aggnets_jax.detection.training import SampleSizes
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models.flops import Count
 
@@ -44,6 +46,7 @@ _DSNET = "DSNet, WACV 2021, arXiv 2010.12496, Table 8"
 NAMED = {
     "mask_rcnn_hcgnet_b_fpn": Named("mask_rcnn_fpn", "hcgnet_b", "legacy", _HCGNET),
     "mask_rcnn_resnet50_fpn": Named("mask_rcnn_fpn", "resnet50", "legacy", _HCGNET),
+    "mask_rcnn_aognet_12m_fpn": Named("mask_rcnn_fpn", "aognet_12m", "legacy", _HCGNET),
     "faster_rcnn_resnet50_fpn": Named("faster_rcnn_fpn", "resnet50", "center", _DSNET),
     "faster_rcnn_dsnet50_fpn": Named("faster_rcnn_fpn", "dsnet50", "center", _DSNET),
     "faster_rcnn_ds2net50_fpn": Named("faster_rcnn_fpn", "ds2net50", "center", _DSNET),
@@ -65,6 +68,7 @@ def create_detector(
     conventions: str | None = None,
     levels: Sequence[str] | None = None,
     frozen: int = 1,
+    trains_statistics: bool = False,
     backbone_args: dict[str, Any] | None = None,
     dtype: Any = jnp.float32,
     **fields: Any,
@@ -79,9 +83,11 @@ def create_detector(
         "legacy".
       levels: stages of the backbone that are levels, see `make_backbone`.
       frozen: levels of the backbone that are frozen with all before them; 1: stem and first stage.
+      trains_statistics: whether training normalises by the batch, see `Backbone`.
       backbone_args: further arguments of the network.
       dtype: dtype of the computation.
-      **fields: further fields of `Detector`; `sizes` may be a dictionary.
+      **fields: further fields of `Detector`; `sizes`, `samples` and each of `limits` may be a
+        dictionary.
 
     Raises:
       UserError: for an unknown name or argument, or a backbone without fitting levels.
@@ -101,25 +107,40 @@ def create_detector(
     allowed = {*Detector.__dataclass_fields__} - {"parent", "name", "backbone", "masks"}
     for field in fields:
         if field not in allowed:
-            raise unknown(f"argument of detector {name!r}", field, allowed)
+            raise UserError(no_argument(f"detector {name!r}", field, allowed))
     if "sizes" in fields:
-        fields["sizes"] = _sizes(fields["sizes"])
+        fields["sizes"] = _named("size of a detector", Sizes, fields["sizes"])
+    if "samples" in fields:
+        fields["samples"] = _named("number of samples", SampleSizes, fields["samples"])
+    if fields.get("limits") is not None:
+        fields["limits"] = tuple(
+            _named("limit of proposals", Limits, each) for each in fields["limits"]
+        )
     if fields.get("roi_method", METHODS[0]) not in METHODS:
         raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
     made = make_backbone(
-        backbone, endpoints=levels, frozen=frozen, dtype=dtype, **(backbone_args or {})
+        backbone,
+        endpoints=levels,
+        frozen=frozen,
+        trains_statistics=trains_statistics,
+        dtype=dtype,
+        **(backbone_args or {}),
     )
     return Detector(made, num_classes, record, masks=KINDS[kind], dtype=dtype, **fields)
 
 
-def _sizes(given: Sizes | Mapping[str, Any]) -> Sizes:
-    """Return widths that are given by name."""
-    if isinstance(given, Sizes):
+def _named(what: str, kind: type[Any], given: Any) -> Any:
+    """Return a named tuple whose fields are given by name."""
+    if isinstance(given, kind):
         return given
+    if not isinstance(given, Mapping):
+        raise UserError(f"each {what} needs its name, such as {kind._fields[0]}, got {given!r}")
     for name in given:
-        if name not in Sizes._fields:
-            raise unknown("size of a detector", str(name), Sizes._fields)
-    return Sizes(**given)
+        if name not in kind._fields:
+            raise unknown(what, str(name), kind._fields)
+    if missing := set(kind._fields) - set(kind._field_defaults) - set(given):
+        raise UserError(f"{', '.join(sorted(missing))} of the {what}s must be given")
+    return kind(**given)
 
 
 class DetectorInfo(NamedTuple):

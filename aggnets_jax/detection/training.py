@@ -12,15 +12,31 @@ import jax
 import jax.numpy as jnp
 
 from aggnets_jax.detection import losses
-from aggnets_jax.detection.assign import assign_anchors, assign_proposals
+from aggnets_jax.detection.assign import IGNORED, assign_anchors, assign_proposals
 from aggnets_jax.detection.boxes import ROI_STDS, RPN_STDS, encode, inside
 from aggnets_jax.detection.conventions import Conventions
-from aggnets_jax.detection.masks import mask_targets
+from aggnets_jax.detection.masks import cropped_targets, mask_targets
 from aggnets_jax.detection.proposals import Proposals
 from aggnets_jax.detection.sampling import sample
 
-RPN_SAMPLES, RPN_POSITIVES = 256, 128
-ROI_SAMPLES, ROI_POSITIVES = 512, 128
+
+class SampleSizes(NamedTuple):
+    """Numbers of samples of an image; the defaults are the papers'.
+
+    Attributes:
+      anchors: anchors for the losses of the RPN.
+      positive_anchors: most positives among them.
+      rois: RoIs for the losses of the heads.
+      positive_rois: most positives among them; all may have masks.
+    """
+
+    anchors: int = 256
+    positive_anchors: int = 128
+    rois: int = 512
+    positive_rois: int = 128
+
+
+PAPERS_SAMPLES = SampleSizes()
 
 
 class Objects(NamedTuple):
@@ -30,7 +46,8 @@ class Objects(NamedTuple):
       boxes: [batch, objects, 4] in pixels of the network's input.
       labels: classes 0, ..., num_classes - 1, int32 [batch, objects].
       valid: which objects are real, bool [batch, objects]; an image may have none.
-      masks: 0 or 1 in the network's input [batch, objects, height, width]; None without masks.
+      masks: 0 or 1 in the network's input [batch, objects, height, width], or in the objects' own
+        boxes [batch, objects, side, side]; None without masks.
     """
 
     boxes: jax.Array
@@ -67,8 +84,9 @@ def sample_anchors(
     anchors: Sequence[jax.Array],
     sizes: jax.Array,
     conventions: Conventions,
+    numbers: SampleSizes = PAPERS_SAMPLES,
 ) -> Samples:
-    """Sample anchors for the RPN's losses.
+    """Sample anchors for the RPN's losses; an image of size 0 has no samples.
 
     Args:
       keys: random keys of the images [batch].
@@ -76,27 +94,32 @@ def sample_anchors(
       anchors: anchors of each level [anchors, 4].
       sizes: (height, width) of the images without padding [batch, 2].
       conventions: see `Conventions`.
+      numbers: numbers of samples.
     """
+    most = numbers.anchors, numbers.positive_anchors
     every = jnp.concatenate(anchors)
 
     def of_image(
         key: jax.Array, boxes: jax.Array, labels: jax.Array, valid: jax.Array, size: jax.Array
     ) -> Samples:
-        allowed = jnp.ones(len(every), bool)
+        allowed = jnp.broadcast_to(size.min() > 0, len(every))
         if conventions.anchors_inside:
             allowed = inside(every, size)
         assigned = assign_anchors(boxes, valid, every, allowed, conventions)
-        return _samples(
-            key, every, assigned, boxes, labels, conventions, RPN_SAMPLES, RPN_POSITIVES, RPN_STDS
-        )
+        return _samples(key, every, assigned, boxes, labels, conventions, *most, RPN_STDS)
 
     return jax.vmap(of_image)(keys, *objects[:3], sizes)
 
 
 def sample_rois(
-    keys: jax.Array, objects: Objects, proposals: Proposals, conventions: Conventions
+    keys: jax.Array,
+    objects: Objects,
+    proposals: Proposals,
+    conventions: Conventions,
+    numbers: SampleSizes = PAPERS_SAMPLES,
 ) -> Samples:
     """Sample RoIs from the objects' own boxes and the proposals; see `sample_anchors`."""
+    most = numbers.rois, numbers.positive_rois
 
     def of_image(
         key: jax.Array,
@@ -107,11 +130,13 @@ def sample_rois(
         real: jax.Array,
     ) -> Samples:
         rois = jnp.concatenate([boxes.astype(proposed.dtype), proposed])
-        allowed = jnp.concatenate([valid, real])
-        assigned = assign_proposals(boxes, valid, rois, allowed, conventions)
-        return _samples(
-            key, rois, assigned, boxes, labels, conventions, ROI_SAMPLES, ROI_POSITIVES, ROI_STDS
-        )
+        # The objects' own boxes are assigned apart: no proposal is better than they are.
+        assigned = assign_proposals(boxes, valid, proposed, real, conventions)
+        own = jnp.where(valid, jnp.arange(len(boxes), dtype=jnp.int32), IGNORED)
+        if conventions.matches_objects:
+            own = assign_proposals(boxes, valid, boxes, valid, conventions)
+        assigned = jnp.concatenate([own, assigned])
+        return _samples(key, rois, assigned, boxes, labels, conventions, *most, ROI_STDS)
 
     found = jax.vmap(of_image)(keys, *objects[:3], proposals.boxes, proposals.valid)
     return jax.lax.stop_gradient(found)
@@ -188,19 +213,29 @@ def roi_losses(
 
 
 def mask_losses(
-    logits: jax.Array, samples: Samples, masks: jax.Array, conventions: Conventions
+    logits: jax.Array,
+    samples: Samples,
+    objects: Objects,
+    conventions: Conventions,
+    *,
+    cropped: bool = False,
 ) -> dict[str, jax.Array]:
     """Return the mask head's loss.
 
     Args:
       logits: masks of the first slots [batch, slots, outputs, side, side].
       samples: the sampled RoIs, cut to these slots.
-      masks: masks of the objects [batch, objects, height, width].
+      objects: the objects, with masks.
       conventions: see `Conventions`.
+      cropped: whether the masks are in the objects' own boxes.
     """
-    targets = jax.vmap(partial(mask_targets, size=logits.shape[-1], conventions=conventions))(
-        masks, samples.boxes, samples.object
-    )
+    own = {"size": logits.shape[-1], "conventions": conventions}
+    if cropped:
+        read = jax.vmap(partial(cropped_targets, **own))
+        targets = read(objects.masks, objects.boxes, samples.boxes, samples.object)
+    else:
+        read = jax.vmap(partial(mask_targets, **own))
+        targets = read(objects.masks, samples.boxes, samples.object)
     own = jax.vmap(losses.own_class)(logits, conventions.columns(samples.labels))
     side = own.shape[-2:]
     loss = losses.mask_loss(

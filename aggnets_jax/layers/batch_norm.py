@@ -1,8 +1,12 @@
 """Batch normalisation that can be given its statistics.
 
-Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. It equals `nn.BatchNorm` to
-the bit and has its variables, but layers that normalise the same features can share statistics.
+Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. It is `nn.BatchNorm`
+with its variables, but layers that normalise the same features can share statistics, and the
+variance keeps its digits where the mean is far from 0 (see `features.shifted_moments`).
 """
+
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,15 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 
 from aggnets_jax.connectivity.aggregation import Affine
-from aggnets_jax.connectivity.features import WithStatistics, batch_statistics, without_statistics
+from aggnets_jax.connectivity.features import (
+    WithStatistics,
+    batch_statistics,
+    parts_of_batch,
+    without_statistics,
+)
+from aggnets_jax.errors import UserError
+
+TOO_SMALL = "images are too small for this network"
 
 
 class BatchNorm(nn.Module):
@@ -51,11 +63,14 @@ class BatchNorm(nn.Module):
 
     def statistics(self, x: jax.Array | WithStatistics) -> tuple[jax.Array, jax.Array]:
         """Return mean and variance [channels] to normalise by; update the running averages."""
-        shape = without_statistics(x).shape[-1:]
+        *positions, channels = without_statistics(x).shape
+        shape = (channels,)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if self.use_running_average:
             return running_mean.value, running_var.value
+        if not self.is_initializing():
+            self._check_values(positions)
         if isinstance(x, WithStatistics):
             mean, var = x.mean, x.var
         else:
@@ -64,6 +79,26 @@ class BatchNorm(nn.Module):
             for running, now in ((running_mean, mean), (running_var, var)):
                 running.value = self.momentum * running.value + (1 - self.momentum) * now
         return mean, var
+
+    def _check_values(self, shape: Sequence[int]) -> None:
+        """Raise `UserError` unless there are two values or more of each channel to normalise by."""
+        images, positions = shape[0] * parts_of_batch(), math.prod(shape[1:])
+        if not positions:
+            size = "x".join(map(str, shape[1:]))
+            raise UserError(f"{TOO_SMALL}: {'/'.join(self.path)!r} gets a map of {size}")
+        if images * positions < 2:
+            raise OneValue("/".join(self.path))
+
+
+class OneValue(UserError):
+    """A batch with one value of each channel, which a normalisation in training makes 0."""
+
+    def __init__(self, path: str, least: str = "2 images in each part of a batch") -> None:
+        super().__init__(
+            f"the normalisation {path!r} gets one value of each channel and would always return"
+            f" its bias, without a gradient; the smallest batch is {least}"
+        )
+        self.path = path
 
 
 class AffineBatchNorm(BatchNorm):

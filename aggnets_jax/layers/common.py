@@ -23,7 +23,7 @@ from jax.typing import DTypeLike
 from aggnets_jax.connectivity.execution import CONVOLUTION
 from aggnets_jax.connectivity.features import Masked, WithStatistics, without_statistics
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.layers.batch_norm import TOO_SMALL, BatchNorm
 from aggnets_jax.layers.convolution import convolve
 from aggnets_jax.runtime.compilation import backend
 
@@ -56,6 +56,26 @@ def uniform_bias(fan_in: int) -> nn.initializers.Initializer:
     return draw
 
 
+def as_images(images: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """Return the input of a network in the dtype of its computation.
+
+    Raises:
+      UserError: unless the images are [batch, height, width, channels]; also for PyTorch's order,
+        [batch, channels, height, width], if there are 1 or 3 channels.
+    """
+    images = jnp.asarray(images, dtype)
+    wanted = "images must be [batch, height, width, channels]"
+    if images.ndim != 4:
+        raise UserError(f"{wanted}, got the shape {images.shape}")
+    _, height, width, channels = images.shape
+    if height in (1, 3) and min(width, channels) > 4:
+        raise UserError(
+            f"{wanted}, got the shape {images.shape}; PyTorch has the channels first:"
+            " images.transpose(0, 2, 3, 1)"
+        )
+    return images
+
+
 def conv(
     features: int,
     kernel_size: int | tuple[int, int],
@@ -63,7 +83,7 @@ def conv(
     stride: int = 1,
     groups: int = 1,
     dilation: int = 1,
-    padding: int | Sequence[tuple[int, int]] | None = None,
+    padding: int | str | Sequence[tuple[int, int]] | None = None,
     dtype: DTypeLike,
     kernel_init: nn.initializers.Initializer = he_fan_out,
     bias_init: nn.initializers.Initializer | None = None,
@@ -71,7 +91,7 @@ def conv(
 ) -> nn.Conv:
     """Make a convolution, with a bias if `bias_init` is given; groups divide features.
 
-    A square one pads symmetrically unless `padding` is given; another needs it.
+    A square one pads symmetrically unless `padding` is given, such as "SAME"; another needs it.
     """
     if features % groups:
         raise UserError(f"{features} features are not divisible by {groups} groups")
@@ -203,7 +223,12 @@ def average_pool_of(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax
 
 
 def global_average(x: jax.Array) -> jax.Array:
-    """Average over positions: [batch, height, width, channels] -> [batch, channels]."""
+    """Average over positions: [batch, height, width, channels] -> [batch, channels].
+
+    Raise `UserError` if there are none.
+    """
+    if 0 in x.shape[1:3]:
+        raise UserError(f"{TOO_SMALL}: its last map is {x.shape[1]}x{x.shape[2]}")
     return jnp.mean(x, axis=(1, 2))
 
 
@@ -215,7 +240,7 @@ def average_and_flatten(x: jax.Array) -> jax.Array:
     """
     pooled = nn.avg_pool(x, (2, 2), strides=(2, 2))
     if 0 in pooled.shape:
-        raise UserError(f"images are too small: a map of {x.shape[1]}x{x.shape[2]} can't be pooled")
+        raise UserError(f"{TOO_SMALL}: its last map is {x.shape[1]}x{x.shape[2]}")
     return pooled.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
 
 

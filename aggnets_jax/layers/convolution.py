@@ -62,7 +62,7 @@ def convolve(
     lhs: jax.Array,
     rhs: jax.Array,
     window_strides: Sequence[int],
-    padding: Sequence[tuple[int, int]],
+    padding: str | Sequence[tuple[int, int]],
     *,
     lhs_dilation: Sequence[int] | None = None,
     rhs_dilation: Sequence[int] | None = None,
@@ -74,13 +74,16 @@ def convolve(
 
     It maps images [batch, height, width, channels], with a kernel [kernel height, kernel width,
     channels / groups, features], to [batch, output height, output width, features]. The padding is
-    (low, high) of height and width.
+    (low, high) of height and width, or "SAME", TensorFlow's.
     """
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, _NHWC)
     asked = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers or _NHWC)
     assert asked == numbers, f"images are NHWC and kernels HWIO here, got {asked}"
     assert lhs_dilation is None or set(lhs_dilation) == {1}, "inputs are not dilated here"
     strides, dilations = tuple(window_strides), tuple(rhs_dilation or (1, 1))
+    if isinstance(padding, str):
+        window = [(n - 1) * d + 1 for n, d in zip(rhs.shape, dilations, strict=False)]
+        padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
     pads, groups = tuple(map(tuple, padding)), feature_group_count
     if _native.value or backend() != "cpu":
         in_xla = partial(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from aggnets_jax.connectivity.topology import Link
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.layers.common import Conv, Norm
 
 

@@ -30,7 +30,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.pyramid_blocks import Block, Branch
 
@@ -133,7 +133,7 @@ class MicroDenseBlock(Branch):
 def micro_dense_block(
     *,
     num_layers: int,
-    topology: str = "dense",
+    topology: TopologyLike = "dense",
     topology_args: Mapping[str, Any] | None = None,
     compression: float = 0.275,
     width_rule: str = "pyramidal",
@@ -141,7 +141,21 @@ def micro_dense_block(
     final_relu: bool = True,
     aggregation: str = "concat",
 ) -> MicroDense:
-    """Make a `MicroDense` of checked arguments; see there, and `mdnet`."""
+    """Make a `MicroDense` of checked arguments.
+
+    Args:
+      num_layers: dense layers in a block.
+      topology: pattern of the dense layers within a block.
+      topology_args: arguments of the pattern.
+      compression: see `MicroDense`, as the others.
+      width_rule: one of `WIDTH_RULES`.
+      growing: whether the layers of a block widen.
+      final_relu: whether a block's last convolution is rectified.
+      aggregation: aggregation within a block, "concat" or "padded_sum".
+
+    Raises:
+      UserError: for numbers that fit no block, and names that there are not.
+    """
     check_whole_number("num_layers", num_layers, 1)
     check_number("compression", compression, 0.01, 4)
     choose("width_rule", WIDTH_RULES, width_rule)

@@ -37,7 +37,14 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import Aggregation, Outputs, concat, make_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_patterns,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.common import Conv, Norm
 
@@ -230,7 +237,7 @@ def check_groups(
 
 
 def layer_topologies(
-    name: str | Sequence[str], arguments: TopologyArgs, slices: Sequence[int]
+    pattern: TopologyLike, arguments: TopologyArgs, slices: Sequence[int]
 ) -> tuple[Topology, ...]:
     """Make the topologies of layers, for each stage, with at most as many groups as slices.
 
@@ -238,21 +245,21 @@ def layer_topologies(
     depths. The default window of "windowed" is the number of slices. Raise `UserError`, too, if
     nothing reads a group of the first layer of a residual block.
     """
-    names = per_stage("topology", name, len(slices))
+    patterns = stage_patterns(pattern, len(slices))
     mappings = per_stage("topology_args", arguments or {}, len(slices))
     mappings = [
-        {"window": count} if name == "windowed" and not mapping else mapping
-        for name, mapping, count in zip(names, mappings, slices, strict=True)
+        {"window": count} if each == "windowed" and not mapping else mapping
+        for each, mapping, count in zip(patterns, mappings, slices, strict=True)
     ]
     # As many groups as slices. No group is unread, because all are part of their layer's output.
     depths = [2 * count - 1 for count in slices]
-    topologies = stage_topologies(names, mappings, depths, shortcuts=True)
-    for pattern, count in zip(topologies, slices, strict=True):
-        read = {s for sources in pattern.sources[count - 1 : -1] for s in sources}
+    topologies = stage_topologies(patterns, mappings, depths, shortcuts=True)
+    for topology, count in zip(topologies, slices, strict=True):
+        read = {s for sources in topology.sources[count - 1 : -1] for s in sources}
         dead = [group for group in range(count) if group not in read and group + count not in read]
         if dead:
             raise UserError(
-                f"topology {pattern.name!r}: nothing reads group {dead[0] + 1} of {count} in the"
+                f"topology {topology.name!r}: nothing reads group {dead[0] + 1} of {count} in the"
                 " first layer of a residual block, whose parameters would do nothing"
             )
     return topologies

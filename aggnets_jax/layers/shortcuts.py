@@ -39,6 +39,7 @@ from aggnets_jax.connectivity.aggregation import (
     make_aggregation,
 )
 from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.features import shifted_moments
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError, unknown
@@ -64,14 +65,24 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> Affine:
-        """Return the map of x [batch, ..., channels]: factor and shift [batch, 1, 1, channels]."""
+        """Return the map of x [batch, ..., channels]: factor and shift [batch, 1, 1, channels].
+
+        Raise `UserError` for groups of one value, which the map would make 0.
+        """
         channels = x.shape[-1]
         groups = self.groups(channels)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         x = x.reshape(x.shape[0], -1, groups, channels // groups)
-        mean, square = jnp.mean(x, (1, 3)), jnp.mean(x * x, (1, 3))
-        # `nn.GroupNorm` computes the variance from the mean square, too.
-        factor = jax.lax.rsqrt(jnp.maximum(square - mean * mean, 0) + 1e-5)
+        if x.shape[1] * x.shape[3] == 1 and not self.is_initializing():
+            raise UserError(
+                f"the normalisation {'/'.join(self.path)!r} gets one value in each group and would"
+                " always return 0; it needs larger images, or more channels in a group"
+            )
+        keep = partial(jnp.mean, axis=(1, 3), keepdims=True)
+        shift = keep(x[:, x.shape[1] // 2, None])
+        mean, var = shifted_moments(x, shift, partial(jax.tree.map, keep))
+        mean, var = mean[:, 0, :, 0], var[:, 0, :, 0]
+        factor = jax.lax.rsqrt(var + 1e-5)
         both = Affine(factor, -mean * factor)
         return jax.tree.map(lambda v: jnp.repeat(v, channels // groups, 1)[:, None, None], both)
 

@@ -45,6 +45,7 @@ from aggnets_jax.models.registry import (
     list_models,
     model_info,
     paper_flops,
+    register_family,
 )
 
 __all__ = [
@@ -59,4 +60,5 @@ __all__ = [
     "list_models",
     "model_info",
     "paper_flops",
+    "register_family",
 ]

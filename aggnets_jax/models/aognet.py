@@ -29,7 +29,13 @@ from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.and_or import AndOr, AndOrGraph, read_graph, word_bounds
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.residual_blocks import Projection
@@ -177,7 +183,7 @@ def aognet(
     stem_features: int | None = None,
     widths: Sequence[int] | None = None,
     blocks: Sequence[int] | None = None,
-    topology: str | Sequence[str] | None = None,
+    topology: TopologyLike | None = None,
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> AOGNet:

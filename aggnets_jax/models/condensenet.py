@@ -33,7 +33,13 @@ from jax.typing import DTypeLike
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.convolution import convolve
@@ -199,7 +205,7 @@ def condensenet(
     depth: int | None = None,
     growth_rate: int | Sequence[int],
     stage_depths: Sequence[int] | None = None,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> CondenseNet:

@@ -31,7 +31,13 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number, choose, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
@@ -151,7 +157,7 @@ def dpn(
     residual: int | None = None,
     stem_features: int | None = None,
     stem_kernel: int | None = None,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> DPN:

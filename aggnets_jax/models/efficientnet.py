@@ -34,8 +34,8 @@ from jax.typing import DTypeLike
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
-from aggnets_jax.errors import UserError
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.layers import common
 from aggnets_jax.layers.mb_conv import MBConv
 from aggnets_jax.layers.micro_dense_blocks import MicroDense, micro_dense_block
@@ -64,6 +64,7 @@ B0_STAGES = (
     MBConvStage(6, 5, 2, 192, 4),
     MBConvStage(6, 3, 1, 320, 1),
 )
+PADDINGS = ("symmetric", "same")
 BLOCKS = sum(row.blocks for row in B0_STAGES)
 
 
@@ -75,6 +76,8 @@ class EfficientNet(Network):
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
+      padding: "symmetric", or "same" as in TensorFlow, for weights that were trained there; it
+        differs where the stride is 2.
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
       drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n, 0.2
         in the paper.
@@ -84,6 +87,7 @@ class EfficientNet(Network):
     replaced: tuple[int, ...]
     replacement: MicroDense | None
     aggregation: str = "sum"
+    padding: str = "symmetric"
     dropout: float = 0.0
     drop_connect: float = 0.0
 
@@ -96,6 +100,7 @@ class EfficientNet(Network):
     def _features(
         self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
     ) -> jax.Array:
+        conv = partial(conv, padding="SAME" if self.padding == "same" else None)
         x = conv(32, 3, stride=2, name="stem_conv")(x)
         x = endpoints["stem"] = nn.swish(norm(name="stem_norm")(x))
 
@@ -143,7 +148,7 @@ class EfficientNet(Network):
 
 def efficientnet_b0(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> EfficientNet:
@@ -166,7 +171,7 @@ def micro_dense_efficientnet_b0(
     replaced: Sequence[int] = (8, 9, 10),
     num_layers: int = 3,
     compression: float = 0.35,
-    shortcut_topology: str | Sequence[str] = "plain",
+    shortcut_topology: TopologyLike = "plain",
     shortcut_topology_args: TopologyArgs = None,
     dropout: float = 0.0,
     drop_connect: float = 0.0,
@@ -211,7 +216,7 @@ def micro_dense_efficientnet_b0(
 def _network(
     replaced: tuple[int, ...],
     replacement: MicroDense | None,
-    topology: str | Sequence[str],
+    topology: TopologyLike,
     topology_args: TopologyArgs,
     **fields: Any,
 ) -> EfficientNet:
@@ -221,6 +226,8 @@ def _network(
         shortcut_topologies=topologies, replaced=replaced, replacement=replacement, **fields
     )
     check_shortcut_aggregation(network.aggregation)
+    if network.padding not in PADDINGS:
+        raise unknown("padding", str(network.padding), PADDINGS)
     check_number("dropout", network.dropout, 0, 0.99)
     check_number("drop_connect", network.drop_connect, 0, 0.99)
     return network

@@ -17,7 +17,6 @@ from flax import linen as nn
 from jax.extend import core
 
 from aggnets_jax.connectivity.execution import without_loops
-from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.runtime.compilation import compile_for
 
@@ -110,11 +109,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
 
     with compile_for("cpu"), nn.intercept_methods(count_macs):  # as the network is defined
         init = functools.partial(without_loops(model).init_with_output, train=False)
-        (_, endpoints), variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
-    empty = [name for name, endpoint in endpoints.items() if 0 in endpoint.shape]
-    if empty:
-        size = "x".join(map(str, input_shape[:2]))
-        raise UserError(f"images of {size} are too small for this network: {empty[0]} is empty")
+        _, variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     params = {
         name: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part))
         for name, part in variables["params"].items()
@@ -179,9 +174,12 @@ def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
             elements += args[0].size + output.size
         return output
 
-    with compile_for("cpu"), nn.intercept_methods(count_features):
-        init = functools.partial(without_loops(model).init, train=False)
-        jax.eval_shape(init, jax.random.key(0), _image(input_shape))
+    model, image = without_loops(model), _image(input_shape)
+    init, apply = (functools.partial(f, train=False) for f in (model.init, model.apply))
+    with compile_for("cpu"):  # as the network is defined
+        variables = jax.eval_shape(init, jax.random.key(0), image)
+        with nn.intercept_methods(count_features):
+            jax.eval_shape(apply, variables, image)
     return elements
 
 

@@ -13,7 +13,7 @@ There is no ReLU behind sums. A stage is a row of blocks of one width and resolu
 opens it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.inverted_residual import InvertedResidual
 from aggnets_jax.layers.residual_blocks import Projection
@@ -139,7 +139,7 @@ class FPNASNet(Network):
 
 def fpnasnet(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> FPNASNet:

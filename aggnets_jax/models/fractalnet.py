@@ -42,7 +42,13 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import Outputs, check_aggregation, weighted
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
@@ -177,7 +183,7 @@ def fractalnet(
     width: int = 64,
     widths: Sequence[int] | None = None,
     stage_depths: Sequence[int] | None = None,
-    topology: str | Sequence[str] = "fractal",
+    topology: TopologyLike = "fractal",
     topology_args: TopologyArgs = None,
     dropout: float | Sequence[float] = 0.0,
     **fields: Any,

@@ -19,7 +19,6 @@ has them behind modules 4a and 4d, here they are at the ends of the first two st
 and 4e.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,7 +29,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
 from aggnets_jax.models.network import Endpoints, Network
@@ -131,7 +130,7 @@ class GoogLeNet(Network):
 
 def googlenet_cifar(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> GoogLeNet:

@@ -30,7 +30,13 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, given_or, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -170,7 +176,7 @@ def hardnet(
     downsampled: bool | Sequence[bool] | None = None,
     stem_features: int | Sequence[int] | None = None,
     multiplier: float | None = None,
-    topology: str | Sequence[str] = "harmonic",
+    topology: TopologyLike = "harmonic",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> HarDNet:

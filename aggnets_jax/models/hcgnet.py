@@ -31,7 +31,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.regularisation import DropBlock
@@ -147,7 +147,7 @@ def hcgnet(
     variant: str | None = None,
     modules: Sequence[int] | None = None,
     growth_rate: int | Sequence[int] | None = None,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     stem_features: int | None = None,
     groups: int = 4,

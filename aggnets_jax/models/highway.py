@@ -34,7 +34,13 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
@@ -122,7 +128,7 @@ def highway(
     depth: int | None = None,
     stage_depths: Sequence[int] | None = None,
     widths: int | Sequence[int] = (32, 80, 128),
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> HighwayNet:

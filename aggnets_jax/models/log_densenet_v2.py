@@ -32,7 +32,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer
 from aggnets_jax.models.network import Endpoints, Network
@@ -132,7 +132,7 @@ def log_densenet_v2(
     *,
     depth: int,
     growth_rate: int,
-    topology: str = "log_dense_v2",
+    topology: TopologyLike = "log_dense_v2",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> LogDenseNetV2:

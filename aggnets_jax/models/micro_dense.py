@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aggnets_jax.arguments import check_whole_number
-from aggnets_jax.connectivity.topology import MAX_DEPTH, TopologyArgs, per_stage
+from aggnets_jax.connectivity.topology import MAX_DEPTH, TopologyArgs, TopologyLike, per_stage
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.micro_dense_blocks import micro_dense_block
 from aggnets_jax.models.pyramidnet import (
@@ -42,10 +42,10 @@ def mdnet(
     width_rule: str = "pyramidal",
     growing: bool = True,
     final_relu: bool = True,
-    topology: str = "dense",
+    topology: TopologyLike = "dense",
     topology_args: Mapping[str, Any] | None = None,
     aggregation: str = "concat",
-    shortcut_topology: str | Sequence[str] = "plain",
+    shortcut_topology: TopologyLike = "plain",
     shortcut_topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PyramidNet:

@@ -29,7 +29,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, Mixed, check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer, Transition
@@ -122,7 +122,7 @@ def mixnet(
     depth: int | None = None,
     k1: int | None = None,
     k2: int | None = None,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     stage_depths: Sequence[int] | None = None,
     stem_features: int | None = None,

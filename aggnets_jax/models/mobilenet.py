@@ -14,7 +14,6 @@ the stem and of the stage of 24 channels are 1 rather than 2, on which sizes do 
 of 0.2 before the classifier is 0 here unless asked for.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from flax import linen as nn
 
 from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.inverted_residual import InvertedResidual
 from aggnets_jax.layers.pyramid_blocks import joined
@@ -102,7 +101,7 @@ class MobileNetV2(Network):
 
 def mobilenet_v2_cifar(
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> MobileNetV2:

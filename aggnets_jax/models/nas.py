@@ -35,7 +35,7 @@ from flax import linen as nn
 
 from aggnets_jax.arguments import check_number, check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import check_aggregation
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
@@ -151,7 +151,7 @@ def nasnet(
     cell: str,
     num_cells: int,
     features: int,
-    topology: str | None = None,
+    topology: TopologyLike | None = None,
     topology_args: TopologyArgs = None,
     operation: str = "sep3",
     **fields: Any,

@@ -23,8 +23,9 @@ import jax
 from flax import linen as nn
 
 from aggnets_jax.connectivity.execution import Execution
+from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Link, Topology
+from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.layers.link_operations import (
     Carried,
     Cells,

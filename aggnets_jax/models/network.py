@@ -44,7 +44,7 @@ class Network(nn.Module, kw_only=True):
         norm = common.batch_norm(train=train, dtype=self.dtype)
         conv = partial(common.conv, dtype=self.dtype)
         endpoints: Endpoints = {}
-        x = self._features(jnp.asarray(images, self.dtype), endpoints, norm, conv, train)
+        x = self._features(common.as_images(images, self.dtype), endpoints, norm, conv, train)
         head = self._head(x, train)
         return common.classify(x, endpoints, self.num_classes, dtype=self.dtype, **head)
 

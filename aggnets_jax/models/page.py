@@ -1,11 +1,16 @@
 """The page of all networks: `aggnets models --page > docs/models.md`."""
 
 import functools
+import inspect
 import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.papers import Printed
@@ -60,6 +65,20 @@ def facts(name: str) -> dict[str, str]:
         "printed": _figures(info.printed) if info.printed else "",
         "remark": info.printed.remark if info.printed else "",
     }
+
+
+def show(name: str) -> None:
+    """Print the facts about a network, and the arguments of its family."""
+    family = find_family(name)
+    described = {**facts(name), "paper": family.paper}
+    print("\n".join(f"{title:<12}{text}" for title, text in described.items() if text))
+    table = Table(title=f"arguments of {family.name}, for create_model and config.model.args")
+    for column in ("argument", "type", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for argument, (kind, default, meaning) in model_info(name).arguments.items():
+        shown = "" if default is inspect.Parameter.empty else repr(default)
+        table.add_row(*map(Text, (argument, kind, shown, meaning)))
+    Console().print(table)
 
 
 def _by_classes(numbers: Mapping[int, int]) -> str:

@@ -21,7 +21,7 @@ from aggnets_jax.arguments import check_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.regularisation import current_strength
 
@@ -119,7 +119,7 @@ class PlainCNN(nn.Module):
         drop = partial(nn.Dropout, deterministic=not train)
         endpoints = {}
 
-        x = drop(self.input_dropout)(jnp.asarray(images, self.dtype))
+        x = drop(self.input_dropout)(common.as_images(images, self.dtype))
         for i, (topology, stage) in enumerate(zip(self.topologies, self.stages, strict=True), 1):
             (features, size, padded), *rest = stage.convolutions
             opening = conv if padded else unpadded
@@ -184,7 +184,7 @@ class PlainCNN(nn.Module):
 def plain_cnn(
     stages: Sequence[PlainStage],
     *,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PlainCNN:

@@ -15,7 +15,7 @@ Where the paper and the counts differ: Table 3's column is CIFAR-100, its parame
 10 classes; they come out to the digit as bottleneck networks of depth 9n + 2 at every depth.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import layers_in_depth
 from aggnets_jax.connectivity.aggregation import Masked, check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
@@ -120,7 +120,7 @@ class PreActResNet(Network):
 def preact_resnet(
     *,
     depth: int,
-    topology: str | Sequence[str],
+    topology: TopologyLike,
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PreActResNet:

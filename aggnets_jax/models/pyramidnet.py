@@ -28,7 +28,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number, known_depth, layers_in_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.pyramid_blocks import (
@@ -119,7 +119,7 @@ def pyramidnet(
     alpha: int,
     bottleneck: bool,
     imagenet_stem: bool = False,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> PyramidNet:
@@ -167,7 +167,7 @@ def linear_widths(first: int, alpha: int, blocks: int) -> tuple[int, ...]:
 
 
 def make_shortcut_topologies(
-    topology: str | Sequence[str], topology_args: TopologyArgs, blocks: Sequence[int]
+    topology: TopologyLike, topology_args: TopologyArgs, blocks: Sequence[int]
 ) -> tuple[Topology, ...]:
     """Return the topologies of a `PyramidNet`, where a block opens each stage but the first."""
     depths = [n if i == 0 else n - 1 for i, n in enumerate(blocks)]

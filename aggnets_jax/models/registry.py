@@ -20,9 +20,16 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.arguments import check_arguments, check_whole_number
+from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models import papers
+from aggnets_jax.models.family_arguments import (
+    Argument,
+    check_timm,
+    list_arguments,
+    parameters,
+)
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
 
 # Arguments of every family: how a network is computed, not what it computes.
@@ -43,7 +50,7 @@ class Family:
     Attributes:
       name: name of the family, such as "sparsenet_bc".
       build: function that makes the module from `num_classes` and further keyword arguments; see
-        `_arguments` for its `**fields`.
+        `family_arguments.parameters` for its `**fields`.
       pattern: pattern of the networks' names; its groups are keyword arguments of `build`.
       parse: functions that make an argument of a group's text. By default the argument is a whole
         number, a tuple of whole numbers that are joined by "_", or the text itself.
@@ -79,6 +86,7 @@ class ModelInfo:
       paper: paper of the family.
       table: table of the paper that prints the network, or None.
       printed: the paper's row about the network, or None.
+      arguments: keyword arguments of the family, by name.
     """
 
     name: str
@@ -92,6 +100,7 @@ class ModelInfo:
     paper: str
     table: str | None
     printed: papers.Printed | None
+    arguments: Mapping[str, Argument]
 
 
 _FAMILIES: dict[str, Family] = {}
@@ -120,32 +129,10 @@ def register_family(
 def _with_fields(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     """Return `build` with all keyword arguments in its signature, in the place of `**fields`."""
     signature = inspect.signature(build, eval_str=True)
+    signature = signature.replace(parameters=[*parameters(build).values()])
     build = partial(build)
-    build.__signature__ = signature.replace(
-        parameters=[*_arguments(build.func, signature).values()]
-    )
+    build.__signature__ = signature
     return build
-
-
-def _arguments(build: Callable[..., Any], signature: inspect.Signature) -> dict[str, Any]:
-    """Return the keyword arguments of a function, by name.
-
-    `**fields` are `num_classes` and the optional arguments of the module that the function returns,
-    or of the function that an annotation `**fields: Annotated[Any, function]` names.
-    """
-    found = {}
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is not parameter.VAR_KEYWORD:
-            found[name] = parameter
-            continue
-        target = (*getattr(parameter.annotation, "__metadata__", ()), signature.return_annotation)[
-            0
-        ]
-        for field, argument in _arguments(target, inspect.signature(target, eval_str=True)).items():
-            optional = argument.default is not argument.empty or field == "num_classes"
-            if optional and field not in {"execution", "parent", "name", *found}:
-                found[field] = argument.replace(kind=argument.KEYWORD_ONLY)
-    return found
 
 
 def _argument(text: str) -> int | tuple[int, ...] | str:
@@ -231,10 +218,12 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     family, arguments = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
+    allowed = inspect.signature(family.build).parameters
+    check_timm(name, {"num_classes": num_classes, **overrides}, allowed)
     check_whole_number("num_classes", num_classes, 1)
     execution = {name: overrides.pop(name) for name in EXECUTION if name in overrides}
     arguments = {"num_classes": num_classes, **arguments, **overrides}
-    check_arguments(f"model {name!r}", family.build, arguments)
+    check_arguments(name, family.build, arguments)
     for argument, value in arguments.items():
         _check_size(argument, value)
     if "dtype" in arguments:
@@ -253,8 +242,13 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     Raises:
       UserError: as `create_model`.
     """
-    arguments = config_lib.model_arguments(config)
-    return create_model(config.model.name, num_classes, dtype=jnp.dtype(config.dtype), **arguments)
+    arguments = {"dtype": jnp.dtype(config.dtype), **config_lib.model_arguments(config)}
+    try:
+        return create_model(config.model.name, num_classes, **arguments)
+    except UserError as error:
+        for problem in import_installed(config.plugins):
+            raise UserError(f"{error}; {problem}") from error
+        raise
 
 
 def find_printed(name: str, /) -> papers.Printed | None:
@@ -272,9 +266,13 @@ def input_shape(name: str, /) -> tuple[int, int, int]:
     return _find(name)[0].input_shape
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the papers' networks that match a shell pattern such as "sparsenet*"."""
-    return sorted(fnmatch.filter(papers.first_rows(), pattern))
+def list_models(*patterns: str) -> list[str]:
+    """Return the names of the papers' networks that match shell patterns such as "sparsenet*".
+
+    They match one or more of the patterns; without a pattern, all networks are listed.
+    """
+    known = papers.first_rows()
+    return sorted({name for each in patterns or ("*",) for name in fnmatch.filter(known, each)})
 
 
 def list_families() -> list[str]:
@@ -308,6 +306,7 @@ def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -
         paper=family.paper,
         table=printed.table if printed else None,
         printed=printed,
+        arguments=list_arguments(family.build),
     )
 
 

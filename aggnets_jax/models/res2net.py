@@ -32,7 +32,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import Aggregation, Outputs, make_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, make_topology
+from aggnets_jax.connectivity.topology import Topology, TopologyLike, make_topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.residual_blocks import EXPANSION, block_numbers, inner_features
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
@@ -151,7 +151,7 @@ def res2net(
     groups: int = 1,
     base_width: int,
     scale: int,
-    scale_topology: str = "plain",
+    scale_topology: TopologyLike = "plain",
     opening_pool: bool = True,
     **fields: Annotated[Any, residual_network],
 ) -> ResNet:

@@ -32,7 +32,7 @@ from flax.core import FrozenDict
 
 from aggnets_jax.arguments import check_whole_number, choose
 from aggnets_jax.connectivity.aggregation import pad_channels
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.attention import ATTENTIONS
@@ -155,7 +155,7 @@ def residual_network(
     stage_depths: Sequence[int],
     inner_shortcuts: bool,
     width: int = 100,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     aggregation: str = "sum",
     shortcut_norm: str = "group",

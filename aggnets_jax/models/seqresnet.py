@@ -41,6 +41,7 @@ from aggnets_jax.connectivity.topology import (
     MAX_DEPTH,
     Topology,
     TopologyArgs,
+    TopologyLike,
     make_topology,
     per_stage,
 )
@@ -185,7 +186,7 @@ def seqresnet(
     group_width: int | Sequence[int],
     bottleneck: bool,
     cardinality: int | Sequence[int] = 1,
-    topology: str | Sequence[str] = "windowed",
+    topology: TopologyLike = "windowed",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> SeqResNet:

@@ -13,7 +13,6 @@ are a `Stage`. Micro-Dense's table cites the first ShuffleNet, but prints the si
 1.5x with 10 classes. For CIFAR the stem conv3x3(24)-BN-ReLU has stride 1 and no pooling behind it.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
@@ -131,7 +130,7 @@ class ShuffleNetV2(Network):
 def shufflenet_v2_cifar(
     *,
     width: int = 100,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> ShuffleNetV2:

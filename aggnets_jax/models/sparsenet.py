@@ -20,11 +20,12 @@ Where the papers and the reference code differ, or the print is wrong:
 * "1001 layers" are 6 * 166 + 4, that is 1000.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
+from flax import linen as nn
 
 from aggnets_jax.arguments import (
     check_number,
@@ -35,7 +36,14 @@ from aggnets_jax.arguments import (
 )
 from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, per_stage, stage_topologies
+from aggnets_jax.connectivity.topology import (
+    Topology,
+    TopologyArgs,
+    TopologyLike,
+    per_stage,
+    stage_topologies,
+)
+from aggnets_jax.connectivity.unit import find_unit
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.dense_layers import DenseLayer, Transition
@@ -56,6 +64,7 @@ class SparseNet(Network):
       compression: theta of the transitions.
       aggregation: "concat"; with "sum" or "mean" a 1x1 convolution brings y_0 to k channels.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
+      unit: None for `DenseLayer`, or a unit of one's own: its name or module, see `register_unit`.
       pool: "global", or "flatten" for the head of Table 4's networks.
       dropout: probability of dropping a channel after each convolution of a layer.
     """
@@ -68,13 +77,25 @@ class SparseNet(Network):
     compression: float = 1.0
     aggregation: str = "concat"
     imagenet_stem: bool = False
+    unit: str | Callable[..., nn.Module] | None = None
     pool: str = "global"
     dropout: float = 0.0
+
+    def __repr__(self) -> str:
+        """Return fields and modules; with dense stages the network is called a DenseNet."""
+        dense = all(topology.name == "dense" for topology in self.topologies)
+        name = "DenseNet" if dense and self.aggregation == "concat" else type(self).__name__
+        return super().__repr__().replace(type(self).__name__, name, 1)
 
     def _features(
         self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
     ) -> jax.Array:
         dropout = partial(common.channel_dropout, self.dropout, train=train)
+        own = None if self.unit is None else find_unit(self.unit)
+
+        def dense_layer(k: int) -> partial:
+            return partial(DenseLayer, k, self.bottleneck, self.groups, norm, conv, dropout)
+
         if self.imagenet_stem:
             x = common.imagenet_stem(x, self.stem_features, norm=norm, conv=conv)
         else:
@@ -86,10 +107,10 @@ class SparseNet(Network):
                 x = Transition(self.compression, norm, conv, name=f"transition{i - 1}")(x)
             x = Stage(
                 topology,
-                unit=partial(DenseLayer, k, self.bottleneck, self.groups, norm, conv, dropout),
+                unit=dense_layer(k) if own is None else partial(own, k, norm=norm, conv=conv),
                 aggregation=self.aggregation,
                 projection=None if self.aggregation == "concat" else partial(conv, k, 1),
-                preactivated=True,
+                preactivated=own is None,
                 train=train,
                 kind=lambda layer: None,
                 execution=self.execution,
@@ -107,7 +128,7 @@ def sparsenet(
     *,
     depth: int | None = None,
     growth_rate: int | Sequence[int],
-    topology: str | Sequence[str],
+    topology: TopologyLike,
     topology_args: TopologyArgs = None,
     stage_depths: Sequence[int] | None = None,
     stem_features: int | None = None,
@@ -152,6 +173,8 @@ def sparsenet(
     check_number("dropout", network.dropout, 0, 0.99)
     check_aggregation(network.aggregation)
     choose("pool", common.POOLS, network.pool)
+    if network.unit is not None:
+        find_unit(network.unit)
     return network
 
 

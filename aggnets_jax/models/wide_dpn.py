@@ -13,7 +13,6 @@ both paths at once. The unit that opens a stage has a block of WRN for r_0, and 
 convolution to 2g channels for d_0.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,7 +23,7 @@ from flax import linen as nn
 from aggnets_jax.arguments import check_whole_number, layers_in_depth
 from aggnets_jax.connectivity.aggregation import DualPath, Masked, check_aggregation
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.models.network import Endpoints, Network
@@ -119,7 +118,7 @@ def wide_dpn(
     *,
     depth: int,
     widening: int,
-    topology: str | Sequence[str] = "dense",
+    topology: TopologyLike = "dense",
     topology_args: TopologyArgs = None,
     **fields: Any,
 ) -> WideDPN:

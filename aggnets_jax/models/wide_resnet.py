@@ -15,7 +15,7 @@ stage of WRN-d-1, the input itself is its shortcut. There is no DS2 variant: inn
 around the 3x3 convolution of a bottleneck, which F does not have.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ import jax
 from flax import linen as nn
 
 from aggnets_jax.arguments import check_number, check_whole_number, layers_in_depth
-from aggnets_jax.connectivity.topology import Topology, TopologyArgs, stage_topologies
+from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.shortcuts import Shortcuts
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
@@ -128,7 +128,7 @@ def wide_resnet(
     *,
     depth: int,
     widening: int,
-    topology: str | Sequence[str] = "plain",
+    topology: TopologyLike = "plain",
     topology_args: TopologyArgs = None,
     aggregation: str = "sum",
     shortcut_norm: str = "group",

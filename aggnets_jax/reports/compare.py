@@ -74,14 +74,35 @@ class Comparison(NamedTuple):
     differences: Sequence[Difference]
 
 
+def networks(
+    workdirs: Iterable[str | Path], against: Iterable[str | Path] | None = None
+) -> list[list[Result]]:
+    """Return the results of a reference and of other networks, one for each seed.
+
+    Arguments and errors are as for `compare`.
+    """
+    grouped = groups(result for workdir in workdirs for result in read_run(workdir))
+    if against is None:
+        return grouped
+    reference, *others = groups(result for workdir in against for result in read_run(workdir))
+    if others:
+        raise UserError(
+            f"--against has runs of several configs, such as {reference[0].workdir} and"
+            f" {others[0][0].workdir}; give those of one, that differ in the seed alone"
+        )
+    return [reference, *grouped]
+
+
 def compare(
-    workdirs: Iterable[str | Path], against: Iterable[str | Path], may_differ: Sequence[str] = ()
+    workdirs: Iterable[str | Path],
+    against: Iterable[str | Path] | None = None,
+    may_differ: Sequence[str] = (),
 ) -> Comparison:
     """Compare the networks of some runs with a reference.
 
     Args:
       workdirs: of finished runs of any number of networks.
-      against: workdirs of the reference's runs.
+      against: workdirs of the reference's runs; None: the network of the first workdir.
       may_differ: fields of the config, besides those of the network, that differ on purpose.
 
     Raises:
@@ -89,13 +110,9 @@ def compare(
         is compared with itself; if a run differs from it in more than the network; or if there are
         fewer than two pairs of seeds.
     """
-    reference, *others = groups(result for workdir in against for result in read_run(workdir))
-    if others:
-        raise UserError(
-            f"--against has runs of several configs, such as {reference[0].workdir} and"
-            f" {others[0][0].workdir}; give those of one, that differ in the seed alone"
-        )
-    grouped = groups(result for workdir in workdirs for result in read_run(workdir))
+    reference, *grouped = networks(workdirs, against)
+    if not grouped:
+        raise UserError(f"{name_of(reference)} is one network; a network is compared with another")
     _check_fields([reference, *grouped], may_differ)
     by_measure = []
     for measure in MEASURES:
@@ -145,16 +162,16 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
     found: set[str] = set()
     refused: list[str] = []
     for group in others:
-        changes = _changes(reference, group)
-        if not changes:
+        fields = changes(reference, group)
+        if not fields:
             raise UserError(
                 f"{name_of(group)} and {name_of(reference)} are runs of the same config; a network"
                 " is compared with another one"
             )
-        differing = [field for field in changes if not field.startswith("model.")]
+        differing = [field for field in fields if not field.startswith("model.")]
         found.update(differing)
         if more := [field for field in differing if field not in may_differ]:
-            details = "; ".join(f"{field}: {changes[field]}" for field in more)
+            details = "; ".join(f"{field}: {fields[field]}" for field in more)
             refused.append(
                 f"{name_of(group)} differs from {name_of(reference)} in more than the network"
                 f" ({details}); if that is on purpose, name what may:"
@@ -167,14 +184,14 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
         raise UserError(refused[0])
 
 
-def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, str]:
+def changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, str]:
     """Return how each field differs between runs or changed during a run; seeds are ignored."""
     folders = [any_path(results[0].workdir) for results in (reference, group)]
     theirs, ours = (
         config_lib.to_json(config_lib.resolve(read_json(folder / CONFIG))) for folder in folders
     )
-    changes = {
-        field: f"{was!r} and {now!r}"
+    found = {
+        field: "other links" if field == "model.patterns" else f"{was!r} and {now!r}"
         for field, (was, now) in config_lib.changes(theirs, ours).items()
         if field not in ("seed", "num_seeds")
     }
@@ -182,8 +199,8 @@ def _changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, 
         for change in read_summary(folder)["config_changes"]:
             for text in change["changes"]:
                 field, _, values = text.partition(": ")
-                changes[field] = f"{values} after step {change['step']} of {folder}"
-    return changes
+                found[field] = f"{values} after step {change['step']} of {folder}"
+    return found
 
 
 def records(comparison: Comparison) -> list[dict[str, object]]:

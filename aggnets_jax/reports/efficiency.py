@@ -103,7 +103,8 @@ def _data_and_line(config: ml_collections.ConfigDict) -> tuple[str, str]:
     data, split = config.data.name, config.data.train_split
     family, pattern = find_family(config.model.name).name, config.model.topology
     if pattern is not None:
-        pattern = pattern if isinstance(pattern, str) else "+".join(map(str, pattern))
+        names = [pattern] if isinstance(pattern, str) else pattern
+        pattern = "+".join(name if isinstance(name, str) else "custom" for name in names)
         family = f"{family}, {pattern}"
     return data if split == "train" else f"{data}, {split}", family
 

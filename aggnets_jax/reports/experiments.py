@@ -85,7 +85,13 @@ def size(config: ml_collections.ConfigDict) -> Size:
 def network_of(config: ml_collections.ConfigDict) -> Network:
     """Return the network of a config."""
     data = known_data(config)
-    arguments = {k: v for k, v in config_lib.model_arguments(config).items() if k not in _NO_SIZE}
+    if config.task == "detection":
+        given = config_lib.to_json(config)
+        model = {k: v for k, v in given["model"].items() if k not in (*_NO_SIZE, "patterns")}
+        arguments = {"task": given["task"], "task_args": given["task_args"], "model": model}
+    else:
+        arguments = config_lib.model_arguments(config)
+        arguments = {k: v for k, v in arguments.items() if k not in _NO_SIZE}
     text = json.dumps(arguments, sort_keys=True)
     return Network(config.model.name, text, data.num_classes, data.image_shape)
 
@@ -177,9 +183,23 @@ def counted(network: Network) -> Size:
     """Count a network's parameters and multiply-adds; raise `UserError` for an unknown one."""
     from aggnets_jax.models import count, create_model
 
-    model = create_model(network.network, network.num_classes, **json.loads(network.arguments))
+    arguments = json.loads(network.arguments)
+    if arguments.get("task") == "detection":
+        return _counted_detector(arguments, network)
+    model = create_model(network.network, network.num_classes, **arguments)
     parts = count(model, network.image_shape).values()
     return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+
+
+def _counted_detector(given: dict[str, Any], network: Network) -> Size:
+    """Count a detector, whose frozen parameters papers leave out."""
+    from aggnets_jax.detection.operations import count_detector
+    from aggnets_jax.tasks import get_task
+
+    config = config_lib.resolve(given)
+    detector = get_task(config).make_network(config, network.num_classes)
+    _, trainable, _, parts = count_detector(detector, network.image_shape[:2])
+    return Size(trainable, sum(part.macs for part in parts.values()))
 
 
 def _record(experiment: Experiment, errors: Mapping[str, Sequence[float]]) -> dict[str, Any]:

@@ -22,11 +22,17 @@ _PAGE = """# {name}
 Made by `aggnets results WORKDIR ... --output={output}`;
 [{name}.csv]({name}.csv) has a row for each run and seed.
 
-Errors are top-1 errors in percent, after the last step: their mean and standard deviation over the
-seeds, and the 95 % confidence interval of the mean by Student's t distribution. The last column is
-the error that the paper prints.
+{columns}
 
 """
+_ERRORS = """\
+Errors are top-1 errors in percent, after the last step: their mean and standard deviation over the
+seeds, and the 95 % confidence interval of the mean by Student's t distribution. The last column is
+the error that the paper prints."""
+_PRECISIONS = """\
+AP is COCO's average precision in percent, of boxes and of masks, after the last step: its mean and
+standard deviation over the seeds, and the 95 % confidence interval of the mean by Student's t
+distribution."""
 
 
 class Result(NamedTuple):
@@ -90,11 +96,14 @@ def config_and_overrides(config: ml_collections.ConfigDict) -> tuple[str, list[s
             with contextlib.suppress(UserError):
                 base = config_lib.load(file)
                 break
-    flags, seeds = [], []
+    flags = [f"--config.plugins={config.plugins!r}"] if config.plugins != base.plugins else []
+    seeds = []
     changes = config_lib.changes(config_lib.to_json(base), config_lib.to_json(config))
     for field, (_, value) in changes.items():
         if value is None and field in config_lib.LENGTHS:
             continue  # setting the other unsets it
+        if field == "model.patterns":
+            continue  # filled in when the run starts
         flag = f"--config.{field}={value}"
         (seeds if field in ("seed", "num_seeds") else flags).append(flag)
     return os.path.relpath(file, root), flags, seeds
@@ -118,10 +127,7 @@ def _record(
         "steps": summary["steps"],
         "seed": seed_summary["seed"],
         "seeds_at_once": config.num_seeds,
-        "error": _error(final["accuracy"]),
-        "error_top5": _error(final["accuracy_top5"]),
-        "best_error": _error(seed_summary["best"]["accuracy"]),
-        "loss": f"{final['loss']:.6g}",
+        **_measured(final, seed_summary["best"]),
         "images_per_second": f"{summary['images_per_second']:.1f}",
         "paper": config.paper.source,
         "paper_error": config.paper.error,
@@ -133,6 +139,19 @@ def _record(
     }
 
 
+def _measured(final: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of what a task measures: errors, or AP of boxes and masks, in %."""
+    if "accuracy" in final:
+        return {
+            "error": _error(final["accuracy"]),
+            "error_top5": _error(final["accuracy_top5"]),
+            "best_error": _error(best["accuracy"]),
+            "loss": f"{final['loss']:.6g}",
+        }
+    names = [f"{kind}_{figure}" for kind in ("bbox", "segm") for figure in ("AP", "AP50", "AP75")]
+    return {name: round(100 * final[name], 4) if name in final else None for name in names}
+
+
 def _error(accuracy: float) -> float:
     """Return an error in %, with enough digits for one image in a million."""
     return round(100 * (1 - accuracy), 4)
@@ -142,8 +161,11 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
     """Group results that differ only in the seed, in the order of their first results.
 
     Raises:
-      UserError: if two results have the same config and seed.
+      UserError: if two results have the same config and seed, or are of different tasks.
     """
+    results = list(results)
+    if len({"bbox_AP" in result.record for result in results}) > 1:
+        raise UserError("runs of detectors and of classifiers have no table in common")
     by_config: dict[tuple[str, str], dict[int, Result]] = {}
     for result in results:
         record = result.record
@@ -161,7 +183,8 @@ def page(grouped: Sequence[Sequence[Result]], output: Path) -> str:
     """Return the Markdown page: a row for each group, the commands, hardware and versions."""
     table = markdown([_cells(group) for group in grouped])
     results = list(itertools.chain.from_iterable(grouped))
-    head = _PAGE.format(name=output.name, output=output)
+    columns = _PRECISIONS if "bbox_AP" in results[0].record else _ERRORS
+    head = _PAGE.format(name=output.name, output=output, columns=columns)
     return "\n".join([head + table, *provenance(results)]) + "\n"
 
 
@@ -196,17 +219,29 @@ def write_tables(output: Path, records: Sequence[Mapping[str, Any]], page: str) 
 
 def _cells(group: Sequence[Result]) -> dict[str, str]:
     first = group[0].record
-    mean, deviation, half = mean_and_interval([result.record["error"] for result in group])
-    several = len(group) > 1
-    return {
+    cells = {
         "config": " ".join(f"`{text}`" for text in (first["config"], first["overrides"]) if text),
         "network": f"`{first['network']}`",
         "parameters": f"{first['params']:,}",
         "data": first["data"],
         "steps": f"{first['steps']:,}",
         "seeds": str(len(group)),
-        "error": f"{mean:.2f}",
-        "deviation": f"{deviation:.2f}" if several else "",
-        "95 % interval": f"{mean - half:.2f} to {mean + half:.2f}" if several else "",
-        "printed": f"{first['paper_error']:g} ({first['paper']})" if first["paper_error"] else "",
     }
+    if "bbox_AP" in first:
+        for kind, name in (("box", "bbox_AP"), ("mask", "segm_AP")):
+            found = ("", "", "") if first[name] is None else _statistics(group, name)
+            columns = (f"{kind} {column}" for column in ("AP", "deviation", "95 % interval"))
+            cells |= dict(zip(columns, found, strict=True))
+        return cells
+    mean, deviation, interval = _statistics(group, "error")
+    printed = f"{first['paper_error']:g} ({first['paper']})" if first["paper_error"] else ""
+    measured = {"error": mean, "deviation": deviation, "95 % interval": interval}
+    return {**cells, **measured, "printed": printed}
+
+
+def _statistics(group: Sequence[Result], name: str) -> tuple[str, str, str]:
+    """Return mean, deviation and 95 % interval of a column; the last two need several seeds."""
+    mean, deviation, half = mean_and_interval([result.record[name] for result in group])
+    if len(group) == 1:
+        return f"{mean:.2f}", "", ""
+    return f"{mean:.2f}", f"{deviation:.2f}", f"{mean - half:.2f} to {mean + half:.2f}"

@@ -9,8 +9,9 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.files import PathLike, any_path, check_fields, read_json
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.curves import save_curves
+from aggnets_jax.reports.metrics import curves_of, metrics_in
 from aggnets_jax.tables import print_table
-from aggnets_jax.workdir.folder import CONFIG, METRICS, read_summary
+from aggnets_jax.workdir.folder import CONFIG, metrics_of, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 
@@ -18,7 +19,7 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
     """Print a table of a finished run, and draw `topology.png` and `curves.png`.
 
     If the run was evaluated from its last checkpoint (`aggnets eval`), the report says whether the
-    accuracy is the same.
+    accuracy, or the average precision of a detector, is the same.
 
     Args:
       workdir: of the run.
@@ -40,21 +41,22 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
 
     distinct = tuple(dict.fromkeys(topologies))  # stages are often equal
     save_topologies(distinct, workdir / "topology.png")
-    save_curves(curves, workdir / "curves.png")
+    save_curves(curves, workdir / "curves.png", curves_of(summary["final"]))
     print(f"connection pattern: {workdir / 'topology.png'}")
     print(f"training curves: {workdir / 'curves.png'}")
 
     evaluation, file = None, workdir / "evaluation.json"
     if file.exists():
         evaluation, final = read_json(file), summary["final"]
-        check_fields(file, evaluation, {"step": int, **METRICS})
+        check_fields(file, evaluation, {"step": int, **metrics_of(final)})
         if evaluation["step"] == final["step"]:
-            if evaluation["accuracy"] != final["accuracy"]:
+            name, title, _ = metrics_in(final)[0]
+            if evaluation[name] != final[name]:
                 raise UserError(
-                    f"the restored checkpoint has accuracy {evaluation['accuracy']},"
-                    f" in training it had {final['accuracy']}"
+                    f"the restored checkpoint has {title} {evaluation[name]},"
+                    f" in training it had {final[name]}"
                 )
-            print(f"restored in a new process: the same accuracy, {evaluation['accuracy']}")
+            print(f"restored in a new process: the same {title}, {evaluation[name]}")
     if html:
         from aggnets_jax.reports.page import write_page
 
@@ -64,12 +66,13 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
 
 def _print_summary(run: str, summary: Mapping[str, Any]) -> None:
     network, final = summary["network"], summary["final"]
+    shown = [each[:2] for each in metrics_in(final) if each.caption and each.name != "loss"]
     record = {
         "network": network["name"],
         "links": f"{network['links']:,}",
         "parameters": f"{network['params']:,}",
         "MACs": f"{network['macs']:,}",
-        "accuracy": f"{final['accuracy']:.2%}",
+        **{title: f"{final[name]:.2%}" for name, title in shown},
         "images/s": f"{summary['images_per_second']:,.0f}",
     }
     print_table([record], f"{run}, {summary['steps']} steps")

@@ -62,9 +62,10 @@ def cleaning_up(action: Callable[[], object]) -> Iterator[None]:
 
 
 def ignore_signals() -> None:
-    """Ignore signals from now on: the process has been asked to end, and is about to."""
-    for number in heeded():
-        signal.signal(number, signal.SIG_IGN)
+    """Ignore the signals that would end this process at once: it is about to end anyway."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _end:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _watch(reader: int) -> None:

@@ -5,9 +5,13 @@ import ml_collections
 from aggnets_jax.arguments import check_arguments, choose
 from aggnets_jax.errors import UserError
 from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.tasks.detection import Detection
 from aggnets_jax.training.task import Task
 
-TASKS: dict[str, type[Task]] = {"classification": Classification}
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "detection": Detection,
+}
 
 
 def get_task(config: ml_collections.ConfigDict) -> Task:
@@ -18,5 +22,6 @@ def get_task(config: ml_collections.ConfigDict) -> Task:
             " and writes its pattern"
         )
     task = choose("config.task", TASKS, config.task)
-    check_arguments(f"task {config.task!r}", task, config.task_args)
-    return task(**config.task_args)
+    arguments = config.task_args.to_dict()
+    check_arguments(f"task {config.task!r}", task, arguments)
+    return task(**arguments)

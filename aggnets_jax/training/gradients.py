@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
-from aggnets_jax.connectivity.features import statistics_over
+from aggnets_jax.connectivity.features import shift_over_devices, statistics_over
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 
@@ -78,11 +78,14 @@ def gather_params(gradient_fn: GradientFn, mesh: Mesh) -> GradientFn:
     return with_whole_params
 
 
-def inside_mesh(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Trace a function with the mesh as context."""
+def inside_mesh(
+    function: Callable[..., Any], mesh: Mesh, *, shifted: bool = False
+) -> Callable[..., Any]:
+    """Trace a function with the mesh as context, and with shifted statistics if asked for."""
+    shift = shift_over_devices if shifted else contextlib.nullcontext
 
     def in_context(*arguments: Any) -> Any:
-        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), shift():
             return function(*arguments)
 
     return in_context

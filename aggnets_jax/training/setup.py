@@ -12,8 +12,10 @@ from jax.sharding import Mesh
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.execution import with_loops
+from aggnets_jax.connectivity.stored_patterns import rows_of
+from aggnets_jax.connectivity.topology import recording
 from aggnets_jax.data import DatasetInfo, Preprocess
-from aggnets_jax.models import Count, count
+from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
 from aggnets_jax.training.regularisation_schedules import Strength, make_strength
@@ -58,7 +60,7 @@ class Setup:
     @functools.cached_property
     def counts(self) -> dict[str, Count]:
         """Parameters and multiply-adds of each part of the network."""
-        return count(self.network, self.info.image_shape)
+        return self.task.count(self.network, self.info.image_shape)
 
     @property
     def network_summary(self) -> dict[str, Any]:
@@ -122,6 +124,8 @@ def set_up(
 ) -> Setup:
     """Make everything that a resolved config, its task and its data set describe.
 
+    From then on, the config has the links that patterns of users gave (`model.patterns`).
+
     If `mesh` is given, training batches must be divisible over its devices.
 
     Raises:
@@ -131,7 +135,10 @@ def set_up(
         parts = config.accumulation_steps
         mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
     info = info or task.describe(config)
-    network = task.make_network(config, info.num_classes)
+    with recording() as made:
+        network = task.make_network(config, info.num_classes)
+    with config.model.ignore_type():
+        config.model.patterns = rows_of(made)
     model = task.trained_model(network)
     total_steps = config_lib.total_steps(config, info.num_train)
     steps_per_epoch = info.num_train / config.batch_size

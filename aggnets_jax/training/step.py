@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.batch_norm import OneValue
 from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
 from aggnets_jax.runtime.mesh import batch_sharding, replicate
 from aggnets_jax.training.gradients import (
@@ -52,19 +53,23 @@ def make_train_step(
 
     Raises:
       UserError: if the devices can't be divided into groups of N; when it is traced, if
-        `config.strength` is set and the network regularises nothing by it.
+        `config.strength` is set and the network regularises nothing by it, or if a normalisation
+        has one value of each channel.
     """
     prepare = task.make_prepare(model, preprocess, config)
     gradient_fn = jax.value_and_grad(task.make_loss(model, config), has_aux=True)
     gradient_fn = accumulate_parts(gradient_fn, config.accumulation_steps, task.sums)
+    parts = config.accumulation_steps  # which are normalised apart
     if mesh is not None:
         prepare = inside_mesh(prepare, mesh)
-        if config.batch_norm != "global":
+        if config.batch_norm not in ("global", "global_shifted"):
             group = devices_of_statistics(config.batch_norm, mesh.size)
+            parts *= mesh.size // group
             gradient_fn = average_over_devices(gradient_fn, mesh, group)
         if config.sharding == "fsdp":
             gradient_fn = gather_params(gradient_fn, mesh)
-        gradient_fn = inside_mesh(gradient_fn, mesh)
+        shifted = config.batch_norm == "global_shifted"
+        gradient_fn = inside_mesh(gradient_fn, mesh, shifted=shifted)
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         examples = prepare(batch, state.seed)
@@ -72,13 +77,15 @@ def make_train_step(
         if strength:
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
         key = jax.random.fold_in(model_key(state.seed), state.step)
-        (loss, (batch_stats, sums)), gradients = gradient_fn(
-            state.params, state.batch_stats, examples, fixed, key
-        )
+        variables = state.params, state.batch_stats
+        try:
+            (loss, (batch_stats, sums)), gradients = gradient_fn(*variables, examples, fixed, key)
+        except OneValue as error:
+            raise OneValue(error.path, f"config.batch_size={2 * parts}") from error
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema and optax.incremental_update(
-            {"params": params, "batch_stats": batch_stats}, state.ema, 1 - config.ema_decay
+            {"params": params, "batch_stats": batch_stats}, state.ema, ema_rate(config, state.step)
         )
         step = state.step + 1
         finite = jnp.isfinite(loss) & _has_finite_norm((gradients, params, batch_stats))
@@ -92,6 +99,15 @@ def make_train_step(
         return after.replace(step=step, totals=totals)
 
     return train_step
+
+
+def ema_rate(config: ml_collections.ConfigDict, updates: jax.Array) -> float | jax.Array:
+    """Return the share of the new weights in their average, after a number of updates before."""
+    if not config.ema_warmup:
+        return 1 - config.ema_decay
+    updates = updates.astype(jnp.float32)
+    # As in TensorFlow's ExponentialMovingAverage with `num_updates`.
+    return jnp.maximum(1 - config.ema_decay, 9 / (10 + updates))
 
 
 def _has_finite_norm(tree: Any) -> jax.Array:
@@ -160,8 +176,11 @@ def make_train_steps(
 class CompiledSteps:
     """Several updates as one compiled program; the state is donated to each call.
 
+    Feeds of other shapes, as batches of images of another size, have a program each, which is
+    compiled, and printed, when the first comes.
+
     Attributes:
-      program: the program, from the function of `make_train_steps`.
+      program: the program of the first feed, from the function of `make_train_steps`.
       seconds: time that its compilation took.
       seconds_saved: by the compilation cache; None if the program was not in it.
     """
@@ -170,20 +189,34 @@ class CompiledSteps:
         self, train_steps: Callable[..., TrainState], state: TrainState, feed: Any, mesh: Mesh
     ) -> None:
         self._mesh, began = mesh, time.perf_counter()
-        jitted = jax.jit(
+        self._jitted = jax.jit(
             train_steps,
             donate_argnums=0,
             out_shardings=jax.tree.map(lambda x: x.sharding, state),
             compiler_options=compiler_options(),
         )
         with count_cache_hits() as hits:
-            self.program = jitted.lower(state, feed, _count(1, mesh)).compile()
+            self.program = self._compile(state, feed)
         self.seconds = time.perf_counter() - began
         self.seconds_saved = sum(hits) if hits else None
+        self._programs = {_shapes(feed): self.program}
+
+    def _compile(self, state: TrainState, feed: Any) -> jax.stages.Compiled:
+        return self._jitted.lower(state, feed, _count(1, self._mesh)).compile()
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
         """Make so many updates."""
-        return self.program(state, feed, _count(count, self._mesh))
+        shapes = _shapes(feed)
+        if shapes not in self._programs:
+            began = time.perf_counter()
+            self._programs[shapes] = self._compile(state, feed)
+            seconds = time.perf_counter() - began
+            print(f"step compiled for batches of another size in {seconds:.1f} s", flush=True)
+        return self._programs[shapes](state, feed, _count(count, self._mesh))
+
+
+def _shapes(feed: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(array.shape for array in jax.tree.leaves(feed))
 
 
 @functools.cache

@@ -1,9 +1,10 @@
 """The interface of a task: everything that the training loop does not know by itself."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -12,7 +13,7 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from aggnets_jax import data
-from aggnets_jax.models import create_configured_model
+from aggnets_jax.models import Count, count, create_configured_model
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import Variables
 
@@ -20,11 +21,19 @@ Config = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):
-    """Metrics, arrays [] or with several seeds [seeds], and numbers of good and bad examples."""
+    """The result of an evaluation.
+
+    Attributes:
+      metrics: arrays [], or with several seeds [seeds].
+      examples: number of examples.
+      skipped: number of damaged ones, which don't count.
+      results: outputs for each example, JSON data that `aggnets eval` writes; None: nothing.
+    """
 
     metrics: dict[str, np.ndarray]
     examples: int
     skipped: int
+    results: list[Any] | None = None
 
 
 class Task:
@@ -47,6 +56,14 @@ class Task:
         """Describe the data set of a config."""
         return data.describe(config.data)
 
+    def batch_shapes(
+        self, image_shape: tuple[int, int, int], *, train: bool
+    ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
+        """Return shape and dtype of an example's arrays in a batch, by name."""
+        numbers = dict.fromkeys(("label", *["epoch", "index"] * train), ((), jnp.int32))
+        mask = {} if train else {"mask": ((), jnp.bool_)}
+        return {"image": (image_shape, jnp.uint8), **numbers, **mask}
+
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split; arguments and errors are those of `data.train_data`.
 
@@ -65,6 +82,10 @@ class Task:
     def make_network(self, config: Config, num_classes: int) -> nn.Module:
         """Make the network of a config."""
         return create_configured_model(config, num_classes)
+
+    def count(self, network: nn.Module, image_shape: Sequence[int]) -> dict[str, Count]:
+        """Count the parameters and multiply-adds of each part of a network for one image."""
+        return count(network, image_shape)
 
     def trained_model(self, network: nn.Module) -> Any:
         """Return the trained model: the network, or something around it with `init` and `apply`."""
@@ -127,8 +148,12 @@ class Task:
         """Make the pure function from the variables of a seed and a batch to arrays."""
         raise NotImplementedError
 
+    def start_gathering(self, batches: data.EvalBatches) -> Any:
+        """Return what `gather` adds the outputs of an evaluation of these batches to at first."""
+        return None
+
     def gather(self, gathered: Any, outputs: Any) -> Any:
-        """Add the outputs of an evaluation step to `gathered`, which is None at first, on the host.
+        """Add the outputs of an evaluation step to `gathered`, on the host.
 
         With several seeds, these are the first axis of each output.
         """

@@ -17,11 +17,15 @@ renamed, it then gets the object `commit_success.txt`.
 import contextlib
 import functools
 import hashlib
+import itertools
 import json
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -55,7 +59,19 @@ _DATASET = {
     "eval_split": str,
     "mean": [float],
     "std": [float],
+    "category_ids": [int],
 }
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Leave out Orbax's warnings that a manager which only reads will not write."""
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(min(before, absl.logging.ERROR))
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -91,15 +107,16 @@ class Checkpoints(contextlib.AbstractContextManager):
         if folder not in self._managers:
             if self._mirror:
                 self._mirror.look(folder)
-            self._managers[folder] = ocp.CheckpointManager(
-                (self._mirror.root if self._mirror else self._plain_workdir) / folder,
-                options=ocp.CheckpointManagerOptions(
-                    # The metadata of a damaged checkpoint would be an error before any is read.
-                    lightweight_initialize=True,
-                    **self._options(folder),
-                ),
-                item_names=("model", "training", *JSON_ITEMS, "checksums"),
-            )
+            with _without_warnings():
+                self._managers[folder] = ocp.CheckpointManager(
+                    (self._mirror.root if self._mirror else self._plain_workdir) / folder,
+                    options=ocp.CheckpointManagerOptions(
+                        # The metadata of a damaged checkpoint would be an error before any is read.
+                        lightweight_initialize=True,
+                        **self._options(folder),
+                    ),
+                    item_names=("model", "training", *JSON_ITEMS, "checksums"),
+                )
         return self._managers[folder]
 
     def _forget(self, folder: str) -> None:
@@ -175,21 +192,8 @@ class Checkpoints(contextlib.AbstractContextManager):
                         raise Damaged(path, f"{item}/{name} has another checksum")
         except (Damaged, OtherArrays):
             raise
-        except (IsADirectoryError, NotADirectoryError, FileNotFoundError) as error:
-            raise Damaged(path, one_line(error)) from error
-        except PermissionError as error:
-            raise UserError(f"{path} may not be read: {one_line(error)}") from error
-        except Exception as error:
-            why = f"it can't be read: {one_line(error)}"
-            refused = _REFUSED.search(str(error))
-            # Not the checkpoint's fault.
-            if is_url(path) and (is_storage_error(error) or refused):
-                raise OSError(f"{path}: {why}") from error
-            if isinstance(error, MemoryError | OSError) or refused:
-                how = "may not" if refused and refused[0] == "PERMISSION_DENIED" else "can't"
-                raise UserError(f"{path} {how} be read: {one_line(error)}") from error
-            # Orbax, TensorStore and JSON raise any at a damaged file.
-            raise Damaged(path, why) from error
+        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
+            raise _reported(path, error) from error
         return items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
@@ -200,6 +204,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Restore the description of the data set that a checkpoint was trained on."""
         saved = self._read(folder, step, "dataset")["dataset"]
         path = self._workdir / folder / str(step)
+        saved = {"category_ids": [], **saved}  # earlier versions had none
         check_fields(path, saved, _DATASET)
         # JSON has no tuples.
         lists = (name for name, kind in _DATASET.items() if isinstance(kind, list))
@@ -236,6 +241,32 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Restore the averages, or the variables without any; arguments as for `restore_model`."""
         model = self.restore_model(*arguments, averaged=averaged)
         return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
+
+
+def _reported(path: AnyPath, error: Exception) -> Exception:
+    """Return the error to report for one while a checkpoint was read: damaged or out of reach."""
+    why = one_line(error)
+    refused = _REFUSED.search(str(error))
+    # Orbax takes a folder that may not be read for one that is not there.
+    forbidden = None if is_url(path) else _forbidden(path)
+    if forbidden or isinstance(error, PermissionError):
+        return UserError(f"{forbidden or path} may not be read: {why}")
+    if isinstance(error, IsADirectoryError | NotADirectoryError | FileNotFoundError):
+        return Damaged(path, why)
+    if is_url(path) and (is_storage_error(error) or refused):
+        return OSError(f"{path}: it can't be read: {why}")
+    if isinstance(error, MemoryError | OSError) or refused:
+        return UserError(f"{path} can't be read: {why}")
+    return Damaged(path, f"it can't be read: {why}")
+
+
+def _forbidden(path: Path) -> Path | None:
+    """Return a folder or file of a checkpoint that this process may not read, if there is one."""
+    below = (Path(top, name) for top, *names in os.walk(path) for name in itertools.chain(*names))
+    for place in itertools.chain([path], below):
+        if not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
+            return place
+    return None
 
 
 def array_checksums(tree: Any) -> dict[str, list[Any]]:

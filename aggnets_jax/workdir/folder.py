@@ -33,17 +33,16 @@ SUMMARY = "summary.json"
 
 # Fields that readers of a summary rely on.
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
-_FIELDS_OF_SEED = {"seed": int, "final": METRICS, "best": METRICS, "fingerprint": str}
+# A run of a detector has no accuracy, but these and more.
+DETECTION_METRICS = dict.fromkeys(("bbox_AP", "bbox_AP50", "bbox_AP75"), float)
 _FIELDS_OF_SUMMARY = {
     "steps": int,
-    "final": {"step": int, **METRICS},
     "images_per_second": float,
     "network": {"name": str, "links": int, "params": int, "macs": int},
     "versions": dict,
     "hardware": str,
     "commit": str | None,
     "config_changes": [{"step": int, "changes": [str]}],
-    "seeds": [_FIELDS_OF_SEED],
 }
 
 
@@ -146,8 +145,17 @@ def read_summary(workdir: AnyPath) -> dict[str, Any]:
         # It is from before several seeds could train together.
         seed = read_json(workdir / CONFIG).get("seed")
         summary["seeds"] = [{"seed": seed, **summary}]
-    check_fields(workdir / SUMMARY, summary, _FIELDS_OF_SUMMARY)
+    metrics = metrics_of(summary.get("final"))
+    seed_fields = {"seed": int, "final": metrics, "best": metrics, "fingerprint": str}
+    fields = {"final": {"step": int, **metrics}, **_FIELDS_OF_SUMMARY, "seeds": [seed_fields]}
+    check_fields(workdir / SUMMARY, summary, fields)
     return summary
+
+
+def metrics_of(evaluation: Any) -> dict[str, type]:
+    """Return the fields that an evaluation must have, which depend on its task."""
+    detects = isinstance(evaluation, dict) and "bbox_AP" in evaluation
+    return DETECTION_METRICS if detects else METRICS
 
 
 def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:

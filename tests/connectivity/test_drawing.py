@@ -9,6 +9,7 @@ from matplotlib.patches import Arc
 from aggnets_jax import make_topology
 from aggnets_jax.connectivity.drawing import draw_topology, save_topologies
 from aggnets_jax.reports.curves import save_curves
+from aggnets_jax.reports.metrics import curves_of
 from tests import runs
 
 
@@ -29,7 +30,7 @@ def test_each_link_is_an_arc_between_its_ends(name):
 def test_pictures_are_written(tmp_path):
     save_topologies([make_topology("sparse", 5), make_topology("dense", 9)], tmp_path / "t.png")
     lines = [{"step": 1, "train/loss": 2.0, "train/accuracy": 0.1}, {"step": 2, "eval/loss": 1.0}]
-    save_curves(lines, tmp_path / "c.png")
+    save_curves(lines, tmp_path / "c.png", curves_of({"loss": 1.0, "accuracy": 0.5}))
     for name in ("t.png", "c.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 

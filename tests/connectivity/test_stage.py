@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from aggnets_jax.connectivity.patterns import PATTERNS
 from aggnets_jax.connectivity.stage import Stage
-from aggnets_jax.connectivity.topology import PATTERNS, make_topology
+from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
 
 TOPOLOGIES = [

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import json
 import math
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggnets_jax import arguments, errors
-from aggnets_jax.connectivity import topology
+from aggnets_jax.connectivity import patterns as registered
+from aggnets_jax.connectivity import stored_patterns, topology
 from aggnets_jax.connectivity.topology import Topology, make_topology, per_stage, stage_topologies
 from tests.patterns import ARGUMENTS, one_line_error, patterns, properties
 
@@ -214,24 +216,94 @@ def imports(module):
 
 def test_topologies_need_no_jax():
     ours = {
-        "connectivity.topology": {"arguments", "errors"},
+        "connectivity.topology": {"arguments", "connectivity", "errors"},
+        "connectivity.patterns": {"arguments", "errors"},
+        "connectivity.stored_patterns": {"connectivity", "errors"},
         "arguments": {"errors"},
         "errors": set(),
     }
-    for module in (topology, arguments, errors):
+    for module in (topology, registered, stored_patterns, arguments, errors):
         found = set(imports(module))
         assert not {name for name in found if name.split(".")[0] in ("jax", "jaxlib", "flax")}
         own = {name.split(".")[1] for name in found if name.startswith("aggnets_jax.")}
         assert own <= ours[module.__name__.removeprefix("aggnets_jax.")]
 
 
-def test_registering_a_pattern_makes_it_available(monkeypatch):
-    monkeypatch.setattr(topology, "PATTERNS", dict(topology.PATTERNS))
+@pytest.fixture
+def scratch(monkeypatch):
+    """The patterns, to be changed by a test."""
+    own = dict(registered.PATTERNS)
+    for module in (topology, registered, stored_patterns):
+        monkeypatch.setattr(module, "PATTERNS", own)
+    return own
 
-    @topology.pattern
-    def last_two(depth, *, skip=2):
-        return [[0], *([layer - skip, layer - 1] for layer in range(2, depth + 2))]
 
+def last_two(depth, *, skip=2):
+    return [[0], *([layer - skip, layer - 1] for layer in range(2, depth + 2))]
+
+
+def test_registering_a_pattern_makes_it_available(scratch):
+    assert registered.pattern(last_two) is last_two
     assert make_topology("last_two", 3).sources == ((0,), (0, 1), (1, 2), (2, 3))
     assert make_topology("last_two", 3, skip=2).num_links == 5
     assert "skip" in one_line_error(make_topology, "last_two", 3, skp=1)
+    registered.pattern(last_two)  # its module may be imported again
+    assert "already" in one_line_error(registered.pattern, namesake)
+    assert "def" in one_line_error(registered.pattern, lambda depth: [])
+
+
+def namesake(depth):
+    return []
+
+
+namesake.__name__ = "dense"
+
+
+def test_a_topology_is_made_from_a_function_from_links_or_is_one():
+    expected = Topology("last_two", ((0,), (0, 1), (1, 2), (2, 3)))
+    assert make_topology(last_two, 3) == expected
+    assert make_topology(expected, 3) is expected
+    for links in (expected.links, [list(link) for link in expected.links]):
+        assert make_topology(links, 3).sources == expected.sources
+    for pattern in (last_two, expected, expected.links):
+        stages = stage_topologies(pattern, None, [3, 3])
+        assert [t.sources for t in stages] == [expected.sources] * 2
+    shallow = [(1, 0), (2, 1)]
+    stages = stage_topologies([expected.links, shallow, "dense"], None, [3, 1, 2])
+    assert [t.depth for t in stages] == [3, 1, 2]
+    assert stages[1].links == ((1, 0), (2, 1))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (lambda depth: [[0]], "returns 1 lists for 3 layers; it must return 4"),
+        (lambda depth: 1 / 0, "fails for 3 layers: ZeroDivisionError"),
+        (lambda depth: [[0.0]] * 4, "fails for 3 layers: TypeError"),
+        (lambda depth: [[3], [0], [0], [0]], "layer 1 reads 3; allowed: 0..0"),
+        (make_topology("dense", 2), "topology 'dense' has 2 layers, and the stage has 3"),
+        (5, "a topology is the name of a pattern, a Topology, a function, or a list of links"),
+        ([(1, 0), (2,)], "an edge is a pair"),
+        ([(1, 0), (9, 0)], "edge (9, 0): no layer 9; allowed: 1..4"),
+    ],
+)
+def test_topologies_that_are_none(pattern, message):
+    assert message in one_line_error(make_topology, pattern, 3)
+
+
+def test_a_stored_pattern_needs_no_code(scratch):
+    registered.pattern(last_two)
+    with topology.recording() as made:
+        stages = stage_topologies(["last_two", "last-two", "dense"], None, [3, 4, 4])
+    rows = json.loads(json.dumps(stored_patterns.rows_of(made)))
+    assert [row["depth"] for row in rows["last_two"]] == [3, 4] and [*rows] == ["last_two"]
+    del scratch["last_two"]
+    arguments = {"topology": ("last_two", "last-two", "dense"), "name": "last_two"}
+    arguments = stored_patterns.with_stored(arguments, rows)
+    assert arguments["name"] == "last_two"
+    assert stage_topologies(arguments["topology"], None, [3, 4, 4]) == stages
+    message = one_line_error(make_topology, arguments["topology"][0], 5)
+    assert "'last_two' is known by its links alone, for 3, 4 layers" in message
+    assert "its code is needed" in message
+    registered.pattern(last_two)
+    assert make_topology(arguments["topology"][0], 5) == make_topology(last_two, 5)

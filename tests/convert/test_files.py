@@ -1,5 +1,6 @@
 """Files of weights: what is read, what is taken off, and what is refused."""
 
+import json
 import sys
 import types
 
@@ -9,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from aggnets_jax.convert import read_state_dict, write_state_dict
+from aggnets_jax.convert.files import read_metadata
 from tests.patterns import one_line_error
 
 WEIGHTS = {
@@ -183,7 +185,7 @@ def test_what_surrounds_the_weights_is_taken_off_and_told(saved, capsys):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ({"model": tensors(), "ema": tensors()}, "more than one entry ('model', 'ema')"),
+        ({"net": tensors(), "old": tensors()}, "more than one entry ('net', 'old'); choose one"),
         ({**tensors(), "epoch": 3}, "'epoch' is a int, not a tensor"),
         ({"epoch": 3}, "'epoch' is a int, not a tensor"),
         ({"state_dict": {}}, "'state_dict' is a dict, not a tensor"),
@@ -232,3 +234,64 @@ def test_with_pytorch_itself(tmp_path):
     assert "weights_only=True" in one_line_error(read_state_dict, code)
     code.write_bytes(b"no pickle at all")
     assert "weights_only=True" in one_line_error(read_state_dict, code)
+
+
+def test_shards_are_read_as_one_file(tmp_path):
+    names = list(WEIGHTS)
+    files = [tmp_path / f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    for name, file in zip(names, files, strict=True):
+        safetensors.numpy.save_file({name: WEIGHTS[name]}, file)
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(
+        json.dumps({"weight_map": dict(zip(names, [f.name for f in files], strict=True))})
+    )
+    assert_same(read_state_dict(index), WEIGHTS)
+    assert_same(read_state_dict(files[1]), WEIGHTS)
+    files[2].unlink()
+    for file in (index, files[0]):
+        assert "00003-of-00003.safetensors can't be read" in one_line_error(read_state_dict, file)
+    index.write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    assert f"{tmp_path}/secret" in one_line_error(read_state_dict, index)
+    index.write_text("{}")
+    assert "weight_map must be an object" in one_line_error(read_state_dict, index)
+
+
+def test_an_index_is_not_written(tmp_path):
+    assert "allowed" in one_line_error(write_state_dict, tmp_path / "a.index.json", WEIGHTS)
+
+
+def test_facts_about_the_data_come_back(tmp_path):
+    file = tmp_path / "w.safetensors"
+    facts = {"class_names": ["a", "b"], "image_shape": [8, 8, 1], "mean": [0.5], "std": [1.0]}
+    write_state_dict(file, WEIGHTS, facts)
+    assert read_metadata(file) == facts
+    assert_same(read_state_dict(file), WEIGHTS)
+    for number in range(5):  # the library writes keys in any order
+        other = tmp_path / f"{number}.safetensors"
+        write_state_dict(other, WEIGHTS, facts)
+        assert other.read_bytes() == file.read_bytes()
+    safetensors.numpy.save_file(WEIGHTS, file, {"aggnets_jax": '{"mean": "half"}'})
+    assert "damaged" in one_line_error(read_metadata, file)
+    safetensors.numpy.save_file(WEIGHTS, file)
+    assert read_metadata(file) == {}
+
+
+def test_facts_beside_weights_of_timm(tmp_path):
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    safetensors.numpy.save_file(WEIGHTS, file)
+    data = {"input_size": [3, 240, 200], "mean": [0.5, 0.5, 0.4], "std": [1, 1, 1]}
+    config.write_text(json.dumps({"architecture": "resnet50", "pretrained_cfg": data}))
+    assert read_metadata(file) == {
+        "architecture": "resnet50",
+        "image_shape": [240, 200, 3],
+        "mean": [0.5, 0.5, 0.4],
+        "std": [1.0, 1.0, 1.0],
+    }
+    config.write_text(json.dumps({"pretrained_cfg": 3}))  # of something else
+    assert read_metadata(file) == {}
+
+
+def test_codes_for_terminals_are_left_out_of_messages(saved):
+    file = saved(ValueError("Weights only load failed, \x1b[1mdo this\x1b[0m"))
+    message = one_line_error(read_state_dict, file)
+    assert "load failed, do this" in message and "\x1b" not in message

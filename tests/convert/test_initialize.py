@@ -10,7 +10,7 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
-from aggnets_jax.convert import count_classes, to_torch, write_state_dict
+from aggnets_jax.convert import to_torch, weight_shapes, write_state_dict
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -58,7 +58,7 @@ def file(folder):
     path = folder / "weights.safetensors"
     weights = to_torch("densenet7_k4", stored(folder), num_classes=10, input_shape=(32, 32, 3))
     write_state_dict(path, weights)
-    assert count_classes("densenet7_k4", weights, input_shape=(32, 32, 3)) == 10
+    assert weight_shapes("densenet7_k4", weights, input_shape=(32, 32, 3)) == (10, 3)
     return path
 
 

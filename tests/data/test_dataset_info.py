@@ -9,6 +9,7 @@ import pytest
 from aggnets_jax.data import DatasetInfo, describe
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
+from tests.patterns import one_line_error
 
 
 def test_facts_of_cifar10(cifar10):
@@ -188,3 +189,12 @@ def test_importing_the_package_imports_no_tensorflow():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
     assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_a_damaged_file_of_a_prepared_set_is_named(name, data_dir, tmp_path):
+    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
+    (file,) = tmp_path.rglob(name)
+    file.write_bytes(b"{\xff")
+    message = one_line_error(describe, make_config("aggnets_digits", str(tmp_path)))
+    assert f"data set 'aggnets_digits' cannot be opened: {file} is damaged: " in message

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from aggnets_jax.detection.anchors import base_anchors, level_anchors, map_sizes
 from aggnets_jax.detection.conventions import CENTER, LEGACY, TORCHVISION
+from tests.detection import definition
 from tests.detection.scenes import RECORDS, few
 
 STRIDES = (4, 8, 16, 32, 64)
@@ -23,6 +24,15 @@ def test_each_cell_has_three_anchors_a_stride_apart(rows, columns):
             grid = np.asarray(level).reshape(h, w, 3, 4)
             np.testing.assert_allclose(np.diff(grid[..., 0], axis=1), stride, rtol=1e-5)
             np.testing.assert_allclose(np.diff(grid[..., 1], axis=0), stride, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padded", [(64, 96), (100, 140), (160, 32)])
+def test_anchors_are_those_of_the_loops(padded):
+    for conventions in RECORDS:
+        levels = level_anchors(padded, STRIDES, conventions, scale=6, ratios=(0.5, 2.0))
+        wanted = definition.anchors(padded, STRIDES, conventions.name, 6, (0.5, 2.0))
+        for level, each in zip(levels, wanted, strict=True):
+            np.testing.assert_allclose(level, each, rtol=1e-6, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", STRIDES)

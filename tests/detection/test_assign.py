@@ -1,53 +1,33 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 from hypothesis import given
 
-from aggnets_jax.detection.assign import (
-    IGNORED,
-    NEGATIVE,
-    assign_anchors,
-    assign_proposals,
-    overlaps,
-)
+from aggnets_jax.detection.assign import IGNORED, NEGATIVE, assign_anchors, assign_proposals
+from tests.detection import definition
 from tests.detection.scenes import RECORDS, SEEDS, boxes, few
-
-
-def by_loops(overlap, allowed, positive, negative, least, own_best):
-    """Return the assignment as mmdetection and torchvision write it."""
-    found = []
-    for candidate, column in enumerate(overlap.T):
-        best = column.max()
-        found.append(NEGATIVE if best < negative else IGNORED)
-        if best >= positive:
-            found[-1] = int(column.argmax())
-        if not allowed[candidate]:
-            found[-1] = IGNORED
-    if least is not None:
-        for index, row in enumerate(overlap):
-            if row.max() < max(least, 0):
-                continue
-            for candidate in np.flatnonzero(row == row.max()):
-                own = int(overlap[:, candidate].argmax())
-                found[candidate] = own if own_best else index
-    return found
 
 
 @given(SEEDS)
 @few
 def test_assignments_are_those_of_the_loops(seed):
+    # Whole numbers and copies make IoUs that are equal.
     objects, candidates = boxes(seed, 6, whole=True), boxes(seed + 1, 40, whole=True)
     candidates[:6] = objects
     random = np.random.default_rng(seed)
-    valid, allowed = np.arange(6) < random.integers(0, 7), random.uniform(size=40) < 0.8
-    for conventions in RECORDS:
-        arguments = [jnp.asarray(x) for x in (objects, valid, candidates, allowed)]
-        overlap = np.asarray(overlaps(*arguments, conventions))
-        anchors = (0.7, 0.3, conventions.rpn_least_overlap, conventions.rpn_own_best)
-        found = assign_anchors(*arguments, conventions).tolist()
-        assert found == by_loops(overlap, allowed, *anchors)
-        least = 0.5 if conventions.roi_low_quality else None
-        found = assign_proposals(*arguments, conventions).tolist()
-        assert found == by_loops(overlap, allowed, 0.5, 0.5, least, False)
+    number = random.integers(0, 7)
+    valid, allowed = np.arange(6) < number, random.uniform(size=40) < 0.8
+    arguments = [jnp.asarray(x) for x in (objects, valid, candidates, allowed)]
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            table = definition.overlaps(objects[:number], candidates, conventions.name)
+            torchvision = conventions.name == "torchvision"
+            rule = (0.7, 0.3, 0.0 if torchvision else 0.3, torchvision)
+            found = assign_anchors(*arguments, conventions)
+            np.testing.assert_array_equal(found, definition.assign(table, allowed, *rule))
+            rule = (0.5, 0.5, 0.5 if conventions.name == "legacy" else None, False)
+            found = assign_proposals(*arguments, conventions)
+            np.testing.assert_array_equal(found, definition.assign(table, allowed, *rule))
 
 
 def test_without_objects_all_candidates_are_negative():

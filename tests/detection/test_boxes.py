@@ -4,8 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from aggnets_jax.detection.boxes import MOST_SCALE, ROI_STDS, clip, decode, encode, inside, iou
-from tests.detection.scenes import RECORDS, SEEDS, boxes, few, overlap
+from aggnets_jax.detection.boxes import (
+    MOST_SCALE,
+    ROI_STDS,
+    RPN_STDS,
+    clip,
+    decode,
+    encode,
+    inside,
+    iou,
+)
+from tests.detection import definition
+from tests.detection.scenes import RECORDS, SEEDS, boxes, few
 
 
 @given(SEEDS)
@@ -21,11 +31,35 @@ def test_decoding_inverts_encoding(seed):
 
 @given(SEEDS)
 @few
+def test_the_coder_is_that_of_the_definition(seed):
+    references, objects = boxes(seed, 12), boxes(seed + 1, 12)
+    # Some of the deltas are beyond the bounds of dw and dh.
+    deltas = np.random.default_rng(seed).standard_normal((12, 4)) * 4
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            for stds in (RPN_STDS, ROI_STDS):
+                rest = (stds, conventions.name)
+                given = jnp.asarray(references)
+                encoded = encode(jnp.asarray(objects), given, stds, conventions)
+                pairs = zip(objects, references, strict=True)
+                wanted = [definition.encode(*pair, *rest) for pair in pairs]
+                np.testing.assert_allclose(encoded, wanted, rtol=1e-9, atol=1e-9)
+                decoded = decode(jnp.asarray(deltas), given, stds, conventions)
+                pairs = zip(deltas, references, strict=True)
+                wanted = [definition.decode(*pair, *rest) for pair in pairs]
+                np.testing.assert_allclose(decoded, wanted, rtol=1e-9, atol=1e-9)
+                clipped = clip(decoded, jnp.array([60, 80]), conventions)
+                wanted = [definition.clip(box, (60, 80), conventions.name) for box in wanted]
+                np.testing.assert_allclose(clipped, wanted, rtol=1e-9, atol=1e-9)
+
+
+@given(SEEDS)
+@few
 def test_iou_is_that_of_the_definition_and_symmetric(seed):
     objects = boxes(seed, 10, whole=True)
     for conventions in RECORDS:
         found = np.asarray(iou(jnp.asarray(objects), jnp.asarray(objects), conventions))
-        wanted = [[overlap(a, b, conventions.extent) for b in objects] for a in objects]
+        wanted = definition.overlaps(objects, objects, conventions.name)
         np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
         np.testing.assert_array_equal(found, found.T)
         np.testing.assert_array_equal(np.diag(found), 1)

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from aggnets_jax.detection.conventions import CENTER, LEGACY
 from aggnets_jax.detection.nms import descending, nms
-from tests.detection.scenes import SEEDS, boxes, few, greedy
+from tests.detection import definition
+from tests.detection.scenes import SEEDS, boxes, few
 
 
 @given(SEEDS, st.sampled_from([0.3, 0.5, 0.7]), st.sampled_from([LEGACY, CENTER]))
@@ -16,9 +17,11 @@ def test_the_fixed_point_is_what_the_greedy_loop_keeps(seed, threshold, conventi
     classes = np.random.default_rng(seed).integers(0, 3, 50)
     valid = jnp.ones(50, bool)
     keep = nms(jnp.asarray(objects), valid, threshold, conventions)
-    assert np.flatnonzero(keep).tolist() == greedy(objects, threshold, conventions.extent)
+    falling = -np.arange(50)
+    wanted = definition.nms(objects, falling, threshold, conventions.name)
+    assert np.flatnonzero(keep).tolist() == wanted
     keep = nms(jnp.asarray(objects), valid, threshold, conventions, jnp.asarray(classes))
-    wanted = greedy(objects, threshold, conventions.extent, classes)
+    wanted = definition.nms(objects, falling, threshold, conventions.name, classes)
     assert np.flatnonzero(keep).tolist() == wanted
 
 
@@ -28,6 +31,13 @@ def test_a_chain_of_suppressions_is_followed_to_its_end():
     chain = jnp.stack([x, jnp.zeros(64), x + 10, jnp.full(64, 10.0)], axis=1)
     keep = nms(chain, jnp.ones(64, bool), 0.4, CENTER)
     np.testing.assert_array_equal(keep, np.arange(64) % 2 == 0)
+
+
+def test_no_boxes_are_kept_of_none():
+    nothing = jnp.zeros((0, 4)), jnp.zeros(0, bool)
+    assert nms(*nothing, 0.5, CENTER).shape == (0,)
+    index, real = descending(jnp.zeros(0), jnp.zeros(0, bool), 5)
+    assert (index.shape, real.shape) == ((0,), (0,))
 
 
 def test_padding_suppresses_nothing():

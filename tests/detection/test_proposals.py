@@ -5,7 +5,8 @@ from hypothesis import given
 
 from aggnets_jax.detection.anchors import level_anchors
 from aggnets_jax.detection.proposals import Limits, detect, limits, propose
-from tests.detection.scenes import RECORDS, SEEDS, boxes, few, greedy
+from tests.detection import definition
+from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 STRIDES = (8, 16)
 
@@ -55,30 +56,56 @@ def test_limits_are_those_of_the_phase():
 
 @given(SEEDS)
 @few
-def test_detections_are_those_of_nms_within_each_class(seed):
-    random = np.random.default_rng(seed)
-    proposals = boxes(seed, 20)
-    scores = random.dirichlet(np.ones(4), 20)[:, 1:]
-    found = detect(
-        jnp.asarray(scores),
-        jnp.zeros((20, 3, 4)),
-        jnp.asarray(proposals),
-        jnp.arange(20) < 18,
-        jnp.array([60, 80]),
-        RECORDS[1],
-        most=60,
-    )
-    wanted = []
-    for label in range(3):
-        rows = [i for i in np.argsort(-scores[:18, label]) if scores[i, label] > 0.05]
-        wanted += [(label, rows[i]) for i in greedy(proposals[rows], 0.5, 0)]
-    number = int(found.valid.sum())
-    assert number == len(wanted)
-    pairs = zip(found.labels[:number].tolist(), found.scores[:number].tolist(), strict=True)
-    np.testing.assert_allclose(
-        sorted(pairs), sorted((label, scores[i, label]) for label, i in wanted), rtol=1e-5
-    )
-    assert (jnp.diff(found.scores) <= 0).all()
+def test_proposals_are_those_of_the_loops(seed):
+    random, size = np.random.default_rng(seed), (30, 44)
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            anchors = definition.anchors((32, 48), STRIDES, conventions.name)
+            # Rounded, so that many are equal.
+            logits = [random.standard_normal(len(a)).round(1) for a in anchors]
+            deltas = [0.4 * random.standard_normal(a.shape) for a in anchors]
+            post = 8 if conventions.post_nms else None
+            inputs = ([jnp.asarray(x) for x in each] for each in (logits, deltas, anchors))
+            bounds = Limits(15, post, 12, 0.5)
+            read = compiled(propose, limits=bounds, conventions=conventions)
+            found = read(*inputs, jnp.array(size))
+            wanted = definition.propose(
+                logits, deltas, anchors, size, conventions.name, 15, post, 12, 0.5
+            )
+            compare(found, (found.boxes, found.logits, found.levels), wanted)
+
+
+def compare(found, columns, wanted):
+    """Compare the real rows of columns with tuples."""
+    assert int(found.valid.sum()) == len(wanted)
+    for column, each in zip(columns, zip(*wanted, strict=True), strict=True):
+        np.testing.assert_allclose(column[: len(wanted)], each, rtol=1e-9, atol=1e-9)
+
+
+@given(SEEDS)
+@few
+def test_detections_are_those_of_the_loops(seed):
+    random, proposals = np.random.default_rng(seed), boxes(seed, 20)
+    for classes in (1, 3):
+        scores = random.dirichlet(np.ones(classes + 1), 20)[:, 1:]
+        deltas = random.standard_normal((20, classes, 4))
+        with jax.enable_x64(True):
+            for conventions in RECORDS:
+                inputs = (jnp.asarray(each) for each in (scores, deltas, proposals))
+                real, size = jnp.arange(20) < 18, jnp.array([60, 80])
+                read = compiled(detect, conventions=conventions, most=10)
+                found = read(*inputs, real, size)
+                wanted = definition.detect(
+                    scores[:18],
+                    deltas[:18],
+                    proposals[:18],
+                    (60, 80),
+                    conventions.name,
+                    0.05,
+                    0.5,
+                    10,
+                )
+                compare(found, (found.boxes, found.scores, found.labels), wanted)
 
 
 def test_candidates_that_are_left_out_are_counted():

@@ -7,50 +7,56 @@ from hypothesis import given
 from aggnets_jax.detection.conventions import CENTER, LEGACY, TORCHVISION
 from aggnets_jax.detection.roi_align import level_of, pool, roi_align
 from aggnets_jax.errors import UserError
-from tests.detection.scenes import RECORDS, SEEDS, boxes, few
+from tests.detection import definition
+from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 
-def bilinear(features, y, x):
-    """Return a sample of a map [height, width], as the compiled kernels compute it."""
-    height, width = features.shape
-    if not (-1 <= y <= height and -1 <= x <= width):
-        return 0.0
-    y, x = np.clip([y, x], 0, [height - 1, width - 1])
-    low, left = int(y), int(x)
-    high, right = min(low + 1, height - 1), min(left + 1, width - 1)
-    top = features[low, left] * (1 - x + left) + features[low, right] * (x - left)
-    bottom = features[high, left] * (1 - x + left) + features[high, right] * (x - left)
-    return top * (1 - y + low) + bottom * (y - low)
-
-
-def by_loops(features, roi, size, scale, conventions):
-    """Return the bins of a RoI with 2x2 samples each."""
-    x1, y1, x2, y2 = roi
-    starts, lengths = [], []
-    for first, last in ((y1, y2), (x1, x2)):
-        starts.append(first * scale - conventions.roi_shift)
-        length = (last + conventions.extent - first) * scale
-        lengths.append(max(length, 1.0) if conventions.roi_least else length)
-    at = [(i + f) / size for i in range(size) for f in (0.25, 0.75)]
-    grid = [
-        [bilinear(features, starts[0] + v * lengths[0], starts[1] + u * lengths[1]) for u in at]
-        for v in at
-    ]
-    return np.reshape(grid, (size, 2, size, 2)).mean(axis=(1, 3))
+@pytest.mark.parametrize("ratio", [0, 1, 2, 3])
+@given(SEEDS)
+@few
+def test_bins_are_those_of_the_loops(ratio, seed):
+    random = np.random.default_rng(seed)
+    features = random.standard_normal((9, 12))
+    # Some reach over the border; the last is smaller than a cell, and one is the whole map.
+    rois = boxes(seed, 5, size=(36, 48)) + random.uniform(-6, 6, (5, 1))
+    rois[3], rois[4, 2:] = [0, 0, 48, 36], rois[4, :2] + 0.5
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            name = conventions.name
+            wanted = [definition.roi_align(features, roi, 3, 0.25, name, ratio) for roi in rois]
+            levels, given = jnp.asarray(features)[..., None], jnp.asarray(rois)
+            fixed = {"size": 3, "conventions": conventions}
+            pooled = compiled(roi_align, scale=0.25, ratio=ratio, **fixed)
+            found = pooled(levels, given)
+            np.testing.assert_allclose(found[..., 0], wanted, atol=1e-9)
+            if ratio == 2:
+                for method in ("gather", "matrices"):
+                    found = compiled(pool, strides=(4,), method=method, **fixed)(
+                        [levels], rois=given
+                    )
+                    np.testing.assert_allclose(found[..., 0], wanted, atol=1e-9)
 
 
 @given(SEEDS)
 @few
-def test_both_methods_are_the_loops(seed):
+def test_each_roi_reads_its_own_level(seed):
     random = np.random.default_rng(seed)
-    features = random.standard_normal((15, 20, 1))
-    rois = boxes(seed, 5) + random.uniform(-9, 9, (5, 1))
+    maps = [random.standard_normal((side, side + 4)) for side in (32, 16, 8)]
+    rois = boxes(seed, 8, size=(128, 144)) * [0.5, 0.5, 1.5, 1.5]
     with jax.enable_x64(True):
         for conventions in RECORDS:
-            wanted = [by_loops(features[..., 0], roi, 3, 0.25, conventions) for roi in rois]
+            name = conventions.name
+            at = [min(definition.level(2 * roi, name), 2) for roi in rois]  # finest is 28, not 56
+            if conventions.extent:
+                at = np.asarray(level_of(jnp.asarray(rois), 3, conventions, finest=28))
+            wanted = [
+                definition.roi_align(maps[i], roi, 2, 1 / (4 << i), name, 2)
+                for i, roi in zip(at, rois, strict=True)
+            ]
+            levels = [jnp.asarray(each)[..., None] for each in maps]
             for method in ("gather", "matrices"):
-                levels, given = [jnp.asarray(features)], jnp.asarray(rois)
-                found = pool(levels, [4], given, 3, conventions, method=method)
+                fixed = {"size": 2, "conventions": conventions, "finest": 28, "method": method}
+                found = compiled(pool, strides=(4, 8, 16), **fixed)(levels, rois=jnp.asarray(rois))
                 np.testing.assert_allclose(found[..., 0], wanted, atol=1e-9)
 
 
@@ -85,9 +91,20 @@ def test_levels_double_and_their_limits_belong_to_the_upper():
     for conventions in RECORDS:
         rois = np.stack([0 * sides, 0 * sides, sides, sides], axis=1)
         rois[:, 2:] -= conventions.extent
-        with jax.enable_x64(True):
-            levels = level_of(jnp.asarray(rois), 4, conventions)
-        assert levels.tolist() == [0, 0, 1, 1, 2, 3, 3]
+        for x64 in (False, True):
+            with jax.enable_x64(x64):
+                levels = level_of(jnp.asarray(rois), 4, conventions)
+            assert levels.tolist() == [0, 0, 1, 1, 2, 3, 3]
+
+
+@given(SEEDS)
+@few
+def test_levels_are_those_of_the_definition(seed):
+    rois = boxes(seed, 20, size=(800, 1000)) * [0.5, 0.5, 2, 2]
+    with jax.enable_x64(True):
+        for conventions in RECORDS:
+            wanted = [definition.level(roi, conventions.name) for roi in rois]
+            assert level_of(jnp.asarray(rois), 4, conventions).tolist() == wanted
 
 
 def test_an_empty_roi_is_finite():

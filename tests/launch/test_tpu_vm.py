@@ -133,7 +133,7 @@ def test_a_slice_is_made_and_after_a_preemption_made_again(cloud):
         assert head == cloud.commit
         lock, package = (home / "pip").read_text().splitlines()
         assert "--require-hashes -r requirements.lock" in lock
-        assert package.endswith("--editable .[tpu]")
+        assert package.endswith("--editable .[tpu,buckets]")
 
 
 @pytest.mark.parametrize("code", [0, 2, 3])

@@ -1,12 +1,23 @@
-"""Batch statistics of each device, on simulated devices, against one device with its shard."""
+"""Normalisation by too few values; statistics of each device against one device with its shard."""
 
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
+from aggnets_jax import config as config_lib
+from aggnets_jax import create_model
+from aggnets_jax.layers.batch_norm import BatchNorm
+from aggnets_jax.layers.shortcuts import NORMS
+from aggnets_jax.tasks.classification import Classification
+from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.state import create_state
+from aggnets_jax.training.step import make_train_step
 from tests import runs
+from tests.patterns import one_line_error
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
@@ -53,6 +64,13 @@ def distance(a, b):
 
 assert distance(by_device, mean) < 2e-5, distance(by_device, mean)
 assert distance(everywhere, whole) < 2e-5, distance(everywhere, whole)
+shifted = after(sharded, mesh, batch_norm="global_shifted")
+assert distance(shifted, whole) < 2e-5, distance(shifted, whole)
+far = {**batch, "image": 1000 + 0.1 * batch["image"]}
+far_sharded = jax.device_put(far, mesh_lib.batch_sharding(mesh))
+far_alone = after(far, None)
+assert distance(after(far_sharded, mesh, batch_norm="global_shifted"), far_alone) < 0.05
+assert distance(after(far_sharded, mesh), far_alone) > 0.1
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
 assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
 
@@ -87,3 +105,71 @@ def test_each_device_or_group_of_devices_normalises_as_if_alone():
         text=True,
     )
     assert run.returncode == 0, run.stderr[-2000:]
+
+
+MODEL = create_model("hcgnet", num_classes=4, modules=(1, 1), growth_rate=4)
+
+
+def _gradients(images, labels, variables=None):
+    variables = variables or MODEL.init(jax.random.key(0), images[:1])
+
+    def loss(params):
+        (logits, _), _ = MODEL.apply(
+            {**variables, "params": params},
+            images,
+            train=True,
+            mutable=["batch_stats"],
+        )
+        return -jax.nn.log_softmax(logits)[jnp.arange(len(labels)), labels].mean()
+
+    return jax.eval_shape(jax.grad(loss), variables["params"])
+
+
+def test_one_value_of_each_channel_is_refused_when_traced():
+    """A gate behind a global pooling, with one image: its gradient would be 0."""
+    images = jnp.zeros((4, 8, 8, 3))
+    _gradients(images, jnp.arange(4))
+    message = one_line_error(_gradients, images[:1], jnp.arange(1))
+    assert "'stage1/layer1/forget_gate/norm' gets one value of each channel" in message
+    assert "the smallest batch is 2 images" in message
+
+
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_step_names_the_smallest_batch_size(accumulation_steps):
+    """Even where a config can't tell, as with one image on each device."""
+    size = 4 * accumulation_steps
+    changes = {"batch_size": size, "accumulation_steps": accumulation_steps, "batch_norm": "device"}
+    config = config_lib.resolve({"schedule": "constant", **changes})
+    optimizer, _ = make_optimizer(config, 100, 10.0)
+    sums = Classification.sums
+    state = jax.eval_shape(lambda: create_state(MODEL, optimizer, config, (8, 8, 3), sums))
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=auto)
+    step = make_train_step(
+        Classification(), MODEL, optimizer, lambda b, **_: b["image"], config, mesh=mesh
+    )
+    batch = {"image": jnp.zeros((size, 8, 8, 3)), "label": jnp.zeros(size, jnp.int32)}
+    message = one_line_error(jax.eval_shape, step, state, batch)
+    assert f"the smallest batch is config.batch_size={8 * accumulation_steps}" in message
+
+
+def test_larger_maps_and_evaluation_take_one_image():
+    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    jax.eval_shape(lambda v: MODEL.apply(v, jnp.zeros((1, 8, 8, 3))), variables)
+    norm = BatchNorm(use_running_average=False, dtype=jnp.float32)
+    variables = norm.init(jax.random.key(0), jnp.zeros((1, 2, 1, 3)))
+    norm.apply(variables, jnp.zeros((1, 2, 1, 3)), mutable=["batch_stats"])
+    assert "one value" in one_line_error(
+        norm.apply, variables, jnp.zeros((1, 1, 1, 3)), mutable=["batch_stats"]
+    )
+    assert "too small" in one_line_error(
+        norm.apply, variables, jnp.zeros((2, 0, 0, 3)), mutable=["batch_stats"]
+    )
+
+
+def test_one_value_in_a_group_is_refused():
+    norm = NORMS["instance"](True)(name=None)
+    variables = norm.init(jax.random.key(0), jnp.zeros((4, 2, 1, 3)))
+    norm.apply(variables, jnp.zeros((4, 2, 1, 3)))
+    message = one_line_error(norm.apply, variables, jnp.zeros((4, 1, 1, 3)))
+    assert "gets one value in each group" in message

@@ -146,7 +146,7 @@ def test_names_and_prints():
         ("res2net19_26w_4s", {}, "allowed: 14, 26, 38, and 3n + 2 from 41 on, nearest 14"),
         ("res2net51_26w_4s", {}, "nearest 50"),
         ("res2net50_26w_4s", {"scale_topology": "densed"}, "nearest: dense"),
-        ("res2net50_26w_4s", {"inner_shortcuts": True}, "argument of model"),
+        ("res2net50_26w_4s", {"inner_shortcuts": True}, "has no argument"),
         ("res2net", {"scale": 4, "base_width": 26}, "needs the argument 'depth'"),
     ],
 )

@@ -104,6 +104,38 @@ def test_a_row_for_each_run_and_seed(tmp_path):
     assert "* commit: abc123+\n" in page
 
 
+def with_precisions(*names):
+    """Return a change of a summary to that of a detector: AP 0.5 at the first seed, then 0.6."""
+
+    def change(summary):
+        for number, each in enumerate([summary, *summary["seeds"]]):
+            value = 0.5 if number < 2 else 0.6
+            each["final"] = each["best"] = {"step": 7, **dict.fromkeys(names, value)}
+        return summary
+
+    return change
+
+
+def test_detectors_have_ap_of_boxes_and_masks(tmp_path):
+    boxes = ("bbox_AP", "bbox_AP50", "bbox_AP75")
+    masks = (*boxes, "segm_AP", "segm_AP50", "segm_AP75")
+    both = write_run(tmp_path / "a", [0.1, 0.1], change=with_precisions(*masks))
+    rows, page = build(
+        tmp_path, both, write_run(tmp_path / "b", [0.1], ["lr=1"], change=with_precisions(*boxes))
+    )
+    assert [(row["bbox_AP"], row["segm_AP75"]) for row in rows] == [
+        ("50.0", "50.0"),
+        ("60.0", "60.0"),
+        ("50.0", ""),
+    ]
+    assert "AP is COCO's average precision in percent" in page
+    interval = "55.00 | 7.07 | -8.53 to 118.53"
+    assert f"| 2 | {interval} | {interval} |" in page
+    assert "| 1 | 50.00 |  |  |  |  |  |" in page
+    with pytest.raises(UserError, match="detectors and of classifiers have no table in common"):
+        results.groups([*results.read_run(both), *results.read_run(write_run(tmp_path / "c", [1]))])
+
+
 def test_a_run_whose_config_changed_on_the_way_says_so(tmp_path):
     changes = [{"step": 5, "changes": ["lr: 0.1 -> 0.2"]}]
     workdir = write_run(tmp_path / "a", [0.75], change=lambda s: {**s, "config_changes": changes})

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from aggnets_jax import commands
+from aggnets_jax.runtime import interrupts
 from tests import runs
 
 MOMENTS = 30  # for each subcommand
@@ -142,3 +143,25 @@ os.kill(os.getpid(), signal.SIGTERM)
         [sys.executable, "-c", program], cwd=runs.ROOT, capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout, done.stderr) == (143, "goes on\n", "SIGTERM: stopped\n")
+
+
+def test_signals_are_ignored_only_where_they_would_end_the_process():
+    before = [signal.getsignal(number) for number in interrupts.SIGNALS]
+    interrupts.ignore_signals()
+    assert [signal.getsignal(number) for number in interrupts.SIGNALS] == before
+    program = """
+import os, signal
+from aggnets_jax.cli import exit_code
+from aggnets_jax.errors import Stopped
+from aggnets_jax.runtime.interrupts import end_at_signals
+def stop():
+    raise Stopped("SIGTERM: stopped after step 3")
+end_at_signals()
+code = exit_code(stop)
+os.kill(os.getpid(), signal.SIGTERM)  # SLURM sends it twice
+raise SystemExit(code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=runs.ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (75, "SIGTERM: stopped after step 3\n")

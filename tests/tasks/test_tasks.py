@@ -95,7 +95,7 @@ def test_the_loop_trains_another_task_and_goes_on_with_it(data_dir, tmp_path, ca
     [
         ({"task": "clasification"}, "unknown config.task 'clasification'; nearest: classification"),
         ({"task": "link_weights"}, "is for `aggnets learn` alone"),
-        ({"task_args": {"anchors": 3}}, "unknown argument of task 'classification' 'anchors'"),
+        ({"task_args": {"anchors": 3}}, "task 'classification' has no argument 'anchors'"),
     ],
 )
 def test_tasks_that_there_are_not(changes, message):

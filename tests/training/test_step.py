@@ -13,8 +13,9 @@ from aggnets_jax import create_model
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
-from aggnets_jax.training.step import make_train_step
+from aggnets_jax.training.step import ema_rate, make_train_step
 from tests.connectivity.test_stage import jit
+from tests.patterns import one_line_error
 
 RNG = np.random.default_rng(0)
 
@@ -104,6 +105,25 @@ def test_averages_follow_parameters_and_batch_statistics():
         )
         _assert_close(after.ema[name], expected)
     assert after.variables is after.ema
+
+
+def test_averages_warm_up():
+    """The first update leaves a tenth of the initialisation, and later ones at most the decay."""
+    shares = []
+    for updates in (0, 1, 100, 10**6):
+        config = config_lib.resolve({"ema_decay": 0.75, "ema_warmup": True})
+        shares.append(1 - float(ema_rate(config, jnp.int32(updates))))
+    assert shares == pytest.approx([1 / 10, 2 / 11, 0.75, 0.75], rel=1e-5)
+    plain = config_lib.resolve({"ema_decay": 0.75})
+    assert ema_rate(plain, jnp.int32(0)) == 0.25
+    _, _, state, step = _make(ema_decay=0.75, ema_warmup=True)
+    after = step(state, _batch())
+    expected = jax.tree.map(lambda old, new: 0.1 * old + 0.9 * new, state.params, after.params)
+    _assert_close(after.ema["params"], expected)
+
+
+def test_a_warm_up_without_averages_is_refused():
+    assert "set config.ema_decay" in one_line_error(config_lib.resolve, {"ema_warmup": True})
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 import dataclasses
 import errno
 import json
+import logging
+import os
 import shutil
 
+import absl.logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -280,7 +283,7 @@ def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved
     [
         (OSError(errno.EIO, "Input/output error"), "can't be read: .*Input/output error"),
         (PermissionError(errno.EACCES, "Permission denied", "d/1"), "may not be read: .*d/1"),
-        (ValueError("PERMISSION_DENIED: Error opening d/1"), "may not be read: PERMISSION_DENIED"),
+        (ValueError("PERMISSION_DENIED: Error opening d/1"), "can't be read: PERMISSION_DENIED"),
         (ValueError("UNAVAILABLE: no answer"), "can't be read: UNAVAILABLE: no answer"),
     ],
 )
@@ -292,6 +295,24 @@ def test_storage_that_can_not_be_read_is_no_damage(error, message, copy, monkeyp
     with pytest.raises(UserError, match=rf"checkpoints/2 {message}"):
         restore(copy)
     assert not (copy / "damaged").exists()
+
+
+@pytest.mark.parametrize("place", ["", "model", "checksums", "training/_METADATA", "model/d"])
+def test_what_may_not_be_read_is_no_damage(place, copy, monkeypatch):
+    """As a user who is not root sees it; root may read everything."""
+    forbidden, access = copy / "checkpoints/2" / place, os.access
+
+    def no_access(path, mode):
+        return access(path, mode) and forbidden not in (path, *path.parents)
+
+    def fail(*args, **kwargs):
+        raise FileNotFoundError("item not found")  # as Orbax says
+
+    monkeypatch.setattr(os, "access", no_access)
+    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    with pytest.raises(UserError, match=rf"{forbidden}.* may not be read: item not found"):
+        restore(copy)
+    assert (copy / "checkpoints/2").is_dir() and not (copy / "damaged").exists()
 
 
 def test_damage_is_told_if_the_checkpoint_before_is_refused(copy):
@@ -456,3 +477,22 @@ def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_pat
     assert_is(restore(tmp_path), 3)
     shutil.rmtree(tmp_path / "checkpoints/3")
     assert_is(restore(tmp_path), 1)
+
+
+def test_reading_warns_of_nothing(finished_run):
+    """From Python, too, where absl's messages are shown."""
+    records, handler = [], logging.Handler()
+    logger = absl.logging.get_absl_logger()
+    handler.emit = records.append
+    before = absl.logging.get_verbosity()
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    logger.addHandler(handler)
+    try:
+        with Checkpoints(finished_run) as checkpoints:
+            assert checkpoints.newest() == 12
+            checkpoints.find("best")
+        assert records == []
+        assert absl.logging.get_verbosity() == absl.logging.WARNING
+    finally:
+        logger.removeHandler(handler)
+        absl.logging.set_verbosity(before)

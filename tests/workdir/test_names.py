@@ -1,5 +1,6 @@
 """Odd names of workdirs: checkpoints in them are found again."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -8,9 +9,11 @@ import pytest
 
 from aggnets_jax.errors import Unsaved
 from aggnets_jax.files import write_json
+from aggnets_jax.main import main
 from aggnets_jax.workdir.folder import CONFIG as CONFIG_FILE
 from aggnets_jax.workdir.folder import open_workdir
 from aggnets_jax.workdir.names import is_plain
+from tests import runs
 from tests.workdir.test_checkpoints import CONFIG, assert_is, restore, save
 
 PLAIN = [
@@ -72,3 +75,17 @@ def test_a_state_that_cannot_be_read_back_is_not_saved(tmp_path, capsys, monkeyp
     with pytest.raises(Unsaved, match=r"the state after step 2 could not be saved: .* is damaged"):
         save(tmp_path / "run", 2)
     assert "warning: the state after step 2" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lr0.1, 50% #1 {a}*", "run[1]", "[lab]/run", "a\\b"])
+def test_a_run_trains_goes_on_and_is_evaluated(name, data_dir, tmp_path):
+    """Brackets in a directory's name: tensorflow/tensorflow#34290."""
+    config = runs.tiny_config(data_dir, total_steps=2, checkpoint_every_steps=1)
+    file = runs.write_config(tmp_path / "c.py", config)
+    train = ["train", f"--config={file}", f"--workdir={tmp_path / name}"]
+    assert main(train) == 0
+    assert main([*train, "--config.total_steps=3", "--allow_config_change"]) == 0
+    assert main(["eval", f"--workdir={tmp_path / name}"]) == 0
+    evaluation = json.loads((tmp_path / name / "evaluation.json").read_text())
+    assert evaluation == runs.summary(tmp_path / name)["final"] and evaluation["step"] == 3

@@ -256,7 +256,7 @@ BLOCKS = {
 """The block by the class of ours."""
 
 
-def output_features(block: type, width: int, base_width: int = 64, **options: Any) -> int:
+def output_features(block: type, width: int, /, base_width: int = 64, **options: Any) -> int:
     """Return the output channels of one of our blocks from its width and options."""
     if block is residual_blocks.BasicBlock:
         return inner_features(width, base_width, 1)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aggnets_jax.connectivity.topology import Sources
+from aggnets_jax.connectivity.patterns import Sources
 
 Aggregate = Callable[[Sequence[Tensor]], Tensor]
 

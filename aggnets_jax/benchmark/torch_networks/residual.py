@@ -24,7 +24,7 @@ from aggnets_jax.benchmark.torch_networks.parts import (
     sequence,
 )
 from aggnets_jax.benchmark.torch_networks.shortcuts import InnerShortcut, ShortcutStage
-from aggnets_jax.connectivity.topology import Sources
+from aggnets_jax.connectivity.patterns import Sources
 
 
 class ResNet(nn.Sequential):

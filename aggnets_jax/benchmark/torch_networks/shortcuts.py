@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aggnets_jax.benchmark.torch_networks.parts import Aggregate, add
-from aggnets_jax.connectivity.topology import Sources
+from aggnets_jax.connectivity.patterns import Sources
 from aggnets_jax.layers.shortcuts import Shortcuts
 
 

@@ -20,8 +20,9 @@ import aggnets_jax
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.files import AnyPath, write_text
-from aggnets_jax.reports.page import parts, pictures
-from aggnets_jax.reports.page.formats import loss_text, percent, points
+from aggnets_jax.reports.metrics import curves_of, metrics_in
+from aggnets_jax.reports.page import detection, parts, pictures
+from aggnets_jax.reports.page.formats import loss_text, metric_text, percent, points
 from aggnets_jax.reports.results import read_run
 
 PAGE = "report.html"
@@ -64,7 +65,9 @@ def write_page(
       UserError: if a file of the workdir is damaged.
       OSError: if the page can't be written.
     """
-    network_parts = parts.make_parts(workdir, data_dir)
+    of_task = detection if config.task == "detection" else parts
+    network_parts = of_task.make_parts(workdir, data_dir)
+    metrics = metrics_in(summary["final"])
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     text = _template().render(
         title=f"{summary['network']['name']} on {config.data.name}",
@@ -72,10 +75,11 @@ def write_page(
         summary=summary,
         config=config,
         numbers=_numbers(summary),
+        metrics=metrics,
         results=_results(summary, restored),
         differences=_differences(config),
         full_config=json.dumps(config_lib.to_json(config), indent=2, ensure_ascii=False),
-        curves=pictures.curve_pictures(curves),
+        curves=pictures.curve_pictures(curves, curves_of(summary["final"])),
         topologies=pictures.topology_pictures(topologies),
         parts=network_parts,
         environment=_environment(summary),
@@ -94,7 +98,8 @@ def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"percent": percent, "points": points, "loss_text": loss_text}
+    formats = (percent, points, loss_text, metric_text)
+    environment.globals |= {each.__name__: each for each in formats}
     return environment.get_template("page.html")
 
 
@@ -102,12 +107,13 @@ def _numbers(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     network, final = summary["network"], summary["final"]
     several = len(summary["seeds"])
     mean = f", mean of {several} seeds" if several > 1 else ""
+    first = [metric for metric in metrics_in(final) if metric.caption]
     return [
-        (f"accuracy{mean}", percent(final["accuracy"])),
-        ("loss", loss_text(final["loss"])),
-        ("parameters", f"{network['params']:,}"),
-        ("multiply-adds", f"{network['macs']:,}"),
-        ("links", f"{network['links']:,}"),
+        (f"{first[0].title} after the last step{mean}", metric_text(first[0].name, final)),
+        *((title, metric_text(name, final)) for name, title, _ in first[1:]),
+        ("trainable parameters", f"{network['params']:,}"),
+        ("multiply-adds for one image", f"{network['macs']:,}"),
+        ("links between layers", f"{network['links']:,}"),
     ]
 
 
@@ -118,13 +124,14 @@ def _results(
     seeds = summary["seeds"]
     if len(seeds) == 1:
         step = summary["final"]["step"]
-        rows = [("final", {"step": step, **seeds[0]["final"]}), ("best", seeds[0]["best"])]
+        last = {"step": step, **seeds[0]["final"]}
+        rows = [("after the last step", last), ("best evaluation", seeds[0]["best"])]
     else:
-        rows = [(f"final, mean of {len(seeds)} seeds", summary["final"])]
+        rows = [(f"after the last step, mean of {len(seeds)} seeds", summary["final"])]
         for each in seeds:
-            rows += [(f"final, seed {each['seed']}", each["final"])]
-            rows += [(f"best, seed {each['seed']}", each["best"])]
-    return rows if restored is None else [*rows, ("restored in a new process", restored)]
+            rows += [(f"after the last step, seed {each['seed']}", each["final"])]
+            rows += [(f"best evaluation, seed {each['seed']}", each["best"])]
+    return rows if restored is None else [*rows, ("by aggnets eval, in a new process", restored)]
 
 
 def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]]:
@@ -133,6 +140,7 @@ def _differences(config: ml_collections.ConfigDict) -> list[tuple[str, str, str]
     return [
         (name, *(json.dumps(value, ensure_ascii=False) for value in values))
         for name, values in config_lib.changes(*both).items()
+        if name != "model.patterns"  # thousands of numbers; the section on connections draws them
     ]
 
 

@@ -29,6 +29,7 @@ _MOST_WORST = 8
 # Columns of a map: at most so many, if there is to be room for a number in each cell, or for two
 # maps side by side.
 _WIDEST_WITH_NUMBERS, _NARROW = 16, 7
+_ON_PHONES = 11  # columns of a map that a phone shows at once
 
 
 class Cut(NamedTuple):
@@ -106,6 +107,7 @@ class StageMap(NamedTuple):
       caption: below the map.
       has_numbers: whether cells have room for numbers.
       is_narrow: whether two maps fit side by side, and numbers fit on a phone.
+      is_wider_than_a_phone: whether it scrolls on a phone.
     """
 
     name: str
@@ -114,6 +116,7 @@ class StageMap(NamedTuple):
     caption: str
     has_numbers: bool
     is_narrow: bool
+    is_wider_than_a_phone: bool
 
 
 class LinkNames:
@@ -201,8 +204,10 @@ class AblationMap:
         for cut in sorted(cuts, key=lambda cut: cut.source):
             by_source.setdefault(cut.source, {})[column[cut.layer]] = cut
         rows = [(source, self._row(row, len(layers))) for source, row in by_source.items()]
-        fits, narrow = (len(layers) <= most for most in (_WIDEST_WITH_NUMBERS, _NARROW))
-        return StageMap(name, layers, rows, self._caption(name, cuts), fits, narrow)
+        fits, narrow, phone = (
+            len(layers) <= most for most in (_WIDEST_WITH_NUMBERS, _NARROW, _ON_PHONES)
+        )
+        return StageMap(name, layers, rows, self._caption(name, cuts), fits, narrow, not phone)
 
     def _row(self, cuts: Mapping[int, Cut], width: int) -> list[Cell | int]:
         """Return the cells of a source from its cuts by column."""

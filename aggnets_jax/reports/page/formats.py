@@ -1,9 +1,18 @@
 """Numbers of the page as text."""
 
+from collections.abc import Mapping
+
 
 def percent(share: float) -> str:
     """Format a share in 0..1 as a percentage."""
     return f"{100 * share:.2f} %"
+
+
+def metric_text(name: str, metrics: Mapping[str, float]) -> str:
+    """Format a metric of an evaluation; empty if there is none, or it is of no object."""
+    if name not in metrics or (name != "loss" and metrics[name] < 0):
+        return ""
+    return loss_text(metrics[name]) if name == "loss" else percent(metrics[name])
 
 
 def points(change: float, digits: int = 2) -> str:

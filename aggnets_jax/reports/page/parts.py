@@ -122,16 +122,18 @@ def _weights(network: _Network, part: Part) -> Part:
     if not found:
         why = "its layers add what they read, or read one output each"
         raise UserError(f"the links of {restored.config.model.name} have no weights: {why}")
-    pictures = []
+    maps = {name: weights.normalised(stage.means) for name, stage in found.items()}
+    pictures, limits = [], weights.colour_limits(maps.values())
     for name, stage in found.items():
-        shares, links = {name: weights.normalised(stage.means)}, {name: stage.links}
-        figure = draw_heat_maps(shares, links, limits=(0, 1), label=weights.LABEL)
+        shares, links = {name: maps[name]}, {name: stage.links}
+        figure = draw_heat_maps(shares, links, limits=limits, label=weights.LABEL)
         alt = f"Heat map of the weights of the links in {name}."
         pictures.append(Picture(embedded(figure), alt, _weakest(name, stage)))
     text = (
         "How heavily each layer uses each output that it reads: the mean absolute weight of the"
         " part of its first convolution that convolves it, divided by the largest of the layer."
         " Columns are layers, rows are the outputs that they read; white squares are no links."
+        f" The colours go from {limits[0]:g} to 1."
     )
     return part._replace(text=[f"{text} {network.description}"], pictures=pictures, paired=True)
 
@@ -159,7 +161,8 @@ def _ablation(network: _Network, part: Part) -> Part:
     except UserError:  # without stages, links only have numbers
         stages = {}
     text = (
-        "Loss of accuracy after cutting a single link, without retraining. Columns are layers, rows"
+        "Change of the accuracy, in percentage points, after cutting a single link, without"
+        " retraining. Columns are layers, rows"
         " are the outputs that they read. Point at a link, tap it, or move to it with Tab and the"
         " arrow keys to see its numbers at the bottom of the window."
     )

@@ -14,7 +14,8 @@ from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, explained
-from aggnets_jax.reports.curves import draw_curve
+from aggnets_jax.reports.curves import draw_curve, points
+from aggnets_jax.reports.metrics import Metric
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _INCHES = 8  # largest width of a connection pattern
@@ -65,23 +66,18 @@ def _data_uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def curve_pictures(lines: Sequence[Mapping[str, Any]]) -> list[Picture]:
-    """Draw loss and accuracy by step, from the lines of `metrics.jsonl`."""
+def curve_pictures(lines: Sequence[Mapping[str, Any]], curves: Sequence[Metric]) -> list[Picture]:
+    """Draw curves, of `curves_of`, by step, from the lines of `metrics.jsonl`."""
     pictures = []
-    for name in ("loss", "accuracy"):
+    for curve in curves:
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
-        draw_curve(lines, name, axes)
+        draw_curve(lines, curve, axes)
         axes.spines[["top", "right"]].set_visible(False)
-        last = [line[f"eval/{name}"] for line in lines if f"eval/{name}" in line][-1:]
-        end = f", at the end {last[0]:.4g} in evaluation" if last else ""
-        alt = f"Curves of the {name} in training and in evaluation by step{end}."
-        caption = {
-            "loss": "Loss by step, on a logarithmic axis. In training it includes label smoothing"
-            " and the augmentation of the images.",
-            "accuracy": "Accuracy by step: share of the images whose class is the most probable.",
-        }[name]
-        pictures.append(Picture(embedded(figure), alt, caption))
+        last = [*points(lines, curve.name).values()][-1:]
+        end = f", at the end {last[0]:.4g}" if last else ""
+        alt = f"Curve of the {curve.title} by step{end}."
+        pictures.append(Picture(embedded(figure), alt, curve.caption))
     return pictures
 
 

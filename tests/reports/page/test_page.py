@@ -97,8 +97,8 @@ def test_every_section_has_its_figures_and_all_are_rendered(page, workdir):
         section.get_attribute("id"): len(section.find_elements("css selector", "figure"))
         for section in sections
     }
-    # Curves of two metrics, one pattern for all stages that have it, and three stages.
-    assert counts["training"] == 2 and counts["connections"] >= 1 and counts["grad_cam"] == 1
+    # Curves of losses and accuracy, one pattern for all stages that have it, and three stages.
+    assert counts["training"] == 3 and counts["connections"] >= 1 and counts["grad_cam"] == 1
     assert counts["weights"] == counts["ablation"] == 3
     figures = page.execute_script(
         "return [...document.querySelectorAll('figure img')].map(e => [e.complete, e.naturalWidth,"
@@ -163,6 +163,20 @@ def test_a_phone_shows_all_within_its_width_and_a_tap_shows_numbers(page, workdi
         "return [...document.querySelectorAll('figure img')].map(e => e.getBoundingClientRect())"
     )
     assert all(image["width"] > 250 for image in images)
+    # What is cut off at an edge says so, by a hint or a shadow; tables that fit don't scroll.
+    cut_off = page.execute_script(
+        "return [...document.querySelectorAll('.scroll')].filter(e => e.checkVisibility()"
+        " && e.scrollWidth > e.clientWidth + 1).map(e => [e.className,"
+        " getComputedStyle(e).backgroundImage.split('linear-gradient').length,"
+        " e.querySelector('img, [role=grid]') !== null,"
+        " e.previousElementSibling?.className === 'hint'"
+        " && e.previousElementSibling.checkVisibility()])"
+    )
+    assert cut_off  # Grad-CAM keeps its width
+    for name, shadows, is_picture, has_hint in cut_off:
+        assert shadows == 5 and (has_hint or not is_picture), name
+    config = page.find_element("css selector", ".config")
+    assert config.size["width"] <= 390
 
     cut = cuts_of(workdir)[2]
     box = page.execute_script(

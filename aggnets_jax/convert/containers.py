@@ -1,0 +1,113 @@
+"""What surrounds the weights of a network in files of PyTorch: containers, averages, prefixes.
+
+    {"epoch": 3, "state_dict": {"module.conv1.weight": ...}, "state_dict_ema": {...}}
+
+Training scripts save weights as an entry of a checkpoint, maybe with averages of them in another
+one. Modules that wrap a network put prefixes before its names: `torch.compile`, `DataParallel`,
+`AveragedModel`, Lightning.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from aggnets_jax.errors import UserError, unknown
+
+# Parts of names that no network has; wrappers put them before the name of any submodule.
+_INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+# Prefixes of whole networks: `DataParallel` and `AveragedModel`; Lightning and others.
+_OUTER = ("module", "model")
+_COUNTER = "n_averaged"  # of `AveragedModel`
+_AVERAGE = re.compile(r"(.*[_.])?(ema|swa|avg|average|averaged)([_.].*|\d*)", re.IGNORECASE)
+
+
+def find_weights(
+    file: str, content: Any, is_tensor: Callable[[Any], bool], entry: str | None
+) -> Mapping[str, Any]:
+    """Return the tensors by name among the content of a file.
+
+    If there are several entries with weights, `entry` names one; by default it is the only one
+    that is no average. If the file has names only, `entry` is the prefix of some of them.
+
+    Raises:
+      UserError: if there are no weights, no such entry, or several among which to choose.
+    """
+
+    def others(mapping: Mapping[Any, Any]) -> list[Any]:
+        return [k for k, v in mapping.items() if not (isinstance(k, str) and is_tensor(v))]
+
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds a {type(content).__name__}, not a state_dict")
+    beside = others(content)
+    if not beside:
+        return content if entry is None else _with_prefix(file, content, entry)
+    inner = [k for k, v in content.items() if isinstance(v, Mapping) and v and not others(v)]
+    if entry is not None:
+        if entry not in inner:
+            raise unknown(f"entry of {file} with weights", entry, map(str, inner))
+        return content[entry]
+    if not inner:
+        kind = type(content[beside[0]]).__name__
+        raise UserError(f"{file} is no state_dict: {beside[0]!r} is a {kind}, not a tensor")
+    chosen = [k for k in inner if not _AVERAGE.fullmatch(str(k))] if len(inner) > 1 else inner
+    if len(chosen) != 1:
+        raise UserError(
+            f"{file} has weights in more than one entry ({', '.join(map(repr, inner))}); choose"
+            f" one: entry={inner[0]}"
+        )
+    also = [k for k in inner if k != chosen[0]]
+    told = f"; weights, too, are in {', '.join(map(repr, also))} (entry=...)" if also else ""
+    print(f"{file}: the weights are its entry {chosen[0]!r}, others are not read{told}", flush=True)
+    return content[chosen[0]]
+
+
+def _with_prefix(file: str, names: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
+    prefix = prefix.removesuffix(".") + "."
+    if found := {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}:
+        return found
+    raise UserError(f"no name in {file} begins with {prefix!r}")
+
+
+def take_off_wrappers(file: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Take off the prefixes of wrapping modules; print which."""
+    taken = []
+    parts = {key: key.split(".") for key in state_dict}
+    for part in _INNER:
+        if any(part in each for each in parts.values()):
+            taken.append(part)
+            parts = {key: [p for p in each if p != part] for key, each in parts.items()}
+    while parts:
+        first = {each[0] for key, each in parts.items() if key != _COUNTER}
+        if len(first) != 1 or (part := first.pop()) not in _OUTER:
+            break
+        taken.append(part)
+        parts = {key: each[1:] for key, each in parts.items() if key != _COUNTER}
+    if taken:
+        print(f"{file}: the names' prefix {'.'.join(taken) + '.'!r} is taken off", flush=True)
+    return {".".join(each): state_dict[key] for key, each in parts.items()}
+
+
+def take_off_prefix(
+    state_dict: Mapping[str, Any], dialects: Iterable[Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """Return the weights whose names are known in a dialect behind a common prefix.
+
+    They are returned as they are if some names are known without one. Names with other prefixes
+    are left out, and that is printed.
+    """
+    known = set().union(*dialects)
+    if not all(isinstance(key, str) for key in state_dict) or known & state_dict.keys():
+        return state_dict
+    found: dict[str, int] = {}
+    for key in state_dict:
+        for dot in (match.end() for match in re.finditer(r"\.", key)):
+            if key[dot:] in known:
+                found[key[:dot]] = found.get(key[:dot], 0) + 1
+    if not found:
+        return state_dict
+    # Of equally good ones, no average.
+    prefix = max(found, key=lambda p: (found[p], not _AVERAGE.fullmatch(p.removesuffix("."))))
+    rest = [key for key in state_dict if not key.startswith(prefix)]
+    told = f"; {len(rest)} others, such as {rest[0]!r}, are not read" if rest else ""
+    print(f"the names' prefix {prefix!r} is taken off{told}", flush=True)
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
