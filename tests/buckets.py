@@ -186,7 +186,7 @@ def environment(scheme, proxy):
 
 def own_lines(err):
     """Return lines of stderr without TensorStore's, which finds no credentials for its server."""
-    return [line for line in err.splitlines() if not re.match(r"[EWI]\d{4} ", line)]
+    return [line for line in err.splitlines() if not re.match(r"(process \d+: )?[EWI]\d{4} ", line)]
 
 
 def objects(url):
