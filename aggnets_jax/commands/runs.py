@@ -156,7 +156,7 @@ def predict(flags: argparse.Namespace) -> None:
     compiles=True,
 )
 def report(flags: argparse.Namespace) -> None:
-    """Report finished runs: a table, the curves, and of one run its connections and a page.
+    """Report finished runs: a table, curves, and of one run its connections and a page.
 
     Examples:
         aggnets report --workdir=runs/digits --html

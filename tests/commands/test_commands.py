@@ -23,7 +23,7 @@ MISTAKES = {
     "analyse": ("weigths --workdir=W", "unknown analysis 'weigths'; nearest: weights"),
     "ablate": ("--workdir=W --draws=ten", "invalid int value: 'ten'"),
     "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
-    "compare": ("W", "the following arguments are required: --against"),
+    "compare": ("W", "workdir W does not exist or is no directory"),
     "results": ("W --output=table.csv", "makes two files: give it without .csv"),
     "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, sizes, table"),
     "convert": ("--workdir=W", "needs one of --from_torch=FILE and --to_torch=FILE"),

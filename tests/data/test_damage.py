@@ -353,5 +353,8 @@ def test_damaged_metadata_is_one_line(cifar10, tmp_path):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
     (facts,) = data_dir.rglob("dataset_info.json")
     facts.write_bytes(half(facts.read_bytes()))
-    with pytest.raises(UserError, match="'cifar10' cannot be opened: Failed to load JSON"):
+    with pytest.raises(
+        UserError,
+        match=r"'cifar10' cannot be opened: .*dataset_info.json is damaged: Failed to load JSON",
+    ):
         describe(make_config("cifar10", data_dir))
