@@ -108,9 +108,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print the detectors, write tables, and draw counts and masks."""
-    for name, low, high in (("quantile", 0, 1), ("iou", 0, 1)):
-        if not low < getattr(given, name) < high:
-            raise UserError(f"--{name} must be between {low} and {high}, not {given.quantile}")
+    for name in ("quantile", "iou"):
+        if not 0 < (value := getattr(given, name)) < 1:
+            raise UserError(f"--{name} must be between 0 and 1, not {value}")
     if given.units < 1:
         raise UserError(f"--units must be at least 1, not {given.units}")
     others = {workdir: _read_counts(workdir) for workdir in given.beside}

@@ -174,7 +174,7 @@ def unit_masks(activations: jax.Array, thresholds: np.ndarray, size: tuple[int, 
       size: height and width of the mask.
     """
     resized = jax.image.resize(activations, (*size, activations.shape[-1]), "bilinear")
-    on = activations.max(axis=(0, 1)) > thresholds  # as the original: else resizing is spared
+    on = activations.max(axis=(0, 1)) > thresholds  # resizing may round up
     return (resized > thresholds) & on
 
 

@@ -1,5 +1,6 @@
 """The interface of a task: everything that the training loop does not know by itself."""
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -36,7 +37,7 @@ class Evaluation(NamedTuple):
     results: list[Any] | None = None
 
 
-class Task:
+class Task(abc.ABC):
     """The base class of tasks; its attributes do not change. `docs/tasks.md` says how to add one.
 
     Attributes:
@@ -64,16 +65,16 @@ class Task:
         mask = {} if train else {"mask": ((), jnp.bool_)}
         return {"image": (image_shape, jnp.uint8), **numbers, **mask}
 
+    @abc.abstractmethod
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
         """Open the training split; arguments and errors are those of `data.train_data`.
 
         Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def eval_data(self, config: Config, sharding: NamedSharding) -> data.EvalBatches:
         """Open the evaluation split, with the interface of `data.EvalBatches`."""
-        raise NotImplementedError
 
     def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Make the function from stored images to the network's input."""
@@ -110,6 +111,7 @@ class Task:
         """Replace the network's variables within the trained model's."""
         return replace(variables)
 
+    @abc.abstractmethod
     def make_prepare(
         self, model: Any, preprocess: data.Preprocess, config: Config
     ) -> Callable[[data.Batch, jax.Array], Any]:
@@ -118,8 +120,8 @@ class Task:
         They are a named tuple of arrays whose first axis is the batch. Its field `images` is the
         input of the network.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
         """Make the loss function, whose gradient is taken for its first argument.
 
@@ -127,8 +129,8 @@ class Task:
         key. It returns (loss, (updated batch statistics, sums)). The loss is a mean over the
         examples, which may be a part of a batch; the sums are arrays [] by name.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def train_metrics(
         self, totals: Mapping[str, np.ndarray], finite_steps: np.ndarray, batch_size: int
     ) -> dict[str, np.ndarray]:
@@ -136,29 +138,28 @@ class Task:
 
         Arrays are [], or [seeds] with several seeds.
         """
-        raise NotImplementedError
 
     def observe(self, params: Any) -> dict[str, jax.Array]:
         """Return further scalars of the parameters, for each line of the log."""
         return {}
 
+    @abc.abstractmethod
     def make_eval_step(
         self, model: Any, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], Any]:
         """Make the pure function from the variables of a seed and a batch to arrays."""
-        raise NotImplementedError
 
     def start_gathering(self, batches: data.EvalBatches) -> Any:
         """Return what `gather` adds the outputs of an evaluation of these batches to at first."""
         return None
 
+    @abc.abstractmethod
     def gather(self, gathered: Any, outputs: Any) -> Any:
         """Add the outputs of an evaluation step to `gathered`, on the host.
 
         With several seeds, these are the first axis of each output.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def finish(self, gathered: Any) -> Evaluation:
         """Compute the metrics from the gathered outputs of all steps."""
-        raise NotImplementedError

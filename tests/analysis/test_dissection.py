@@ -156,7 +156,8 @@ def test_command(finished_run, small_set, tmp_path, layer, capsys):
         ("--categories=objects", "'objects'"),
         ("--layer=last", "'last'"),
         ("--normalisation=paper", "grey"),
-        ("--quantile=1", "quantile"),
+        ("--quantile=1", "--quantile must be between 0 and 1, not 1.0"),
+        ("--iou=2", "--iou must be between 0 and 1, not 2.0"),
         ("--beside=elsewhere", "dissection.json is missing"),
     ],
 )

@@ -381,11 +381,8 @@ def test_a_file_that_is_no_image_is_named(tmp_path, sharding, damage):
 
 
 def test_a_file_that_is_gone_is_named(tmp_path, sharding):
-    evaluation = eval_batches(
-        config_of(make_image_folder(tmp_path, {"train": 3, "test": 3})),
-        batch_size=9,
-        sharding=sharding,
-    )
+    config = config_of(make_image_folder(tmp_path, {"train": 3, "test": 3}))
+    evaluation = eval_batches(config, batch_size=9, sharding=sharding)
     (tmp_path / "test" / "red" / "2.jpg").unlink()
     fails_with(r"test/red/2.jpg can't be read \(NotFoundError\)", lambda: list(evaluation))
 

@@ -16,75 +16,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggnets_jax import config as config_lib
 from aggnets_jax.errors import Damaged, Unsaved, UserError
-from aggnets_jax.tasks.classification import Classification
-from aggnets_jax.training.state import TrainState, zero_totals
-from aggnets_jax.workdir import checkpoints
-from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
 from aggnets_jax.workdir.checkpoints import Checkpoints
 from aggnets_jax.workdir.progress import Progress
 from tests.runs import DATASET
-
-CONFIG = config_lib.to_json(config_lib.resolve({}))
-
-
-def make_state(step, seed=0, width=3):
-    """A state of little arrays, of which each has values of its own."""
-    rng = np.random.default_rng(step)
-    array = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    params = {"conv": {"kernel": array(3, 3, 1, width)}, "classifier": {"bias": array(2)}}
-    return TrainState(
-        seed=jnp.asarray(seed, jnp.int32),
-        step=jnp.asarray(step, jnp.int32),
-        params=params,
-        batch_stats={"norm": {"mean": array(width)}},
-        opt_state=(jax.tree.map(jnp.ones_like, params), jnp.asarray(step, jnp.int32)),
-        ema=None,
-        strength=None,
-        totals=zero_totals(Classification.sums),
-    )
-
-
-def open_checkpoints(workdir, *, keep=2, config=CONFIG, dataset=DATASET):
-    return RunCheckpoints(workdir, keep=keep, config=config, dataset=dataset)
-
-
-def save(workdir, *steps):
-    with open_checkpoints(workdir) as checkpoints:
-        for step in steps:
-            checkpoints.save(make_state(step), Progress(evaluated=step))
-        checkpoints.finish()
-
-
-def restore(workdir, *, state=None, allow_config_change=False, **changes):
-    with open_checkpoints(workdir, **changes) as checkpoints:
-        return checkpoints.restore(
-            make_state(0) if state is None else state, allow_config_change=allow_config_change
-        )
-
-
-def assert_is(restored, step):
-    state, progress = restored
-    assert progress.evaluated == step
-    jax.tree.map(np.testing.assert_array_equal, state, make_state(step))
-
-
-@pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """A workdir with checkpoints of steps 1 and 2."""
-    workdir = tmp_path_factory.mktemp("two")
-    save(workdir, 1, 2)
-    return workdir
-
-
-@pytest.fixture
-def copy(two, tmp_path):
-    return shutil.copytree(two, tmp_path / "copy")
-
-
-def files_of(workdir, step):
-    return sorted(f for f in (workdir / "checkpoints" / str(step)).rglob("*") if f.is_file())
+from tests.workdir.states import (
+    CONFIG,
+    assert_is,
+    changed,
+    files_of,
+    make_state,
+    open_checkpoints,
+    restore,
+    save,
+)
 
 
 def test_the_newest_is_restored(two):
@@ -385,79 +330,6 @@ def test_other_names_in_the_folder_are_no_checkpoints(name, copy):
 
 
 # ---- Another config, another data set.
-
-
-def changed(**changes):
-    return config_lib.to_json(config_lib.resolve({**CONFIG, **changes}))
-
-
-def test_another_config_is_refused_and_may_be_allowed(copy):
-    other = changed(lr=0.5, seed=7)
-    with pytest.raises(UserError, match=r"another config \(lr: 0.1 -> 0.5; seed: 0 -> 7\)"):
-        restore(copy, config=other)
-    state, progress = restore(
-        copy, config=other, state=make_state(0, seed=7), allow_config_change=True
-    )
-    assert int(state.seed) == 7
-    assert progress.config_changes == [{"step": 2, "changes": ["lr: 0.1 -> 0.5", "seed: 0 -> 7"]}]
-
-
-def test_another_data_set_is_refused_and_may_be_allowed(copy):
-    other = dataclasses.replace(DATASET, num_train=11)
-    with pytest.raises(UserError, match=r"changed since .* \(data set's num_train\)"):
-        restore(copy, dataset=other)
-    _, progress = restore(copy, dataset=other, allow_config_change=True)
-    assert progress.config_changes[0]["changes"] == ["data set's num_train"]
-
-
-def test_a_change_that_the_state_can_not_follow_is_refused_and_nothing_set_aside(copy):
-    with pytest.raises(UserError, match=r"can't go on with that change .*lr: 0.1 -> 0.5.*float32"):
-        restore(
-            copy, config=changed(lr=0.5), state=make_state(0, width=4), allow_config_change=True
-        )
-    assert (copy / "checkpoints/2").is_dir()
-
-
-def test_a_config_from_before_a_field_there_is_now_is_the_same(copy):
-    older = {name: value for name, value in CONFIG.items() if name != "skip_nonfinite_steps"}
-    assert config_lib.differences(older, CONFIG) == []
-    assert config_lib.differences(older, changed(skip_nonfinite_steps=2)) == [
-        "skip_nonfinite_steps: 0 -> 2"
-    ]
-
-
-# ---- Checksums.
-
-
-@given(st.data())
-@settings(max_examples=50, deadline=None)
-def test_checksums_change_with_the_values_and_their_places(data):
-    dtype = data.draw(st.sampled_from(["float32", "int32", "bfloat16", "uint8"]))
-    array = np.arange(24, dtype=np.uint8).view(np.uint8)
-    array = np.resize(array, 6 * jnp.dtype(dtype).itemsize).view(jnp.dtype(dtype)).reshape(2, 3)
-    flipped = array.copy()
-    words = flipped.reshape(-1).view(np.uint8)
-    for place in data.draw(st.sets(st.integers(0, len(words) - 1), min_size=1)):
-        words[place] ^= data.draw(st.sampled_from([1, 0x80, 0xFF]))
-    sums = [
-        checkpoints.array_checksums([jnp.asarray(a)])
-        for a in (array, flipped, array.T, array[::-1])
-    ]
-    assert sums[0] == checkpoints.array_checksums([jnp.asarray(array)])
-    assert all(other != sums[0] for other in sums[1:])
-
-
-def test_checksums_are_the_same_however_an_array_is_spread():
-    devices = np.array(jax.devices())
-    mesh = jax.sharding.Mesh(devices, ("data",))
-    array = jnp.arange(16 * len(devices), dtype=jnp.float32).reshape(-1, 4)
-    spread = jax.device_put(
-        array, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
-    )
-    assert checkpoints.array_checksums([spread]) == checkpoints.array_checksums([array])
-
-
-# ---- Storage that fails.
 
 
 def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_path, capsys):
