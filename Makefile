@@ -85,7 +85,7 @@ lock: setup
 TRY := build/package
 package: setup
 	rm -rf dist $(TRY)
-	$(RUN) -m build --outdir dist .
+	$(RUN) -P -m build --outdir dist .  # -P: the folder build/ is no module
 	$(PYTHON) -m venv $(TRY)/.venv
 	$(TRY)/.venv/bin/python -m pip install --quiet dist/*.whl
 	cd $(TRY) && .venv/bin/aggnets --help
