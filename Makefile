@@ -66,6 +66,7 @@ torch: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 # The documentation as a site; dead links and missing pages are errors.
 docs: setup

@@ -86,6 +86,6 @@ setup(
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],
         "test": TEST,
-        "dev": [*TEST, "build>=1.2", "ruff>=0.12"],
+        "dev": [*TEST, "build>=1.2", "mypy>=1.17", "ruff>=0.12"],
     },
 )
