@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow test-alone smoke torch lint docs lock clean
+.PHONY: setup demo test test-slow test-alone test-deep smoke torch lint docs lock clean
 
 setup: $(VENV)/.ready-$(VERSION)
 
@@ -42,8 +42,11 @@ test: setup
 # take the whole machine, so they run one after the other.
 ALONE := tests/test_determinism.py tests/runtime/test_distributed.py \
 	tests/runtime/test_preemption.py tests/launch
-test-slow: test-alone
-	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE))
+test-slow: test-alone test-deep
+
+# make test-deep PART=1/4: the second of four parts.
+test-deep: setup
+	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE)) $(addprefix --part=,$(PART))
 
 test-alone: setup
 	$(RUN) -m pytest -m slow $(ALONE)
