@@ -1,8 +1,8 @@
-"""A network without some links, as a smaller network: its patterns, and its weights cut to fit.
+"""A network without some links, as a smaller network: its topologies and its remaining weights.
 
-A mask leaves a network as it is and multiplies some features by 0; here these features are gone,
-with the weights that would have multiplied them. Where features are concatenated, they are channels
-of a layer's input; where they are added with weights of their own (DSNet), these weights are cut.
+A mask multiplies the features of cut links by 0. Here these features are removed, with the weights
+that multiply them: where features are concatenated, channels of a layer's input; where features are
+added with weights of their own (DSNet), these weights.
 """
 
 import re

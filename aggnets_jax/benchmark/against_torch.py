@@ -1,4 +1,4 @@
-"""PyTorch networks as contenders of ours. This module can be imported without PyTorch."""
+"""PyTorch networks as contenders of the benchmark. Importing this module needs no PyTorch."""
 
 import dataclasses
 from collections.abc import Sequence

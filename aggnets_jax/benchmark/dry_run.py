@@ -1,4 +1,4 @@
-"""Compile the steps of a config for devices that are not here, and report their cost."""
+"""Compile the steps of a config for devices that this machine lacks, and report their cost."""
 
 import math
 import re

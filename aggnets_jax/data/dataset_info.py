@@ -1,4 +1,4 @@
-"""Facts about a data set that the rest of the code needs, read from its metadata alone."""
+"""Facts about a data set (sizes, classes, splits), read from its metadata alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO's figures of detections, computed by pycocotools (the extra `aggnets-jax[coco]`).
+"""COCO's metrics of detections, computed by pycocotools (the extra `coco`).
 
 Source: Lin et al., "Microsoft COCO", ECCV 2014, arXiv 1405.0312; https://cocodataset.org/#detection-eval.
 """

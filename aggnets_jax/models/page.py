@@ -37,9 +37,9 @@ The columns of the tables below:
 
 ## Families
 
-Every name that fits a row is a network: `create_model("densenet_bc160_k18")`. Its numbers may also be
-arguments: `create_model("densenet_bc", depth=160, growth_rate=18)`. In the names, `[...]` may be missing,
-and `(a|b)` is a choice.
+Every name that fits a row is a network: `create_model("densenet_bc160_k18")`. Its numbers may also
+be arguments: `create_model("densenet_bc", depth=160, growth_rate=18)`. In the names, `[...]` may be
+missing, and `(a|b)` is a choice.
 
 | family | names | paper |
 |---|---|---|

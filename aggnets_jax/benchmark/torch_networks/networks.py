@@ -1,4 +1,4 @@
-"""PyTorch networks by the names of ours."""
+"""PyTorch networks under the names of our networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
