@@ -240,8 +240,8 @@ def _cut_axis(
         if not rest and len(entries) == shape[axis]:
             return value.take(entries, axis)
     raise UserError(
-        f"{path} would have the shape {shape} in the place of {value.shape}, and not by fewer"
-        " channels to read alone"
+        f"{path} would have the shape {shape} instead of {value.shape}, and this is more than fewer"
+        " input channels"
     )
 
 
@@ -267,8 +267,8 @@ def check_same_function(
     difference = float(jnp.max(jnp.abs(masked - found)))
     if not difference <= _TOLERANCE * max(1.0, float(jnp.max(jnp.abs(masked)))):
         raise UserError(
-            "without its links the network computes something else than with links masked: logits"
-            f" differ by {difference:.3g}"
+            "the network without the links differs from the one with masked links: logits differ by"
+            f" {difference:.3g}"
         )
 
 

@@ -97,8 +97,8 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     found = link_weights(restored)
     if not found:
         raise UserError(
-            f"{restored.config.model.name} concatenates nowhere, so that its links have no weights"
-            " of their own; those of DSNet's shortcuts are in the analysis 'shortcuts'"
+            f"{restored.config.model.name} concatenates nowhere, so its links have no weights of"
+            " their own; for DSNet's shortcuts there is the analysis 'shortcuts'"
         )
     found = choose(found, given.stages)
     maps = {name: normalised(stage.means) for name, stage in found.items()}

@@ -287,7 +287,7 @@ def stage_topologies(
     mappings = per_stage("topology_args", arguments or {}, len(depths))
     for mapping in mappings:
         if not hasattr(mapping, "keys"):
-            raise UserError(f"topology_args are arguments by name, got {mapping!r}")
+            raise UserError(f"topology_args must be a mapping of arguments, got {mapping!r}")
     topologies = tuple(
         Topology(each if isinstance(each, str) else "plain", ((0,),))
         if depth == 0 and (shortcuts or opened)

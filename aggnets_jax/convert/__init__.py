@@ -177,7 +177,7 @@ def to_torch(
         here = given[path].shape if path in given else "missing"
         if here != expected.get(path):
             raise UserError(
-                f"the variables are not those of {name!r} with {model.num_classes} classes:"
+                f"the variables don't fit {name!r} with {model.num_classes} classes:"
                 f" {path!r} is {here} and must be {expected.get(path, 'left out')}"
             )
     if epsilon is not None:

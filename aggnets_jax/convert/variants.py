@@ -109,7 +109,7 @@ def change_epsilons(
             continue
         scale = variables.get(f"params/{path}/scale")
         if scale is None:
-            raise UserError(f"the normalisation {path!r} has no scale to make another epsilon of")
+            raise UserError(f"the normalisation {path!r} has no scale that could absorb an epsilon")
         var = variables[f"batch_stats/{path}/var"].astype(np.float64)
         changed = scale * np.sqrt((var + after) / np.maximum(var + before, np.finfo(float).tiny))
         scales[f"params/{path}/scale"] = changed.astype(scale.dtype)

@@ -66,7 +66,7 @@ def coco_figures(
         coco = importlib.import_module("pycocotools.coco")
         cocoeval = importlib.import_module("pycocotools.cocoeval")
     except ImportError as error:
-        raise UserError("COCO's figures need pycocotools: install aggnets-jax[coco]") from error
+        raise UserError("metrics need pycocotools: pip install 'aggnets-jax[coco]'") from error
     with contextlib.redirect_stdout(io.StringIO()):
         objects = coco.COCO()
         # pycocotools changes what it is given.
