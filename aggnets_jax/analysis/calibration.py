@@ -8,9 +8,9 @@ confidence p of an image, its largest probability, and bins B_m of images by con
 over bins of equal width; the adaptive ECE has bins of equally many images (Nguyen and O'Connor,
 arXiv 1508.05154). The Brier score is the mean squared distance of the probabilities to the true
 class as 0 and 1, summed over classes (Brier, 1950), in 0..2. Temperature scaling divides logits by
-the T of lowest cross entropy (Section 4.2): T is found on the images with even numbers for those
-with odd ones, and the other way round, so that no image is judged by a T that it has chosen.
-Selective accuracy is that of the most confident part of the images.
+the T of lowest cross entropy (Section 4.2). The T of the images with even numbers is applied to the
+images with odd numbers, and the other way round, so no image is scored with a T fitted to it.
+Selective accuracy is the accuracy on the most confident images.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 """Transfer: how well the features of a network tell the classes of a data set.
 
-The network is frozen and computes the features of each image once, without augmentation. On the
-features of the training split these classifiers are trained, and judged on the evaluation split:
+The network is frozen and computes the features of each image once, without augmentation. These
+classifiers are trained on the features of the training split, and scored on the evaluation split:
 
     linear    logistic regression by L-BFGS on standardised features (Kornblith et al., "Do Better
               ImageNet Models Transfer Better?", CVPR 2019, arXiv 1805.08974); its L2 penalty is the
               best of five on a held-out fifth of the training images
-    sgd       the same with that penalty, by stochastic gradient descent
+    sgd       the same with the same penalty, by stochastic gradient descent
     knn       the majority of the nearest training images by cosine similarity
     few-shot  `linear` from k images of each class with penalty 1, over several draws
 """

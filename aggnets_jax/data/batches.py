@@ -110,8 +110,8 @@ def train_data(
         )
     if np.ndim(seeds):
         raise UserError(
-            f"several seeds train at once on images that live on the devices, and those of"
-            f" {data_config.name} do not: set num_seeds=1"
+            f"several seeds need images on the devices, and {data_config.name} is streamed: set"
+            " num_seeds=1"
         )
     batches = train_dataset(split, rows, seed=int(seeds), start_step=start_step)
     place = functools.partial(place_rows, sharding=sharding, batch_size=batch_size)

@@ -2,7 +2,7 @@
 
     stored records in the order of their batches   record_order, records, image_folder
     encoded image -> uint8 image of one size        decoding
-    damaged images: named, skipped                  damage
+    damaged images, reported or skipped             damage
     batches of this process's rows                  HostBatches
 
 The order of an epoch is a function of (seed, epoch), see `record_order`; crops are a function of
