@@ -36,7 +36,7 @@ _RANGES = {
         *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
-        *("lr", "weight_decay", "grad_clip_norm", "strength"),
+        *("lr", "weight_decay", "grad_clip_norm", "strength", "sam_radius"),
     ),
     (0, 1, "in [0, 1)"): ("momentum", "label_smoothing", "ema_decay"),
 }
@@ -309,6 +309,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.ema_warmup and not config.ema_decay:
         raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
+    if config.ema_decay and config.optimizer.startswith("schedule_free"):
+        raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
+    if not 0 < config.layer_decay <= 1:
+        raise UserError(f"config.layer_decay must be in (0, 1], got {config.layer_decay}")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")

@@ -55,6 +55,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.slices = 0
 
     # ---- optimisation: SGD, as in all of the papers
+    # sgd | adamw | lamb | lars | lion | rmsprop | adafactor | muon | schedule_free_sgd |
+    # schedule_free_adamw: docs/training.md
+    config.optimizer = "sgd"
+    config.optimizer_args = ml_collections.ConfigDict()  # its arguments, besides those below
     config.lr = 0.1  # the highest learning rate of the schedule
     config.lr_batch_size = 0  # lr is for batches of this size, and grows with them; 0: of any size
     config.schedule = "cosine"  # constant | step | cosine | warmup_cosine | sgdr: docs/training.md
@@ -62,11 +66,14 @@ def get_config() -> ml_collections.ConfigDict:
     # Factors of the learning rate, by regular expression of a parameter's path; 0 freezes it:
     # (("stem.*", 0.0), ("classifier/.*", 10.0)). The first that matches counts.
     config.lr_factors = ()
-    config.momentum = 0.9
-    config.nesterov = True
-    config.weight_decay = 1e-4  # added to the gradient, before momentum
+    config.layer_decay = 1.0  # factor of the learning rate from each layer to the one before it
+    config.momentum = 0.9  # of sgd, lars and rmsprop
+    config.nesterov = True  # of the same
+    config.weight_decay = 1e-4  # of sgd, lars and rmsprop: added to the gradient, before momentum
     config.weight_decay_on = "all"  # all parameters, or "kernels": no norms and biases
     config.grad_clip_norm = 0.0  # largest global norm of the gradient; 0: any
+    # SAM: the gradient is that where the loss is highest at this distance; 0: at the parameters
+    config.sam_radius = 0.0
     config.label_smoothing = 0.0  # probability that is taken from the right class and shared
     config.label_smoothing_over = "all"  # classes, the right one included, or the "others"
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none

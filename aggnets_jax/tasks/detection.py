@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
@@ -232,15 +230,11 @@ class Detection(Task):
         """Count the parameters and multiply-adds of the parts, with 1000 RoIs and 100 masks."""
         return count_detector(network, image_shape[:2])[-1]
 
-    def make_optimizer(
-        self, model: Detector, config: Config, total_steps: int, steps_per_epoch: float
-    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """Make the optimiser, which never sees the frozen parameters of the backbone."""
-        if paths := sorted("/".join(path) for path in model.backbone.frozen_paths):
-            frozen = f"backbone/(?:{'|'.join(map(re.escape, paths))})"
-            config = ml_collections.ConfigDict(config)
-            config.lr_factors = ((frozen, 0.0), *config.lr_factors)
-        return super().make_optimizer(model, config, total_steps, steps_per_epoch)
+    def lr_factors(self, model: Detector, config: Config) -> Sequence[Any]:
+        """Return the config's factors after 0 for the frozen parameters of the backbone."""
+        paths = sorted("/".join(path) for path in model.backbone.frozen_paths)
+        frozen = f"backbone/(?:{'|'.join(map(re.escape, paths))})"
+        return (*[(frozen, 0.0)] * bool(paths), *config.lr_factors)
 
     def make_prepare(
         self, model: Detector, preprocess: data.Preprocess, config: Config

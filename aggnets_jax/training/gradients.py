@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, PartitionSpec
 from jax.typing import DTypeLike
 
@@ -121,3 +122,25 @@ def accumulate_parts(
         return (loss / parts, (batch_stats, found)), mean
 
     return accumulate
+
+
+def at_sharpest(
+    gradient_fn: GradientFn, radius: float, trained: Callable[[Any], Any]
+) -> GradientFn:
+    """Take the gradient where the loss is highest near the parameters (SAM, arXiv 2010.01412).
+
+    This point is p + radius * g / |g|, g being the gradient of the batch for the `trained`
+    parameters. Loss, batch statistics and sums are those at p.
+    """
+
+    def sharpened(params: Any, *others: Any) -> Any:
+        values, gradients = gradient_fn(params, *others)
+        frozen = jax.tree.map(lambda is_trained: not is_trained, trained(params))
+        ascent = jax.tree.map(lambda g, fix: jnp.zeros_like(g) if fix else g, gradients, frozen)
+        norm = optax.global_norm(ascent)
+        # Where all gradients are 0, there is no ascent.
+        scale = radius / jnp.where(norm > 0, norm, 1)
+        _, gradients = gradient_fn(optax.tree.add_scale(params, scale, ascent), *others)
+        return values, gradients
+
+    return sharpened

@@ -142,6 +142,8 @@ def set_up(
     model = task.trained_model(network)
     total_steps = config_lib.total_steps(config, info.num_train)
     steps_per_epoch = info.num_train / config.batch_size
-    optimizer, schedule = task.make_optimizer(model, config, total_steps, steps_per_epoch)
+    optimizer, schedule = task.make_optimizer(
+        model, config, total_steps, steps_per_epoch, info.image_shape
+    )
     strength = make_strength(config, total_steps, steps_per_epoch)
     return Setup(config, task, info, network, model, total_steps, optimizer, schedule, strength)
