@@ -163,10 +163,12 @@ def muon(
 ) -> Transforms:
     """Muon (https://github.com/KellerJordan/Muon) for kernels, AdamW for other parameters.
 
+    Both have Nesterov's momentum, or neither.
+
     A kernel of a convolution is the matrix [height x width x inputs, outputs]. Its orthogonal
     update is multiplied by sqrt(max(1, outputs / rows)), or with `consistent_rms` by this number
     times sqrt(max(rows, outputs)). Kernels whose path matches the regular expression `adam_on` have
-    AdamW, too; its learning rate is the run's times `adam_lr_factor`.
+    AdamW, too; its learning rate is the one of the run times `adam_lr_factor`.
     """
     _check_rates(beta=beta, adam_b1=adam_b1, adam_b2=adam_b2)
     check_whole_number("ns_steps", ns_steps, 1, 100)

@@ -24,9 +24,14 @@ from aggnets_jax.errors import UserError, unknown
 _LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled step
 
 
-def constant(lr: float, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Keep the learning rate."""
-    return optax.constant_schedule(lr)
+def constant(
+    lr: float, total_steps: int, steps_per_epoch: float, *, warmup_steps: float = 0
+) -> optax.Schedule:
+    """Keep the learning rate, after a linear rise from 0 over `warmup_steps`."""
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    if not round(warmup_steps):
+        return optax.constant_schedule(lr)
+    return optax.linear_schedule(0.0, lr, round(warmup_steps))
 
 
 def step(

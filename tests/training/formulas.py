@@ -9,18 +9,20 @@ import math
 import numpy as np
 
 
-def adam_direction(b1, b2, eps):
+def adam_direction(b1, b2, eps, nesterov=False):
     m = v = t = 0
     g = yield
     while True:
         t += 1
         m = b1 * m + (1 - b1) * g
         v = b2 * v + (1 - b2) * g**2
-        g = yield (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps)
+        ahead = b1 * m / (1 - b1 ** (t + 1)) + (1 - b1) * g / (1 - b1**t)
+        mean = ahead if nesterov else m / (1 - b1**t)
+        g = yield mean / (np.sqrt(v / (1 - b2**t)) + eps)
 
 
-def adamw(p, decay, b1=0.9, b2=0.999, eps=1e-8):
-    direction = adam_direction(b1, b2, eps)
+def adamw(p, decay, b1=0.9, b2=0.999, eps=1e-8, nesterov=False):
+    direction = adam_direction(b1, b2, eps, nesterov)
     next(direction)
     while True:
         g, lr = yield p

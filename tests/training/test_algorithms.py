@@ -50,11 +50,15 @@ def expected(of_parameter, start, gradients, rates=None):
 
 def of_muon(path, p, decay):
     kernel = p.ndim > 1 and not path.startswith("classifier")
-    return formulas.muon(p, decay) if kernel else formulas.adamw(p, decay)
+    return formulas.muon(p, decay) if kernel else formulas.adamw(p, decay, nesterov=True)
 
 
 FORMULAS = {
     "adamw": ({}, lambda path, p, decay: formulas.adamw(p, decay)),
+    "nadamw": (
+        {"nesterov": True},
+        lambda path, p, decay: formulas.adamw(p, decay, nesterov=True),
+    ),
     "lamb": ({}, lambda path, p, decay: formulas.lamb(p, decay)),
     "lamb of timm": (
         {"always_adapt": False},
@@ -78,7 +82,7 @@ FORMULAS = {
 @pytest.mark.parametrize("name", FORMULAS)
 def test_updates_are_those_of_the_formula(name):
     arguments, formula = FORMULAS[name]
-    algorithm = name.split()[0].rstrip(",")
+    algorithm = "adamw" if name == "nadamw" else name.split()[0].rstrip(",")
     config = config_lib.resolve({"optimizer": algorithm, "optimizer_args": arguments, **RATES})
     start, gradients = random_tree(), [random_tree() for _ in range(STEPS)]
     after = expected(formula, start, gradients)

@@ -5,8 +5,12 @@ import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from aggnets_jax.training.gradients import at_sharpest
 from tests import runs
 
 
@@ -123,3 +127,31 @@ def test_devices_send_only_gradients_statistics_and_sums(recipes):
         # The statistics are sums over the batch in the forward and in the backward pass.
         sums = 2 * 4 * found["statistics"] + 1000
         assert 4 * found["params"] <= sent <= 4 * found["params"] + sums, name
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_sam_takes_the_gradient_where_the_loss_is_highest(frozen):
+    """Of a parabola with its axes 1 and 4; a frozen parameter is not moved."""
+    curvature = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([2.0])}
+
+    def gradient_fn(params, batch_stats, *others):
+        gradients = jax.tree.map(jnp.multiply, curvature, params)
+        return (jnp.float32(7), (batch_stats + 1, {})), gradients
+
+    params = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([6.0])}
+    sharpened = at_sharpest(gradient_fn, 0.5, lambda _: {"a": True, "b": not frozen})
+    (loss, (batch_stats, _)), gradients = sharpened(params, jnp.float32(1), None, None, None)
+    assert (loss, batch_stats) == (7, 2)
+    first, norm = np.array([3.0, 4.0, 12.0]), 5 if frozen else 13
+    moved = np.array([3.0, 1.0, 6.0]) + 0.5 / norm * first * [1, 1, not frozen]
+    actual = np.concatenate([gradients["a"], gradients["b"]])
+    np.testing.assert_allclose(actual, [1, 4, 2] * moved, rtol=1e-6)
+
+
+def test_sam_stays_where_the_gradient_is_zero():
+    def gradient_fn(params, *others):
+        return (), jax.tree.map(jnp.zeros_like, params)
+
+    sharpened = at_sharpest(gradient_fn, 0.5, lambda params: jax.tree.map(lambda _: True, params))
+    _, gradients = sharpened({"a": jnp.ones(3)})
+    assert not np.any(gradients["a"])

@@ -39,6 +39,8 @@ def half_cosine(fraction):
 
 def test_constant():
     assert (values(make_schedule("constant", 0.3, 10, 2.0), range(10)) == np.float32(0.3)).all()
+    rising = make_schedule("constant", 0.3, 10, 2.0, warmup_epochs=2)
+    agree(values(rising, range(7)), [0, 0.075, 0.15, 0.225, 0.3, 0.3, 0.3], 0.3)
 
 
 @pytest.mark.parametrize(
