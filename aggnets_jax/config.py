@@ -311,6 +311,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
     if config.ema_decay and config.optimizer.startswith("schedule_free"):
         raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
+    if config.progressive and config.num_seeds > 1:
+        raise UserError("config.progressive is for one seed at a time: set config.num_seeds=1")
     if not 0 < config.layer_decay <= 1:
         raise UserError(f"config.layer_decay must be in (0, 1], got {config.layer_decay}")
     for name in ("mean", "std"):

@@ -61,7 +61,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer_args = ml_collections.ConfigDict()  # its arguments, besides those below
     config.lr = 0.1  # the highest learning rate of the schedule
     config.lr_batch_size = 0  # lr is for batches of this size, and grows with them; 0: of any size
-    config.schedule = "cosine"  # constant | step | cosine | warmup_cosine | sgdr: docs/training.md
+    # constant | step | linear | cosine | warmup_cosine | sgdr: docs/training.md
+    config.schedule = "cosine"
     config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
     # Factors of the learning rate, by regular expression of a parameter's path; 0 freezes it:
     # (("stem.*", 0.0), ("classifier/.*", 10.0)). The first that matches counts.
@@ -74,10 +75,17 @@ def get_config() -> ml_collections.ConfigDict:
     config.grad_clip_norm = 0.0  # largest global norm of the gradient; 0: any
     # SAM: the gradient is that where the loss is highest at this distance; 0: at the parameters
     config.sam_radius = 0.0
+    # cross_entropy | squared_hinge | binary_cross_entropy | focal | binary_focal: docs/training.md.
+    # None: that of the network or of the task
+    config.loss = placeholder(str)
+    config.loss_args = ml_collections.ConfigDict()  # arguments of the loss
     config.label_smoothing = 0.0  # probability that is taken from the right class and shared
     config.label_smoothing_over = "all"  # classes, the right one included, or the "others"
     config.ema_decay = 0.0  # of averaged weights, which are then evaluated; 0: none
     config.ema_warmup = False  # whether the decay is at most (1 + t) / (10 + t) after t updates
+    # Sides to which images are scaled down in training, from a fraction of the run on: such as
+    # ((0.0, 128), (0.4, 176), (0.8, 224)); (): none
+    config.progressive = ()
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
     # Strength of a regularisation inside the network that changes in training (DropBlock, dynamic
@@ -127,6 +135,10 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = placeholder(int)
     config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop
     config.data.flip = True  # left to right, one image in two
+    config.data.flip_alternately = (
+        False  # an image that is not flipped in this epoch is in the next
+    )
+    config.data.repeats = 1  # copies of each image in a batch, augmented apart
     # Of learnt or random policies: none | autoaugment_cifar | autoaugment_imagenet | randaugment
     config.data.policy = "none"
     config.data.policy_args = ml_collections.ConfigDict()  # such as {"num_ops": 2, "magnitude": 9}

@@ -37,8 +37,12 @@ _MOST_OBJECTS = 100
 
 # Fields of a config that change images or labels in a way that is not made for objects.
 _NOT_FOR_OBJECTS = {
+    "loss": None,
     "label_smoothing": 0.0,
+    "progressive": (),
     "data.image_size": None,
+    "data.flip_alternately": False,
+    "data.repeats": 1,
     "data.policy": "none",
     "data.color_jitter": 0.0,
     "data.lighting": 0.0,

@@ -63,6 +63,30 @@ def step(
     return lambda count: rise(count) * jnp.asarray(values)[_last_begun(starts, count)]
 
 
+def linear(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    warmup_steps: float = 0,
+    start_factor: float = 0.0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Rise linearly from `start_factor * lr` over `warmup_steps`, then fall to `end_factor * lr`.
+
+    A run that ends within the warm-up does not fall.
+    """
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    check_number("start_factor", start_factor, 0, 1)
+    check_number("end_factor", end_factor, 0, 1)
+    rise = min(round(warmup_steps), total_steps)
+    fall = optax.linear_schedule(lr, end_factor * lr, max(1, total_steps - rise))
+    if not rise:
+        return fall
+    rising = optax.linear_schedule(start_factor * lr, lr, round(warmup_steps))
+    return optax.join_schedules([rising, fall], [rise])
+
+
 def cosine(
     lr: float,
     total_steps: int,
@@ -204,7 +228,7 @@ def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
-SCHEDULES = {f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)}
+SCHEDULES = {f.__name__: f for f in (constant, step, linear, cosine, warmup_cosine, sgdr)}
 
 
 def make_schedule(

@@ -19,6 +19,7 @@ from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
 from aggnets_jax.runtime.mesh import batch_sharding, replicate
 from aggnets_jax.training.algorithms import averaged, is_schedule_free
 from aggnets_jax.training.gradients import (
+    Phases,
     accumulate_parts,
     at_sharpest,
     average_over_devices,
@@ -44,6 +45,7 @@ def make_train_step(
     config: ml_collections.ConfigDict,
     *,
     strength: Strength | None = None,
+    phases: Phases | None = None,
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Make the pure function `(state, batch) -> state` of one update of one seed.
@@ -53,6 +55,7 @@ def make_train_step(
     "device" or "group:N", so is the part on each device or on N of them, and running averages are
     averaged. With `config.sharding` "fsdp" parameters are gathered before, and the gradients
     divided. With `config.sam_radius` the gradient is taken at the sharpest point (`at_sharpest`).
+    Images are scaled by `phases`.
 
     Raises:
       UserError: if the devices can't be divided into groups of N; when it is traced, if
@@ -85,8 +88,9 @@ def make_train_step(
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
         key = jax.random.fold_in(model_key(state.seed), state.step)
         variables = state.params, state.batch_stats
+        of_step = phases.gradient(gradient_fn, state.step) if phases else gradient_fn
         try:
-            (loss, (batch_stats, sums)), gradients = gradient_fn(*variables, examples, fixed, key)
+            (loss, (batch_stats, sums)), gradients = of_step(*variables, examples, fixed, key)
         except OneValue as error:
             raise OneValue(error.path, f"config.batch_size={2 * parts}") from error
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)

@@ -1,5 +1,6 @@
 """Steps on simulated devices: slices of them, and what the devices send each other."""
 
+import collections
 import json
 import os
 import subprocess
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax.training.gradients import at_sharpest
+from aggnets_jax.training.gradients import Phases, at_sharpest
 from tests import runs
+from tests.patterns import one_line_error
 
 
 def on_devices(program, devices, *arguments):
@@ -155,3 +157,39 @@ def test_sam_stays_where_the_gradient_is_zero():
     sharpened = at_sharpest(gradient_fn, 0.5, lambda params: jax.tree.map(lambda _: True, params))
     _, gradients = sharpened({"a": jnp.ones(3)})
     assert not np.any(gradients["a"])
+
+
+Images = collections.namedtuple("Images", ("images",))
+
+
+def test_images_grow_during_a_run():
+    """A small image has the means of the pixels of a large one."""
+    phases = Phases(((0.0, 4), (0.5, 8)), 10, (8, 8, 1))
+
+    def gradient_fn(params, batch_stats, examples, *others):
+        side, pixels = examples.images.shape[1], examples.images
+        return jnp.float32(side), jnp.array([pixels.mean(), pixels.std()])
+
+    rows = jnp.repeat(jnp.array([0.0, 1.0]), 4)  # the upper half black, the lower white
+    examples = Images(jnp.tile(rows[:, None, None], (3, 1, 8, 1)))
+    of_step = jax.jit(lambda step: phases.gradient(gradient_fn, step)(0.0, 0.0, examples))
+    for step, side in ((0, 4), (4, 4), (5, 8), (9, 8)):
+        found, (mean, deviation) = of_step(step)
+        assert found == side
+        assert mean == pytest.approx(0.5)
+        assert deviation == pytest.approx(0.5 if side == 8 else 0.45, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ((0.0, 4), "must be pairs of a fraction of the run and a side"),
+        (((0.1, 4),), "must rise from 0"),
+        (((0.0, 4), (0.5, 8), (0.5, 8)), "must rise from 0"),
+        (((0.0, 4), (1.0, 8)), "must rise from 0"),
+        (((0.0, 9),), "must be a whole number of at most 8, got 9"),
+        (((0.0, 4.5),), "must be a whole number"),
+    ],
+)
+def test_phases_that_are_refused(pairs, message):
+    assert message in one_line_error(Phases, pairs, 10, (8, 8, 1))
