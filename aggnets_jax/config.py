@@ -42,7 +42,7 @@ _RANGES = {
 }
 
 _CHOICES = {
-    "task": ("classification", "detection", "link_weights"),
+    "task": ("classification", "detection", "multilabel", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "sharding": ("replicated", "fsdp"),

@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # What the network is trained for: classification or detection, see docs/tasks.md
+    # What the network is trained for: classification, multilabel or detection: docs/tasks.md
     config.task = "classification"
     config.task_args = ml_collections.ConfigDict()  # arguments of the task
 
