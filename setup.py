@@ -68,6 +68,7 @@ setup(
     ],
     package_dir={"aggnets_jax.configs": "configs"},
     package_data={
+        "aggnets_jax.data": ["imagenet_*.txt"],
         "aggnets_jax.models": ["papers.csv"],
         "aggnets_jax.reports": ["sizes.csv"],
         "aggnets_jax.reports.page": ["page.*"],

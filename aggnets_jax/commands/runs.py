@@ -79,7 +79,8 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
-    flag("--data", "another data set of the same classes, such as image_folder", metavar="NAME"),
+    flag("--data", "another data set of these classes, or a part of them", metavar="NAME"),
+    flag("--split", "of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
@@ -91,6 +92,7 @@ def evaluate(flags: argparse.Namespace) -> None:
     Examples:
         aggnets eval --workdir=runs/digits --checkpoint=best
         aggnets eval --workdir=runs/digits --config.eval_batch_size=64
+        aggnets eval --workdir=runs/imagenet --data=imagenet_a --data_dir=DIR
 
     The config is the run's. Fields that change no result may be set: data.data_dir, data.resident
     and eval_batch_size.
@@ -99,13 +101,15 @@ def evaluate(flags: argparse.Namespace) -> None:
         raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
     if flags.watch and flags.data is not None:
         raise UserError("--watch evaluates on the run's data set, not on that of --data")
+    if flags.split is not None and flags.data is None:
+        raise UserError("--split is for --data; config.data.eval_split is the run's own")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
 
     with together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            where = {"data_dir": flags.data_dir, "data_name": flags.data}
+            where = {"data_dir": flags.data_dir, "data_name": flags.data, "split": flags.split}
             evaluate_checkpoint(flags.workdir, flags.checkpoint, **where, overrides=flags.overrides)
 
 

@@ -79,12 +79,14 @@ class Split(NamedTuple):
       info: from `describe`.
       name: TFDS split, which may be a slice or a sum.
       skip: whether damaged images are skipped, see `damage`.
+      whole: whether images of any size are resized as a whole, without cutting out their centre.
     """
 
     builder: tfds.core.DatasetBuilder | None
     info: DatasetInfo
     name: str
     skip: bool = False
+    whole: bool = False
 
     @property
     def num_examples(self) -> int:
