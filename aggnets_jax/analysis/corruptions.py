@@ -272,7 +272,9 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> Figure:
     for number, (network, own) in enumerate(found.items()):
         places = np.arange(len(names)) + (number + 0.5) * width - 0.4
         style = {"color": f"C{number}"}
-        axes.bar(places, [100 * own[name] for name in names], width, label=network, **style)
+        heights = [100 * own[name] for name in names]
+        label = f"{network}, mean {np.mean(heights):.1f} %"
+        axes.bar(places, heights, width, label=label, **style)
         if CLEAN in own:
             axes.axhline(100 * own[CLEAN], linestyle="--", linewidth=1, **style)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
