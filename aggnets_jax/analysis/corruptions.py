@@ -313,7 +313,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     reference = None
     if given.against is not None:
         reference = found[given.against]
-    elif _is_imagenet(restored.info) and tuple(sorted({*reading.severities})) == SEVERITIES:
+    elif _is_imagenet_c(restored.info, reading):
         reference = ALEXNET
     summary = corruption_errors(found[given.workdir], reference)
     against = given.against or ("AlexNet" if reference else None)
@@ -344,8 +344,11 @@ def _reading(given: argparse.Namespace, info: data.DatasetInfo) -> Reading:
     return Reading(names, severities, given.data, given.data_dir, frost, seed)
 
 
-def _is_imagenet(info: data.DatasetInfo) -> bool:
-    return info.num_classes == 1000 and info.class_names[0] == "n01440764"
+def _is_imagenet_c(info: data.DatasetInfo, reading: Reading) -> bool:
+    """Return whether the errors are over the images of AlexNet's: the authors', all severities."""
+    imagenet = info.num_classes == 1000 and info.class_names[0] == "n01440764"
+    whole = tuple(sorted(reading.severities)) == SEVERITIES
+    return imagenet and whole and reading.source is not None
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:

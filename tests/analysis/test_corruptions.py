@@ -1,6 +1,7 @@
 """Errors on corrupted images: mCE by hand, the command, and sets in their authors' formats."""
 
 import csv
+import shutil
 
 import numpy as np
 import pytest
@@ -66,8 +67,10 @@ def corrupted_digits(name, severity):
 def test_generated_images_and_arrays_give_the_same_accuracy(finished_run, tmp_path, capsys):
     """The arrays are made by the reference, in the format of CIFAR-10-C."""
     flags = ("--corruptions", "brightness", "--severities", "1", "5")
-    found, _ = analyse(finished_run, tmp_path / "a", *flags, f"--against={finished_run}")
+    same = shutil.copytree(finished_run, tmp_path / "same")
+    found, errors = analyse(finished_run, tmp_path / "a", *flags, f"--against={same}")
     assert "CE against" in capsys.readouterr().out
+    assert float(errors[-1]["ce"]) == 1
     clean = found[0]
     assert [row["severity"] for row in found] == ["0", "1", "5"] * 2
     assert found[:3] == [{**row, "network": found[0]["network"]} for row in found[3:]]
