@@ -102,7 +102,7 @@ class SeqResNet(Network):
         group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
         no_dropout = partial(common.channel_dropout, 0.0, train=train)
         x = self._stem(x, plain, partial(group, dropout=no_dropout))
-        endpoints["stem"] = x.activated
+        endpoints["stem"] = x.activated  # type: ignore[attr-defined]
         group = partial(group, dropout=dropout)
         for i, blocks in enumerate(self.blocks):
             if i > 0:
@@ -119,9 +119,9 @@ class SeqResNet(Network):
                 kind=lambda layer: None,
                 name=f"stage{i + 1}",
             )(x)
-            endpoints[f"stage{i + 1}"] = x.activated
+            endpoints[f"stage{i + 1}"] = x.activated  # type: ignore[attr-defined]
 
-        return plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
+        return plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated  # type: ignore[attr-defined]
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
         return {"kernel_init": common.uniform_fan_out}

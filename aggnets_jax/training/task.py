@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from aggnets_jax.models import Count, count, create_configured_model
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import Variables
 
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):

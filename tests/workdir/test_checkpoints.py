@@ -351,6 +351,7 @@ def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_pat
     assert_is(restore(tmp_path), 1)
 
 
+@pytest.mark.slow
 def test_reading_warns_of_nothing(finished_run):
     """From Python, too, where absl's messages are shown."""
     records, handler = [], logging.Handler()
