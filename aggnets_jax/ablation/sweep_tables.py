@@ -35,7 +35,7 @@ def finite(value: float) -> float | None:
 def earlier_sweeps(
     folder: AnyPath, network: Mapping[str, Any], kinds: Collection[str]
 ) -> dict[str, Any]:
-    """Read the sweeps from an earlier record in a folder, but for the kinds that are cut now.
+    """Read the sweeps from an earlier record in a folder, except the kinds that are cut now.
 
     Raises:
       UserError: if the record is of another network (as JSON data), or damaged.

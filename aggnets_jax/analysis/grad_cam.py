@@ -92,7 +92,7 @@ def logits_behind(
 ) -> Callable[[jax.Array], jax.Array]:
     """Make the part of a network after an endpoint, as a function of the endpoint's features.
 
-    The network is traced as it is, and equations of the traced program that read the endpoint read
+    The network is traced unchanged, and equations of the traced program that read the endpoint read
     the argument instead. So no network needs a place to cut it, and its own program stays the same.
 
     Features that reach the logits by another way are constants. In this package this happens only

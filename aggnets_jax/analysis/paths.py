@@ -83,7 +83,7 @@ def count_paths(stage: StageLinks) -> Counts:
 
 
 def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list[Step]:
-    """Return path `number`, from 0, among those of a length from a stage's output to an input."""
+    """Return path `number` (0, 1, ...) of a length from a stage's output to an input."""
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):

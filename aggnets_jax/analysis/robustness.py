@@ -204,7 +204,7 @@ def measure(
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw accuracies over epsilon: a colour for each network, a kind of line for each attack.
 
-    The records are those of `measure`, with the name of their `network`.
+    The records come from `measure`, with the name of their `network`.
     """
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()

@@ -42,7 +42,7 @@ class Tally(NamedTuple):
 
 
 class Dissection(NamedTuple):
-    """What the units of a layer detect.
+    """Labels that the units of a layer detect.
 
     Attributes:
       thresholds: float [U].

@@ -61,8 +61,9 @@ def concat(outputs: Outputs, sources: Indices, layer: int, weights: Weights = No
 class Sum:
     """y_i + y_j + ..., of outputs of one shape, added from the first source to the last.
 
-    Sources that begin like those of an earlier layer continue its sum. So under the dense topology
-    this is the running sum of a residual network, with its N additions and its rounding.
+    If the sources begin like the sources of an earlier layer, the sum continues the earlier sum.
+    Under the dense topology this is the running sum of a residual network, with its N additions and
+    its rounding.
     """
 
     def __init__(self) -> None:

@@ -15,11 +15,10 @@ from flax import struct
 
 
 class Masked(struct.PyTreeNode):
-    """Features with a mask, to be multiplied behind what normalises and activates them.
+    """Features with a mask that multiplies them after normalisation and activation.
 
-    The mask must act after the normalisation, because BN(0) is not 0: only then does a link of
-    weight 0 have no effect at all.
-    The features are [..., channels], or a pytree of such arrays, each with a mask [channels].
+    A mask before the normalisation would not cut a link, because BN(0) is not 0. The features are
+    [..., channels], or a pytree of such arrays, each with a mask [channels].
     """
 
     features: Any
@@ -30,7 +29,7 @@ class Masked(struct.PyTreeNode):
         return jax.tree.map(jnp.multiply, without_statistics(self.features), self.mask)
 
     def scaled(self, weight: jax.Array) -> "Masked":
-        """Return the same behind one more link of the weight []."""
+        """Return the features after one more link, with the weight []."""
         return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
 
 

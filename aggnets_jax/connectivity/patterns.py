@@ -92,7 +92,7 @@ def log_dense_v2(depth: int, *, stages: int = 3) -> Sources:
     """Read the offsets 2^i within a stage, and all before it (Log-DenseNet V2, arXiv 1711.00002).
 
     The layers are in `stages` equally deep stages; a depth that they do not divide is one stage.
-    The output is what the last layer reads, and the last layer. Sources are in order.
+    The output consists of the last layer and its sources. Sources are in order.
     """
     check_whole_number("stages", stages, 1)
     each = depth if depth % stages else depth // stages
@@ -157,7 +157,7 @@ def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
 
 @pattern
 def custom(depth: int, *, edges: Iterable[Link]) -> Sources:
-    """Read what the links `(layer, source)` say; layer depth + 1 is the stage's output."""
+    """Read the outputs of the links `(layer, source)`; layer depth + 1 is the stage's output."""
     if not isinstance(edges, Iterable):
         raise UserError(f"edges must be a list of pairs (layer, source), got {edges!r}")
     sources = [[] for _ in range(depth + 1)]

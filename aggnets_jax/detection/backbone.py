@@ -31,7 +31,7 @@ PYRAMID = (4, 8, 16, 32)
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A network, the endpoints that are its levels, and what of it is frozen.
+    """A network, the endpoints that are its levels, and its frozen levels.
 
     Attributes:
       network: network of the registry.

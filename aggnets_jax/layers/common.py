@@ -117,7 +117,7 @@ def _named_convolve(*arguments: Any, **keywords: Any) -> jax.Array:
 
 
 def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
-    """Return what makes normalisations: by the batch in training, else by running averages."""
+    """Return the maker of normalisations: by the batch in training, else by running averages."""
     return partial(BatchNorm, use_running_average=not train, dtype=dtype)
 
 
@@ -215,7 +215,7 @@ def compressed(channels: int, compression: float, *, least: int = 0) -> int:
 def average_pool_of(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Return the 2x2 average pool, at stride 2, of a 1x1 convolution without bias.
 
-    On a TPU the pool comes first: the result is equal but for rounding, and the convolution and its
+    On a TPU the pool comes first: the result is equal up to rounding, and the convolution and its
     gradients have a quarter of the positions (docs/decisions.md).
     """
     pool = partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2))

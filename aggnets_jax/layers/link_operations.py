@@ -220,7 +220,7 @@ class LinkOperations:
         mean: bool = False,
         drop: Callable[..., Callable[[jax.Array], jax.Array]] | None = None,
     ) -> None:
-        """Take what links carry, and how.
+        """Take the operations of the links, and how to make them.
 
         Args:
           cells: how operations are made.
@@ -228,7 +228,7 @@ class LinkOperations:
           depth: number of the last layer; the output has the next.
           reduces: whether operations on the inputs 0 and 1 have stride 2.
           mean: whether to divide a sum by the number of operations.
-          drop: `drop(name=...)` makes what drops an operation's result.
+          drop: `drop(name=...)` makes the module that drops an operation's result.
         """
         self.cells, self.carried, self.depth = cells, carried, depth
         self.reduces, self.mean, self.drop = reduces, mean, drop

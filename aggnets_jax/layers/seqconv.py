@@ -139,7 +139,7 @@ class SeqConv(nn.Module):
       slices: g', the number of slices of the input.
       groups: g, the number of groups.
       group: `group(zero_init=..., name=...)` makes a `Group`.
-      aggregation: combines what a group reads.
+      aggregation: combines the sources of a group.
       zero_init: whether the 3x3 convolutions are initially 0.
     """
 

@@ -149,7 +149,7 @@ class Shortcuts:
             )
 
     def make_norm(self, *, train: bool) -> AffineNorm:
-        """Return what makes N."""
+        """Return the maker of the normalisation N."""
         return NORMS[self.norm](train)
 
     def make_aggregation(self, *, train: bool) -> Aggregation:

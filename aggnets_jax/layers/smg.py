@@ -120,7 +120,7 @@ class Gated(nn.Module):
     """The gates of HCGNet around any unit: x f(x) + v(A, B), or one of both.
 
     Attributes:
-      forget: whether f decays x; else x stays as it is.
+      forget: whether f decays x; otherwise x does not change.
       update: whether v of two depthwise convolutions of x is added.
       reduction: r, by which the hidden layers of the gates are narrower than their input.
     """

@@ -67,7 +67,7 @@ class AOGNode(nn.Module):
     """The unit: ReLU(1x1(b)-BN-ReLU-3x3(b)-BN-ReLU-1x1(features)-BN of the input + residual).
 
     Attributes:
-      features: channels of the output; None: as many as those of the input.
+      features: channels of the output; None: as many as the input has.
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout of the branch's channels.

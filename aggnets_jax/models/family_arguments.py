@@ -112,7 +112,7 @@ _TIMM: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def check_timm(name: str, given: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raise `UserError` for a word of timm that a family lacks; say what does the same here."""
+    """Raise `UserError` for timm's name of an argument; the message has the name used here."""
     for word in given:
         if word in _TIMM and word not in allowed:
             names, otherwise = _TIMM[word]

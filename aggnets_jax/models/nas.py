@@ -58,7 +58,7 @@ class NASNet(Network):
       features: F, doubled at each reduction.
       within: whether the first cell of a later stage has stride 2, in the place of a further cell.
       twice: whether the frame is the authors' of ENAS.
-      imagenet_stem: whether the stem is that of ImageNet.
+      imagenet_stem: whether the network has the stem for ImageNet.
       aggregation: "sum" or "mean" of the operations of a state.
       auxiliary_weight: weight of the loss of the auxiliary head; 0 for none.
       auxiliary_stage: 2 for the head behind the second stage, 3 for behind the next normal cell.

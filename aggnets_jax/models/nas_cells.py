@@ -168,11 +168,11 @@ class Cell(nn.Module):
       wiring: topology and operations.
       cells: how operations are made; its width is F.
       reduces: whether operations on the states have stride 2.
-      first: whether the previous state is the stem, which is read as it is.
+      first: whether the previous state is the stem, which is read without a change.
       twice: whether the frame is the authors' of ENAS.
       mean: whether operations are averaged, not added.
       execution: how to compute the stage.
-      drop: `drop(name=...)` makes what drops an operation's result.
+      drop: `drop(name=...)` makes the module that drops an operation's result.
     """
 
     wiring: Wiring

@@ -35,7 +35,7 @@ class Convolution(NamedTuple):
 
 
 class PlainStage(NamedTuple):
-    """A stage: its convolutions, of which the first opens it, and what halves the resolution."""
+    """A stage: its convolutions, the first of which opens it, and how it halves the resolution."""
 
     convolutions: Sequence[Convolution]
     reduction: str | None = None

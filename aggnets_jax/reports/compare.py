@@ -103,7 +103,7 @@ def compare(
     Args:
       workdirs: of finished runs of any number of networks.
       against: workdirs of the reference's runs; None: the network of the first workdir.
-      may_differ: fields of the config, besides those of the network, that differ on purpose.
+      may_differ: fields of the config, besides the network's, that may differ.
 
     Raises:
       UserError: if a workdir holds no finished run; if the reference is not exactly one network, or

@@ -70,7 +70,7 @@ LOSSES = {"cross_entropy": cross_entropy, "squared_hinge": squared_hinge}
 def training_losses(
     name: str, logits: jax.Array, endpoints: Mapping[str, jax.Array], targets: jax.Array
 ) -> jax.Array:
-    """Return the loss of each example with those of the auxiliary classifiers among endpoints."""
+    """Return the loss of each example, with the losses of the endpoints' auxiliary classifiers."""
     loss = LOSSES[name]
     losses = loss(logits, targets)
     for endpoint, auxiliary in endpoints.items():

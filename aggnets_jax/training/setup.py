@@ -43,8 +43,8 @@ class DataSizes(NamedTuple):
 class Setup:
     """A network and how it is trained, as a config says.
 
-    `model` is what is trained: the network, unless the task puts something around it. `schedule` is
-    the learning rate by step, and `strength` the schedule of a regularisation, or None.
+    `model` is the trained module: the network, or a wrapper of it by the task. `schedule` is the
+    learning rate by step, and `strength` the schedule of a regularisation, or None.
     """
 
     config: ml_collections.ConfigDict

@@ -162,8 +162,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         `arrays` has the shapes, dtypes and shardings of the items that are arrays.
 
         Raises:
-          Damaged: if an item can't be read, or is not what was saved.
-          OtherArrays: if an item is what was saved, and not what `arrays` describes.
+          Damaged: if an item can't be read, or differs from the saved one.
+          OtherArrays: if an item is intact, but does not fit `arrays`.
         """
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)

@@ -36,7 +36,7 @@ class Mirror:
         self._folder.cleanup()
 
     def look(self, series: str) -> None:
-        """Make the folders of a series those of the checkpoints in the bucket."""
+        """Make the folders of a series equal to the list of checkpoints in the bucket."""
         here, there = make_folder(self.root / series), self._committed(series)
         for folder in here.iterdir():
             if folder.name not in there:
