@@ -36,13 +36,13 @@ _RANGES = {
         *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
-        *("lr", "weight_decay", "grad_clip_norm", "strength"),
+        *("lr", "weight_decay", "grad_clip_norm", "strength", "sam_radius"),
     ),
     (0, 1, "in [0, 1)"): ("momentum", "label_smoothing", "ema_decay"),
 }
 
 _CHOICES = {
-    "task": ("classification", "detection", "link_weights"),
+    "task": ("classification", "detection", "multilabel", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "sharding": ("replicated", "fsdp"),
@@ -308,6 +308,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.ema_warmup and not config.ema_decay:
         raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
+    if config.ema_decay and config.optimizer.startswith("schedule_free"):
+        raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
+    if config.progressive and config.num_seeds > 1:
+        raise UserError("config.progressive is for one seed at a time: set config.num_seeds=1")
+    if not 0 < config.layer_decay <= 1:
+        raise UserError(f"config.layer_decay must be in (0, 1], got {config.layer_decay}")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")

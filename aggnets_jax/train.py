@@ -196,7 +196,7 @@ def train_and_evaluate(
                     progress.lines = log.lines
                     checkpoints.save(state, progress)
 
-        stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stack.enter_context(_saving_before_an_error(lambda: step > start and save()))  # type: ignore[func-returns-value]
         stop.listen()
         while True:
             last = step == total_steps

@@ -18,7 +18,7 @@ from ml_collections.config_dict import placeholder
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
 
-    # "classification" or "detection", see docs/tasks.md
+    # "classification", "multilabel" or "detection", see docs/tasks.md
     config.task = "classification"
     config.task_args = ml_collections.ConfigDict()  # arguments of the task
 
@@ -59,22 +59,37 @@ def get_config() -> ml_collections.ConfigDict:
     config.slices = 0
 
     # ---- optimisation: SGD, as in all of the papers
+    # sgd | adamw | lamb | lars | lion | rmsprop | adafactor | muon | schedule_free_sgd |
+    # schedule_free_adamw: docs/training.md
+    config.optimizer = "sgd"
+    config.optimizer_args = ml_collections.ConfigDict()  # its arguments, besides those below
     config.lr = 0.1  # the highest learning rate of the schedule
     config.lr_batch_size = 0  # scale lr by batch_size / lr_batch_size; 0: don't scale
-    config.schedule = "cosine"  # constant | step | cosine | warmup_cosine | sgdr: docs/training.md
+    # constant | step | linear | cosine | warmup_cosine | sgdr: docs/training.md
+    config.schedule = "cosine"
     config.schedule_args = ml_collections.ConfigDict()  # arguments of the schedule
     # Factors of the learning rate for parameters whose path matches a regular expression, such as
     # (("stem.*", 0.0), ("classifier/.*", 10.0)). The first match counts; 0 freezes a parameter.
     config.lr_factors = ()
-    config.momentum = 0.9
-    config.nesterov = True
-    config.weight_decay = 1e-4  # added to the gradient, before momentum
+    config.layer_decay = 1.0  # factor of the learning rate from each layer to the layer before it
+    config.momentum = 0.9  # for sgd, lars and rmsprop
+    config.nesterov = True  # for the same
+    config.weight_decay = 1e-4  # for sgd, lars and rmsprop: added to the gradient, before momentum
     config.weight_decay_on = "all"  # all parameters, or "kernels": without norms and biases
     config.grad_clip_norm = 0.0  # clip the gradient to this global norm; 0: don't clip
+    # SAM: take the gradient where the loss is highest at this distance; 0: at the parameters
+    config.sam_radius = 0.0
+    # cross_entropy | squared_hinge | binary_cross_entropy | focal | binary_focal: docs/training.md.
+    # None: the loss of the network or of the task
+    config.loss = placeholder(str)
+    config.loss_args = ml_collections.ConfigDict()  # arguments of the loss
     config.label_smoothing = 0.0  # probability that is taken from the right class and shared
     config.label_smoothing_over = "all"  # share it among "all" classes, or the "others"
     config.ema_decay = 0.0  # decay of averaged weights, which are then evaluated; 0: no averages
     config.ema_warmup = False  # limit the decay to (1 + t) / (10 + t) after t updates
+    # Scale images down in training to these sides, each from a fraction of the run on, such as
+    # ((0.0, 128), (0.4, 176), (0.8, 224)); (): don't
+    config.progressive = ()
     config.dtype = "float32"  # of the computation: float32 | bfloat16; parameters are float32
 
     # Strength of a regularisation inside the network that changes during training (DropBlock,
@@ -122,6 +137,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = placeholder(int)
     config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop
     config.data.flip = True  # mirror one image in two, left to right
+    config.data.flip_alternately = False  # mirror one half of the images in each other epoch
+    config.data.repeats = 1  # copies of each image in a batch, augmented apart
     config.data.policy = "none"  # none | autoaugment_cifar | autoaugment_imagenet | randaugment
     config.data.policy_args = ml_collections.ConfigDict()  # such as {"num_ops": 2, "magnitude": 9}
     config.data.color_jitter = 0.0  # brightness, contrast, saturation: factors of 1 +- this

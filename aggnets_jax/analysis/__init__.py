@@ -19,6 +19,7 @@ from pathlib import Path
 ANALYSES = {
     "grad_cam": "aggnets_jax.analysis.grad_cam",
     "robustness": "aggnets_jax.analysis.robustness",
+    "corruptions": "aggnets_jax.analysis.corruptions",
     "weights": "aggnets_jax.analysis.weights",
     "shortcuts": "aggnets_jax.analysis.shortcut_weights",
     "gates": "aggnets_jax.analysis.gates",

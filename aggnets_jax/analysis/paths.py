@@ -165,12 +165,12 @@ def stage_paths(
         together = np.sqrt((norms**2).sum(axis=0)).mean(axis=-1)  # [copies]
         means, sampled = [], []
         for length in of_length:
-            norms = []
+            of_paths = []
             for path in draw_paths(stage, counts, length, samples, generator):
                 steps, count = along(stage, path)
-                norms.append(norms_of(steps)[path[-1].source, count].mean())
-            means.append(np.mean(norms))
-            sampled.append(len(norms))
+                of_paths.append(norms_of(steps)[path[-1].source, count].mean())
+            means.append(np.mean(of_paths))
+            sampled.append(len(of_paths))
         lengths, numbers = list(of_length), list(of_length.values())
         found[name] = StagePaths(lengths, numbers, sampled, np.array(means), together[lengths])
     return found

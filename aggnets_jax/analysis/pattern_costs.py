@@ -247,6 +247,6 @@ def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     style = {"color": "black", "markersize": 3, "label": "measured"}
     axes.plot(distances, longest_by_distance(own.measured), "o", **style)
     label_axes(axes, "layers apart", "links on the longest shortest path")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7)

@@ -152,6 +152,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     options = {"neighbours": given.neighbours, "shots": shots, "draws": given.draws}
     records = measure(train, evaluation, **options)
     name = given.data or restored.info.name
+    records = [{"data": name, "endpoint": given.endpoint, **record} for record in records]
     title = command.headline(restored, given, f"transfer of {given.endpoint} to {name}")
     tables = {"transfer": records}
     command.publish(output, title, list(map(_cells, records)), tables, draw(records))
@@ -186,7 +187,8 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     heights = np.array([100 * record["accuracy"] for record in records])
     ends = 100 * np.array([(record["low"], record["high"]) for record in records])
-    axes.bar(range(len(records)), heights, 0.6, yerr=np.abs(ends.T - heights), capsize=3)
+    bars = axes.bar(range(len(records)), heights, 0.6, yerr=np.abs(ends.T - heights), capsize=3)
+    axes.bar_label(bars, fmt="%.1f", label_type="center", fontsize=8, color="white")
     names = [f"{record['method']}\n{record['images']:,} images" for record in records]
     axes.set_xticks(range(len(records)), names, fontsize=8)
     axes.set(ylabel="accuracy, %", ylim=(0, 102))

@@ -79,7 +79,10 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint and each later one, until the run ends"),
-    flag("--data", "another data set with the same classes, such as image_folder", metavar="NAME"),
+    flag(
+        "--data", "another data set with the same classes, or with a part of them", metavar="NAME"
+    ),
+    flag("--split", "split of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
@@ -91,6 +94,7 @@ def evaluate(flags: argparse.Namespace) -> None:
     Examples:
         aggnets eval --workdir=runs/digits --checkpoint=best
         aggnets eval --workdir=runs/digits --config.eval_batch_size=64
+        aggnets eval --workdir=runs/imagenet --data=imagenet_a --data_dir=DIR
 
     The config of the run is used. Three of its fields may be set, because they change no result:
     data.data_dir, data.resident and eval_batch_size.
@@ -99,13 +103,15 @@ def evaluate(flags: argparse.Namespace) -> None:
         raise UserError("--watch evaluates the newest checkpoints; leave --checkpoint out")
     if flags.watch and flags.data is not None:
         raise UserError("--watch evaluates on the data set of the run; leave --data out")
+    if flags.split is not None and flags.data is None:
+        raise UserError("--split is for --data; config.data.eval_split is the run's own")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
 
     with together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            where = {"data_dir": flags.data_dir, "data_name": flags.data}
+            where = {"data_dir": flags.data_dir, "data_name": flags.data, "split": flags.split}
             evaluate_checkpoint(flags.workdir, flags.checkpoint, **where, overrides=flags.overrides)
 
 

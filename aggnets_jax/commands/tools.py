@@ -38,6 +38,7 @@ _RUNS = flag("workdirs", "directory of a finished run", nargs="+", metavar="WORK
         default=[],
         metavar="FIELD",
     ),
+    switch("--transfer", "compare the results of aggnets analyse transfer"),
     flag("--output", "write a table and a page: results/NAME, without a suffix"),
 )
 def compare(flags: argparse.Namespace) -> None:
@@ -46,18 +47,26 @@ def compare(flags: argparse.Namespace) -> None:
     Examples:
         aggnets compare runs/sparse runs/dense
         aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
+        aggnets compare runs/sparse-? --against runs/dense-? --transfer
 
     Runs that differ only in the seed are one network. The runs after --against are the reference,
     and each other network is compared with it. A seed fixes the order and the augmentation of the
     data. Runs with the same seed are therefore a pair, and the table is about the differences of
     pairs. Without --against, if each network has one run, the runs are shown side by side.
     """
-    from aggnets_jax.reports import compare, results, side_by_side
+    from aggnets_jax.reports import compare, results, side_by_side, transfer
+    from aggnets_jax.tables import write_csv
 
     output = flags.output and results.output_path(flags.output)
     networks = compare.networks(flags.workdirs, flags.against)
     single = all(len(runs) == 1 for runs in networks)
     if flags.against is None and single and len(networks) > 1:
+        if flags.transfer:
+            records = transfer.show(networks)
+            if output:
+                write_csv(output.with_name(f"{output.name}.csv"), records)
+                print(f"{output}.csv")
+            return
         side_by_side.show(networks)
         if output:
             page = side_by_side.page(networks, output)
@@ -65,7 +74,9 @@ def compare(flags: argparse.Namespace) -> None:
             side_by_side.draw(networks, output.with_name(f"{output.name}.png"))
             print(f"{output}.csv, {output}.md, {output}.png")
         return
-    comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
+    comparison = compare.compare(
+        flags.workdirs, flags.against, flags.may_differ, transfer=flags.transfer
+    )
     compare.show(comparison)
     if output:
         results.write_tables(output, compare.records(comparison), compare.page(comparison, output))

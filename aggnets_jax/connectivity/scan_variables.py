@@ -41,9 +41,12 @@ def match_layout(tree: Any, like: Any) -> Any:
 
     nodes = jax.tree.leaves(tree, is_leaf=is_mapping)
     wanted, structure = jax.tree.flatten(like, is_leaf=is_mapping)
-    return structure.unflatten(
-        _match(node, other) if is_mapping(node) else node
-        for node, other in zip(nodes, wanted, strict=True)
+    return jax.tree.unflatten(
+        structure,
+        [
+            _match(node, other) if is_mapping(node) else node
+            for node, other in zip(nodes, wanted, strict=True)
+        ],
     )
 
 

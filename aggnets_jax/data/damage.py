@@ -39,8 +39,8 @@ def decode_or_blank(
 
     def example(record: Record) -> tuple[Record, tf.Tensor]:
         # In a graph, only a data set can continue after an error.
-        record = tf.data.Dataset.from_tensors(record)
-        decoded = record.map(lambda record: (decode(record), True)).ignore_errors()
+        alone = tf.data.Dataset.from_tensors(record)
+        decoded = alone.map(lambda record: (decode(record), True)).ignore_errors()
         otherwise = tf.data.Dataset.from_tensors((blank, False))
         return decoded.concatenate(otherwise).take(1).get_single_element()
 

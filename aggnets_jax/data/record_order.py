@@ -49,6 +49,10 @@ class BatchRows(NamedTuple):
         records = records.enumerate().filter(lambda place, _: held[place % self.batch_size])
         return records.map(lambda _, record: record)
 
+    def of_repeated(self, repeats: int) -> BatchRows:
+        """Return the rows of different examples, of which `repeats` copies each fill these rows."""
+        return BatchRows(self.batch_size // repeats, np.unique(self.held // repeats))
+
 
 @dataclasses.dataclass(frozen=True)
 class Streams:
@@ -138,6 +142,27 @@ def train_records(
     )
     read = (numbers[:, None] * streams.rows_each + np.arange(streams.rows_each)).ravel()
     return BatchRows(len(read), np.flatnonzero(np.isin(read, rows.held))).select(records)
+
+
+def repeated(
+    records: tf.data.Dataset, once: BatchRows, rows: BatchRows, repeats: int
+) -> tf.data.Dataset:
+    """Return each training record `repeats` times, for the rows, from the records of rows `once`.
+
+    The "epoch" of copy c is `repeats` times that of the record, plus c.
+    """
+    if repeats == 1:
+        return records
+    tf = import_tensorflow()
+
+    def copies(record: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        first = record["epoch"] * repeats
+        numbers = tf.data.Dataset.range(repeats)
+        return numbers.map(lambda copy: {**record, "epoch": first + copy})
+
+    read = (once.held[:, None] * repeats + np.arange(repeats)).ravel()
+    held = np.flatnonzero(np.isin(read, rows.held))
+    return BatchRows(len(read), held).select(records.flat_map(copies))
 
 
 def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:

@@ -71,6 +71,9 @@ def coco_figures(
         objects = coco.COCO()
         # pycocotools changes what it is given.
         objects.dataset = copy.deepcopy(dict(ground_truth))
+        # An id of 0 would be "not matched" to it.
+        for number, each in enumerate(objects.dataset["annotations"], start=1):
+            each["id"] = number
         objects.createIndex()
         # With boxes, pycocotools would take their areas for the masks' areas.
         left_out = {"bbox"} if kind == "segm" else {"segmentation"}

@@ -78,6 +78,11 @@ def predict(
             raise UserError(f"top is for classification, and {workdir} is a run of detection")
         least_score = 0.3 if least_score is None else least_score
         return objects.detect(restored, files, mesh, least_score)
+    if restored.config.task == "multilabel":
+        raise UserError(
+            f"{workdir} is a run of several labels for each image; predict is for classification"
+            " and detection"
+        )
     if least_score is not None:
         raise UserError(f"score is for detection, and {workdir} is a run of classification")
     return classes.classify(restored, files, mesh, 5 if top is None else top)

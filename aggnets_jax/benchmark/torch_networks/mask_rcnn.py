@@ -373,7 +373,7 @@ def _roi_align(
             values = maps[image[:, None, None], :, y[:, :, None], x[:, None]]
             total = total + values * (y_weight[:, :, None] * x_weight[:, None])[..., None]
     shape = (len(rois), size, ratio, size, ratio, maps.shape[1])
-    return total.reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)
+    return total.reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)  # type: ignore[attr-defined]
 
 
 def _roi_align_one(maps: Tensor, roi: Tensor, image: Tensor, size: int, scale: float) -> Tensor:

@@ -112,7 +112,9 @@ def train_data(
     """
     del most_steps
     if np.ndim(seeds):
-        raise UserError("detectors train one seed at a time: set num_seeds=1")
+        raise UserError(
+            "images with objects are trained on with one seed at a time: set num_seeds=1"
+        )
     rows = BatchRows(config.batch_size, local_rows(sharding, config.batch_size))
     order = BatchOrder(images.buckets, config.batch_size, int(seeds))
     loader = _Loader(images.data, form, config.data.damaged == "skip")
