@@ -4,7 +4,7 @@
   where XLA's "SAME" would pad (0, 1) on even inputs.
 * Batch normalisation has epsilon 1e-5 and keeps 0.9 of its running averages at each step. The
   running variance is the biased one.
-* Everything is computed in `dtype`; parameters are float32, batch statistics and logits at least
+* The computation is in `dtype`; parameters are float32, and batch statistics and logits at least
   float32. With float64 parameters and `dtype=float64` everything is float64.
 """
 

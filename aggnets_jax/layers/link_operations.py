@@ -1,10 +1,10 @@
 """Links that carry operations: the aggregation of the cells of architecture search.
 
-    y_l = sum over its links (l, s) of op(y_s),    the cell's output: concat of some y_s
+    y_l = sum over the links (l, s) of op(y_s),    output of the cell: concat of some y_s
 
-An operation is known by its name (`OPERATIONS`). One that reads a state of another width brings it
-to the cell's; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average
-poolings leave the padding out. Each convolution is preceded by ReLU and followed by BN.
+`OPERATIONS` has the operations by name. An operation brings a state of another width to the cell's
+width; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average poolings
+leave the padding out. ReLU precedes each convolution, and BN follows it.
 """
 
 from collections.abc import Callable, Mapping, Sequence

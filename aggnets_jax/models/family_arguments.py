@@ -1,8 +1,8 @@
-"""Arguments of families: type, default and meaning, and the words that timm has for some of them.
+"""Arguments of families: type, default, meaning, and timm's names for some of them.
 
 The arguments of a family are the keyword arguments of the function that builds its networks, and
-the fields with a default of the module that the function returns. Their meanings are in the
-docstrings of both.
+the fields with a default of the module that the function returns. Both docstrings have their
+meanings.
 """
 
 import functools

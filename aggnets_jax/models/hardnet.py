@@ -1,23 +1,23 @@
-r"""HarDNet: few links, on the powers of two that divide a layer's number, and wider layers there.
+r"""HarDNet: few links, by the powers of two that divide a layer's number; layers of several widths.
 
 Paper: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, arXiv 1909.00948.
 
     y_l = F_l(concat of y_{l - 2^i} for all i such that 2^i divides l)
-    width of y_l: k * m^n, n the largest i, to the next even number
-    output of a block: concat of all y_l of odd l, and of the last
+    width of y_l: k * m^n, with n the largest i, rounded to an even number
+    output of a block: concat of all y_l with odd l, and the last
 
     y_0 -- y_1 -- y_2 -- y_3 -- y_4        layer 2 reads 1, 0
      |\____________/ \____________/|        layer 4 reads 3, 2, 0
      \____________________________/
 
 F_l is conv3x3-BN-ReLU6, or with `depthwise` conv1x1-BN-ReLU6-depthwise3x3-BN. Behind each block
-comes conv1x1-BN-ReLU6, and behind some of them the resolution is halved, by max pooling or by a
-depthwise convolution at stride 2. A block's input is not in its output.
+comes conv1x1-BN-ReLU6. After some blocks the resolution is halved, by max pooling or by a depthwise
+convolution at stride 2. The output of a block does not contain its input.
 
 Where the paper and the reference code (https://github.com/PingoLH/Pytorch-HarDNet) differ: numbers
-of layers and channels follow the code, as does ReLU6 in the place of ReLU. Its dropouts, before the
-classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones) and in 85 before the last 1x1
-convolution (0.1), are 0 unless asked for.
+of layers and channels, and ReLU6 in the place of ReLU, follow the code. The code's dropouts are 0
+here by default: before the classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones),
+and in 85 before the last 1x1 convolution (0.1).
 """
 
 from collections.abc import Callable, Sequence

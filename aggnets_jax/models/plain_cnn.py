@@ -1,4 +1,4 @@
-"""Plain networks of biased convolutions and ReLU without normalisation: the frame of NiN and kin.
+"""Plain networks of biased convolutions and ReLU, without normalisation: NiN and its kin.
 
     x --[conv-ReLU]-- y_0 --conv-ReLU-- y_1 --conv-ReLU-- y_2 --[reduction]--[dropout]-- next stage
          opening             layer1            layer2

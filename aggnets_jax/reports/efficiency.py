@@ -1,4 +1,4 @@
-"""Error over parameters and over multiply-adds, from the tables of runs in a folder of results.
+"""Error by parameters and by multiply-adds, from the tables of runs in a folder of results.
 
 Parameter efficiency as the SparseNet paper draws it (arXiv 1801.05895, Figure 2): a point for each
 network, a line for each family and pattern.

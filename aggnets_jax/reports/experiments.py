@@ -1,4 +1,4 @@
-"""All experiments that have configs: what they reproduce, what they cost, and our results."""
+"""The experiments of the papers: printed numbers, cost, and our results."""
 
 import csv
 import functools

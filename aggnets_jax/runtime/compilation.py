@@ -1,4 +1,4 @@
-"""How XLA compiles the programs that train a network, their memory, and a cache of them."""
+"""Compilation by XLA: options, memory of programs, and the cache on the disk."""
 
 import contextlib
 import itertools

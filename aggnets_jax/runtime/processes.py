@@ -1,4 +1,4 @@
-"""Child processes: signals are passed on to them, and their lines get names."""
+"""Child processes: pass signals on to them, and print their lines with a name."""
 
 import os
 import queue

@@ -1,6 +1,6 @@
 """Strength of a regularisation inside the network, as a function of the step, by name.
 
-The network decides what is regularised: DropBlock drops this share of positions, dynamic
+The network decides what is regularised: DropBlock drops this share of positions; dynamic
 regularisation scales residual branches by random numbers of about this size (see
 `layers/regularisation.py`).
 

@@ -2,9 +2,8 @@
 
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
-ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
-`UserError`.
+ends in `_steps` may be given in epochs: `warmup_epochs=5` means `warmup_steps` of five epochs, for
+any batch size. An unknown name or argument, or a value that is not allowed, raises `UserError`.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""Everything that follows from a config before its first step, and does not write anything."""
+"""The objects of a run, made from its config before the first step, without writing files."""
 
 import dataclasses
 import functools

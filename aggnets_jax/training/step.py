@@ -1,4 +1,4 @@
-"""The function that takes the state of a run from one step to the next, and its compilation."""
+"""The training step, from one state of a run to the next, and its compilation."""
 
 import functools
 import time

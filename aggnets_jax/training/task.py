@@ -1,4 +1,4 @@
-"""The interface of a task: everything that the training loop does not know by itself."""
+"""The interface of a task: data, loss and metrics for the training loop."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,8 @@
 """The log of a run: JSON lines and TensorBoard.
 
-`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
-config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both. Objects in a
-bucket can't grow: there, the files are written on this machine and uploaded at each flush.
+`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend only
+on config and step; `timing.jsonl` has the other values; TensorBoard shows both. Objects in a bucket
+can't grow, so for a bucket the files are written on this machine and uploaded at each flush.
 """
 
 import contextlib

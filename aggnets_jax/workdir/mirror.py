@@ -1,8 +1,8 @@
 """Checkpoints in s3://, which Orbax can't write to.
 
-Orbax works in a folder on this machine, and the bucket gets copies. A checkpoint is in the bucket
-if it has the object `commit_success.txt`, which is written last and deleted first. Orbax does the
-same in gs://.
+Orbax writes to a folder on this machine, and the bucket gets copies. A checkpoint in the bucket is
+complete if it has the object `commit_success.txt`, which is written last and deleted first. Orbax
+does the same in gs://.
 """
 
 import shutil

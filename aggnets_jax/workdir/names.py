@@ -1,4 +1,4 @@
-"""Workdirs with names that the libraries of checkpoints misread: links to them with plain names."""
+"""Symbolic links with plain names to workdirs whose names Orbax misreads."""
 
 import tempfile
 from contextlib import ExitStack
