@@ -267,7 +267,7 @@ def _export(
 def _least(
     ablation: Ablation, rows: Sequence[Row], number: int
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """Return the least important links whose weights can be cut, and links that must stay."""
+    """Return the least important links that can be cut, and the links that must stay."""
     stages = ablation.stages
     fit: dict[str, bool] = {}
 

@@ -93,7 +93,7 @@ def growth(row: Row) -> float:
 
 
 def print_worst(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows that lose most accuracy; among equal ones those whose loss grows most."""
+    """Print the rows that lose most accuracy; among equal ones, those that gain most loss."""
     worst = sorted(rows, key=lambda row: (row[1].delta, -growth(row)))[:MOST_ROWS]
     shown = [
         {

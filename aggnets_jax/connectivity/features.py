@@ -34,7 +34,7 @@ class Masked(struct.PyTreeNode):
 
 
 class WithStatistics(struct.PyTreeNode):
-    """Features with the statistics by which batch normalisation normalises them in training.
+    """Features with the statistics for their batch normalisation in training.
 
     All layers normalise a feature by the same mean and variance; they are computed once, where the
     feature is: the mean and the biased variance [channels], in at least float32.
@@ -51,7 +51,7 @@ def with_statistics(x: jax.Array) -> WithStatistics:
 
 
 def without_statistics(x: Any) -> Any:
-    """Return the features alone, if x has statistics, else x."""
+    """Return the features without statistics; other x is returned unchanged."""
     return x.features if isinstance(x, WithStatistics) else x
 
 

@@ -49,7 +49,7 @@ def pattern(function: Pattern) -> Pattern:
 
 
 def is_own(name: str) -> bool:
-    """Return whether a registered pattern is a user's, whose code may be missing elsewhere."""
+    """Return whether a registered pattern is a user's; its code may be missing elsewhere."""
     return PATTERNS[name].__module__ != __name__
 
 
@@ -147,7 +147,7 @@ def harmonic(depth: int) -> Sources:
 def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
     """Read the previous output, and each other with probability `density`, oldest first.
 
-    The sources of layer l depend on (seed, l) alone, so a deeper stage begins like a shallower one.
+    The sources of layer l depend only on (seed, l), so a deeper stage begins like a shallower one.
     """
     check_number("density", density, 0, 1)
     check_whole_number("seed", seed, 0)

@@ -90,7 +90,7 @@ def _concat(stage: Any, outputs: Sequence[Any]) -> Plan:
     """Plan a concatenation; layers of a run read equally many outputs.
 
     The buffer keeps no statistics: to take and join them for each output takes half as long again
-    to compile, and as long to run as computing them anew.
+    to compile, and as long to run as computing them again.
     """
     first, topology = len(outputs), stage.topology
     y_0, like = without_statistics(outputs[0]), _output_like(stage.unit, first, outputs[-1])
@@ -124,7 +124,7 @@ def _concat(stage: Any, outputs: Sequence[Any]) -> Plan:
 
 
 def _dense(stage: Any, y_0: Any, kept: Kept) -> Plan:
-    """Plan a concatenation of all before, in one array whose first channels a run reads."""
+    """Plan a concatenation of all earlier outputs, in one array; a run reads its first channels."""
     size = -(-stage.topology.depth // MOST_DENSE_RUNS)
     runs = find_runs(stage.topology, 1, lambda layer: (layer - 1) // size)
     like = _output_like(stage.unit, 1, y_0, kept)

@@ -190,7 +190,7 @@ class Detector(nn.Module):
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
     def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """Return the maps of the pyramid, also the last for the RPN alone."""
+        """Return the maps of the pyramid, including the last one, which only the RPN reads."""
         return self.fpn(self.levels(jnp.asarray(images, self.dtype), train=train))
 
     def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:

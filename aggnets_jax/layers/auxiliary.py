@@ -17,7 +17,7 @@ class AuxiliaryHead(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      hidden: channels behind the convolution over the whole map.
+      hidden: channels after the convolution over the whole map.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """

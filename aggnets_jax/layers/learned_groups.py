@@ -36,7 +36,7 @@ class LearnedGroupConv(nn.Conv):
 
     @nn.nowrap
     def param(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the parameter, behind which the gradient ends where it is 0."""
+        """Return the parameter; it gets no gradient where it is 0."""
         value = super().param(*arguments, **keywords)
         return jnp.where(value == 0, jax.lax.stop_gradient(value), value)
 

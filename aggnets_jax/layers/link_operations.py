@@ -151,7 +151,7 @@ class Bottlenecked(nn.Module):
 
 
 class Pool(nn.Module):
-    """A pooling, and 1x1-BN behind it if the width changes."""
+    """A pooling, followed by 1x1-BN if the width changes."""
 
     cells: Cells
     stride: int

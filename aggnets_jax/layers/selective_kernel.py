@@ -21,7 +21,7 @@ from aggnets_jax.layers.common import Conv, Norm
 
 
 class SelectiveKernel(nn.Module):
-    """A convolution of `features` channels whose kernel is selected.
+    """A convolution of `features` channels with a selected kernel.
 
     Attributes:
       features: channels of the output.

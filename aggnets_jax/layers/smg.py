@@ -84,7 +84,7 @@ class ForgetGate(nn.Module):
 class UpdateGate(nn.Module):
     """v = u P(A) + (1 - u) P(B); u is a softmax of two heads that read both (eq. 7 to 10).
 
-    The heads share a layer of the width `hidden`, whose `activation` is as for `ForgetGate`.
+    The heads share a layer of the width `hidden`, with an `activation` as in `ForgetGate`.
     """
 
     hidden: int

@@ -99,7 +99,7 @@ class DPN(Network):
       width: w of the first stage, doubled in each later one.
       groups: groups of the 3x3 convolutions.
       stem_features: channels of the stem.
-      stem_kernel: size of its convolution, at stride 2 and with maxpool3x3/2 behind it.
+      stem_kernel: size of the stem's convolution, at stride 2; maxpool3x3/2 follows.
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
       head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
     """

@@ -72,7 +72,7 @@ class EfficientNet(Network):
     """Stem conv3x3/2(32), stages of `MBConv`, head conv1x1(1280), all followed by BN-swish.
 
     Attributes:
-      shortcut_topologies: topology of each stage's blocks behind its opening.
+      shortcut_topologies: topology of each stage's blocks after its opening.
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".

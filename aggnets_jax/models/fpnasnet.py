@@ -104,7 +104,7 @@ class FPNASNet(Network):
     """Stem, stages of `FPNASBlock`, conv1x1(1280)-BN-ReLU, head.
 
     Attributes:
-      topologies: topology of each stage's blocks behind its opening.
+      topologies: topology of each stage's blocks after its opening.
       aggregation: "sum" or "mean", of the outputs that a block reads.
       dropout: probability of dropping a feature before the classifier, 0.2 in the authors' code.
     """

@@ -124,13 +124,13 @@ class DropPath:
 
 
 class FractalNet(Network):
-    """Blocks with a max pooling behind each, head.
+    """Blocks with a max pooling after each, head.
 
     Attributes:
       topologies: topology of each block.
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
-      dropout: probability of dropping a channel behind a convolution, of each block.
+      dropout: probability of dropping a channel after a convolution, of each block.
       drop_path: probability of dropping an input of a join, see `DropPath`; 0.15 in the paper. It
         needs the topology "fractal" and means.
     """
@@ -172,7 +172,7 @@ class FractalNet(Network):
         return {"kernel_init": nn.initializers.lecun_uniform()}
 
     def _adds_input(self, topology: Topology) -> bool:
-        """Tell whether y_0 is added to other outputs, and so must have their width."""
+        """Return whether y_0 is added to other outputs, and so must have their width."""
         joined = any(0 in sources and len(sources) > 1 for sources in topology.sources)
         return joined and self.aggregation in ("sum", "mean")
 

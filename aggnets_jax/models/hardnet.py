@@ -94,13 +94,13 @@ def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
 
 
 class HarDNet(Network):
-    """Stem, blocks with a 1x1 convolution behind each, head.
+    """Stem, blocks with a 1x1 convolution after each, head.
 
     Attributes:
       topologies: topology of each block.
       growth_rates: k of each block.
-      features: channels behind each block.
-      downsampled: whether the resolution is halved behind each block.
+      features: channels after each block.
+      downsampled: whether the resolution is halved after each block.
       stem_features: channels of the two convolutions of the stem.
       multiplier: m.
       depthwise: whether 3x3 convolutions in blocks are depthwise separable.
@@ -186,8 +186,8 @@ def hardnet(
       depth: one of `VARIANTS`, for the numbers below that are not given.
       stage_depths: layers of each block.
       growth_rate: k, or one for each block.
-      features: channels behind each block.
-      downsampled: whether the resolution is halved behind each block.
+      features: channels after each block.
+      downsampled: whether the resolution is halved after each block.
       stem_features: channels of the two convolutions of the stem.
       multiplier: m.
       topology: name of a pattern, or one for each block.
@@ -225,7 +225,7 @@ def hardnet(
     return network
 
 
-# By depth: layers, k, channels behind and whether to halve behind each block; stem; m.
+# By depth: layers, k, channels after and whether to halve after each block; stem; m.
 # fmt: off
 VARIANTS = {
     39: ((4, 16, 8, 4), (16, 20, 64, 160), (96, 320, 640, 1024),

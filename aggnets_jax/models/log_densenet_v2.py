@@ -80,7 +80,7 @@ class LogDenseNetV2(Network):
       growth_rate: k.
       stages: number of stages.
       aggregation: "concat".
-      dropout: probability of dropping a channel behind each convolution (0.2 in the authors' code).
+      dropout: probability of dropping a channel after each convolution (0.2 in the authors' code).
     """
 
     whole: Topology

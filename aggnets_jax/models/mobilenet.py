@@ -55,7 +55,7 @@ class MobileNetV2(Network):
     """Stem conv3x3(32), stages of `InvertedResidual`, conv1x1(1280), with BN-ReLU6 each, head.
 
     Attributes:
-      topologies: topology of each stage's blocks behind its opening.
+      topologies: topology of each stage's blocks after its opening.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
     """

@@ -61,7 +61,8 @@ class NASNet(Network):
       imagenet_stem: whether the network has the stem for ImageNet.
       aggregation: "sum" or "mean" of the operations of a state.
       auxiliary_weight: weight of the loss of the auxiliary head; 0 for none.
-      auxiliary_stage: 2 for the head behind the second stage, 3 for behind the next normal cell.
+      auxiliary_stage: 2 for the head after the second stage, 3 for the head after the next normal
+        cell.
       dropout: probability of dropping a feature before the classifier.
       drop_path: probability of dropping an operation of the last cell for an image; less before.
     """

@@ -70,13 +70,13 @@ class PlainCNN(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: topology of the layers behind the opening of each stage.
+      topologies: topology of the layers after the opening of each stage.
       stages: the convolutions of each stage.
-      final_relu: whether ReLU comes behind the convolution to the classes.
+      final_relu: whether ReLU comes after the convolution to the classes.
       further_linear: whether a linear layer from classes to classes ends the network (DSN).
       aggregation: "concat", "sum" or "mean".
       input_dropout: probability of dropping a value of the images.
-      dropout: probability of dropping a value behind each reduction.
+      dropout: probability of dropping a value after each reduction.
       companions: weight of the losses of companion heads, linear layers on the opening of each
         stage before ReLU; 0 for none. See `training/losses.py`.
       dtype: dtype of the computation.
@@ -102,7 +102,7 @@ class PlainCNN(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether sizes are linear in the number of classes, through a linear layer alone."""
+        """Whether only a linear layer depends on the number of classes, so sizes are linear in it."""
         return False
 
     @nn.compact

@@ -182,7 +182,7 @@ def checked(network: PyramidNet) -> PyramidNet:
 
 
 def check_shortcut_aggregation(aggregation: str) -> None:
-    """Raise `UserError` for an aggregation whose result can't be added to a block's output."""
+    """Raise `UserError` for an aggregation that can't be added to a block's output."""
     because = "a shortcut is added to the output of a block, which must not be narrower"
     check_aggregation(aggregation, ("padded_sum", "sum", "mean"), because)
 

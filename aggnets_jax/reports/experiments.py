@@ -192,7 +192,7 @@ def counted(network: Network) -> Size:
 
 
 def _counted_detector(given: dict[str, Any], network: Network) -> Size:
-    """Count a detector, whose frozen parameters papers leave out."""
+    """Count a detector without its frozen parameters, as papers do."""
     from aggnets_jax.detection.operations import count_detector
     from aggnets_jax.tasks import get_task
 

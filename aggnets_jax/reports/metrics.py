@@ -57,7 +57,7 @@ def curves_of(evaluation: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Return the metrics with a curve, by their keys in `metrics.jsonl`, the losses first.
 
     The losses have an axis each: label smoothing, mixup and the augmentation of the images raise
-    the loss in training alone.
+    only the training loss.
     """
     caption = (
         "Mean loss of the training images, on a logarithmic axis. Label smoothing and the"

@@ -20,7 +20,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float, over: str) -> jax.Array:
-    """Return one-hot targets of which a probability is taken away and shared among classes.
+    """Return one-hot targets with a part of the probability shared among the classes.
 
     Args:
       labels: int32 [batch].

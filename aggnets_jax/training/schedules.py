@@ -209,7 +209,7 @@ def _cycles(
 
 
 def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
-    """Return the first step of each epoch: the first whose batch begins in it."""
+    """Return the first step of each epoch: the first step with a batch that begins in it."""
     if total_steps > _LONGEST_TABLE * steps_per_epoch:
         raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
     epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
@@ -259,7 +259,7 @@ def bind(
     steps_per_epoch: float,
     arguments: Mapping[str, Any],
 ) -> Callable[[float], Any]:
-    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    """Return the function of a name with checked arguments; it takes only the highest value."""
     function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
     check_arguments(f"{kind} {name!r}", function, arguments)

@@ -152,7 +152,7 @@ class Lease(contextlib.AbstractContextManager):
 
 
 def _process() -> dict[str, Any]:
-    """Describe this process so that others on the same machine can tell whether it has ended."""
+    """Describe this process so that others on the same machine can check whether it has ended."""
     described: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
     with contextlib.suppress(OSError):  # not Linux
         described["machine"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -92,7 +92,7 @@ class MetricLog(contextlib.AbstractContextManager):
     """The writer of a run's metrics, in the one process that `writes`.
 
     `lines` is the number of lines to keep of each file: as many as it had at the checkpoint from
-    which the run goes on, so that no line comes twice. TensorBoard's files are written anew.
+    which the run goes on, so that no line comes twice. TensorBoard's files are rewritten.
     """
 
     def __init__(self, workdir: AnyPath, lines: Mapping[str, int], *, writes: bool = True) -> None:
@@ -126,7 +126,7 @@ class MetricLog(contextlib.AbstractContextManager):
         self._stack.close()
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
-        """Write values that depend on config and step alone, or any others to "timing"."""
+        """Write values that depend only on config and step, or other values to "timing"."""
         if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
             self._files[file].append(line)
