@@ -102,7 +102,7 @@ class PlainCNN(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether only a linear layer depends on the number of classes, so sizes are linear in it."""
+        """Whether only a linear layer depends on the number of classes, making sizes linear in it."""
         return False
 
     @nn.compact
