@@ -102,7 +102,7 @@ class PlainCNN(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether only a linear layer depends on the number of classes, making sizes linear in it."""
+        """Whether only a linear layer depends on the classes, so that sizes are linear in them."""
         return False
 
     @nn.compact
