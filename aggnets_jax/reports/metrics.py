@@ -61,7 +61,7 @@ def curves_of(evaluation: Mapping[str, Any]) -> tuple[Metric, ...]:
     """
     caption = (
         "Mean loss of the training images, on a logarithmic axis. Label smoothing and the"
-        " augmentation of the images raise it, so it is no match for the loss in evaluation."
+        " augmentation of the images raise it, so it can't be compared with the evaluation loss."
     )
     if DETECTION[0].name in evaluation:
         caption = "Sum of the detector's losses, on a logarithmic axis."
