@@ -79,9 +79,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint and each later one, until the run ends"),
-    flag(
-        "--data", "another data set with the same classes, or with a part of them", metavar="NAME"
-    ),
+    flag("--data", "another data set, with all or some of the classes", metavar="NAME"),
     flag("--split", "split of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
@@ -270,11 +268,7 @@ def analyse(flags: argparse.Namespace) -> None:
         default=0,
     ),
     flag("--output", "folder of the tables; default WORKDIR/ablation", metavar="FOLDER"),
-    flag(
-        "--export",
-        "write config and weights of the network without the links to this folder",
-        metavar="FOLDER",
-    ),
+    flag("--export", "new folder for config and weights without the links", metavar="FOLDER"),
     flag("--export_least", "export without the N links whose cut costs least", type=int),
     compiles=True,
 )

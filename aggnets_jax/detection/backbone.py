@@ -31,7 +31,7 @@ PYRAMID = (4, 8, 16, 32)
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A network, the endpoints that are its levels, and what of it is frozen.
+    """A network, the endpoints that are its levels, and its frozen levels.
 
     Attributes:
       network: network of the registry.
@@ -122,7 +122,7 @@ class Backbone:
 
     @property
     def unused(self) -> dict[tuple[str, ...], jax.ShapeDtypeStruct]:
-        """The variables behind the last level, by path."""
+        """The variables after the last level, by path."""
         return _facts(self)[0]
 
 
@@ -157,7 +157,7 @@ def _levels(
         # The same array, not an equal one: the normalisation reads this endpoint.
         readers = [output for read, output in normalised if read is stage]
         level = nn.relu(readers[0]) if readers else stage
-        # Masked links act behind the normalisation, as for every other reader.
+        # Masked links act after the normalisation, as for every other reader.
         for mask in (mask for features, mask in masked if features is stage):
             level = level * mask
         levels.append(level)

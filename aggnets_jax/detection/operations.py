@@ -128,7 +128,7 @@ def _count(
 
 
 def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations whose results are read."""
+    """Return the equations with results that are read."""
     return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 

@@ -1,12 +1,12 @@
 """The convolution of all networks, in a form that is fast on the backend.
 
-On GPU and TPU this is XLA's `lax.conv_general_dilated`. On a CPU XLA is tens of times slower than
-necessary for the gradients of grouped convolutions, and for any gradient within a loop
-(results/convolution.csv). There the same function is made of operations that XLA computes fast:
+On GPU and TPU this is XLA's `lax.conv_general_dilated`. On a CPU, XLA is tens of times slower than
+necessary for the gradients of grouped convolutions, and for any gradient inside a loop
+(results/convolution.csv). There, operations that XLA computes fast give the same function:
 
 * A 1x1 convolution is a product of matrices.
 * The gradients of a convolution are convolutions with transposed operands. JAX's own gradients
-  permute the dimension numbers instead, and XLA has no fast code for these within a loop.
+  permute the dimension numbers instead, for which XLA has no fast code inside a loop.
 * Groups are convolved side by side; narrow groups are merged with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 

@@ -1,11 +1,11 @@
-"""Blocks of PyramidNets: units F of any kind, added to a shortcut that is padded with zeros.
+"""Blocks of PyramidNets: units F of any kind, added to a shortcut padded with zeros.
 
 Paper: Han et al., "Deep Pyramidal Residual Networks", CVPR 2017, arXiv 1610.02915.
 
     x_k = pad(x_{k-1}) + F_k(x_{k-1})
 
 F is BN-conv3x3-BN-ReLU-conv3x3-BN, or as a bottleneck BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-
-conv1x1-BN. Other units, such as micro-dense blocks, are made by another `Block`.
+conv1x1-BN. Another `Block` makes other units, such as micro-dense blocks.
 """
 
 import dataclasses

@@ -11,12 +11,11 @@ Paper: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv 1409.4
 
 Three stages of 2, 5 and 2 modules with max pooling between them. As in the public port for CIFAR
 (kuangliu's), the stem is conv3x3(192)-BN-ReLU, a 5x5 convolution is two 3x3 ones, every convolution
-has a bias and is followed by BN-ReLU, there is no dropout, and the size that Micro-Dense's table
-prints, 3.5M, does not come out.
+has a bias and is followed by BN-ReLU, and there is no dropout. Micro-Dense's table prints 3.5M
+parameters, which this network does not have.
 
-The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. The paper
-has them behind modules 4a and 4d, here they are at the ends of the first two stages, which are 3b
-and 4e.
+The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. In the paper
+they follow modules 4a and 4d; here they follow the last modules of the first two stages, 3b and 4e.
 """
 
 from functools import partial

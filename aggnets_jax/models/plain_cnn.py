@@ -1,4 +1,4 @@
-"""Plain networks of biased convolutions and ReLU without normalisation: the frame of NiN and kin.
+"""Plain networks of biased convolutions and ReLU, without normalisation: NiN and its kin.
 
     x --[conv-ReLU]-- y_0 --conv-ReLU-- y_1 --conv-ReLU-- y_2 --[reduction]--[dropout]-- next stage
          opening             layer1            layer2
@@ -35,7 +35,7 @@ class Convolution(NamedTuple):
 
 
 class PlainStage(NamedTuple):
-    """A stage: its convolutions, of which the first opens it, and what halves the resolution."""
+    """A stage: its convolutions, the first of which opens it, and how it halves the resolution."""
 
     convolutions: Sequence[Convolution]
     reduction: str | None = None
@@ -70,13 +70,13 @@ class PlainCNN(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: topology of the layers behind the opening of each stage.
+      topologies: topology of the layers after the opening of each stage.
       stages: the convolutions of each stage.
-      final_relu: whether ReLU comes behind the convolution to the classes.
+      final_relu: whether ReLU comes after the convolution to the classes.
       further_linear: whether a linear layer from classes to classes ends the network (DSN).
       aggregation: "concat", "sum" or "mean".
       input_dropout: probability of dropping a value of the images.
-      dropout: probability of dropping a value behind each reduction.
+      dropout: probability of dropping a value after each reduction.
       companions: weight of the losses of companion heads, linear layers on the opening of each
         stage before ReLU; 0 for none. See `training/losses.py`.
       dtype: dtype of the computation.
@@ -102,7 +102,7 @@ class PlainCNN(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether sizes are linear in the number of classes, through a linear layer alone."""
+        """Whether only a linear layer depends on the classes, so that sizes are linear in them."""
         return False
 
     @nn.compact
