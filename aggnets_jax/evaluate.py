@@ -163,25 +163,50 @@ def evaluation_batches(
         config.data.update({"name": data_name, "resident": "never", "eval_split": None})
         config.data.image_size = restored.info.image_shape[0]
         config.data.train_split = data.evaluation_split(config.data)
-    _check_same_classes(restored.info, task.describe(config))
+    labels = class_numbers(restored.info, task.describe(config))
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
-    return task.eval_data(config, mesh_lib.batch_sharding(mesh))
+    batches = task.eval_data(config, mesh_lib.batch_sharding(mesh))
+    if labels is not None:
+        batches.relabel(labels)
+    return batches
 
 
-def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:
-    unnamed = data.unnamed_classes(evaluated.num_classes)
-    if trained.class_names == unnamed != evaluated.class_names:
-        first = evaluated.class_names[0]
-        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
-    elif trained.class_names != evaluated.class_names:
-        before, now = {*trained.class_names}, {*evaluated.class_names}
-        new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
+def class_numbers(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> tuple[int, ...] | None:
+    """Return the number that each class of a data set has in a checkpoint; None if it is the same.
+
+    Raises:
+      UserError: if the classes differ, or may be in another order than the checkpoint's.
+    """
+    names, before = evaluated.class_names, trained.class_names
+    if before == names:
+        return None
+    if before == data.unnamed_classes(len(names)):
+        if all(map(str.isdecimal, names)) and sorted(names, key=int) != list(names):
+            raise UserError(
+                f"the checkpoint's classes have no names, and those of {evaluated.name} are numbers"
+                f" in alphabetical order ({', '.join(names[:4])}, ...): convert the weights with"
+                " --class_names, which has the names in the order of the outputs"
+            )
+        print(f"the checkpoint's classes have no names: the first is {names[0]!r}, and so on")
+        return None
+    if {*before} != {*names}:
+        new, missing = (
+            ", ".join(sorted({*names} - {*before})),
+            ", ".join(sorted({*before} - {*names})),
+        )
         raise UserError(
             one_line(
                 f"data set {evaluated.name} has other classes than the checkpoint's:"
                 f" new are {new or 'none'}; missing are {missing or 'none'}"
             )
         )
+    if evaluated.category_ids:
+        raise UserError(
+            f"data set {evaluated.name} has the checkpoint's classes in another order, because"
+            " their ids differ"
+        )
+    numbers = {name: number for number, name in enumerate(before)}
+    return tuple(numbers[name] for name in names)
 
 
 def watch(

@@ -173,9 +173,14 @@ class EvalBatches:
         self._sharding = sharding
         self._rows = rows.held
         self._kept: list[Batch] | None = None
+        self._labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return -(-self.num_examples // self.batch_size)
+
+    def relabel(self, labels: Sequence[int]) -> None:
+        """Replace the label k of the data by labels[k], in all passes that begin from now on."""
+        self._labels, self._kept = np.array(labels, np.int32), None
 
     def check(self) -> None:
         """Read the first batch, or all that will stay; raise `UserError` if an image is wrong."""
@@ -197,6 +202,8 @@ class EvalBatches:
             if mask.any():  # the last batch may end before the rows of this process
                 examples = next(host)
                 images[mask], labels[mask] = examples["image"], examples["label"]
+            if self._labels is not None:
+                labels = np.where(labels >= 0, self._labels[labels], labels)
             batch = {"image": images, "label": labels, "mask": mask & (labels >= 0)}
             yield place_rows(batch, self._sharding, self.batch_size)
 
