@@ -57,7 +57,7 @@ def detect(
     each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
     batches = EvaluatedImages(
         _as_split(files, categories),
-        task.form,
+        task.form,  # type: ignore[attr-defined]
         batch_size=each * mesh.size,
         skip=False,
         sharding=mesh_lib.batch_sharding(mesh),
@@ -68,7 +68,7 @@ def detect(
     found = {}
     note(f"detecting objects in {len(files)} images")
     for batch in counted(batches, len(batches), "batches"):
-        found |= task.read(step(restored.variables, batch))
+        found |= task.read(step(restored.variables, batch))  # type: ignore[attr-defined]
     return [
         Detected(file, found[i].size, _objects(found[i], categories, task, least_score))
         for i, file in enumerate(files)

@@ -44,7 +44,7 @@ class _Evaluated:
         step = make_eval_step(task, restored.model, preprocess)
         results: list[Any] = []
         evaluate(task, step, restored.variables, batches, keep=results.extend)
-        return restored.step, batches.data, results, task.kinds
+        return restored.step, batches.data, results, task.kinds  # type: ignore[attr-defined]
 
     @property
     def step(self) -> int:
