@@ -227,8 +227,9 @@ def other_evaluation(
         class_map=class_map,
         whole=whole,
     )
-    model = restored.model if class_map is None else data.Among(restored.model, class_map)
-    return model, batches
+    if class_map is None or len(class_map.classes) == restored.info.num_classes:
+        return restored.model, batches
+    return data.Among(restored.model, class_map), batches
 
 
 def watch(

@@ -27,6 +27,7 @@ from aggnets_jax.commands.command import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import any_path, make_folder
+from aggnets_jax.runtime.streams import losing_output
 
 
 def _check_trains(flags: argparse.Namespace) -> None:
@@ -71,7 +72,7 @@ def train(flags: argparse.Namespace) -> None:
     from aggnets_jax.train import train_and_evaluate
 
     config = load_config(flags)
-    with together(flags):
+    with together(flags), losing_output():
         train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)
 
 
@@ -331,7 +332,8 @@ def learn(flags: argparse.Namespace) -> None:
             raise UserError(
                 f"--keep={flags.keep} must be a number, or one for each stage: 17,17"
             ) from error
-    learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
+    with losing_output():
+        learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
 
 
 def _check_converts(flags: argparse.Namespace) -> None:
