@@ -82,6 +82,11 @@ def ablate(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh))
     stages = linked_stages(restored)
     kinds = _sets(stages, options)
+    if restored.config.task == "multilabel":
+        raise UserError(
+            f"{workdir} is a run of several labels for each image; ablate is for classification"
+            " and detection"
+        )
     if restored.config.task == "detection":
         restored = restored._replace(variables=restored.variables_at(seed))
         network = _network(restored, seed, options)

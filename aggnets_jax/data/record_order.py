@@ -1,14 +1,14 @@
-"""The order of records: which record fills which row of which batch, and which process reads it.
+"""The order of records: the record for each row of each batch, and the process that reads it.
 
 A training batch of B rows has V streams of k = B / V consecutive rows each. Row r of batch b is
-place b B + r in an endless sequence of examples, with N examples to an epoch. So the number of a
-stream's places in an epoch depends only on B, V, N and the epoch. The stream reads a range of the
-split with as many records. Together the streams read each record once an epoch, and a process runs
-the streams of its rows.
+place b B + r in an endless sequence of examples, with N examples per epoch. The number of a
+stream's places in an epoch therefore depends only on B, V, N and the epoch. The stream reads a
+range of the split with as many records. Together the streams read each record once per epoch, and a
+process runs the streams of its rows.
 
 In each epoch all ranges are shifted by a random number of records, the files of each range are
-shuffled, and its records are shuffled in a buffer: all functions of (seed, epoch, stream). Nothing
-depends on the number of processes, so neither do batches.
+shuffled, and its records are shuffled in a buffer. All this depends on (seed, epoch, stream) and
+not on the number of processes. Batches therefore don't depend on it either.
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class BatchRows(NamedTuple):
         held = tf.constant(np.isin(np.arange(self.batch_size), self.held))
         records = records.enumerate().filter(lambda place, _: held[place % self.batch_size])
         return records.map(lambda _, record: record)
+
+    def of_repeated(self, repeats: int) -> BatchRows:
+        """Return the rows of different examples, of which `repeats` copies each fill these rows."""
+        return BatchRows(self.batch_size // repeats, np.unique(self.held // repeats))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +142,27 @@ def train_records(
     )
     read = (numbers[:, None] * streams.rows_each + np.arange(streams.rows_each)).ravel()
     return BatchRows(len(read), np.flatnonzero(np.isin(read, rows.held))).select(records)
+
+
+def repeated(
+    records: tf.data.Dataset, once: BatchRows, rows: BatchRows, repeats: int
+) -> tf.data.Dataset:
+    """Return each training record `repeats` times, for the rows, from the records of rows `once`.
+
+    The "epoch" of copy c is `repeats` times that of the record, plus c.
+    """
+    if repeats == 1:
+        return records
+    tf = import_tensorflow()
+
+    def copies(record: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        first = record["epoch"] * repeats
+        numbers = tf.data.Dataset.range(repeats)
+        return numbers.map(lambda copy: {**record, "epoch": first + copy})
+
+    read = (once.held[:, None] * repeats + np.arange(repeats)).ravel()
+    held = np.flatnonzero(np.isin(read, rows.held))
+    return BatchRows(len(read), held).select(records.flat_map(copies))
 
 
 def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:

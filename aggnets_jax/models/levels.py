@@ -1,9 +1,8 @@
 """The levels of any network of the registry: its features at several strides, without a classifier.
 
-A level is an endpoint. Where the network normalises and activates this endpoint before anything
-else reads it, as preactivated networks do (DenseNet, SparseNet, HCGNet), the level is
-ReLU(BN(endpoint)), with the network's own normalisation. Parts behind the last level, such as the
-classifier, have no parameters.
+A level is an endpoint. Preactivated networks (DenseNet, SparseNet, HCGNet) normalise and activate
+this endpoint before anything else reads it. Their level is ReLU(BN(endpoint)), with the network's
+own normalisation. Parts after the last level, such as the classifier, have no parameters.
 """
 
 import contextlib

@@ -24,9 +24,14 @@ from aggnets_jax.errors import UserError, unknown
 _LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled step
 
 
-def constant(lr: float, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Keep the learning rate."""
-    return optax.constant_schedule(lr)
+def constant(
+    lr: float, total_steps: int, steps_per_epoch: float, *, warmup_steps: float = 0
+) -> optax.Schedule:
+    """Keep the learning rate, after a linear rise from 0 over `warmup_steps`."""
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    if not round(warmup_steps):
+        return optax.constant_schedule(lr)
+    return optax.linear_schedule(0.0, lr, round(warmup_steps))
 
 
 def step(
@@ -56,6 +61,30 @@ def step(
         return lambda count: jnp.asarray(values)[_last_begun(starts, count)]
     rise = optax.linear_schedule(warmup_factor, 1.0, round(warmup_steps))
     return lambda count: rise(count) * jnp.asarray(values)[_last_begun(starts, count)]
+
+
+def linear(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    warmup_steps: float = 0,
+    start_factor: float = 0.0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Rise linearly from `start_factor * lr` over `warmup_steps`, then fall to `end_factor * lr`.
+
+    A run that ends within the warm-up does not fall.
+    """
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    check_number("start_factor", start_factor, 0, 1)
+    check_number("end_factor", end_factor, 0, 1)
+    rise = min(round(warmup_steps), total_steps)
+    fall = optax.linear_schedule(lr, end_factor * lr, max(1, total_steps - rise))
+    if not rise:
+        return fall
+    rising = optax.linear_schedule(start_factor * lr, lr, round(warmup_steps))
+    return optax.join_schedules([rising, fall], [rise])
 
 
 def cosine(
@@ -199,7 +228,7 @@ def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
-SCHEDULES = {f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)}
+SCHEDULES = {f.__name__: f for f in (constant, step, linear, cosine, warmup_cosine, sgdr)}
 
 
 def make_schedule(
@@ -253,7 +282,8 @@ def epochs_to_steps(
         converted[twin] = steps = converted.pop(name) * steps_per_epoch
         if 0 < steps < 0.5:
             raise UserError(
-                f"{name} {arguments[name]} is no step: an epoch has {steps_per_epoch:.3g} steps;"
-                f" allowed: 0, or at least {math.ceil(50 / steps_per_epoch) / 100:g}"
+                f"{name} {arguments[name]} is less than half a step: an epoch has"
+                f" {steps_per_epoch:.3g} steps; allowed: 0, or at least"
+                f" {math.ceil(50 / steps_per_epoch) / 100:g}"
             )
     return converted

@@ -37,8 +37,19 @@ def half_cosine(fraction):
     return (1 + math.cos(math.pi * fraction)) / 2
 
 
+def test_linear():
+    arguments = {"warmup_steps": 4, "start_factor": 0.2, "end_factor": 0.1}
+    schedule = make_schedule("linear", 1.0, 14, 2.0, **arguments)
+    expected = [0.2, 0.4, 0.6, 0.8, *(1 - 0.09 * step for step in range(10))]
+    agree(values(schedule, range(14)), expected, 1.0)
+    falls = make_schedule("linear", 1.0, 10, 2.0)
+    agree(values(falls, range(10)), [1 - step / 10 for step in range(10)], 1.0)
+
+
 def test_constant():
     assert (values(make_schedule("constant", 0.3, 10, 2.0), range(10)) == np.float32(0.3)).all()
+    rising = make_schedule("constant", 0.3, 10, 2.0, warmup_epochs=2)
+    agree(values(rising, range(7)), [0, 0.075, 0.15, 0.225, 0.3, 0.3, 0.3], 0.3)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +227,7 @@ def test_runs_shorter_than_their_parts_still_run():
         (
             "cosine",
             {"warmup_epochs": 0.001},
-            "is no step: an epoch has 50 steps",
+            "is less than half a step: an epoch has 50 steps",
         ),
         ("cosine", {"end_factor": float("nan")}, "from 0 to 1"),
         ("cosine", {"end_epochs": 1}, "schedule 'cosine' has no argument 'end_epochs'"),

@@ -1,7 +1,7 @@
 """Batches of images with objects on the devices, for training and for evaluation.
 
-Images are read by threads, each process those of its rows. Training batches are of one of a few
-padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
+Threads read the images; each process reads the images of its rows. A training batch has one of a
+few padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
 """
 
 import collections
@@ -112,7 +112,9 @@ def train_data(
     """
     del most_steps
     if np.ndim(seeds):
-        raise UserError("detectors train one seed at a time: set num_seeds=1")
+        raise UserError(
+            "images with objects are trained on with one seed at a time: set num_seeds=1"
+        )
     rows = BatchRows(config.batch_size, local_rows(sharding, config.batch_size))
     order = BatchOrder(images.buckets, config.batch_size, int(seeds))
     loader = _Loader(images.data, form, config.data.damaged == "skip")
