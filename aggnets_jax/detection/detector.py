@@ -20,12 +20,12 @@ from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.detection import proposals as proposing
 from aggnets_jax.detection import training
 from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
-from aggnets_jax.detection.backbone import Backbone, Levels
 from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHead
 from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
+from aggnets_jax.models.levels import Backbone, Levels
 
 MASK_ROI = 14
 """Bins of a RoI of the mask head along each side; a mask has twice as many pixels."""

@@ -25,6 +25,7 @@ from aggnets_jax.connectivity.features import Masked, WithStatistics, without_st
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import TOO_SMALL, BatchNorm
 from aggnets_jax.layers.convolution import convolve
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.runtime.compilation import backend
 
 Norm = Callable[..., nn.Module]
@@ -178,7 +179,7 @@ def imagenet_stem(
     """
     x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def deep_stem(x: jax.Array, features: int, *, norm: Norm, conv: Conv) -> jax.Array:
@@ -218,7 +219,7 @@ def average_pool_of(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax
     On a TPU the pool comes first: the result is equal up to rounding, and the convolution and its
     gradients have a quarter of the positions (docs/decisions.md).
     """
-    pool = partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2))
+    pool = partial(avg_pool, window=(2, 2), strides=(2, 2))
     return conv(pool(x)) if backend() == "tpu" else pool(conv(x))
 
 

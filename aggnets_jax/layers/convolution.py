@@ -28,6 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from aggnets_jax.layers.dilation import Sampling, sampling_of
 from aggnets_jax.runtime.compilation import backend, barrier_on_cpu
 
 # A convolution is fast from this many channels on; groups are merged until they have them.
@@ -85,6 +86,8 @@ def convolve(
         window = [(n - 1) * d + 1 for n, d in zip(rhs.shape, dilations, strict=False)]
         padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
     pads, groups = tuple(map(tuple, padding)), feature_group_count
+    given = Sampling(strides, pads, dilations)
+    strides, pads, dilations = sampling_of(lhs.shape[1], rhs.shape[:2], given)
     if _native.value or backend() != "cpu":
         in_xla = partial(
             lax.conv_general_dilated,

@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.layers.common import Conv, Norm
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 
 
 class Carried(NamedTuple):
@@ -163,10 +164,10 @@ class Pool(nn.Module):
         """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
         window, stride = (self.size, self.size), (self.stride, self.stride)
         if self.average:
-            pooled = nn.avg_pool(x, window, stride, "SAME", count_include_pad=False)
+            pooled = avg_pool(x, window, stride, "SAME", count_include_pad=False)
             x = pooled.astype(x.dtype)  # its counts are float32
         else:
-            x = nn.max_pool(x, window, stride, "SAME")
+            x = max_pool(x, window, stride, "SAME")
         if x.shape[-1] == self.cells.features:
             return x
         return ReluConvNorm(self.cells, relu=False, name="projection")(x)

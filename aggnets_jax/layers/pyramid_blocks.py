@@ -19,6 +19,7 @@ from aggnets_jax.connectivity.aggregation import pad_channels
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.common import Conv, Norm
+from aggnets_jax.layers.pooling import avg_pool
 
 
 class Branch(nn.Module):
@@ -99,4 +100,4 @@ def average_halves(x: jax.Array) -> jax.Array:
             f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
             " as in all stages for images with sides that are multiples of 32"
         )
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return avg_pool(x, (2, 2), strides=(2, 2))

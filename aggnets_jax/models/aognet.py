@@ -38,6 +38,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.layers.residual_blocks import Projection
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -123,14 +124,14 @@ class AOGNet(Network):
         self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
     ) -> jax.Array:
         x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = max_pool(x, (2, 2), strides=(2, 2))
         endpoints["stem"] = x
         for i, width in enumerate(self.widths, start=1):
             started = x.shape[-1]
             if i > 1:
                 x = conv(started, 1, name=f"transition{i - 1}_conv")(x)
                 x = nn.relu(norm(name=f"transition{i - 1}_norm")(x))
-                x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+                x = avg_pool(x, (2, 2), strides=(2, 2))
             rate = self.dropout if i > len(self.widths) - 2 else 0.0
             dropout = partial(common.channel_dropout, rate, train=train)
             graph = self.graphs[i - 1] if self.graphs else None

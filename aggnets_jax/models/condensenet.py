@@ -44,6 +44,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.convolution import convolve
 from aggnets_jax.layers.learned_groups import GROUPS, LEARNED, CondensedConv, LearnedGroupConv, lost
+from aggnets_jax.layers.pooling import avg_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -112,7 +113,7 @@ class CondenseNet(Network):
         endpoints["stem"] = x
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:
-                x = nn.avg_pool(common.masked(x), (2, 2), strides=(2, 2))
+                x = avg_pool(common.masked(x), (2, 2), strides=(2, 2))
             x = Stage(
                 topology,
                 unit=partial(CondenseLayer, k, self.condensed, norm, conv, self.dtype),

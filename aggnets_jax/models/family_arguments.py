@@ -97,9 +97,10 @@ _TIMM: Mapping[str, tuple[tuple[str, ...], str]] = {
         "the images at model.init have the channels: (batch, height, width, channels)",
     ),
     "img_size": ((), "the images at model.init have the size: (batch, height, width, channels)"),
-    "features_only": ((), "model.apply returns (logits, endpoints), endpoints by name"),
-    "out_indices": ((), "model.apply returns (logits, endpoints), endpoints by name"),
-    "output_stride": ((), "strides are fixed"),
+    **dict.fromkeys(
+        ("features_only", "out_indices", "output_stride"),
+        ((), "only aggnets_jax.create_model makes networks without their classifier"),
+    ),
     "drop_rate": (("dropout",), "the family drops no features"),
     "drop_path_rate": (
         ("stochastic_depth", "drop_connect", "drop_path"),

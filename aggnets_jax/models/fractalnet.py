@@ -51,6 +51,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -165,7 +166,7 @@ class FractalNet(Network):
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x, (2, 2), strides=(2, 2))
         return x
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -77,7 +78,7 @@ class Inception(nn.Module):
 
         three = conv(conv(x, 2, 1, widths.reduce_three, 1), 2, 2, widths.three, 3)
         five = conv(conv(x, 3, 1, widths.reduce_five, 1), 3, 2, widths.five, 3)
-        pooled = nn.max_pool(x, (3, 3), padding=((1, 1), (1, 1)))
+        pooled = max_pool(x, (3, 3), padding=((1, 1), (1, 1)))
         branches = [
             conv(x, 1, 1, widths.one, 1),
             three,
@@ -108,7 +109,7 @@ class GoogLeNet(Network):
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, widths) in enumerate(zip(self.topologies, STAGES, strict=True), 1):
             if i > 1:
-                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+                x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             x = Stage(
                 topology,
                 unit=lambda layer, name, widths=widths: Inception(

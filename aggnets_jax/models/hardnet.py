@@ -38,6 +38,7 @@ from aggnets_jax.connectivity.topology import (
     stage_topologies,
 )
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
@@ -131,7 +132,7 @@ class HarDNet(Network):
             if self.depthwise:
                 return DepthwiseNorm(2, **parts, name=name)(x)
             pad = (window - 1) // 2
-            return nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
+            return max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
 
         x = ConvNorm(self.stem_features[0], 3, 2, **parts, name="stem1")(x)
         kernel_size = 1 if self.depthwise else 3

@@ -33,6 +33,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.layers.regularisation import DropBlock
 from aggnets_jax.layers.smg import GATE_ACTIVATIONS, SMG
 from aggnets_jax.models.flops import with_elementwise
@@ -84,7 +85,7 @@ class HCGNet(Network):
         conv = partial(conv, kernel_init=common.uniform_fan_in)
         if self.imagenet_stem:
             x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         else:
             x = conv(self.stem_features, 3, name="stem_conv")(x)
         endpoints["stem"] = x

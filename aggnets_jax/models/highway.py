@@ -42,6 +42,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -101,7 +102,7 @@ class HighwayNet(Network):
         x = dropout()(x)
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             if i > 1:
-                x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))
+                x = dropout()(max_pool(x, (2, 2), strides=(2, 2)))
             x = nn.relu(plain(width, 3, name=f"stage{i}_opening")(x))
             endpoints.setdefault("stem", x)
             x = Stage(

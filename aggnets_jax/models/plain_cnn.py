@@ -23,6 +23,7 @@ from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.layers.regularisation import current_strength
 
 
@@ -46,9 +47,9 @@ def _pool(pool: Callable[..., jax.Array], *padding: int) -> Callable[[jax.Array]
 
 
 POOLS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "max": _pool(nn.max_pool, 1, 1),
-    "average": _pool(nn.avg_pool, 1, 1),  # padding is averaged, too
-    "max_ceil": _pool(nn.max_pool, 0, 1),  # Caffe: sizes are rounded up
+    "max": _pool(max_pool, 1, 1),
+    "average": _pool(avg_pool, 1, 1),  # padding is averaged, too
+    "max_ceil": _pool(max_pool, 0, 1),  # Caffe: sizes are rounded up
 }
 """Poolings 3x3 at stride 2; the reduction "conv" is a convolution instead."""
 

@@ -30,6 +30,7 @@ from aggnets_jax.models.family_arguments import (
     list_arguments,
     parameters,
 )
+from aggnets_jax.models.features import make_features
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
 
 # Arguments of every family: how a network is computed, not what it computes.
@@ -195,13 +196,30 @@ def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def create_model(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+def create_model(
+    name: str,
+    /,
+    num_classes: int | None = None,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
+    frozen_stages: int = 0,
+    evaluated_norms: Sequence[str] = (),
+    **overrides: Any,
+) -> nn.Module:
     """Make a network.
 
     Args:
       name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`), or
         a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
       num_classes: size of the logits; default: the family's.
+      features_only: whether to return features at several strides instead of logits. Only then the
+        following arguments are allowed; see `features.make_features` for them.
+      out_indices: levels to return.
+      output_stride: largest stride of a map.
+      frozen_stages: stages without gradients, with the stem.
+      evaluated_norms: shell patterns of the paths of normalisations that don't train.
       **overrides: arguments of the family (`model_info(name).arguments` lists them), and the fields
         of `Execution`: `remat`, `scan`, `shared_statistics`. Most families have `topology`, for
         example the name of a pattern, or one for each stage; `topology_args`, the pattern's
@@ -210,12 +228,29 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     Returns:
       A linen module. `module.apply(variables, images, train=False)` takes float images [batch,
       height, width, channels] and returns the logits [batch, num_classes] and the endpoints, a
-      dict of features by name.
+      dict of features by name; with `features_only`, a tuple of levels.
 
     Raises:
       UserError: for an unknown name or override (the message has the nearest), numbers that fit no
         network, or a dtype that is not floating point.
     """
+    chosen = {
+        "out_indices": out_indices,
+        "output_stride": output_stride,
+        "frozen_stages": frozen_stages,
+        "evaluated_norms": evaluated_norms,
+    }
+    if features_only:
+        network = create_classifier(name, num_classes, **overrides)
+        return make_features(name, network, input_shape(name), **chosen)
+    for argument, value in chosen.items():
+        if value:
+            raise UserError(f"{argument}={value!r} is for features: set features_only=True")
+    return create_classifier(name, num_classes, **overrides)
+
+
+def create_classifier(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+    """Make a network as `create_model` does, but only with its logits."""
     family, arguments = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
@@ -245,7 +280,7 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     """
     arguments = {"dtype": jnp.dtype(config.dtype), **config_lib.model_arguments(config)}
     try:
-        return create_model(config.model.name, num_classes, **arguments)
+        return create_classifier(config.model.name, num_classes, **arguments)
     except UserError as error:
         for problem in import_installed(config.plugins):
             raise UserError(f"{error}; {problem}") from error
@@ -332,5 +367,5 @@ def _counted(
     """Return family, image shape, module and counts; take `input_shape` out of the overrides."""
     family, _ = _find(name)
     shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
-    model = create_model(name, num_classes, **overrides)
+    model = create_classifier(name, num_classes, **overrides)
     return family, shape, model, count(model, shape)

@@ -36,6 +36,7 @@ from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLi
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.attention import ATTENTIONS
+from aggnets_jax.layers.pooling import subsample
 from aggnets_jax.layers.residual_blocks import (
     BASIC_BLOCKS,
     Projection,
@@ -107,7 +108,7 @@ class ResNet(Network):
             residual = block(before + 1, width, stride, name=f"stage{i}_opening")(x)
             features = residual.shape[-1]
             if self.padded:
-                x = pad_channels(x[:, ::stride, ::stride], features)
+                x = pad_channels(subsample(x, stride), features)
             elif residual.shape != x.shape:
                 x = Projection(features, stride, norm, conv, name=f"stage{i}_projection")(x)
             x = self.shortcuts.stage(
