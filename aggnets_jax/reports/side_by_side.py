@@ -23,18 +23,18 @@ _MOST_STEPS = 8  # of the table of curves
 
 _OF_IMAGES = (
     "The interval of a single run is a 95 % confidence interval (Wilson) for the accuracy of this"
-    " one trained network on all images of which the test images are a random sample."
+    " one trained network on all images like the test images."
 )
 _OF_SEEDS = (
     "The interval of several seeds is a 95 % confidence interval (Student's t) for the mean"
     " accuracy over all seeds on these test images."
 )
 _SINGLE = (
-    "Single runs can't tell which network is better. Another seed changes the accuracy of the same"
-    " network, often by as much as these runs differ, and no interval of a single run knows of it."
-    " All were scored on the same images, so whether intervals overlap is no test, either. Train"
-    " each network with several seeds (--config.num_seeds=5) and compare again: then differences"
-    " are paired by seed, with an interval and a test."
+    "Single runs can't tell which network is better. Another seed often changes the accuracy of a"
+    " network by as much as these runs differ, and the interval of a single run does not contain"
+    " this change. All runs were evaluated on the same images, so overlapping intervals are no test"
+    " either. Train each network with several seeds (--config.num_seeds=5) and compare again:"
+    " differences are then paired by seed, with an interval and a test."
 )
 
 
