@@ -118,7 +118,7 @@ def tiny(config, data_dir):
         "total_epochs": None,
         "eval_every_steps": 2,
         "checkpoint_every_steps": 2,
-        "batch_size": 4,
+        "batch_size": 4 * config.data.repeats,
         "eval_batch_size": 20,
         "accumulation_steps": min(config.accumulation_steps, 2),
         "lr": 1e-3,  # such small batches lead astray
@@ -133,6 +133,8 @@ def tiny(config, data_dir):
     }
     if config.data.image_size is not None:
         changes["data"]["image_size"] = max(32, side)
+        if config.progressive:
+            changes["progressive"] = ((0.0, side), (0.5, max(32, side)))
     return config_lib.to_json(config_lib.resolve({**config.to_dict(), **changes}))
 
 

@@ -8,9 +8,9 @@ confidence p of an image, its largest probability, and bins B_m of images by con
 over bins of equal width; the adaptive ECE has bins of equally many images (Nguyen and O'Connor,
 arXiv 1508.05154). The Brier score is the mean squared distance of the probabilities to the true
 class as 0 and 1, summed over classes (Brier, 1950), in 0..2. Temperature scaling divides logits by
-the T of lowest cross entropy (Section 4.2): T is found on the images with even numbers for those
-with odd ones, and the other way round, so that no image is judged by a T that it has chosen.
-Selective accuracy is that of the most confident part of the images.
+the T of lowest cross entropy (Section 4.2). The T of the images with even numbers is applied to the
+images with odd numbers, and the other way round, so no image is scored with a T fitted to it.
+Selective accuracy is the accuracy on the most confident images.
 """
 
 import argparse
@@ -144,10 +144,12 @@ def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument("--bins", type=int, default=BINS, help=f"of confidence; default {BINS}")
-    text = "another data set of the network's classes, or a part of them"
+    parser.add_argument(
+        "--bins", type=int, default=BINS, help=f"bins of confidence; default {BINS}"
+    )
+    text = "another data set, with all or some of the classes"
     parser.add_argument("--data", metavar="NAME", help=text)
-    text = "of --data; default test, validation or val"
+    text = "split of --data; default test, validation or val"
     parser.add_argument("--split", help=text)
     command.add_data_dir(parser)
 

@@ -1,4 +1,4 @@
-"""Config files: Python programs with a `get_config()`, which may fail in any way."""
+"""Config files: running their `get_config()`, with any error as one line."""
 
 import difflib
 import functools

@@ -1,8 +1,8 @@
 """Variables of layers in loops: their names and shapes, initial values, and other layouts.
 
 With loops, the variables of the layers `first` to `last` of a stage are arrays with an axis of
-layers in front, named `layers{first}_{last}`. Without loops, and for a layer alone, the variables
-of each layer are named `layer{number}`. Trees that contain such variables, like the state of an
+layers in front, named `layers{first}_{last}`. Without loops, and for a single layer, the variables
+of each layer are named `layer{number}`. Trees that contain such variables, such as the state of an
 optimiser, have the same two layouts.
 """
 

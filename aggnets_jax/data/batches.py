@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 
+from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.class_maps import ClassMap
 from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe
@@ -76,7 +77,8 @@ def train_data(
 
     A batch is a function of (config, seed, step); it depends neither on the step where the run
     began nor on the number of devices or processes. Every example comes exactly once an epoch, and
-    batches run across the end of an epoch.
+    batches run across the end of an epoch. With `repeats` r, each example fills r places of a
+    batch, with "epoch" r e, ..., r e + r - 1 in pass e over the examples: each is augmented apart.
 
     With `damaged` "skip", an image that can't be decoded is black and has the label -1; so is every
     image that is lost because its file is damaged, whose index is -1, too, if it is streamed. The
@@ -101,6 +103,13 @@ def train_data(
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     if np.min(seeds) < 0:
         raise UserError(f"seed must be at least 0, not {np.min(seeds)}")
+    repeats = data_config.repeats
+    check_whole_number("config.data.repeats", repeats, 1)
+    if batch_size % repeats:
+        raise UserError(
+            f"config.batch_size {batch_size} is not divisible by config.data.repeats {repeats};"
+            f" nearest: {max(1, round(batch_size / repeats)) * repeats}"
+        )
     split = _open_split(data_config, train=True)
     if split.info.resident:
         return ResidentData(
@@ -109,13 +118,14 @@ def train_data(
             seeds=seeds,
             most_steps=most_steps,
             sharding=sharding,
+            repeats=repeats,
         )
     if np.ndim(seeds):
         raise UserError(
-            f"several seeds train at once on images that live on the devices, and those of"
-            f" {data_config.name} do not: set num_seeds=1"
+            f"several seeds need images on the devices, and {data_config.name} is streamed: set"
+            " num_seeds=1"
         )
-    batches = train_dataset(split, rows, seed=int(seeds), start_step=start_step)
+    batches = train_dataset(split, rows, repeats, seed=int(seeds), start_step=start_step)
     place = functools.partial(place_rows, sharding=sharding, batch_size=batch_size)
     return StreamedData(iter(batches), place)
 
@@ -229,7 +239,7 @@ def eval_batches(
     class_map: ClassMap | None = None,
     whole: bool = False,
 ) -> EvalBatches:
-    """Return the batches of the evaluation split, whose last may be padded.
+    """Return the batches of the evaluation split; the last one may be padded.
 
     Batches are no larger than the split, rounded up to the same number on each device. Images of
     any size are resized and their centre is cut out, or with `whole` are resized to the network's

@@ -1,4 +1,4 @@
-"""Facts about a data set that the rest of the code needs, read from its metadata alone."""
+"""Facts about a data set (sizes, classes, splits), read from its metadata alone."""
 
 from __future__ import annotations
 
@@ -240,8 +240,8 @@ def _image_shape(
         return (height, width, channels), False
     if resident:
         raise UserError(
-            f"images of {name} are {height}x{width} and stay so on the device: leave image_size "
-            f"unset instead of {size}, or set resident='never' to have them resized"
+            f"images of {name} are {height}x{width}, and images on the devices are not resized to"
+            f" {size}: leave image_size unset, or set resident='never'"
         )
     return (size, size, channels), True
 

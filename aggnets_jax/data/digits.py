@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn, as a TFDS data set: no network needed."""
+"""The handwritten digits of scikit-learn as a TFDS data set, without a download."""
 
 import numpy as np
 import tensorflow_datasets as tfds

@@ -90,7 +90,7 @@ def networks(
     if others:
         raise UserError(
             f"--against has runs of several configs, such as {reference[0].workdir} and"
-            f" {others[0][0].workdir}; give those of one, that differ in the seed alone"
+            f" {others[0][0].workdir}; give runs that differ only in the seed"
         )
     return [reference, *grouped]
 
@@ -107,9 +107,9 @@ def compare(
     Args:
       workdirs: of finished runs of any number of networks.
       against: workdirs of the reference's runs; None: the network of the first workdir.
-      may_differ: fields of the config, besides those of the network, that differ on purpose.
-      transfer: whether the errors of classifiers on the features are compared, from the files of
-        `aggnets analyse transfer`, rather than those of the networks.
+      may_differ: fields of the config, besides the network's, that may differ.
+      transfer: whether to compare the errors of classifiers on the features, from the files of
+        `aggnets analyse transfer`, instead of the networks' errors.
 
     Raises:
       UserError: if a workdir holds no finished run, or no such file; if the reference is not
@@ -118,7 +118,7 @@ def compare(
     """
     reference, *grouped = networks(workdirs, against)
     if not grouped:
-        raise UserError(f"{name_of(reference)} is one network; a network is compared with another")
+        raise UserError(f"all runs are of one network, {name_of(reference)}; give another, too")
     _check_fields([reference, *grouped], may_differ)
     measures = MEASURES
     if transfer:
@@ -146,8 +146,8 @@ def _difference(group: Sequence[Result], reference: Sequence[Result], measure: s
     if len(seeds) < 2:
         have = [", ".join(map(str, sorted(values))) for values in (ours, theirs)]
         raise UserError(
-            f"{name_of(group)} has the seeds {have[0]} and {name_of(reference)} has {have[1]}: less"
-            " than two pairs are no comparison; train both with the same two seeds or more"
+            f"{name_of(group)} has the seeds {have[0]} and {name_of(reference)} has {have[1]}: a"
+            " comparison needs two pairs; train both with two common seeds or more"
         )
     # Round off floating-point errors, which would make equal differences unequal.
     differences = np.round([ours[seed] - theirs[seed] for seed in seeds], 9)

@@ -10,7 +10,12 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.losses import cross_entropy, smooth_targets, training_losses
+from aggnets_jax.training.losses import (
+    cross_entropy,
+    make_loss,
+    smooth_targets,
+    training_losses,
+)
 from aggnets_jax.training.state import Variables
 from aggnets_jax.training.task import Config, Evaluation, Task
 
@@ -68,10 +73,11 @@ class Classification(Task):
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
         """Make the mean of the network's loss, which counts correct and skipped images.
 
-        It is the cross entropy unless the network names another; auxiliary classifiers add theirs.
+        It is the cross entropy unless config or network name another; auxiliary classifiers add
+        theirs.
         """
         skip = config.data.damaged == "skip"
-        name = getattr(model, "loss", "cross_entropy")
+        loss = make_loss(config, model, "cross_entropy")
 
         def loss_fn(
             params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
@@ -83,7 +89,9 @@ class Classification(Task):
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = training_losses(name, logits, endpoints, examples.targets)
+            losses = training_losses(loss, logits, endpoints, examples.targets)
+            if skip:  # a binary loss has one for an image without targets
+                losses = jnp.where(examples.targets.sum(-1) > 0, losses, 0)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),

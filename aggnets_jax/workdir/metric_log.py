@@ -1,8 +1,8 @@
 """The log of a run: JSON lines and TensorBoard.
 
-`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
-config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both. Objects in a
-bucket can't grow: there, the files are written on this machine and uploaded at each flush.
+`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend only
+on config and step; `timing.jsonl` has the other values; TensorBoard shows both. Objects in a bucket
+can't grow, so for a bucket the files are written on this machine and uploaded at each flush.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ class JsonLines:
         if len(self.kept) < keep:
             raise UserError(
                 f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
-                " checkpoint was saved from which the run goes on"
+                " checkpoint was saved"
             )
         write_text(file, "".join(map(_line, self.kept)))
         self.number = keep
@@ -92,7 +92,7 @@ class MetricLog(contextlib.AbstractContextManager):
     """The writer of a run's metrics, in the one process that `writes`.
 
     `lines` is the number of lines to keep of each file: as many as it had at the checkpoint from
-    which the run goes on, so that no line comes twice. TensorBoard's files are written anew.
+    which the run goes on, so that no line comes twice. TensorBoard's files are rewritten.
     """
 
     def __init__(self, workdir: AnyPath, lines: Mapping[str, int], *, writes: bool = True) -> None:
@@ -126,7 +126,7 @@ class MetricLog(contextlib.AbstractContextManager):
         self._stack.close()
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
-        """Write values that depend on config and step alone, or any others to "timing"."""
+        """Write values that depend only on config and step, or other values to "timing"."""
         if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
             self._files[file].append(line)

@@ -109,7 +109,7 @@ def test_another_epsilon_becomes_a_part_of_the_scales(variables):
 def test_epsilons_that_can_not_be_changed():
     variables = {"batch_stats/norm/var": np.ones(3)}
     message = one_line_error(change_epsilons, variables, {"norm": (1e-3, 1e-5)})
-    assert message == "the normalisation 'norm' has no scale to make another epsilon of"
+    assert message == "the normalisation 'norm' has no scale that could absorb an epsilon"
     assert "at least 0" in one_line_error(change_epsilons, variables, {"norm": (-1, 1e-5)})
     assert change_epsilons(variables, {"norm": (1e-5, 1e-5)}) == {}
 

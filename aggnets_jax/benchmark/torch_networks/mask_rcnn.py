@@ -1,8 +1,8 @@
 """Mask R-CNN on a ResNet in plain PyTorch, as torchvision defines it, with torchvision's names.
 
-Nothing is compiled: NMS is a loop over boxes and RoIAlign is indexing, as torchvision computes them
-without its compiled operators. `losses` has the losses of a training step, `forward` detects.
-Images have one size. The numbers of samples and proposals are those of one of our detectors.
+Nothing is compiled: NMS is a loop over boxes and RoIAlign is indexing, as in torchvision without
+its compiled operators. `losses` returns the losses of a training step, `forward` the detections.
+Images have one size. The numbers of samples and proposals are taken from one of our detectors.
 """
 
 import math
