@@ -248,7 +248,8 @@ def check_trackers(config: ml_collections.ConfigDict) -> None:
         check_arguments(f"tracker {name!r}", kind, config.tracker_args.get(name, {}))
         if importlib.util.find_spec(kind.package) is None:
             raise UserError(
-                f"tracker {name!r} needs the package {kind.package}: pip install 'aggnets-jax[trackers]'"
+                f"tracker {name!r} needs the package {kind.package}:"
+                " pip install 'aggnets-jax[trackers]'"
             )
     for name in config.tracker_args:
         if name not in TRACKERS:
