@@ -18,6 +18,7 @@ def make_config(*names, **arguments):
 
 def log_in_two_starts(workdir, config):
     """Steps 1 and 2, then a kill after step 3; steps 3 and 4 after the restart."""
+    workdir.mkdir(exist_ok=True)
     with MetricLog(workdir, {}, config) as log:
         for step in (1, 2):
             log.write(step, {"train/loss": step / 2})
@@ -193,6 +194,7 @@ def offline_history(file: Path):
     return found
 
 
+@pytest.mark.slow
 def test_clu_writes_summaries_anew_at_each_start(tmp_path):
     tf = pytest.importorskip("tensorflow")
     log_in_two_starts(tmp_path, make_config("clu"))
