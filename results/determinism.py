@@ -92,7 +92,7 @@ def write_image_folder(folder: Path) -> None:
     """Write some of the digits as PNGs, so large that random parts of them differ."""
     digits = load_digits()
     for split, numbers in zip(("train", "test"), digits_split(), strict=True):
-        for number in first_of_each_class(numbers, 16):
+        for number in first_of_each_class(numbers, 16, digits.target):
             path = folder / split / str(digits.target[number]) / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             image = Image.fromarray((digits.images[number] * 15).astype(np.uint8))

@@ -301,7 +301,7 @@ def test_epochs_of_no_step_are_refused():
     with pytest.raises(UserError) as error:
         config_lib.total_steps(config, num_train=15)
     assert str(error.value) == (
-        "config.total_epochs 2 is no step: 15 images are 0.234 batches of 64; set"
+        "config.total_epochs 2 is less than half a step: 15 images are 0.234 batches of 64; set"
         " config.total_steps, a smaller config.batch_size, or at least 4.27 epochs"
     )
 

@@ -30,6 +30,7 @@ CLASSES = {
     "cifar100": 100,
     "imagenet2012": 1000,
     "aggnets_digits": 10,
+    "aggnets_mnist5k": 10,
     "aggnets_digit_scenes": 10,
     "coco_folder": 80,
 }
@@ -192,7 +193,12 @@ def test_config_trains(file, all_data, train):
         summary = train(config)
         assert summary["steps"] == 2
         name = json.loads(config)["data"]["name"]
-        numbers = {"imagenet2012": 10, "aggnets_digits": 360, "coco_folder": 6}
+        numbers = {
+            "imagenet2012": 10,
+            "aggnets_digits": 360,
+            "aggnets_mnist5k": 1000,
+            "coco_folder": 6,
+        }
         assert summary["final"]["examples"] == numbers.get(name, 20)
         measured = "bbox_AP" if name == "coco_folder" else "accuracy"
         assert 0 <= summary["final"][measured] <= 1

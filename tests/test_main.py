@@ -40,7 +40,7 @@ def test_an_evaluation_takes_fields_that_change_no_result(finished, capsys):
     (workdir / "evaluation.json").write_text(before)
     capsys.readouterr()
     for field, message in [
-        ("lr=0.2", "an evaluation has the run's config.lr; it may change data.data_dir, data.res"),
+        ("lr=0.2", "an evaluation uses the run's config.lr; it may set data.data_dir, data.res"),
         ("eval_batch_size=0", "eval_batch_size must be at least 1"),
         ("eval_batch_sise=9", "nearest: eval_batch_size"),
         ("data.data_dir=/nowhere", "/nowhere"),
@@ -111,7 +111,7 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
         ([*DIGITS, "now"], "unknown flag 'now'"),
         (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
         (["eval", "--workdir=W"], "there is no workdir"),
-        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation has the run's config.lr"),
+        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation uses the run's config.lr"),
         (["eval", "--workdir=W", "--config=a.py"], "takes the config of the workdir"),
         (["report", "--workdir=W"], "there is no workdir"),
         ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),

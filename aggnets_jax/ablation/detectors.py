@@ -1,7 +1,7 @@
 """Average precision of a detector without sets of links of its backbone.
 
-Average precision is no mean over images, so that each network is evaluated on the whole split, by
-one program whose input the masks are. There are no confidence intervals.
+Average precision is no mean over images. Each network is therefore evaluated on the whole split, by
+one program that takes the masks as an input, and there are no confidence intervals.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
 """A network without some links, written as a config that trains it, with its weights.
 
-FOLDER is the workdir of a run with these weights that has not made a step. FOLDER/config.py is the
-config of the ablated run, with the remaining patterns, and starts from FOLDER; FOLDER/cut.csv lists
-the links that are gone.
+FOLDER becomes a workdir with these weights at step 0. FOLDER/config.py is the config of the ablated
+run with the remaining links as topologies, and starts from the weights in FOLDER. FOLDER/cut.csv
+lists the removed links.
 """
 
 import pprint

@@ -1,4 +1,4 @@
-"""Sets of links that are cut together: one link; a source's, a layer's, a distance's; others."""
+"""Sets of links that are cut together: single links, by source, by layer, by length, or others."""
 
 import csv
 import io

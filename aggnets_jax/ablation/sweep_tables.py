@@ -1,4 +1,4 @@
-"""The files of a sweep: a table for each kind of sets, and one record of everything."""
+"""The files of a sweep: a table for each kind of sets, and `ablation.json` with everything."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence

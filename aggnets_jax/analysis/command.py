@@ -1,4 +1,4 @@
-"""Parts that the commands of analyses share: flags, the images to look at, and the files."""
+"""Parts that the analyses share: flags, the images, and the files that they write."""
 
 import argparse
 import itertools
@@ -21,7 +21,7 @@ from aggnets_jax.workdir.restore import Restored
 
 def add_data_dir(parser: argparse.ArgumentParser) -> None:
     """Add the flag for the folder of the data set."""
-    parser.add_argument("--data_dir", help="of the data set; default that of the run")
+    parser.add_argument("--data_dir", help="folder of the data set; default the run's")
 
 
 def add_count(parser: argparse.ArgumentParser, default: int) -> None:

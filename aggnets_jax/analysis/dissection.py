@@ -10,11 +10,11 @@ of all images, its mask M_u = (S(A_u) > T_u), with S the bilinear resizing to th
 summed over the images that have labels of c's category. The unit's label is the c of largest IoU;
 with at least 0.04 the unit is a detector. The number of different labels is printed by category.
 
-The original code reads the threshold from a randomised sketch, at place 994 of 1000; here it is
-that quantile of all activations. In an image without labels of pixels, the original adds to the
-categories of the image before; here it adds to none. The authors of HCGNet took the activations
-behind the global average (`--layer=pooled`), where a mask is a whole image or nothing, which
-favours labels of whole images: scenes and textures.
+The original code estimates the threshold with a randomised sketch, at place 994 of 1000; here it is
+the exact quantile of all activations. In an image without labels of pixels, the original adds to
+the categories of the previous image; here it adds to none. The authors of HCGNet took the
+activations after the global average (`--layer=pooled`), where a mask is a whole image or nothing.
+This favours labels of whole images: scenes and textures.
 """
 
 import argparse

@@ -287,7 +287,7 @@ def _pictures(restored: Restored, given: argparse.Namespace) -> Pictures:
     if not given.images:
         return first_pictures(evaluation_batches(restored, mesh, given.data_dir), given.count)
     if given.data_dir is not None:
-        raise UserError("--data_dir is of the evaluation split, and --images are other images")
+        raise UserError("--data_dir is for the evaluation split; leave it out with --images")
     files = find_images(given.images)[: given.count]
     size = -(-len(files) // mesh.size) * mesh.size
     sharding = mesh_lib.batch_sharding(mesh)

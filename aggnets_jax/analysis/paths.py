@@ -1,19 +1,19 @@
-"""Effective path length: by how long a way the gradient comes through each stage.
+"""Effective path length: the length of the paths on which the gradient passes each stage.
 
 Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NIPS 2016,
 arXiv 1605.06431, Section 5 and Fig. 6, for any connection pattern. The length of a path from the
-output of a stage back to its input is the number of layers whose F it goes through, so that a
-shortcut adds nothing. For each length:
+output of a stage back to its input is the number of layers whose F it passes; a shortcut adds
+nothing. For each length:
 
-    paths      number of paths, counted
-    mean norm  of the gradient of the loss at the stage's input along one path alone, over some of
-               the paths, drawn without preference, and over images
-    gradient   their product, the gradient that paths of this length carry; the mean length weighted
-               with it is the effective path length
-    together   the norm of the gradient that all of them carry as a sum, in which they may cancel
+    paths      number of paths
+    mean norm  norm of the gradient of the loss at the stage's input along one path alone: the mean
+               over images and over some of the paths, drawn with equal probability
+    gradient   their product, the gradient that paths of this length carry; the mean of the lengths
+               with this weight is the effective path length
+    together   norm of the sum of the gradients of all these paths, in which they may cancel
 
-Gradients are the trained network's: they go on along a path and not beside it, and the network
-computes the same (see `path_gradients.py`).
+Only the gradients are restricted to a path; the computation of the trained network is unchanged
+(see `path_gradients.py`).
 """
 
 import argparse
@@ -165,12 +165,12 @@ def stage_paths(
         together = np.sqrt((norms**2).sum(axis=0)).mean(axis=-1)  # [copies]
         means, sampled = [], []
         for length in of_length:
-            norms = []
+            of_paths = []
             for path in draw_paths(stage, counts, length, samples, generator):
                 steps, count = along(stage, path)
-                norms.append(norms_of(steps)[path[-1].source, count].mean())
-            means.append(np.mean(norms))
-            sampled.append(len(norms))
+                of_paths.append(norms_of(steps)[path[-1].source, count].mean())
+            means.append(np.mean(of_paths))
+            sampled.append(len(of_paths))
         lengths, numbers = list(of_length), list(of_length.values())
         found[name] = StagePaths(lengths, numbers, sampled, np.array(means), together[lengths])
     return found

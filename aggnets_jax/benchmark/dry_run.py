@@ -1,4 +1,4 @@
-"""Compile the steps of a config for devices that are not here, and report their cost."""
+"""Compile the steps of a config for devices that this machine lacks, and report their cost."""
 
 import math
 import re
@@ -71,7 +71,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
         "devices": mesh.size,
         "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
     }
-    note(f"compiling for {mesh.size} devices that are not here")
+    note(f"compiling for {mesh.size} devices")
     with compile_for(target.platform) if target else native():
         found |= _train_costs(setup, mesh)
         if target:

@@ -12,12 +12,12 @@ An aggregation is a function `aggregate(outputs, sources, layer, weights=None)`:
 
     outputs    the outputs of the stage so far, arrays [..., channels], by index
     sources    the indices of the outputs to combine, in order
-    layer      the number of the layer that reads them, which names parameters if there are any
+    layer      the number of the layer that reads them, part of the names of parameters
     weights    float [sources], one for each link, if links are masked (see `stage.Stage`)
 
-`make_aggregation` makes a new one for each pass through a stage, because sums remember partial
-sums. With weights the addends of a sum are multiplied at once; a concatenation comes back as
-`Masked`, because the channels must be multiplied where they are used.
+`make_aggregation` makes a new one for each pass through a stage, because sums keep partial sums.
+With weights, a sum multiplies its addends at once. A concatenation is returned as `Masked`, because
+its channels must be multiplied after the reader's normalisation and activation.
 """
 
 import functools

@@ -1,6 +1,6 @@
-"""How the stages of a network are computed: recomputation, loops over layers, shared statistics.
+"""Settings of how stages are computed: recomputation, loops over layers, shared statistics.
 
-None of it changes the function that is computed, except for the rounding of sums in another order.
+None of them changes the result, except for the rounding of sums in another order.
 """
 
 import dataclasses

@@ -1,8 +1,8 @@
-"""What a stage hands to its layers and to its reader: features, alone or with more beside them.
+"""Features that a stage passes to its layers and to its reader, with statistics or a mask.
 
-Features are arrays [..., channels]. They may carry statistics, so that layers which normalise the
-same features share them, or a mask, which acts behind normalisation and activation. Both are
-pytrees, and are concatenated leaf by leaf as arrays are.
+Features are arrays [..., channels]. They may carry statistics, which layers that normalise the same
+features share, or a mask, which acts after normalisation and activation. Both kinds are pytrees,
+and are concatenated leaf by leaf.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Patterns: functions that list the outputs that each layer of a stage reads, at any depth.
 
 A pattern returns the sources of the layers 1..depth + 1, in the order in which they are aggregated;
-the last are the outputs that make up the stage's output. This is all that a new one takes:
+the last entry has the outputs that make up the stage's output. A new pattern is a function:
 
     from aggnets_jax import pattern
 

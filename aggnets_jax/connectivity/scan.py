@@ -1,14 +1,14 @@
 """Loops over the equal layers of a stage, with a gradient of their own.
 
-The outputs of a stage are kept in one buffer; each layer takes what it reads from it, and adds its
-output to it. JAX's own gradient of such a loop would keep a copy of the buffer for each step. Here
-the gradient is written out instead:
+One buffer holds the outputs of a stage; each layer reads its sources from it, and writes its output
+to it. JAX's own gradient of such a loop would keep a copy of the buffer for each step. Here the
+gradient is written out instead:
 
     forward    for l = 1 ... N:  y_l = F_l(read(buffer, l)); write(buffer, l, y_l)
     backward   for l = N ... 1:  compute F_l again, from the same buffer, which has all outputs by
-                                 then, and add the gradient of what it read to a second buffer
+                                 now, and add the gradient of its input to a second buffer
 
-so that only two buffers and the needs of one layer are kept: memory is linear in depth.
+Only two buffers and the memory of one layer are needed, so memory is linear in depth.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Which layers of a stage form loops, and what the buffer of a loop keeps.
+"""The division of a stage's layers into loops, and the content of a loop's buffer.
 
-Layers that compute the same function of inputs of the same shapes form a run, which one loop
-computes (`scan.py`). There are five cases:
+Layers that compute the same function of inputs of the same shapes form a run, and one loop computes
+them (`scan.py`). There are five cases:
 
     shortcuts from the previous output     the buffer keeps the outputs
     shortcuts from all outputs             the buffer keeps pairs (output, running sum)
@@ -9,8 +9,8 @@ computes (`scan.py`). There are five cases:
     other sums, concatenations             the buffer keeps the outputs
     concatenation of all outputs           the buffer is the concatenation itself
 
-In the last case no two layers read the same width. There, layers of similar width form a run: the
-inputs are padded to the widest, and the weights of what a layer does not read are zero and stay
+In the last case no two layers read the same width, so layers of similar width form a run. Their
+inputs are padded to the widest, and the weights of channels that a layer does not read are and stay
 zero.
 """
 

@@ -1,4 +1,4 @@
-"""Links of a user's patterns as data, so that a run is restored without the code of its pattern.
+"""Links of a user's patterns as data, so that restoring a run does not need the pattern's code.
 
 A config keeps them as {name: [{"depth": 8, "arguments": {}, "sources": [[0], [1, 0], ...]}, ...]}.
 """

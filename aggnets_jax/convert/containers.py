@@ -1,9 +1,9 @@
-"""What surrounds the weights of a network in files of PyTorch: containers, averages, prefixes.
+"""Wrappers around the weights of a network in PyTorch files: containers, averages, prefixes.
 
     {"epoch": 3, "state_dict": {"module.conv1.weight": ...}, "state_dict_ema": {...}}
 
-Training scripts save weights as an entry of a checkpoint, maybe with averages of them in another
-one. Modules that wrap a network put prefixes before its names: `torch.compile`, `DataParallel`,
+Training scripts save weights as an entry of a checkpoint, sometimes with averages in another entry.
+Modules that wrap a network put prefixes before its names: `torch.compile`, `DataParallel`,
 `AveragedModel`, Lightning.
 """
 

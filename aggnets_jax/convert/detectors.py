@@ -3,9 +3,9 @@
     detector = create_detector("mask_rcnn_fpn", "resnet50", 90, conventions="torchvision")
     variables = detector_from_torch(detector, read_state_dict("maskrcnn_resnet50_fpn_coco.pth"))
 
-The names are those of `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`; the published files
-have older names of some parts, which are read, too. Their 91 outputs are COCO's category ids, with
-gaps; for a detector of 80 classes the rows of the 80 classes are picked.
+The names are taken from `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`. The older names of
+some parts in the published files are read, too. The 91 outputs there are COCO's category ids, with
+gaps; a detector of 80 classes takes the rows of these classes.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Images and records that can't be read: found, named and, if the config says so, skipped.
 
-A skipped image is black and has the label SKIPPED. It keeps its place in its batch, so that the
-others keep theirs; so does a record that is lost because its file is damaged before it.
+A skipped image is black and has the label SKIPPED. It keeps its place in its batch, so the other
+images keep theirs. The same holds for records that are lost after a damaged place in their file.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def decode_or_blank(
 
     def example(record: Record) -> tuple[Record, tf.Tensor]:
         # In a graph, only a data set can continue after an error.
-        record = tf.data.Dataset.from_tensors(record)
-        decoded = record.map(lambda record: (decode(record), True)).ignore_errors()
+        alone = tf.data.Dataset.from_tensors(record)
+        decoded = alone.map(lambda record: (decode(record), True)).ignore_errors()
         otherwise = tf.data.Dataset.from_tensors((blank, False))
         return decoded.concatenate(otherwise).take(1).get_single_element()
 

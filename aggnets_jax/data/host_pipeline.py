@@ -2,7 +2,7 @@
 
     stored records in the order of their batches   record_order, records, image_folder
     encoded image -> uint8 image of one size        decoding
-    damaged images: named, skipped                  damage
+    damaged images, reported or skipped             damage
     batches of this process's rows                  HostBatches
 
 The order of an epoch is a function of (seed, epoch), see `record_order`; crops are a function of
@@ -11,6 +11,7 @@ The order of an epoch is a function of (seed, epoch), see `record_order`; crops 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -179,7 +180,9 @@ def eval_dataset(split: Split, rows: BatchRows) -> Callable[[], Iterator[HostBat
 
 
 def _eval_dataset(split: Split, rows: BatchRows) -> HostBatches:
-    info, crop = split.info, eval_image(split.info)
+    info = split.info
+    whole = dataclasses.replace(info, resized=False) if split.whole else info
+    crop = eval_image(whole, any_size=split.whole)
 
     def image(encoded: tf.Tensor, record: Record) -> tf.Tensor:
         return crop(encoded)

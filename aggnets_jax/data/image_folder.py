@@ -1,8 +1,8 @@
 """A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg.
 
-A class has the images in its folder and below. Files come in the fixed, mixed order of TFDS's
-`ImageFolder`, so that a slice of a split has files of all classes. TFDS's class itself takes hidden
-files for images, reads two formats alone, and cannot slice.
+A class consists of the images in its folder and below. Files come in the fixed, mixed order of
+TFDS's `ImageFolder`, so a slice of a split has files of all classes. The class of TFDS is not used,
+because it takes hidden files for images, reads only two formats, and cannot slice.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The order of records: which record fills which row of which batch, and which process reads it.
+"""The order of records: the record for each row of each batch, and the process that reads it.
 
 A training batch of B rows has V streams of k = B / V consecutive rows each. Row r of batch b is
-place b B + r in an endless sequence of examples, with N examples to an epoch. So the number of a
-stream's places in an epoch depends only on B, V, N and the epoch. The stream reads a range of the
-split with as many records. Together the streams read each record once an epoch, and a process runs
-the streams of its rows.
+place b B + r in an endless sequence of examples, with N examples per epoch. The number of a
+stream's places in an epoch therefore depends only on B, V, N and the epoch. The stream reads a
+range of the split with as many records. Together the streams read each record once per epoch, and a
+process runs the streams of its rows.
 
 In each epoch all ranges are shifted by a random number of records, the files of each range are
-shuffled, and its records are shuffled in a buffer: all functions of (seed, epoch, stream). Nothing
-depends on the number of processes, so neither do batches.
+shuffled, and its records are shuffled in a buffer. All this depends on (seed, epoch, stream) and
+not on the number of processes. Batches therefore don't depend on it either.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Any network of the registry as the backbone of a detector: its levels of features.
 
-A level is the endpoint of a stage. Where the network normalises and activates this endpoint before
-anything else reads it, as preactivated networks do (DenseNet, SparseNet, HCGNet), the level is
-ReLU(BN(endpoint)), with the network's own normalisation. Parts behind the last level, such as the
-classifier, have no parameters in a detector.
+A level is the endpoint of a stage. Preactivated networks (DenseNet, SparseNet, HCGNet) normalise
+and activate this endpoint before anything else reads it. Their level is ReLU(BN(endpoint)), with
+the network's own normalisation. Parts after the last level, such as the classifier, have no
+parameters in a detector.
 """
 
 import dataclasses

@@ -4,7 +4,7 @@
                              |                              |
                              '-------------- RoIAlign -- mask head (at detections)
 
-Papers: see the package. Everything has static shapes; padding of lists has `valid` masks.
+Papers: see the package. All shapes are static; `valid` masks mark the real rows of padded lists.
 """
 
 from collections.abc import Callable, Sequence

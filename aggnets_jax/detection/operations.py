@@ -1,13 +1,13 @@
-"""Parameters and operations of a detector; nothing is computed for it.
+"""Parameters and operations of a detector, counted without running it.
 
-Operations are in the convention of mmdetection's `tools/get_flops.py`, by which HCGNet, Table 4,
-was printed, for one image, 1000 RoIs in the box head and 100 in the mask head:
+Operations are counted as in mmdetection's `tools/get_flops.py`, which gave the numbers of HCGNet,
+Table 4: for one image, 1000 RoIs in the box head and 100 in the mask head.
 
 * a convolution: multiply-adds, and one addition for each value of the output if it has a bias;
-* the transposed convolution as if all weights applied at each position of the output, which is four
-  times its work;
+* the transposed convolution: as if all weights applied at each position of the output, which is
+  four times its work;
 * a linear layer: multiply-adds; batch normalisation: two for each value;
-* a ReLU that is a module there: one for each value; pooling: one for each value of its input;
+* a ReLU that is a module in mmdetection: one for each value; pooling: one for each input value;
 * RoIAlign, upsampling, additions, softmax: none.
 """
 

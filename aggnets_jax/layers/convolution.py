@@ -151,7 +151,7 @@ def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
 
 def _in_xla(x: jax.Array, kernel: jax.Array, *, window: _Window) -> jax.Array:
     *slides, precision = window
-    return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)
+    return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)  # type: ignore[call-arg]
 
 
 def _output_type(x: ShapedArray, kernel: ShapedArray, *, window: _Window) -> ShapedArray:

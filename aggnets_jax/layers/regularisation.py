@@ -125,7 +125,7 @@ def check_branches(network: Any) -> None:
     check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
     check_number("branch_scale", network.branch_scale, 0.01, 100)
     if network.branch_scale != 1 and not network.dynamic_regularisation:
-        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
+        raise UserError("branch_scale needs dynamic_regularisation=True")
 
 
 @jax.custom_vjp

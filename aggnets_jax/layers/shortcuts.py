@@ -144,7 +144,7 @@ class Shortcuts:
         normalised = self.aggregation == "normalised_sum" or self.inner
         if not normalised and (self.norm, self.weighted) != ("group", True):
             raise UserError(
-                "shortcut_norm and shortcut_weights are of the aggregation 'normalised_sum', got"
+                "shortcut_norm and shortcut_weights need the aggregation 'normalised_sum', got"
                 f" {self.aggregation!r}"
             )
 

@@ -213,7 +213,7 @@ def aognet(
         for number in numbers:
             check_whole_number(name, number, 1)
     if list(widths) != sorted(widths) or widths[0] < stem_features or stem_features < 4:
-        raise UserError(f"widths must not fall, from at least 4: got {stem_features}, {widths}")
+        raise UserError(f"widths must be at least 4 and not fall, got {stem_features}, {widths}")
     graphs = None
     if topology is None:
         graphs = tuple(GRAPHS[name] for name in STAGE_GRAPHS)

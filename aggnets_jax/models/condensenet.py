@@ -188,7 +188,7 @@ def _selected(kernel: jax.Array) -> jax.Array:
     *_, channels, features = kernel.shape
     used = jnp.any(kernel.reshape(channels, features // GROUPS, GROUPS) != 0, axis=1)
     if int(used.sum(0).max()) > channels // GROUPS:
-        raise UserError("a network can be exported after all condensing steps; see `condense`")
+        raise UserError("a network can be exported only after all condensing steps; see `condense`")
     index = jnp.argsort(~used, axis=0, stable=True)[: channels // GROUPS]
     return jnp.sort(index, axis=0).T.astype(jnp.int32)
 

@@ -131,7 +131,7 @@ class DPN(Network):
             started = residual + (2 * k if dual or self.aggregation == "concat" else k)
             x = Stage(
                 topology,
-                unit=lambda layer, name, parts=(width, residual + k), stride=stride: DualPathUnit(
+                unit=lambda layer, name, parts=(width, residual + k), stride=stride: DualPathUnit(  # type: ignore[call-arg]
                     *parts, stride if layer == 1 else 1, self.groups, norm, conv, name=name
                 ),
                 aggregation=partial(DualPath, residual) if dual else self.aggregation,

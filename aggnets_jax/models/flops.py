@@ -149,12 +149,12 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
     rectified = pooled = 0
     for equation in equations(program.jaxpr):
         if equation.params.get("name") == "relu":
-            rectified += equation.outvars[0].aval.size
+            rectified += equation.outvars[0].aval.size  # type: ignore[attr-defined]
         elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
             window = np.prod(equation.params["window_dimensions"])
-            pooled += int(equation.outvars[0].aval.size * window)
+            pooled += int(equation.outvars[0].aval.size * window)  # type: ignore[attr-defined]
         elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
-            pooled += equation.invars[0].aval.size
+            pooled += equation.invars[0].aval.size  # type: ignore[attr-defined]
     return Operations(**modules, rectified=rectified, pooled=pooled)
 
 

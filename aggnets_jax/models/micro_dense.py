@@ -136,7 +136,7 @@ def stepped_widths(widths: Sequence[int], blocks: Sequence[int]) -> tuple[int, t
     for width in widths:
         check_whole_number("widths", width, 1)
     if sorted(widths) != [*widths]:
-        raise UserError(f"widths must not fall, a shortcut can only be padded; got {widths}")
+        raise UserError(f"widths must not fall, because shortcuts are padded; got {widths}")
     return widths[0], tuple(w for w, n in zip(widths, blocks, strict=True) for _ in range(n))
 
 

@@ -179,7 +179,7 @@ def nasnet(
         raise UserError(f"features must be a multiple of 4, got {features}; nearest {nearest}")
     if topology is None:
         texts = choose("cell", CELLS, cell)
-        normal, reduction = (read_cell(cell, text) for text in texts)
+        normal, reduction = (read_cell(cell, text) for text in texts)  # type: ignore[attr-defined]
     else:
         (states,) = stage_topologies(topology, topology_args, [6])
         normal = reduction = uniform_cell(states, operation)

@@ -131,7 +131,7 @@ def _with_fields(build: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
     signature = inspect.signature(build, eval_str=True)
     signature = signature.replace(parameters=[*parameters(build).values()])
     build = partial(build)
-    build.__signature__ = signature
+    build.__signature__ = signature  # type: ignore[attr-defined]
     return build
 
 

@@ -99,7 +99,7 @@ class WideResNet(Network):
 
         def block(number: int, *arguments: int, **keywords: Any) -> WideBlock:
             regularised = partial(regularise, number, "branch")
-            return WideBlock(*arguments, norm, conv, dropout, regularised, **keywords)
+            return WideBlock(*arguments, norm, conv, dropout, regularised, **keywords)  # type: ignore[call-arg]
 
         x = conv(16, 3, name="stem_conv")(x)
         endpoints["stem"] = x

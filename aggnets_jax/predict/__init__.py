@@ -176,4 +176,4 @@ def check_report(form: str, output: str | Path | None) -> None:
     if output is not None:
         path = any_path(output)
         if not is_url(path) and (path.is_dir() or not path.parent.is_dir()):
-            raise UserError(f"{output} must be a file in a folder that there is")
+            raise UserError(f"{output} must be a file in an existing folder")

@@ -148,16 +148,26 @@ def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
 
     Args:
       logits: float [B, classes].
-      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`.
+      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`, and "labels" int32
+        [B, L] if an image may have several.
 
     Returns:
-      Arrays [B]: `loss` (cross entropy, float), `correct` and `correct_top5` (bool).
+      Arrays [B]: `loss` (cross entropy, float; with several labels, of their probabilities
+      together), `correct` and `correct_top5` (bool; with several labels, by any of them).
     """
     labels, mask = batch["label"], batch["mask"]
-    losses = cross_entropy(logits, labels)
     _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    if "labels" in batch:
+        right = jnp.any(batch["labels"][..., None] == jnp.arange(logits.shape[-1]), axis=-2)
+        losses = -jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, where=right)
+        hits = jnp.take_along_axis(right, top5, axis=-1)
+        correct, correct_top5 = hits[:, 0], jnp.any(hits, axis=-1)
+    else:
+        losses = cross_entropy(logits, labels)
+        correct = jnp.argmax(logits, axis=-1) == labels
+        correct_top5 = jnp.any(top5 == labels[:, None], axis=-1)
     return {
         "loss": jnp.where(mask, losses, 0),
-        "correct": mask & (jnp.argmax(logits, axis=-1) == labels),
-        "correct_top5": mask & jnp.any(top5 == labels[:, None], axis=-1),
+        "correct": mask & correct,
+        "correct_top5": mask & correct_top5,
     }

@@ -141,12 +141,12 @@ class Detection(Task):
             masks,
             mask_side,
         )
-        self.kinds = ("bbox", "segm") if masks else ("bbox",)
+        self.kinds = ("bbox", "segm") if masks else ("bbox",)  # type: ignore[truthy-function]
         self.voc = voc
         self.bucketed_eval = bucketed_eval
         self._chosen = {"empty": keep_empty, "least_side": least_side}
         self._arguments = dict(detector_args or {})
-        parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]
+        parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]  # type: ignore[truthy-function]
         self.sums = {**dict.fromkeys(parts, jnp.float32), "skipped": jnp.int32}
         figures = [f"{kind}_{figure}" for kind in self.kinds for figure in FIGURES]
         shown = [f"{kind}_AP" for kind in self.kinds] + ["voc_mAP"] * voc

@@ -37,7 +37,7 @@ def average_over_devices(gradient_fn: GradientFn, mesh: Mesh, group: int = 1) ->
         *others, key = arguments
         key = jax.random.fold_in(key, jax.lax.axis_index(axes))
         with statistics_over(axes, groups) if group > 1 else contextlib.nullcontext():
-            (loss, (batch_stats, sums)), gradients = gradient_fn(*others, key)
+            (loss, (batch_stats, sums)), gradients = gradient_fn(*others, key)  # type: ignore[call-arg]
         loss, batch_stats, gradients = jax.lax.pmean((loss, batch_stats, gradients), axes)
         return (loss, (batch_stats, jax.lax.psum(sums, axes))), gradients
 

@@ -282,7 +282,8 @@ def epochs_to_steps(
         converted[twin] = steps = converted.pop(name) * steps_per_epoch
         if 0 < steps < 0.5:
             raise UserError(
-                f"{name} {arguments[name]} is no step: an epoch has {steps_per_epoch:.3g} steps;"
-                f" allowed: 0, or at least {math.ceil(50 / steps_per_epoch) / 100:g}"
+                f"{name} {arguments[name]} is less than half a step: an epoch has"
+                f" {steps_per_epoch:.3g} steps; allowed: 0, or at least"
+                f" {math.ceil(50 / steps_per_epoch) / 100:g}"
             )
     return converted

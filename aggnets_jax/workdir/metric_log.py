@@ -42,8 +42,8 @@ class JsonLines:
         self.kept = read_json_lines(before, keep)
         if len(self.kept) < keep:
             raise UserError(
-                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
-                " checkpoint was saved from which the run goes on"
+                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the run's"
+                " checkpoint was saved"
             )
         write_text(file, "".join(map(_line, self.kept)))
         self.number = keep

@@ -233,7 +233,7 @@ def test_the_reference_is_one_network_and_no_other_is_it(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["RUN"], "is one network; a network is compared with another"),
+        (["RUN"], "all runs are of one network"),
         (["--against", "RUN"], "required: WORKDIR"),
         (["RUN", "--against", "RUN", "--output=results/a.md"], "give it without .md"),
         (["NONE", "--against", "RUN"], "NONE does not exist"),

@@ -86,6 +86,7 @@ def train(workdir, model, data, **changes):
     return losses, summary["final"], restored, images, np.asarray(batch["label"])
 
 
+@pytest.mark.slow
 def test_a_run_trains_by_the_companions_which_fade_out(data_dir, tmp_path):
     data = {"name": "aggnets_digits", "data_dir": data_dir}
     data |= dict.fromkeys(("train_split", "eval_split"), "train[:32]")

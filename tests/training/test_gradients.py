@@ -80,6 +80,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_slices_train_as_one_mesh_and_divide_parameters_within_each():
     found = on_devices(SLICES, 4)
     assert found["axes"] == [{"data": 4}, *[{"slice": 2, "data": 2}] * 2]

@@ -227,7 +227,7 @@ def test_runs_shorter_than_their_parts_still_run():
         (
             "cosine",
             {"warmup_epochs": 0.001},
-            "is no step: an epoch has 50 steps",
+            "is less than half a step: an epoch has 50 steps",
         ),
         ("cosine", {"end_factor": float("nan")}, "from 0 to 1"),
         ("cosine", {"end_epochs": 1}, "schedule 'cosine' has no argument 'end_epochs'"),

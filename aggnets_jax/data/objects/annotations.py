@@ -3,8 +3,8 @@
     DIR/annotations/instances_SPLIT.json
     DIR/SPLIT/*.jpg, or DIR/images/SPLIT/*.jpg, or DIR/images/*.jpg
 
-Lin et al., "Microsoft COCO", arXiv 1405.0312; https://cocodataset.org/#format-data. An object that
-is not what it should be is named, or left out if damage is to be skipped; so is an image.
+Lin et al., "Microsoft COCO", arXiv 1405.0312; https://cocodataset.org/#format-data. A wrong object
+or image is an error that names it, or is left out if the config says "skip".
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Batches of images with objects on the devices, for training and for evaluation.
 
-Images are read by threads, each process those of its rows. Training batches are of one of a few
-padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
+Threads read the images; each process reads the images of its rows. A training batch has one of a
+few padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
 """
 
 import collections

@@ -88,5 +88,5 @@ def mask_coding() -> Any:
     try:
         import pycocotools.mask
     except ImportError as error:
-        raise UserError("detection needs pycocotools: install aggnets-jax[coco]") from error
+        raise UserError("detection needs pycocotools: pip install 'aggnets-jax[coco]'") from error
     return pycocotools.mask
