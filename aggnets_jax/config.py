@@ -253,11 +253,17 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
     """Return the number of updates in a run on `num_train` training examples.
 
     Raises:
-      UserError: if the epochs of the config are less than half a step.
+      UserError: if the epochs of the config are less than half a step, or 2**31 steps or more.
     """
     if config.total_steps is not None:
         return config.total_steps
-    if steps := round(config.total_epochs * num_train / config.batch_size):
+    steps = round(config.total_epochs * num_train / config.batch_size)
+    if steps >= 2**31:
+        raise UserError(
+            f"config.total_epochs {config.total_epochs:g} are {steps:.3g} steps; allowed: below"
+            " 2**31"
+        )
+    if steps:
         return steps
     raise UserError(
         f"config.total_epochs {config.total_epochs:g} is less than half a step: {num_train} images"

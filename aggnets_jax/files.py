@@ -81,8 +81,8 @@ def write_json(file: AnyPath, value: Mapping[str, Any]) -> None:
 
 
 def write_text(file: AnyPath, text: str) -> None:
-    """Write a text file as `write_bytes` does."""
-    write_bytes(file, text.encode())
+    """Write a text file as `write_bytes` does; what is no UTF-8 in names of files is escaped."""
+    write_bytes(file, text.encode(errors="backslashreplace"))
 
 
 def write_figure(file: AnyPath, figure: Any, **how: Any) -> None:
@@ -140,7 +140,7 @@ def whole_file(file: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled_folder(folder: AnyPath) -> Iterator[Path]:
-    """Give a folder on this machine to write to: itself, or what is uploaded at the end."""
+    """Give a folder on this machine to write to; for a folder in a bucket, upload it at the end."""
     if not is_url(folder):
         yield folder
         return

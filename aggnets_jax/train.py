@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
@@ -25,7 +24,7 @@ from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
 from aggnets_jax.training.optimizer import highest_learning_rate
-from aggnets_jax.training.schedules import low_peak
+from aggnets_jax.training.schedules import Rates, low_peak
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
@@ -141,8 +140,7 @@ def train_and_evaluate(
                 most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
-            # For the log: a program for each of its lines would wait for the steps.
-            rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
+            rates = Rates(setup.schedule, total_steps)
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
@@ -173,7 +171,7 @@ def train_and_evaluate(
             (at, totals, observed), due_line = due_line, None
             check_totals(task, totals, config, workdir, mesh)
             metrics = training_metrics(task, totals, config)
-            metrics["train/learning_rate"] = float(rates[at - 1])
+            metrics["train/learning_rate"] = rates.before(at)
             metrics |= {f"train/{name}": float(value) for name, value in observed.items()}
             speed = clock.lap((at - logged) * config.batch_size * config.num_seeds)
             logged = at

@@ -306,6 +306,12 @@ def test_epochs_of_no_step_are_refused():
     )
 
 
+def test_epochs_of_too_many_steps_are_refused():
+    config = config_lib.resolve({"total_epochs": 1e9, "batch_size": 64})
+    with pytest.raises(UserError, match=r"1e\+09 are 1\.56e\+10 steps; allowed: below 2\*\*31"):
+        config_lib.total_steps(config, num_train=1000)
+
+
 def test_two_lengths_are_refused():
     with pytest.raises(UserError, match="set one of"):
         config_lib.resolve({"total_epochs": 3, "total_steps": 64_000})

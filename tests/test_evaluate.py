@@ -71,6 +71,16 @@ def test_a_part_of_the_classes_is_judged_among_its_own(tmp_path):
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
 
 
+def test_classes_in_another_order_are_found_by_their_names(tmp_path):
+    network = restored(["oak", "lily"], [0.0, 1.0])
+    folder = make_folder(tmp_path, ["lily", "oak"], (32, 32))
+    model, batches = other_evaluation(network, mesh_lib.make_mesh(), "image_folder", folder)
+    assert model is network.model
+    found, images, labels = images_of((model, batches), network)
+    assert labels[images[:, 0, -1, 0].argmin()] == 1  # the lily
+    assert sorted(labels) == [0, 1] and found["accuracy"] == 1 / 2
+
+
 @pytest.mark.parametrize("whole", [False, True])
 def test_whole_images_are_not_cropped(whole, tmp_path):
     network = restored(sorted(COLOURS), [0.0, 1.0, 2.0])

@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 
+import jax
 import pytest
 
 from aggnets_jax import commands
+from aggnets_jax.cli import exit_code
 from aggnets_jax.main import main
 from tests import runs
 
@@ -60,7 +62,7 @@ def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     for picture in ("topology.png", "curves.png"):
         assert str(workdir / picture) in out.replace("\n", "")
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
-    assert "the same accuracy" in out
+    assert "has the same accuracy: 0." in out
 
 
 def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
@@ -154,6 +156,28 @@ def test_command_lines_without_a_subcommand(old, new, monkeypatch):
 def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):
     process = runs.start("--config=configs/digits.py", f"--workdir={tmp_path}", "--config.lrr=1")
     assert runs.finish(process) == (2, "", "error: unknown config field 'lrr'; nearest: lr\n")
+
+
+def test_a_platform_that_is_not_there_is_told_in_one_line(monkeypatch, capsys):
+    def fail(*_):
+        raise AssertionError  # JAX's own, for a platform without its plugin
+
+    monkeypatch.setattr(jax, "devices", fail)
+    assert exit_code(jax.devices) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: JAX can't use the devices of ") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "gpuu"])
+def test_a_command_without_its_platform_changes_nothing(platform, finished, tmp_path, monkeypatch):
+    file, _ = finished
+    monkeypatch.setenv("JAX_PLATFORMS", platform)
+    code, _, err = runs.finish(runs.start(f"--config={file}", f"--workdir={tmp_path / 'run'}"))
+    assert code == 2
+    assert err.startswith(f"error: JAX can't use the devices of JAX_PLATFORMS={platform}: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def export(
     batch: data.Batch,
     seed: int | None = None,
 ) -> None:
-    """Write a network without some links into a new folder, and print what can be done with it.
+    """Write a network without some links into a new folder, and print the next commands.
 
     If the weights can't be cut to fit, the reason is printed, and the folder has no weights. The
     network given has the variables of one seed, and is compared with the masked one on the batch.

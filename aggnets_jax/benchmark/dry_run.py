@@ -175,7 +175,7 @@ def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtype
 
 
 def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
-    """Compile a function and return what its program costs on each device."""
+    """Compile a function and return the costs of its program on each device."""
     began = time.perf_counter()
     try:
         compiled = jitted.lower(*arguments).compile()
@@ -199,7 +199,7 @@ def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def smaller(config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
-    """Yield changes of a config that need less and less memory, those of the same result first."""
+    """Yield changes of a config that need less and less memory, first those with equal results."""
     remat = [kind for kind in ("norm", "layer") if kind != config.model.remat]
     yield from ({"model.remat": kind} for kind in remat)
     if config.sharding != "fsdp":

@@ -27,6 +27,7 @@ from aggnets_jax.commands.command import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import any_path, make_folder
+from aggnets_jax.runtime.streams import losing_output
 
 
 def _check_trains(flags: argparse.Namespace) -> None:
@@ -71,7 +72,7 @@ def train(flags: argparse.Namespace) -> None:
     from aggnets_jax.train import train_and_evaluate
 
     config = load_config(flags)
-    with together(flags):
+    with together(flags), losing_output():
         train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)
 
 
@@ -79,9 +80,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint and each later one, until the run ends"),
-    flag(
-        "--data", "another data set with the same classes, or with a part of them", metavar="NAME"
-    ),
+    flag("--data", "another data set, with all or some of the classes", metavar="NAME"),
     flag("--split", "split of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
@@ -270,11 +269,7 @@ def analyse(flags: argparse.Namespace) -> None:
         default=0,
     ),
     flag("--output", "folder of the tables; default WORKDIR/ablation", metavar="FOLDER"),
-    flag(
-        "--export",
-        "write config and weights of the network without the links to this folder",
-        metavar="FOLDER",
-    ),
+    flag("--export", "new folder for config and weights without the links", metavar="FOLDER"),
     flag("--export_least", "export without the N links whose cut costs least", type=int),
     compiles=True,
 )
@@ -337,7 +332,8 @@ def learn(flags: argparse.Namespace) -> None:
             raise UserError(
                 f"--keep={flags.keep} must be a number, or one for each stage: 17,17"
             ) from error
-    learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
+    with losing_output():
+        learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
 
 
 def _check_converts(flags: argparse.Namespace) -> None:

@@ -95,7 +95,7 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Return the builder of a prepared data set; the ones of `SHIPPED` alone are prepared here.
+    """Return the builder of a prepared data set; only the sets of `SHIPPED` are prepared here.
 
     Arguments and errors are those of `find_builder`. But data_dir must exist, locally or in a
     bucket; for `SHIPPED` it must be writable. "image_folder" is a name, too, see `open_folder`.

@@ -35,7 +35,7 @@ class ClassMap(NamedTuple):
 
 
 class Among(NamedTuple):
-    """A network whose logits are the ones of a map's classes alone: [B, K]."""
+    """A network with only the logits of a map's classes: [B, K]."""
 
     model: Any
     class_map: ClassMap
@@ -52,7 +52,7 @@ def listed_classes(name: str) -> tuple[str, ...]:
 
 
 def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None:
-    """Return the map from a data set to a network; None if they have the same classes.
+    """Return the map from a data set to a network; None if they have the same classes in order.
 
     A set with a part of the network's classes is judged among these alone, as the authors of
     ImageNet-A and -R do. Folders that are named by the numbers of ImageNet's classes, as in
@@ -63,7 +63,8 @@ def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None
       evaluated: the other data set.
 
     Raises:
-      UserError: if the set has classes that the network lacks.
+      UserError: if the set has classes that the network lacks, or has numbers as classes for a
+        network whose classes have no names, so that their order is not known.
     """
     own, theirs = trained.class_names, evaluated.class_names
     base = re.split("[:/]", evaluated.name)[0]
@@ -73,6 +74,12 @@ def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None
         return None
     numbers = tuple(map(str, range(len(own))))
     if len(own) == len(theirs) and own == unnamed_classes(len(own)):
+        if all(map(str.isdecimal, theirs)) and sorted(theirs, key=int) != list(theirs):
+            raise UserError(
+                f"the checkpoint's classes have no names, and those of {evaluated.name} are numbers"
+                f" in alphabetical order ({', '.join(theirs[:4])}, ...): convert the weights with"
+                " --class_names, which names the outputs in their order"
+            )
         first = theirs[0]
         print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
         return None
@@ -82,6 +89,8 @@ def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None
     if base == IMAGE_FOLDER and wnids and sorted(numbers) == sorted(theirs):
         print(f"the folders are named by the numbers of classes: 0 is {own[0]!r}, and so on")
         return ClassMap(np.arange(len(own)), np.array([int(name) for name in theirs]))
+    if {*theirs} == {*own}:
+        return ClassMap(np.arange(len(own)), np.array([own.index(name) for name in theirs]))
     if {*theirs} < {*own}:
         return _part(trained, evaluated, theirs)
     raise other_classes(trained, evaluated)
@@ -97,8 +106,10 @@ def _part(trained: DatasetInfo, evaluated: DatasetInfo, names: tuple[str, ...]) 
 
 
 def other_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> UserError:
-    """Return the error for a data set whose classes are not a network's."""
+    """Return the error for a data set with other classes than a network's."""
     before, now = {*trained.class_names}, {*evaluated.class_names}
+    if before == now:
+        return UserError(f"data set {evaluated.name} has the checkpoint's classes in another order")
     new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
     return UserError(
         one_line(

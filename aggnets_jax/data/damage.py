@@ -14,6 +14,7 @@ import numpy as np
 
 from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.decoding import FORMATS, eval_image, image_decoder
+from aggnets_jax.data.record_order import encoded
 from aggnets_jax.data.records import parse, read_file
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
@@ -67,7 +68,7 @@ class FileDamage:
     def _messages(self, files: Sequence[str]) -> Iterator[str]:
         tf = import_tensorflow()
         decode = image_decoder(self._channels)
-        sizes = tf.data.Dataset.from_tensor_slices(files).map(
+        sizes = tf.data.Dataset.from_tensor_slices(encoded(files)).map(
             lambda file: tf.size(decode(tf.io.read_file(file))), num_parallel_calls=tf.data.AUTOTUNE
         )
         for place, _ in _damaged(sizes, files):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -123,7 +124,7 @@ class HostBatches:
 
     def _print(self, damaged: np.ndarray) -> None:
         for identity in damaged:
-            message = self._message(identity.decode())
+            message = self._message(os.fsdecode(identity))
             if message not in self._printed:
                 self._printed.add(message)
                 print(f"skipped: {message}", file=sys.stderr, flush=True)

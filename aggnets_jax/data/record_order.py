@@ -14,6 +14,7 @@ not on the number of processes. Batches therefore don't depend on it either.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -196,7 +197,7 @@ def train_files(
     """
     tf = import_tensorflow()
     first_epoch, done = divmod(start_step * rows.batch_size, len(labels))
-    files, labels = tf.constant(files), tf.constant(labels)
+    files, labels = tf.constant(encoded(files)), tf.constant(labels)
 
     def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
         indices = tf.range(len(labels), dtype=tf.int64)
@@ -211,5 +212,10 @@ def train_files(
 
 def eval_files(files: Sequence[str], labels: np.ndarray, rows: BatchRows) -> tf.data.Dataset:
     """Return the "file" and "label" of the batches of files in order, as scalars."""
-    records = {"file": files, "label": labels}
+    records = {"file": encoded(files), "label": labels}
     return rows.select(import_tensorflow().data.Dataset.from_tensor_slices(records))
+
+
+def encoded(files: Sequence[str]) -> np.ndarray:
+    """Return names of files as the system has them, which need not be UTF-8: bytes [N]."""
+    return np.array([os.fsencode(file) for file in files])

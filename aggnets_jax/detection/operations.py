@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.detection.backbone import read_by
 from aggnets_jax.detection.detector import Detector
 from aggnets_jax.detection.heads import Upsample
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.flops import Count, equations
 from aggnets_jax.models.hcgnet import HCGNet
+from aggnets_jax.models.levels import read_by
 
 ROIS, MASKS = 1000, 100
 
@@ -128,7 +128,7 @@ def _count(
 
 
 def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations whose results are read."""
+    """Return the equations with results that are read."""
     return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 

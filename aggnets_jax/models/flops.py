@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds, and FLOPs as each paper counts them; nothing is computed for it.
+"""Parameters, multiply-adds, and FLOPs as each paper counts them, without running a network.
 
 `count` gives the parameters and multiply-adds of each part of a network. `count_operations` also
-counts the elementwise operations that some papers add: it reads them from the traced program, where
-a rectifier is an operation for each element, a pooling one for each value that it reads.
+counts the elementwise operations that some papers add, from the traced program: a rectifier has one
+operation for each element, a pooling one for each value that it reads.
 """
 
 import collections

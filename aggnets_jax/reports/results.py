@@ -140,7 +140,7 @@ def _record(
 
 
 def _measured(final: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of what a task measures: errors, or AP of boxes and masks, in %."""
+    """Return the columns of a task's measures: errors, or AP of boxes and masks, in %."""
     if "accuracy" in final:
         return {
             "error": _error(final["accuracy"]),

@@ -44,7 +44,7 @@ def rows(groups: Groups) -> list[dict[str, Any]]:
 
 
 def _names(groups: Groups) -> list[str]:
-    """Return a name for each network; those of several runs are not always different."""
+    """Return a name for each network; networks of several runs may have equal names."""
     names = [name_of(group) for group in groups]
     return [
         name if names.count(name) == 1 else f"{group[0].workdir}, ..."
@@ -159,7 +159,7 @@ def _explanation(groups: Groups) -> list[str]:
 
 
 def show(groups: Groups) -> None:
-    """Print sizes, accuracies and curves of networks, and what they can't tell."""
+    """Print sizes, accuracies and curves of networks, and the limits of such a comparison."""
     texts = ("run", "network", "pattern")
     print_table([_cells(row) for row in rows(groups)], "networks", left=texts)
     if curves := _curve_cells(groups):

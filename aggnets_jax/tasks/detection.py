@@ -269,7 +269,7 @@ class Detection(Task):
     def make_eval_step(
         self, model: Detector, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, Any]]:
-        """Make the detections of a batch, with what is needed to read them."""
+        """Make the detections of a batch, with the data needed to read them."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, Any]:
             images = preprocess(batch, train=False)

@@ -1,4 +1,4 @@
-"""How the gradient of a batch is computed: by each device, from divided parameters, in parts.
+"""Gradients of a batch: by each device, from divided parameters, in accumulated parts.
 
 Each function takes a function of (parameters, batch statistics, examples, fixed variables, key)
 that returns ((loss, (updated batch statistics, sums)), gradients), and returns another one. The

@@ -20,7 +20,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float, over: str) -> jax.Array:
-    """Return one-hot targets of which a probability is taken away and shared among classes.
+    """Return one-hot targets with a part of the probability shared among the classes.
 
     Args:
       labels: int32 [batch].
@@ -144,7 +144,7 @@ def make_loss(config: ml_collections.ConfigDict, model: Any, default: str) -> Lo
 def training_losses(
     loss: Loss, logits: jax.Array, endpoints: Mapping[str, jax.Array], targets: jax.Array
 ) -> jax.Array:
-    """Return the loss of each example with those of the auxiliary classifiers among endpoints."""
+    """Return the loss of each example, with the losses of the endpoints' auxiliary classifiers."""
     losses = loss(logits, targets)
     for endpoint, auxiliary in endpoints.items():
         if endpoint.startswith("auxiliary") and endpoint != "auxiliary_weight":

@@ -2,11 +2,11 @@
 
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
-ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
-`UserError`.
+ends in `_steps` may be given in epochs: `warmup_epochs=5` means `warmup_steps` of five epochs, for
+any batch size. An unknown name or argument, or a value that is not allowed, raises `UserError`.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ from aggnets_jax.arguments import check_arguments, check_number, check_whole_num
 from aggnets_jax.errors import UserError, unknown
 
 _LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled step
+_RATES = 100_000  # that are computed at once for the log
 
 
 def constant(
@@ -210,7 +211,7 @@ def _cycles(
 
 
 def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
-    """Return the first step of each epoch: the first whose batch begins in it."""
+    """Return the first step of each epoch: the first step with a batch that begins in it."""
     if total_steps > _LONGEST_TABLE * steps_per_epoch:
         raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
     epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
@@ -238,17 +239,43 @@ def make_schedule(
     return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
 
 
-def low_peak(rates: np.ndarray, highest: float) -> str | None:
+class Rates:
+    """Learning rates for the log of a run, computed for many steps at once.
+
+    A program for each line of the log would wait for the steps before it.
+    """
+
+    def __init__(self, schedule: optax.Schedule, total_steps: int) -> None:
+        self.total_steps = total_steps
+        self._size = min(total_steps, _RATES)
+        self._compute = jax.jit(jax.vmap(schedule))
+        self._block = functools.lru_cache(maxsize=1)(self._computed)
+
+    def _computed(self, block: int) -> np.ndarray:
+        return jax.device_get(self._compute(block * self._size + np.arange(self._size)))
+
+    def before(self, step: int) -> float:
+        """Return the rate of the update after which a run has made so many steps."""
+        block, place = divmod(step - 1, self._size)
+        return float(self._block(block)[place])
+
+    def peak(self) -> float:
+        """Return the highest rate of the run; of a long one, of equally spaced steps."""
+        steps = np.linspace(0, self.total_steps - 1, self._size)
+        return float(jax.device_get(self._compute(steps.astype(np.int32))).max())
+
+
+def low_peak(rates: Rates, highest: float) -> str | None:
     """Return why the learning rates of a run may be a mistake: they never come near the highest.
 
-    `rates` are those of all steps. The highest of `warmup_cosine` is below `highest` by design, by
-    less than 5 % unless the warm-up takes a large part of the run.
+    The highest rate of `warmup_cosine` is below `highest` by design, by less than 5 % unless the
+    warm-up takes a large part of the run.
     """
-    if len(rates) == 0 or (peak := float(np.max(rates))) >= 0.95 * highest:
+    if (peak := rates.peak()) >= 0.95 * highest:
         return None
     return (
         f"the learning rate rises to {peak:.3g}, and not to {highest:.3g}:"
-        f" the warm-up is too long for a run of {len(rates)} steps"
+        f" the warm-up is too long for a run of {rates.total_steps} steps"
     )
 
 
@@ -260,7 +287,7 @@ def bind(
     steps_per_epoch: float,
     arguments: Mapping[str, Any],
 ) -> Callable[[float], Any]:
-    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    """Return the function of a name with checked arguments; it takes only the highest value."""
     function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
     check_arguments(f"{kind} {name!r}", function, arguments)

@@ -1,4 +1,4 @@
-"""Everything that follows from a config before its first step, and does not write anything."""
+"""The objects of a run, made from its config before the first step, without writing files."""
 
 import dataclasses
 import functools
@@ -44,8 +44,8 @@ class DataSizes(NamedTuple):
 class Setup:
     """A network and how it is trained, as a config says.
 
-    `model` is what is trained: the network, unless the task puts something around it. `schedule` is
-    the learning rate by step, and `strength` the schedule of a regularisation, or None.
+    `model` is the trained module: the network, or a wrapper of it by the task. `schedule` is the
+    learning rate by step, and `strength` the schedule of a regularisation, or None.
     """
 
     config: ml_collections.ConfigDict

@@ -1,4 +1,4 @@
-"""The interface of a task: everything that the training loop does not know by itself."""
+"""The interface of a task: data, loss and metrics for the training loop."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +71,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
-        """Open the training split; arguments and errors are those of `data.train_data`.
+        """Open the training split; arguments and errors are as in `data.train_data`.
 
         Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
         """
@@ -171,7 +171,7 @@ class Task(abc.ABC):
         """Make the pure function from the variables of a seed and a batch to arrays."""
 
     def start_gathering(self, batches: data.EvalBatches) -> Any:
-        """Return what `gather` adds the outputs of an evaluation of these batches to at first."""
+        """Return the initial value for `gather` over an evaluation of these batches."""
         return None
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""Everything Orbax, second half: saving the checkpoints of a run, and resuming from them."""
+"""Saving the checkpoints of a run with Orbax, and resuming from them."""
 
 import contextlib
 import dataclasses

@@ -87,7 +87,7 @@ def check_there(workdir: PathLike) -> None:
 def open_workdir(
     workdir: PathLike, config: Mapping[str, Any], *, allow_config_change: bool = False
 ) -> Iterator[AnyPath]:
-    """Make the directory of a new run, or check that it holds the run to go on with.
+    """Make the directory of a new run, or check that it holds the run to resume.
 
     Within the context no other process can open it. If the context ends before anything is written
     to a new directory, the directory is removed. The config is resolved, as JSON data.
@@ -163,7 +163,7 @@ def metrics_of(evaluation: Any) -> dict[str, type]:
 
 
 def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
-    """Make the error for a run that would go on with another config."""
+    """Make the error for resuming a run with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
         " workdir, or --allow_config_change to go on with the changed one"

@@ -1,8 +1,8 @@
 """The log of a run: JSON lines, and trackers such as TensorBoard.
 
-`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
-config and step alone; `timing.jsonl` has those that do not; trackers show both. Objects in a
-bucket can't grow: there, the files are written on this machine and uploaded at each flush.
+`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend only
+on config and step; `timing.jsonl` has the other values; trackers show both. Objects in a bucket
+can't grow, so for a bucket the files are written on this machine and uploaded at each flush.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class JsonLines:
         self.kept = read_json_lines(before, keep)
         if len(self.kept) < keep:
             raise UserError(
-                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the run's"
+                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
                 " checkpoint was saved"
             )
         write_text(file, "".join(map(_line, self.kept)))
@@ -156,7 +156,7 @@ class MetricLog(contextlib.AbstractContextManager):
         self._stack.close()
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
-        """Write values that depend on config and step alone, or any others to "timing"."""
+        """Write values that depend only on config and step, or other values to "timing"."""
         if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
             self._files[file].append(line)

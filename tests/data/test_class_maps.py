@@ -52,6 +52,18 @@ def test_a_part_of_the_classes_is_judged_alone(capsys):
     assert "judged among 2 of the network's 4 classes" in capsys.readouterr().out
 
 
+def test_classes_in_another_order_are_found_by_their_names():
+    found = map_classes(info("bca"), info("abc"))
+    assert found.classes.tolist() == [0, 1, 2] and found.labels.tolist() == [2, 0, 1]
+
+
+def test_numbers_have_no_order_for_a_network_without_names():
+    theirs = sorted(map(str, range(11)))  # outputs 0, 1, 2 or 0, 1, 10?
+    with pytest.raises(UserError, match=r"\(0, 1, 10, 2, \.\.\.\): convert .* --class_names"):
+        map_classes(info(unnamed_classes(11)), info(theirs))
+    assert map_classes(info(unnamed_classes(10)), info("0123456789")) is None
+
+
 def test_equal_and_unnamed_classes_need_no_map():
     cifar = info("abcdefghij", "cifar10")
     assert map_classes(cifar, info("abcdefghij")) is None

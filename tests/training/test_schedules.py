@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax.errors import UserError
+from aggnets_jax.training import schedules
 from aggnets_jax.training.schedules import (
+    Rates,
     cycle_fraction,
     epochs_to_steps,
     low_peak,
@@ -106,10 +108,28 @@ def test_a_run_that_ends_within_the_warmup_only_rises():
     ],
 )
 def test_a_peak_that_is_never_reached_is_told(name, arguments, peak):
-    rates = values(make_schedule(name, 0.2, 200, 20.0, **arguments), np.arange(200))
+    rates = Rates(make_schedule(name, 0.2, 200, 20.0, **arguments), 200)
     told = low_peak(rates, 0.2)
     assert told is None if peak is None else f"rises to {peak}" in told and "200 steps" in told
     assert "\n" not in str(told)
+
+
+def test_rates_of_the_log_are_of_the_update_before_it(monkeypatch):
+    schedule = make_schedule("cosine", 0.2, 23, 5.0, warmup_steps=4)
+    expected = values(schedule, range(23)).tolist()
+    for at_once in (100, 7):
+        monkeypatch.setattr(schedules, "_RATES", at_once)
+        rates = Rates(schedule, 23)
+        assert [rates.before(step) for step in range(1, 24)] == pytest.approx(expected)
+        assert rates.peak() == pytest.approx(0.2, rel=0.1)
+
+
+def test_rates_of_a_run_without_an_end_take_no_memory():
+    total = 2**31 - 1
+    rates = Rates(make_schedule("cosine", 0.2, total, 5.0, warmup_steps=50), total)
+    assert (rates.before(1), rates.before(51)) == pytest.approx((0.0, 0.2))
+    assert rates.before(total) == pytest.approx(0, abs=1e-6)
+    assert low_peak(rates, 0.2) is None
 
 
 def test_warmup_times_cosine_is_that_of_the_paper():

@@ -138,7 +138,7 @@ def train_data(
 def _in_threads(
     submit: Callable[..., tuple[Example, list[Future[Example]]]], steps: Iterator[Any]
 ) -> Iterator[Example]:
-    """Yield the batch of each step; those of the next steps are read meanwhile."""
+    """Yield the batch of each step, while threads read the next batches."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         pending = collections.deque(submit(pool, step) for step in itertools.islice(steps, _AHEAD))
         while pending:
@@ -154,10 +154,11 @@ def _stacked(examples: Sequence[Example]) -> Example:
 class EvaluatedImages:
     """Every image of a split exactly once, in groups of one padded size.
 
+    Batches are no larger than the largest group, rounded up to the same number on each device.
     Yields dicts with the arrays of `load_image`, "index" int32 [B] and "mask" bool [B]; the last
     batch of each group is padded, where the mask is False. A skipped image has the size 0.
 
-    Each padded size costs a compilation. With `bucketed` they are those of training: few, but
+    Each padded size costs a compilation. With `bucketed` the sizes are those of training: few, but
     padding changes results a little.
 
     Attributes:
@@ -178,18 +179,20 @@ class EvaluatedImages:
         sharding: NamedSharding,
         bucketed: bool = False,
     ) -> None:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(data.images):
+            size = form.training_sizes[form.bucket(image)] if bucketed else form.padded(image)
+            groups.setdefault(size, []).append(index)
+        largest, devices = max(map(len, groups.values())), sharding.num_devices
+        batch_size = min(batch_size, -(-largest // devices) * devices)
         self.data = data
+        self.sizes = sorted(groups)
         self.num_examples = len(data.images)
         self.batch_size = batch_size
         self.skip = skip
         self._loader = _Loader(data, form, skip)
         self._rows = local_rows(sharding, batch_size)
         self._sharding = sharding
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(data.images):
-            size = form.training_sizes[form.bucket(image)] if bucketed else form.padded(image)
-            groups.setdefault(size, []).append(index)
-        self.sizes = sorted(groups)
         self._batches = [
             (size, np.array(members[first : first + batch_size]))
             for size, members in sorted(groups.items())
