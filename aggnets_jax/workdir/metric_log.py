@@ -136,7 +136,7 @@ class MetricLog(contextlib.AbstractContextManager):
         arguments = config.tracker_args.get(name, {}) if config else {}
         run = Run(
             name=self._workdir.name,
-            folder=self._folder,
+            folder=None if kind.service and is_url(self._workdir) else self._folder,
             config=flatten(plain(config)) if config else {},
             id=own,
             remember=partial(remember_id, self._workdir, name),

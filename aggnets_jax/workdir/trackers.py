@@ -31,14 +31,15 @@ class Run(NamedTuple):
 
     Attributes:
       name: name of the workdir.
-      folder: folder on this machine for a tracker's files.
+      folder: folder for a tracker's files; None: the tracker's own default, for a service if the
+        workdir is in a bucket, to which the files of services are not uploaded.
       config: fields of the config by their dotted names.
       id: the run's id at a service, from an earlier start; None: there is none.
       remember: stores the id of a new run.
     """
 
     name: str
-    folder: Path
+    folder: Path | None
     config: Mapping[str, Any]
     id: str | None
     remember: Callable[[str], None]
@@ -146,7 +147,6 @@ class WeightsAndBiases(Tracker):
     ) -> None:
         import wandb
 
-        run.folder.mkdir(parents=True, exist_ok=True)
         own = run.id or secrets.token_hex(4)
         self._run = wandb.init(
             project=project,
@@ -157,7 +157,7 @@ class WeightsAndBiases(Tracker):
             resume="allow",
             mode=mode,
             config=dict(run.config),
-            dir=str(run.folder),
+            dir=run.folder and str(run.folder),
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True),
         )

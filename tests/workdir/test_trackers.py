@@ -140,6 +140,7 @@ def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("mlflow")
     from mlflow.tracking import MlflowClient
 
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # as small as a server can be
     uri = f"file://{tmp_path / 'server'}"
     config = make_config("mlflow", mlflow={"tracking_uri": uri, "experiment": "digits"})
     log_in_two_starts(tmp_path / "run", config)
@@ -176,14 +177,8 @@ def test_weights_and_biases_offline_go_on_with_the_same_run(tmp_path, monkeypatc
 
 def offline_history(file: Path):
     """The logged values by step, from what `wandb sync` would send."""
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    store, found = DataStore(), {}
-    store.open_for_scan(str(file))
-    while (content := store.scan_data()) is not None:
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(content)
+    found = {}
+    for record in offline_records(file.read_bytes()):
         if record.WhichOneof("record_type") == "history":
             items = {
                 each.key or "/".join(each.nested_key): json.loads(each.value_json)
@@ -192,6 +187,25 @@ def offline_history(file: Path):
             own = {name: value for name, value in items.items() if not name.startswith("_")}
             found.setdefault(items["_step"], {}).update(own)
     return found
+
+
+def offline_records(content):
+    """Yield the records of a log in LevelDB's format, behind a header of 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        if (left := 2**15 - place % 2**15) < 7:  # the end of a block
+            place += left
+            continue
+        size, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or its last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            whole = b""
+            yield record
 
 
 @pytest.mark.slow
