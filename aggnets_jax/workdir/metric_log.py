@@ -141,7 +141,7 @@ class MetricLog(contextlib.AbstractContextManager):
             id=own,
             remember=partial(remember_id, self._workdir, name),
         )
-        tracker = Guarded(kind, partial(kind, run, **arguments))
+        tracker = Guarded(kind, partial(kind, run, **arguments))  # type: ignore[call-arg]
         for file in self._files.values() if own is None else ():
             for line in file.kept:
                 _show([tracker], line)
