@@ -1,8 +1,8 @@
-"""Compile a network of each family for TPUs that are not here: `python results/tpu.py`.
+"""Compile a network of each family for TPUs, without a TPU: `python results/tpu.py`.
 
-Writes results/tpu.csv, a row for each network, size of images and target: what `aggnets dry-run`
-finds for a training step. It takes minutes for each row on a few cores; rows that the table has are
-kept, unless `--again` is given. `--networks` and `--targets` choose some.
+Writes results/tpu.csv, a row for each network, size of images and target, with the results of
+`aggnets dry-run` for a training step. A row takes minutes on a few cores; existing rows are kept,
+unless `--again` is given. `--networks` and `--targets` select some.
 """
 
 import csv

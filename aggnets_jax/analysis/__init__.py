@@ -4,12 +4,12 @@ Each analysis is a file with `add_arguments(parser)` for its own flags, if it ha
 `run(restored, given, output)`, which prints a table and writes files into the folder `output`.
 Their functions share these arguments:
 
-    restored  network of a checkpoint, with the variables of one seed
+    restored  network restored from a checkpoint, with the variables of one seed
     images    float [B, height, width, channels], normalised
     labels    int [B]
     stages    links of each stage by its name, from `taps.stages_of`; N is a stage's depth
     matrix    float [N + 2, N + 1], a number for each link of a stage by layer and source; layer
-              N + 1 is the stage's output, and NaN says that there is no link
+              N + 1 is the stage's output, and NaN means that there is no link
 """
 
 import ast
@@ -19,6 +19,7 @@ from pathlib import Path
 ANALYSES = {
     "grad_cam": "aggnets_jax.analysis.grad_cam",
     "robustness": "aggnets_jax.analysis.robustness",
+    "corruptions": "aggnets_jax.analysis.corruptions",
     "weights": "aggnets_jax.analysis.weights",
     "shortcuts": "aggnets_jax.analysis.shortcut_weights",
     "gates": "aggnets_jax.analysis.gates",

@@ -4,9 +4,9 @@
     write_state_dict("densenet121.safetensors", to_torch("densenet121", variables))
 
 A `state_dict` maps names to NumPy arrays: convolutions [out, in, height, width], linear layers
-[out, in]. No entry is ignored, but for auxiliary heads where a network has none: missing or unknown
-entries, and other shapes, are errors. The counters `num_batches_tracked` of PyTorch's
-normalisations are not used here; they are read and dropped, and written as 0.
+[out, in]. Missing and unknown entries, and other shapes, are errors. Two kinds of entries are
+ignored: auxiliary heads, if the network has none, and the counters `num_batches_tracked` of
+PyTorch's normalisations, which are written as 0.
 """
 
 import contextlib
@@ -183,7 +183,7 @@ def to_torch(
         here = given[path].shape if path in given else "missing"
         if here != expected.get(path):
             raise UserError(
-                f"the variables are not those of {name!r} with {model.num_classes} classes:"
+                f"the variables don't fit {name!r} with {model.num_classes} classes:"
                 f" {path!r} is {here} and must be {expected.get(path, 'left out')}"
             )
     if epsilon is not None:

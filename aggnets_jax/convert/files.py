@@ -1,7 +1,7 @@
 """Files of PyTorch weights: `.safetensors`, and `.pth` where PyTorch is installed.
 
-A `.pth` file is a pickle, which can run code when it is read; `torch.load(weights_only=True)`
-refuses files that hold anything but data.
+A `.pth` file is a pickle, which could run code when it is read. `torch.load(weights_only=True)`
+refuses files that contain more than data.
 """
 
 import contextlib

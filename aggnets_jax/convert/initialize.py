@@ -107,7 +107,7 @@ def _replaced(
 def _replaced_in_detector(
     config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
-    """Replace the variables of a detector, or those of its backbone."""
+    """Replace the variables of a detector, or of its backbone."""
     detector = get_task(config).make_network(config, info.num_classes)
     source, same_classes, is_detector = config.init_from, True, False
     if is_file_of_weights(config.init_from):

@@ -1,12 +1,12 @@
 """Names of the parts of our networks in other implementations.
 
-A dialect is a list of rules; a rule is a pattern of our module paths and a function from its groups
-to the module's name there. A kernel or scale is the module's `weight` there, running averages are
-`running_mean` and `running_var`. To add a dialect, list it in `DIALECTS` under the class of the
-network. The first dialect of a class is the one that is written by default.
+A dialect is a list of rules. A rule is a pattern of our module paths and a function from its groups
+to the module's name in the other implementation, where a kernel or scale is the module's `weight`,
+and running averages are `running_mean` and `running_var`. To add a dialect, list it in `DIALECTS`
+under the class of the network. The first dialect of a class is written by default.
 
-Networks that differ in their shortcuts or topologies may have weights of the same shapes. Therefore
-a dialect has a condition, too: the other implementation computes the same function.
+Networks that differ in their shortcuts or topologies may have weights of the same shapes. A dialect
+therefore has a condition for networks that compute the same function in the other implementation.
 """
 
 import re

@@ -18,7 +18,7 @@ from aggnets_jax.data.decoding import EVAL_RESIZE
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, PathLike, any_path, write_json, write_text
 from aggnets_jax.models import create_model
-from aggnets_jax.models.registry import network_on_hub
+from aggnets_jax.models.on_hub import network_on_hub
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tables import markdown
 from aggnets_jax.workdir.folder import SUMMARY, read_summary

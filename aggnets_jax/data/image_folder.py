@@ -1,8 +1,8 @@
 """A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg.
 
-A class has the images in its folder and below. Files come in the fixed, mixed order of TFDS's
-`ImageFolder`, so that a slice of a split has files of all classes. TFDS's class itself takes hidden
-files for images, reads two formats alone, and cannot slice.
+A class consists of the images in its folder and below. Files come in the fixed, mixed order of
+TFDS's `ImageFolder`, so a slice of a split has files of all classes. The class of TFDS is not used,
+because it takes hidden files for images, reads only two formats, and cannot slice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 import os
 import random
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from etils import epath
 from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import is_line
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -75,11 +77,19 @@ def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
     _, classes, beside = next(_walk(folder))
     examples, left_out = [], [*beside]
     for name in sorted(classes):
+        if not is_line(name):
+            place = os.path.join(folder, name)
+            raise UserError(f"the folder {place!a} has no name that can be printed")
         images, others = find_files(os.path.join(folder, name))
-        examples += [(image, name) for image in images]
+        examples += [(image, _composed(name)) for image in images]
         left_out += others
     report_left_out(folder, left_out)
-    return examples, set(classes)
+    return examples, set(map(_composed, classes))
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's composed form; macOS may store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def find_files(folder: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Stored examples in TFDS's files: ranges of a split's records, whose images are still encoded."""
+"""Stored examples in TFDS's files: ranges of a split's records, with images still encoded."""
 
 from __future__ import annotations
 

@@ -10,7 +10,12 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.losses import cross_entropy, smooth_targets, training_losses
+from aggnets_jax.training.losses import (
+    cross_entropy,
+    make_loss,
+    smooth_targets,
+    training_losses,
+)
 from aggnets_jax.training.state import Variables
 from aggnets_jax.training.task import Config, Evaluation, Task
 
@@ -68,10 +73,11 @@ class Classification(Task):
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
         """Make the mean of the network's loss, which counts correct and skipped images.
 
-        It is the cross entropy unless the network names another; auxiliary classifiers add theirs.
+        It is the cross entropy unless config or network name another; auxiliary classifiers add
+        theirs.
         """
         skip = config.data.damaged == "skip"
-        name = getattr(model, "loss", "cross_entropy")
+        loss = make_loss(config, model, "cross_entropy")
 
         def loss_fn(
             params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
@@ -83,7 +89,9 @@ class Classification(Task):
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = training_losses(name, logits, endpoints, examples.targets)
+            losses = training_losses(loss, logits, endpoints, examples.targets)
+            if skip:  # a binary loss has one for an image without targets
+                losses = jnp.where(examples.targets.sum(-1) > 0, losses, 0)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),
@@ -140,16 +148,26 @@ def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
 
     Args:
       logits: float [B, classes].
-      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`.
+      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`, and "labels" int32
+        [B, L] if an image may have several.
 
     Returns:
-      Arrays [B]: `loss` (cross entropy, float), `correct` and `correct_top5` (bool).
+      Arrays [B]: `loss` (cross entropy, float; with several labels, of their probabilities
+      together), `correct` and `correct_top5` (bool; with several labels, by any of them).
     """
     labels, mask = batch["label"], batch["mask"]
-    losses = cross_entropy(logits, labels)
     _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    if "labels" in batch:
+        right = jnp.any(batch["labels"][..., None] == jnp.arange(logits.shape[-1]), axis=-2)
+        losses = -jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, where=right)
+        hits = jnp.take_along_axis(right, top5, axis=-1)
+        correct, correct_top5 = hits[:, 0], jnp.any(hits, axis=-1)
+    else:
+        losses = cross_entropy(logits, labels)
+        correct = jnp.argmax(logits, axis=-1) == labels
+        correct_top5 = jnp.any(top5 == labels[:, None], axis=-1)
     return {
         "loss": jnp.where(mask, losses, 0),
-        "correct": mask & (jnp.argmax(logits, axis=-1) == labels),
-        "correct_top5": mask & jnp.any(top5 == labels[:, None], axis=-1),
+        "correct": mask & correct,
+        "correct_top5": mask & correct_top5,
     }

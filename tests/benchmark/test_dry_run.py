@@ -35,6 +35,7 @@ def dry_run(tmp_path, **changes):
     return done.stdout, json.loads(written.read_text())
 
 
+@pytest.mark.slow
 def test_what_a_step_takes_replicated_and_fully_sharded(tmp_path):
     out, copied = dry_run(tmp_path)
     assert "4,714 parameters, replicated; batches of 32 over 2 x 4 devices, 4 on each" in out

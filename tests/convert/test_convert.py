@@ -17,6 +17,7 @@ from tests.models.variables import shapes_of, starting_from_zeros
 from tests.patterns import one_line_error
 
 PLAIN = "densenet40_k12"
+LONG = re.compile("c1000$|^(amoeba|en|nas|pnas)net|^hcgnet")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def refusal(state_dict, name=PLAIN, **keywords):
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(f, marks=pytest.mark.slow if f.endswith("c1000") else ()) for f in golden.FILES],
+    [pytest.param(f, marks=pytest.mark.slow if LONG.search(f) else ()) for f in golden.FILES],
 )
 def test_every_weight_of_a_reference_arrives_once_and_can_be_taken_back(file):
     reference = golden.load(file)

@@ -1,5 +1,6 @@
 """Training and evaluation batches: exactly once, in an order that depends on nothing else."""
 
+import copy
 import itertools
 
 import jax
@@ -65,6 +66,25 @@ def test_every_example_once_an_epoch(training_set, sharding, batch_size):
     for order in orders:
         assert np.array_equal(np.sort(order), np.arange(count))
     assert len({order.tobytes() for order in [*orders, np.arange(count, dtype=np.int32)]}) == 4
+
+
+def test_copies_stand_beside_each_other(training_set, sharding):
+    """Each image comes once in a pass over them, with a number for each copy as its epoch."""
+    config = copy.deepcopy(training_set)
+    config.repeats = 3
+    count = describe(config).num_train
+    settings = {"batch_size": 12, "seed": 1, "sharding": sharding}
+    batches = take(train_batches(config, **settings), -(-6 * count // 12))
+    seen = {name: array[: 6 * count].reshape(-1, 3) for name, array in join(batches).items()}
+    passes = np.arange(2 * count) // count
+    assert np.array_equal(seen["epoch"], 3 * passes[:, None] + np.arange(3))
+    for name in ("index", "label"):
+        assert (seen[name] == seen[name][:, :1]).all()
+    for number in range(2):
+        assert np.array_equal(np.sort(seen["index"][passes == number, 0]), np.arange(count))
+    resumed = take(train_batches(config, start_step=9, **settings), 3)
+    for ours, theirs in zip(resumed, batches[9:12], strict=True):
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +206,16 @@ def test_examples_without_labels_are_refused(odd_sets, sharding):
     config = make_config("aggnets_grey_shapes", odd_sets, image_size=16)
     with pytest.raises(UserError, match="'test' has examples without a label between 0 and 1"):
         next(iter(eval_batches(config, batch_size=2, sharding=sharding)))
+
+
+@pytest.mark.parametrize(
+    ("repeats", "message"),
+    [(3, "8 is not divisible by config.data.repeats 3; nearest: 9"), (0, "at least 1, got 0")],
+)
+def test_copies_must_fill_batches(repeats, message, cifar10, sharding):
+    config = make_config("cifar10", cifar10[0], repeats=repeats)
+    with pytest.raises(UserError, match=message):
+        train_batches(config, batch_size=8, seed=0, sharding=sharding)
 
 
 @pytest.mark.parametrize(
