@@ -104,7 +104,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.strength_args = ml_collections.ConfigDict()  # arguments of the schedule
 
     # ---- weights to start from; None: random initialisation
-    config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
+    config.init_from = placeholder(str)  # workdir of a run, a file of weights, hf-hub:USER/NAME
     config.init_checkpoint = "latest"  # checkpoint of the workdir: latest | best | number of a step
 
     # ---- modules of your own that register patterns, units, families, data sets: docs/plugins.md
