@@ -42,6 +42,7 @@ from aggnets_jax.workdir.progress import (
     print_training,
 )
 from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
+from aggnets_jax.workdir.trackers import check_trackers
 
 
 def train_and_evaluate(
@@ -89,6 +90,7 @@ def train_and_evaluate(
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
+        check_trackers(config)
         config_json = config_lib.to_json(config)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
@@ -156,7 +158,7 @@ def train_and_evaluate(
                 (workdir / REPORT).unlink(missing_ok=True)
             table = get_parameter_overview(params, include_stats=False)
             write_text(workdir / "parameters.txt", table + "\n")
-        log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
+        log = stack.enter_context(MetricLog(workdir, progress.lines, config, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
         # The step of the log's next line, its sums, and further scalars of the parameters.
         due_line: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None

@@ -299,6 +299,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw errors by corruption."""
+    if restored.config.task != "classification":
+        raise UserError(f"corruptions are for classification, not for {restored.config.task}")
     reading = _reading(given, restored.info)
     mesh = mesh_lib.make_mesh()
     networks = {given.workdir: restored}

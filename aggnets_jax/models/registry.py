@@ -19,6 +19,7 @@ import ml_collections
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import hub
 from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
@@ -32,6 +33,7 @@ from aggnets_jax.models.family_arguments import (
 )
 from aggnets_jax.models.features import make_features
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
+from aggnets_jax.models.on_hub import network_on_hub
 
 # Arguments of every family: how a network is computed, not what it computes.
 EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))
@@ -211,8 +213,9 @@ def create_model(
     """Make a network.
 
     Args:
-      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`), or
-        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
+      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`),
+        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`), or
+        a network on the Hugging Face Hub, `hf-hub:USER/NAME`, of which the weights are apart.
       num_classes: size of the logits; default: the family's.
       features_only: whether to return features at several strides instead of logits. Only then the
         following arguments are allowed; see `features.make_features` for them.
@@ -234,6 +237,9 @@ def create_model(
       UserError: for an unknown name or override (the message has the nearest), numbers that fit no
         network, or a dtype that is not floating point.
     """
+    if hub.is_on_hub(name):
+        name, classes, arguments = network_on_hub(name)
+        num_classes, overrides = num_classes or classes, {**arguments, **overrides}
     chosen = {
         "out_indices": out_indices,
         "output_stride": output_stride,

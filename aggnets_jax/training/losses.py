@@ -115,7 +115,7 @@ def binary_focal(
     if alpha is not None:
         check_number("alpha", alpha, 0, 1)
     targets = _probabilities(targets, logits)
-    return optax.sigmoid_focal_loss(logits, targets, alpha, gamma).mean(-1)
+    return optax.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma).mean(-1)
 
 
 def _probabilities(targets: jax.Array, logits: jax.Array) -> jax.Array:

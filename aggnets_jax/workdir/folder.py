@@ -35,6 +35,8 @@ SUMMARY = "summary.json"
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
 # A run of a detector has no accuracy, but these and more.
 DETECTION_METRICS = dict.fromkeys(("bbox_AP", "bbox_AP50", "bbox_AP75"), float)
+# Nor has one with several labels for an image.
+MULTILABEL_METRICS = dict.fromkeys(("mAP", "F1", "loss"), float)
 _FIELDS_OF_SUMMARY = {
     "steps": int,
     "images_per_second": float,
@@ -154,8 +156,10 @@ def read_summary(workdir: AnyPath) -> dict[str, Any]:
 
 def metrics_of(evaluation: Any) -> dict[str, type]:
     """Return the fields that an evaluation must have, which depend on its task."""
-    detects = isinstance(evaluation, dict) and "bbox_AP" in evaluation
-    return DETECTION_METRICS if detects else METRICS
+    for metrics in (DETECTION_METRICS, MULTILABEL_METRICS):
+        if isinstance(evaluation, dict) and next(iter(metrics)) in evaluation:
+            return metrics
+    return METRICS
 
 
 def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
