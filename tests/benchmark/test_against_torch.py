@@ -39,7 +39,7 @@ def test_without_torch_it_says_how_to_get_it(monkeypatch, capsys):
     assert main(["benchmark", *NETWORK, "--against=torch"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert "--against=torch needs PyTorch, which is not installed: pip install torch" in error
+    assert "--against=torch needs PyTorch: pip install 'aggnets-jax[torch]'" in error
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
