@@ -97,7 +97,7 @@ def test_a_checkpoint_that_goes_while_it_is_evaluated_is_passed_over(workdir, mo
     ("flags", "said"),
     [
         (["train", "--config=x.py"], "--watch is for aggnets eval, not for aggnets train"),
-        (["eval", "--checkpoint=best"], "not that of --checkpoint"),
+        (["eval", "--checkpoint=best"], "leave --checkpoint out"),
     ],
 )
 def test_flags_that_do_not_go_with_it(flags, said, tmp_path, capsys):

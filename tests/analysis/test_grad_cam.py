@@ -241,7 +241,7 @@ def test_damaged_images_do_not_count():
         (["--count=0"], "--count must be between 1 and 100, not 0"),
         (["--images=FOLDER/none.png"], "no file or folder FOLDER/none.png"),
         (["--images=FOLDER/a.png", "--class=true"], "of files the true classes are not known"),
-        (["--images=FOLDER/a.png", "--data_dir=FOLDER"], "--data_dir is of the evaluation split"),
+        (["--images=FOLDER/a.png", "--data_dir=FOLDER"], "--data_dir is for the evaluation split"),
     ],
 )
 def test_bad_input_is_one_line(workdir, tmp_path, capsys, flags, message):

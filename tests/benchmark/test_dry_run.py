@@ -67,8 +67,8 @@ def test_gradients_of_grouped_convolutions_are_of_each_devices_images(tmp_path):
     ("flags", "said"),
     [
         (["--devices=0"], "devices must be a whole number of at least 1"),
-        (["--json=/nowhere/at/all.json"], "it is a folder, or in none"),
-        (["--json=/tmp"], "it is a folder, or in none"),
+        (["--json=/nowhere/at/all.json"], "it is a folder, or its folder is missing"),
+        (["--json=/tmp"], "it is a folder, or its folder is missing"),
         (["--config.batch_sizes=3"], "nearest: batch_size"),
         (["--colour"], "unknown flag"),
         (["--target=v5e:2x2", "--devices=4"], "leave --processes and --devices out"),

@@ -171,7 +171,7 @@ def test_all_finished(file, tmp_path, capsys):
         ("--slurm=--comment='", "argument --slurm: --comment=': No closing quotation"),
         ("--print -- --config.lrr=1", "unknown config field 'lrr'; nearest: lr"),
         ("--print -- --watch", "--watch is for aggnets eval"),
-        ("--print -- --workdir=other", "a sweep trains below its --workdir"),
+        ("--print -- --workdir=other", "a sweep trains below its own --workdir"),
         ("--print -- --seeds=3", "unknown flag '--seeds'; allowed: --allow_config_change"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_run_of_another_config_is_refused_before_anything_starts(file, tmp_pat
 def test_without_slurm_its_command_can_still_be_seen(file, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run(f"--config={file}", f"--workdir={tmp_path / 'runs'}", "--slurm") == 2
-    assert "there is no SLURM here: no sbatch; --dry_run prints" in capsys.readouterr().err
+    assert "there is no SLURM here (no sbatch); --dry_run prints" in capsys.readouterr().err
 
 
 def test_an_array_trains_each_row(file, stand_in, slurm, tmp_path, capfd, monkeypatch):
