@@ -150,6 +150,10 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Return the step of the latest checkpoint; -1 if there is none."""
         return max(self._steps(LATEST), default=-1)
 
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints, ascending."""
+        return sorted({*self._steps(LATEST), *self._steps(BEST)})
+
     def _steps(self, folder: str) -> list[int]:
         # A manager would make a folder that is not there, or fail on its own terms.
         if not (self._workdir / folder).is_dir():
