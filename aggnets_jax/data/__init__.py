@@ -19,6 +19,7 @@ from aggnets_jax.data.batches import (
 from aggnets_jax.data.dataset_info import (
     DatasetInfo,
     describe,
+    describe_known,
     evaluation_split,
     unnamed_classes,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "StreamedData",
     "as_they_are",
     "describe",
+    "describe_known",
     "eval_batches",
     "evaluation_split",
     "file_batches",
