@@ -61,7 +61,7 @@ class Setup:
 
     @functools.cached_property
     def counts(self) -> dict[str, Count]:
-        """Parameters and multiply-adds of each part of the network."""
+        """Costs of each part of the network for one image."""
         return self.task.count(self.network, self.info.image_shape)
 
     @property
