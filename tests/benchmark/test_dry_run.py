@@ -90,8 +90,8 @@ def test_a_detector_has_the_first_size_of_training():
     ("flags", "said"),
     [
         (["--devices=0"], "devices must be a whole number of at least 1"),
-        (["--json=/nowhere/at/all.json"], "it is a folder, or in none"),
-        (["--json=/tmp"], "it is a folder, or in none"),
+        (["--json=/nowhere/at/all.json"], "it is a folder, or its folder is missing"),
+        (["--json=/tmp"], "it is a folder, or its folder is missing"),
         (["--config.batch_sizes=3"], "nearest: batch_size"),
         (["--colour"], "unknown flag"),
         (["--target=v5e:2x2", "--devices=4"], "leave --processes and --devices out"),
