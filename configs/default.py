@@ -40,8 +40,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): trace these steps for TensorBoard's profiler
 
-    # Where metrics are shown, besides the workdir's JSON lines: tensorboard | wandb | mlflow | clu,
-    # and arguments of each, such as {"wandb": {"project": "digits"}}: docs/training.md
+    # Services that get the metrics, too: tensorboard | wandb | mlflow | clu. tracker_args has the
+    # arguments of each, such as {"wandb": {"project": "digits"}}: docs/training.md
     config.trackers = ("tensorboard",)
     config.tracker_args = ml_collections.ConfigDict()
 
