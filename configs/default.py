@@ -107,6 +107,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.init_from = placeholder(str)  # workdir of a run, a file of weights, hf-hub:USER/NAME
     config.init_checkpoint = "latest"  # checkpoint of the workdir: latest | best | number of a step
 
+    # ---- a teacher, whose outputs are targets beside the labels: docs/distillation.md
+    config.teacher = placeholder(str)  # workdir of a trained classifier; None: no teacher
+    config.teacher_checkpoint = (
+        "latest"  # checkpoint of the workdir: latest | best | number of a step
+    )
+    config.teacher_args = ml_collections.ConfigDict()  # such as {"temperature": 2.0}
+
     # ---- modules of your own that register patterns, units, families, data sets: docs/plugins.md
     config.plugins = ()  # names of modules, such as ("my_networks",)
 
