@@ -109,9 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # ---- a teacher, whose outputs are targets beside the labels: docs/distillation.md
     config.teacher = placeholder(str)  # workdir of a trained classifier; None: no teacher
-    config.teacher_checkpoint = (
-        "latest"  # checkpoint of the workdir: latest | best | number of a step
-    )
+    config.teacher_checkpoint = "latest"  # checkpoint of the teacher: latest | best | step
     config.teacher_args = ml_collections.ConfigDict()  # such as {"temperature": 2.0}
 
     # ---- modules of your own that register patterns, units, families, data sets: docs/plugins.md
