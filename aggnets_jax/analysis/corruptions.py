@@ -279,7 +279,9 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> Figure:
         places = np.arange(len(names)) + (number + 0.5) * width - 0.4
         style = {"color": f"C{number}"}
         heights = [100 * own[name] for name in names]
-        label = f"{network}, mean {np.mean(heights):.1f} %"
+        # A longer name of a folder would leave no place for the bars.
+        shown = network if len(network) <= 40 else f"...{network[-37:]}"
+        label = f"{shown}, mean {np.mean(heights):.1f} %"
         axes.bar(places, heights, width, label=label, **style)
         if CLEAN in own:
             axes.axhline(100 * own[CLEAN], linestyle="--", linewidth=1, **style)
