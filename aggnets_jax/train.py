@@ -13,6 +13,7 @@ from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
+from aggnets_jax.convert.teacher import with_teacher
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import PathLike, any_path, write_json, write_text
@@ -140,6 +141,8 @@ def train_and_evaluate(
                 most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
+            if config.teacher is not None:
+                training = with_teacher(training, setup, preprocess, mesh)
             rates = Rates(setup.schedule, total_steps)
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)

@@ -258,7 +258,7 @@ def _export(
     else:
         cut, kept = _least(ablation, rows["links"], options.export_least)
         if kept:
-            print(f"must stay, though they matter less: {sets_lib.to_text(kept)}")
+            print(f"links that matter less, but must stay: {sets_lib.to_text(kept)}")
     restored = ablation.restored._replace(variables=ablation.variables_without(cut))
     batch = next(iter(ablation.batches))
     export(restored, ablation.stages, cut, options.export, batch=batch, seed=seed)

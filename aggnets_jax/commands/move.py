@@ -17,9 +17,9 @@ from aggnets_jax.export import FORMATS
 @command(
     "export",
     *(WORKDIR, CHECKPOINT, SEED),
-    flag("--format", "of the program", choices=FORMATS, required=True),
+    flag("--format", "format of the program", choices=FORMATS, required=True),
     flag("--output", "new file, or new folder of a savedmodel", required=True, metavar="PATH"),
-    switch("--fold_batch_norm", "make normalisations that follow a convolution a part of it"),
+    switch("--fold_batch_norm", "merge normalisations into the convolutions before them"),
     compiles=True,
 )
 def export(flags: argparse.Namespace) -> None:
@@ -29,9 +29,9 @@ def export(flags: argparse.Namespace) -> None:
         aggnets export --workdir=runs/digits --format=onnx --output=digits.onnx
         aggnets export --workdir=runs/digits --format=stablehlo --output=digits.stablehlo
 
-    The program takes stored images, uint8 [batch, height, width, channels], normalises them and
-    returns logits. It has any batch size, and the names of the classes beside it. It is run once,
-    and compared with the network, before PATH is written.
+    The program takes stored images, uint8 [batch, height, width, channels], of any batch size. It
+    normalises them and returns logits. The names of the classes are stored with it. Before PATH is
+    written, the program runs once and is compared with the network.
     """
     from aggnets_jax.export.runs import export_network
 
@@ -54,18 +54,18 @@ def _check_pushes(flags: argparse.Namespace) -> None:
 
 @command(
     "push",
-    flag("repository", "on the Hub, made if it is not there", metavar="hf://USER/NAME"),
+    flag("repository", "repository on the Hub, new or existing", metavar="hf://USER/NAME"),
     *(WORKDIR, CHECKPOINT, SEED),
     switch("--private", "make a new repository private"),
     check=_check_pushes,
 )
 def push(flags: argparse.Namespace) -> None:
-    """Write a trained classifier to the Hugging Face Hub, with a model card.
+    """Share a trained classifier on the Hugging Face Hub, with a model card.
 
     Example:
         aggnets push hf://USER/NAME --workdir=runs/digits
 
-    Anybody may then use it by the name hf-hub:USER/NAME. Log in first: hf auth login.
+    Others can then use it as hf-hub:USER/NAME. Log in first: hf auth login.
     """
     from aggnets_jax.convert.on_hub import push
 

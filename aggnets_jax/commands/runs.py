@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aggnets_jax.ablation import PENALTIES
-from aggnets_jax.analysis import ANALYSES, first_line
+from aggnets_jax.analysis import ANALYSES, OF_ALL_SEEDS, first_line
 from aggnets_jax.cli import Parser
 from aggnets_jax.commands.command import (
     CHECKPOINT,
@@ -243,7 +243,9 @@ def analyse(flags: argparse.Namespace) -> None:
     if flags.analysis not in _OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
-        inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
+        if flags.analysis not in OF_ALL_SEEDS:
+            restored = restored._replace(variables=restored.variables_at(flags.seed))
+        inputs.append(restored)
     output = make_folder(flags.output or any_path(flags.workdir) / "analysis")
     note(f"computing {flags.analysis}")
     importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)

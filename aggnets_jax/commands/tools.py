@@ -253,7 +253,7 @@ def benchmark(flags: argparse.Namespace) -> None:
     flag("--manual_dir", "folder with the original files, if TFDS can't download them"),
     flag(
         "--file_format",
-        "tfrecord, the default, or array_record, whose records are read in any order",
+        "tfrecord, the default, or array_record, which can be read in any order",
         choices=("tfrecord", "array_record"),
     ),
 )

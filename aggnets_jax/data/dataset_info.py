@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import ml_collections
 import numpy as np
 
+from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes
 from aggnets_jax.errors import UserError, one_line, unknown
@@ -141,6 +142,29 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
         std=std,
         resident=resident,
         resized=resized,
+    )
+
+
+def describe_known(config: ml_collections.ConfigDict) -> DatasetInfo:
+    """Describe a config's data set without opening it, as `describe` does.
+
+    There are no names of classes and no evaluation split. Raise `UserError` if it is not `KNOWN`.
+    """
+    known, name = known_data(config), config.data.name
+    mean, std = normalisation(config.data, name, known.image_shape[-1])
+    return DatasetInfo(
+        name=name,
+        num_classes=known.num_classes,
+        class_names=(),
+        image_shape=known.image_shape,
+        num_train=num_train(config),
+        num_eval=0,
+        train_split=config.data.train_split,
+        eval_split="",
+        mean=mean,
+        std=std,
+        resident=False,
+        resized=known.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
     )
 
 

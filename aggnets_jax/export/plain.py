@@ -70,7 +70,7 @@ class _Layer:
 
     @property
     def dtype(self) -> np.dtype:
-        return self.equation.outvars[0].aval.dtype
+        return self.equation.outvars[0].aval.dtype  # type: ignore[attr-defined]
 
     def followed_by(self, scale: np.ndarray | float, shift: np.ndarray | float) -> "_Layer":
         """Return the layer, then multiplied and shifted."""
@@ -135,7 +135,7 @@ def _bind(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
         results = equation.primitive.bind(*given, **equation.params)
         return list(results) if equation.primitive.multiple_results else [results]
 
-    sizes = [size for variable in equation.outvars for size in variable.aval.shape]
+    sizes = [size for variable in equation.outvars for size in variable.aval.shape]  # type: ignore[attr-defined]
     if all(map(_is_known, given)) and all(isinstance(size, int) for size in sizes):
         with jax.ensure_compile_time_eval():
             return [np.asarray(result) for result in compute()]

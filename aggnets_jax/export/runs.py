@@ -83,7 +83,7 @@ def export_network(
         made = Path(made, place.name)
         difference = _write(program, form, made)
         if is_url(place):
-            (upload_folder if made.is_dir() else upload)(made, place)
+            (upload_folder if made.is_dir() else upload)(made, place)  # type: ignore[attr-defined]
         else:
             os.replace(made, place)
     print(

@@ -61,6 +61,10 @@ class Task(abc.ABC):
         """Describe the data set of a config."""
         return data.describe(config.data)
 
+    def describe_known(self, config: Config) -> data.DatasetInfo:
+        """Describe a data set without opening it; raise `UserError` if its sizes are not known."""
+        return data.describe_known(config)
+
     def batch_shapes(
         self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
@@ -89,7 +93,7 @@ class Task(abc.ABC):
         return create_configured_model(config, num_classes)
 
     def count(self, network: nn.Module, image_shape: Sequence[int]) -> dict[str, Count]:
-        """Count the parameters and multiply-adds of each part of a network for one image."""
+        """Count the costs of each part of a network for one image."""
         return count(network, image_shape)
 
     def trained_model(self, network: nn.Module) -> Any:

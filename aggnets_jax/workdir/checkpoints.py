@@ -31,7 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from aggnets_jax.buckets import is_storage_error, is_url
+from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
@@ -150,11 +150,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Return the step of the latest checkpoint; -1 if there is none."""
         return max(self._steps(LATEST), default=-1)
 
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints, ascending."""
+        return sorted({*self._steps(LATEST), *self._steps(BEST)})
+
     def _steps(self, folder: str) -> list[int]:
-        # A manager would make a folder that is not there, or fail on its own terms.
-        if not (self._workdir / folder).is_dir():
-            return []
-        return sorted(self._manager(folder).all_steps())
+        place = self._workdir / folder
+        with storage(place) if is_url(place) else contextlib.nullcontext():
+            # A manager would make a folder that is not there, or fail on its own terms.
+            if not place.is_dir():
+                return []
+            return sorted(self._manager(folder).all_steps())
 
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
         """Read items of a checkpoint, and compare them with their checksums.

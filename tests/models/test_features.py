@@ -15,7 +15,7 @@ from tests.models.test_sparsenet import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
 
-FAST = ("sparsenet_bc", "resnet_cifar")
+FAST = ("sparsenet_bc",)
 
 # Parts of the names of families in which something averages over all positions, or is normalised
 # by them: dilation adds positions to these.
@@ -84,7 +84,7 @@ def test_preactivated_levels_are_normalised_as_by_hcgnet_s_authors():
     }
 
 
-@pytest.mark.parametrize("family", each(TINY, FAST[:1]))
+@pytest.mark.parametrize("family", each(TINY, FAST))
 def test_dilated_levels_are_the_same_at_the_positions_of_the_original(family):
     stride = 4 if input_shape(family)[0] > 32 else 1
     if family.startswith(UNDILATED):
@@ -115,10 +115,11 @@ def test_dilated_levels_are_the_same_at_the_positions_of_the_original(family):
             [("stem", 8, 1), ("stage1", 16, 1), ("stage2", 16, 2), ("stage3", 16, 4)],
         ),
         # The last stage of each stride; what comes before stride 4 is level 0, as in timm.
-        (
+        pytest.param(
             "efficientnet_b0",
             {"out_indices": (0, 1, 4)},
             [("stage1", 16, 2), ("stage2", 24, 4), ("stage7", 320, 32)],
+            marks=pytest.mark.slow,
         ),
         (
             "resnet18",
@@ -133,6 +134,7 @@ def test_levels_are_known_without_running(name, arguments, expected):
         assert [tuple(info) for info in model.feature_info] == expected
 
 
+@pytest.mark.slow
 def test_recomputed_layers_give_the_same_levels():
     # The normalisation of a stage is inside a layer, whose inputs have other names there.
     _, variables, levels, images = made("preact_resnet")

@@ -98,7 +98,8 @@ def test_a_run_that_stops_is_not_finished(recorder, tmp_path):
 def test_a_failing_tracker_is_left_and_the_others_go_on(place, recorder, tmp_path, capsys):
     config = make_config("recorder", "tensorboard", recorder={"fails_at": place})
     log_in_two_starts(tmp_path, config)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").open()]
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    steps = [json.loads(line)["step"] for line in lines]
     assert steps == [1, 2, 2, 3, 4]
     assert list((tmp_path / "tensorboard").iterdir())
     told = capsys.readouterr().err.splitlines()

@@ -64,7 +64,7 @@ def open_file(path: Path) -> Opened:
             f"{path} has no x_train and y_train, or train_images and train_labels,"
             f" but {there or 'nothing'}"
         )
-    splits = {split: _examples(*arrays[split], f"{names[split][0]} of {path}") for split in names}
+    splits = {split: _examples(*arrays[split], f"{names[split][0]} of {path}") for split in names}  # type: ignore[call-arg]
     shapes = {examples._images.shape[1:] for examples in splits.values()}
     if len(shapes) > 1:
         raise UserError(f"the splits of {path} have images of several shapes")
