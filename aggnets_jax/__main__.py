@@ -1,4 +1,4 @@
-"""`python -m aggnets_jax`, which is the command `aggnets`."""
+"""Make `python -m aggnets_jax` the same as the command `aggnets`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Buckets, gs:// and s3://: how their clients are set up, and their errors as one line.
+"""Buckets, gs:// and s3://: the settings of their clients, and their errors as one line.
 
-etils' `epath.Path` reads and writes objects through the packages gcsfs and s3fs. These repeat a
-request that failed for about half a minute, so an error that arrives here has lasted.
+etils' `epath.Path` reads and writes objects through the packages gcsfs and s3fs. They repeat failed
+requests for about half a minute, so an error here has lasted that long.
 """
 
 import contextlib
@@ -93,7 +93,7 @@ def bucket_path(url: str) -> epath.Path:
 
 @functools.cache
 def _check_access(bucket: str) -> None:
-    """Ask for what each command needs of a bucket; raise as `bucket_path` does."""
+    """Check that a bucket exists and can be read; raise as `bucket_path` does."""
     scheme, _, name = bucket.partition("://")
     client = file_system(epath.Path(bucket))
     try:

@@ -1,4 +1,4 @@
-"""What all programs share: mistakes are reported in one line, and each kind has an exit code."""
+"""Command lines of all programs: parsing, errors as one line, and exit codes."""
 
 import argparse
 import logging
@@ -13,6 +13,7 @@ import absl.logging
 from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
 from aggnets_jax.runtime.interrupts import ignore_signals
+from aggnets_jax.runtime.streams import BROKEN_PIPE
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         """Parse a command line.
 
         Args:
-          arguments: words of the command line; default those of the process.
+          arguments: words of the command line; default: the words of this process.
 
         Returns:
           The flags. If the parser has a default for `overrides`, that field lists the fields of the
@@ -85,7 +86,7 @@ def _with_flag_files(words: list[str]) -> list[str]:
 
 
 def exit_code(program: Callable[[], int | None]) -> int:
-    """Run a program and return its exit code, or that of the error that it reports on stderr."""
+    """Run a program and return its exit code; report an error on stderr and return its code."""
     # These print errors that they then raise or handle: Orbax, TFDS, and two clients.
     absl.logging.set_verbosity(absl.logging.FATAL)
     for name in ("asyncio", "gcsfs"):
@@ -97,6 +98,10 @@ def exit_code(program: Callable[[], int | None]) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
     try:
         return program() or 0
+    except SystemExit as end:
+        if end.code == 1:  # rich's way to end at a broken pipe
+            return BROKEN_PIPE
+        raise
     except Stopped as stop:
         ignore_signals()  # SLURM sends a second one
         print(stop, file=sys.stderr)
@@ -105,11 +110,31 @@ def exit_code(program: Callable[[], int | None]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            return BROKEN_PIPE
         if not is_storage_error(error):
+            if problem := _problem_of_devices():
+                print(f"error: {problem}", file=sys.stderr)
+                return UserError.exit_code
             raise
         # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
+
+
+def _problem_of_devices() -> str | None:
+    """Return why JAX has no devices, which any use of it may have met first, or None."""
+    if "jax" not in sys.modules:
+        return None
+    import jax
+
+    try:
+        jax.devices()
+    except Exception as error:  # an AssertionError for a platform without its plugin
+        wanted = jax.config.jax_platforms
+        where = f"JAX_PLATFORMS={wanted}" if wanted else "this machine"
+        return f"JAX can't use the devices of {where}: {one_line(error)}"
+    return None
 
 
 def _report_unraisable(unraisable: Any) -> None:

@@ -20,7 +20,15 @@ from aggnets_jax.errors import UserError, unknown
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
     *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "plugins"),
-    *("profile_steps", "paper.error", "paper.error_top5", "paper.remark", "paper.source"),
+    *(
+        "profile_steps",
+        "trackers",
+        "tracker_args",
+        "paper.error",
+        "paper.error_top5",
+        "paper.remark",
+        "paper.source",
+    ),
 )
 
 # Fields that an evaluation may change, since they change no result but by rounding.
@@ -36,13 +44,13 @@ _RANGES = {
         *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),
     ),
     (0, float("inf"), "at least 0 and finite"): (
-        *("lr", "weight_decay", "grad_clip_norm", "strength"),
+        *("lr", "weight_decay", "grad_clip_norm", "strength", "sam_radius"),
     ),
     (0, 1, "in [0, 1)"): ("momentum", "label_smoothing", "ema_decay"),
 }
 
 _CHOICES = {
-    "task": ("classification", "detection", "link_weights"),
+    "task": ("classification", "detection", "multilabel", "link_weights"),
     "dtype": ("float32", "bfloat16"),
     "weight_decay_on": ("all", "kernels"),
     "sharding": ("replicated", "fsdp"),
@@ -142,8 +150,7 @@ def override_evaluation(config: ml_collections.ConfigDict, overrides: Sequence[s
         name, value = _parsed(override)
         if name not in OF_EVALUATION:
             raise UserError(
-                f"an evaluation has the run's config.{name}; it may change"
-                f" {', '.join(OF_EVALUATION)}"
+                f"an evaluation uses the run's config.{name}; it may set {', '.join(OF_EVALUATION)}"
             )
         set_field(config, name, value)
     check(config)
@@ -246,15 +253,21 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
     """Return the number of updates in a run on `num_train` training examples.
 
     Raises:
-      UserError: if the epochs of the config are less than half a step.
+      UserError: if the epochs of the config are less than half a step, or 2**31 steps or more.
     """
     if config.total_steps is not None:
         return config.total_steps
-    if steps := round(config.total_epochs * num_train / config.batch_size):
+    steps = round(config.total_epochs * num_train / config.batch_size)
+    if steps >= 2**31:
+        raise UserError(
+            f"config.total_epochs {config.total_epochs:g} are {steps:.3g} steps; allowed: below"
+            " 2**31"
+        )
+    if steps:
         return steps
     raise UserError(
-        f"config.total_epochs {config.total_epochs:g} is no step: {num_train} images are"
-        f" {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
+        f"config.total_epochs {config.total_epochs:g} is less than half a step: {num_train} images"
+        f" are {num_train / config.batch_size:.3g} batches of {config.batch_size}; set"
         " config.total_steps, a smaller config.batch_size, or at least"
         f" {config.batch_size / max(1, num_train):.3g} epochs"
     )
@@ -309,6 +322,12 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.ema_warmup and not config.ema_decay:
         raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
+    if config.ema_decay and config.optimizer.startswith("schedule_free"):
+        raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
+    if config.progressive and config.num_seeds > 1:
+        raise UserError("config.progressive is for one seed at a time: set config.num_seeds=1")
+    if not 0 < config.layer_decay <= 1:
+        raise UserError(f"config.layer_decay must be in (0, 1], got {config.layer_decay}")
     for name in ("mean", "std"):
         if not all(type(v) in (int, float) and abs(v) < 2.0**127 for v in config.data[name]):
             raise UserError(f"config.data.{name} must be finite numbers, got {config.data[name]}")
@@ -321,4 +340,4 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise unknown(f"config.{path}", group[name], allowed)
     for name, source in (("num_classes", "data"), ("input_shape", "data"), ("dtype", "config")):
         if name in config.model.args:
-            raise UserError(f"config.model.args.{name} can't be set: it is that of the {source}")
+            raise UserError(f"config.model.args.{name} can't be set: the {source} gives it")

@@ -9,7 +9,7 @@ _LISTED = 12  # allowed names that a message lists
 
 
 class UserError(ValueError):
-    """Bad input; the message says in one line what was wrong and what is allowed."""
+    """Bad input. The message is one line: the mistake, and the allowed values."""
 
     exit_code = 2
 
@@ -19,7 +19,7 @@ class UserError(ValueError):
 
 
 class Damaged(UserError):
-    """A checkpoint at `path` whose content differs from the saved state; `reason` says how."""
+    """A damaged checkpoint at `path`: its content differs from the saved state by `reason`."""
 
     def __init__(self, path: PurePath, reason: str) -> None:
         super().__init__(f"checkpoint {path} is damaged: {reason}")
@@ -28,11 +28,11 @@ class Damaged(UserError):
 
 
 class OtherArrays(UserError):
-    """A whole checkpoint at `path` with other arrays than expected; `reason` says which."""
+    """An intact checkpoint at `path` with other arrays than expected; `reason` names them."""
 
     def __init__(self, path: PurePath, reason: str) -> None:
         super().__init__(
-            f"checkpoint {path} is whole, but of another network, precision (JAX_ENABLE_X64) or"
+            f"checkpoint {path} is intact, but of another network, precision (JAX_ENABLE_X64) or"
             f" version of aggnets_jax: {reason}"
         )
         self.path = path

@@ -1,4 +1,4 @@
-"""The one evaluation path: of a state in training, and of a checkpoint alone."""
+"""Evaluation, of a state during training and of a checkpoint."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def evaluate(
       each in the list `seeds`. None if it was interrupted.
 
     Raises:
-      UserError: an image is not what it should be, or all are skipped.
+      UserError: if an image is damaged or of another shape, or all are skipped.
     """
     gathered, ahead = task.start_gathering(batches), None
     for batch in counted(batches, len(batches), "batches of the evaluation"):
@@ -95,6 +95,7 @@ def evaluate_checkpoint(
     data_dir: str | None = None,
     *,
     data_name: str | None = None,
+    split: str | None = None,
     overrides: Sequence[str] = (),
     interrupted: Callable[[], object] = lambda: False,
 ) -> dict[str, Any] | None:
@@ -103,9 +104,10 @@ def evaluate_checkpoint(
     A task with outputs for each example writes these to `results.json`: for detection the objects
     in COCO's format of results.
 
-    `which` is as for `restore_network`, `data_dir` and `data_name` are as for `evaluation_batches`,
-    `overrides` as for `config.override_evaluation`, and the result is as for `evaluate`, with the
-    `step`. The result on another data set than the run's is not written.
+    `which` is as for `restore_network`, `data_dir` as for `evaluation_batches`, `data_name` and
+    `split` are those of another data set as for `other_evaluation`, `overrides` are as for
+    `config.override_evaluation`, and the result is as for `evaluate`, with the `step`. The result
+    on another data set than the run's is not written.
 
     Raises:
       UserError: if there is no such checkpoint, or the data set is missing or has other classes.
@@ -117,9 +119,12 @@ def evaluate_checkpoint(
     restored = restore_network(workdir, which, mesh_lib.replicated(mesh), keep_loops=True)
     config, task = restored.config, get_task(restored.config)
     override_evaluation(config, overrides)
-    batches = evaluation_batches(restored, mesh, data_dir, data_name)
+    if data_name is None:
+        model, batches = restored.model, evaluation_batches(restored, mesh, data_dir)
+    else:
+        model, batches = other_evaluation(restored, mesh, data_name, data_dir, split)
     preprocess = task.make_preprocess(config, restored.info)
-    eval_step = make_eval_step(task, restored.model, preprocess, config.num_seeds)
+    eval_step = make_eval_step(task, model, preprocess, config.num_seeds)
     note(f"evaluating {batches.num_examples} images")
     results: list[Any] = []
     metrics = evaluate(
@@ -143,45 +148,88 @@ def evaluate_checkpoint(
 
 
 def evaluation_batches(
-    restored: Restored, mesh: Mesh, data_dir: str | None = None, data_name: str | None = None
+    restored: Restored, mesh: Mesh, data_dir: str | None = None
 ) -> data.EvalBatches:
     """Open the evaluation split of a restored network's data set.
 
     The data set is in `data_dir`, which replaces the one in `restored.config`; None: the run's.
-    `data_name` is another data set of the same classes, which need no training split; its images
-    are resized to the network's.
 
     Raises:
       UserError: if the data set is missing or has other classes, or batches can't be divided.
     """
+    if not restored.info.num_train:  # the weights come from a file, without data
+        name = restored.config.data.name
+        model, batches = other_evaluation(restored, mesh, name, data_dir)
+        if model is not restored.model:
+            raise UserError(f"data set {name} has a part of the classes: name it by --data")
+        return batches
     config, task = restored.config, get_task(restored.config)
     if data_dir is not None:
         config.data.data_dir = data_dir
-    if data_name is None and not restored.info.num_train:
-        data_name = config.data.name  # the weights come from a file, without data
-    if data_name is not None:
-        config.data.update({"name": data_name, "resident": "never", "eval_split": None})
-        config.data.image_size = restored.info.image_shape[0]
-        config.data.train_split = data.evaluation_split(config.data)
-    _check_same_classes(restored.info, task.describe(config))
+    info = task.describe(config)
+    if restored.info.class_names != info.class_names:
+        raise data.other_classes(restored.info, info)
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     return task.eval_data(config, mesh_lib.batch_sharding(mesh))
 
 
-def _check_same_classes(trained: data.DatasetInfo, evaluated: data.DatasetInfo) -> None:
-    unnamed = data.unnamed_classes(evaluated.num_classes)
-    if trained.class_names == unnamed != evaluated.class_names:
-        first = evaluated.class_names[0]
-        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
-    elif trained.class_names != evaluated.class_names:
-        before, now = {*trained.class_names}, {*evaluated.class_names}
-        new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
+def other_evaluation(
+    restored: Restored,
+    mesh: Mesh,
+    name: str,
+    data_dir: str | None = None,
+    split: str | None = None,
+    *,
+    whole: bool = False,
+) -> tuple[Any, data.EvalBatches]:
+    """Open another data set than the one on which a network has learnt.
+
+    The set needs no training split, and its images are resized to the network's. It has the
+    network's classes or a part of them, see `data.map_classes`; for detection all of them.
+
+    Args:
+      restored: network.
+      mesh: of the devices.
+      name: of the data set.
+      data_dir: of the data set; None: the run's.
+      split: of the data set; None: "test", "validation" or "val".
+      whole: whether images are resized as a whole, without cutting out their centre.
+
+    Returns:
+      The network, whose logits are the ones of the set's classes, and the batches.
+
+    Raises:
+      UserError: as `evaluation_batches`, or if the images have other channels.
+    """
+    config, task = restored.config.copy_and_resolve_references(), get_task(restored.config)
+    if data_dir is not None:
+        config.data.data_dir = data_dir
+    config.data.update({"name": name, "resident": "never", "eval_split": split})
+    config.data.image_size = restored.info.image_shape[0]
+    config.data.train_split = data.evaluation_split(config.data)
+    info = task.describe(config)
+    channels, own = info.image_shape[-1], restored.info.image_shape[-1]
+    if channels != own:
         raise UserError(
-            one_line(
-                f"data set {evaluated.name} has other classes than the checkpoint's:"
-                f" new are {new or 'none'}; missing are {missing or 'none'}"
-            )
+            f"images of {info.name} have {channels} channels, and the network takes {own}"
         )
+    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    sharding = mesh_lib.batch_sharding(mesh)
+    if config.task != "classification":
+        if restored.info.class_names != info.class_names:
+            raise data.other_classes(restored.info, info)
+        return restored.model, task.eval_data(config, sharding)
+    class_map = data.map_classes(restored.info, info)
+    batches = data.eval_batches(
+        config.data,
+        batch_size=config.eval_batch_size,
+        sharding=sharding,
+        class_map=class_map,
+        whole=whole,
+    )
+    if class_map is None or len(class_map.classes) == restored.info.num_classes:
+        return restored.model, batches
+    return data.Among(restored.model, class_map), batches
 
 
 def watch(
@@ -246,7 +294,7 @@ def _look(workdir: PathLike) -> tuple[int, int]:
 
 
 def _look_together(workdir: PathLike) -> tuple[int, int]:
-    """Return what the first process sees, in all of them."""
+    """Return the first process's result in all processes."""
     return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
 
 

@@ -9,7 +9,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from etils import epath
 
@@ -18,8 +18,8 @@ from aggnets_jax.errors import UserError, one_line
 
 # Most methods of `pathlib.Path` are those of both. etils' class is for buckets alone: on this
 # machine, it overlooks backup files ("notes~"), and removes folders with nothing else as empty.
-AnyPath = Path | epath.Path
-PathLike = str | os.PathLike[str]
+AnyPath: TypeAlias = Path | epath.Path
+PathLike: TypeAlias = str | os.PathLike[str]
 
 # Kinds of JSON data; numbers are within the range of float32.
 _KINDS = {
@@ -81,8 +81,8 @@ def write_json(file: AnyPath, value: Mapping[str, Any]) -> None:
 
 
 def write_text(file: AnyPath, text: str) -> None:
-    """Write a text file as `write_bytes` does."""
-    write_bytes(file, text.encode())
+    """Write a text file as `write_bytes` does; what is no UTF-8 in names of files is escaped."""
+    write_bytes(file, text.encode(errors="backslashreplace"))
 
 
 def write_figure(file: AnyPath, figure: Any, **how: Any) -> None:
@@ -140,7 +140,7 @@ def whole_file(file: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled_folder(folder: AnyPath) -> Iterator[Path]:
-    """Give a folder on this machine to write to: itself, or what is uploaded at the end."""
+    """Give a folder on this machine to write to; for a folder in a bucket, upload it at the end."""
     if not is_url(folder):
         yield folder
         return

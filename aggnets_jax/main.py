@@ -1,10 +1,11 @@
 """The command `aggnets`: its list of subcommands, and `main`, which runs one of them.
 
-Exit codes: 0 done; 2 something in the input is wrong; 3 the run diverged; 74 something could not be
-written; 75 a signal stopped the run, which saved its state and goes on with the same command; 76
-another of several processes was lost; 130 and 143 a signal ended the command at once.
+Exit codes: 0 done; 2 an input is wrong; 3 the run diverged; 74 a file could not be written; 75 a
+signal stopped the run, which saved its state and can be resumed with the same command; 76 another
+of several processes was lost; 130 and 143 a signal ended the command at once; 141 nobody reads its
+output any more.
 
-Nothing that takes time is imported before `main` has begun to heed signals.
+Slow modules are imported only after `main` has installed the handlers of signals.
 """
 
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 
 from aggnets_jax.runtime.interrupts import end_at_signals
 from aggnets_jax.runtime.notes import note
+from aggnets_jax.runtime.streams import flush_streams, open_streams
 
 
 def overview() -> str:
@@ -25,7 +27,7 @@ def overview() -> str:
     lines += [
         "",
         "aggnets COMMAND --help shows its flags and an example.",
-        "--flagfile=FILE takes flags of any command from a file with one in each line.",
+        "--flagfile=FILE reads flags of any command from a file, one in each line.",
     ]
     return "\n".join(lines)
 
@@ -34,17 +36,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     Args:
-      arguments: words after `aggnets`; default those of the process, which then ends with one line
-        at a signal.
+      arguments: words after `aggnets`; by default the words of this process, which then ends with
+        one line at a signal.
     """
     if arguments is None:
         end_at_signals()
+        open_streams()
     from aggnets_jax.cli import exit_code
 
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(overview())
-        return 0
+    code = 0
     try:
         code = exit_code(lambda: _run(words))
     except Exception:  # a defect; but the other processes of a run must not wait for this one
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         traceback.print_exc()
         code = 1
+    finally:
+        if arguments is None:
+            code = flush_streams(code)
     if code and "jax" in sys.modules:
         from aggnets_jax.runtime.distributed import leave
 
@@ -60,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(words: Sequence[str]) -> int | None:
+    if not words or words[0] in ("-h", "--help"):
+        print(overview())
+        return 0
     import shlex
 
     from aggnets_jax import commands

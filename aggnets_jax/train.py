@@ -1,4 +1,4 @@
-"""`train_and_evaluate(config, workdir)`: the whole loop, top to bottom."""
+"""`train_and_evaluate(config, workdir)`: the training loop, from top to bottom."""
 
 import contextlib
 import sys
@@ -9,11 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
+from aggnets_jax.convert.teacher import with_teacher
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import PathLike, any_path, write_json, write_text
@@ -25,7 +25,7 @@ from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.metrics import evaluation_metrics, training_metrics
 from aggnets_jax.training.optimizer import highest_learning_rate
-from aggnets_jax.training.schedules import low_peak
+from aggnets_jax.training.schedules import Rates, low_peak
 from aggnets_jax.training.setup import set_up
 from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
@@ -43,6 +43,7 @@ from aggnets_jax.workdir.progress import (
     print_training,
 )
 from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
+from aggnets_jax.workdir.trackers import check_trackers
 
 
 def train_and_evaluate(
@@ -52,37 +53,37 @@ def train_and_evaluate(
     allow_config_change: bool = False,
     task: Task | None = None,
 ) -> dict[str, Any]:
-    """Train a network, or go on training it, and evaluate it.
+    """Train a network, or resume its training, and evaluate it.
 
-    The result depends on the config alone: a run that was stopped at any moment and started again
-    has the same parameters and metrics, to the bit, as one that was not.
+    The result depends only on the config: a run that was stopped at any moment and resumed ends
+    with the same bits, in parameters and metrics, as one that was not.
 
     Args:
       config: differences from `configs/default.py`, or a whole config.
-      workdir: directory for checkpoints, metrics and the summary, local or in a bucket; new, or of
-        a run of the same config, which is then continued. Several processes share it.
-      allow_config_change: whether the run so far may have had another config or data set; the
-        summary then says what changed, and at which step.
-      task: what to train for; None: the task that the config names.
+      workdir: directory for checkpoints, metrics and the summary, local or in a bucket: a new one,
+        or the one of a run with the same config, which is then resumed. Several processes share it.
+      allow_config_change: whether to resume a run with another config or data set; the summary then
+        lists the changes and their steps.
+      task: task to train for; None: the task that the config names.
 
     Returns:
       The content of `workdir/summary.json`; see `provenance.summarise`.
 
     Raises:
-      UserError: for a config that fits no run, and the workdir is then left as it was; for data
-        that can't be read, and a process alone then saves the state.
-      Diverged: when the loss or a gradient is NaN or infinite, at more steps than
+      UserError: for a wrong config, without changes to the workdir; for data that can't be read,
+        after a single process has saved the state.
+      Diverged: if the loss or a gradient is NaN or infinite, at more steps than
         `config.skip_nonfinite_steps` allows.
       Stopped: after SIGTERM or SIGINT, when the state is saved.
-      Unsaved: if the state that the run ends or stops with can't be saved.
+      Unsaved: if the final state of the run can't be saved.
       OSError: if another file of the workdir can't be written.
     """
     with contextlib.ExitStack() as stack:
-        # Until there is something to save, a command ends by itself, unless others wait for it.
+        # Before there is a state to save, a signal ends the process, unless others wait for it.
         alone = jax.process_count() == 1 and ends_at_signals()
         stop = stack.enter_context(StopRequest(listen=not alone))
 
-        # ---- Set up: everything that can be wrong with the config, its data and the devices.
+        # ---- Set up. Mistakes in the config, the data and the devices show here.
         note("opening the data set, and counting the network")
         config = config_lib.resolve(config)
         task = task or get_task(config)
@@ -90,6 +91,7 @@ def train_and_evaluate(
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
+        check_trackers(config)
         config_json = config_lib.to_json(config)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
@@ -120,7 +122,7 @@ def train_and_evaluate(
             state = setup.state_from(task.replace_network(variables, replace), mesh)
         start = step = logged = state.updates
         if start > total_steps:
-            raise UserError(f"the run has {start} steps already, and the config {total_steps}")
+            raise UserError(f"the run has {start} steps, more than the config's {total_steps}")
         if start < total_steps and (revision := commit()) not in (None, *progress.commits):
             progress.commits.append(revision)
         print_setup(setup, network, mesh, state)
@@ -139,8 +141,9 @@ def train_and_evaluate(
                 most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
-            # For the log: a program for each of its lines would wait for the steps.
-            rates = jax.device_get(jax.jit(jax.vmap(setup.schedule))(np.arange(total_steps)))
+            if config.teacher is not None:
+                training = with_teacher(training, setup, preprocess, mesh)
+            rates = Rates(setup.schedule, total_steps)
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
             first, step_fn = training.feed(start), setup.train_step(preprocess, mesh)
@@ -149,7 +152,7 @@ def train_and_evaluate(
             train_steps = CompiledSteps(several, state, first, mesh)
             progress.note_compilation(train_steps.seconds, train_steps.seconds_saved)
 
-        # ---- Nothing of this config was written so far; now the workdir is its own.
+        # ---- From here on, the files of this run are written to the workdir.
         params = at_seed(state.params, 0, config.num_seeds)
         if is_first():
             write_json(workdir / CONFIG, config_json)
@@ -158,7 +161,7 @@ def train_and_evaluate(
                 (workdir / REPORT).unlink(missing_ok=True)
             table = get_parameter_overview(params, include_stats=False)
             write_text(workdir / "parameters.txt", table + "\n")
-        log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
+        log = stack.enter_context(MetricLog(workdir, progress.lines, config, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
         # The step of the log's next line, its sums, and further scalars of the parameters.
         due_line: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None
@@ -171,7 +174,7 @@ def train_and_evaluate(
             (at, totals, observed), due_line = due_line, None
             check_totals(task, totals, config, workdir, mesh)
             metrics = training_metrics(task, totals, config)
-            metrics["train/learning_rate"] = float(rates[at - 1])
+            metrics["train/learning_rate"] = rates.before(at)
             metrics |= {f"train/{name}": float(value) for name, value in observed.items()}
             speed = clock.lap((at - logged) * config.batch_size * config.num_seeds)
             logged = at
@@ -180,12 +183,12 @@ def train_and_evaluate(
             print_training(task, at, total_steps, metrics, speed, config)
 
         def catch_up() -> None:
-            """Wait for the devices; all steps so far are logged and finite then."""
+            """Wait for the devices, log all steps so far, and check that they are finite."""
             write_line()
             check_totals(task, state.totals, config, workdir, mesh)
 
         def save() -> None:
-            """Begin to save the state; the log so far is on the disk before."""
+            """Begin to save the state, after flushing the log to the disk."""
             catch_up()
             with clock.paused():
                 progress.images, progress.seconds = clock.images, clock.seconds
@@ -196,13 +199,13 @@ def train_and_evaluate(
                     progress.lines = log.lines
                     checkpoints.save(state, progress)
 
-        stack.enter_context(_saving_before_an_error(lambda: step > start and save()))
+        stack.enter_context(_saving_before_an_error(lambda: step > start and save()))  # type: ignore[func-returns-value]
         stop.listen()
         while True:
             last = step == total_steps
             stopping = stop.agreed(mesh)
 
-            # ---- Evaluate. A run that is asked to stop does so when it goes on.
+            # ---- Evaluate. A run that is stopping makes up for it when it resumes.
             due = last or (step > 0 and step % config.eval_every_steps == 0)
             if due and not stopping and progress.evaluated < step:
                 catch_up()
@@ -232,7 +235,7 @@ def train_and_evaluate(
                 checkpoints.finish()
             if stopping:
                 raise Stopped(
-                    f"{stopping}: stopped after step {step}; the same command goes on from there"
+                    f"{stopping}: stopped after step {step}; the same command resumes from there"
                 )
             if last:
                 break
@@ -263,9 +266,9 @@ def train_and_evaluate(
 
 @contextlib.contextmanager
 def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
-    """Save the state when the data can't be read, so that nothing need be computed again.
+    """Save the state if the data can't be read, so that nothing has to be computed again.
 
-    Not with several processes, where the others don't know of the error.
+    With several processes nothing is saved, because the others don't know of the error.
     """
     try:
         yield

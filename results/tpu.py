@@ -1,9 +1,9 @@
-"""Compile a network of each family for TPUs that are not here: `python results/tpu.py`.
+"""Compile a network of each family for TPUs, without a TPU: `python results/tpu.py`.
 
-Writes results/tpu.csv, a row for each network, size of images and target: what `aggnets dry-run`
-finds for a training step. It takes minutes for each row on a few cores. A row is written as soon as
-it is known, and the same command goes on after an interruption: rows with figures are kept, unless
-`--again` is given. `--networks`, `--targets` and `--images` choose some.
+Writes results/tpu.csv, a row for each network, size of images and target, with the results of
+`aggnets dry-run` for a training step. A row takes minutes on a few cores. It is written as soon as
+it is known, and the same command goes on after an interruption: rows with results are kept, unless
+`--again` is given. `--networks`, `--targets` and `--images` select some.
 """
 
 import csv

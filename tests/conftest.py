@@ -5,16 +5,16 @@ import gc
 import os
 import shutil
 import signal
-import tempfile
+from pathlib import Path
 
 import pytest
 
 # Set before JAX is imported, here and in the processes that run tests and that tests start: many of
 # them compile the same small programs.
 if "PYTEST_XDIST_WORKER" not in os.environ:
-    _CACHE = tempfile.TemporaryDirectory(prefix="aggnets_jax_compilation_cache_")
-    # A folder of one's own makes repeated calls of pytest faster.
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+    # Kept from one call of pytest to the next; `make clean` removes it.
+    _CACHE = Path(__file__).parents[1] / "build" / "compiled_tests"
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     # Nearly all programs here are small and run a few times: to compile them takes the time. What
     # needs them as users have them takes the fixture `optimised`.
@@ -34,6 +34,18 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="folder of golden files for tests/detection/test_golden.py; default tests/golden",
     )
+    parser.addoption(
+        "--part", metavar="K/N", help="only the K-th of N parts of the files, from 0 on"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if part := config.getoption("--part"):
+        k, n = map(int, part.split("/"))
+        mine = set(sorted({item.path for item in items})[k::n])
+        assert 0 <= k < n, part
+        config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
+        items[:] = [item for item in items if item.path in mine]
 
 
 @pytest.fixture

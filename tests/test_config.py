@@ -301,9 +301,15 @@ def test_epochs_of_no_step_are_refused():
     with pytest.raises(UserError) as error:
         config_lib.total_steps(config, num_train=15)
     assert str(error.value) == (
-        "config.total_epochs 2 is no step: 15 images are 0.234 batches of 64; set"
+        "config.total_epochs 2 is less than half a step: 15 images are 0.234 batches of 64; set"
         " config.total_steps, a smaller config.batch_size, or at least 4.27 epochs"
     )
+
+
+def test_epochs_of_too_many_steps_are_refused():
+    config = config_lib.resolve({"total_epochs": 1e9, "batch_size": 64})
+    with pytest.raises(UserError, match=r"1e\+09 are 1\.56e\+10 steps; allowed: below 2\*\*31"):
+        config_lib.total_steps(config, num_train=1000)
 
 
 def test_two_lengths_are_refused():

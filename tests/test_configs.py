@@ -30,6 +30,7 @@ CLASSES = {
     "cifar100": 100,
     "imagenet2012": 1000,
     "aggnets_digits": 10,
+    "aggnets_mnist5k": 10,
     "aggnets_digit_scenes": 10,
     "coco_folder": 80,
 }
@@ -117,7 +118,7 @@ def tiny(config, data_dir):
         "total_epochs": None,
         "eval_every_steps": 2,
         "checkpoint_every_steps": 2,
-        "batch_size": 4,
+        "batch_size": 4 * config.data.repeats,
         "eval_batch_size": 20,
         "accumulation_steps": min(config.accumulation_steps, 2),
         "lr": 1e-3,  # such small batches lead astray
@@ -132,6 +133,8 @@ def tiny(config, data_dir):
     }
     if config.data.image_size is not None:
         changes["data"]["image_size"] = max(32, side)
+        if config.progressive:
+            changes["progressive"] = ((0.0, side), (0.5, max(32, side)))
     return config_lib.to_json(config_lib.resolve({**config.to_dict(), **changes}))
 
 
@@ -190,7 +193,12 @@ def test_config_trains(file, all_data, train):
         summary = train(config)
         assert summary["steps"] == 2
         name = json.loads(config)["data"]["name"]
-        numbers = {"imagenet2012": 10, "aggnets_digits": 360, "coco_folder": 6}
+        numbers = {
+            "imagenet2012": 10,
+            "aggnets_digits": 360,
+            "aggnets_mnist5k": 1000,
+            "coco_folder": 6,
+        }
         assert summary["final"]["examples"] == numbers.get(name, 20)
         measured = "bbox_AP" if name == "coco_folder" else "accuracy"
         assert 0 <= summary["final"][measured] <= 1

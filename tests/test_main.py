@@ -4,9 +4,11 @@ import contextlib
 import io
 import json
 
+import jax
 import pytest
 
 from aggnets_jax import commands
+from aggnets_jax.cli import exit_code
 from aggnets_jax.main import main
 from tests import runs
 
@@ -40,7 +42,7 @@ def test_an_evaluation_takes_fields_that_change_no_result(finished, capsys):
     (workdir / "evaluation.json").write_text(before)
     capsys.readouterr()
     for field, message in [
-        ("lr=0.2", "an evaluation has the run's config.lr; it may change data.data_dir, data.res"),
+        ("lr=0.2", "an evaluation uses the run's config.lr; it may set data.data_dir, data.res"),
         ("eval_batch_size=0", "eval_batch_size must be at least 1"),
         ("eval_batch_sise=9", "nearest: eval_batch_size"),
         ("data.data_dir=/nowhere", "/nowhere"),
@@ -60,7 +62,7 @@ def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     for picture in ("topology.png", "curves.png"):
         assert str(workdir / picture) in out.replace("\n", "")
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
-    assert "the same accuracy" in out
+    assert "has the same accuracy: 0." in out
 
 
 def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):
@@ -111,7 +113,7 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
         ([*DIGITS, "now"], "unknown flag 'now'"),
         (["evl", "--workdir=W"], "unknown command 'evl'; nearest: eval; see aggnets --help"),
         (["eval", "--workdir=W"], "there is no workdir"),
-        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation has the run's config.lr"),
+        (["eval", "--workdir=W", "--config.lr=1"], "an evaluation uses the run's config.lr"),
         (["eval", "--workdir=W", "--config=a.py"], "takes the config of the workdir"),
         (["report", "--workdir=W"], "there is no workdir"),
         ([*DIGITS, "--data_dir=/nowhere"], "/nowhere"),
@@ -154,6 +156,28 @@ def test_command_lines_without_a_subcommand(old, new, monkeypatch):
 def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):
     process = runs.start("--config=configs/digits.py", f"--workdir={tmp_path}", "--config.lrr=1")
     assert runs.finish(process) == (2, "", "error: unknown config field 'lrr'; nearest: lr\n")
+
+
+def test_a_platform_that_is_not_there_is_told_in_one_line(monkeypatch, capsys):
+    def fail(*_):
+        raise AssertionError  # JAX's own, for a platform without its plugin
+
+    monkeypatch.setattr(jax, "devices", fail)
+    assert exit_code(jax.devices) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: JAX can't use the devices of ") and err.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "gpuu"])
+def test_a_command_without_its_platform_changes_nothing(platform, finished, tmp_path, monkeypatch):
+    file, _ = finished
+    monkeypatch.setenv("JAX_PLATFORMS", platform)
+    code, _, err = runs.finish(runs.start(f"--config={file}", f"--workdir={tmp_path / 'run'}"))
+    assert code == 2
+    assert err.startswith(f"error: JAX can't use the devices of JAX_PLATFORMS={platform}: ")
+    assert err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ def rows(file):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.slow
 def test_predictions_are_the_kept_ones_and_fall_with_devices(tmp_path):
     scaling.main(["--tables=predicted", f"--output={tmp_path}"])
     made = rows(tmp_path / "scaling_predicted.csv")

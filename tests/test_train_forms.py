@@ -37,6 +37,7 @@ def variables_of(workdir, **keywords):
     return restored.model, restored.variables
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_loops_is_one_of_the_network(with_loops):
     workdir, summary = with_loops
     assert evaluate_checkpoint(workdir)["loss"] == pytest.approx(summary["final"]["loss"], rel=1e-5)

@@ -2,11 +2,11 @@
 
 Functions share these arguments:
 
-    restored  network of a checkpoint
+    restored  network restored from a checkpoint
     stages    links of each stage by its name, from `links.find_links`; N is a stage's depth
     cut       links to cut, `(stage, (layer, source))` each
-    seed      of a run with several
-    data_dir  of the data set; default the run's
+    seed      seed of the network, if the run has several
+    data_dir  folder of the data set; default the run's
 """
 
 PENALTIES = ("l1", "topk")

@@ -1,9 +1,9 @@
-"""Batch statistics of a network that was changed, estimated anew from training batches.
+"""Batch statistics of a changed network, estimated again from training batches.
 
-A network without a link has other features than those whose means and variances its normalisations
-have stored. Here these become the means, over a few training batches, of the batches' own means and
-variances: "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576,
-Section 3). The running averages of training forget, and weigh the last batches most.
+Without a link, the features have other means and variances than the normalisations have stored.
+Here the stored values are replaced by the means, over a few training batches, of the means and
+variances of the batches: "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv
+2105.07576, Section 3). The running averages of training would weigh the last batches most.
 """
 
 import itertools

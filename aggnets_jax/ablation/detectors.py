@@ -1,7 +1,7 @@
 """Average precision of a detector without sets of links of its backbone.
 
-Average precision is no mean over images, so that each network is evaluated on the whole split, by
-one program whose input the masks are. There are no confidence intervals.
+Average precision is no mean over images. Each network is therefore evaluated on the whole split, by
+one program that takes the masks as an input, and there are no confidence intervals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def measure(
     """Evaluate a detector without each of some sets of links.
 
     Returns:
-      The figures with all links, those of each set, and the number of images.
+      The metrics with all links, the metrics without each set, and the number of images.
     """
     task = get_task(restored.config)
     batches = evaluation_batches(restored, mesh, data_dir)

@@ -30,7 +30,8 @@ from aggnets_jax.files import AnyPath, PathLike, write_json, write_text
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
-from aggnets_jax.training.state import Variables
+from aggnets_jax.training.algorithms import is_schedule_free
+from aggnets_jax.training.state import Variables, has_averages
 from aggnets_jax.training.task import Config, Task
 from aggnets_jax.workdir.checkpoints import Checkpoints
 from aggnets_jax.workdir.divergence import check_evaluation
@@ -41,7 +42,7 @@ from aggnets_jax.workdir.restore import Restored
 
 
 class LinkWeights:
-    """A task whose network is trained together with the weights of its links, under a penalty.
+    """A task that trains a network together with the weights of its links, under a penalty.
 
     Data, loss and metrics are the network's own task's.
     """
@@ -58,10 +59,10 @@ class LinkWeights:
         return WeighedNetwork(network, self._links)
 
     def make_optimizer(
-        self, model: WeighedNetwork, config: Config, total_steps: int, steps_per_epoch: float
+        self, model: WeighedNetwork, config: Config, total_steps: int, *sizes: Any
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the network's optimiser, and beside it the proximal step of the weights."""
-        given = config, total_steps, steps_per_epoch
+        given = config, total_steps, *sizes
         optimizer, schedule = self._task.make_optimizer(model.model, *given)
         return with_links(optimizer, self._links, self._penalty, total_steps), schedule
 
@@ -82,8 +83,8 @@ class LinkWeights:
 def learn(config: ml_collections.ConfigDict, workdir: PathLike, penalty: Penalty) -> dict[str, Any]:
     """Train a network and the weights of its links together, and cut the weakest links.
 
-    The result depends on the config, the penalty and the devices. The same call goes on with a run
-    that was stopped.
+    The result depends on the config, the penalty and the devices. The same call resumes a run that
+    was stopped.
 
     Args:
       config: of the network, its data and its training; whole. With `init_from` the network's
@@ -107,6 +108,11 @@ def learn(config: ml_collections.ConfigDict, workdir: PathLike, penalty: Penalty
       OSError: if the workdir can't be written.
     """
     config = config_lib.resolve(config)
+    if is_schedule_free(config.optimizer) or config.sam_radius:
+        raise UserError(
+            "patterns are learnt without schedule-free optimisers and without SAM: set"
+            " config.optimizer and config.sam_radius=0"
+        )
     if config.num_seeds > 1:
         raise UserError("a pattern is learnt with one network: set config.num_seeds=1")
     task = get_task(config)
@@ -158,7 +164,7 @@ def _restore(workdir: AnyPath, network: Restored) -> tuple[np.ndarray, Restored]
     images = jnp.zeros((1, *network.info.image_shape))
     shapes = jax.eval_shape(lambda: network.model.init(jax.random.key(0), images))
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
-    averaged = network.config.ema_decay > 0
+    averaged = has_averages(network.config)
     with Checkpoints(workdir) as checkpoints:
         folder, step = checkpoints.find("latest")
         saved = checkpoints.restore_model(folder, step, shapes, everywhere, averaged=averaged)

@@ -1,9 +1,8 @@
-"""Weights of links that are trained with a network, and the choice of links that are left.
+"""Weights of links that are trained with a network, and the choice of the remaining links.
 
 A vector has a weight in [0, 1] for each link, in the order of `links.all_links`. The strongest link
-into each layer has weight 1: a layer normalises the aggregate of its links, or its own parameters
-scale it, so that a common factor of their weights would say nothing, and a penalty would shrink all
-of them together at no loss.
+into each layer has weight 1. Otherwise a penalty would shrink all weights of a layer together at no
+loss, because the layer normalises the aggregate of its links, or scales it by its own parameters.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,8 @@
-"""A network without some links, as a smaller network: its patterns, and its weights cut to fit.
+"""A network without some links, as a smaller network: its topologies and its remaining weights.
 
-A mask leaves a network as it is and multiplies some features by 0; here these features are gone,
-with the weights that would have multiplied them. Where features are concatenated, they are channels
-of a layer's input; where they are added with weights of their own (DSNet), these weights are cut.
+A mask multiplies the features of cut links by 0. Here these features are removed, with the weights
+that multiply them: where features are concatenated, channels of a layer's input; where features are
+added with weights of their own (DSNet), these weights.
 """
 
 import re
@@ -53,7 +53,7 @@ def least_harmful(
     number: int,
     fits: Callable[[StageLink], bool] = lambda link: True,
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """Choose the first links of an order without all of which the network can be built.
+    """Choose the first links of an order that can be removed together from the network.
 
     `fits` says whether a link may be cut at all. Returns the links to cut, `number` of them, and
     the links before the last of them that must stay.
@@ -240,8 +240,8 @@ def _cut_axis(
         if not rest and len(entries) == shape[axis]:
             return value.take(entries, axis)
     raise UserError(
-        f"{path} would have the shape {shape} in the place of {value.shape}, and not by fewer"
-        " channels to read alone"
+        f"{path} would have the shape {shape} instead of {value.shape}, and this is more than fewer"
+        " input channels"
     )
 
 
@@ -267,8 +267,8 @@ def check_same_function(
     difference = float(jnp.max(jnp.abs(masked - found)))
     if not difference <= _TOLERANCE * max(1.0, float(jnp.max(jnp.abs(masked)))):
         raise UserError(
-            "without its links the network computes something else than with links masked: logits"
-            f" differ by {difference:.3g}"
+            "the network without the links differs from the one with masked links: logits differ by"
+            f" {difference:.3g}"
         )
 
 

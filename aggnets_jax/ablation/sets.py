@@ -1,4 +1,4 @@
-"""Sets of links that are cut together: one link; a source's, a layer's, a distance's; others."""
+"""Sets of links that are cut together: single links, by source, by layer, by length, or others."""
 
 import csv
 import io
@@ -32,7 +32,7 @@ _KEY = ("stage", "layer", "source")
 class CutSet(NamedTuple):
     """Links that are cut together.
 
-    The `key` has the columns that tell the set from others of its kind.
+    The `key` has the columns that identify the set among others of its kind.
     """
 
     key: Mapping[str, Any]

@@ -3,9 +3,9 @@
     ablation = Ablation(restored, mesh)
     baseline, measured, examples = ablation.measure(sets.single_links(ablation.stages))
 
-The program evaluates a batch for several sets of masks, `jax.vmap` over them, each device its own
-examples. Masks are an input, so that it is compiled once; if there are fewer sets than it takes,
-the other masks cut nothing.
+The program evaluates a batch for several masks at once, by `jax.vmap`; each device has its own
+examples. Masks are an input of the program, so it is compiled once. If fewer masks are left than
+it takes, the others cut nothing.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,14 +1,14 @@
-"""The effect of a change on each example, summed up: paired differences with confidence intervals.
+"""The effect of a change on the examples: paired differences with confidence intervals.
 
-A network is evaluated before and after a change on the same examples, so that only examples count
-on which the two differ:
+A network is evaluated before and after a change on the same examples. Only examples on which the
+two differ change the accuracy:
 
                     after: right   wrong
     before: right        a           b          change of the accuracy  (c - b) / n
             wrong        c           d
 
-The intervals are those of `statistics.accuracy_change_interval` and, for the mean of the examples'
-differences of the loss, of `statistics.mean_interval`. Each covers 95 % by itself.
+The intervals come from `statistics.accuracy_change_interval` and, for the mean difference of the
+losses, from `statistics.mean_interval`. Each covers 95 % by itself.
 """
 
 from typing import NamedTuple

@@ -114,7 +114,7 @@ class Broden:
         largest = max(maps.max(initial=0), whole.max(initial=0))
         if largest >= len(self.names):
             where = self.folder / "label.csv"
-            raise UserError(f"{row['image']} has the label {largest}, and {where} has no such one")
+            raise UserError(f"{row['image']} has the label {largest}, which {where} lacks")
         return image, maps, whole
 
     def _picture(self, name: str, size: tuple[int, int]) -> np.ndarray:
@@ -165,7 +165,7 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
         for row in _read_table(table, ("number", "coverage")):
             label = int(row["number"])
             if label not in labels:
-                raise UserError(f"{table} has the label {label}, and label.csv has no such one")
+                raise UserError(f"{table} has the label {label}, which label.csv lacks")
             coverage[number, label] = float(row["coverage"])
     primary = np.where(coverage.any(axis=0), coverage.argmax(axis=0), -1)
     return Broden(folder, tuple(categories), tuple(labelled), names, primary)

@@ -8,9 +8,9 @@ confidence p of an image, its largest probability, and bins B_m of images by con
 over bins of equal width; the adaptive ECE has bins of equally many images (Nguyen and O'Connor,
 arXiv 1508.05154). The Brier score is the mean squared distance of the probabilities to the true
 class as 0 and 1, summed over classes (Brier, 1950), in 0..2. Temperature scaling divides logits by
-the T of lowest cross entropy (Section 4.2): T is found on the images with even numbers for those
-with odd ones, and the other way round, so that no image is judged by a T that it has chosen.
-Selective accuracy is that of the most confident part of the images.
+the T of lowest cross entropy (Section 4.2). The T of the images with even numbers is applied to the
+images with odd numbers, and the other way round, so no image is scored with a T fitted to it.
+Selective accuracy is the accuracy on the most confident images.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.outputs import Outputs, split_logits
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluation_batches
+from aggnets_jax.evaluate import evaluation_batches, other_evaluation
 from aggnets_jax.files import AnyPath
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.statistics import accuracy_interval
@@ -144,7 +144,13 @@ def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument("--bins", type=int, default=BINS, help=f"of confidence; default {BINS}")
+    parser.add_argument(
+        "--bins", type=int, default=BINS, help=f"bins of confidence; default {BINS}"
+    )
+    text = "another data set, with all or some of the classes"
+    parser.add_argument("--data", metavar="NAME", help=text)
+    text = "split of --data; default test, validation or val"
+    parser.add_argument("--split", help=text)
     command.add_data_dir(parser)
 
 
@@ -152,9 +158,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the calibration, before and after temperature scaling."""
     if given.bins < 1:
         raise UserError(f"--bins must be at least 1, not {given.bins}")
-    outputs = split_logits(
-        restored, evaluation_batches(restored, mesh_lib.make_mesh(), given.data_dir)
-    )
+    outputs = _outputs(restored, given)
     if len(outputs.labels) < 2:
         raise UserError("calibration needs at least two images")
     scaled, temperatures = scale_temperature(outputs)
@@ -184,6 +188,16 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         {"calibration": records, "calibration_bins": in_bins},
         draw({name: (diagrams[name], version) for name, (version, _) in versions.items()}),
     )
+
+
+def _outputs(restored: Restored, given: argparse.Namespace) -> Outputs:
+    mesh = mesh_lib.make_mesh()
+    if given.data is None:
+        if given.split is not None:
+            raise UserError("--split is for --data")
+        return split_logits(restored, evaluation_batches(restored, mesh, given.data_dir))
+    model, batches = other_evaluation(restored, mesh, given.data, given.data_dir, given.split)
+    return split_logits(restored._replace(model=model), batches)
 
 
 def _bins(outputs: Outputs, bins: int) -> Bins:

@@ -1,4 +1,4 @@
-"""Gates of HCGNet over the test set: the features they forget, and the scale they listen to.
+"""Gates of HCGNet over the test set: the features that they forget, the scale that they prefer.
 
 Yang et al., arXiv 1908.09699. A module computes SMG(x) = X * f(X) + v(A, B), with the gates
 
@@ -6,8 +6,8 @@ Yang et al., arXiv 1908.09699. A module computes SMG(x) = X * f(X) + v(A, B), wi
     update gate   u in (0, 1) [channels], eq. 8 to 10: v = u P(A) + (1 - u) P(B), the share of the
                   3x3 convolution A against the dilated one B, which spans 5x5
 
-Gates are read as the network computes them, once for every image of the test set. Quantiles are
-read from a histogram of 1,000 bins.
+Gates are recorded while the network computes them, once for every image of the test set. Quantiles
+are read from a histogram of 1,000 bins.
 """
 
 import argparse

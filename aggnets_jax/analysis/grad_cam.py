@@ -92,7 +92,7 @@ def logits_behind(
 ) -> Callable[[jax.Array], jax.Array]:
     """Make the part of a network after an endpoint, as a function of the endpoint's features.
 
-    The network is traced as it is, and equations of the traced program that read the endpoint read
+    The network is traced unchanged, and equations of the traced program that read the endpoint read
     the argument instead. So no network needs a place to cut it, and its own program stays the same.
 
     Features that reach the logits by another way are constants. In this package this happens only
@@ -145,7 +145,7 @@ def explain(
 ) -> Explained:
     """Compute the maps of at least one picture at some endpoints, all at once.
 
-    `whose` is "predicted", "true" or the name of a class.
+    `whose` selects the class: "predicted", "true" or a name.
 
     Raises:
       UserError: for an unknown endpoint or class, or if true classes are not known.
@@ -261,11 +261,11 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     add = parser.add_argument
-    text = f"feature map to look at; may be repeated; default {LAST_MAP}, the last"
+    text = f"feature map to draw; may be repeated; default {LAST_MAP}, the last one"
     add("--endpoint", action="append", help=text)
     text = f"{PREDICTED}, {TRUE} or the name of a class; default {PREDICTED}"
     add("--class", dest="whose", default=PREDICTED, help=text)
-    text = "file, or folder of files, to look at; may be repeated; default the evaluation split"
+    text = "image file or folder; may be repeated; default: the evaluation split"
     add("--images", action="append", help=text)
     command.add_count(parser, default=8)
 
@@ -287,7 +287,7 @@ def _pictures(restored: Restored, given: argparse.Namespace) -> Pictures:
     if not given.images:
         return first_pictures(evaluation_batches(restored, mesh, given.data_dir), given.count)
     if given.data_dir is not None:
-        raise UserError("--data_dir is of the evaluation split, and --images are other images")
+        raise UserError("--data_dir is for the evaluation split; leave it out with --images")
     files = find_images(given.images)[: given.count]
     size = -(-len(files) // mesh.size) * mesh.size
     sharding = mesh_lib.batch_sharding(mesh)

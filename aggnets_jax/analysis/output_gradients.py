@@ -1,10 +1,10 @@
-"""Gradients at every output of a stage over test images, by the length of the way to them.
+"""Gradients at every output of a stage over test images, beside the shortest path to it.
 
-SparseNet, arXiv 1801.05895, Section 3.2: a layer is trained by the gradient that reaches it, and
-on the shortest path this passes the fewest layers. Printed and drawn are the L2 norms of
-d loss / d y_s, the gradient of the cross entropy of an image at the output y_s as a whole, and the
-links of the shortest path from the stage's output back to y_s: by the pattern, and by the gradients
-that really arrive (`measured_paths`).
+SparseNet, arXiv 1801.05895, Section 3.2: a layer is trained by the gradient that reaches it, and on
+the shortest path this gradient passes the fewest layers. The analysis prints and draws two numbers
+for each output y_s. One is the L2 norm of d loss / d y_s, the gradient of the cross entropy of an
+image at the whole output. The other is the number of links on the shortest path from the stage's
+output back to y_s: by the pattern, and by measured gradients (`measured_paths`).
 """
 
 import argparse

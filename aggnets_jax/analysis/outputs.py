@@ -42,7 +42,7 @@ def split_features(
       endpoint: name of the features.
 
     Raises:
-      UserError: there is no such endpoint, or all images are damaged.
+      UserError: there is no such endpoint, all images are damaged, or they have several labels.
     """
     images = jnp.zeros((1, *restored.info.image_shape))
     _, there = jax.eval_shape(restored.model.apply, restored.variables, images)
@@ -68,6 +68,8 @@ def _collect(
 
     values, labels = [], []
     for batch in batches:
+        if "labels" in batch:
+            raise UserError("this analysis is for images with one label each, not for several")
         output = to_host(step(restored.variables, batch))
         real = to_host(batch["mask"])
         values.append(output[real])

@@ -1,17 +1,18 @@
 """Gradients of a trained network, split by the number of steps that they have taken.
 
-A gradient at an output y_s of a stage is a sum over the paths that lead to it. With a factor t on
-every step of a path it is a polynomial in t, whose coefficient of t^k is the part of the paths of k
-steps. Here the factors are on the gradients alone: each step is the identity y -> y with the
-gradient g -> t g, so that all activations, and with them the gradients of each layer, are those of
-the trained network. No t is inserted. The polynomials themselves travel backwards, cut off after a
-degree: every image is in the batch once for each coefficient, copy k carries coefficient k, and a
-step shifts the copies by one. A network in evaluation treats each image by itself, so this is
-exact, and a coefficient without paths is 0 and not merely small.
+The gradient at an output y_s of a stage is a sum over the paths that lead to it. If every step of a
+path multiplies the gradient by t, it is a polynomial in t, and the coefficient of t^k is the part
+of the paths with k steps. The factor is on gradients only: a step is the identity y -> y with the
+gradient g -> t g. Activations, and the gradients of each layer, are the trained network's.
 
-Steps are `computed` (through a layer's F) and, in a stage of shortcuts, `shortcut` (past it). Each
-can be counted or not, and let gradients through or not, at each layer (see `taps.py`). In a stage
-of the other form the links into its layers are the computed steps, one more leads to its output.
+Gradients travel back as the coefficients of this polynomial, up to a degree. Every image is in the
+batch once for each coefficient, copy k carries coefficient k, and a step shifts the copies by one.
+A network in evaluation treats each image by itself, so this is exact: the coefficient of a length
+without paths is 0.
+
+Steps are `computed` (through a layer's F) and, in a stage of shortcuts, `shortcut` (past it). At
+each layer, a step can be counted or not, and can pass gradients or not (see `taps.py`). In a stage
+of the reading form, the links into its layers are computed steps, and so is the link to its output.
 """
 
 from collections.abc import Callable, Collection, Mapping

@@ -1,19 +1,19 @@
-"""Effective path length: by how long a way the gradient comes through each stage.
+"""Effective path length: the length of the paths on which the gradient passes each stage.
 
 Veit et al., "Residual Networks Behave Like Ensembles of Relatively Shallow Networks", NIPS 2016,
 arXiv 1605.06431, Section 5 and Fig. 6, for any connection pattern. The length of a path from the
-output of a stage back to its input is the number of layers whose F it goes through, so that a
-shortcut adds nothing. For each length:
+output of a stage back to its input is the number of layers whose F it passes; a shortcut adds
+nothing. For each length:
 
-    paths      number of paths, counted
-    mean norm  of the gradient of the loss at the stage's input along one path alone, over some of
-               the paths, drawn without preference, and over images
-    gradient   their product, the gradient that paths of this length carry; the mean length weighted
-               with it is the effective path length
-    together   the norm of the gradient that all of them carry as a sum, in which they may cancel
+    paths      number of paths
+    mean norm  norm of the gradient of the loss at the stage's input along one path alone: the mean
+               over images and over some of the paths, drawn with equal probability
+    gradient   their product, the gradient that paths of this length carry; the mean of the lengths
+               with this weight is the effective path length
+    together   norm of the sum of the gradients of all these paths, in which they may cancel
 
-Gradients are the trained network's: they go on along a path and not beside it, and the network
-computes the same (see `path_gradients.py`).
+Only the gradients are restricted to a path; the computation of the trained network is unchanged
+(see `path_gradients.py`).
 """
 
 import argparse
@@ -83,7 +83,7 @@ def count_paths(stage: StageLinks) -> Counts:
 
 
 def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list[Step]:
-    """Return path `number`, from 0, among those of a length from a stage's output to an input."""
+    """Return path `number` (0, 1, ...) of a length from a stage's output to an input."""
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):
@@ -144,9 +144,9 @@ def mean_length(lengths: Sequence[int], weights: Any) -> float:
 def stage_paths(
     restored: Restored, images: jax.Array, labels: jax.Array, *, samples: int, pattern: str = "*"
 ) -> dict[str, StagePaths]:
-    """Split the gradients through each stage whose name matches a shell pattern.
+    """Split the gradients through each stage with a name that matches a shell pattern.
 
-    At most `samples` paths of each length are followed alone.
+    At most `samples` paths of each length are followed one by one.
     """
     stages = choose(stages_of(restored), pattern)
     copies = 1 + max(stage.topology.depth for stage in stages.values())
@@ -165,12 +165,12 @@ def stage_paths(
         together = np.sqrt((norms**2).sum(axis=0)).mean(axis=-1)  # [copies]
         means, sampled = [], []
         for length in of_length:
-            norms = []
+            of_paths = []
             for path in draw_paths(stage, counts, length, samples, generator):
                 steps, count = along(stage, path)
-                norms.append(norms_of(steps)[path[-1].source, count].mean())
-            means.append(np.mean(norms))
-            sampled.append(len(norms))
+                of_paths.append(norms_of(steps)[path[-1].source, count].mean())
+            means.append(np.mean(of_paths))
+            sampled.append(len(of_paths))
         lengths, numbers = list(of_length), list(of_length.values())
         found[name] = StagePaths(lengths, numbers, sampled, np.array(means), together[lengths])
     return found
@@ -198,7 +198,7 @@ def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Ar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     command.add_count(parser, default=8)
-    text = "paths of each length, at most; default 20"
+    text = "largest number of paths of each length; default 20"
     parser.add_argument("--samples", type=int, default=20, help=text)
     command.add_stages(parser)
 

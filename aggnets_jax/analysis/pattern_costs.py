@@ -1,4 +1,4 @@
-"""What a connection pattern costs and how near it keeps the layers: Table 1 of the SparseNet paper.
+"""Costs of a connection pattern and distances between its layers: Table 1 of the SparseNet paper.
 
 Zhu et al., arXiv 1801.05895, Section 3.2: for N layers, and for layer l,
 
@@ -9,11 +9,11 @@ Zhu et al., arXiv 1801.05895, Section 3.2: for N layers, and for layer l,
     sparse, sum           O(N)          O(log N)                 O(log l)
     sparse, concat        O(N log N)    O(log N)                 O(log l)
 
-Here the numbers are counted, for each stage of a network and of the same network with the patterns
-of the table: parameters of the stage's layers, links into layers, and features that layer N
-aggregates, in outputs. The path is the longest among the shortest between any two outputs: by the
+Here the numbers are counted for each stage of a network, and of the same network with the patterns
+of the table: parameters of the stage's layers, links into layers, and the number of outputs that
+layer N aggregates. The path is the longest of the shortest paths between two outputs: by the
 pattern, by a formula (see `bound`), and on real gradients (`output_gradients.measured_paths`). The
-last two columns count the pairs of outputs, and the pairs for which the first and the last agree.
+last two columns count the pairs of outputs, and the pairs for which pattern and gradients agree.
 """
 
 import argparse
@@ -102,7 +102,7 @@ class Pattern(NamedTuple):
 
 
 def patterns(restored: Restored, images: jax.Array) -> dict[str, list[Pattern]]:
-    """Return each stage of a network as it is, then under the patterns of the table.
+    """Return each stage of a network, then the same stage under the patterns of the table.
 
     Patterns that the network's family does not have are left out, and patterns with the same links
     as the network's own. Paths are measured on the images.
@@ -247,6 +247,6 @@ def _draw_by_distance(axes: Axes, of_stage: Sequence[Pattern]) -> None:
     style = {"color": "black", "markersize": 3, "label": "measured"}
     axes.plot(distances, longest_by_distance(own.measured), "o", **style)
     label_axes(axes, "layers apart", "links on the longest shortest path")
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=7)

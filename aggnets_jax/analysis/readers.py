@@ -1,9 +1,8 @@
 """The convolution that reads a link first, and the input channels that hold the link.
 
-Both are found by trying: the links of a source get the weight NaN (see `links.py`). It spreads to
-exactly the values computed from them, zeros included, so that a convolution's NaN channels are the
-source's: exactly, whatever the network and its values are, and also after normalisations and
-activations.
+Both are found by trial: the links of a source get the weight NaN (see `links.py`). NaN spreads to
+exactly the values that are computed from them, also through zeros, normalisations and activations.
+The NaN channels of a convolution's input are therefore the channels of the source, in any network.
 """
 
 from collections.abc import Callable, Mapping

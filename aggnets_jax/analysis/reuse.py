@@ -1,18 +1,18 @@
 """Reuse of features: how many layers read an output, how evenly, and from how far away.
 
-DenseNet, arXiv 1608.06993, Section 5, asks whether layers take advantage of features from far back;
-here that is a distribution for each output y_s: the share of layer l in all use of it. The use is
-the number that the papers' heat maps show (`weights`, of each layer relative to its largest), in
-DSNet the learnt weight of the shortcut (`shortcuts`), and the same for all links in other stages
-that add. The numbers of a distribution are
+DenseNet, arXiv 1608.06993, Section 5, asks whether layers take advantage of distant features. Here
+the answer is a distribution for each output y_s: the share of each layer l in the use of y_s. The
+use of a link is its number in the papers' heat maps (`weights`, relative to the layer's largest),
+in DSNet the learnt weight of the shortcut (`shortcuts`), and 1 in other stages that add. The
+numbers of a distribution are
 
     readers            layers that read the output, the stage's output among them
-    effective readers  exp(entropy): the number of readers of equal use with the same diversity; the
-                       number of order 1 of Hill, "Diversity and Evenness", Ecology 54, 1973
-    late               the share of layers beyond the next, l > s + 1
-    mean distance      of l - s, weighted by the shares
+    effective readers  exp(entropy): the number of readers with equal shares and the same entropy;
+                       the number of order 1 of Hill, "Diversity and Evenness", Ecology 54, 1973
+    late               share of the layers after the next, l > s + 1
+    mean distance      mean of l - s, weighted by the shares
 
-and for a stage the share of each distance in the use of all outputs together.
+and for a stage the share of each distance in the use of all outputs.
 """
 
 import argparse

@@ -5,9 +5,9 @@ Zhang et al., arXiv 2010.12496:
     eq. 12       y_l = ReLU(F_l(y_{l-1}) + sum_i W[l, i] N(y_i))     W[l, i] weighs channels
     Section 3.3  u = BN(conv3x3(z)) + w N(z)                         within F_l, in DS2Net
 
-The numbers are means of |W[l, i]| over the channels. They compare between sources, layers and
-stages, because N gives all outputs the same scale; and W is 1 at first. The weights w within a
-layer are on the diagonal: a layer never reads itself.
+The numbers are means of |W[l, i]| over the channels. They can be compared between sources, layers
+and stages, because N gives all outputs the same scale and W starts at 1. The weights w within a
+layer are on the diagonal, which is free because a layer never reads itself.
 """
 
 import argparse

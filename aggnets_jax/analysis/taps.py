@@ -1,10 +1,10 @@
-"""The stages of a network, and the places in them where an analysis can look or step in.
+"""The stages of a network, and the places in them where an analysis can read or change values.
 
     reading    y_l = F_l(computed_l(aggregate of sources))
     shortcuts  y_l = F_l(computed_l(y_{l-1})) joined with shortcut_l(aggregate of sources)
 
-and `written` of each y, the stage's inputs among them, and of the stage's output N + 1 where that
-is an aggregate of its own. The network and its parameters stay as they are.
+and `written` of each y, including the stage's inputs, and of the stage's output N + 1 where it is
+an aggregate of its own. The network and its parameters do not change.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ def stages_of(restored: Restored) -> dict[str, StageLinks]:
 
 
 def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """Return the stages whose names match a shell pattern; raise `UserError` if none does."""
+    """Return the stages by a shell pattern of their names; raise `UserError` if none matches."""
     chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
     if not chosen:
         raise unknown("stage", pattern, stages)

@@ -1,12 +1,12 @@
 """Transfer: how well the features of a network tell the classes of a data set.
 
-The network is frozen and computes the features of each image once, without augmentation. On the
-features of the training split these classifiers are trained, and judged on the evaluation split:
+The network is frozen and computes the features of each image once, without augmentation. These
+classifiers are trained on the features of the training split, and scored on the evaluation split:
 
     linear    logistic regression by L-BFGS on standardised features (Kornblith et al., "Do Better
               ImageNet Models Transfer Better?", CVPR 2019, arXiv 1805.08974); its L2 penalty is the
               best of five on a held-out fifth of the training images
-    sgd       the same with that penalty, by stochastic gradient descent
+    sgd       the same with the same penalty, by stochastic gradient descent
     knn       the majority of the nearest training images by cosine similarity
     few-shot  `linear` from k images of each class with penalty 1, over several draws
 """
@@ -131,13 +131,13 @@ def _record(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     add = parser.add_argument
-    add("--data", metavar="NAME", help="data set to transfer to; default that of the run")
+    add("--data", metavar="NAME", help="data set to transfer to; default the run's")
     command.add_data_dir(parser)
-    add("--endpoint", default=FEATURES, help=f"features; default {FEATURES}")
-    add("--neighbours", type=int, default=20, help="of knn; default 20")
+    add("--endpoint", default=FEATURES, help=f"endpoint with the features; default {FEATURES}")
+    add("--neighbours", type=int, default=20, help="number of neighbours of knn; default 20")
     text = "images of each class for few-shot; may be repeated; default 1, 5 and 10"
     add("--shots", type=int, action="append", help=text)
-    add("--draws", type=int, default=10, help="of few-shot; default 10")
+    add("--draws", type=int, default=10, help="number of draws of few-shot; default 10")
 
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
@@ -152,6 +152,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     options = {"neighbours": given.neighbours, "shots": shots, "draws": given.draws}
     records = measure(train, evaluation, **options)
     name = given.data or restored.info.name
+    records = [{"data": name, "endpoint": given.endpoint, **record} for record in records]
     title = command.headline(restored, given, f"transfer of {given.endpoint} to {name}")
     tables = {"transfer": records}
     command.publish(output, title, list(map(_cells, records)), tables, draw(records))
@@ -186,7 +187,8 @@ def draw(records: Sequence[dict[str, Any]]) -> Figure:
     axes = figure.subplots()
     heights = np.array([100 * record["accuracy"] for record in records])
     ends = 100 * np.array([(record["low"], record["high"]) for record in records])
-    axes.bar(range(len(records)), heights, 0.6, yerr=np.abs(ends.T - heights), capsize=3)
+    bars = axes.bar(range(len(records)), heights, 0.6, yerr=np.abs(ends.T - heights), capsize=3)
+    axes.bar_label(bars, fmt="%.1f", label_type="center", fontsize=8, color="white")
     names = [f"{record['method']}\n{record['images']:,} images" for record in records]
     axes.set_xticks(range(len(records)), names, fontsize=8)
     axes.set(ylabel="accuracy, %", ylim=(0, 102))

@@ -1,7 +1,7 @@
 """Weights of links: how heavily each layer uses each output that it reads.
 
-For every layer of a stage that concatenates: the mean absolute weight of the part of its first
-convolution that convolves each source's feature maps, divided by the largest of the layer.
+In a stage that concatenates, the number of a link is the mean absolute weight of its source's
+channels in the layer's first convolution, divided by the layer's largest such number.
 
     DenseNet, arXiv 1608.06993, Section 5 and Fig. 5     by layer and source of a dense block
     SparseNet, arXiv 1801.05895, Section 4.6 and Fig. 3  the same, "rescaled between 0 and 1 for
@@ -10,9 +10,9 @@ convolution that convolves each source's feature maps, divided by the largest of
                                                          exploded view: each slice of a layer's
                                                          input is a source
 
-Rescaled means divided by the largest, so that 0 is a weight of 0. If the least became 0, each layer
-of several sources would have a blue square, however evenly it uses them, where Fig. 5 shows "hardly
-any".
+"Rescaled" means divided by the largest, so 0 is a weight of 0. If the smallest number became 0,
+each layer with several sources would have a blue square even if it used them evenly. Fig. 5 shows
+"hardly any".
 """
 
 import argparse
@@ -97,8 +97,8 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     found = link_weights(restored)
     if not found:
         raise UserError(
-            f"{restored.config.model.name} concatenates nowhere, so that its links have no weights"
-            " of their own; those of DSNet's shortcuts are in the analysis 'shortcuts'"
+            f"{restored.config.model.name} concatenates nowhere, so its links have no weights of"
+            " their own; for DSNet's shortcuts there is the analysis 'shortcuts'"
         )
     found = choose(found, given.stages)
     maps = {name: normalised(stage.means) for name, stage in found.items()}

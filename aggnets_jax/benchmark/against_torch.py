@@ -1,4 +1,4 @@
-"""PyTorch networks as contenders of ours. This module can be imported without PyTorch."""
+"""PyTorch networks as contenders of the benchmark. Importing this module needs no PyTorch."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -27,8 +27,7 @@ def _check_torch() -> None:
         import torch
     except ImportError as error:
         raise UserError(
-            "--against=torch needs PyTorch, which is not installed: pip install torch, or the extra"
-            " aggnets-jax[torch]"
+            "--against=torch needs PyTorch: pip install 'aggnets-jax[torch]'"
         ) from error
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu"):

@@ -1,4 +1,4 @@
-"""Compile the steps of a config for devices that are not here, and report their cost."""
+"""Compile the steps of a config for devices that this machine lacks, and report their cost."""
 
 import math
 import re
@@ -70,7 +70,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
             "devices": mesh.size,
             "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
         }
-        note(f"compiling for {mesh.size} devices that are not here")
+        note(f"compiling for {mesh.size} devices")
         found |= _train_costs(setup, mesh)
         if target:
             found["evaluation"] = _evaluation_costs(setup, mesh)
@@ -150,7 +150,7 @@ def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtype
 
 
 def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
-    """Compile a function and return what its program costs on each device."""
+    """Compile a function and return the costs of its program on each device."""
     began = time.perf_counter()
     try:
         compiled = jitted.lower(*arguments).compile()
@@ -174,7 +174,7 @@ def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def smaller(config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
-    """Yield changes of a config that need less and less memory, those of the same result first."""
+    """Yield changes of a config that need less and less memory, first those with equal results."""
     remat = [kind for kind in ("norm", "layer") if kind != config.model.remat]
     yield from ({"model.remat": kind} for kind in remat)
     if config.sharding != "fsdp":

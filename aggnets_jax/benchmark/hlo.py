@@ -1,4 +1,4 @@
-"""What a compiled program sends, and reads and writes in the memory of its device, by its text."""
+"""Messages and memory traffic of a compiled program, counted from its text."""
 
 import math
 import re

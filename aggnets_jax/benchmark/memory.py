@@ -1,4 +1,4 @@
-"""Memory that a program needs and a device has; smaller batches where it does not suffice."""
+"""Memory that a program needs and a device has; smaller batches where a program does not fit."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Modes of the benchmark: each is a function from a workload to a program on the devices.
 
-They raise `UserError` as `create_model`, and `OutOfMemory` if a step needs more than there is.
+They raise `UserError` as `create_model` does, and `OutOfMemory` if a step does not fit.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Devices that are not here, for which their compiler still makes programs."""
+"""Devices that this machine lacks, as targets of their compilers."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Step times of programs that take turns, so that other load on the machine affects all of them."""
+"""Step times of programs that take turns, so that other load affects all of them alike."""
 
 import gc
 import time

@@ -23,10 +23,10 @@ class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-      run: does the work; may return an exit code.
-      flags: of the command line, with their defaults.
-      compiles: whether it compiles programs, which the program cache then keeps.
-      check: raises `UserError` for flags that can't be right, before anything slow is imported.
+      run: function that does the work; may return an exit code.
+      flags: flags of the command line, with their defaults.
+      compiles: whether it compiles programs, which the compilation cache then keeps.
+      check: raises `UserError` for wrong flags, before anything slow is imported.
     """
 
     run: Callable[[argparse.Namespace], int | None]
@@ -37,6 +37,8 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {}
 """Subcommands by name."""
+
+_NUMBERS = (int, float)
 
 
 def check_reads_workdir(flags: argparse.Namespace) -> None:
@@ -55,8 +57,8 @@ def command(
 ) -> Callable[[Callable], Callable]:
     """Make a function a subcommand; its docstring is the text of --help.
 
-    The docstring's first line is the line in the list of all subcommands, and its examples must be
-    valid. The function imports JAX and the rest of the package, so that --help doesn't.
+    The first line of the docstring stands in the list of all subcommands. Its examples must be
+    valid. The function itself imports JAX and the rest of the package, so that --help is fast.
     """
 
     def register(run: Callable) -> Callable:
@@ -68,6 +70,8 @@ def command(
 
 def flag(name: str, help: str, **options: Any) -> Flag:
     """Return a flag, or an argument, with the options of `add_argument`."""
+    if options.get("type") in _NUMBERS:
+        options.setdefault("metavar", "N")
     return operator.methodcaller("add_argument", name, help=help, **options)
 
 
@@ -106,13 +110,13 @@ def help_text(name: str) -> str:
 
 WORKDIR = flag("--workdir", "directory of the run", metavar="DIR", required=True)
 CHECKPOINT = flag("--checkpoint", "latest, best or a step; default latest", default="latest")
-SEED = flag("--seed", "network to read, of a run with several seeds", type=int)
+SEED = flag("--seed", "seed of the network, if the run has several", type=int)
 DATA_DIR = flag("--data_dir", "folder of the data set; default config.data.data_dir", metavar="DIR")
 
 
 def add_config(parser: Parser, required: bool = True) -> None:
     """Add --config and the overrides of its fields; `load_config` reads them."""
-    text = "config file; --config.FIELD=VALUE sets one of its fields"
+    text = "config file; --config.FIELD=VALUE sets one of its fields (see configs/default.py)"
     flag("--config", text, metavar="FILE", action="append", required=required)(parser)
     parser.set_defaults(overrides=[])
 
@@ -123,8 +127,9 @@ def load_config(
     """Return the config of the flags.
 
     Args:
-      flags: with those of `add_config`.
-      fields: fields that other flags set, default --data_dir; None leaves what the config says.
+      flags: flags of the command line, among them those of `add_config`.
+      fields: values of fields that other flags set, by default --data_dir; None keeps the value of
+        the config.
     """
     from aggnets_jax import config as config_lib
 
@@ -139,16 +144,17 @@ def load_config(
 def add_processes(parser: Parser) -> None:
     """Add the flags of several processes, which `together` reads."""
     add = parser.add_argument_group("several processes").add_argument
-    add("--coordinator_address", metavar="HOST:PORT", help="of the first; default the cluster's")
-    add("--num_processes", type=int, help="default as many as the cluster started")
-    add("--process_id", type=int, help="from 0; default the cluster's number")
-    add("--expected_processes", type=int, help="refuse another number of processes")
-    add("--join_timeout", type=int, help="seconds to wait for others; default 300")
+    text = "address of the first process; default from the cluster"
+    add("--coordinator_address", metavar="HOST:PORT", help=text)
+    add("--num_processes", type=int, metavar="N", help="default from the cluster")
+    add("--process_id", type=int, metavar="N", help="0, 1, ...; default from the cluster")
+    add("--expected_processes", type=int, metavar="N", help="refuse any other number of processes")
+    add("--join_timeout", type=int, metavar="N", help="seconds to wait for others; default 300")
 
 
 @contextlib.contextmanager
 def together(flags: argparse.Namespace) -> Iterator[None]:
-    """Join the other processes of a run, and notice inside the context when one is lost."""
+    """Join the other processes of a run; inside the context, a lost process is an error."""
     from aggnets_jax.runtime.distributed import join, report_lost_processes
 
     join(

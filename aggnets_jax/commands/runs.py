@@ -1,4 +1,4 @@
-"""Subcommands that train networks, and that read their checkpoints."""
+"""Subcommands that train networks, and subcommands that read their checkpoints."""
 
 import argparse
 import functools
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aggnets_jax.ablation import PENALTIES
-from aggnets_jax.analysis import ANALYSES, first_line
+from aggnets_jax.analysis import ANALYSES, OF_ALL_SEEDS, first_line
 from aggnets_jax.cli import Parser
 from aggnets_jax.commands.command import (
     CHECKPOINT,
@@ -27,6 +27,7 @@ from aggnets_jax.commands.command import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import any_path, make_folder
+from aggnets_jax.runtime.streams import losing_output
 
 
 def _check_trains(flags: argparse.Namespace) -> None:
@@ -54,32 +55,33 @@ def _check_evaluates(flags: argparse.Namespace) -> None:
 @command(
     "train",
     *(add_config, WORKDIR),
-    switch("--allow_config_change", "go on with a run that had another config so far"),
+    switch("--allow_config_change", "resume a run although the config has changed"),
     *(DATA_DIR, add_processes),
     compiles=True,
     check=_check_trains,
 )
 def train(flags: argparse.Namespace) -> None:
-    """Train a network, and evaluate it on the way.
+    """Train a network, evaluate it on the way, and save checkpoints.
 
     Examples:
         aggnets train --config=configs/digits.py --workdir=runs/digits
         aggnets train --config=configs/digits.py --workdir=runs/high_lr --config.lr=0.2
 
-    The same command goes on with a run that was stopped.
+    To resume a run that was stopped, give the same command again.
     """
     from aggnets_jax.train import train_and_evaluate
 
     config = load_config(flags)
-    with together(flags):
+    with together(flags), losing_output():
         train_and_evaluate(config, flags.workdir, allow_config_change=flags.allow_config_change)
 
 
 @command(
     "eval",
     *(WORKDIR, CHECKPOINT),
-    switch("--watch", "evaluate the newest checkpoint, and later ones until the run is finished"),
-    flag("--data", "another data set of the same classes, such as image_folder", metavar="NAME"),
+    switch("--watch", "evaluate the newest checkpoint and each later one, until the run ends"),
+    flag("--data", "another data set, with all or some of the classes", metavar="NAME"),
+    flag("--split", "split of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
     compiles=True,
@@ -91,29 +93,32 @@ def evaluate(flags: argparse.Namespace) -> None:
     Examples:
         aggnets eval --workdir=runs/digits --checkpoint=best
         aggnets eval --workdir=runs/digits --config.eval_batch_size=64
+        aggnets eval --workdir=runs/imagenet --data=imagenet_a --data_dir=DIR
 
-    The config is the run's. Fields that change no result may be set: data.data_dir, data.resident
-    and eval_batch_size.
+    The config of the run is used. Three of its fields may be set, because they change no result:
+    data.data_dir, data.resident and eval_batch_size.
     """
     if flags.watch and flags.checkpoint != "latest":
-        raise UserError("--watch evaluates the newest checkpoints, not that of --checkpoint")
+        raise UserError("--watch evaluates the newest checkpoints; leave --checkpoint out")
     if flags.watch and flags.data is not None:
-        raise UserError("--watch evaluates on the run's data set, not on that of --data")
+        raise UserError("--watch evaluates on the data set of the run; leave --data out")
+    if flags.split is not None and flags.data is None:
+        raise UserError("--split is for --data; config.data.eval_split is the run's own")
     from aggnets_jax.evaluate import evaluate_checkpoint, watch
 
     with together(flags):
         if flags.watch:
             watch(flags.workdir, flags.data_dir, overrides=flags.overrides)
         else:
-            where = {"data_dir": flags.data_dir, "data_name": flags.data}
+            where = {"data_dir": flags.data_dir, "data_name": flags.data, "split": flags.split}
             evaluate_checkpoint(flags.workdir, flags.checkpoint, **where, overrides=flags.overrides)
 
 
 @command(
     "predict",
     *(WORKDIR, CHECKPOINT, SEED),
-    flag("--images", "file, or folder of files; may be repeated", action="append", required=True),
-    flag("--top", "classes for each image; default 5", type=int),
+    flag("--images", "image file or folder; may be repeated", action="append", required=True),
+    flag("--top", "number of classes for each image; default 5", type=int),
     flag("--score", "least score of a detected object; default 0.3", type=float),
     flag("--draw", "folder for pictures of the detected objects"),
     flag("--format", "table, csv or json; default table", default="table"),
@@ -122,7 +127,7 @@ def evaluate(flags: argparse.Namespace) -> None:
     compiles=True,
 )
 def predict(flags: argparse.Namespace) -> None:
-    """Classify files of images, or detect objects in them.
+    """Classify image files, or detect objects in them.
 
     Examples:
         aggnets predict --workdir=runs/digits --images=photos --images=six.png --format=csv
@@ -148,21 +153,21 @@ def predict(flags: argparse.Namespace) -> None:
 
 @command(
     "report",
-    flag("workdirs", "of finished runs; several are drawn into one figure", nargs="*"),
+    flag("workdirs", "directories of runs; several are drawn into one figure", nargs="*"),
     flag("--workdir", "directory of the run", metavar="DIR"),
-    switch("--html", "make WORKDIR/report.html, too"),
+    switch("--html", "also make WORKDIR/report.html"),
     DATA_DIR,
     flag("--output", "picture of several runs; default curves.png", metavar="FILE"),
     compiles=True,
 )
 def report(flags: argparse.Namespace) -> None:
-    """Report finished runs: a table, curves, and of one run its connections and a page.
+    """Report runs: a table and curves; for one run also its connection pattern and a page.
 
     Examples:
         aggnets report --workdir=runs/digits --html
         aggnets report runs/sparse-0 runs/sparse-1 runs/dense-0 runs/dense-1 --output=curves.svg
 
-    Runs that differ only in the seed are one network, drawn as a line with a band over its seeds.
+    Runs that differ only in the seed are drawn as one line, with a band over the seeds.
     """
     workdirs = [*([] if flags.workdir is None else [flags.workdir]), *flags.workdirs]
     if not workdirs:
@@ -238,7 +243,9 @@ def analyse(flags: argparse.Namespace) -> None:
     if flags.analysis not in _OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
-        inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
+        if flags.analysis not in OF_ALL_SEEDS:
+            restored = restored._replace(variables=restored.variables_at(flags.seed))
+        inputs.append(restored)
     output = make_folder(flags.output or any_path(flags.workdir) / "analysis")
     note(f"computing {flags.analysis}")
     importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)
@@ -247,29 +254,29 @@ def analyse(flags: argparse.Namespace) -> None:
 @command(
     "ablate",
     *(WORKDIR, CHECKPOINT, SEED, DATA_DIR),
-    flag("--sweep", "links, sources, layers, distance, random, with commas; default all"),
+    flag("--sweep", "links,sources,layers,distance,random or some of them; default all"),
     flag(
         "--cut",
-        "links to cut together, STAGE:LAYER-SOURCE,..., or a .csv file; may be repeated",
+        "links to cut together: STAGE:LAYER-SOURCE,... or a .csv file; may be repeated",
         action="append",
         default=[],
     ),
-    flag("--draws", "number of random sets; default 10", type=int, default=10),
-    flag("--draw_seed", "seed of the random sets; default 0", type=int, default=0),
-    flag("--at_once", "sets that are evaluated at a time; default by network size", type=int),
+    flag("--draws", "number of random orders of the links; default 10", type=int, default=10),
+    flag("--draw_seed", "seed of the random orders; default 0", type=int, default=0),
+    flag("--at_once", "sets of links that are evaluated at once; default by memory", type=int),
     flag(
         "--reestimate_batch_statistics",
-        "training batches for new batch statistics after each cut; default 0",
+        "estimate batch statistics after each cut, from N training batches; default 0: keep them",
         type=int,
         default=0,
     ),
-    flag("--output", "folder of the tables; default WORKDIR/ablation"),
-    flag("--export", "new folder for config and weights of the network without --cut's links"),
-    flag("--export_least", "without this number of the least important links", type=int),
+    flag("--output", "folder of the tables; default WORKDIR/ablation", metavar="FOLDER"),
+    flag("--export", "new folder for config and weights without the links", metavar="FOLDER"),
+    flag("--export_least", "export without the N links whose cut costs least", type=int),
     compiles=True,
 )
 def ablate(flags: argparse.Namespace) -> None:
-    """Measure what a trained network loses without its links; export it without some.
+    """Measure how much a trained network loses without links; export it without some.
 
     Examples:
         aggnets ablate --workdir=runs/digits --sweep=links,layers
@@ -285,38 +292,36 @@ def ablate(flags: argparse.Namespace) -> None:
 @command(
     "learn",
     add_config,
-    flag("--workdir", "of the run, new or to go on with", metavar="DIR", required=True),
+    flag("--workdir", "directory of the run, new or to resume", metavar="DIR", required=True),
     flag(
         "--from",
-        "workdir of a run to start from; config.init_from",
+        "workdir of a run whose weights to start from; sets config.init_from",
         metavar="DIR",
         dest="init_from",
     ),
-    flag("--penalty", " or ".join(PENALTIES), required=True),
-    flag("--strength", "of the penalty, in loss per unit of weight", required=True, type=float),
-    flag(
-        "--keep", "links to keep, in all or for each stage: 17,17,17; l1's default: all with weight"
-    ),
+    flag("--penalty", f"on link weights: {' or '.join(PENALTIES)}", required=True),
+    flag("--strength", "strength of the penalty: loss per weight", required=True, type=float),
+    flag("--keep", "links to keep, in all or per stage: 17,17,17; default with l1: weight > 0"),
     compiles=True,
     check=_check_learns,
 )
 def learn(flags: argparse.Namespace) -> None:
-    """Learn a connection pattern: train weights of links with the network under a penalty.
+    """Learn which links to keep: train a weight for each link, and cut the weakest links.
 
     Examples:
         aggnets learn --config=CONFIG --workdir=NEW --penalty=topk --strength=0.02 --keep=51
         aggnets learn --config=CONFIG --workdir=NEW --penalty=l1 --strength=0.1 --from=RUN
 
-    Each link is multiplied by its weight in [0, 1]. The penalty takes weight from all links (l1),
-    or from all but the K strongest (topk). NEW is the workdir of the training, and the same command
-    goes on after a stop. At the end NEW/pattern.json has the weights, NEW/config.py trains the
-    remaining pattern from the initialisation, NEW/cut.csv lists the removed links, and
-    NEW/pattern.png draws the others.
+    The features of each link are multiplied by its weight in [0, 1]. The penalty reduces the
+    weights of all links (l1), or of all but the K strongest (topk). NEW is the workdir of the
+    training; after a stop, the same command resumes it. At the end NEW/pattern.json has the
+    weights, NEW/config.py trains the remaining pattern from scratch, NEW/cut.csv lists the removed
+    links, and NEW/pattern.png draws the remaining ones.
 
-    Factors on parts of a network that a proximal step shrinks are from Huang and Wang, "Data-Driven
-    Sparse Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213. That
-    gradients can choose links is from Ahmed and Torresani, "MaskConnect: Connectivity Learning by
-    Gradient Descent", ECCV 2018, arXiv 1807.11473.
+    The proximal step on factors of parts of a network is from Huang and Wang, "Data-Driven Sparse
+    Structure Selection for Deep Neural Networks", ECCV 2018, arXiv 1707.01213. The choice of links
+    by gradients is from Ahmed and Torresani, "MaskConnect: Connectivity Learning by Gradient
+    Descent", ECCV 2018, arXiv 1807.11473.
     """
     from aggnets_jax.ablation.pattern import learn
     from aggnets_jax.ablation.pruning import Penalty
@@ -329,7 +334,8 @@ def learn(flags: argparse.Namespace) -> None:
             raise UserError(
                 f"--keep={flags.keep} must be a number, or one for each stage: 17,17"
             ) from error
-    learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
+    with losing_output():
+        learn(config, flags.workdir, Penalty(flags.penalty, flags.strength, keep))
 
 
 def _check_converts(flags: argparse.Namespace) -> None:
@@ -363,14 +369,12 @@ def _check_converts(flags: argparse.Namespace) -> None:
 @command(
     "convert",
     *(WORKDIR, CHECKPOINT, SEED),
-    flag("--to_torch", "new file for the workdir's weights", metavar="FILE"),
-    flag("--dialect", "whose names --to_torch writes, such as torchvision's"),
-    flag("--from_torch", "weights of a new workdir", metavar="FILE"),
-    flag("--entry", "of FILE with the weights, or a prefix of names, such as state_dict_ema"),
-    flag("--class_names", "file with a class in each line, or JSON; default FILE's, ImageNet's"),
-    flag(
-        "--epsilon", "added to variances in PyTorch, if not as here; tf_ networks 1e-3", type=float
-    ),
+    flag("--to_torch", "write the weights of the workdir to this file", metavar="FILE"),
+    flag("--dialect", "names that --to_torch writes, such as torchvision or timm"),
+    flag("--from_torch", "make the workdir from the weights in this file", metavar="FILE"),
+    flag("--entry", "entry of FILE with the weights, or a prefix of names: state_dict_ema"),
+    flag("--class_names", "file with a class in each line, or JSON; default from FILE or ImageNet"),
+    flag("--epsilon", "epsilon of batch normalisation in FILE; tf_ networks: 1e-3", type=float),
     *(functools.partial(add_config, required=False), DATA_DIR),
     compiles=True,
     check=_check_converts,
@@ -383,7 +387,7 @@ def convert(flags: argparse.Namespace) -> None:
         aggnets convert --config=CONFIG --workdir=NEW --from_torch=FILE
         aggnets convert --workdir=NEW --config.model.name=resnet50 --from_torch=resnet50.pth
 
-    No data set is needed: a file has its number of classes, and maybe their names.
+    No data set is needed: the file has the number of classes, and may have their names.
     """
     from aggnets_jax.convert.runs import export_weights, import_weights
 

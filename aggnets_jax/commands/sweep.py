@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 
 
 class Run(NamedTuple):
-    """A row of the sweep: its name, flags of `aggnets train`, and whether it is finished."""
+    """A row of the sweep: its name, its flags of `aggnets train`, and whether it is finished."""
 
     row: str
     flags: list[str]
@@ -39,19 +39,19 @@ def _words(text: str) -> list[str]:
 
 @command(
     "sweep",
-    flag("--config", "file with a sweep()", metavar="FILE", required=True),
-    flag("--workdir", "folder of the runs' workdirs", metavar="DIR", required=True),
-    flag("--at_once", "how many runs at a time; with --slurm, at most", type=int),
+    flag("--config", "config file with a sweep()", metavar="FILE", required=True),
+    flag("--workdir", "folder for the workdirs of the runs", metavar="DIR", required=True),
+    flag("--at_once", "number of runs at a time (with --slurm at most); default 1", type=int),
     flag(
         "--slurm",
-        "submit an array, with these options",
+        "submit an array of jobs to SLURM, with these options of sbatch",
         nargs="?",
         const=[],
         type=_words,
         metavar="OPTIONS",
     ),
-    switch("--print", "print commands, and start nothing"),
-    switch("--dry_run", "only say what would be done"),
+    switch("--print", "print the commands, and start nothing"),
+    switch("--dry_run", "print what would be started, and start nothing"),
     flag("more", "flags of aggnets train, after --", nargs="*", metavar="FLAG"),
     check=lambda flags: None,  # its rows' workdirs are checked one by one
 )
@@ -62,13 +62,13 @@ def sweep(flags: argparse.Namespace) -> int | None:
         aggnets sweep --config=configs/digits_50k.py --workdir=runs/50k -- --config.num_seeds=5
 
     The command trains FILE:ROW in DIR/ROW, one row after another, or `--at_once=N` at a time.
-    `--slurm` submits an array of jobs instead, with options of sbatch in `--slurm="--time=8:00:00
-    --nodes=2"`; `--print` prints the commands, for another scheduler. Flags after `--` are given to
+    `--slurm="--time=8:00:00 --nodes=2"` submits an array of jobs to SLURM instead, with these
+    options of sbatch. `--print` prints the commands, for another scheduler. Flags after `--` go to
     each run.
 
-    Finished runs are left out, so that the same command goes on with a sweep. When a run fails the
-    others are trained nevertheless; a line at the end names the failed ones, and the exit code is
-    that of the first. SIGTERM and SIGINT stop all, with exit code 75.
+    Finished runs are left out, so the same command resumes a sweep that was stopped. If a run
+    fails, the others are trained nevertheless. The last line then lists the failed runs, and the
+    exit code is the one of the first of them. SIGTERM and SIGINT stop all runs, with exit code 75.
     """
     if flags.at_once is not None and flags.at_once < 1:
         raise UserError(f"--at_once must be at least 1, got {flags.at_once}")
@@ -108,7 +108,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
 
     rows = list(config_lib.rows(given.config))
     if not rows:
-        raise UserError(f"{given.config} has no sweep(); aggnets train trains it")
+        raise UserError(f"{given.config} has no sweep(); train it with aggnets train")
     for row in rows:
         if row in ("", ".", "..") or "/" in row or not is_line(row):
             raise UserError(f"{given.config}: row {row!r} can't be the name of a folder")
@@ -118,7 +118,7 @@ def runs(given: argparse.Namespace) -> list[Run]:
         words = [f"--config={given.config}:{row}", f"--workdir={workdir}", *given.more]
         flags = make_parser("train").parse(words)
         if flags.workdir != str(workdir):
-            raise UserError("a sweep trains below its --workdir; leave a second one out")
+            raise UserError("a sweep trains below its own --workdir; leave the one after -- out")
         config = config_lib.to_json(load_config(flags))
         path, changes = workdir, []
         if (path / CONFIG).exists():
@@ -180,7 +180,7 @@ def submit(command: Sequence[str]) -> None:
     if not SCRIPT.is_file():
         raise UserError("--slurm needs launch/slurm.sbatch, which only a checkout has")
     if shutil.which("sbatch") is None:
-        raise UserError("there is no SLURM here: no sbatch; --dry_run prints the command")
+        raise UserError("there is no SLURM here (no sbatch); --dry_run prints the command")
     done = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable})
     if done.returncode:
-        raise UserError(f"sbatch has refused it, with exit code {done.returncode}")
+        raise UserError(f"sbatch has refused the jobs, with exit code {done.returncode}")

@@ -19,7 +19,7 @@ from aggnets_jax.commands.command import (
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import local_path
 
-_RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
+_RUNS = flag("workdirs", "directory of a finished run", nargs="+", metavar="WORKDIR")
 
 
 @command(
@@ -27,37 +27,46 @@ _RUNS = flag("workdirs", "of a finished run", nargs="+", metavar="WORKDIR")
     _RUNS,
     flag(
         "--against",
-        "of the reference's runs; default the network of the first run",
+        "directories of the runs of the reference; default the network of the first run",
         nargs="+",
         metavar="WORKDIR",
     ),
     flag(
         "--may_differ",
-        "field of the config, besides the network's, that differs on purpose; may be repeated",
+        "field of the config that may differ, besides those of the network; may be repeated",
         action="append",
         default=[],
         metavar="FIELD",
     ),
-    flag("--output", "results/NAME, without a suffix, of a table and a page"),
+    switch("--transfer", "compare the results of aggnets analyse transfer"),
+    flag("--output", "write a table and a page: results/NAME, without a suffix"),
 )
 def compare(flags: argparse.Namespace) -> None:
-    """Compare networks: side by side, and over seeds by paired differences with intervals.
+    """Compare two runs side by side, or networks over seeds with confidence intervals.
 
     Examples:
         aggnets compare runs/sparse runs/dense
         aggnets compare runs/sparse-0 runs/sparse-1 --against runs/dense-0 runs/dense-1
+        aggnets compare runs/sparse-? --against runs/dense-? --transfer
 
-    Runs that differ only in the seed are one network. The runs after --against are the reference;
-    each other network is compared with it. A seed fixes the order and the augmentation of the data,
-    so that runs with the same seed are a pair, and the differences of pairs count. Without
-    --against, if each network has one run, the runs are shown side by side.
+    Runs that differ only in the seed are one network. The runs after --against are the reference,
+    and each other network is compared with it. A seed fixes the order and the augmentation of the
+    data. Runs with the same seed are therefore a pair, and the table is about the differences of
+    pairs. Without --against, if each network has one run, the runs are shown side by side.
     """
-    from aggnets_jax.reports import compare, results, side_by_side
+    from aggnets_jax.reports import compare, results, side_by_side, transfer
+    from aggnets_jax.tables import write_csv
 
     output = flags.output and results.output_path(flags.output)
     networks = compare.networks(flags.workdirs, flags.against)
     single = all(len(runs) == 1 for runs in networks)
     if flags.against is None and single and len(networks) > 1:
+        if flags.transfer:
+            records = transfer.show(networks)
+            if output:
+                write_csv(output.with_name(f"{output.name}.csv"), records)
+                print(f"{output}.csv")
+            return
         side_by_side.show(networks)
         if output:
             page = side_by_side.page(networks, output)
@@ -65,16 +74,22 @@ def compare(flags: argparse.Namespace) -> None:
             side_by_side.draw(networks, output.with_name(f"{output.name}.png"))
             print(f"{output}.csv, {output}.md, {output}.png")
         return
-    comparison = compare.compare(flags.workdirs, flags.against, flags.may_differ)
+    comparison = compare.compare(
+        flags.workdirs, flags.against, flags.may_differ, transfer=flags.transfer
+    )
     compare.show(comparison)
     if output:
         results.write_tables(output, compare.records(comparison), compare.page(comparison, output))
         print(f"{output}.csv, {output}.md")
 
 
-@command("results", _RUNS, flag("--output", "results/NAME, without a suffix", required=True))
+@command(
+    "results",
+    _RUNS,
+    flag("--output", "files to write: results/NAME, without a suffix", required=True),
+)
 def results(flags: argparse.Namespace) -> None:
-    """Make tables of finished runs: NAME.csv by run and seed, NAME.md by config.
+    """Make tables of finished runs: a row per run (NAME.csv), a row per config (NAME.md).
 
     Example:
         aggnets results runs/sparse-0 runs/sparse-1 --output=results/sparse
@@ -90,17 +105,17 @@ def results(flags: argparse.Namespace) -> None:
 
 @command(
     "experiments",
-    flag("--results", "folder of CSV files of runs; default results"),
-    flag("--family", "folder of configs to list; default all"),
+    flag("--results", "folder with tables of runs (CSV files); default results"),
+    flag("--family", "folder of configs/ to list; default all"),
     flag(
         "--format",
-        "default table; sizes: those of the networks, counted anew",
+        "default table; sizes: count the sizes of the networks again",
         choices=("table", "csv", "markdown", "sizes"),
         default="table",
     ),
 )
 def experiments(flags: argparse.Namespace) -> None:
-    """List the experiments: what they reproduce, what they cost, and our results.
+    """List the papers' experiments with the printed errors, our errors, and their cost.
 
     Example:
         aggnets experiments --family=sparsenet --format=markdown
@@ -114,8 +129,8 @@ def experiments(flags: argparse.Namespace) -> None:
 
 @command(
     "models",
-    flag("names", "shell patterns, or a name", nargs="*", default=["*"], metavar="GLOB"),
-    switch("--page", "print the page of all networks"),
+    flag("names", "name of a network, or shell patterns", nargs="*", default=["*"], metavar="GLOB"),
+    switch("--page", "print docs/models.md, the page of all networks; takes minutes"),
 )
 def models(flags: argparse.Namespace) -> None:
     """List networks with their sizes, or describe one with its arguments.
@@ -125,8 +140,7 @@ def models(flags: argparse.Namespace) -> None:
         aggnets models sparsenet_bc100_k24
         aggnets models --page
 
-    The page is docs/models.md, with all networks; counting them takes minutes. The list has its
-    numbers.
+    Patterns list networks, a name describes one.
     """
     from aggnets_jax.models import page
     from aggnets_jax.models.registry import find_family, list_models, model_info
@@ -156,29 +170,29 @@ def models(flags: argparse.Namespace) -> None:
 @command(
     "dry-run",
     add_config,
-    flag("--processes", "default 1", type=int),
-    flag("--devices", "of each process; default 8", type=int),
-    flag("--target", "to compile for: TPUs, v5e:4x4, v5p:2x2x2, v6e:8x8; or GPUs, h100:8"),
+    flag("--processes", "number of simulated processes; default 1", type=int),
+    flag("--devices", "simulated devices of each process; default 8", type=int),
+    flag("--target", "chips to compile for: v5e:4x4, v5p:2x2x2, v6e:8x8, h100:8"),
     switch("--fit", "if the target has too little memory, try changes of the config"),
-    flag("--json", "file to write"),
+    flag("--json", "file to write the numbers to"),
 )
 def dry_run(flags: argparse.Namespace) -> None:
-    """Compile a config's steps for devices that are not there, and report their cost.
+    """Compile a config's steps for devices that you don't have, and report their cost.
 
     Examples:
         aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --target=v5e:4x4 --fit
         aggnets dry-run --config=configs/hcgnet/table3.py:hcgnet_b --processes=4 --devices=8
 
-    With --target the TPU's or GPU's own compiler compiles the steps of training and evaluation, on
-    any Linux machine (pip install 'aggnets-jax[tpu]' or [cuda13]). It takes minutes. config.slices
-    is the number of slices, or nodes, of that topology.
+    With --target, the compiler of the TPU or GPU compiles the steps of training and evaluation, on
+    any Linux machine (pip install -e '.[tpu]' or '.[cuda13]'). This takes minutes. config.slices is
+    the number of such slices, or nodes.
 
-    Otherwise XLA compiles the step of training for simulated devices of the CPU, with the
-    convolutions of accelerators: collectives and FLOPs are those of a pod; its compiler fuses and
-    lays out arrays in another way, and takes somewhat more or less memory.
+    Without --target, XLA compiles the training step for devices that the CPU simulates, with the
+    convolutions of accelerators. Collectives and FLOPs are as on a pod. Memory differs somewhat,
+    because the CPU's compiler fuses and lays out arrays in another way.
     """
     if flags.target and (flags.processes, flags.devices) != (None, None):
-        raise UserError("--target says which devices; leave --processes and --devices out")
+        raise UserError("--target names the devices; leave --processes and --devices out")
     if flags.fit and not flags.target:
         raise UserError("--fit needs the memory of a --target, such as v5e:4x4")
     processes = 1 if flags.processes is None else flags.processes
@@ -187,7 +201,7 @@ def dry_run(flags: argparse.Namespace) -> None:
     check_whole_number("devices", devices, 1)
     file = flags.json and local_path(flags.json)
     if file and (file.is_dir() or not file.parent.is_dir()):
-        raise UserError(f"{flags.json} can't be written: it is a folder, or in none")
+        raise UserError(f"{flags.json} can't be written: it is a folder, or its folder is missing")
     from aggnets_jax.benchmark.dry_run import report
 
     report(load_config(flags, {}), processes, devices, file, flags.target, flags.fit)
@@ -195,30 +209,30 @@ def dry_run(flags: argparse.Namespace) -> None:
 
 @command(
     "benchmark",
-    flag("--models", "registered networks, with commas between them", required=True),
+    flag("--models", "names of networks, separated by commas", required=True),
     flag("--modes", f"{', '.join(MODES)}; default train", default="train"),
     flag(
         "--forms",
-        "of the networks, in turn: default, plain, native, scan, remat=layer, remat=norm, any"
-        " argument, or several joined by +; ratios are to the first",
+        "ways to compute the networks, in turn: default, plain, native, scan, remat=layer,"
+        " remat=norm, any argument, or several joined by +; ratios are to the first",
         default="default",
     ),
-    flag("--model_args", "of all forms: NAME=VALUE,NAME=VALUE", action="append", default=[]),
-    flag("--num_classes", "default that of the family", type=int),
-    flag("--batch_size", "over all devices; default 64", type=int, default=64),
-    flag("--image_size", "side of the images; default that of the family", type=int),
-    flag("--dtype", "of the computation: float32 or bfloat16", default="float32"),
-    flag("--repeats", "in which forms take turns; default 7", type=int, default=7),
-    flag("--seconds", "for the repeats of each form; default 10", type=float, default=10),
-    flag("--steps_per_dispatch", "of training; default that of runs", type=int),
-    flag("--against", "torch, for the same networks in PyTorch; or another network"),
-    flag("--against_forms", "of torch: eager, compile, channels_last, or joined by +"),
-    flag("--json", "file to write"),
-    flag("--csv", "file to write"),
-    flag("--profile", "folder for profiler traces of a few steps"),
+    flag("--model_args", "arguments of all forms: NAME=VALUE,...", action="append", default=[]),
+    flag("--num_classes", "number of classes; default as in the family's paper", type=int),
+    flag("--batch_size", "images of a step over all devices; default 64", type=int, default=64),
+    flag("--image_size", "side of the images; default as in the family's paper", type=int),
+    flag("--dtype", "float32 (default) or bfloat16", default="float32"),
+    flag("--repeats", "number of turns of each form; default 7", type=int, default=7),
+    flag("--seconds", "time for all turns of a form; default 10", type=float, default=10),
+    flag("--steps_per_dispatch", "steps in one program; default as in training", type=int),
+    flag("--against", "compare with torch (the same networks in PyTorch), or with another network"),
+    flag("--against_forms", "forms of torch: eager, compile, channels_last, or joined by +"),
+    flag("--json", "file to write all columns to"),
+    flag("--csv", "file to write all columns to"),
+    flag("--profile", "folder to write profiler traces of a few steps to"),
 )
 def benchmark(flags: argparse.Namespace) -> None:
-    """Measure speed, compilation and memory of networks in several forms.
+    """Measure speed, memory and compilation of networks, also beside PyTorch.
 
     Example:
         aggnets benchmark --models=densenet_bc100_k12 --modes=train --forms=plain,default
@@ -232,17 +246,22 @@ def benchmark(flags: argparse.Namespace) -> None:
     "prepare-data",
     flag(
         "--name",
-        "TFDS name: cifar10, imagenet2012, imagenet_resized/32x32; or aggnets_digit_scenes",
+        "name of a TFDS data set: cifar10, imagenet2012, ...; or aggnets_digit_scenes",
         required=True,
     ),
     flag("--data_dir", "folder for the prepared data; default TFDS_DATA_DIR, or TFDS's own"),
-    flag("--manual_dir", "folder with the original files, for sets that TFDS can't download"),
+    flag("--manual_dir", "folder with the original files, if TFDS can't download them"),
+    flag(
+        "--file_format",
+        "tfrecord, the default, or array_record, which can be read in any order",
+        choices=("tfrecord", "array_record"),
+    ),
 )
 def prepare_data(flags: argparse.Namespace) -> None:
-    """Download a TFDS data set, or take its files from a folder, and prepare it once.
+    """Prepare a TFDS data set for training: download it, or take its files from a folder.
 
-    The scenes of digits for detection, aggnets_digit_scenes, are composed, in COCO's format. VOC is
-    also written in COCO's format.
+    Data sets for detection are written in COCO's format: voc/2007, voc/2012, and
+    aggnets_digit_scenes, scenes composed of handwritten digits.
 
     Examples:
         aggnets prepare-data --name=cifar10
@@ -257,7 +276,8 @@ def prepare_data(flags: argparse.Namespace) -> None:
         where = f" data.data_dir={flags.data_dir}" if flags.data_dir else ""
         print(f"use it with task=detection data.name={SCENES}{where}")
         return
-    report(prepare(flags.name, flags.data_dir, flags.manual_dir), flags.name, flags.data_dir)
+    builder = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.file_format)
+    report(builder, flags.name, flags.data_dir)
 
 
 def _add_shell(parser: Parser) -> None:

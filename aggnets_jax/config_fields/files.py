@@ -1,4 +1,4 @@
-"""Config files: Python programs with a `get_config()`, which may fail in any way."""
+"""Config files: running their `get_config()`, with any error as one line."""
 
 import difflib
 import functools
@@ -37,11 +37,15 @@ def configs_folder() -> Path:
 def find(name: str) -> tuple[Path, str]:
     """Return the config file of "FILE" or "FILE:TEXT", and the text; "" without one.
 
+    `configs/...` without such a folder is a file that comes with the package.
+
     Raises:
       UserError: if there is no such file.
     """
     file, _, text = name.partition(".py:")
     path = Path(f"{file}.py" if text else name)
+    if path.parts[:1] == ("configs",) and not Path("configs").exists():
+        path = configs_folder().joinpath(*path.parts[1:])
     if not path.is_file():
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")])
         hint = f"; nearest in {path.parent}: {', '.join(near)}" if near else ""

@@ -26,6 +26,7 @@ KNOWN = {
     "coco_folder": KnownData((800, 1344, 3), 80, {"train2017": 117_266, "train2014": 82_783}),
     "aggnets_digit_scenes": KnownData((64, 64, 3), 10, {"train": 598}),
     "aggnets_digits": KnownData((8, 8, 1), 10, {"train": 1_437, "train_10_per_class": 100}),
+    "aggnets_mnist5k": KnownData((28, 28, 1), 10, {"train": 4_000, "train_10_per_class": 100}),
 }
 
 

@@ -1,7 +1,7 @@
 """Modules of users that register patterns, aggregations, units, families and data sets.
 
-They are named in a config (`config.plugins = ("my_networks",)`) or, for commands without a config,
-in the environment variable AGGNETS_PLUGINS, with commas between them.
+A config names them (`config.plugins = ("my_networks",)`). For commands without a config, the
+environment variable AGGNETS_PLUGINS names them, separated by commas.
 """
 
 import importlib

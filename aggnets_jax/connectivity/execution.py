@@ -1,6 +1,6 @@
-"""How the stages of a network are computed: recomputation, loops over layers, shared statistics.
+"""Settings of how stages are computed: recomputation, loops over layers, shared statistics.
 
-None of it changes the function that is computed, except for the rounding of sums in another order.
+None of them changes the result, except for the rounding of sums in another order.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class Execution:
     """How stages are computed.
 
     Attributes:
-      remat: what to recompute for the gradient rather than keep.
+      remat: values to recompute for the gradient instead of keeping them.
         "none"   nothing.
         "layer"  everything in a layer; only the outputs of layers are kept.
         "norm"   concatenation, normalisation and activation; the outputs of convolutions are kept,

@@ -1,4 +1,4 @@
-"""The links of a network, and masks that multiply what a layer reads on each of them.
+"""The links of a network, and masks that multiply the features that layers read on them.
 
     masks["stage1"][layer, source]    float32 [N + 2, N + 1]; 1 leaves a link as it is, 0 cuts it
 

@@ -4,15 +4,15 @@
 `layer` and `sources` are numbers, or traced arrays in a loop:
 
     start(outputs, like)           make a buffer of y_0, ..., y_i, with room for outputs like `like`
-    read(buffer, run, sources)     return what a layer of a run reads
+    read(buffer, run, sources)     return the input of a layer of a run
     write(buffer, layer, output)   return the buffer with one more output
-    end(buffer)                    return what the stage's output is made of
+    end(buffer)                    return the outputs that make up the stage's output
 
 and for the backward pass, in which a second buffer holds the gradients of the outputs:
 
-    end_gradient(buffer, added)      make the second buffer from the gradient of what `end` returned
+    end_gradient(buffer, added)      make the second buffer from the gradient of the result of `end`
     write_gradient(gradient, layer)  return the gradient of one output
-    add_gradient(gradient, run, sources, added)    add the gradient of what a layer has read
+    add_gradient(gradient, run, sources, added)    add the gradient of a layer's input
     start_gradient(gradient)         return the gradients of y_0, ..., y_i
 """
 # ruff: noqa: D102
@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     @property
     def single(self) -> bool:
-        """Whether it is a layer alone, whose variables have no axis of layers."""
+        """Whether it is a single layer. Its variables have no axis of layers."""
         return self.first == self.last
 
 

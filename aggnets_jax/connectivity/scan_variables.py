@@ -1,8 +1,8 @@
 """Variables of layers in loops: their names and shapes, initial values, and other layouts.
 
 With loops, the variables of the layers `first` to `last` of a stage are arrays with an axis of
-layers in front, named `layers{first}_{last}`. Without loops, and for a layer alone, the variables
-of each layer are named `layer{number}`. Trees that contain such variables, like the state of an
+layers in front, named `layers{first}_{last}`. Without loops, and for a single layer, the variables
+of each layer are named `layer{number}`. Trees that contain such variables, such as the state of an
 optimiser, have the same two layouts.
 """
 
@@ -41,9 +41,12 @@ def match_layout(tree: Any, like: Any) -> Any:
 
     nodes = jax.tree.leaves(tree, is_leaf=is_mapping)
     wanted, structure = jax.tree.flatten(like, is_leaf=is_mapping)
-    return structure.unflatten(
-        _match(node, other) if is_mapping(node) else node
-        for node, other in zip(nodes, wanted, strict=True)
+    return jax.tree.unflatten(
+        structure,
+        [
+            _match(node, other) if is_mapping(node) else node
+            for node, other in zip(nodes, wanted, strict=True)
+        ],
     )
 
 

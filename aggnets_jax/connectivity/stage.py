@@ -1,4 +1,4 @@
-"""The stage: a topology run over units with an aggregation. The one loop over layers.
+"""The stage: the loop over layers that combines a topology, an aggregation and a unit.
 
     reading    y_l = F_l(aggregate of y_s over the sources s of l)
                output: the aggregate over the sources of the virtual layer N + 1
@@ -7,8 +7,8 @@
     shortcuts  y_l = F_l(y_{l-1}, aggregate of y_s over the sources s of l)
                output: y_N (ResNet; DSNet, arXiv 2010.12496, eq. 12)
 
-`topology.py` says which sources, `aggregation.py` how they are combined, and the unit (`unit.py`)
-is F. `Stage.__call__` is this recursion; all the rest is how to compute it.
+The sources come from `topology.py`, the aggregate from `aggregation.py`, and F is the unit
+(`unit.py`). `Stage.__call__` is this recursion; the rest concerns how it is computed.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,25 +37,26 @@ Read = Callable[[Sequence[Any], int], Any]
 class Stage(nn.Module):
     """Layers at one resolution; layer l is the submodule `layer{l}`.
 
-    If the collection "links" has the variable `mask`, a float array [N + 2, N + 1], then
-    `mask[layer, source]` multiplies what the layer reads on this link (see `links.py`): the addend
-    of a sum, the channels of a concatenation. A link of weight 0 contributes nothing at all.
+    The collection "links" may have the variable `mask`, a float array [N + 2, N + 1]. Then
+    `mask[layer, source]` multiplies the features that the layer reads on this link (see
+    `links.py`): an addend of a sum, or channels of a concatenation. A link of weight 0 has no
+    effect at all.
 
     Attributes:
       topology: the sources of each layer; its depth is the number of layers.
-      unit: `unit(layer, name=...)`, or `unit(name=...)` if it takes no layer, makes the module F of
-        layer 1..N. It is called with the aggregate [batch, height, width, channels], and in a stage
-        of shortcuts with the previous output and the aggregate.
+      unit: function that makes the module F of layer 1..N: `unit(layer, name=...)`, or
+        `unit(name=...)` if all layers are alike. The module gets the aggregate [batch, height,
+        width, channels]; in a stage of shortcuts it gets the previous output and the aggregate.
       aggregation: a name such as "concat", or a function that makes a new aggregation.
-      projection: `projection(name=...)` makes a module whose output replaces y_0 from layer 2 on,
-        if one of these layers reads y_0. Layer 1 reads y_0 as it is, as in the first block of a
-        residual stage, where only the shortcut is projected.
+      projection: `projection(name=...)` makes a module whose output replaces y_0 for the layers
+        from 2 on, if one of them reads y_0. Layer 1 reads y_0 without the projection, as in the
+        first block of a residual stage, where only the shortcut is projected.
       shortcuts: whether the aggregate is a second input of a layer, beside the previous output.
       preactivated: whether the layers and the reader of the stage normalise and activate before
-        they convolve. Masked concatenations then reach them as `Masked`, for `common.activate`.
-      execution: how to compute the stage. With shared statistics, layers and the reader of a
-        preactivated stage that concatenates read `WithStatistics` in training.
-      train: whether layers normalise by the batch.
+        they convolve. If so, they get masked concatenations as `Masked`, for `common.activate`.
+      execution: settings of the computation. With shared statistics, layers and the reader of a
+        preactivated stage that concatenates get `WithStatistics` in training.
+      train: whether layers normalise by the statistics of the batch.
       kind: `kind(layer)`; layers of one kind compute the same function and can share a loop. By
         default each layer has its own kind.
     """
@@ -74,10 +75,15 @@ class Stage(nn.Module):
     def __call__(self, *inputs: Any) -> Any:
         """Compute the output of the stage from its input y_0 [batch, height, width, channels].
 
-        If i + 1 inputs are given they are y_0, ..., y_i of the topology, and its layers i + 1,
-        i + 2, ... are made here as `layer1`, `layer2`, ... Inputs and outputs may be pytrees if the
-        aggregation and the units take them. Raise `UserError` for a mask of another shape, or
-        outputs that can't be aggregated.
+        With i + 1 inputs, these are y_0, ..., y_i of the topology, and its layers i + 1, i + 2, ...
+        are the modules `layer1`, `layer2`, ... Inputs and outputs may be pytrees if the aggregation
+        and the units take them.
+
+        Returns:
+          The output of the stage, [batch, height, width, channels].
+
+        Raises:
+          UserError: for a mask of another shape, or outputs that can't be aggregated.
         """
         read = self._reader()
         shares = self.execution.shared_statistics and self._normalises_concatenation
@@ -119,7 +125,7 @@ class Stage(nn.Module):
         return compute(self.scope, *previous, kept if concatenates else read(outputs, position))
 
     def _reader(self) -> Read:
-        """Return the function that aggregates what a layer reads, with the mask if there is one."""
+        """Return the function that aggregates the sources of a layer, with the mask if any."""
         aggregate, sources_of = make_aggregation(self.aggregation), self.topology.sources_of
         if not self.has_variable("links", "mask"):
             return lambda outputs, layer: aggregate(outputs, sources_of(layer), layer)

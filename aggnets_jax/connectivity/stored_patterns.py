@@ -1,4 +1,4 @@
-"""Links of a user's patterns as data, so that a run is restored without the code of its pattern.
+"""Links of a user's patterns as data, so that restoring a run does not need the pattern's code.
 
 A config keeps them as {name: [{"depth": 8, "arguments": {}, "sources": [[0], [1, 0], ...]}, ...]}.
 """
@@ -36,7 +36,7 @@ class StoredPattern:
         self._rows = rows
 
     def __call__(self, depth: int, **arguments: Any) -> Sources:
-        """Return the stored sources, or else those of the pattern's code.
+        """Return the stored sources; if there are none, compute them by the pattern's code.
 
         Raise `UserError` if neither is there.
         """

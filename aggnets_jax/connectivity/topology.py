@@ -1,9 +1,9 @@
 """Topologies: which earlier outputs each layer of a stage reads. Pure data, without JAX.
 
 A stage of depth N has the outputs y_0 (its input) and y_1, ..., y_N (its layers). A `Topology`
-lists the outputs that each layer l = 1..N reads. It lists the outputs that make up the output of
-the stage, too, as if the virtual layer N + 1 read them. The aggregation (`aggregation.py`) says how
-they are combined, and the stage (`stage.py`) runs the layers.
+lists the outputs that each layer l = 1..N reads, and the outputs that make up the output of the
+stage, as if a layer N + 1 read them. The aggregation (`aggregation.py`) combines them, and the
+stage (`stage.py`) computes the layers.
 
 `make_topology` makes one from a pattern (`patterns.py`), by name or as a function, or from links.
 """
@@ -35,10 +35,11 @@ class Topology:
 
     Attributes:
       name: the name of its pattern.
-      sources: `sources[l - 1]` are the outputs that layer l reads, in order; the last entry are
-        the outputs that make up the stage's output.
+      sources: `sources[l - 1]` has the outputs that layer l reads, in order; the last entry has the
+        outputs that make up the stage's output.
 
-    Raise `UserError` if a layer reads nothing, an output twice, or an output that is not before it.
+    Raises:
+      UserError: if a layer reads nothing, an output twice, or an output that is not before it.
     """
 
     name: str
@@ -64,7 +65,7 @@ class Topology:
         return len(self.sources) - 1
 
     def sources_of(self, layer: int) -> tuple[int, ...]:
-        """Return the outputs that layer 1..N, or N + 1 for the stage's output, reads, in order."""
+        """Return the outputs that a layer 1..N + 1 reads, in order; N + 1 is the stage's output."""
         if not 1 <= layer <= self.depth + 1:
             raise UserError(f"no layer {layer}; allowed: 1..{self.depth + 1}")
         return self.sources[layer - 1]
@@ -76,7 +77,7 @@ class Topology:
 
     @property
     def unread(self) -> tuple[int, ...]:
-        """Layers whose output nothing reads, neither a layer nor the stage's output."""
+        """Layers whose output neither a layer nor the stage's output reads."""
         read = {source for sources in self.sources for source in sources}
         return tuple(layer for layer in range(1, self.depth + 1) if layer not in read)
 
@@ -93,9 +94,9 @@ class Topology:
     def aggregated_features(
         self, growth_rate: int = 1, in_features: int | None = None
     ) -> tuple[int, ...]:
-        """Return the channels that each layer 1..N + 1 reads if concatenated (SparseNet, Table 1).
+        """Return how many channels each layer 1..N + 1 reads by concatenation (SparseNet, Table 1).
 
-        The outputs of layers have `growth_rate` channels, and y_0 has `in_features` or as many.
+        Outputs of layers have `growth_rate` channels; y_0 has `in_features`, or also `growth_rate`.
         """
         widths = [growth_rate if in_features is None else in_features, *[growth_rate] * self.depth]
         return tuple(sum(widths[source] for source in sources) for sources in self.sources)
@@ -103,8 +104,8 @@ class Topology:
     def shortest_paths(self) -> np.ndarray:
         """Return the lengths, in links, of the shortest gradient paths: float64 [N + 2, N + 2].
 
-        Entry [l, s] is the least number of links that lead from layer l (N + 1 is the stage's
-        output) back to y_s, or infinity if no path does.
+        Entry [l, s] is the smallest number of links from layer l (N + 1 is the stage's output) back
+        to y_s, or infinity if there is no path.
         """
         lengths = np.full([self.depth + 2] * 2, math.inf)
         np.fill_diagonal(lengths, 0)
@@ -113,7 +114,7 @@ class Topology:
         return lengths
 
     def shortest_path(self, layer: int, source: int) -> float:
-        """Return one of the lengths of `shortest_paths`: from `layer` back to y_source."""
+        """Return the length of the shortest path from `layer` back to y_source, in links."""
         if not 0 <= source <= layer <= self.depth + 1:
             raise UserError(f"no path from {layer} back to {source}; allowed: 0..{self.depth + 1}")
         return float(self.shortest_paths()[layer, source])
@@ -128,7 +129,8 @@ class Topology:
     def remove(self, links: Iterable[Link]) -> "Topology":
         """Return the topology without some links `(layer, source)`.
 
-        Raise `UserError` for a link that does not exist, or a layer that would read nothing.
+        Raises:
+          UserError: for a link that does not exist, or a layer that would read nothing.
         """
         removed = {(int(layer), int(source)) for layer, source in links}
         absent = sorted(removed - set(self.links))
@@ -142,8 +144,8 @@ class Topology:
 
 
 TopologyLike = str | Topology | Pattern | Sequence[Any]
-"""The name of a pattern, a topology, a pattern, or links `(layer, source)`; or a list of such, one
-for each stage."""
+"""The name of a pattern, a topology, a pattern function, or links `(layer, source)`; or a list with
+one of these for each stage."""
 
 
 class Made(NamedTuple):
@@ -158,7 +160,7 @@ _MADE: contextvars.ContextVar[list[Made] | None] = contextvars.ContextVar("_MADE
 
 @contextlib.contextmanager
 def recording() -> Iterator[list[Made]]:
-    """Note the topologies that patterns make within the context."""
+    """Record the topologies that patterns make inside the context."""
     made: list[Made] = []
     token = _MADE.set(made)
     try:
@@ -171,14 +173,18 @@ def make_topology(pattern: TopologyLike, depth: int, /, **arguments: Any) -> Top
     """Make a topology from a pattern or from links.
 
     Args:
-      pattern: the name of a pattern, a key of `PATTERNS`; "log-dense" means "log_dense". Or a
-        function like those; links `(layer, source)`, as for the pattern `custom`; or a `Topology`
-        of this depth, which is returned.
+      pattern: the name of a pattern, a key of `PATTERNS` ("log-dense" means "log_dense"); a
+        function like the ones in `PATTERNS`; links `(layer, source)`, as for the pattern `custom`;
+        or a `Topology` of this depth, which is returned.
       depth: N, the number of layers, 1..`MAX_DEPTH`.
       **arguments: arguments of the pattern, such as `base` of "sparse".
 
-    Raise `UserError` for an unknown name or argument, a value that is not allowed, a pattern that
-    fails or returns no topology of this depth, and a topology of another depth.
+    Returns:
+      The topology of a stage with N layers.
+
+    Raises:
+      UserError: for an unknown name or argument, a value that is not allowed, a pattern that fails
+        or returns lists for another depth, and a `Topology` of another depth.
     """
     check_whole_number("the depth of a stage", depth, 1, MAX_DEPTH)
     if isinstance(pattern, Topology):
@@ -281,7 +287,7 @@ def stage_topologies(
     mappings = per_stage("topology_args", arguments or {}, len(depths))
     for mapping in mappings:
         if not hasattr(mapping, "keys"):
-            raise UserError(f"topology_args are arguments by name, got {mapping!r}")
+            raise UserError(f"topology_args must be a mapping of arguments, got {mapping!r}")
     topologies = tuple(
         Topology(each if isinstance(each, str) else "plain", ((0,),))
         if depth == 0 and (shortcuts or opened)

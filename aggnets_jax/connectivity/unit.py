@@ -9,8 +9,8 @@ from flax import linen as nn
 from aggnets_jax.arguments import choose
 
 Unit = Callable[..., Callable[..., Any]]
-"""`unit(layer, name=...)` makes the module of layer 1, 2, ... A unit that makes all layers alike
-needs no such argument: `functools.partial(Module, ...)` is called as `unit(name=...)`."""
+"""`unit(layer, name=...)` makes the module of layer 1, 2, ... If all layers are alike, the unit
+takes no layer: `functools.partial(Module, ...)` is called as `unit(name=...)`."""
 
 
 UNITS: dict[str, Callable[..., nn.Module]] = {}
@@ -20,16 +20,18 @@ UNITS: dict[str, Callable[..., nn.Module]] = {}
 def register_unit(name: str, make: Callable[..., nn.Module]) -> None:
     """Register a unit under a name, for the argument `unit` of DenseNets and SparseNets.
 
-    `make(features, norm=norm, conv=conv, name=...)`, a module class with these fields, makes the
-    module of a layer: [batch, height, width, channels] -> [batch, height, width, features].
-    `norm(name=...)` and `conv(features, kernel_size, name=...)` make the network's normalisations
-    and convolutions.
+    Args:
+      name: name of the unit in configs.
+      make: `make(features, norm=norm, conv=conv, name=...)`, a module class with these fields. The
+        module maps [batch, height, width, channels] to [batch, height, width, features].
+        `norm(name=...)` and `conv(features, kernel_size, name=...)` make the network's
+        normalisations and convolutions.
     """
     UNITS[name] = make
 
 
 def find_unit(unit: str | Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """Return a unit by name, or as it is; raise `UserError` for an unknown name."""
+    """Return a unit by name, or the unit itself; raise `UserError` for an unknown name."""
     return unit if callable(unit) else choose("unit", UNITS, unit)
 
 
@@ -44,7 +46,7 @@ def make_layer(unit: Unit, layer: int) -> Callable[..., Any]:
 
 
 class Layer(nn.Module):
-    """One layer of a stage, made by the stage's unit, to be computed apart from the rest."""
+    """One layer of a stage as a module of its own, so that it can be recomputed alone."""
 
     unit: Unit
     layer: int

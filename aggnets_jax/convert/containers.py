@@ -1,9 +1,9 @@
-"""What surrounds the weights of a network in files of PyTorch: containers, averages, prefixes.
+"""Wrappers around the weights of a network in PyTorch files: containers, averages, prefixes.
 
     {"epoch": 3, "state_dict": {"module.conv1.weight": ...}, "state_dict_ema": {...}}
 
-Training scripts save weights as an entry of a checkpoint, maybe with averages of them in another
-one. Modules that wrap a network put prefixes before its names: `torch.compile`, `DataParallel`,
+Training scripts save weights as an entry of a checkpoint, sometimes with averages in another entry.
+Modules that wrap a network put prefixes before its names: `torch.compile`, `DataParallel`,
 `AveragedModel`, Lightning.
 """
 
@@ -90,7 +90,7 @@ def take_off_wrappers(file: str, state_dict: Mapping[str, Any]) -> dict[str, Any
 def take_off_prefix(
     state_dict: Mapping[str, Any], dialects: Iterable[Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """Return the weights whose names are known in a dialect behind a common prefix.
+    """Return the weights without a common prefix before names that a dialect knows.
 
     They are returned as they are if some names are known without one. Names with other prefixes
     are left out, and that is printed.

@@ -3,9 +3,9 @@
     detector = create_detector("mask_rcnn_fpn", "resnet50", 90, conventions="torchvision")
     variables = detector_from_torch(detector, read_state_dict("maskrcnn_resnet50_fpn_coco.pth"))
 
-The names are those of `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`; the published files
-have older names of some parts, which are read, too. Their 91 outputs are COCO's category ids, with
-gaps; for a detector of 80 classes the rows of the 80 classes are picked.
+The names are taken from `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn`. The older names of
+some parts in the published files are read, too. The 91 outputs there are COCO's category ids, with
+gaps; a detector of 80 classes takes the rows of these classes.
 """
 
 import re
@@ -75,8 +75,8 @@ def detector_from_torch(
       detector: detector with the background as class 0, and a backbone that torchvision has.
       state_dict: arrays by torchvision's names.
       dtype: of the variables.
-      epsilon: what torchvision adds to variances; 0 for the published COCO_V1 weights. The networks
-        here add 1e-5, so the scales are multiplied by sqrt((var + 1e-5) / (var + epsilon)).
+      epsilon: number that torchvision adds to variances; 0 for the published COCO_V1 weights. The
+        networks here add 1e-5: scales are multiplied by sqrt((var + 1e-5) / (var + epsilon)).
 
     Returns:
       Variables for `detector.apply`: "params" and "batch_stats", NumPy arrays.
@@ -112,7 +112,7 @@ def detector_from_torch(
 
 
 def epsilon_of(state_dict: Mapping[str, np.ndarray]) -> float:
-    """Return what torchvision adds to the variances of a file: nothing in published COCO_V1 files.
+    """Return the epsilon of a file's variances in torchvision: 0 for published COCO_V1 files.
 
     These are known by the older names of their parts.
     """

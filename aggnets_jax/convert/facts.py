@@ -1,8 +1,8 @@
-"""Facts about the data that published weights are for, without a data set.
+"""Facts about the data of published weights, found without a data set.
 
-The number of classes and of channels come from the weights. The names of the classes, the size of
-the images, mean and deviation come, the first that there is, from the flags and the config, from
-the file's metadata, from data sets that are known, or from what photographs have.
+The numbers of classes and channels come from the weights. The names of the classes, the size of the
+images, mean and deviation come from the first of these places that has them: the flags and the
+config, the metadata of the file, known data sets, the usual values for photographs.
 """
 
 import importlib.util
@@ -34,7 +34,7 @@ def describe_weights(
     metadata: Mapping[str, Any],
     class_names: str | None = None,
 ) -> DatasetInfo:
-    """Describe the data set of a network's weights, and write into the config what it lacks.
+    """Describe the data set of a network's weights, and fill in the missing fields of the config.
 
     Args:
       config: resolved config; its `data` may get another name, `image_size`, `mean` and `std`.

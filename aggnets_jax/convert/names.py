@@ -1,12 +1,12 @@
 """Names of the parts of our networks in other implementations.
 
-A dialect is a list of rules; a rule is a pattern of our module paths and a function from its groups
-to the module's name there. A kernel or scale is the module's `weight` there, running averages are
-`running_mean` and `running_var`. To add a dialect, list it in `DIALECTS` under the class of the
-network. The first dialect of a class is the one that is written by default.
+A dialect is a list of rules. A rule is a pattern of our module paths and a function from its groups
+to the module's name in the other implementation, where a kernel or scale is the module's `weight`,
+and running averages are `running_mean` and `running_var`. To add a dialect, list it in `DIALECTS`
+under the class of the network. The first dialect of a class is written by default.
 
-Networks that differ in their shortcuts or topologies may have weights of the same shapes. Therefore
-a dialect has a condition, too: the other implementation computes the same function.
+Networks that differ in their shortcuts or topologies may have weights of the same shapes. A dialect
+therefore has a condition for networks that compute the same function in the other implementation.
 """
 
 import re
@@ -47,6 +47,15 @@ def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] |
         if renamed is None or leaf not in _LEAVES:
             return None
         names[f"{renamed}.{_LEAVES[leaf]}"] = path
+    return names
+
+
+def own_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return our paths by names made of them, "stage1.layer3.conv1.weight", for any network."""
+    names = {}
+    for path in paths:
+        module, _, leaf = path.partition("/")[2].rpartition("/")
+        names[".".join([*filter(None, module.split("/")), _LEAVES.get(leaf, leaf)])] = path
     return names
 
 

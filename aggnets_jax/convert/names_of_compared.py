@@ -1,8 +1,8 @@
 """Names of the networks that the papers compare with theirs, in other implementations.
 
-Rules as in `names.py`. The other implementations are public ports (kuangliu's, torchvision,
-pytorchcv), the authors' code, or PyTorch modules with the names of the authors' TensorFlow code.
-No implementation in PyTorch was found of ALL-CNN and Log-DenseNet V2, so these have no names.
+The rules are as in `names.py`. The other implementations are public ports (kuangliu's, torchvision,
+pytorchcv), the authors' code, or PyTorch modules with the names of the authors' TensorFlow code. No
+implementation of ALL-CNN and Log-DenseNet V2 in PyTorch was found, so they have no names here.
 """
 
 from typing import Any

@@ -1,9 +1,9 @@
-"""Published weights that have a network's names and shapes, but are for another function.
+"""Published weights with the names and shapes of a network here, but for another function.
 
-`tf_efficientnet_b0` of timm has the names of `efficientnet_b0`; its convolutions pad as TensorFlow
-does, and its normalisations add another number to variances. The first is an argument of the
-network, the second can be made a part of the scales. Also here: colour weights for images with
-another number of channels, as timm adapts them.
+`tf_efficientnet_b0` of timm has the names of `efficientnet_b0`, but pads convolutions as TensorFlow
+does, and adds another epsilon to variances. The padding is an argument of the network, and the
+epsilon can be absorbed by the scales. This file also converts colour weights for images with
+another number of channels, as timm does.
 """
 
 import functools
@@ -109,7 +109,7 @@ def change_epsilons(
             continue
         scale = variables.get(f"params/{path}/scale")
         if scale is None:
-            raise UserError(f"the normalisation {path!r} has no scale to make another epsilon of")
+            raise UserError(f"the normalisation {path!r} has no scale that could absorb an epsilon")
         var = variables[f"batch_stats/{path}/var"].astype(np.float64)
         changed = scale * np.sqrt((var + after) / np.maximum(var + before, np.finfo(float).tiny))
         scales[f"params/{path}/scale"] = changed.astype(scale.dtype)

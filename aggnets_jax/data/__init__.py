@@ -11,11 +11,13 @@ from aggnets_jax.data.augment.mix import Mix, make_mix
 from aggnets_jax.data.batches import (
     EvalBatches,
     StreamedData,
+    array_batches,
     eval_batches,
     file_batches,
     train_batches,
     train_data,
 )
+from aggnets_jax.data.class_maps import Among, ClassMap, map_classes, other_classes
 from aggnets_jax.data.dataset_info import (
     DatasetInfo,
     describe,
@@ -27,13 +29,16 @@ from aggnets_jax.data.preprocess import Preprocess, as_they_are, make_preprocess
 from aggnets_jax.data.resident import Batch, ResidentData
 
 __all__ = [
+    "Among",
     "Batch",
+    "ClassMap",
     "DatasetInfo",
     "EvalBatches",
     "Mix",
     "Preprocess",
     "ResidentData",
     "StreamedData",
+    "array_batches",
     "as_they_are",
     "describe",
     "describe_known",
@@ -42,6 +47,8 @@ __all__ = [
     "file_batches",
     "make_mix",
     "make_preprocess",
+    "map_classes",
+    "other_classes",
     "train_batches",
     "train_data",
     "unnamed_classes",

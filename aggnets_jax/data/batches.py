@@ -12,7 +12,9 @@ import ml_collections
 import numpy as np
 from jax.sharding import NamedSharding
 
+from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.class_maps import ClassMap
 from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe
 from aggnets_jax.data.host_pipeline import (
     HostBatch,
@@ -21,6 +23,7 @@ from aggnets_jax.data.host_pipeline import (
     load_split,
     train_dataset,
 )
+from aggnets_jax.data.label_sets import read_label_sets
 from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.data.resident import Batch, ResidentData
 from aggnets_jax.errors import UserError
@@ -74,7 +77,8 @@ def train_data(
 
     A batch is a function of (config, seed, step); it depends neither on the step where the run
     began nor on the number of devices or processes. Every example comes exactly once an epoch, and
-    batches run across the end of an epoch.
+    batches run across the end of an epoch. With `repeats` r, each example fills r places of a
+    batch, with "epoch" r e, ..., r e + r - 1 in pass e over the examples: each is augmented apart.
 
     With `damaged` "skip", an image that can't be decoded is black and has the label -1; so is every
     image that is lost because its file is damaged, whose index is -1, too, if it is streamed. The
@@ -99,6 +103,13 @@ def train_data(
     rows = BatchRows(batch_size, local_rows(sharding, batch_size))
     if np.min(seeds) < 0:
         raise UserError(f"seed must be at least 0, not {np.min(seeds)}")
+    repeats = data_config.repeats
+    check_whole_number("config.data.repeats", repeats, 1)
+    if batch_size % repeats:
+        raise UserError(
+            f"config.batch_size {batch_size} is not divisible by config.data.repeats {repeats};"
+            f" nearest: {max(1, round(batch_size / repeats)) * repeats}"
+        )
     split = _open_split(data_config, train=True)
     if split.info.resident:
         return ResidentData(
@@ -107,13 +118,14 @@ def train_data(
             seeds=seeds,
             most_steps=most_steps,
             sharding=sharding,
+            repeats=repeats,
         )
     if np.ndim(seeds):
         raise UserError(
-            f"several seeds train at once on images that live on the devices, and those of"
-            f" {data_config.name} do not: set num_seeds=1"
+            f"several seeds need images on the devices, and {data_config.name} is streamed: set"
+            " num_seeds=1"
         )
-    batches = train_dataset(split, rows, seed=int(seeds), start_step=start_step)
+    batches = train_dataset(split, rows, repeats, seed=int(seeds), start_step=start_step)
     place = functools.partial(place_rows, sharding=sharding, batch_size=batch_size)
     return StreamedData(iter(batches), place)
 
@@ -155,6 +167,9 @@ class EvalBatches:
     is padded with zeros, where the mask is False. The mask is also False for skipped images, whose
     label is -1, if `skip` is set. Batches of resident sets stay on the devices after the first
     pass. The constructor reads nothing; `read` begins a pass over "image" and "label" of the rows.
+
+    `label_sets`, int32 [N, L], has several labels of each image: "labels" int32 [B, L] are in the
+    batch, filled up with -1, and "label" is the first. `class_map` maps single labels.
     """
 
     def __init__(
@@ -164,6 +179,9 @@ class EvalBatches:
         rows: BatchRows,
         sharding: NamedSharding,
         skip: bool = False,
+        *,
+        label_sets: np.ndarray | None = None,
+        class_map: ClassMap | None = None,
     ) -> None:
         self.num_examples = info.num_eval
         self.batch_size = rows.batch_size
@@ -172,6 +190,8 @@ class EvalBatches:
         self._info = info
         self._sharding = sharding
         self._rows = rows.held
+        self._label_sets = label_sets
+        self._class_map = class_map
         self._kept: list[Batch] | None = None
 
     def __len__(self) -> int:
@@ -196,24 +216,78 @@ class EvalBatches:
             labels = np.zeros(len(mask), np.int32)
             if mask.any():  # the last batch may end before the rows of this process
                 examples = next(host)
-                images[mask], labels[mask] = examples["image"], examples["label"]
-            batch = {"image": images, "label": labels, "mask": mask & (labels >= 0)}
+                images[mask], labels[mask] = examples["image"], self._mapped(examples["label"])
+            batch = {"image": images, "label": labels}
+            if self._label_sets is not None:
+                sets = self._label_sets[np.minimum(start + self._rows, self.num_examples - 1)]
+                batch["labels"] = np.where((labels < 0)[:, None], labels[:, None], sets)
+                batch["label"] = labels = np.where(mask, batch["labels"][:, 0], 0)
+            batch["mask"] = mask & (labels >= 0)
             yield place_rows(batch, self._sharding, self.batch_size)
+
+    def _mapped(self, labels: np.ndarray) -> np.ndarray:
+        if self._class_map is None:
+            return labels
+        return np.where(labels < 0, labels, self._class_map.labels[labels])
 
 
 def eval_batches(
-    data_config: ml_collections.ConfigDict, *, batch_size: int, sharding: NamedSharding
+    data_config: ml_collections.ConfigDict,
+    *,
+    batch_size: int,
+    sharding: NamedSharding,
+    class_map: ClassMap | None = None,
+    whole: bool = False,
 ) -> EvalBatches:
-    """Return the batches of the evaluation split, whose last may be padded.
+    """Return the batches of the evaluation split; the last one may be padded.
 
-    Batches are no larger than the split, rounded up to the same number on each device. Arguments
-    and errors are those of `train_data`; images and labels are checked in a pass.
+    Batches are no larger than the split, rounded up to the same number on each device. Images of
+    any size are resized and their centre is cut out, or with `whole` are resized to the network's
+    size. The other arguments and errors are those of `EvalBatches` and `train_data`; images and
+    labels are checked in a pass.
     """
-    split = _open_split(data_config, train=False)
+    split = _open_split(data_config, train=False)._replace(whole=whole)
+    rows = _eval_rows(batch_size, split.info.num_eval, sharding)
+    return EvalBatches(
+        eval_dataset(split, rows),
+        split.info,
+        rows,
+        sharding,
+        split.skip,
+        label_sets=read_label_sets(split),
+        class_map=class_map,
+    )
+
+
+def _eval_rows(batch_size: int, num_examples: int, sharding: NamedSharding) -> BatchRows:
     devices = sharding.num_devices
-    batch_size = min(batch_size, -(-split.info.num_eval // devices) * devices)
-    rows = BatchRows(batch_size, local_rows(sharding, batch_size))
-    return EvalBatches(eval_dataset(split, rows), split.info, rows, sharding, split.skip)
+    batch_size = min(batch_size, -(-num_examples // devices) * devices)
+    return BatchRows(batch_size, local_rows(sharding, batch_size))
+
+
+def array_batches(
+    images: np.ndarray,
+    labels: np.ndarray,
+    info: DatasetInfo,
+    *,
+    batch_size: int,
+    sharding: NamedSharding,
+) -> EvalBatches:
+    """Return batches of images in memory, in the form of an evaluation split.
+
+    Images are uint8 [N, height, width, channels] in the shape of `info`, and labels int [N].
+    """
+    rows = _eval_rows(batch_size, len(labels), sharding)
+
+    def read() -> Iterator[HostBatch]:
+        for start in range(0, len(labels), rows.batch_size):
+            held = start + rows.held
+            held = held[held < len(labels)]
+            if len(held):  # the last batch may end before the rows
+                yield {"image": images[held], "label": labels[held]}
+
+    info = dataclasses.replace(info, num_eval=len(labels), resident=False)
+    return EvalBatches(read, info, rows, sharding)
 
 
 def file_batches(

@@ -1,8 +1,9 @@
-"""Prepared data sets by their TFDS names; nothing here downloads."""
+"""Data sets by their names, TFDS's or of another source; nothing here downloads."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import json
 import re
@@ -11,13 +12,18 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, open_folder
+from aggnets_jax.data.sources import SOURCES, open_source
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-DIGITS = "aggnets_digits"
+SHIPPED = {
+    "aggnets_digits": "aggnets_jax.data.digits",
+    "aggnets_mnist5k": "aggnets_jax.data.mnist5k",
+}
+"""Modules of the data sets that come with packages and are prepared at first use, by name."""
 COCO_FOLDER, SCENES = "coco_folder", "aggnets_digit_scenes"
 OBJECT_SETS = (COCO_FOLDER, SCENES)
 """Names of data sets of objects, see `aggnets_jax.data.objects`."""
@@ -46,6 +52,8 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
+    if base in SOURCES:
+        raise UserError(f"{base} needs no preparation: give its place as data_dir")
     if base in OBJECT_SETS:
         raise UserError(
             f"data set {base} has objects, not a class for each image: it is for detection"
@@ -55,12 +63,12 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     try:
         with contextlib.suppress(tfds.core.DatasetNotFoundError):
             return tfds.builder(versioned, data_dir=data_dir)
-        if base == DIGITS:  # not prepared yet
+        if base in SHIPPED:  # not prepared yet
             import_tensorflow()  # quietly, before the definition of a builder imports it
-            from aggnets_jax.data import digits  # noqa: F401  importing it registers the builder
+            importlib.import_module(SHIPPED[base])  # which registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        shipped = {DIGITS, IMAGE_FOLDER, *OBJECT_SETS}
+        shipped = {*SHIPPED, IMAGE_FOLDER, *SOURCES, *OBJECT_SETS}
         known = {*tfds.list_builders(with_community_datasets=False), *shipped}
         raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ParseError, ValueError) as error:
@@ -90,19 +98,22 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Return the builder of a prepared data set; the shipped digits alone are prepared here.
+    """Return the builder of a prepared data set; only the sets of `SHIPPED` are prepared here.
 
     Arguments and errors are those of `find_builder`. But data_dir must exist, locally or in a
-    bucket; for the digits it must be writable. "image_folder" is a name, too, see `open_folder`.
+    bucket; for `SHIPPED` it must be writable. "image_folder" is a name, too, see `open_folder`,
+    and so are `SOURCES`, see `open_source`.
     """
+    if name in SOURCES:
+        return open_source(name, data_dir)
     data_dir = _existing(data_dir)
     if name == IMAGE_FOLDER:
         return open_folder(data_dir)
     builder = find_builder(name, data_dir)
     if is_prepared(builder):
         return builder
-    if builder.name == DIGITS:
-        return _prepare_digits(builder, name, data_dir)
+    if builder.name in SHIPPED:
+        return _prepare_shipped(builder, name, data_dir)
     where = data_dir or builder.data_dir_root
     raise UserError(
         f"data set {name} is not prepared in {where}; prepare it once with: "
@@ -123,7 +134,7 @@ def _existing(data_dir: str | None) -> str | None:
     return str(path)
 
 
-def _prepare_digits(
+def _prepare_shipped(
     builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None
 ) -> tfds.core.DatasetBuilder:
     import tensorflow_datasets as tfds

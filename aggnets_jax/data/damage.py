@@ -1,7 +1,7 @@
 """Images and records that can't be read: found, named and, if the config says so, skipped.
 
-A skipped image is black and has the label SKIPPED. It keeps its place in its batch, so that the
-others keep theirs; so does a record that is lost because its file is damaged before it.
+A skipped image is black and has the label SKIPPED. It keeps its place in its batch, so the other
+images keep theirs. The same holds for records that are lost after a damaged place in their file.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.dataset_info import Split
+from aggnets_jax.data.dataset_info import DatasetInfo, Split
 from aggnets_jax.data.decoding import FORMATS, eval_image, image_decoder
+from aggnets_jax.data.examples import Examples, reader_of
+from aggnets_jax.data.record_order import encoded
 from aggnets_jax.data.records import parse, read_file
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
@@ -39,8 +41,8 @@ def decode_or_blank(
 
     def example(record: Record) -> tuple[Record, tf.Tensor]:
         # In a graph, only a data set can continue after an error.
-        record = tf.data.Dataset.from_tensors(record)
-        decoded = record.map(lambda record: (decode(record), True)).ignore_errors()
+        alone = tf.data.Dataset.from_tensors(record)
+        decoded = alone.map(lambda record: (decode(record), True)).ignore_errors()
         otherwise = tf.data.Dataset.from_tensors((blank, False))
         return decoded.concatenate(otherwise).take(1).get_single_element()
 
@@ -67,11 +69,37 @@ class FileDamage:
     def _messages(self, files: Sequence[str]) -> Iterator[str]:
         tf = import_tensorflow()
         decode = image_decoder(self._channels)
-        sizes = tf.data.Dataset.from_tensor_slices(files).map(
+        sizes = tf.data.Dataset.from_tensor_slices(encoded(files)).map(
             lambda file: tf.size(decode(tf.io.read_file(file))), num_parallel_calls=tf.data.AUTOTUNE
         )
         for place, _ in _damaged(sizes, files):
             yield f"{files[place]} is damaged, or no {FORMATS}"
+
+
+class ExampleDamage:
+    """Search for damage in numbered examples, which are read once more."""
+
+    def __init__(self, examples: Examples, info: DatasetInfo) -> None:
+        self._examples = examples
+        self._info = info
+
+    def first(self) -> str | None:
+        """Return a message about the first damaged example, or None."""
+        tf = import_tensorflow()
+        parse, image = reader_of(self._examples), eval_image(self._info)
+        numbers = tf.data.Dataset.range(len(self._examples))
+        images = numbers.map(
+            lambda index: image(parse({"index": index})[0]), num_parallel_calls=tf.data.AUTOTUNE
+        )
+        places = map(self._examples.place, range(len(self._examples)))
+        first = next(_damaged(images, places), None)
+        return None if first is None else self.message(str(first[0]))
+
+    def message(self, identity: str) -> str:
+        """Return the message about a damaged example, by its number."""
+        shape = "x".join(map(str, self._info.image_shape))
+        wanted = f"no {FORMATS}" if self._info.resized else f"not of {shape}"
+        return f"{self._examples.place(int(identity))} is damaged, or {wanted}"
 
 
 class RecordDamage:

@@ -1,4 +1,4 @@
-"""Facts about a data set that the rest of the code needs, read from its metadata alone."""
+"""Facts about a data set (sizes, classes, splits), read from its metadata alone."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ RESIDENT = ("auto", "always", "never")
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 NORMALISATION = {
     "aggnets_digits": ((0.30543369,), (0.37595716,)),
+    "aggnets_mnist5k": ((0.13114076,), (0.30831935,)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
     "cifar10": ((0.49139968, 0.48215827, 0.44653124), (0.24703233, 0.24348505, 0.26158768)),
     "imagenet": _IMAGENET,
@@ -80,12 +81,14 @@ class Split(NamedTuple):
       info: from `describe`.
       name: TFDS split, which may be a slice or a sum.
       skip: whether damaged images are skipped, see `damage`.
+      whole: whether images of any size are resized as a whole, without cutting out their centre.
     """
 
     builder: tfds.core.DatasetBuilder | None
     info: DatasetInfo
     name: str
     skip: bool = False
+    whole: bool = False
 
     @property
     def num_examples(self) -> int:
@@ -261,8 +264,8 @@ def _image_shape(
         return (height, width, channels), False
     if resident:
         raise UserError(
-            f"images of {name} are {height}x{width} and stay so on the device: leave image_size "
-            f"unset instead of {size}, or set resident='never' to have them resized"
+            f"images of {name} are {height}x{width}, and images on the devices are not resized to"
+            f" {size}: leave image_size unset, or set resident='never'"
         )
     return (size, size, channels), True
 

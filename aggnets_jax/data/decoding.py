@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from aggnets_jax.data import image_files
 from aggnets_jax.data.dataset_info import DatasetInfo
 from aggnets_jax.data.tf_runtime import import_tensorflow
 
@@ -69,13 +70,7 @@ def _decode_by_pil(encoded: bytes) -> np.ndarray:
     TensorFlow has no decoder for TIFF, and its decoder for BMP refuses palettes.
     """
     try:
-        image = Image.open(io.BytesIO(encoded), formats=("BMP", "GIF", "TIFF", "WEBP"))
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I;16"):  # PIL would clip 16 bits rather than drop the lower ones
-            return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., None], 3, axis=-1)
-        if image.mode in ("F", "I"):
-            raise ValueError(f"no range of colours is known for mode {image.mode}")
-        return np.asarray(image.convert("RGBA").convert("RGB"))
+        return image_files.read_picture(encoded, formats=("BMP", "GIF", "TIFF", "WEBP"))
     except Exception as error:  # TensorFlow reports a ValueError as a wrong argument
         raise ValueError(str(error)) from error
 
@@ -104,9 +99,9 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
 def _read_orientation(encoded: bytes) -> np.int32:
     try:
         image = Image.open(io.BytesIO(encoded), formats=("JPEG", "PNG"))
-        return np.int32(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # of an image that may be whole but for its EXIF data
+    except Exception:  # TensorFlow reports the damage
         return np.int32(1)
+    return np.int32(image_files.orientation(image))
 
 
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The handwritten digits that come with scikit-learn, as a TFDS data set: no network needed."""
+"""The handwritten digits of scikit-learn as a TFDS data set, without a download."""
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -13,17 +13,20 @@ LARGEST_VALUE = 16
 
 def digits_split() -> tuple[np.ndarray, np.ndarray]:
     """Return the fixed, stratified split: places in `load_digits`, int64 [1437] and [360]."""
-    labels = load_digits().target
+    return stratified_split(load_digits().target)
+
+
+def stratified_split(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return places in `labels` for training and, a fifth of each class, for the test, int64."""
     train, test = train_test_split(
         np.arange(len(labels)), test_size=TEST_FRACTION, random_state=SPLIT_SEED, stratify=labels
     )
     return train, test
 
 
-def first_of_each_class(numbers: np.ndarray, count: int) -> np.ndarray:
-    """Return the first `count` of each class among places in `load_digits`, in their order."""
-    labels = load_digits().target[numbers]
-    first = [np.flatnonzero(labels == k)[:count] for k in range(10)]
+def first_of_each_class(numbers: np.ndarray, count: int, labels: np.ndarray) -> np.ndarray:
+    """Return the first `count` of each class among places in `labels`, in their order."""
+    first = [np.flatnonzero(labels[numbers] == k)[:count] for k in range(10)]
     return numbers[np.sort(np.concatenate(first))]
 
 
@@ -67,7 +70,7 @@ class AggnetsDigits(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict:
         del dl_manager  # the images come with scikit-learn
         train, test = digits_split()
-        few = first_of_each_class(train, FEW)
+        few = first_of_each_class(train, FEW, load_digits().target)
         return {
             "train": self._generate_examples(train),
             f"train_{FEW}_per_class": self._generate_examples(few),

@@ -1,8 +1,8 @@
 """A folder of images as a data set: DIR/train/CLASS/*.jpg and DIR/test/CLASS/*.jpg.
 
-A class has the images in its folder and below. Files come in the fixed, mixed order of TFDS's
-`ImageFolder`, so that a slice of a split has files of all classes. TFDS's class itself takes hidden
-files for images, reads two formats alone, and cannot slice.
+A class consists of the images in its folder and below. Files come in the fixed, mixed order of
+TFDS's `ImageFolder`, so a slice of a split has files of all classes. The class of TFDS is not used,
+because it takes hidden files for images, reads only two formats, and cannot slice.
 """
 
 from __future__ import annotations
@@ -12,28 +12,23 @@ import functools
 import os
 import random
 import sys
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import is_line
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Files and folders that systems add to folders of images. Those that begin with a dot are hidden.
 _OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
-
-
-class FolderInfo(NamedTuple):
-    """The part of TFDS's `DatasetInfo` that a folder of images has."""
-
-    features: Mapping[str, Any]
-    splits: Mapping[str, Any]
-    supervised_keys: tuple[str, str] = ("image", "label")
 
 
 class ImageFolder(NamedTuple):
@@ -47,7 +42,7 @@ class ImageFolder(NamedTuple):
 
     data_dir: str
     files: Mapping[str, Sequence[tuple[str, str]]]
-    info: FolderInfo
+    info: SetInfo
     name: str = IMAGE_FOLDER
 
 
@@ -58,9 +53,6 @@ def open_folder(data_dir: str | None) -> ImageFolder:
 
     Raise `UserError` if data_dir, local or in a bucket, is None or holds no such folders.
     """
-    import_tensorflow()
-    import tensorflow_datasets as tfds
-
     if data_dir is None:
         raise UserError(f"data set {IMAGE_FOLDER} needs data_dir: a folder with train/CLASS/*.jpg")
     found: dict[str, list[tuple[str, str]]] = {}
@@ -74,21 +66,10 @@ def open_folder(data_dir: str | None) -> ImageFolder:
             found[split] = examples
     if not found:
         raise UserError(f"data_dir {data_dir} holds no images: it needs train/CLASS/*.jpg")
-    # TFDS slices a split only if its files have a name, which is not used here.
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(data_dir), dataset_name=IMAGE_FOLDER, filetype_suffix="none"
+    counts = {split: len(examples) for split, examples in found.items()}
+    return ImageFolder(
+        data_dir, found, make_info(IMAGE_FOLDER, data_dir, counts, sorted(class_names))
     )
-    splits = tfds.core.SplitDict(
-        tfds.core.SplitInfo(split, [len(examples)], num_bytes=0, filename_template=template)
-        for split, examples in found.items()
-    )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(),
-            "label": tfds.features.ClassLabel(names=sorted(class_names)),
-        }
-    )
-    return ImageFolder(data_dir, found, FolderInfo(features, splits))
 
 
 def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
@@ -96,11 +77,19 @@ def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
     _, classes, beside = next(_walk(folder))
     examples, left_out = [], [*beside]
     for name in sorted(classes):
+        if not is_line(name):
+            place = os.path.join(folder, name)
+            raise UserError(f"the folder {place!a} has no name that can be printed")
         images, others = find_files(os.path.join(folder, name))
-        examples += [(image, name) for image in images]
+        examples += [(image, _composed(name)) for image in images]
         left_out += others
     report_left_out(folder, left_out)
-    return examples, set(classes)
+    return examples, set(map(_composed, classes))
+
+
+def _composed(name: str) -> str:
+    """Return a name in Unicode's composed form; macOS may store accents as letters of their own."""
+    return unicodedata.normalize("NFC", name)
 
 
 def find_files(folder: str) -> tuple[list[str], list[str]]:
@@ -177,7 +166,7 @@ def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tupl
 
 
 def _classes(folder: ImageFolder, split: str) -> set[str]:
-    splits = sorted({piece.splitname for piece in _pieces(folder, split)})
+    splits = sorted({piece.splitname for piece in pieces_of(folder.info, split)})
     found = {name for each in splits for _, name in folder.files[each]}
     for name in sorted({*folder.info.features["label"].names} - found):
         for each in splits:
@@ -196,19 +185,9 @@ def list_examples(
     """
     examples = [
         example
-        for piece in _pieces(folder, split)
+        for piece in pieces_of(folder.info, split)
         for example in folder.files[piece.splitname][piece.from_ : piece.to]
     ]
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[name] for _, name in examples], np.int64)
     return np.array([file for file, _ in examples]), labels
-
-
-def _pieces(folder: ImageFolder, split: str) -> list:
-    """Return the parts of a split, each with `splitname`, `from_` and `to`."""
-    import tensorflow_datasets as tfds
-
-    splits = folder.info.splits
-    # A folder may have any name, also one that is no expression of splits.
-    parse = tfds.core.ReadInstruction if split in splits else tfds.core.ReadInstruction.from_spec
-    return parse(split).to_absolute(splits)

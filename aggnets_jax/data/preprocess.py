@@ -47,7 +47,9 @@ def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -
     """
     mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
     before = _before_normalisation(data_config, info)
-    side = data_config.cutout
+    side, alternate = data_config.cutout, data_config.flip_alternately
+    if alternate and not data_config.flip:
+        raise UserError("flip_alternately is for images that are flipped: set data.flip=True")
     check_whole_number("cutout", side, 0, min(info.image_shape[:2]))
     after = {Stream.CUTOUT: functools.partial(transforms.cutout, side=side)} if side else {}
 
@@ -56,6 +58,10 @@ def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -
 
     def augment(epoch: jax.Array, index: jax.Array, image: jax.Array, seed: jax.Array) -> jax.Array:
         key = example_key(seed, epoch, index)
+        if alternate:
+            first = jax.random.fold_in(example_key(seed, 0, index), Stream.FLIP)
+            flips = jax.random.bernoulli(first) ^ (epoch % 2 == 1)
+            image = jnp.where(flips, image[:, ::-1], image)
         return _run(after, key, normalise(_run(before, key, image)))
 
     def preprocess(
@@ -64,7 +70,7 @@ def make_preprocess(data_config: ml_collections.ConfigDict, info: DatasetInfo) -
         images = batch["image"]
         if images.dtype != jnp.uint8:
             raise TypeError(f"preprocess takes uint8 images, not {images.dtype}")
-        if not train or not (before or after):
+        if not train or not (before or after or alternate):
             return normalise(images)
         return jax.vmap(augment, in_axes=(0, 0, 0, None))(
             batch["epoch"], batch["index"], images, seed
@@ -89,7 +95,7 @@ def _before_normalisation(config: ml_collections.ConfigDict, info: DatasetInfo) 
     partial, steps = functools.partial, {}
     if padding and not info.resized:
         steps[Stream.CROP] = partial(transforms.padded_crop, padding=padding)
-    if config.flip:
+    if config.flip and not config.flip_alternately:
         steps[Stream.FLIP] = transforms.flip
     if policy := make_policy(config.policy, config.policy_args, info.image_shape[:2]):
         _check_channels(f"policy={config.policy!r}", info, (1, 3))

@@ -1,19 +1,20 @@
-"""The order of records: which record fills which row of which batch, and which process reads it.
+"""The order of records: the record for each row of each batch, and the process that reads it.
 
 A training batch of B rows has V streams of k = B / V consecutive rows each. Row r of batch b is
-place b B + r in an endless sequence of examples, with N examples to an epoch. So the number of a
-stream's places in an epoch depends only on B, V, N and the epoch. The stream reads a range of the
-split with as many records. Together the streams read each record once an epoch, and a process runs
-the streams of its rows.
+place b B + r in an endless sequence of examples, with N examples per epoch. The number of a
+stream's places in an epoch therefore depends only on B, V, N and the epoch. The stream reads a
+range of the split with as many records. Together the streams read each record once per epoch, and a
+process runs the streams of its rows.
 
 In each epoch all ranges are shifted by a random number of records, the files of each range are
-shuffled, and its records are shuffled in a buffer: all functions of (seed, epoch, stream). Nothing
-depends on the number of processes, so neither do batches.
+shuffled, and its records are shuffled in a buffer. All this depends on (seed, epoch, stream) and
+not on the number of processes. Batches therefore don't depend on it either.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -48,6 +49,10 @@ class BatchRows(NamedTuple):
         held = tf.constant(np.isin(np.arange(self.batch_size), self.held))
         records = records.enumerate().filter(lambda place, _: held[place % self.batch_size])
         return records.map(lambda _, record: record)
+
+    def of_repeated(self, repeats: int) -> BatchRows:
+        """Return the rows of different examples, of which `repeats` copies each fill these rows."""
+        return BatchRows(self.batch_size // repeats, np.unique(self.held // repeats))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,6 +145,27 @@ def train_records(
     return BatchRows(len(read), np.flatnonzero(np.isin(read, rows.held))).select(records)
 
 
+def repeated(
+    records: tf.data.Dataset, once: BatchRows, rows: BatchRows, repeats: int
+) -> tf.data.Dataset:
+    """Return each training record `repeats` times, for the rows, from the records of rows `once`.
+
+    The "epoch" of copy c is `repeats` times that of the record, plus c.
+    """
+    if repeats == 1:
+        return records
+    tf = import_tensorflow()
+
+    def copies(record: dict[str, tf.Tensor]) -> tf.data.Dataset:
+        first = record["epoch"] * repeats
+        numbers = tf.data.Dataset.range(repeats)
+        return numbers.map(lambda copy: {**record, "epoch": first + copy})
+
+    read = (once.held[:, None] * repeats + np.arange(repeats)).ravel()
+    held = np.flatnonzero(np.isin(read, rows.held))
+    return BatchRows(len(read), held).select(records.flat_map(copies))
+
+
 def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:
     """Return the records of the batches of a split in order, as from `SplitReader.read`.
 
@@ -159,6 +185,34 @@ def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:
     return ranges.flat_map(reader.read)
 
 
+def train_numbers(count: int, rows: BatchRows, *, seed: int, start_step: int) -> tf.data.Dataset:
+    """Return the numbers of the endless training batches' examples from a step on.
+
+    All `count` numbers are shuffled together, by (seed, epoch).
+
+    Returns:
+      Scalars: "epoch" and "index" int64.
+    """
+    tf = import_tensorflow()
+    first_epoch, done = divmod(start_step * rows.batch_size, count)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.range(count, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(indices, seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: {"epoch": epoch, "index": index}
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return rows.select(epochs.flat_map(one_epoch).skip(done))
+
+
+def eval_numbers(count: int, rows: BatchRows) -> tf.data.Dataset:
+    """Return the "index" of the examples of the batches in order, as scalars, int64."""
+    numbers = import_tensorflow().data.Dataset.range(count)
+    return rows.select(numbers.map(lambda index: {"index": index}))
+
+
 def train_files(
     files: np.ndarray, labels: np.ndarray, rows: BatchRows, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
@@ -170,21 +224,23 @@ def train_files(
       Scalars: "file", and "label", "epoch" and "index" int64.
     """
     tf = import_tensorflow()
-    first_epoch, done = divmod(start_step * rows.batch_size, len(labels))
-    files, labels = tf.constant(files), tf.constant(labels)
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.range(len(labels), dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(indices, seed=[seed, epoch])
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda i: {"file": files[i], "label": labels[i], "epoch": epoch, "index": i}
-        )
-
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return rows.select(epochs.flat_map(one_epoch).skip(done))
+    numbers = train_numbers(len(labels), rows, seed=seed, start_step=start_step)
+    files, labels = tf.constant(encoded(files)), tf.constant(labels)
+    return numbers.map(
+        lambda record: {
+            **record,
+            "file": files[record["index"]],
+            "label": labels[record["index"]],
+        }
+    )
 
 
 def eval_files(files: Sequence[str], labels: np.ndarray, rows: BatchRows) -> tf.data.Dataset:
     """Return the "file" and "label" of the batches of files in order, as scalars."""
-    records = {"file": files, "label": labels}
+    records = {"file": encoded(files), "label": labels}
     return rows.select(import_tensorflow().data.Dataset.from_tensor_slices(records))
+
+
+def encoded(files: Sequence[str]) -> np.ndarray:
+    """Return names of files as the system has them, which need not be UTF-8: bytes [N]."""
+    return np.array([os.fsencode(file) for file in files])

@@ -42,7 +42,9 @@ class ResidentData:
     place p % N. So N need not be divisible by the batch size.
 
     The images are uint8 [N, height, width, channels], the labels int32 [N]; the rest is as for
-    `train_data`. The batches of several seeds are made at once.
+    `train_data`. The batches of several seeds are made at once. With `repeats` r, batch_size / r
+    examples are taken in this way, and r copies of each stand beside each other; their "epoch" is
+    r times that of the example, plus the number of the copy.
 
     Attributes:
       most_steps: number of steps for which a feed makes batches.
@@ -60,15 +62,18 @@ class ResidentData:
         seeds: int | np.ndarray,
         most_steps: int,
         sharding: NamedSharding,
+        repeats: int = 1,
     ) -> None:
         self.most_steps = most_steps
+        self._repeats = repeats
         self._images, self._labels = (replicate(array, sharding) for array in (images, labels))
         self._num_examples = len(labels)
-        self._batch_size = batch_size
+        self._batch_size = batch_size // repeats  # different images
         self._sharding = sharding
         seeds = self._placed(seeds)
         # Number of epochs that most_steps batches may touch, wherever they begin.
-        self._epochs = (most_steps * batch_size + self._num_examples - 2) // self._num_examples + 1
+        most = most_steps * self._batch_size
+        self._epochs = (most + self._num_examples - 2) // self._num_examples + 1
         shuffled = jax.jit(self._shuffle, out_shardings=self._images.sharding)
         self._orders = functools.lru_cache(maxsize=1)(
             lambda epoch: shuffled(seeds, self._placed(epoch))
@@ -109,11 +114,16 @@ class ResidentData:
         epoch, place = feed.start
         places = place + step * self._batch_size + jnp.arange(self._batch_size)
         epochs, places = jnp.divmod(places, self._num_examples)
-        index = jax.lax.with_sharding_constraint(feed.orders[epochs, places], self._sharding)
+        epochs, index = epoch + epochs, feed.orders[epochs, places]
+        if self._repeats > 1:
+            epochs, index = (jnp.repeat(x, self._repeats) for x in (epochs, index))
+            copies = jnp.tile(jnp.arange(self._repeats), self._batch_size)
+            epochs = epochs * self._repeats + copies
+        index = jax.lax.with_sharding_constraint(index, self._sharding)
         batch = {
             "image": feed.images[index],
             "label": feed.labels[index],
-            "epoch": (epoch + epochs).astype(jnp.int32),
+            "epoch": epochs.astype(jnp.int32),
             "index": index,
         }
         return jax.lax.with_sharding_constraint(batch, self._sharding)

@@ -1,8 +1,8 @@
-"""Small prepared splits, read without TensorFlow, whose import takes longer than reading them.
+"""Small prepared splits, read without TensorFlow, because its import takes longer than reading.
 
-Only undamaged files are read: TFRecord files on this machine with whole records, which hold whole
-PNGs of 8 bits in the shape that the data set states. PNG is lossless, so the pixels are equal to
-TensorFlow's. TensorFlow reads everything else, and reports what is wrong.
+Only undamaged files are read here: TFRecord files on this machine, with whole records of whole PNGs
+of 8 bits in the stated shape. PNG is lossless, so the pixels are equal to TensorFlow's. TensorFlow
+reads everything else, and reports damage.
 """
 
 from __future__ import annotations

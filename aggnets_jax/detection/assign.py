@@ -1,6 +1,7 @@
 """Assignment of objects to anchors and proposals by their IoU.
 
-Source: Ren et al., arXiv 1506.01497, Section 3.1.2; `Conventions` says where codes differ.
+Source: Ren et al., arXiv 1506.01497, Section 3.1.2; `Conventions` has the differences between
+implementations.
 """
 
 import jax

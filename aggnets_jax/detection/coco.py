@@ -1,4 +1,4 @@
-"""COCO's figures of detections, computed by pycocotools (the extra `aggnets-jax[coco]`).
+"""COCO's metrics of detections, computed by pycocotools (the extra `coco`).
 
 Source: Lin et al., "Microsoft COCO", ECCV 2014, arXiv 1405.0312; https://cocodataset.org/#detection-eval.
 """
@@ -66,11 +66,14 @@ def coco_figures(
         coco = importlib.import_module("pycocotools.coco")
         cocoeval = importlib.import_module("pycocotools.cocoeval")
     except ImportError as error:
-        raise UserError("COCO's figures need pycocotools: install aggnets-jax[coco]") from error
+        raise UserError("metrics need pycocotools: pip install 'aggnets-jax[coco]'") from error
     with contextlib.redirect_stdout(io.StringIO()):
         objects = coco.COCO()
         # pycocotools changes what it is given.
         objects.dataset = copy.deepcopy(dict(ground_truth))
+        # An id of 0 would be "not matched" to it.
+        for number, each in enumerate(objects.dataset["annotations"], start=1):
+            each["id"] = number
         objects.createIndex()
         # With boxes, pycocotools would take their areas for the masks' areas.
         left_out = {"bbox"} if kind == "segm" else {"segmentation"}

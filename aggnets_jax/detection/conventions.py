@@ -1,6 +1,6 @@
 """The choices in which implementations of R-CNN differ, as one record.
 
-legacy        mmdetection 1.x, with which HCGNet's Table 4 was measured
+legacy        mmdetection 1.x, which measured HCGNet's Table 4
 center        mmdetection 2.x
 torchvision   torchvision.models.detection
 """

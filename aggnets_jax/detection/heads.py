@@ -1,4 +1,4 @@
-"""The parts of a detector that have weights, beside the backbone.
+"""Pyramid, RPN and heads: the parts of a detector with weights, except the backbone.
 
 Sources: Lin et al., arXiv 1612.03144, Sections 3 and 4 (pyramid); Ren et al., arXiv 1506.01497,
 Section 3 (RPN); He et al., arXiv 1703.06870, Fig. 4 (heads). Maps are [batch, height, width,

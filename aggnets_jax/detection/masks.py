@@ -100,7 +100,7 @@ def _crop(masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int) -> ja
             pixels = masks[index[:, None, None], y[:, :, None], x[:, None, :]].astype(jnp.int32)
             line += weight[:, None, :] * pixels
         total += (row_weight[:, :, None] * (line >> 4)) >> 16
-    return ((total + 2) >> 2).astype(boxes.dtype)
+    return ((total + 2) >> 2).astype(boxes.dtype)  # type: ignore[attr-defined]
 
 
 def _byte_weights(

@@ -1,12 +1,12 @@
 """Greedy non-maximum suppression, exactly and vectorised.
 
-Among boxes in the order of their scores, greedy NMS keeps a box unless a kept box before it
-overlaps it by more than a threshold. The kept boxes are the only solution of
+Greedy NMS goes through the boxes in the order of their scores. It keeps a box unless a box that it
+has kept before overlaps it by more than a threshold. The kept boxes are the only solution of
 
     keep[i] = valid[i] and not any(keep[j] and IoU[j, i] > threshold for j < i)
 
-so they are found by iterating this from "keep all", in as many rounds as the longest chain of
-suppressions (few), each a masked reduction, instead of a loop over boxes.
+The solution is found by iterating this equation from "keep all". It takes as many rounds as the
+longest chain of suppressions, which is short, and each round is a masked reduction.
 """
 
 import jax

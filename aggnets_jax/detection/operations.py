@@ -1,13 +1,13 @@
-"""Parameters and operations of a detector; nothing is computed for it.
+"""Parameters and operations of a detector, counted without running it.
 
-Operations are in the convention of mmdetection's `tools/get_flops.py`, by which HCGNet, Table 4,
-was printed, for one image, 1000 RoIs in the box head and 100 in the mask head:
+Operations are counted as in mmdetection's `tools/get_flops.py`, which gave the numbers of HCGNet,
+Table 4: for one image, 1000 RoIs in the box head and 100 in the mask head.
 
 * a convolution: multiply-adds, and one addition for each value of the output if it has a bias;
-* the transposed convolution as if all weights applied at each position of the output, which is four
-  times its work;
+* the transposed convolution: as if all weights applied at each position of the output, which is
+  four times its work;
 * a linear layer: multiply-adds; batch normalisation: two for each value;
-* a ReLU that is a module there: one for each value; pooling: one for each value of its input;
+* a ReLU that is a module in mmdetection: one for each value; pooling: one for each input value;
 * RoIAlign, upsampling, additions, softmax: none.
 """
 
@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.detection.backbone import read_by
 from aggnets_jax.detection.detector import Detector
 from aggnets_jax.detection.heads import Upsample
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.flops import Count, equations
 from aggnets_jax.models.hcgnet import HCGNet
+from aggnets_jax.models.levels import read_by
 
 ROIS, MASKS = 1000, 100
 
@@ -131,7 +131,7 @@ def _count(
 
 
 def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations whose results are read."""
+    """Return the equations with results that are read."""
     return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 

@@ -1,4 +1,4 @@
-"""From what the heads predict to boxes: the proposals of the RPN, and the final detections.
+"""From predictions of the heads to boxes: the proposals of the RPN, and the final detections.
 
 Sources: Ren et al., arXiv 1506.01497, Section 3.1; for pyramids Lin et al., arXiv 1612.03144,
 Section 4. All functions are for one image; map them over a batch with `jax.vmap`.

@@ -1,7 +1,7 @@
 """Detectors by name: `create_detector`, `list_detectors`, `detector_info`.
 
 A detector is a kind ("mask_rcnn_fpn"), a backbone of the networks' registry and a number of
-classes. `NAMED` has the papers' combinations, with the figures that they print.
+classes. `NAMED` has the papers' combinations, with the printed numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,7 +130,7 @@ def create_detector(
 
 
 def _named(what: str, kind: type[Any], given: Any) -> Any:
-    """Return a named tuple whose fields are given by name."""
+    """Return a named tuple from fields by name."""
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):

@@ -2,17 +2,17 @@
 
 Source: He et al., "Mask R-CNN", arXiv 1703.06870, Section 3; levels: Lin et al., arXiv 1612.03144,
 eq. 1. A RoI is divided into size x size bins, each the mean of bilinear samples at ratio x ratio
-points. A sample further than one cell outside the map is 0, others are taken at the nearest point
-of the map.
+points. A sample further than one cell outside the map is 0; other samples outside are taken at the
+nearest point of the map.
 
-A bilinear sample is separable, and so is their mean. Hence a RoI's bins are
+Bilinear samples are separable, and so are their means. The bins of a RoI are therefore
 
     bins = A_y features A_x^T
 
-with two matrices of interpolation weights, [size, height] and [size, width] ("matrices"). This has
-no scatter in its gradient, which is the same on every run, but it costs size * height * width *
-channels multiply-adds for each RoI and level. "gather" reads four corners of each sample instead.
-Both are equal but for rounding.
+with two matrices of interpolation weights, [size, height] and [size, width]. The method "matrices"
+has no scatter in its gradient, which therefore is the same on every run. It costs size * height *
+width * channels multiply-adds for each RoI and level. The method "gather" reads the four corners of
+each sample instead. Both differ only by rounding.
 """
 
 import math
@@ -38,7 +38,7 @@ def level_of(
       rois: boxes in pixels.
       levels: number of levels.
       conventions: see `Conventions`.
-      finest: side in pixels that a RoI of level 0 has at least, but for smaller RoIs.
+      finest: side in pixels of the smallest RoI of level 0; still smaller RoIs belong to it, too.
     """
     width, height = conventions.sides(rois)
     side = jnp.sqrt(jnp.maximum(width * height, 0)) / finest

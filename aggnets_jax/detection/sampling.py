@@ -1,7 +1,7 @@
 """Seeded samples of positive and negative anchors or proposals, in static shapes.
 
-The key of an image is a function of the seed, the step and the image's index in the global batch,
-so that a sample doesn't depend on devices and processes.
+The random key of an image depends on the seed, the step and the image's index in the global batch,
+and not on devices and processes.
 """
 
 from typing import NamedTuple

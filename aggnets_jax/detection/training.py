@@ -153,7 +153,7 @@ def _samples(
     positives: int,
     stds: Sequence[float],
 ) -> Samples:
-    """Return the samples of an image from what is assigned to the candidates."""
+    """Return the samples of an image from the objects assigned to the candidates."""
     drawn = sample(key, assigned, number=number, positives=positives)
     own, chosen = jnp.maximum(drawn.assigned, 0), candidates[drawn.index]
     deltas = encode(boxes[own].astype(chosen.dtype), chosen, stds, conventions)
@@ -236,10 +236,10 @@ def mask_losses(
     else:
         read = jax.vmap(partial(mask_targets, **own))
         targets = read(objects.masks, samples.boxes, samples.object)
-    own = jax.vmap(losses.own_class)(logits, conventions.columns(samples.labels))
-    side = own.shape[-2:]
+    chosen = jax.vmap(losses.own_class)(logits, conventions.columns(samples.labels))
+    side = chosen.shape[-2:]
     loss = losses.mask_loss(
-        own.reshape(-1, *side), targets.reshape(-1, *side), samples.positive.reshape(-1)
+        chosen.reshape(-1, *side), targets.reshape(-1, *side), samples.positive.reshape(-1)
     )
     return {"mask": loss}
 

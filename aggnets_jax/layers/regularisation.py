@@ -1,8 +1,8 @@
 """Regularisations whose strength changes during training.
 
-Each layer reads its strength from the variable `value`, a float32 scalar, of the collection
-"strength". The training step sets it (`training/regularisation_schedules.py`); if it is absent the
-strength is 0. In evaluation nothing is regularised.
+Each layer reads its strength from the variable `value`, a float32 scalar, in the collection
+"strength". The training step sets it (`training/regularisation_schedules.py`); without it, the
+strength is 0. Evaluation is not regularised.
 """
 
 import dataclasses
@@ -125,7 +125,7 @@ def check_branches(network: Any) -> None:
     check_number("stochastic_depth", network.stochastic_depth, 0, 0.99)
     check_number("branch_scale", network.branch_scale, 0.01, 100)
     if network.branch_scale != 1 and not network.dynamic_regularisation:
-        raise UserError("branch_scale is of dynamic_regularisation, which is not set")
+        raise UserError("branch_scale needs dynamic_regularisation=True")
 
 
 @jax.custom_vjp

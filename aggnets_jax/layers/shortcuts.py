@@ -1,4 +1,4 @@
-"""Shortcuts of residual networks: what is added to the output of a block.
+"""Shortcuts of residual networks: the sums that are added to the outputs of blocks.
 
 Paper: Zhang et al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arXiv
 2010.12496.
@@ -144,12 +144,12 @@ class Shortcuts:
         normalised = self.aggregation == "normalised_sum" or self.inner
         if not normalised and (self.norm, self.weighted) != ("group", True):
             raise UserError(
-                "shortcut_norm and shortcut_weights are of the aggregation 'normalised_sum', got"
+                "shortcut_norm and shortcut_weights need the aggregation 'normalised_sum', got"
                 f" {self.aggregation!r}"
             )
 
     def make_norm(self, *, train: bool) -> AffineNorm:
-        """Return what makes N."""
+        """Return the maker of the normalisation N."""
         return NORMS[self.norm](train)
 
     def make_aggregation(self, *, train: bool) -> Aggregation:

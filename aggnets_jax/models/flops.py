@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds, and FLOPs as each paper counts them; nothing is computed for it.
+"""Parameters, multiply-adds, and FLOPs as each paper counts them, without running a network.
 
 `count` gives the parameters and multiply-adds of each part of a network. `count_operations` also
-counts the elementwise operations that some papers add: it reads them from the traced program, where
-a rectifier is an operation for each element, a pooling one for each value that it reads.
+counts the elementwise operations that some papers add, from the traced program: a rectifier has one
+operation for each element, a pooling one for each value that it reads.
 """
 
 import collections
@@ -161,12 +161,12 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
     rectified = pooled = 0
     for equation in equations(program.jaxpr):
         if equation.params.get("name") == "relu":
-            rectified += equation.outvars[0].aval.size
+            rectified += equation.outvars[0].aval.size  # type: ignore[attr-defined]
         elif equation.primitive.name in ("reduce_window_sum", "reduce_window_max"):
             window = np.prod(equation.params["window_dimensions"])
-            pooled += int(equation.outvars[0].aval.size * window)
+            pooled += int(equation.outvars[0].aval.size * window)  # type: ignore[attr-defined]
         elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
-            pooled += equation.invars[0].aval.size
+            pooled += equation.invars[0].aval.size  # type: ignore[attr-defined]
     return Operations(**modules, rectified=rectified, pooled=pooled)
 
 

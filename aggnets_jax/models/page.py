@@ -26,16 +26,20 @@ _HEAD = """# All networks
 
 Made by `aggnets models --page > docs/models.md`.
 
-Parameters are trainable scalars, by the size of the head; MACs the multiply-adds of convolutions
-and linear layers for one image, FLOPs as the network's paper counts (`aggnets_jax.models.flops`);
-links the links inside the stages. Printed are the numbers of a paper's table: parameters, FLOPs and
-top-1 errors in percent (`aggnets_jax/models/papers.csv`).
+The columns of the tables below:
+
+* parameters: trainable scalars, by the number of classes;
+* MACs: multiply-adds of convolutions and linear layers for one image;
+* FLOPs: as the network's paper counts them (`aggnets_jax.models.flops`);
+* links: the links into layers, without those into the stages' outputs;
+* printed: parameters, FLOPs and top-1 errors in percent, as a paper's table prints them
+  (`aggnets_jax/models/papers.csv`).
 
 ## Families
 
-Every network that fits a name can be made, `create_model("densenet_bc160_k18")`, and by its
-numbers, `create_model("densenet_bc", depth=160, growth_rate=18)`. `[...]` may be missing, `(a|b)`
-is a choice.
+Every name that fits a row is a network: `create_model("densenet_bc160_k18")`. Its numbers may also
+be arguments: `create_model("densenet_bc", depth=160, growth_rate=18)`. In the names, `[...]` may be
+missing, and `(a|b)` is a choice.
 
 | family | names | paper |
 |---|---|---|
@@ -82,7 +86,7 @@ def show(name: str) -> None:
 
 
 def _by_classes(numbers: Mapping[int, int]) -> str:
-    """Return numbers with the size of the head behind each."""
+    """Return numbers, each followed by the size of the head."""
     return " / ".join(f"{number:,} ({classes})" for classes, number in numbers.items())
 
 
@@ -159,7 +163,7 @@ class Row(NamedTuple):
 
 
 def _read(cell: str) -> dict[int, int]:
-    """Return the numbers of a cell by the number of classes behind each."""
+    """Return the numbers of a cell, by the number of classes."""
     pairs = re.findall(r"([\d,]+) \((\d+)\)", cell)
     return {int(classes): int(number.replace(",", "")) for number, classes in pairs}
 

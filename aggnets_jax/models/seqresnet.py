@@ -79,7 +79,7 @@ class SeqResNet(Network):
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
       imagenet_stem: whether the stem is for large images.
       aggregation: "concat", or "sum" or "mean" of slices and groups; the stem has "concat".
-      dropout: probability of dropping a channel of the input of the head, or of a group behind the
+      dropout: probability of dropping a channel of the input of the head, or of a group after the
         stem.
     """
 
@@ -101,27 +101,27 @@ class SeqResNet(Network):
         plain = partial(ConvNormReLU, norm=norm, conv=conv)
         group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
         no_dropout = partial(common.channel_dropout, 0.0, train=train)
-        x = self._stem(x, plain, partial(group, dropout=no_dropout))
-        endpoints["stem"] = x.activated
+        features = self._stem(x, plain, partial(group, dropout=no_dropout))
+        endpoints["stem"] = features.activated
         group = partial(group, dropout=dropout)
         for i, blocks in enumerate(self.blocks):
             if i > 0:
                 more = self.widths[i] - self.widths[i - 1]
-                x = Downsampling(
+                features = Downsampling(
                     extension=self._layer(i - 1, more, group),
                     downsizing=self._downsizing(i, plain),
                     name=f"downsample{i}",
-                )(x)
-            x = Stage(
+                )(features)
+            features = Stage(
                 make_topology("plain", blocks),
                 unit=partial(ResidualBlock, self._layer(i, self.widths[i], group)),
                 execution=self.execution,
                 kind=lambda layer: None,
                 name=f"stage{i + 1}",
-            )(x)
-            endpoints[f"stage{i + 1}"] = x.activated
+            )(features)
+            endpoints[f"stage{i + 1}"] = features.activated
 
-        return plain(self.widths[-1], 1, name="head")(dropout()(x.activated)).activated
+        return plain(self.widths[-1], 1, name="head")(dropout()(features.activated)).activated
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
         return {"kernel_init": common.uniform_fan_out}
@@ -174,7 +174,7 @@ class SeqResNet(Network):
 
 
 class SeqResNeXt(SeqResNet):
-    """A SeqResNet-B whose 3x3 convolutions have subgroups."""
+    """A SeqResNet-B with subgroups in its 3x3 convolutions."""
 
 
 def seqresnet(

@@ -78,6 +78,11 @@ def predict(
             raise UserError(f"top is for classification, and {workdir} is a run of detection")
         least_score = 0.3 if least_score is None else least_score
         return objects.detect(restored, files, mesh, least_score)
+    if restored.config.task == "multilabel":
+        raise UserError(
+            f"{workdir} is a run of several labels for each image; predict is for classification"
+            " and detection"
+        )
     if least_score is not None:
         raise UserError(f"score is for detection, and {workdir} is a run of classification")
     return classes.classify(restored, files, mesh, 5 if top is None else top)
@@ -171,4 +176,4 @@ def check_report(form: str, output: str | Path | None) -> None:
     if output is not None:
         path = any_path(output)
         if not is_url(path) and (path.is_dir() or not path.parent.is_dir()):
-            raise UserError(f"{output} must be a file in a folder that there is")
+            raise UserError(f"{output} must be a file in an existing folder")

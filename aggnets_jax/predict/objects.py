@@ -1,4 +1,4 @@
-"""The objects that a detector finds in files of images: tables, and pictures of them."""
+"""The objects that a detector finds in image files: tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 from rich.table import Column, Table
 from rich.text import Text
 
+from aggnets_jax.data.image_files import read_picture, upright_size
 from aggnets_jax.data.objects import Annotated, EvaluatedImages
 from aggnets_jax.data.objects.segmentations import decode_mask
 from aggnets_jax.detection.results import coco_results
@@ -56,7 +57,7 @@ def detect(
     each = -(-min(config.eval_batch_size, len(files)) // mesh.size)
     batches = EvaluatedImages(
         _as_split(files, categories),
-        task.form,
+        task.form,  # type: ignore[attr-defined]
         batch_size=each * mesh.size,
         skip=False,
         sharding=mesh_lib.batch_sharding(mesh),
@@ -67,7 +68,7 @@ def detect(
     found = {}
     note(f"detecting objects in {len(files)} images")
     for batch in counted(batches, len(batches), "batches"):
-        found |= task.read(step(restored.variables, batch))
+        found |= task.read(step(restored.variables, batch))  # type: ignore[attr-defined]
     return [
         Detected(file, found[i].size, _objects(found[i], categories, task, least_score))
         for i, file in enumerate(files)
@@ -97,7 +98,7 @@ def _as_split(files: Sequence[str], categories: Mapping[int, str]) -> Annotated:
     for number, file in enumerate(files):
         try:
             with Image.open(file) as image:
-                width, height = image.size
+                height, width = upright_size(image)
         except Exception as error:  # PIL raises any at a damaged file
             raise UserError(f"{file} is damaged or no image: {one_line(error)}") from error
         name = str(Path(file).resolve())
@@ -146,9 +147,8 @@ def json_records(predictions: Sequence[Detected]) -> list[dict[str, Any]]:
 
 def draw(detected: Detected) -> Image.Image:
     """Draw boxes, names, scores and masks over an image."""
-    with Image.open(detected.image) as file:
-        picture = file.convert("RGB")
-    return draw_over(picture, detected.objects)
+    picture = read_picture(Path(detected.image).read_bytes(), size=detected.size)
+    return draw_over(Image.fromarray(picture), detected.objects)
 
 
 def draw_over(picture: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:

@@ -11,6 +11,7 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import any_path, read_json
+from aggnets_jax.reports import transfer as transfer_results
 from aggnets_jax.reports.results import Result, groups, provenance, read_run
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
@@ -20,7 +21,7 @@ MEASURES = ("error", "loss")
 _P_VALUES = {"p_t": "p", "p_t_holm": "p (Holm)", "p_wilcoxon": "W", "p_wilcoxon_holm": "W (Holm)"}
 
 _EXPLANATION = (
-    "A difference is network minus reference for runs with the same seed, after the last step:"
+    "A difference is network minus reference for runs with the same seed{when}:"
     " below zero, the network is better. Errors are top-1 errors in percent. Each interval is the"
     " 95 % confidence interval of the mean difference by Student's t distribution. p is the p-value"
     " of the two-sided paired t test, W the p-value of Wilcoxon's signed-rank test, which needs"
@@ -41,7 +42,7 @@ class Difference(NamedTuple):
 
     Attributes:
       group: results of the network, one for each seed, also those without a partner.
-      measure: "error" in %, or "loss".
+      measure: "error" in %, or "loss"; or a classifier of transfer, whose error in % it is.
       seeds: of the pairs.
       reference: mean of the reference over these seeds.
       mean: of the differences, network minus reference.
@@ -72,6 +73,7 @@ class Comparison(NamedTuple):
 
     reference: Sequence[Result]
     differences: Sequence[Difference]
+    measures: Sequence[str] = MEASURES
 
 
 def networks(
@@ -88,7 +90,7 @@ def networks(
     if others:
         raise UserError(
             f"--against has runs of several configs, such as {reference[0].workdir} and"
-            f" {others[0][0].workdir}; give those of one, that differ in the seed alone"
+            f" {others[0][0].workdir}; give runs that differ only in the seed"
         )
     return [reference, *grouped]
 
@@ -97,25 +99,32 @@ def compare(
     workdirs: Iterable[str | Path],
     against: Iterable[str | Path] | None = None,
     may_differ: Sequence[str] = (),
+    *,
+    transfer: bool = False,
 ) -> Comparison:
     """Compare the networks of some runs with a reference.
 
     Args:
       workdirs: of finished runs of any number of networks.
       against: workdirs of the reference's runs; None: the network of the first workdir.
-      may_differ: fields of the config, besides those of the network, that differ on purpose.
+      may_differ: fields of the config, besides the network's, that may differ.
+      transfer: whether to compare the errors of classifiers on the features, from the files of
+        `aggnets analyse transfer`, instead of the networks' errors.
 
     Raises:
-      UserError: if a workdir holds no finished run; if the reference is not exactly one network, or
-        is compared with itself; if a run differs from it in more than the network; or if there are
-        fewer than two pairs of seeds.
+      UserError: if a workdir holds no finished run, or no such file; if the reference is not
+        exactly one network, or is compared with itself; if a run differs from it in more than the
+        network; or if there are fewer than two pairs of seeds.
     """
     reference, *grouped = networks(workdirs, against)
     if not grouped:
-        raise UserError(f"{name_of(reference)} is one network; a network is compared with another")
+        raise UserError(f"all runs are of one network, {name_of(reference)}; give another, too")
     _check_fields([reference, *grouped], may_differ)
+    measures = MEASURES
+    if transfer:
+        (reference, *grouped), measures = transfer_results.add_errors([reference, *grouped])
     by_measure = []
-    for measure in MEASURES:
+    for measure in measures:
         found = [_difference(group, reference, measure) for group in grouped]
         p_t = holm([each.p_t for each in found])
         p_wilcoxon = holm([each.p_wilcoxon for each in found])
@@ -123,7 +132,8 @@ def compare(
             each._replace(p_t_holm=t, p_wilcoxon_holm=w)
             for each, t, w in zip(found, p_t, p_wilcoxon, strict=True)
         )
-    return Comparison(reference, [*itertools.chain(*zip(*by_measure, strict=True))])
+    differences = [*itertools.chain(*zip(*by_measure, strict=True))]
+    return Comparison(reference, differences, measures)
 
 
 def _difference(group: Sequence[Result], reference: Sequence[Result], measure: str) -> Difference:
@@ -136,8 +146,8 @@ def _difference(group: Sequence[Result], reference: Sequence[Result], measure: s
     if len(seeds) < 2:
         have = [", ".join(map(str, sorted(values))) for values in (ours, theirs)]
         raise UserError(
-            f"{name_of(group)} has the seeds {have[0]} and {name_of(reference)} has {have[1]}: less"
-            " than two pairs are no comparison; train both with the same two seeds or more"
+            f"{name_of(group)} has the seeds {have[0]} and {name_of(reference)} has {have[1]}: a"
+            " comparison needs two pairs; train both with two common seeds or more"
         )
     # Round off floating-point errors, which would make equal differences unequal.
     differences = np.round([ours[seed] - theirs[seed] for seed in seeds], 9)
@@ -232,7 +242,7 @@ def _record(difference: Difference) -> dict[str, object]:
 
 def page(comparison: Comparison, output: Path) -> str:
     """Return the Markdown page: a row for each network and measure, commands, hardware."""
-    reference, differences = comparison
+    reference, differences, _ = comparison
     compared = [result for difference in differences for result in difference.group]
     lines = [
         _PAGE.format(name=output.name, output=output, against=name_of(reference)),
@@ -257,14 +267,15 @@ def show(comparison: Comparison) -> None:
 
 
 def _explanation(comparison: Comparison) -> str:
-    count = len(comparison.differences) // len(MEASURES)
+    count = len(comparison.differences) // len(comparison.measures)
     comparisons = "one comparison" if count == 1 else f"{count} comparisons"
-    return _EXPLANATION.format(least=LEAST_RANKED, comparisons=comparisons)
+    last = ", after the last step" if comparison.measures == MEASURES else ""
+    return _EXPLANATION.format(when=last, least=LEAST_RANKED, comparisons=comparisons)
 
 
 def _cells(difference: Difference) -> dict[str, str]:
     # One image in a thousand is 0.1 %, and losses of networks that fit are small.
-    digits = 2 if difference.measure == "error" else 4
+    digits = 4 if difference.measure == "loss" else 2
     low, high = difference.mean - difference.half, difference.mean + difference.half
     p_values = {title: getattr(difference, name) for name, title in _P_VALUES.items()}
     return {
@@ -282,7 +293,7 @@ def _cells(difference: Difference) -> dict[str, str]:
 def _left_out(comparison: Comparison) -> list[str]:
     """Return a line for the runs of each network that have no partner."""
     lines, reference = [], comparison.reference
-    for difference in comparison.differences[:: len(MEASURES)]:
+    for difference in comparison.differences[:: len(comparison.measures)]:
         for group, other in ((difference.group, reference), (reference, difference.group)):
             seeds = sorted({result.record["seed"] for result in group} - {*difference.seeds})
             alone = f"{name_of(group)} with the seeds {', '.join(map(str, seeds))}"

@@ -68,7 +68,7 @@ def save_several(
     """
     figure = Figure(figsize=(13, 3.9), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(curves))
-    colours = matplotlib.colormaps["tab10"].colors
+    colours = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]
     for axes, (name, title, _) in zip(panels, curves, strict=True):
         for number, (network, runs) in enumerate(networks.items()):
             colour, dashes = colours[number % 10], "--" if number >= 10 else "-"

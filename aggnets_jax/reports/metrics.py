@@ -29,6 +29,12 @@ CLASSIFICATION = (
     Metric("accuracy_top5", "top-5 accuracy"),
     Metric("loss", "loss", "Mean cross entropy of the evaluation images, on a logarithmic axis."),
 )
+MULTILABEL = (
+    Metric("mAP", "mAP", "Mean over the classes of the average precision."),
+    Metric("F1", "F1", "F1 over all pairs of image and class."),
+    Metric("F1_of_classes", "F1 of classes"),
+    Metric("loss", "loss", "Mean binary cross entropy of the evaluation, on a logarithmic axis."),
+)
 DETECTION = (
     Metric("bbox_AP", "box AP", f"{_AP} Boxes."),
     Metric("bbox_AP50", "box AP50"),
@@ -41,7 +47,9 @@ DETECTION = (
 
 def metrics_in(evaluation: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Return the metrics that an evaluation has; the first is the most important."""
-    every = DETECTION if DETECTION[0].name in evaluation else CLASSIFICATION
+    every = next(
+        (each for each in (DETECTION, MULTILABEL) if each[0].name in evaluation), CLASSIFICATION
+    )
     return tuple(metric for metric in every if metric.name in evaluation)
 
 
@@ -49,11 +57,11 @@ def curves_of(evaluation: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Return the metrics with a curve, by their keys in `metrics.jsonl`, the losses first.
 
     The losses have an axis each: label smoothing, mixup and the augmentation of the images raise
-    the loss in training alone.
+    only the training loss.
     """
     caption = (
         "Mean loss of the training images, on a logarithmic axis. Label smoothing and the"
-        " augmentation of the images raise it, so it is no match for the loss in evaluation."
+        " augmentation of the images raise it, so it can't be compared with the evaluation loss."
     )
     if DETECTION[0].name in evaluation:
         caption = "Sum of the detector's losses, on a logarithmic axis."

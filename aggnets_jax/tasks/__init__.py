@@ -6,11 +6,13 @@ from aggnets_jax.arguments import check_arguments, choose
 from aggnets_jax.errors import UserError
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.tasks.detection import Detection
+from aggnets_jax.tasks.multilabel import MultiLabel
 from aggnets_jax.training.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
     "detection": Detection,
+    "multilabel": MultiLabel,
 }
 
 

@@ -10,7 +10,13 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
-from aggnets_jax.training.losses import cross_entropy, smooth_targets, training_losses
+from aggnets_jax.training.distillation import Outputs, make_distillation
+from aggnets_jax.training.losses import (
+    cross_entropy,
+    make_loss,
+    smooth_targets,
+    training_losses,
+)
 from aggnets_jax.training.state import Variables
 from aggnets_jax.training.task import Config, Evaluation, Task
 
@@ -19,12 +25,13 @@ class Examples(NamedTuple):
     """Examples of a training step: images float32 [batch, height, width, channels].
 
     Targets are labels int32 [batch], or probabilities float32 [batch, classes]. Labels are int32
-    [batch]; -1 for a damaged image.
+    [batch]; -1 for a damaged image. `taught` has the outputs of a teacher, if there is one.
     """
 
     images: jax.Array
     targets: jax.Array
     labels: jax.Array
+    taught: Outputs | None = None
 
 
 class Classification(Task):
@@ -61,17 +68,22 @@ class Classification(Task):
                 targets *= (labels >= 0)[:, None]
             if mix:
                 images, targets = mix(images, targets, batch, seed)
-            return Examples(images, targets, labels)
+            teacher = batch.get("teacher")
+            taught = teacher.outputs(images, batch["index"]) if teacher else None  # type: ignore[attr-defined]
+            return Examples(images, targets, labels, taught)
 
         return prepare
 
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
         """Make the mean of the network's loss, which counts correct and skipped images.
 
-        It is the cross entropy unless the network names another; auxiliary classifiers add theirs.
+        It is the cross entropy unless config or network name another; auxiliary classifiers add
+        theirs.
+        A teacher adds its part, see `training.distillation`.
         """
+        distillation = make_distillation(config)
         skip = config.data.damaged == "skip"
-        name = getattr(model, "loss", "cross_entropy")
+        loss = make_loss(config, model, "cross_entropy")
 
         def loss_fn(
             params: Any, batch_stats: Any, examples: Examples, fixed: Variables, key: jax.Array
@@ -83,7 +95,15 @@ class Classification(Task):
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
             )
-            losses = training_losses(name, logits, endpoints, examples.targets)
+            losses = training_losses(loss, logits, endpoints, examples.targets)
+            if skip:  # a binary loss has one for an image without targets
+                losses = jnp.where(examples.targets.sum(-1) > 0, losses, 0)
+            if distillation:
+                if examples.taught is None:
+                    raise UserError("config.teacher is for training alone: set config.teacher=None")
+                outputs = {**endpoints, "logits": logits}
+                counted = examples.labels >= 0
+                losses = distillation.losses(losses, outputs, examples.taught, counted)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),
@@ -140,16 +160,26 @@ def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
 
     Args:
       logits: float [B, classes].
-      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`.
+      batch: "label" int32 [B] and "mask" bool [B], as in `data.EvalBatches`, and "labels" int32
+        [B, L] if an image may have several.
 
     Returns:
-      Arrays [B]: `loss` (cross entropy, float), `correct` and `correct_top5` (bool).
+      Arrays [B]: `loss` (cross entropy, float; with several labels, of their probabilities
+      together), `correct` and `correct_top5` (bool; with several labels, by any of them).
     """
     labels, mask = batch["label"], batch["mask"]
-    losses = cross_entropy(logits, labels)
     _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))
+    if "labels" in batch:
+        right = jnp.any(batch["labels"][..., None] == jnp.arange(logits.shape[-1]), axis=-2)
+        losses = -jax.nn.logsumexp(jax.nn.log_softmax(logits), axis=-1, where=right)
+        hits = jnp.take_along_axis(right, top5, axis=-1)
+        correct, correct_top5 = hits[:, 0], jnp.any(hits, axis=-1)
+    else:
+        losses = cross_entropy(logits, labels)
+        correct = jnp.argmax(logits, axis=-1) == labels
+        correct_top5 = jnp.any(top5 == labels[:, None], axis=-1)
     return {
         "loss": jnp.where(mask, losses, 0),
-        "correct": mask & (jnp.argmax(logits, axis=-1) == labels),
-        "correct_top5": mask & jnp.any(top5 == labels[:, None], axis=-1),
+        "correct": mask & correct,
+        "correct_top5": mask & correct_top5,
     }

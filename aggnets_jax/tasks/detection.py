@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import optax
 from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
@@ -37,12 +35,16 @@ from aggnets_jax.training.state import Variables, model_key
 from aggnets_jax.training.task import Config, Evaluation, Task
 
 # No image of COCO has more.
-_MOST_OBJECTS = 100
+MOST_OBJECTS = 100
 
 # Fields of a config that change images or labels in a way that is not made for objects.
 _NOT_FOR_OBJECTS = {
+    "loss": None,
     "label_smoothing": 0.0,
+    "progressive": (),
     "data.image_size": None,
+    "data.flip_alternately": False,
+    "data.repeats": 1,
     "data.policy": "none",
     "data.color_jitter": 0.0,
     "data.lighting": 0.0,
@@ -141,12 +143,12 @@ class Detection(Task):
             masks,
             mask_side,
         )
-        self.kinds = ("bbox", "segm") if masks else ("bbox",)
+        self.kinds = ("bbox", "segm") if masks else ("bbox",)  # type: ignore[truthy-function]
         self.voc = voc
         self.bucketed_eval = bucketed_eval
         self._chosen = {"empty": keep_empty, "least_side": least_side}
         self._arguments = dict(detector_args or {})
-        parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]
+        parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]  # type: ignore[truthy-function]
         self.sums = {**dict.fromkeys(parts, jnp.float32), "skipped": jnp.int32}
         figures = [f"{kind}_{figure}" for kind in self.kinds for figure in FIGURES]
         shown = [f"{kind}_AP" for kind in self.kinds] + ["voc_mAP"] * voc
@@ -155,13 +157,13 @@ class Detection(Task):
 
     def describe(self, config: Config) -> data.DatasetInfo:
         """Describe the data set of a config."""
-        _check_fields(config)
+        check_fields(config, "detection")
         mask_coding()  # pycocotools is needed at the first evaluation
         return object_data.describe_objects(config.data, self.form, **self._chosen)
 
     def describe_known(self, config: Config) -> data.DatasetInfo:
         """Describe a data set without opening it; images have the first size of training."""
-        _check_fields(config)
+        check_fields(config, "detection")
         image_shape = (*self.form.training_sizes[0], 3)
         return dataclasses.replace(super().describe_known(config), image_shape=image_shape)
 
@@ -176,9 +178,7 @@ class Detection(Task):
         objects = {"boxes": ((4,), jnp.float32), "label": ((), jnp.int32), "valid": ((), bool)}
         if self.form.masks:
             objects["masks"] = (self.form.mask_shape(image_shape[:2]), jnp.uint8)
-        padded = {
-            name: ((_MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()
-        }
+        padded = {name: ((MOST_OBJECTS, *shape), dtype) for name, (shape, dtype) in objects.items()}
         return {**found, **padded, "step": ((), jnp.int32)}
 
     def train_data(self, config: Config, **arguments: Any) -> data.StreamedData:
@@ -203,19 +203,7 @@ class Detection(Task):
 
     def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Normalise the images; their padding is 0 afterwards."""
-        mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
-
-        def preprocess(
-            batch: Mapping[str, jax.Array], *, train: bool, seed: int | jax.Array = 0
-        ) -> jax.Array:
-            del train, seed  # images are mirrored on the host, together with their objects
-            images = (batch["image"].astype(jnp.float32) / 255 - mean) / std
-            rows, columns = (jnp.arange(side) for side in images.shape[1:3])
-            height, width = (batch["size"][:, i, None, None, None] for i in (0, 1))
-            inside = (rows[:, None, None] < height) & (columns[:, None] < width)
-            return jnp.where(inside, images, 0)
-
-        return preprocess
+        return preprocess_padded(info)
 
     def make_network(self, config: Config, num_classes: int) -> Detector:
         """Make the detector on the network of a config."""
@@ -237,15 +225,11 @@ class Detection(Task):
         """Count the costs of each part of the detector, with 1000 RoIs and 100 masks."""
         return count_detector(network, image_shape[:2])[-1]
 
-    def make_optimizer(
-        self, model: Detector, config: Config, total_steps: int, steps_per_epoch: float
-    ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-        """Make the optimiser, which never sees the frozen parameters of the backbone."""
-        if paths := sorted("/".join(path) for path in model.backbone.frozen_paths):
-            frozen = f"backbone/(?:{'|'.join(map(re.escape, paths))})"
-            config = ml_collections.ConfigDict(config)
-            config.lr_factors = ((frozen, 0.0), *config.lr_factors)
-        return super().make_optimizer(model, config, total_steps, steps_per_epoch)
+    def lr_factors(self, model: Detector, config: Config) -> Sequence[Any]:
+        """Return the config's factors after 0 for the frozen parameters of the backbone."""
+        paths = sorted("/".join(path) for path in model.backbone.frozen_paths)
+        frozen = f"backbone/(?:{'|'.join(map(re.escape, paths))})"
+        return (*[(frozen, 0.0)] * bool(paths), *config.lr_factors)
 
     def make_prepare(
         self, model: Detector, preprocess: data.Preprocess, config: Config
@@ -293,7 +277,7 @@ class Detection(Task):
     def make_eval_step(
         self, model: Detector, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, Any]]:
-        """Make the detections of a batch, with what is needed to read them."""
+        """Make the detections of a batch, with the data needed to read them."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, Any]:
             images = preprocess(batch, train=False)
@@ -360,12 +344,29 @@ class Detection(Task):
         return Evaluation(metrics, len(found), len(skipped), results)
 
 
-def _check_fields(config: Config) -> None:
-    """Raise `UserError` if a field of a config changes images in a way not made for objects."""
+def check_fields(config: Config, task: str, apart: Sequence[str] = ()) -> None:
+    """Raise `UserError` if a field is set that images with objects can't have; some may be set."""
     for field, value in _NOT_FOR_OBJECTS.items():
         *groups, name = field.split(".")
-        if (config[groups[0]] if groups else config)[name] != value:
-            raise UserError(f"config.{field} is not for detection: it must be {value!r}")
+        if field not in apart and (config[groups[0]] if groups else config)[name] != value:
+            raise UserError(f"config.{field} is not for {task}: it must be {value!r}")
+
+
+def preprocess_padded(info: data.DatasetInfo) -> data.Preprocess:
+    """Return the function that normalises padded images; their padding is 0 afterwards."""
+    mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
+
+    def preprocess(
+        batch: Mapping[str, jax.Array], *, train: bool, seed: int | jax.Array = 0
+    ) -> jax.Array:
+        del train, seed  # images are mirrored on the host, together with their objects
+        images = (batch["image"].astype(jnp.float32) / 255 - mean) / std
+        rows, columns = (jnp.arange(side) for side in images.shape[1:3])
+        height, width = (batch["size"][:, i, None, None, None] for i in (0, 1))
+        inside = (rows[:, None, None] < height) & (columns[:, None] < width)
+        return jnp.where(inside, images, 0)
+
+    return preprocess
 
 
 def _checked_buckets(

@@ -2,11 +2,11 @@
 
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
-ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
-`UserError`.
+ends in `_steps` may be given in epochs: `warmup_epochs=5` means `warmup_steps` of five epochs, for
+any batch size. An unknown name or argument, or a value that is not allowed, raises `UserError`.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,17 @@ from aggnets_jax.arguments import check_arguments, check_number, check_whole_num
 from aggnets_jax.errors import UserError, unknown
 
 _LONGEST_TABLE = 100_000  # of cycles or epochs, as a constant of the compiled step
+_RATES = 100_000  # that are computed at once for the log
 
 
-def constant(lr: float, total_steps: int, steps_per_epoch: float) -> optax.Schedule:
-    """Keep the learning rate."""
-    return optax.constant_schedule(lr)
+def constant(
+    lr: float, total_steps: int, steps_per_epoch: float, *, warmup_steps: float = 0
+) -> optax.Schedule:
+    """Keep the learning rate, after a linear rise from 0 over `warmup_steps`."""
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    if not round(warmup_steps):
+        return optax.constant_schedule(lr)
+    return optax.linear_schedule(0.0, lr, round(warmup_steps))
 
 
 def step(
@@ -56,6 +62,30 @@ def step(
         return lambda count: jnp.asarray(values)[_last_begun(starts, count)]
     rise = optax.linear_schedule(warmup_factor, 1.0, round(warmup_steps))
     return lambda count: rise(count) * jnp.asarray(values)[_last_begun(starts, count)]
+
+
+def linear(
+    lr: float,
+    total_steps: int,
+    steps_per_epoch: float,
+    *,
+    warmup_steps: float = 0,
+    start_factor: float = 0.0,
+    end_factor: float = 0.0,
+) -> optax.Schedule:
+    """Rise linearly from `start_factor * lr` over `warmup_steps`, then fall to `end_factor * lr`.
+
+    A run that ends within the warm-up does not fall.
+    """
+    check_number("warmup_steps", warmup_steps, 0, 2**31)
+    check_number("start_factor", start_factor, 0, 1)
+    check_number("end_factor", end_factor, 0, 1)
+    rise = min(round(warmup_steps), total_steps)
+    fall = optax.linear_schedule(lr, end_factor * lr, max(1, total_steps - rise))
+    if not rise:
+        return fall
+    rising = optax.linear_schedule(start_factor * lr, lr, round(warmup_steps))
+    return optax.join_schedules([rising, fall], [rise])
 
 
 def cosine(
@@ -181,7 +211,7 @@ def _cycles(
 
 
 def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
-    """Return the first step of each epoch: the first whose batch begins in it."""
+    """Return the first step of each epoch: the first step with a batch that begins in it."""
     if total_steps > _LONGEST_TABLE * steps_per_epoch:
         raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
     epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
@@ -199,7 +229,7 @@ def _last_begun(starts: np.ndarray, count: ArrayLike) -> jax.Array:
     return jnp.searchsorted(jnp.asarray(starts), count, side="right") - 1
 
 
-SCHEDULES = {f.__name__: f for f in (constant, step, cosine, warmup_cosine, sgdr)}
+SCHEDULES = {f.__name__: f for f in (constant, step, linear, cosine, warmup_cosine, sgdr)}
 
 
 def make_schedule(
@@ -209,17 +239,43 @@ def make_schedule(
     return bind("schedule", SCHEDULES, name, total_steps, steps_per_epoch, arguments)(lr)
 
 
-def low_peak(rates: np.ndarray, highest: float) -> str | None:
+class Rates:
+    """Learning rates for the log of a run, computed for many steps at once.
+
+    A program for each line of the log would wait for the steps before it.
+    """
+
+    def __init__(self, schedule: optax.Schedule, total_steps: int) -> None:
+        self.total_steps = total_steps
+        self._size = min(total_steps, _RATES)
+        self._compute = jax.jit(jax.vmap(schedule))
+        self._block = functools.lru_cache(maxsize=1)(self._computed)
+
+    def _computed(self, block: int) -> np.ndarray:
+        return jax.device_get(self._compute(block * self._size + np.arange(self._size)))
+
+    def before(self, step: int) -> float:
+        """Return the rate of the update after which a run has made so many steps."""
+        block, place = divmod(step - 1, self._size)
+        return float(self._block(block)[place])
+
+    def peak(self) -> float:
+        """Return the highest rate of the run; of a long one, of equally spaced steps."""
+        steps = np.linspace(0, self.total_steps - 1, self._size)
+        return float(jax.device_get(self._compute(steps.astype(np.int32))).max())
+
+
+def low_peak(rates: Rates, highest: float) -> str | None:
     """Return why the learning rates of a run may be a mistake: they never come near the highest.
 
-    `rates` are those of all steps. The highest of `warmup_cosine` is below `highest` by design, by
-    less than 5 % unless the warm-up takes a large part of the run.
+    The highest rate of `warmup_cosine` is below `highest` by design, by less than 5 % unless the
+    warm-up takes a large part of the run.
     """
-    if len(rates) == 0 or (peak := float(np.max(rates))) >= 0.95 * highest:
+    if (peak := rates.peak()) >= 0.95 * highest:
         return None
     return (
         f"the learning rate rises to {peak:.3g}, and not to {highest:.3g}:"
-        f" the warm-up is too long for a run of {len(rates)} steps"
+        f" the warm-up is too long for a run of {rates.total_steps} steps"
     )
 
 
@@ -231,7 +287,7 @@ def bind(
     steps_per_epoch: float,
     arguments: Mapping[str, Any],
 ) -> Callable[[float], Any]:
-    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    """Return the function of a name with checked arguments; it takes only the highest value."""
     function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
     check_arguments(f"{kind} {name!r}", function, arguments)
@@ -253,7 +309,8 @@ def epochs_to_steps(
         converted[twin] = steps = converted.pop(name) * steps_per_epoch
         if 0 < steps < 0.5:
             raise UserError(
-                f"{name} {arguments[name]} is no step: an epoch has {steps_per_epoch:.3g} steps;"
-                f" allowed: 0, or at least {math.ceil(50 / steps_per_epoch) / 100:g}"
+                f"{name} {arguments[name]} is less than half a step: an epoch has"
+                f" {steps_per_epoch:.3g} steps; allowed: 0, or at least"
+                f" {math.ceil(50 / steps_per_epoch) / 100:g}"
             )
     return converted

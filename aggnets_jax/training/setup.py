@@ -1,4 +1,4 @@
-"""Everything that follows from a config before its first step, and does not write anything."""
+"""The objects of a run, made from its config before the first step, without writing files."""
 
 import dataclasses
 import functools
@@ -18,6 +18,8 @@ from aggnets_jax.data import DatasetInfo, Preprocess
 from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.training.distillation import make_distillation
+from aggnets_jax.training.gradients import Phases
 from aggnets_jax.training.regularisation_schedules import Strength, make_strength
 from aggnets_jax.training.state import (
     TrainState,
@@ -43,8 +45,8 @@ class DataSizes(NamedTuple):
 class Setup:
     """A network and how it is trained, as a config says.
 
-    `model` is what is trained: the network, unless the task puts something around it. `schedule` is
-    the learning rate by step, and `strength` the schedule of a regularisation, or None.
+    `model` is the trained module: the network, or a wrapper of it by the task. `schedule` is the
+    learning rate by step, and `strength` the schedule of a regularisation, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -112,7 +114,12 @@ class Setup:
     def train_step(self, preprocess: Preprocess, mesh: Mesh) -> TrainStep:
         """Make the function of one update; see `make_train_step`."""
         arguments = (self.task, self.model, self.optimizer, preprocess, self.config)
-        return make_train_step(*arguments, strength=self.strength, mesh=mesh)
+        return make_train_step(*arguments, strength=self.strength, phases=self.phases, mesh=mesh)
+
+    @functools.cached_property
+    def phases(self) -> Phases:
+        """Parts of the run with images of another size."""
+        return Phases(self.config.progressive, self.total_steps, self.info.image_shape)
 
 
 def set_up(
@@ -134,6 +141,7 @@ def set_up(
     if mesh is not None:
         parts = config.accumulation_steps
         mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
+    make_distillation(config)  # a wrong one is an error before anything is read
     info = info or task.describe(config)
     with recording() as made:
         network = task.make_network(config, info.num_classes)
@@ -142,6 +150,10 @@ def set_up(
     model = task.trained_model(network)
     total_steps = config_lib.total_steps(config, info.num_train)
     steps_per_epoch = info.num_train / config.batch_size
-    optimizer, schedule = task.make_optimizer(model, config, total_steps, steps_per_epoch)
+    optimizer, schedule = task.make_optimizer(
+        model, config, total_steps, steps_per_epoch, info.image_shape
+    )
     strength = make_strength(config, total_steps, steps_per_epoch)
-    return Setup(config, task, info, network, model, total_steps, optimizer, schedule, strength)
+    setup = Setup(config, task, info, network, model, total_steps, optimizer, schedule, strength)
+    _ = setup.phases  # which are checked before anything is written
+    return setup

@@ -12,6 +12,7 @@ from flax import linen as nn
 from flax import struct
 from jax.typing import DTypeLike
 
+from aggnets_jax.training.algorithms import is_schedule_free
 from aggnets_jax.training.regularisation_schedules import Strength, StrengthState
 
 Variables = dict[str, Any]
@@ -118,7 +119,7 @@ def initial_state(
 ) -> TrainState:
     """Create the state of a seed from given variables, "params" and maybe "batch_stats"."""
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    ema = {"params": params, "batch_stats": batch_stats} if config.ema_decay else None
+    ema = {"params": params, "batch_stats": batch_stats} if has_averages(config) else None
     return TrainState(
         seed=jnp.asarray(seed, jnp.int32),
         step=jnp.zeros((), jnp.int32),
@@ -130,6 +131,11 @@ def initial_state(
         strength=strength and strength.init(),
         totals=zero_totals(sums),
     )
+
+
+def has_averages(config: ml_collections.ConfigDict) -> bool:
+    """Return whether a run evaluates averages of its parameters, "ema" of the state."""
+    return config.ema_decay > 0 or is_schedule_free(config.optimizer)
 
 
 def seeds(config: ml_collections.ConfigDict) -> np.ndarray:

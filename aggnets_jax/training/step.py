@@ -1,4 +1,4 @@
-"""The function that takes the state of a run from one step to the next, and its compilation."""
+"""The training step, from one state of a run to the next, and its compilation."""
 
 import functools
 import time
@@ -17,13 +17,17 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import OneValue
 from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
 from aggnets_jax.runtime.mesh import batch_sharding, replicate
+from aggnets_jax.training.algorithms import averaged, is_schedule_free
 from aggnets_jax.training.gradients import (
+    Phases,
     accumulate_parts,
+    at_sharpest,
     average_over_devices,
     devices_of_statistics,
     gather_params,
     inside_mesh,
 )
+from aggnets_jax.training.optimizer import trained
 from aggnets_jax.training.regularisation_schedules import Strength
 from aggnets_jax.training.state import TrainState, Variables, add_to_totals, model_key
 from aggnets_jax.training.task import Task
@@ -41,6 +45,7 @@ def make_train_step(
     config: ml_collections.ConfigDict,
     *,
     strength: Strength | None = None,
+    phases: Phases | None = None,
     mesh: Mesh | None = None,
 ) -> TrainStep:
     """Make the pure function `(state, batch) -> state` of one update of one seed.
@@ -49,7 +54,8 @@ def make_train_step(
     normalised by its own statistics; their gradients are averaged. With `config.batch_norm`
     "device" or "group:N", so is the part on each device or on N of them, and running averages are
     averaged. With `config.sharding` "fsdp" parameters are gathered before, and the gradients
-    divided.
+    divided. With `config.sam_radius` the gradient is taken at the sharpest point (`at_sharpest`).
+    Images are scaled by `phases`.
 
     Raises:
       UserError: if the devices can't be divided into groups of N; when it is traced, if
@@ -70,6 +76,10 @@ def make_train_step(
             gradient_fn = gather_params(gradient_fn, mesh)
         shifted = config.batch_norm == "global_shifted"
         gradient_fn = inside_mesh(gradient_fn, mesh, shifted=shifted)
+    if config.sam_radius:
+        gradient_fn = at_sharpest(
+            gradient_fn, config.sam_radius, trained(task.lr_factors(model, config))
+        )
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:
         examples = prepare(batch, state.seed)
@@ -78,15 +88,14 @@ def make_train_step(
             fixed = _filled(model, examples.images, strength.value(state.strength, state.step))
         key = jax.random.fold_in(model_key(state.seed), state.step)
         variables = state.params, state.batch_stats
+        of_step = phases.gradient(gradient_fn, state.step) if phases else gradient_fn
         try:
-            (loss, (batch_stats, sums)), gradients = gradient_fn(*variables, examples, fixed, key)
+            (loss, (batch_stats, sums)), gradients = of_step(*variables, examples, fixed, key)
         except OneValue as error:
             raise OneValue(error.path, f"config.batch_size={2 * parts}") from error
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema and optax.incremental_update(
-            {"params": params, "batch_stats": batch_stats}, state.ema, ema_rate(config, state.step)
-        )
+        ema = state.ema and _averages(config, state, params, batch_stats, opt_state)
         step = state.step + 1
         finite = jnp.isfinite(loss) & _has_finite_norm((gradients, params, batch_stats))
         changed = {"params": params, "batch_stats": batch_stats, "opt_state": opt_state, "ema": ema}
@@ -99,6 +108,20 @@ def make_train_step(
         return after.replace(step=step, totals=totals)
 
     return train_step
+
+
+def _averages(
+    config: ml_collections.ConfigDict,
+    state: TrainState,
+    params: Any,
+    batch_stats: Any,
+    opt_state: Any,
+) -> Variables:
+    """Return the averages after a step, from the state before it and the new variables."""
+    if is_schedule_free(config.optimizer):
+        return {"params": averaged(opt_state, params), "batch_stats": batch_stats}
+    new = {"params": params, "batch_stats": batch_stats}
+    return optax.incremental_update(new, state.ema, ema_rate(config, state.step))
 
 
 def ema_rate(config: ml_collections.ConfigDict, updates: jax.Array) -> float | jax.Array:
@@ -127,7 +150,7 @@ def _has_finite_norm(tree: Any) -> jax.Array:
 def _undone_unless(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
     """Return the state after a step, or if it is not finite the one before.
 
-    Integers, the counts on which schedules depend, go on.
+    Integers, such as the counts for schedules, are not undone.
     """
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -151,7 +174,7 @@ def default_steps_per_dispatch() -> int:
     """Return the number of steps in one call of a program on the default backend.
 
     On accelerators a call costs about as much as a small step. On CPU a loop reuses the memory that
-    calls allocate anew; there are fewer steps, because a run that is to stop finishes them first.
+    calls allocate again; there are fewer steps, because a run that is to stop finishes them first.
     """
     return 10 if jax.default_backend() == "cpu" else 50
 

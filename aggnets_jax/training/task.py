@@ -1,8 +1,9 @@
-"""The interface of a task: everything that the training loop does not know by itself."""
+"""The interface of a task: data, loss and metrics for the training loop."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +15,14 @@ from jax.sharding import NamedSharding
 from jax.typing import DTypeLike
 
 from aggnets_jax import data
+from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count, count, create_configured_model
+from aggnets_jax.training.algorithms import is_schedule_free
+from aggnets_jax.training.layer_decay import layers_in_order
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import Variables
 
-Config = ml_collections.ConfigDict
+Config: TypeAlias = ml_collections.ConfigDict
 
 
 class Evaluation(NamedTuple):
@@ -71,7 +75,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
-        """Open the training split; arguments and errors are those of `data.train_data`.
+        """Open the training split; arguments and errors are as in `data.train_data`.
 
         Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
         """
@@ -96,16 +100,33 @@ class Task(abc.ABC):
         """Return the trained model: the network, or something around it with `init` and `apply`."""
         return network
 
+    def lr_factors(self, model: Any, config: Config) -> Sequence[Any]:
+        """Return the factors of the learning rate, as in `config.lr_factors`."""
+        return config.lr_factors
+
     def make_optimizer(
-        self, model: Any, config: Config, total_steps: int, steps_per_epoch: float
+        self,
+        model: Any,
+        config: Config,
+        total_steps: int,
+        steps_per_epoch: float,
+        image_shape: Sequence[int],
     ) -> tuple[optax.GradientTransformation, optax.Schedule]:
         """Make the optimiser of a trained model, and its learning rate by step.
 
         A network with a method `constrain(total_steps)` keeps its parameters within a set: what the
         method returns is the last part of the optimiser (CondenseNet).
         """
-        optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch)
+        config = Config(config)
+        config.lr_factors = self.lr_factors(model, config)
+        layers = partial(layers_in_order, model, image_shape)
+        optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch, layers)
         if constrain := getattr(model, "constrain", None):
+            if is_schedule_free(config.optimizer):
+                raise UserError(
+                    f"config.optimizer {config.optimizer!r} averages parameters, which network"
+                    f" {config.model.name} keeps within a set: choose another optimiser"
+                )
             optimizer = optax.chain(optimizer, constrain(total_steps))
         return optimizer, schedule
 
@@ -154,7 +175,7 @@ class Task(abc.ABC):
         """Make the pure function from the variables of a seed and a batch to arrays."""
 
     def start_gathering(self, batches: data.EvalBatches) -> Any:
-        """Return what `gather` adds the outputs of an evaluation of these batches to at first."""
+        """Return the initial value for `gather` over an evaluation of these batches."""
         return None
 
     @abc.abstractmethod

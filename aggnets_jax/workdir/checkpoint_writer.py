@@ -1,4 +1,4 @@
-"""Everything Orbax, second half: saving the checkpoints of a run, and resuming from them."""
+"""Saving the checkpoints of a run with Orbax, and resuming from them."""
 
 import contextlib
 import dataclasses
@@ -228,7 +228,7 @@ class RunCheckpoints(Checkpoints):
             self._drop_best_after(step, progress)
             return restored, progress
         if damaged:
-            raise UserError(f"no checkpoint of {self._workdir} is whole: {damaged[0]}")
+            raise UserError(f"no checkpoint of {self._workdir} is intact: {damaged[0]}")
         self._check_new()
         self._drop_best_after(0, Progress())
         return None
@@ -240,7 +240,7 @@ class RunCheckpoints(Checkpoints):
         lost = best and self._read(BEST, best[-1], "progress")["progress"]["lines"]
         if lost or (self._workdir / DAMAGED).is_dir():
             raise UserError(
-                f"{self._workdir} has had checkpoints, and has none to go on from; to start anew,"
+                f"{self._workdir} has had checkpoints, and has none to resume from; to start again,"
                 " give another workdir"
             )
 

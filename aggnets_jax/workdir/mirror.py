@@ -1,7 +1,8 @@
 """Checkpoints in s3://, which Orbax can't write to.
 
-Orbax works in a folder on this machine, and the bucket gets copies. A checkpoint is in the bucket
-if it has the object `commit_success.txt`, which is written last and deleted first.
+Orbax writes to a folder on this machine, and the bucket gets copies. A checkpoint in the bucket is
+complete if it has the object `commit_success.txt`, which is written last and deleted first. Orbax
+does the same in gs://.
 """
 
 import shutil
@@ -35,7 +36,7 @@ class Mirror:
         self._folder.cleanup()
 
     def look(self, series: str) -> None:
-        """Make the folders of a series those of the checkpoints in the bucket."""
+        """Make the folders of a series equal to the list of checkpoints in the bucket."""
         here, there = make_folder(self.root / series), self._committed(series)
         for folder in here.iterdir():
             if folder.name not in there:

@@ -16,7 +16,14 @@ from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike
 from aggnets_jax.tasks import get_task
-from aggnets_jax.training.state import Variables, at_seed, model_shapes, over_seeds, seeds
+from aggnets_jax.training.state import (
+    Variables,
+    at_seed,
+    has_averages,
+    model_shapes,
+    over_seeds,
+    seeds,
+)
 from aggnets_jax.workdir.checkpoints import Checkpoints
 
 
@@ -52,7 +59,7 @@ class Restored(NamedTuple):
 def restore_network(
     workdir: PathLike, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
-    """Restore a network from the directory of its run alone; no data set is opened.
+    """Restore a network from the directory of its run; no data set is needed.
 
     `which` is "latest", "best" or the number of a step; if there is no such checkpoint, `UserError`
     is raised. `devices` is the sharding of the variables. With `keep_loops`, a network with loops
@@ -67,7 +74,7 @@ def restore_network(
         of_seeds = over_seeds(lambda tree, seed: tree, config.num_seeds, (None, 0))
         shapes = jax.eval_shape(of_seeds, model_shapes(model, info.image_shape), seeds(config))
         variables = checkpoints.restore_variables(
-            folder, step, shapes, devices, averaged=config.ema_decay > 0
+            folder, step, shapes, devices, averaged=has_averages(config)
         )
         if config.model.scan and not keep_loops:
             config.model.scan = False

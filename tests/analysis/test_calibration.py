@@ -101,3 +101,11 @@ def test_command(finished_run, tmp_path, capsys):
     of_plain = [row for row in rows if row["probabilities"] == "as trained"]
     assert sum(float(row["count"]) for row in of_plain) == evaluated["examples"]
     assert (tmp_path / "calibration.png").stat().st_size > 1000
+
+
+def test_another_data_set(finished_run, tmp_path, capsys):
+    flags = [f"--workdir={finished_run}", f"--output={tmp_path}", "--split=train_10_per_class"]
+    assert main(["analyse", "calibration", *flags, "--data=aggnets_digits"]) == 0
+    assert "calibration on 100 images" in capsys.readouterr().out
+    assert main(["analyse", "calibration", *flags]) == 2
+    assert "--split is for --data" in capsys.readouterr().err

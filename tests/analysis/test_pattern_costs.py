@@ -51,6 +51,7 @@ def test_patterns_without_a_formula_have_none():
         assert sparse_base(topology) is None
 
 
+@pytest.mark.slow
 def test_rows_are_the_networks_own_stages_and_those_of_other_patterns(data_dir, tmp_path, capsys):
     network = restored(data_dir, "sparsenet", depth=7, growth_rate=4)
     analysis.run(network, make_parser("analyse").parse(["topology", "--workdir=w"]), tmp_path)

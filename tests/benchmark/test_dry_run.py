@@ -37,6 +37,7 @@ def dry_run(tmp_path, config=None, **changes):
     return done.stdout, json.loads(written.read_text())
 
 
+@pytest.mark.slow
 def test_what_a_step_takes_replicated_and_fully_sharded(tmp_path):
     out, copied = dry_run(tmp_path)
     assert "4,714 parameters, replicated; batches of 32 over 2 x 4 devices, 4 on each" in out
@@ -89,8 +90,8 @@ def test_a_detector_has_the_first_size_of_training():
     ("flags", "said"),
     [
         (["--devices=0"], "devices must be a whole number of at least 1"),
-        (["--json=/nowhere/at/all.json"], "it is a folder, or in none"),
-        (["--json=/tmp"], "it is a folder, or in none"),
+        (["--json=/nowhere/at/all.json"], "it is a folder, or its folder is missing"),
+        (["--json=/tmp"], "it is a folder, or its folder is missing"),
         (["--config.batch_sizes=3"], "nearest: batch_size"),
         (["--colour"], "unknown flag"),
         (["--target=v5e:2x2", "--devices=4"], "leave --processes and --devices out"),

@@ -56,6 +56,7 @@ def measured(tmp_path_factory):
     return json.loads((folder / "json").read_text()), lines, process.stdout, arguments
 
 
+@pytest.mark.slow
 def test_imports_no_tensorflow(measured):
     assert measured[2].splitlines()[-1] == "[]"
 

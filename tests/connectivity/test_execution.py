@@ -89,7 +89,7 @@ REMATERIALISED = [
     ("family", "overrides", "remat"),
     [
         (*REMATERIALISED[0], "norm"),
-        (*REMATERIALISED[1], "layer"),
+        pytest.param(*REMATERIALISED[1], "layer", marks=pytest.mark.slow),
         pytest.param(*REMATERIALISED[0], "layer", marks=pytest.mark.slow),
         pytest.param(*REMATERIALISED[1], "norm", marks=pytest.mark.slow),
         pytest.param(*REMATERIALISED[2], "layer", marks=pytest.mark.slow),
@@ -190,7 +190,7 @@ SCANNED = [
     ("seqresnet", {"blocks": 3}),
     ("highway", {}),
 ]
-QUICK = {0, 5}
+QUICK = {0}
 
 
 @pytest.mark.parametrize(

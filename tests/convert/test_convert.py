@@ -17,6 +17,7 @@ from tests.models.variables import shapes_of, starting_from_zeros
 from tests.patterns import one_line_error
 
 PLAIN = "densenet40_k12"
+LONG = re.compile("c1000$|^(amoeba|en|nas|pnas)net|^hcgnet")
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def refusal(state_dict, name=PLAIN, **keywords):
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(f, marks=pytest.mark.slow if f.endswith("c1000") else ()) for f in golden.FILES],
+    [pytest.param(f, marks=pytest.mark.slow if LONG.search(f) else ()) for f in golden.FILES],
 )
 def test_every_weight_of_a_reference_arrives_once_and_can_be_taken_back(file):
     reference = golden.load(file)
@@ -309,7 +310,17 @@ def test_a_network_that_is_another_function_elsewhere_has_no_names(name, overrid
     ],
 )
 def test_a_network_that_is_the_same_function_elsewhere_has_names(name, overrides, dialects):
-    assert found(name, **overrides) == dialects
+    assert found(name, **overrides) == ["aggnets", *dialects]
+
+
+def test_every_network_has_names_of_its_own():
+    name, overrides = "dsnet_cifar", {"stage_depths": (2, 2), "width": 25}
+    assert found(name, **overrides) is None
+    variables = any_variables(create_model(name, **overrides), (32, 32, 3))
+    state_dict = to_torch(name, variables, dialect="aggnets", **overrides)
+    assert state_dict["stem_conv.weight"].shape[1:] == (3, 3, 3)
+    again = from_torch(name, state_dict, **overrides)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
 def test_weights_of_plain_shortcuts_are_not_those_of_dense_ones():

@@ -57,6 +57,7 @@ def test_the_published_files_older_names_are_read(variables):
     jax.tree.map(np.testing.assert_array_equal, detector_from_torch(make(), older), variables)
 
 
+@pytest.mark.slow
 def test_the_80_classes_are_picked_from_the_91_ids():
     assert len(COCO_IDS) == 80
     state_dict = detector_to_torch(make(90), weights(make(90)))

@@ -48,7 +48,9 @@ def test_padding_as_in_tensorflow(kernel_size, size):
             np.testing.assert_allclose(found[0, row, column], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("padding", "readers"), [("symmetric", 4), ("same", 1)])
+@pytest.mark.parametrize(
+    ("padding", "readers"), [pytest.param("symmetric", 4, marks=pytest.mark.slow), ("same", 1)]
+)
 def test_efficientnet_pads_as_it_is_told(padding, readers):
     """A pixel in the second row and column is read at four places of the stem, or at one."""
     images = jnp.zeros((1, 32, 32, 3)).at[0, 1, 1].set(1.0)
@@ -107,7 +109,7 @@ def test_another_epsilon_becomes_a_part_of_the_scales(variables):
 def test_epsilons_that_can_not_be_changed():
     variables = {"batch_stats/norm/var": np.ones(3)}
     message = one_line_error(change_epsilons, variables, {"norm": (1e-3, 1e-5)})
-    assert message == "the normalisation 'norm' has no scale to make another epsilon of"
+    assert message == "the normalisation 'norm' has no scale that could absorb an epsilon"
     assert "at least 0" in one_line_error(change_epsilons, variables, {"norm": (-1, 1e-5)})
     assert change_epsilons(variables, {"norm": (1e-5, 1e-5)}) == {}
 

@@ -18,7 +18,9 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 
 
-def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None):
+def prepare_small_cifar10(
+    data_dir, num_train=100, num_test=50, num_shards=None, file_format="tfrecord"
+):
     """Prepare cifar10 in `data_dir` from a tarball in the official binary layout.
 
     Returns:
@@ -38,7 +40,13 @@ def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None)
         b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n"
     )
     _prepare_cifar(
-        "cifar10", "cifar-10-binary.tar.gz", "cifar-10-batches-bin", files, data_dir, num_shards
+        "cifar10",
+        "cifar-10-binary.tar.gz",
+        "cifar-10-batches-bin",
+        files,
+        data_dir,
+        num_shards,
+        file_format,
     )
     return {"train": train, "test": test}
 
@@ -97,6 +105,44 @@ def prepare_small_imagenet(data_dir, num_train=24, num_validation=10, classes=3,
     return {"train": train, "validation": validation}
 
 
+def prepare_small_imagenet_real(data_dir, real_labels):
+    """Prepare imagenet2012_real in `data_dir`, whose images have these lists of labels.
+
+    Returns:
+      {file name: label of ImageNet}.
+    """
+    import_tensorflow()
+    official = Path(data_dir) / "official_imagenet_real"
+    official.mkdir(parents=True)
+    rng = np.random.default_rng(2020)
+    builder = tfds.builder("imagenet2012_real", data_dir=data_dir)
+    label_of = builder.info.features["original_label"]
+    synsets = tfds.core.tfds_path("datasets/imagenet2012/validation_labels.txt").read_text().split()
+    names = [f"ILSVRC2012_val_{k + 1:08d}.JPEG" for k in range(len(real_labels))]
+    labels = {name: label_of.str2int(s) for name, s in zip(names, synsets, strict=False)}
+    _write_tar(official / "ILSVRC2012_img_val.tar", {n: _jpeg(rng, k) for n, k in labels.items()})
+    real = dict(zip(names, real_labels, strict=True))  # in the place of a download
+    with mock.patch.object(type(builder), "_get_real_labels", lambda *_: real):
+        _download_and_prepare(builder, official, None)
+    return labels
+
+
+def prepare_small_imagenet_part(name, data_dir, synsets):
+    """Prepare imagenet_a or imagenet_r in `data_dir` from one image of each synset."""
+    import_tensorflow()
+    official = Path(data_dir) / f"official_{name}"
+    rng = np.random.default_rng(len(synsets))
+    for synset in synsets:
+        folder = official / name.replace("_", "-") / synset
+        folder.mkdir(parents=True)
+        (folder / f"{synset}_0.jpg").write_bytes(_jpeg(rng, len(synset)))
+    builder = tfds.builder(name, data_dir=data_dir)
+    with mock.patch.object(
+        tfds.download.DownloadManager, "download_and_extract", lambda *_: str(official)
+    ):
+        _download_and_prepare(builder, official, None)
+
+
 def _cifar_images(rng, count, classes):
     labels = np.arange(count) % classes
     return _class_images(rng, labels, classes, (32, 32)), labels
@@ -115,13 +161,13 @@ def _cifar_records(images, labels):
     return np.concatenate([labels.astype(np.uint8), planes], axis=1).tobytes()
 
 
-def _prepare_cifar(name, tarball, folder, files, data_dir, num_shards):
+def _prepare_cifar(name, tarball, folder, files, data_dir, num_shards, file_format="tfrecord"):
     import_tensorflow()
     official = Path(data_dir) / f"official_{name}"
     official.mkdir(parents=True)
     path = official / tarball
     _write_tar(path, {f"{folder}/{file}": data for file, data in files.items()}, mode="w:gz")
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
     # The builder checks the tarball against the registered checksum: let it expect this one.
     infos = {CIFAR_URL + tarball: tfds.download.checksums.compute_url_info(path)}
     with mock.patch.object(type(builder), "url_infos", infos):

@@ -1,5 +1,6 @@
 """Training and evaluation batches: exactly once, in an order that depends on nothing else."""
 
+import copy
 import itertools
 
 import jax
@@ -12,6 +13,7 @@ from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import load_split
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
+from tests.data.foreign_sets import WRITERS
 
 
 def take(batches, count):
@@ -23,9 +25,14 @@ def join(batches):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-@pytest.fixture(scope="module", params=["resident", "streamed", "imagenet"])
-def training_set(request, cifar10, imagenet):
-    """Configs of the three ways in which training images come."""
+FOREIGN = [pytest.param(form, marks=pytest.mark.slow) for form in WRITERS]
+
+
+@pytest.fixture(scope="module", params=["resident", "streamed", "imagenet", *FOREIGN])
+def training_set(request, cifar10, imagenet, foreign_cifar10):
+    """Configs of the ways in which training images come."""
+    if request.param in WRITERS:
+        return foreign_cifar10(request.param, resident="never")
     if request.param == "imagenet":
         return make_config("imagenet2012", imagenet[0], image_size=24)
     resident = "always" if request.param == "resident" else "never"
@@ -59,6 +66,25 @@ def test_every_example_once_an_epoch(training_set, sharding, batch_size):
     for order in orders:
         assert np.array_equal(np.sort(order), np.arange(count))
     assert len({order.tobytes() for order in [*orders, np.arange(count, dtype=np.int32)]}) == 4
+
+
+def test_copies_stand_beside_each_other(training_set, sharding):
+    """Each image comes once in a pass over them, with a number for each copy as its epoch."""
+    config = copy.deepcopy(training_set)
+    config.repeats = 3
+    count = describe(config).num_train
+    settings = {"batch_size": 12, "seed": 1, "sharding": sharding}
+    batches = take(train_batches(config, **settings), -(-6 * count // 12))
+    seen = {name: array[: 6 * count].reshape(-1, 3) for name, array in join(batches).items()}
+    passes = np.arange(2 * count) // count
+    assert np.array_equal(seen["epoch"], 3 * passes[:, None] + np.arange(3))
+    for name in ("index", "label"):
+        assert (seen[name] == seen[name][:, :1]).all()
+    for number in range(2):
+        assert np.array_equal(np.sort(seen["index"][passes == number, 0]), np.arange(count))
+    resumed = take(train_batches(config, start_step=9, **settings), 3)
+    for ours, theirs in zip(resumed, batches[9:12], strict=True):
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +206,16 @@ def test_examples_without_labels_are_refused(odd_sets, sharding):
     config = make_config("aggnets_grey_shapes", odd_sets, image_size=16)
     with pytest.raises(UserError, match="'test' has examples without a label between 0 and 1"):
         next(iter(eval_batches(config, batch_size=2, sharding=sharding)))
+
+
+@pytest.mark.parametrize(
+    ("repeats", "message"),
+    [(3, "8 is not divisible by config.data.repeats 3; nearest: 9"), (0, "at least 1, got 0")],
+)
+def test_copies_must_fill_batches(repeats, message, cifar10, sharding):
+    config = make_config("cifar10", cifar10[0], repeats=repeats)
+    with pytest.raises(UserError, match=message):
+        train_batches(config, batch_size=8, seed=0, sharding=sharding)
 
 
 @pytest.mark.parametrize(

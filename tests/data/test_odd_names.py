@@ -1,6 +1,8 @@
 """Odd names of data folders, splits and classes."""
 
+import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +57,38 @@ def test_folders_of_images(name, tmp_path, sharding):
 def test_names_of_classes(tmp_path, sharding):
     names = [name for name in NAMES if not name.startswith(".")]  # those are hidden
     make_folder(tmp_path, classes=names)
-    assert read_shades(tmp_path, sharding) == {name: k for k, name in enumerate(names)}
+    composed = [unicodedata.normalize("NFC", name) for name in names]
+    assert read_shades(tmp_path, sharding) == {name: k for k, name in enumerate(composed)}
+
+
+def test_accents_of_macos_are_the_same_class(tmp_path):
+    """Whether stored with the letter, or after it as macOS does."""
+    for split, form in (("train", "NFD"), ("test", "NFC")):
+        make_folder(tmp_path, (split,), [unicodedata.normalize(form, n) for n in ("rosé", "ß")])
+    info = describe(make_config("image_folder", tmp_path, image_size=8))
+    assert info.class_names == ("rosé", "ß")
+    assert info.num_train == info.num_eval == 2
+
+
+def test_names_of_files_that_are_no_utf8(tmp_path, sharding, capfd):
+    make_folder(tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / split / "one" / "0.png").rename(tmp_path / split / "one" / "caf\udce9.png")
+    assert read_shades(tmp_path, sharding) == {"one": 0, "two": 1}
+    (tmp_path / "test" / "one" / "caf\udce9.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=re.escape("caf\udce9.png is damaged")):
+        read_shades(tmp_path, sharding)
+    config = make_config("image_folder", tmp_path, image_size=8, damaged="skip")
+    take(eval_batches(config, batch_size=2, sharding=sharding), 1)
+    assert "skipped: " in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["caf\udce9", "a\nb", "\x1b[31m"])
+def test_names_of_classes_that_cannot_be_printed_are_told(name, tmp_path):
+    make_folder(tmp_path, classes=("one", name))
+    with pytest.raises(UserError, match="has no name that can be printed") as error:
+        describe(make_config("image_folder", tmp_path, image_size=8))
+    assert str(error.value).isascii()
 
 
 @pytest.mark.parametrize("name", ["my train", "train-é", "a,b", "(a)"])

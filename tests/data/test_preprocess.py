@@ -81,6 +81,16 @@ def test_half_of_the_images_are_mirrored():
     assert abs(mirrored.sum() - COUNT / 2) < 4 * np.sqrt(COUNT / 4)
 
 
+def test_images_are_mirrored_in_every_other_epoch():
+    """Beginning with one half of them."""
+    images, image = augmented(crop_padding=0, flip=True, flip_alternately=True)
+    mirrored = (images == image[:, ::-1]).all((1, 2))[:3000].reshape(3, 1000)  # by epoch, index
+    assert ((images == image) | (images == image[:, ::-1])).all((1, 2)).all()
+    np.testing.assert_array_equal(mirrored[1], ~mirrored[0])
+    np.testing.assert_array_equal(mirrored[2], mirrored[0])
+    assert 400 < mirrored[0].sum() < 600
+
+
 def test_crop_and_mirror_are_independent():
     images, image = augmented(flip=True)
     plain, _ = augmented(flip=False)

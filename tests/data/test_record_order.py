@@ -95,7 +95,15 @@ def assert_same(ours, theirs):
 
 
 # Streams of 1, 3, 19 and 25 rows; the third ones are each shared by two processes.
-@pytest.mark.parametrize(("batch_size", "processes"), [(16, 2), (48, 4), (38, 4), (400, 2)])
+@pytest.mark.parametrize(
+    ("batch_size", "processes"),
+    [
+        pytest.param(16, 2, marks=pytest.mark.slow),
+        pytest.param(48, 4, marks=pytest.mark.slow),
+        (38, 4),
+        pytest.param(400, 2, marks=pytest.mark.slow),
+    ],
+)
 def test_processes_have_the_batches_of_one(many_files, batch_size, processes):
     steps = -(-3 * NUM_TRAIN // batch_size)
     whole = train(many_files, steps, batch_size=batch_size)

@@ -12,6 +12,7 @@ from tests.detection.scenes import RECORDS, few
 STRIDES = (4, 8, 16, 32, 64)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 4), st.integers(1, 4))
 @few
 def test_each_cell_has_three_anchors_a_stride_apart(rows, columns):

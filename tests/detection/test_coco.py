@@ -45,6 +45,14 @@ def test_perfect_detections_have_all_figures_of_1():
     assert figures.per_image == {5: 1.0, 7: 1.0, 9: 1.0}
 
 
+@pytest.mark.parametrize("first", [0, -3, 2**53])
+def test_figures_do_not_depend_on_the_ids_of_annotations(first):
+    annotations = [{**each, "id": first + n} for n, each in enumerate(TRUTH["annotations"])]
+    figures = coco_figures({**TRUTH, "annotations": annotations}, found(1, 2, 3), "bbox")
+    assert figures.figures["AP"] == pytest.approx(1.0)
+    assert figures.per_image == {5: 1.0, 7: 1.0, 9: 1.0}
+
+
 def test_no_detections_are_figures_of_0():
     figures = coco_figures(TRUTH, [], "bbox")
     assert set(figures.figures.values()) == {0.0}

@@ -42,7 +42,8 @@ def test_detections_have_static_shapes_and_lie_in_the_image(conventions):
     assert (detections.scores[detections.valid] > 0.05).all()
 
 
-@pytest.mark.parametrize("conventions", QUICK_FIRST)
+@pytest.mark.slow
+@pytest.mark.parametrize("conventions", NAMES)
 def test_losses_without_any_object_are_finite(conventions):
     detector = tiny.detector(conventions=conventions)
     variables = tiny.variables(conventions=conventions)
@@ -63,6 +64,7 @@ def test_both_methods_of_roi_align_give_the_same_step():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_is_a_function_of_its_number():
     detector, variables = tiny.detector(), tiny.variables()
     first, again, other = (
@@ -84,6 +86,7 @@ def test_groups_of_images_have_normalisers_of_their_own():
     assert losses == [3.0, (1.0 + 4.0) / 2]
 
 
+@pytest.mark.slow
 def test_a_few_steps_lower_the_loss():
     detector, variables, scenes = tiny.detector(), tiny.variables(), tiny.scenes()
     images, sizes, objects = scenes

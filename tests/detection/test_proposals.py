@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 
 from aggnets_jax.detection.anchors import level_anchors
@@ -19,6 +20,7 @@ def predictions(seed, padded=(32, 48)):
     return logits, deltas, anchors
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_proposals_are_in_order_in_the_image_and_padded_at_the_end(seed):

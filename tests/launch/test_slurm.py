@@ -160,6 +160,7 @@ def ended(slurm, tmp_path_factory):
     return {job: (end, (folder / job).read_text()) for job, end in ends.items()}
 
 
+@pytest.mark.slow
 def test_who_stops_with_75_is_queued_again(ended):
     job, log = ended["stopped"]
     assert (job["JobState"], job["Restarts"]) == ("COMPLETED", "1")

@@ -340,7 +340,7 @@ def test_what_a_dropped_block_leaves_is_the_shortcut():
         ("hcgnet_a1", {"dropblock": -1}, "dropblock must be a whole number of at least 0"),
         ("hcgnet_a1", {"dropblock": 2.5}, "dropblock"),
         *(
-            (name, {"branch_scale": 0.5}, "branch_scale is of dynamic_regularisation")
+            (name, {"branch_scale": 0.5}, "branch_scale needs dynamic_regularisation=True")
             for name in ("mdnet30_a64", "resnet110_cifar", "wrn28_10", "preact_resnet56")
         ),
         ("mdnet30_a64", {"dynamic_regularisation": 1}, "dynamic_regularisation"),

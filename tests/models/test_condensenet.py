@@ -128,6 +128,7 @@ def trained(data_dir, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_condenses_and_checkpoints_keep_what_is_lost(trained):
     mesh = replicated(make_mesh())
     before, after = (

@@ -49,7 +49,13 @@ SMALLEST = {
     find_family(name).name: name for name in sorted(list_models(), key=_numbers, reverse=True)
 }
 QUICK = {*SMALLEST.values()} - {
+    *(name for name in SMALLEST.values() if re.match("(amoeba|en|nas|pnas)net", name)),
+    "aognet_12m",
+    "densenet121",
+    "hcgnet_a1",
     "hcgnet_c",
+    "mdnet21_a64_n5",
+    "micro_dense_resnext164_w25",
     "res2net54_2w_16s_w64_128_256",
     "seqresnet_b_k16_r7_n1",
     "seqresnext24",

@@ -33,6 +33,7 @@ def network(family):
     return model, random_variables(model, side, np.float32), stages, logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_link_can_be_cut(family):
     model, variables, stages, logits = network(family)

@@ -42,6 +42,7 @@ def test_each_cell_has_ten_operations(cell):
         assert sum(len(operations) for _, operations in wiring.carried) == 10
 
 
+@pytest.mark.slow
 def test_links_of_cells_can_be_cut():
     model = tiny()
     variables = random_variables(model, SIZE, np.float32)
@@ -78,6 +79,7 @@ def test_sizes_with_the_auxiliary_head(name, classes, params):
     assert sum(part.params for part in parts) == params
 
 
+@pytest.mark.slow
 def test_drop_path_spares_identities_and_evaluation():
     plain, dropping = tiny(), tiny(drop_path=0.5)
     variables = random_variables(plain, SIZE, np.float32)

@@ -41,10 +41,10 @@ LARGE = {
 
 
 def one_step(model, size):
-    """The loss before and after steps of gradient descent, and the gradients, on two images."""
+    """The loss before and after steps of gradient descent, and the gradients, on eight images."""
     random = np.random.default_rng(0)
-    images = jnp.asarray(random.standard_normal((2, size, size, 3)), jnp.float32)
-    labels = jnp.asarray([0, 1])
+    images = jnp.asarray(random.standard_normal((8, size, size, 3)), jnp.float32)
+    labels = jnp.arange(8) % 2
     variables = random_variables(model, size, np.float32)
 
     def loss_fn(params):
@@ -55,7 +55,7 @@ def one_step(model, size):
             mutable=["batch_stats"],
             rngs={"dropout": jax.random.key(1)},
         )
-        assert logits.shape == (2, model.num_classes)
+        assert logits.shape == (8, model.num_classes)
         assert endpoints["logits"] is logits
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
@@ -69,7 +69,7 @@ def one_step(model, size):
         rate = length / optax.tree.norm(gradients)
         return step(jax.tree.map(lambda p, g: p - rate * g, variables["params"], gradients))[0]
 
-    # Batch normalisation of two small images is steep, other losses hardly change by rounding.
+    # Batch normalisation of a few small images is steep, other losses hardly change by rounding.
     return loss, [loss_after(length) for length in (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)], gradients
 
 
@@ -142,7 +142,7 @@ def test_every_family_trains(family):
     ("family", "topology", "aggregation"),
     [
         ("sparsenet", "windowed", "concat"),
-        ("sparsenet_bc", "dense", "mean"),
+        pytest.param("sparsenet_bc", "dense", "mean", marks=pytest.mark.slow),
         pytest.param("hcgnet", "sparse", "concat", marks=pytest.mark.slow),
         pytest.param("dsnet_cifar", "sparse", "normalised_sum", marks=pytest.mark.slow),
         pytest.param("seqresnet", "log_dense", "concat", marks=pytest.mark.slow),
@@ -175,7 +175,7 @@ def trains_or_says_why(family, topology, aggregation):
     return model, size
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @combinations
 def test_any_combination_builds_or_says_why(family, topology, aggregation):
     trains_or_says_why(family, topology, aggregation)

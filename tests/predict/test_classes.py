@@ -264,7 +264,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
         (["--images=IMAGES", "--top=0"], "top must be at least 1, not 0"),
         (["--images=IMAGES", "--top=some"], "invalid int value"),
         (["--images=IMAGES", "--format=xml"], "unknown format 'xml'; allowed: csv, json, table"),
-        (["--images=IMAGES", "--output=EMPTY"], "EMPTY must be a file in a folder that there is"),
+        (["--images=IMAGES", "--output=EMPTY"], "EMPTY must be a file in an existing folder"),
         (["--images=IMAGES", "--output=EMPTY/a/b.csv"], "must be a file in a folder"),
         (["--images=IMAGES", "--checkpoint=3"], "no checkpoint '3'"),
         (["--images=IMAGES", "--data_dir=IMAGES"], "--data_dir is for aggnets train, aggnets eval"),

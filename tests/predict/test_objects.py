@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
 from aggnets_jax.predict import draw_objects, predict
-from aggnets_jax.predict.objects import Detected, draw_over, json_records, table
+from aggnets_jax.predict.objects import Detected, _as_split, draw, draw_over, json_records, table
 
 
 @pytest.fixture
@@ -75,6 +75,20 @@ def test_arguments_of_the_other_task_are_refused(finished_detection, finished_ru
         predict(finished_run, [test_images], least_score=0.5)
     with pytest.raises(UserError, match=r"in 0\.\.1, not 2"):
         predict(finished_detection, [test_images], least_score=2)
+
+
+def test_a_file_that_is_stored_turned_is_upright(tmp_path):
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:, :10] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    split = _as_split([str(tmp_path / "a.png")], {1: "a"})
+    assert (split.images[0]["height"], split.images[0]["width"]) == (30, 20)
+    drawn = np.asarray(draw(Detected(str(tmp_path / "a.png"), (30, 20), ())))
+    height = len(drawn)
+    assert drawn[: height // 3].min() == 255
+    assert drawn[height // 3 :].max() == 0
 
 
 def test_a_file_that_is_no_image_is_named(finished_detection, tmp_path):

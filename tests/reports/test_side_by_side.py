@@ -73,7 +73,7 @@ def test_several_seeds_are_paired_without_a_named_reference(tmp_path, capsys):
     assert capsys.readouterr().out == first
     assert "paired t test" in first and "Single runs" not in first
     assert main(["compare", *sparse]) == 2
-    assert "is one network; a network is compared with another" in capsys.readouterr().err
+    assert "all runs are of one network" in capsys.readouterr().err
 
 
 def test_a_run_without_a_log_and_without_its_number_of_images(tmp_path, capsys):

@@ -104,6 +104,7 @@ def test_other_modes_have_one_process(tmp_path, capsys):
     assert "--expected_processes is for aggnets train, aggnets eval" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_coordinator_that_does_not_answer_is_waited_for_as_long_as_said(tmp_path):
     file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(None))
     began = time.monotonic()

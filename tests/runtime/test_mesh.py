@@ -48,6 +48,7 @@ for devices, slices in ((2, 1), (4, 1), (8, 2)):
 """
 
 
+@pytest.mark.slow
 def test_blocks_are_mapped_where_they_lie_on_any_number_of_devices():
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(

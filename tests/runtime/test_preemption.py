@@ -28,8 +28,8 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
     ("signals", "code"),
     [
         ("SIGTERM later SIGTERM", 143),
-        ("SIGTERM SIGINT", 130),
-        ("SIGINT SIGINT", 130),
+        pytest.param("SIGTERM SIGINT", 130, marks=pytest.mark.slow),
+        pytest.param("SIGINT SIGINT", 130, marks=pytest.mark.slow),
         ("SIGINT", 0),
     ],
 )

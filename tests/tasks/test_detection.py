@@ -136,7 +136,7 @@ def test_frozen_parts_are_neither_decayed_nor_clipped(scenes_dir):
     )
     task = get_task(config)
     model = task.make_network(config, 10)
-    optimizer, _ = task.make_optimizer(model, config, 4, 2)
+    optimizer, _ = task.make_optimizer(model, config, 4, 2, (64, 64, 3))
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)["params"]
     params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), shapes)

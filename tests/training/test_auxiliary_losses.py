@@ -13,7 +13,7 @@ from aggnets_jax import create_model
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.train import train_and_evaluate
-from aggnets_jax.training.losses import squared_hinge, training_losses
+from aggnets_jax.training.losses import cross_entropy, squared_hinge, training_losses
 from aggnets_jax.workdir.restore import restore_network
 from tests.models.variables import random_variables
 from tests.runs import tiny_config
@@ -51,7 +51,7 @@ def test_companions_add_their_squared_hinge_by_weight_and_strength():
         squared_hinge(endpoints[f"auxiliary{i}"], LABELS) for i in (1, 2, 3)
     )
     np.testing.assert_allclose(
-        training_losses(model.loss, endpoints["logits"], endpoints, LABELS), expected, rtol=1e-5
+        training_losses(squared_hinge, endpoints["logits"], endpoints, LABELS), expected, rtol=1e-5
     )
 
 
@@ -63,7 +63,7 @@ def test_auxiliary_heads_of_googlenet_add_their_cross_entropy():
         entropy(endpoints[f"auxiliary{i}"], LABELS) for i in (1, 2)
     )
     np.testing.assert_allclose(
-        training_losses("cross_entropy", endpoints["logits"], endpoints, LABELS),
+        training_losses(cross_entropy, endpoints["logits"], endpoints, LABELS),
         expected,
         rtol=1e-5,
     )
@@ -86,6 +86,7 @@ def train(workdir, model, data, **changes):
     return losses, summary["final"], restored, images, np.asarray(batch["label"])
 
 
+@pytest.mark.slow
 def test_a_run_trains_by_the_companions_which_fade_out(data_dir, tmp_path):
     data = {"name": "aggnets_digits", "data_dir": data_dir}
     data |= dict.fromkeys(("train_split", "eval_split"), "train[:32]")

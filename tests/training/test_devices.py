@@ -26,13 +26,13 @@ from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from aggnets_jax.training.step import make_train_step
 
-kind, address, number = sys.argv[1:]
+kind, address, number, *changes = sys.argv[1:]
 output, sys.stdout = sys.stdout, sys.stderr
 if address:
     distributed.join(address, 2, int(number), expected_processes=2, timeout=60)
 config = config_lib.load("configs/digits.py", ["lr=0.001", "schedule=constant",
     "schedule_args={}", "batch_size=16", "data.crop_padding=0",
-    "model.args={'growth_rate': 4, 'stage_depths': (3, 2)}", f"sharding={kind}"])
+    "model.args={'growth_rate': 4, 'stage_depths': (3, 2)}", f"sharding={kind}", *changes])
 model = create_model("sparsenet_bc", 10, dtype=jnp.float64, **config.model.args)
 mesh = mesh_lib.make_mesh()
 optimizer, _ = make_optimizer(config, 40, 22.5)
@@ -62,7 +62,7 @@ print(json.dumps([*losses, float(norm)]), file=output)
 """
 
 
-def losses(devices, kind="replicated", processes=1):
+def losses(devices, kind="replicated", processes=1, changes=()):
     """Return the losses of 40 steps, and the norm of the parameters after them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -71,7 +71,7 @@ def losses(devices, kind="replicated", processes=1):
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_X64": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, kind, address, str(number)],
+            [sys.executable, "-c", PROGRAM, kind, address, str(number), *changes],
             cwd=runs.ROOT,
             env={**environment, "JAX_PLATFORMS": "cpu"},
             stdout=subprocess.PIPE,
@@ -92,3 +92,12 @@ def test_devices_and_processes_change_rounding_alone():
     for several in (losses(4), losses(4, "fsdp"), losses(4, processes=2)):
         assert several != alone  # the sums are in another order
         assert several == pytest.approx(alone, rel=1e-9)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["lamb", "muon", "schedule_free_adamw"])
+def test_optimisers_whose_state_is_divided_change_rounding_alone(optimizer):
+    """Norms and products of whole arrays are of all their parts; so is the ascent of SAM."""
+    changes = [f"optimizer={optimizer}", "sam_radius=0.05"]
+    alone = losses(1, changes=changes)
+    assert losses(4, "fsdp", changes=changes) == pytest.approx(alone, rel=1e-7)

@@ -1,13 +1,19 @@
 """Steps on simulated devices: slices of them, and what the devices send each other."""
 
+import collections
 import json
 import os
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from aggnets_jax.training.gradients import Phases, at_sharpest
 from tests import runs
+from tests.patterns import one_line_error
 
 
 def on_devices(program, devices, *arguments):
@@ -74,6 +80,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_slices_train_as_one_mesh_and_divide_parameters_within_each():
     found = on_devices(SLICES, 4)
     assert found["axes"] == [{"data": 4}, *[{"slice": 2, "data": 2}] * 2]
@@ -123,3 +130,67 @@ def test_devices_send_only_gradients_statistics_and_sums(recipes):
         # The statistics are sums over the batch in the forward and in the backward pass.
         sums = 2 * 4 * found["statistics"] + 1000
         assert 4 * found["params"] <= sent <= 4 * found["params"] + sums, name
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_sam_takes_the_gradient_where_the_loss_is_highest(frozen):
+    """Of a parabola with its axes 1 and 4; a frozen parameter is not moved."""
+    curvature = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([2.0])}
+
+    def gradient_fn(params, batch_stats, *others):
+        gradients = jax.tree.map(jnp.multiply, curvature, params)
+        return (jnp.float32(7), (batch_stats + 1, {})), gradients
+
+    params = {"a": jnp.array([3.0, 1.0]), "b": jnp.array([6.0])}
+    sharpened = at_sharpest(gradient_fn, 0.5, lambda _: {"a": True, "b": not frozen})
+    (loss, (batch_stats, _)), gradients = sharpened(params, jnp.float32(1), None, None, None)
+    assert (loss, batch_stats) == (7, 2)
+    first, norm = np.array([3.0, 4.0, 12.0]), 5 if frozen else 13
+    moved = np.array([3.0, 1.0, 6.0]) + 0.5 / norm * first * [1, 1, not frozen]
+    actual = np.concatenate([gradients["a"], gradients["b"]])
+    np.testing.assert_allclose(actual, [1, 4, 2] * moved, rtol=1e-6)
+
+
+def test_sam_stays_where_the_gradient_is_zero():
+    def gradient_fn(params, *others):
+        return (), jax.tree.map(jnp.zeros_like, params)
+
+    sharpened = at_sharpest(gradient_fn, 0.5, lambda params: jax.tree.map(lambda _: True, params))
+    _, gradients = sharpened({"a": jnp.ones(3)})
+    assert not np.any(gradients["a"])
+
+
+Images = collections.namedtuple("Images", ("images",))
+
+
+def test_images_grow_during_a_run():
+    """A small image has the means of the pixels of a large one."""
+    phases = Phases(((0.0, 4), (0.5, 8)), 10, (8, 8, 1))
+
+    def gradient_fn(params, batch_stats, examples, *others):
+        side, pixels = examples.images.shape[1], examples.images
+        return jnp.float32(side), jnp.array([pixels.mean(), pixels.std()])
+
+    rows = jnp.repeat(jnp.array([0.0, 1.0]), 4)  # the upper half black, the lower white
+    examples = Images(jnp.tile(rows[:, None, None], (3, 1, 8, 1)))
+    of_step = jax.jit(lambda step: phases.gradient(gradient_fn, step)(0.0, 0.0, examples))
+    for step, side in ((0, 4), (4, 4), (5, 8), (9, 8)):
+        found, (mean, deviation) = of_step(step)
+        assert found == side
+        assert mean == pytest.approx(0.5)
+        assert deviation == pytest.approx(0.5 if side == 8 else 0.45, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        ((0.0, 4), "must be pairs of a fraction of the run and a side"),
+        (((0.1, 4),), "must rise from 0"),
+        (((0.0, 4), (0.5, 8), (0.5, 8)), "must rise from 0"),
+        (((0.0, 4), (1.0, 8)), "must rise from 0"),
+        (((0.0, 9),), "must be a whole number of at most 8, got 9"),
+        (((0.0, 4.5),), "must be a whole number"),
+    ],
+)
+def test_phases_that_are_refused(pairs, message):
+    assert message in one_line_error(Phases, pairs, 10, (8, 8, 1))

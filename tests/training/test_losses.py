@@ -1,4 +1,4 @@
-"""Cross entropy with smoothed targets, in both forms, against NumPy."""
+"""Losses and smoothed targets, against NumPy and PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,17 @@ from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.tasks.classification import Classification
-from aggnets_jax.training.losses import cross_entropy, smooth_targets
+from aggnets_jax.training.losses import (
+    binary_cross_entropy,
+    binary_focal,
+    cross_entropy,
+    focal,
+    make_loss,
+    smooth_targets,
+)
 from aggnets_jax.training.state import initial_state
 from aggnets_jax.training.step import make_train_step
+from tests.patterns import one_line_error
 
 RNG = np.random.default_rng(0)
 LOGITS, LABELS = RNG.normal(size=(5, 7)), RNG.integers(0, 7, 5)
@@ -35,6 +43,71 @@ def test_labels_are_one_hot_targets():
     np.testing.assert_allclose(losses, -LOG_PROBABILITIES[np.arange(5), LABELS], rtol=1e-5)
 
 
+# Rows of mixed images, of one class, and of several and no classes.
+TARGETS = np.array(
+    [
+        [0.3, 0.7, 0, 0, 0, 0, 0],
+        [0, 0, 1, 0, 0, 0, 0],
+        [0.15, 0, 0.85, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0, 1],
+        [0, 0, 0, 0, 0, 0, 0],
+    ]
+)
+P = 1 / (1 + np.exp(-LOGITS))
+
+
+@pytest.mark.parametrize("threshold", [None, 0.2])
+def test_binary_cross_entropy(threshold):
+    targets = TARGETS if threshold is None else np.greater(TARGETS, threshold)
+    expected = -(targets * np.log(P) + (1 - targets) * np.log(1 - P)).mean(-1)
+    losses = binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(TARGETS), threshold=threshold)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+def test_binary_cross_entropy_is_that_of_pytorch():
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(
+        torch.tensor(LOGITS), torch.tensor(TARGETS), reduction="none"
+    )
+    losses = binary_cross_entropy(jnp.asarray(LOGITS), jnp.asarray(TARGETS))
+    np.testing.assert_allclose(losses, expected.mean(-1).numpy(), rtol=1e-5)
+
+
+def test_focal_losses():
+    p = np.exp(LOG_PROBABILITIES)
+    expected = -(TARGETS * (1 - p) ** 3 * LOG_PROBABILITIES).sum(-1)
+    logits, targets = jnp.asarray(LOGITS), jnp.asarray(TARGETS)
+    np.testing.assert_allclose(focal(logits, targets, gamma=3.0), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        focal(logits, targets, gamma=0.0), cross_entropy(logits, targets), 1e-5
+    )
+    whole = TARGETS.round()
+    right = whole * P + (1 - whole) * (1 - P)
+    weight = 0.25 * whole + 0.75 * (1 - whole)
+    expected = -(weight * (1 - right) ** 2 * np.log(right)).mean(-1)
+    losses = binary_focal(logits, jnp.asarray(whole), alpha=0.25)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [binary_cross_entropy, binary_focal, focal])
+def test_labels_are_one_hot_targets_of_every_loss(loss):
+    hot = loss(jnp.asarray(LOGITS), jnp.asarray(np.eye(7)[LABELS]))
+    np.testing.assert_allclose(loss(jnp.asarray(LOGITS), jnp.asarray(LABELS)), hot, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "bce"}, "unknown loss 'bce'; allowed: binary_cross_entropy, binary_focal"),
+        ({"loss": "focal", "loss_args": {"alpha": 0.1}}, "loss 'focal' has no argument 'alpha'"),
+        ({"loss_args": {"gamma": 1.0}}, "loss 'cross_entropy' has no argument 'gamma'"),
+    ],
+)
+def test_losses_that_are_refused(changes, message):
+    config = config_lib.resolve(changes)
+    assert message in one_line_error(make_loss, config, None, "cross_entropy")
+
+
 class Linear(nn.Module):
     """No batch normalisation, through which an image changes what the others give."""
 
@@ -45,13 +118,16 @@ class Linear(nn.Module):
         return nn.Dense(self.num_classes)(images.reshape(len(images), -1)), {}
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize(
+    ("smoothing", "loss"),
+    [(0.0, "cross_entropy"), (0.1, "cross_entropy"), (0.0, "binary_cross_entropy")],
+)
 @pytest.mark.parametrize("parts", [1, 2])
-def test_a_skipped_image_adds_nothing_to_the_gradient(smoothing, parts):
+def test_a_skipped_image_adds_nothing_to_the_gradient(smoothing, loss, parts):
     images = RNG.normal(size=(6, 4, 4, 1)).astype(np.float32)
     labels = np.array([1, -1, 2, 3, -1, 9], np.int32)
     kept = labels >= 0
-    changes = {"accumulation_steps": parts, "label_smoothing": smoothing}
+    changes = {"accumulation_steps": parts, "label_smoothing": smoothing, "loss": loss}
     variables = Linear().init(jax.random.key(0), images, train=False)
 
     def after(damaged, rows):

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax.errors import UserError
+from aggnets_jax.training import schedules
 from aggnets_jax.training.schedules import (
+    Rates,
     cycle_fraction,
     epochs_to_steps,
     low_peak,
@@ -37,8 +39,19 @@ def half_cosine(fraction):
     return (1 + math.cos(math.pi * fraction)) / 2
 
 
+def test_linear():
+    arguments = {"warmup_steps": 4, "start_factor": 0.2, "end_factor": 0.1}
+    schedule = make_schedule("linear", 1.0, 14, 2.0, **arguments)
+    expected = [0.2, 0.4, 0.6, 0.8, *(1 - 0.09 * step for step in range(10))]
+    agree(values(schedule, range(14)), expected, 1.0)
+    falls = make_schedule("linear", 1.0, 10, 2.0)
+    agree(values(falls, range(10)), [1 - step / 10 for step in range(10)], 1.0)
+
+
 def test_constant():
     assert (values(make_schedule("constant", 0.3, 10, 2.0), range(10)) == np.float32(0.3)).all()
+    rising = make_schedule("constant", 0.3, 10, 2.0, warmup_epochs=2)
+    agree(values(rising, range(7)), [0, 0.075, 0.15, 0.225, 0.3, 0.3, 0.3], 0.3)
 
 
 @pytest.mark.parametrize(
@@ -95,10 +108,28 @@ def test_a_run_that_ends_within_the_warmup_only_rises():
     ],
 )
 def test_a_peak_that_is_never_reached_is_told(name, arguments, peak):
-    rates = values(make_schedule(name, 0.2, 200, 20.0, **arguments), np.arange(200))
+    rates = Rates(make_schedule(name, 0.2, 200, 20.0, **arguments), 200)
     told = low_peak(rates, 0.2)
     assert told is None if peak is None else f"rises to {peak}" in told and "200 steps" in told
     assert "\n" not in str(told)
+
+
+def test_rates_of_the_log_are_of_the_update_before_it(monkeypatch):
+    schedule = make_schedule("cosine", 0.2, 23, 5.0, warmup_steps=4)
+    expected = values(schedule, range(23)).tolist()
+    for at_once in (100, 7):
+        monkeypatch.setattr(schedules, "_RATES", at_once)
+        rates = Rates(schedule, 23)
+        assert [rates.before(step) for step in range(1, 24)] == pytest.approx(expected)
+        assert rates.peak() == pytest.approx(0.2, rel=0.1)
+
+
+def test_rates_of_a_run_without_an_end_take_no_memory():
+    total = 2**31 - 1
+    rates = Rates(make_schedule("cosine", 0.2, total, 5.0, warmup_steps=50), total)
+    assert (rates.before(1), rates.before(51)) == pytest.approx((0.0, 0.2))
+    assert rates.before(total) == pytest.approx(0, abs=1e-6)
+    assert low_peak(rates, 0.2) is None
 
 
 def test_warmup_times_cosine_is_that_of_the_paper():
@@ -216,7 +247,7 @@ def test_runs_shorter_than_their_parts_still_run():
         (
             "cosine",
             {"warmup_epochs": 0.001},
-            "is no step: an epoch has 50 steps",
+            "is less than half a step: an epoch has 50 steps",
         ),
         ("cosine", {"end_factor": float("nan")}, "from 0 to 1"),
         ("cosine", {"end_epochs": 1}, "schedule 'cosine' has no argument 'end_epochs'"),

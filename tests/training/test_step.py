@@ -122,6 +122,19 @@ def test_averages_warm_up():
     _assert_close(after.ema["params"], expected)
 
 
+def test_schedule_free_optimisers_evaluate_their_own_averages():
+    """After one step with the rate 0.1, x is where SGD without momentum goes, and y near it."""
+    arguments = {"optimizer": "schedule_free_sgd", "weight_decay": 0.0}
+    model, _, state, step = _make(**arguments)
+    batch = _batch()
+    after = step(state, batch)
+    inputs = state.params, state.batch_stats, batch["image"], batch["label"]
+    _, batch_stats, gradients = _loss_and_gradients(model, *inputs)
+    expected = jax.tree.map(lambda p, g: p - 0.1 * g, state.params, gradients)
+    _assert_close(after.variables, {"params": expected, "batch_stats": batch_stats})
+    assert after.variables is after.ema
+
+
 def test_a_warm_up_without_averages_is_refused():
     assert "set config.ema_decay" in one_line_error(config_lib.resolve, {"ema_warmup": True})
 

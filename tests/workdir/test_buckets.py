@@ -39,6 +39,7 @@ def assert_as_on_a_disk(url, finished_run):
     assert len(buckets.objects(f"{url}/tensorboard")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_and_goes_on(place, data_dir, finished_run, capsys):
     """Its newest checkpoint is of step 5, and the log and the best network are of step 7."""
     config = runs.tiny_config(data_dir)

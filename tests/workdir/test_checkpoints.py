@@ -125,7 +125,7 @@ def test_a_checkpoint_of_other_arrays_is_told_and_not_damaged(change, reason, co
     with pytest.raises(UserError) as error:
         restore(copy)
     assert str(error.value) == (
-        f"checkpoint {copy}/checkpoints/2 is whole, but of another network, precision"
+        f"checkpoint {copy}/checkpoints/2 is intact, but of another network, precision"
         f" (JAX_ENABLE_X64) or version of aggnets_jax: {reason}"
     )
     assert (copy / "checkpoints/2").is_dir() and not (copy / "damaged").exists()
@@ -166,7 +166,7 @@ def test_without_a_whole_checkpoint_the_run_stops_and_nothing_is_moved(copy):
     for step in (1, 2):
         shutil.rmtree(copy / f"checkpoints/{step}/training")
     for _ in range(2):
-        with pytest.raises(UserError, match=r"no checkpoint .* is whole: .*checkpoints/2 is damag"):
+        with pytest.raises(UserError, match=r"no checkpoint .* is intact: .*checkpoints/2 is dam"):
             restore(copy)
     assert not (copy / "damaged").exists()
 
@@ -175,7 +175,7 @@ def test_a_run_does_not_start_again_beside_its_damaged_checkpoints(copy):
     (copy / "checkpoints/2/model/manifest.ocdbt").unlink()
     restore(copy)
     shutil.rmtree(copy / "checkpoints/1")
-    with pytest.raises(UserError, match="has had checkpoints, and has none to go on from"):
+    with pytest.raises(UserError, match="has had checkpoints, and has none to resume from"):
         restore(copy)
 
 
@@ -351,6 +351,7 @@ def test_a_failed_save_leaves_what_is_there_and_the_next_one_tries_again(tmp_pat
     assert_is(restore(tmp_path), 1)
 
 
+@pytest.mark.slow
 def test_reading_warns_of_nothing(finished_run):
     """From Python, too, where absl's messages are shown."""
     records, handler = [], logging.Handler()

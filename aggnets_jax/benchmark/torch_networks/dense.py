@@ -51,7 +51,7 @@ def sparsenet(network: models.sparsenet.SparseNet, image_shape: Sequence[int]) -
             layers[f"transition{i - 1}"] = transition(inputs, features)
         *inputs, features = concatenated(topology.sources, features, [k] * topology.depth)
         kind = {"bottleneck": network.bottleneck, "groups": network.groups}
-        units = [dense_layer(n, k, **kind) for n in inputs]
+        units = [dense_layer(n, k, **kind) for n in inputs]  # type: ignore[attr-defined]
         layers[f"stage{i}"] = Stage(topology.sources, units, concat)
     layers["head_norm"] = NormReLU(features)
     if network.pool == "flatten":  # after one more halving than there are transitions
@@ -103,7 +103,7 @@ def mixnet(network: models.mixnet.MixNet, image_shape: Sequence[int]) -> nn.Modu
         *inputs, features = (
             sum(widths[source] - k1 for source in read) + k1 for read in topology.sources
         )
-        units = [MixedLayer(n, k1, k2) for n in inputs]
+        units = [MixedLayer(n, k1, k2) for n in inputs]  # type: ignore[attr-defined]
         layers[f"stage{i}"] = Stage(topology.sources, units, mixed(k1))
     classifier = nn.Linear(features, network.num_classes)
     return sequence(**layers, head_norm=NormReLU(features), mean=Mean(), classifier=classifier)

@@ -1,8 +1,8 @@
 """Mask R-CNN on a ResNet in plain PyTorch, as torchvision defines it, with torchvision's names.
 
-Nothing is compiled: NMS is a loop over boxes and RoIAlign is indexing, as torchvision computes them
-without its compiled operators. `losses` has the losses of a training step, `forward` detects.
-Images have one size. The numbers of samples and proposals are those of one of our detectors.
+Nothing is compiled: NMS is a loop over boxes and RoIAlign is indexing, as in torchvision without
+its compiled operators. `losses` returns the losses of a training step, `forward` the detections.
+Images have one size. The numbers of samples and proposals are taken from one of our detectors.
 """
 
 import math
@@ -373,7 +373,7 @@ def _roi_align(
             values = maps[image[:, None, None], :, y[:, :, None], x[:, None]]
             total = total + values * (y_weight[:, :, None] * x_weight[:, None])[..., None]
     shape = (len(rois), size, ratio, size, ratio, maps.shape[1])
-    return total.reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)
+    return total.reshape(shape).mean((2, 4)).permute(0, 3, 1, 2)  # type: ignore[attr-defined]
 
 
 def _roi_align_one(maps: Tensor, roi: Tensor, image: Tensor, size: int, scale: float) -> Tensor:

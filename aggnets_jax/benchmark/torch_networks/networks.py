@@ -1,4 +1,4 @@
-"""PyTorch networks by the names of ours."""
+"""PyTorch networks under the names of our networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -73,7 +73,7 @@ def create(
     build = _NETWORKS.get(type(network))
     if build is None or getattr(network, "attention", None) not in ATTENTIONS:
         covered = ", ".join(covered.__name__ for covered in _NETWORKS)
-        raise UserError(f"there is no {name!r} in PyTorch here; there are those of: {covered}")
+        raise UserError(f"there is no {name!r} in PyTorch here; there are: {covered}")
     fields = type(network).__dataclass_fields__
     if "aggregation" in fields and network.aggregation != fields["aggregation"].default:
         raise UserError(

@@ -1,4 +1,4 @@
-"""The same networks of torchvision or timm, where one of them is installed."""
+"""Networks of torchvision or timm that equal ours, where one of them is installed."""
 
 import importlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Networks that the papers quote from others, as far as they are no residual networks."""
+"""Networks that the papers quote from others, without the residual ones."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -106,4 +106,4 @@ def _outside_box(key: jax.Array, ratio: jax.Array, size: tuple[int, int]) -> jax
     """Return 0 in a random box of relative area 1 - ratio and 1 outside, float32 [H, W, 1]."""
     extent = (jnp.array(size) * jnp.sqrt(1 - ratio)).astype(jnp.int32)
     top, left = jax.random.randint(key, (2,), 0, jnp.array(size)) - extent // 2
-    return 1 - rectangle(top, left, *extent, size).astype(jnp.float32)
+    return 1 - rectangle(top, left, *extent, size).astype(jnp.float32)  # type: ignore[call-arg]

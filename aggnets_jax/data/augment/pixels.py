@@ -1,7 +1,7 @@
 """PIL's operations on the pixels of one image, uint8 [H, W, C], C 1 or 3.
 
-Each function covers several functions of PIL, selected by an array argument. So a batch needs one
-program without branches, even if each image undergoes a different operation.
+Each function covers several functions of PIL, selected by an array argument. One program without
+branches therefore serves a batch in which each image gets another operation.
 """
 
 import jax

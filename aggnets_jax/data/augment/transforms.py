@@ -94,7 +94,7 @@ def erase(key: jax.Array, image: jax.Array, *, probability: float) -> jax.Array:
     top, left = (jnp.stack(place) * (jnp.array([height, width]) - extent + 1)).astype(jnp.int32)
     used = (chance < probability) & fits.any()
     noise = jax.random.bits(noise_key, image.shape, jnp.uint8).astype(image.dtype)
-    erased = used & rectangle(top, left, *extent, (height, width))
+    erased = used & rectangle(top, left, *extent, (height, width))  # type: ignore[call-arg]
     return jnp.where(erased, noise, image)
 
 

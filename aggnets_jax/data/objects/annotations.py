@@ -3,15 +3,15 @@
     DIR/annotations/instances_SPLIT.json
     DIR/SPLIT/*.jpg, or DIR/images/SPLIT/*.jpg, or DIR/images/*.jpg
 
-Lin et al., "Microsoft COCO", arXiv 1405.0312; https://cocodataset.org/#format-data. An object that
-is not what it should be is named, or left out if damage is to be skipped; so is an image.
+Lin et al., "Microsoft COCO", arXiv 1405.0312; https://cocodataset.org/#format-data. A wrong object
+or image is an error that names it, or is left out if the config says "skip".
 """
 
 import functools
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from etils import epath
@@ -48,14 +48,16 @@ class Annotated(NamedTuple):
         return self.folder / self.images[index]["file_name"]
 
     def trained(self, index: int) -> list[Mapping[str, Any]]:
-        """Return the objects of an image that are trained: with sides of at least a pixel.
+        """Return the objects of an image that are trained: with a pixel or more in the image.
 
         Crowds are not, and neither are VOC's objects that are hard to recognise.
         """
+        image = self.images[index]
         return [
             each
             for each in self.objects[index]
-            if not (each["iscrowd"] or each.get("difficult")) and min(each["bbox"][2:]) >= 1
+            if not (each["iscrowd"] or each.get("difficult"))
+            and min(_sides_inside(each["bbox"], image["height"], image["width"])) >= 1
         ]
 
     def ground_truth(self) -> dict[str, Any]:
@@ -221,7 +223,7 @@ def _problem(
     masks: bool,
     seen: set[int],
 ) -> tuple[str, str | None]:
-    """Return the name of an annotation, and what is wrong with it or None."""
+    """Return the name of an annotation, and the mistake in it or None."""
     if not _is_id(annotation, "id"):
         return f"annotation {place} of the list", "has no whole number as 'id'"
     name, image = f"annotation {annotation['id']}", annotation.get("image_id")
@@ -248,6 +250,12 @@ def _problem(
     if not is_finite(area) or area <= 0:
         return name, f"has the area {area!r}"
     return name, mask_problem(annotation.get("segmentation"), height, width) if masks else None
+
+
+def _sides_inside(box: Sequence[float], height: int, width: int) -> tuple[float, float]:
+    """Return the sides of the part of a box that is in its image."""
+    x, y, w, h = box
+    return min(x + w, width) - max(x, 0), min(y + h, height) - max(y, 0)
 
 
 def _completed(annotation: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Batches of images with objects on the devices, for training and for evaluation.
 
-Images are read by threads, each process those of its rows. Training batches are of one of a few
-padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
+Threads read the images; each process reads the images of its rows. A training batch has one of a
+few padded sizes, see `order`. An evaluation takes the images in groups of one padded size each.
 """
 
 import collections
@@ -112,7 +112,9 @@ def train_data(
     """
     del most_steps
     if np.ndim(seeds):
-        raise UserError("detectors train one seed at a time: set num_seeds=1")
+        raise UserError(
+            "images with objects are trained on with one seed at a time: set num_seeds=1"
+        )
     rows = BatchRows(config.batch_size, local_rows(sharding, config.batch_size))
     order = BatchOrder(images.buckets, config.batch_size, int(seeds))
     loader = _Loader(images.data, form, config.data.damaged == "skip")
@@ -136,7 +138,7 @@ def train_data(
 def _in_threads(
     submit: Callable[..., tuple[Example, list[Future[Example]]]], steps: Iterator[Any]
 ) -> Iterator[Example]:
-    """Yield the batch of each step; those of the next steps are read meanwhile."""
+    """Yield the batch of each step, while threads read the next batches."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         pending = collections.deque(submit(pool, step) for step in itertools.islice(steps, _AHEAD))
         while pending:
@@ -152,10 +154,11 @@ def _stacked(examples: Sequence[Example]) -> Example:
 class EvaluatedImages:
     """Every image of a split exactly once, in groups of one padded size.
 
+    Batches are no larger than the largest group, rounded up to the same number on each device.
     Yields dicts with the arrays of `load_image`, "index" int32 [B] and "mask" bool [B]; the last
     batch of each group is padded, where the mask is False. A skipped image has the size 0.
 
-    Each padded size costs a compilation. With `bucketed` they are those of training: few, but
+    Each padded size costs a compilation. With `bucketed` the sizes are those of training: few, but
     padding changes results a little.
 
     Attributes:
@@ -176,18 +179,20 @@ class EvaluatedImages:
         sharding: NamedSharding,
         bucketed: bool = False,
     ) -> None:
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, image in enumerate(data.images):
+            size = form.training_sizes[form.bucket(image)] if bucketed else form.padded(image)
+            groups.setdefault(size, []).append(index)
+        largest, devices = max(map(len, groups.values())), sharding.num_devices
+        batch_size = min(batch_size, -(-largest // devices) * devices)
         self.data = data
+        self.sizes = sorted(groups)
         self.num_examples = len(data.images)
         self.batch_size = batch_size
         self.skip = skip
         self._loader = _Loader(data, form, skip)
         self._rows = local_rows(sharding, batch_size)
         self._sharding = sharding
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, image in enumerate(data.images):
-            size = form.training_sizes[form.bucket(image)] if bucketed else form.padded(image)
-            groups.setdefault(size, []).append(index)
-        self.sizes = sorted(groups)
         self._batches = [
             (size, np.array(members[first : first + batch_size]))
             for size, members in sorted(groups.items())

@@ -1,20 +1,17 @@
 """From an image file and its annotations to arrays of one of a few sizes, on the host."""
 
 import dataclasses
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from aggnets_jax.data.image_files import read_picture
 from aggnets_jax.data.objects.annotations import Annotated
 from aggnets_jax.data.objects.segmentations import decode_mask
 from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.images import padded, resize, resized
 from aggnets_jax.errors import UserError, one_line
-
-_FORMATS = ("JPEG", "PNG", "GIF", "BMP")
 
 Example = dict[str, np.ndarray]
 
@@ -48,7 +45,7 @@ class Form:
         return self._resized(image)[0]
 
     def factors(self, image: Mapping[str, Any]) -> np.ndarray:
-        """Return the factors by which x and y of an image grow, float64 [2]."""
+        """Return the scale factors of x and y of an image, float64 [2]."""
         (height, width), factor = self._resized(image)
         if self.conventions.extent:  # mmdetection 1.x has one factor for both
             return np.array([factor, factor])
@@ -101,7 +98,7 @@ def load_image(data: Annotated, index: int, form: Form, size: Sequence[int]) -> 
 
     Returns:
       "image" uint8 [*size, 3]; "size" and "original", its (height, width) in the network's input,
-      without padding, and in the file, int32 [2]; "factors", see `Form.factors`, float32 [2].
+      without padding, and as annotated, int32 [2]; "factors", see `Form.factors`, float32 [2].
 
     Raises:
       UserError: for a file that is damaged, or not of the size that the annotations state.
@@ -109,9 +106,7 @@ def load_image(data: Annotated, index: int, form: Form, size: Sequence[int]) -> 
     record, path = data.images[index], data.path(index)
     wanted = record["height"], record["width"]
     try:
-        image = np.asarray(
-            Image.open(io.BytesIO(path.read_bytes()), formats=_FORMATS).convert("RGB")
-        )
+        image = read_picture(path.read_bytes(), size=wanted)
     except Exception as error:  # PIL raises any at a damaged file
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
     if image.shape[:2] != wanted:

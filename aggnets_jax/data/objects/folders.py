@@ -54,8 +54,12 @@ def describe_objects(
       UserError: if the config can't be met, or both splits have other categories.
     """
     train, evaluation = (read_split(data_config, form, train=part) for part in (True, False))
-    if train.categories != evaluation.categories:
-        raise UserError(f"{train.file} and {evaluation.file} differ in their categories")
+    if differing := {*train.categories.items()} ^ {*evaluation.categories.items()}:
+        number, name = min(differing)
+        raise UserError(
+            f"{train.file} and {evaluation.file} differ in their categories, such as {number}"
+            f" {name!r}"
+        )
     images = TrainedImages(train, form, empty=empty, least_side=least_side)
     mean, std = normalisation(data_config, data_config.name, 3)
     return DatasetInfo(

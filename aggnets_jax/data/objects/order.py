@@ -1,8 +1,9 @@
 """The order of images in training: batches of one padded size, every image once an epoch.
 
-The images of an epoch come in an order by (seed, epoch). Each goes to the bucket of its padded
-size; a bucket that holds a batch gives it. What is left at the end of an epoch stays in its bucket.
-So the batch of a step is a function of (seed, step), computed without the steps before it.
+The order of the images in an epoch depends on (seed, epoch). Each image goes to the bucket of its
+padded size, and a bucket that has enough images for a batch gives it. Images that are left at the
+end of an epoch stay in their buckets. The batch of a step is therefore a function of (seed, step),
+computed without the steps before it.
 """
 
 import functools

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from aggnets_jax.connectivity.drawing import ACCENT, INK, LONG, SHORT
+from aggnets_jax.data.image_files import read_picture
 from aggnets_jax.data.objects import Annotated
 from aggnets_jax.detection.coco import SIZES, CocoFigures, coco_figures
 from aggnets_jax.errors import UserError
@@ -43,7 +44,7 @@ class _Evaluated:
         step = make_eval_step(task, restored.model, preprocess)
         results: list[Any] = []
         evaluate(task, step, restored.variables, batches, keep=results.extend)
-        return restored.step, batches.data, results, task.kinds
+        return restored.step, batches.data, results, task.kinds  # type: ignore[attr-defined]
 
     @property
     def step(self) -> int:
@@ -182,8 +183,8 @@ def _pairs(evaluated: _Evaluated, places: Sequence[int], scores: Mapping[int, fl
             if each["image_id"] == image["id"] and each["score"] >= _LEAST_SCORE
         ]
         found.sort(key=lambda each: -each["score"])
-        with Image.open(data.path(place)) as file:
-            picture = file.convert("RGB")
+        size = image["height"], image["width"]
+        picture = Image.fromarray(read_picture(data.path(place).read_bytes(), size=size))
         for axes, objects in zip(row, (data.objects[place], found), strict=True):
             named = [{**each, "class": data.categories[each["category_id"]]} for each in objects]
             axes.imshow(draw_over(picture.copy(), named))

@@ -127,6 +127,23 @@ def test_a_box_that_leaves_its_image_is_an_object(folder):
     assert read(folder).objects[0][0]["bbox"] == [-3.5, 60, 20, 9]
 
 
+@pytest.mark.parametrize(
+    ("box", "trained"),
+    [
+        ([63 - 1e-9, 5, 20, 9], True),
+        ([63 + 1e-9, 5, 20, 9], False),  # in float32 its part in the image may have no width
+        ([-19, 5, 20, 9], True),
+        ([-19.5, 5, 20, 9], False),
+        ([5, 63.5, 9, 20], False),
+        ([5, 5, 0.9, 20], False),
+    ],
+)
+def test_an_object_is_trained_if_it_has_a_pixel_in_its_image(folder, box, trained):
+    before = len(read(folder).trained(0))
+    spoil(folder, first(bbox=box))
+    assert len(read(folder).trained(0)) == before - (not trained)
+
+
 WHOLE_FILES = [
     ("{", "can't be read"),
     ("[]", "needs the list 'images'"),

@@ -93,6 +93,13 @@ def test_each_image_is_evaluated_once(scenes_dir, sharding):
     assert len(bucketed) == 2
 
 
+def test_batches_of_an_evaluation_are_no_larger_than_its_images(scenes_dir, sharding):
+    data = split(scenes_dir, "test")
+    evaluated = EvaluatedImages(data, FORM, batch_size=256, skip=False, sharding=sharding)
+    assert len(evaluated) == 1
+    assert evaluated.batch_size - len(data.images) in range(sharding.num_devices)
+
+
 def test_a_process_reads_the_rows_that_it_holds(scenes_dir, sharding, monkeypatch):
     def place(rows, sharding, batch_size):
         return rows

@@ -1,14 +1,16 @@
 import dataclasses
+import io
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 pytest.importorskip("pycocotools")
 
-from aggnets_jax.data.objects import read_annotations
+from aggnets_jax.data.image_files import read_picture
+from aggnets_jax.data.objects import Annotated, read_annotations
 from aggnets_jax.data.objects.examples import (
     Form,
     flipped,
@@ -22,6 +24,7 @@ from aggnets_jax.detection.conventions import CENTER, LEGACY, TORCHVISION
 from aggnets_jax.errors import UserError
 
 FORM = Form(CENTER, 64, 64, 32, None, True, None)
+TINY_FORM = dataclasses.replace(FORM, long=3, short=2)
 SIZE = (64, 64)
 
 
@@ -178,3 +181,45 @@ def test_a_damaged_image_and_one_of_another_size_are_named(data, tmp_path):
     with pytest.raises(UserError, match=r"has 10x20 pixels, and .*json says 64x64"):
         load_image(moved, 0, FORM, SIZE)
     assert no_image(SIZE)["size"].tolist() == [0, 0]
+
+
+def one_file(folder, name, height, width):
+    """Return a split of one image of the stated size."""
+    image = {"id": 1, "file_name": name, "height": height, "width": width}
+    return Annotated(folder / "some.json", folder, (image,), ((),), {1: "a"}, 0)
+
+
+def turned(orientation):
+    """Return a PNG of 3x2 pixels that is stored turned, and its pixels as stored and upright."""
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    return file.getvalue(), pixels, np.asarray(ImageOps.exif_transpose(Image.open(file)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_image_is_turned_as_its_objects_were_annotated(tmp_path, orientation):
+    encoded, stored, upright = turned(orientation)
+    (tmp_path / "a.png").write_bytes(encoded)
+    # The size tells which of the two was annotated; where it can't, the upright one was.
+    for height, width in {upright.shape[:2], stored.shape[:2]}:
+        expected = upright if upright.shape[:2] == (height, width) else stored
+        data = one_file(tmp_path, "a.png", height, width)
+        example = load_image(data, 0, TINY_FORM, SIZE)
+        np.testing.assert_array_equal(example["image"][:height, :width], expected)
+    assert np.array_equal(read_picture(encoded), upright)
+
+
+def test_a_nonsense_orientation_is_upright():
+    encoded, stored, _ = turned(9)
+    assert np.array_equal(read_picture(encoded), stored)
+
+
+def test_sixteen_bits_are_divided_not_clipped(tmp_path):
+    pixels = np.array([[0, 255, 256], [30000, 65279, 65535]], np.uint16)
+    for form in ("PNG", "TIFF"):
+        Image.fromarray(pixels).save(tmp_path / "a.png", form)
+        example = load_image(one_file(tmp_path, "a.png", 2, 3), 0, TINY_FORM, SIZE)
+        assert example["image"][:2, :3, 1].tolist() == [[0, 0, 1], [117, 254, 255]]

@@ -1,0 +1,119 @@
+"""Maps from the classes of a data set to the ones of a network that learnt on another.
+
+The lists of the 200 classes of ImageNet-A and of ImageNet-R are in `imagenet_a.txt` and
+`imagenet_r.txt`, from the authors' evaluations (https://github.com/hendrycks/natural-adv-examples
+and https://github.com/hendrycks/imagenet-r, `eval.py`).
+"""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from aggnets_jax.data.dataset_info import DatasetInfo, unnamed_classes
+from aggnets_jax.data.image_folder import IMAGE_FOLDER
+from aggnets_jax.errors import UserError, one_line
+
+# Sets in TFDS's format whose labels are ImageNet's 1000 classes, but whose images are of some.
+_LISTED = ("imagenet_a", "imagenet_r")
+# Sets whose classes have numbers in the place of the names.
+_NUMBERED = ("cifar10_corrupted",)
+
+
+class ClassMap(NamedTuple):
+    """Classes among which a network is judged on a data set, K of its own.
+
+    Attributes:
+      classes: number of each class in the network's logits, int [K].
+      labels: class, 0 to K - 1, for each label of the data set, int [labels]; -1: of none.
+    """
+
+    classes: np.ndarray
+    labels: np.ndarray
+
+
+class Among(NamedTuple):
+    """A network with only the logits of a map's classes: [B, K]."""
+
+    model: Any
+    class_map: ClassMap
+
+    def apply(self, variables: Any, images: jax.Array, **how: Any) -> Any:
+        """Apply the network, and select the logits."""
+        logits, endpoints = self.model.apply(variables, images, **how)
+        return logits[..., self.class_map.classes], endpoints
+
+
+def listed_classes(name: str) -> tuple[str, ...]:
+    """Return the classes of ImageNet-A or -R, "imagenet_a" or "imagenet_r", in ImageNet's order."""
+    return tuple((Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8").split())
+
+
+def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None:
+    """Return the map from a data set to a network; None if they have the same classes in order.
+
+    A set with a part of the network's classes is judged among these alone, as the authors of
+    ImageNet-A and -R do. Folders that are named by the numbers of ImageNet's classes, as in
+    ImageNet-V2, are known, too. A line tells of either.
+
+    Args:
+      trained: data set of the network.
+      evaluated: the other data set.
+
+    Raises:
+      UserError: if the set has classes that the network lacks, or has numbers as classes for a
+        network whose classes have no names, so that their order is not known.
+    """
+    own, theirs = trained.class_names, evaluated.class_names
+    base = re.split("[:/]", evaluated.name)[0]
+    if base in _LISTED and own == theirs:
+        return _part(trained, evaluated, listed_classes(base))
+    if own == theirs:
+        return None
+    numbers = tuple(map(str, range(len(own))))
+    if len(own) == len(theirs) and own == unnamed_classes(len(own)):
+        if all(map(str.isdecimal, theirs)) and sorted(theirs, key=int) != list(theirs):
+            raise UserError(
+                f"the checkpoint's classes have no names, and those of {evaluated.name} are numbers"
+                f" in alphabetical order ({', '.join(theirs[:4])}, ...): convert the weights with"
+                " --class_names, which names the outputs in their order"
+            )
+        first = theirs[0]
+        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
+        return None
+    if theirs == numbers and base in _NUMBERED:
+        return None
+    wnids = all(re.fullmatch(r"n\d{8}", name) for name in own)
+    if base == IMAGE_FOLDER and wnids and sorted(numbers) == sorted(theirs):
+        print(f"the folders are named by the numbers of classes: 0 is {own[0]!r}, and so on")
+        return ClassMap(np.arange(len(own)), np.array([int(name) for name in theirs]))
+    if {*theirs} == {*own}:
+        return ClassMap(np.arange(len(own)), np.array([own.index(name) for name in theirs]))
+    if {*theirs} < {*own}:
+        return _part(trained, evaluated, theirs)
+    raise other_classes(trained, evaluated)
+
+
+def _part(trained: DatasetInfo, evaluated: DatasetInfo, names: tuple[str, ...]) -> ClassMap:
+    """Return the map of a set with some of the network's classes."""
+    places = {name: number for number, name in enumerate(names)}
+    labels = np.array([places.get(name, -1) for name in evaluated.class_names])
+    classes = np.array([trained.class_names.index(name) for name in names])
+    print(f"judged among {len(names)} of the network's {trained.num_classes} classes")
+    return ClassMap(classes, labels)
+
+
+def other_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> UserError:
+    """Return the error for a data set with other classes than a network's."""
+    before, now = {*trained.class_names}, {*evaluated.class_names}
+    if before == now:
+        return UserError(f"data set {evaluated.name} has the checkpoint's classes in another order")
+    new, missing = ", ".join(sorted(now - before)), ", ".join(sorted(before - now))
+    return UserError(
+        one_line(
+            f"data set {evaluated.name} has other classes than the checkpoint's:"
+            f" new are {new or 'none'}; missing are {missing or 'none'}"
+        )
+    )

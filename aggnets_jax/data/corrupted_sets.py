@@ -1,0 +1,64 @@
+"""Corrupted data sets in the formats in which their authors offer them.
+
+    CIFAR-10-C, CIFAR-100-C   FOLDER/fog.npy, uint8 [5 N, 32, 32, 3], one severity after the other,
+                              and FOLDER/labels.npy, [5 N] or [N]
+    ImageNet-C                FOLDER/fog/3/n01440764/*.JPEG, where fog may be in a further folder
+
+The sets cifar10_corrupted and imagenet2012_corrupted of TFDS have a config for each corruption and
+severity, such as cifar10_corrupted/fog_3.
+"""
+
+import numpy as np
+
+from aggnets_jax.data.corruptions import SEVERITIES
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import AnyPath
+
+PREPARED = ("cifar10_corrupted", "imagenet2012_corrupted")
+"""Names in TFDS."""
+
+_LABELS = "labels.npy"
+
+
+def has_arrays(folder: AnyPath) -> bool:
+    """Return whether a folder has a set in the format of CIFAR-10-C."""
+    return (folder / _LABELS).exists()
+
+
+def read_arrays(folder: AnyPath, corruption: str, severity: int) -> tuple[np.ndarray, np.ndarray]:
+    """Read images, uint8 [N, height, width, channels], and labels, int64 [N].
+
+    Raises:
+      UserError: if a file is missing, damaged, or does not have the format.
+    """
+    images, labels = _read(folder / f"{corruption}.npy"), _read(folder / _LABELS)
+    count = len(images) // len(SEVERITIES)
+    whole = images.ndim == 4 and images.dtype == np.uint8 and count * len(SEVERITIES) == len(images)
+    if not whole or labels.ndim != 1 or len(labels) not in (count, len(images)):
+        raise UserError(
+            f"{folder / corruption}.npy has {images.dtype} {list(images.shape)} and {_LABELS}"
+            f" {list(labels.shape)}; needed are uint8 [5 N, height, width, channels] and [5 N]"
+        )
+    part = slice((severity - 1) * count, severity * count)
+    own = labels if len(labels) == count else labels[part]
+    return images[part], own.astype(np.int64)
+
+
+def _read(file: AnyPath) -> np.ndarray:
+    try:
+        with file.open("rb") as content:
+            return np.load(content, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+
+
+def find_folder(folder: AnyPath, corruption: str) -> AnyPath:
+    """Return the folder of a corruption, with a folder for each severity, in or below `folder`.
+
+    Raises:
+      UserError: if there is none.
+    """
+    for place in [folder / corruption, *sorted(folder.glob(f"*/{corruption}"))]:
+        if place.is_dir():
+            return place
+    raise UserError(f"{folder} has neither {_LABELS} nor a folder {corruption}")

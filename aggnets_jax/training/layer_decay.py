@@ -1,0 +1,67 @@
+"""Learning rates that fall from a network's last layer to its first, for fine-tuning."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from aggnets_jax.connectivity.scan_variables import layers_of_run
+
+_LAYER = re.compile(r"layer\d+")
+_AROUND = ("backbone", "network")  # modules around a network, whose layers count
+
+
+def layers_in_order(model: Any, image_shape: Sequence[int]) -> list[str]:
+    """Return the names of a network's layers in the order of computation.
+
+    Each layer of a stage is one, as are the parts around stages: what begins with "stem" before
+    the first "_", "stage2" (its opening), "head", "classifier". Nothing is computed.
+    """
+    names: dict[str, None] = {}
+
+    def init() -> None:
+        variables = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
+        for path in _paths(variables["params"]):
+            names.update(dict.fromkeys(_layers_of(path)))
+
+    jax.eval_shape(init)
+    return list(names)
+
+
+def _paths(tree: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the paths of the leaves in the order of the mappings, which JAX would sort."""
+    if not hasattr(tree, "items"):
+        return [above]
+    return [path for name, part in tree.items() for path in _paths(part, (*above, name))]
+
+
+def _layers_of(path: Sequence[str]) -> list[str]:
+    """Return the layer of a parameter, or the layers of an array of several."""
+    names = [name for name in path if name not in _AROUND]
+    for place, name in enumerate(names):
+        stage = "/".join(names[:place])
+        if layers := layers_of_run(name):
+            return [f"{stage}/layer{layer}" for layer in layers]
+        if _LAYER.fullmatch(name):
+            return [f"{stage}/{name}"]
+    return [names[0].split("_")[0]]
+
+
+def layer_factors(params: Any, order: Sequence[str], decay: float) -> Any:
+    """Return decay^n for each parameter of a layer before which n others of `order` come last.
+
+    The factors of an array of several layers are float32 [layers, 1, ...].
+    """
+    last = len(order) - 1
+
+    def factor(path: Any, value: jax.Array) -> float | np.ndarray:
+        names = [key.key for key in path]
+        factors = [decay ** (last - order.index(layer)) for layer in _layers_of(names)]
+        if not any(map(layers_of_run, names)):
+            return factors[0]
+        return np.array(factors, np.float32).reshape(-1, *[1] * (value.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(factor, params)
