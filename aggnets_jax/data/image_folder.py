@@ -8,13 +8,11 @@ because it takes hidden files for images, reads only two formats, and cannot sli
 from __future__ import annotations
 
 import collections
-import functools
 import os
 import random
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -22,6 +20,10 @@ from etils import epath
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import is_line
+from aggnets_jax.runtime.notes import print_once
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -160,12 +162,7 @@ def report_left_out(folder: str, files: Iterable[str]) -> None:
     endings = collections.Counter(os.path.splitext(file)[1].lower() for file in files)
     if endings:
         counts = [f"{n} {end or 'without an ending'}" for end, n in sorted(endings.items())]
-        _print_once(f"left out in {folder}: {', '.join(counts)}")
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        print_once(f"left out in {folder}: {', '.join(counts)}")
 
 
 def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tuple[str, ...]:
@@ -187,7 +184,7 @@ def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tupl
 
 
 def _classes(folder: ImageFolder, split: str) -> set[str]:
-    splits = sorted({piece.splitname for piece in _pieces(folder, split)})
+    splits = sorted({piece.splitname for piece in split_parts(folder, split)})
     found = {name for each in splits for _, name in folder.files[each]}
     for name in sorted({*folder.info.features["label"].names} - found):
         for each in splits:
@@ -206,7 +203,7 @@ def list_examples(
     """
     examples = [
         example
-        for piece in _pieces(folder, split)
+        for piece in split_parts(folder, split)
         for example in folder.files[piece.splitname][piece.from_ : piece.to]
     ]
     numbers = {name: number for number, name in enumerate(class_names)}
@@ -214,7 +211,7 @@ def list_examples(
     return np.array([file for file, _ in examples]), labels
 
 
-def _pieces(folder: ImageFolder, split: str) -> list:
+def split_parts(folder: ImageFolder | tfds.core.DatasetBuilder, split: str) -> list:
     """Return the parts of a split, each with `splitname`, `from_` and `to`."""
     import tensorflow_datasets as tfds
 
