@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import ml_collections
 
 from aggnets_jax.arguments import check_arguments
+from aggnets_jax.config_fields.fields import plain
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import AnyPath, read_json, write_json
 from aggnets_jax.runtime.events import PATTERN, EventFile
@@ -241,19 +242,21 @@ def remember_id(workdir: AnyPath, name: str, own: str) -> None:
 
 def check_trackers(config: ml_collections.ConfigDict) -> None:
     """Raise `UserError` for an unknown tracker, a wrong argument, and a package that is missing."""
+    given = plain(config.tracker_args)
+    for field, names in (("trackers", config.trackers), ("tracker_args", given)):
+        for name in names:
+            if not isinstance(name, str) or name not in TRACKERS:
+                raise unknown(f"tracker in config.{field}", str(name), TRACKERS)
+    for name, arguments in given.items():
+        if not isinstance(arguments, dict):
+            raise UserError(f"config.tracker_args.{name} must be a mapping, got {arguments!r}")
+        check_arguments(f"tracker {name!r}", TRACKERS[name], arguments)
     for name in config.trackers:
-        if name not in TRACKERS:
-            raise unknown("tracker in config.trackers", str(name), TRACKERS)
-        kind = TRACKERS[name]
-        check_arguments(f"tracker {name!r}", kind, config.tracker_args.get(name, {}))
-        if importlib.util.find_spec(kind.package) is None:
+        package = TRACKERS[name].package
+        if importlib.util.find_spec(package) is None:
             raise UserError(
-                f"tracker {name!r} needs the package {kind.package}:"
-                " pip install 'aggnets-jax[trackers]'"
+                f"tracker {name!r} needs the package {package}: pip install 'aggnets-jax[trackers]'"
             )
-    for name in config.tracker_args:
-        if name not in TRACKERS:
-            raise unknown("tracker in config.tracker_args", str(name), TRACKERS)
 
 
 class Guarded:

@@ -126,6 +126,8 @@ def test_a_service_that_hangs_does_not_stop_the_run(recorder, tmp_path, capsys, 
         ((), {"comet": {}}, "unknown tracker in config.tracker_args 'comet'; allowed: clu"),
         (("mlflow",), {"mlflow": {"uri": "x"}}, "tracker 'mlflow' has no argument 'uri'"),
         (("clu",), {"clu": {"a": 1}}, "it has: none"),
+        (({"a": 1},), {}, "unknown tracker in config.trackers \"{'a': 1}\""),
+        ((), {"wandb": 3}, "config.tracker_args.wandb must be a mapping, got 3"),
         (("missing",), {}, "tracker 'missing' needs the package nowhere: pip install"),
     ],
 )
