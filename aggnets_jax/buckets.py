@@ -39,7 +39,8 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     "gcs": {"use_listings_cache": False},
     "s3": {
         "use_listings_cache": False,
-        "config_kwargs": {"retries": {"mode": "standard", "max_attempts": 8}},
+        # s3fs repeats, see `_set_up_s3fs`; botocore would repeat each of these requests.
+        "config_kwargs": {"retries": {"total_max_attempts": 1}},
     },
 }
 for _protocol, _options in _OPTIONS.items():
@@ -83,12 +84,24 @@ def bucket_path(url: str) -> epath.Path:
         # Patterns for the clients, and ends of a path for Orbax.
         raise UserError(f"a path in a bucket has no {found[0]!r}, and {url!r} has")
     if scheme == "s3":
-        from s3fs.core import set_custom_error_handler
-
-        # Servers other than Amazon's answer 429 to too many requests.
-        set_custom_error_handler(lambda error: "(429)" in str(error))
+        _set_up_s3fs()
     _check_access(f"{scheme}://{bucket}")
     return epath.Path(url.rstrip("/"))
+
+
+def _set_up_s3fs() -> None:
+    """Let s3fs repeat requests that may succeed later: eleven times within 29 seconds."""
+    import s3fs
+    from botocore import exceptions
+
+    def may_pass(error: Exception) -> bool:
+        if not isinstance(error, exceptions.ClientError):
+            return isinstance(error, exceptions.ConnectionError)
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status == 429 or status >= 500
+
+    s3fs.core.set_custom_error_handler(may_pass)
+    s3fs.S3FileSystem.retries = 11
 
 
 @functools.cache

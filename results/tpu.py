@@ -1,8 +1,9 @@
 """Compile a network of each family for TPUs, without a TPU: `python results/tpu.py`.
 
 Writes results/tpu.csv, a row for each network, size of images and target, with the results of
-`aggnets dry-run` for a training step. A row takes minutes on a few cores. Rows with results are
-kept, unless `--again` is given. `--networks` and `--targets` select some.
+`aggnets dry-run` for a training step. A row takes minutes on a few cores. It is written as soon as
+it is known, and the same command goes on after an interruption: rows with results are kept, unless
+`--again` is given. `--networks`, `--targets` and `--images` select some.
 """
 
 import csv
@@ -38,17 +39,17 @@ def networks() -> list[str]:
     return [name for name in smallest.values() if find_family(name).input_shape[0] in DATA]
 
 
-def compiled(network: str, target: str, dtype: str) -> dict[str, Any]:
-    """Return the dry run of a network, with the same images on each chip of any target."""
+def compiled(network: str, target: str, dtype: str, images: int) -> dict[str, Any]:
+    """Return the dry run of a network, with so many images on each chip."""
     size = find_family(network).input_shape[0]
-    data, batch = DATA[size]
+    data = DATA[size][0]
     chips = math.prod(map(int, target.partition(":")[2].split("x")))
     flags = {
         "config": "configs/default.py",
         "config.model.name": network,
         "config.data.name": data,
-        "config.batch_size": batch * chips,
-        "config.eval_batch_size": batch * chips,
+        "config.batch_size": images * chips,
+        "config.eval_batch_size": images * chips,
         "config.dtype": dtype,
         "target": target,
     }
@@ -66,11 +67,11 @@ def compiled(network: str, target: str, dtype: str) -> dict[str, Any]:
         return json.loads(file.read_text())
 
 
-def row(network: str, target: str, dtype: str) -> dict[str, Any]:
+def row(network: str, target: str, dtype: str, images: int) -> dict[str, Any]:
     """Return the row of a network; its figures are empty if it could not be compiled."""
-    found = compiled(network, target, dtype)
-    key = {"network": network, "target": target, "dtype": dtype}
-    names = ("batch_per_chip", "compile_s", "memory_gb", "gflop", "flop_ratio")
+    found = compiled(network, target, dtype, images)
+    key = {"network": network, "target": target, "dtype": dtype, "batch_per_chip": images}
+    names = ("compile_s", "memory_gb", "gflop", "flop_ratio")
     moved = ("gb", "byte_ratio", "hbm_gb", "hbm_ratio")
     collectives = ("all_reduces", "all_reduce_mb", "other_collectives")
     bounds = ("arithmetic_ms", "memory_ms", "links_ms")
@@ -79,7 +80,6 @@ def row(network: str, target: str, dtype: str) -> dict[str, Any]:
     kinds = dict(found["collectives"])
     reduced = kinds.pop("all-reduce", {"count": 0, "bytes": 0})
     numbers = (
-        DATA[find_family(network).input_shape[0]][1],
         f"{found['compile_seconds']:.0f}",
         f"{found['allocated_bytes'] / 1e9:.3g}",
         f"{found['flops'] / 1e9:.4g}",
@@ -106,6 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--networks", help="default the smallest of each family")
     parser.add_argument("--targets", default=",".join(TARGETS), help="default %(default)s")
     parser.add_argument("--dtypes", default="bfloat16", help="default %(default)s")
+    parser.add_argument("--images", type=int, help="on each chip; default 64 of CIFAR, else 32")
     parser.add_argument("--again", action="store_true", help="also rows that the table has")
     parser.add_argument("--output", default=str(HERE / "tpu.csv"), help="default %(default)s")
     given = parser.parse_args(arguments)
@@ -114,13 +115,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if file.exists():
         with file.open(newline="") as lines:
             for line in csv.DictReader(lines):
-                rows[line["network"], line["target"], line["dtype"]] = line
+                columns = ("network", "target", "dtype", "batch_per_chip")
+                rows[tuple(line[column] for column in columns)] = line
     for target in given.targets.split(","):
         for network in names:
             for dtype in given.dtypes.split(","):
-                key = network, target, dtype
+                images = given.images or DATA[find_family(network).input_shape[0]][1]
+                key = network, target, dtype, str(images)
                 if given.again or not rows.get(key, {}).get("compile_s"):
-                    rows[key] = row(*key)
+                    rows[key] = row(network, target, dtype, images)
                     print(*rows[key].values(), flush=True)
                     write_csv(file, rows.values())
 

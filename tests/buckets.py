@@ -137,7 +137,7 @@ def _server(scheme):
 def _request(url, method, body):
     request = urllib.request.Request(url, body, method=method)
     request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=200) as answer:
         return answer.read()
 
 
@@ -156,7 +156,7 @@ def served(scheme):
         [*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while True:
             with contextlib.suppress(urllib.error.URLError, ConnectionError):
                 _request(f"http://127.0.0.1:{port}{path}", method, body)

@@ -31,8 +31,8 @@ def test_networks_are_of_all_families_once():
 def compiled(monkeypatch):
     seen = []
 
-    def compiled(network, target, dtype):
-        seen.append((network, target, dtype))
+    def compiled(network, target, dtype, images):
+        seen.append((network, target, images))
         return {} if network == "densenet121" else FOUND
 
     monkeypatch.setattr(tpu, "compiled", compiled)
@@ -52,9 +52,16 @@ def test_rows_are_kept_and_failures_are_empty(compiled, tmp_path):
     assert (first["other_collectives"], first["memory_ms"]) == ("none", "20")
     assert failed["network"] == "densenet121" and failed["memory_gb"] == ""
     tpu.main(flags)
-    assert compiled[2:] == [("densenet121", "v5e:2x2", "bfloat16")]  # the other row is there
+    assert compiled[2:] == [("densenet121", "v5e:2x2", 32)]  # the other row is there
     tpu.main([*flags, "--again"])
     assert len(compiled) == 5
+    tpu.main([*flags, "--images=128"])
+    assert compiled[5:] == [(name, "v5e:2x2", 128) for name in ("densenet40_k12", "densenet121")]
+    with file.open() as lines:
+        assert [line["batch_per_chip"] for line in csv.DictReader(lines)] == [
+            *("64", "32"),
+            *("128", "128"),
+        ]
 
 
 def test_kept_programs_send_no_images_and_compute_little_but_the_network():

@@ -25,7 +25,13 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data
 from aggnets_jax.analysis import command
-from aggnets_jax.data.corrupted_sets import PREPARED, find_folder, has_arrays, read_arrays
+from aggnets_jax.data.corrupted_sets import (
+    PREPARED,
+    find_folder,
+    has_arrays,
+    prepared_name,
+    read_arrays,
+)
 from aggnets_jax.data.corruptions import (
     CORRUPTIONS,
     SEVERITIES,
@@ -190,7 +196,7 @@ def _open(
 ) -> tuple[Any, data.EvalBatches]:
     """Return the network, among the classes of a corrupted set, and the batches of the set."""
     if reading.source in PREPARED:
-        prepared = f"{reading.source}/{name}_{severity}"
+        prepared = prepared_name(reading.source, name, severity)
         return other_evaluation(restored, mesh, prepared, reading.data_dir)
     folder = any_path(reading.source)
     if not has_arrays(folder):
@@ -273,7 +279,9 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> Figure:
         places = np.arange(len(names)) + (number + 0.5) * width - 0.4
         style = {"color": f"C{number}"}
         heights = [100 * own[name] for name in names]
-        label = f"{network}, mean {np.mean(heights):.1f} %"
+        # A longer name of a folder would leave no place for the bars.
+        shown = network if len(network) <= 40 else f"...{network[-37:]}"
+        label = f"{shown}, mean {np.mean(heights):.1f} %"
         axes.bar(places, heights, width, label=label, **style)
         if CLEAN in own:
             axes.axhline(100 * own[CLEAN], linestyle="--", linewidth=1, **style)

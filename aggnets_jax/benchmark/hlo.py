@@ -13,6 +13,7 @@ _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?
 _PLACED = re.compile(
     r"[a-z]+(\d+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?[^}]*?(S\(\d+\))?\})?"
 )
+_CALLED = re.compile(r" fusion\(.*calls=%([\w.-]+)")
 # Instructions that touch no memory.
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
 # Instructions that take the time in which a collective may be on its way.
@@ -64,10 +65,11 @@ def memory_bytes(program: str) -> int:
 
     XLA also counts the bytes of the fast memory on the chip (VMEM), into which it moves as much as
     fits, as "S(1)" in a layout. Each instruction reads its operands and writes its results once,
-    with the padding of their tiles; a copy or slice between the memories counts the bytes moved.
-    The bodies of loops count once.
+    with the padding of their tiles; of slices, it reads the parts, and a part that it replaces in
+    an array is all that it writes. A copy or slice between the memories counts the bytes moved. The
+    bodies of loops count once.
     """
-    total, inside_fusion, found = 0, False, {}
+    total, inside_fusion, found, parts = 0, False, {}, _parts(program)
     for line in program.splitlines():
         if line and not line[0].isspace():
             inside_fusion, found = line.startswith("%fused"), {}
@@ -78,15 +80,59 @@ def memory_bytes(program: str) -> int:
         found[name] = arrays = _arrays(results)
         if kind in _NAMES or kind.endswith("-done"):
             continue
-        names = re.findall(r"%([\w.-]+)", operands)
-        read = [array for operand in names for array in found.get(operand, ())]
         # (target, source, ...) or ((source), target, ...)
         if kind in ("copy-start", "slice-start"):
             moved = min(size for size, _ in arrays[:2])
             total += moved * sum(in_hbm for _, in_hbm in arrays[:2])
-        else:
-            total += sum(size for size, in_hbm in (*arrays, *read) if in_hbm)
+            continue
+        called = _CALLED.search(line)
+        some = parts.get(called[1], {}) if called else {}
+        read = [
+            (some.get(number, size), in_hbm)
+            for number, operand in enumerate(_operands(operands))
+            for size, in_hbm in found.get(operand, ())
+        ]
+        written = [(some.get("result", size), in_hbm) for size, in_hbm in arrays]
+        total += sum(size for size, in_hbm in (*read, *written) if in_hbm)
     return total
+
+
+def _parts(program: str) -> dict[str, dict[int | str, int]]:
+    """Return the fused computations that use parts of arrays.
+
+    For each there are the bytes that it reads of those operands, by their number, of which it only
+    reads slices; and as "result" the bytes that it writes, if it replaces a part of an operand.
+    """
+    bodies: dict[str, list[tuple[bool, str, str, str, str]]] = {}
+    name = ""
+    for line in program.splitlines():
+        if line and not line[0].isspace():
+            name = line[1:].partition(" ")[0] if line.startswith("%fused") else ""
+        elif name and (match := _INSTRUCTION.match(line)):
+            is_root = line.lstrip().startswith("ROOT")
+            bodies.setdefault(name, []).append((is_root, *match.groups()))
+    return {name: _parts_of(body) for name, body in bodies.items()}
+
+
+def _parts_of(body: list[tuple[bool, str, str, str, str]]) -> dict[int | str, int]:
+    sizes = {name: sum(size for size, _ in _arrays(results)) for _, name, results, *_ in body}
+    parts: dict[int | str, int] = {}
+    for _, parameter, _, kind, number in body:
+        if kind != "parameter":
+            continue
+        uses = [use for use in body if parameter in _operands(use[4])]
+        firsts = [use for use in uses if _operands(use[4])[0] == parameter]
+        kinds = {use[3] for use in uses}
+        if firsts == uses and kinds and kinds <= {"slice", "dynamic-slice"}:
+            parts[int(number)] = sum(sizes[use[1]] for use in uses)
+        elif firsts == uses and kinds == {"dynamic-update-slice"} and uses[0][0]:
+            parts[int(number)] = 0
+            parts["result"] = sizes[_operands(uses[0][4])[1]]
+    return parts
+
+
+def _operands(text: str) -> list[str]:
+    return re.findall(r"%([\w.-]+)", text)
 
 
 def _arrays(results: str) -> list[tuple[int, bool]]:

@@ -204,7 +204,7 @@ def _network(
     overrides: Mapping[str, Any],
 ) -> tuple[nn.Module, dict[str, tuple[int, ...]], Facts]:
     """Make the network; return it, the shapes of its variables by path, and facts about it."""
-    model = models.create_model(name, num_classes, **overrides)
+    model = models.create_classifier(name, num_classes, **overrides)
     shape = models.input_shape(name) if input_shape is None else input_shape
     shape = models.check_image_shape(shape)
     return model, dict(_shapes(model, shape)), module_facts(model, shape)

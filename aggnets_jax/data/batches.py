@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.class_maps import ClassMap
-from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe
+from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe, shared_examples
 from aggnets_jax.data.host_pipeline import (
     HostBatch,
     eval_dataset,
@@ -27,7 +27,9 @@ from aggnets_jax.data.label_sets import read_label_sets
 from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.data.resident import Batch, ResidentData
 from aggnets_jax.errors import UserError
+from aggnets_jax.runtime.distributed import is_first
 from aggnets_jax.runtime.mesh import local_rows, place_rows
+from aggnets_jax.runtime.notes import print_once
 
 
 class StreamedData:
@@ -111,6 +113,9 @@ def train_data(
             f" nearest: {max(1, round(batch_size / repeats)) * repeats}"
         )
     split = _open_split(data_config, train=True)
+    if is_first() and (shared := shared_examples(split.builder, split.name, split.info.eval_split)):
+        both = f"{shared} of {split.info.num_eval} images of {split.info.eval_split!r}"
+        print_once(f"warning: {both}, the evaluation, are also in {split.name!r}, the training")
     if split.info.resident:
         return ResidentData(
             *load_split(split),

@@ -6,11 +6,13 @@ import contextlib
 import importlib
 import io
 import json
+import os
 import re
 from typing import TYPE_CHECKING
 
 from etils import epath
 
+from aggnets_jax.buckets import is_url
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, open_folder
 from aggnets_jax.data.sources import SOURCES, open_source
 from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -130,7 +132,11 @@ def _existing(data_dir: str | None) -> str | None:
     except (OSError, ValueError, RuntimeError) as error:  # an unknown scheme or "~user"
         raise UserError(f"data_dir {data_dir} can't be used: {one_line(error)}") from error
     if not there:
-        raise UserError(f"data_dir {data_dir} does not exist or is not a directory")
+        # A run may be evaluated from another folder than the one where it was trained.
+        where = "" if is_url(data_dir) or path.is_absolute() else f" in {os.getcwd()}"
+        raise UserError(
+            f"data_dir {data_dir} does not exist or is not a directory{where}; give --data_dir"
+        )
     return str(path)
 
 

@@ -18,6 +18,15 @@ PREPARED = ("cifar10_corrupted", "imagenet2012_corrupted")
 """Names in TFDS."""
 
 _LABELS = "labels.npy"
+# Names of corruptions in cifar10_corrupted that differ from the authors'.
+_IN_CIFAR = {"glass_blur": "frosted_glass_blur", "elastic_transform": "elastic"}
+
+
+def prepared_name(name: str, corruption: str, severity: int) -> str:
+    """Return the TFDS name of one corruption and severity of a set of `PREPARED`."""
+    if name == "cifar10_corrupted":
+        corruption = _IN_CIFAR.get(corruption, corruption)
+    return f"{name}/{corruption}_{severity}"
 
 
 def has_arrays(folder: AnyPath) -> bool:

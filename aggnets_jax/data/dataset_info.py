@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes
+from aggnets_jax.data.split_info import pieces_of
 from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -202,6 +204,20 @@ def feature_keys(builder: tfds.core.DatasetBuilder) -> tuple[str, str]:
     raise UserError(
         f"data set {builder.name} is not for image classification: it needs one uint8 image and "
         f"one class label, and has the features {', '.join(sorted(features)) or 'none'}"
+    )
+
+
+def shared_examples(builder: tfds.core.DatasetBuilder, first: str, second: str) -> int:
+    """Return how many of a data set's examples are in both of two splits."""
+    parts = []
+    for split in (first, second):
+        named = [(part.splitname, part) for part in pieces_of(builder.info, split)]
+        counts = {name: builder.info.splits[name].num_examples for name, _ in named}
+        parts.append([(name, range(counts[name])[p.from_ : p.to]) for name, p in named])
+    return sum(
+        max(0, min(a.stop, b.stop) - max(a.start, b.start))
+        for (name, a), (other, b) in itertools.product(*parts)
+        if name == other
     )
 
 

@@ -8,10 +8,8 @@ because it takes hidden files for images, reads only two formats, and cannot sli
 from __future__ import annotations
 
 import collections
-import functools
 import os
 import random
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -23,6 +21,10 @@ from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import is_line
+from aggnets_jax.runtime.notes import print_once
+
+if TYPE_CHECKING:
+    pass
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -139,12 +141,7 @@ def report_left_out(folder: str, files: Iterable[str]) -> None:
     endings = collections.Counter(os.path.splitext(file)[1].lower() for file in files)
     if endings:
         counts = [f"{n} {end or 'without an ending'}" for end, n in sorted(endings.items())]
-        _print_once(f"left out in {folder}: {', '.join(counts)}")
-
-
-@functools.cache
-def _print_once(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+        print_once(f"left out in {folder}: {', '.join(counts)}")
 
 
 def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tuple[str, ...]:

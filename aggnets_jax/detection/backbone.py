@@ -6,7 +6,8 @@ from typing import Any
 
 from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models.levels import Backbone, find_stages, last_of_strides
+from aggnets_jax.models.features import find_stages, last_of_strides
+from aggnets_jax.models.levels import Backbone
 from aggnets_jax.models.registry import create_classifier, input_shape
 
 

@@ -38,6 +38,7 @@ from aggnets_jax.models.flops import Count, count
 from aggnets_jax.models.registry import (
     ModelInfo,
     check_image_shape,
+    create_classifier,
     create_configured_model,
     create_model,
     input_shape,
@@ -53,6 +54,7 @@ __all__ = [
     "ModelInfo",
     "check_image_shape",
     "count",
+    "create_classifier",
     "create_configured_model",
     "create_model",
     "input_shape",

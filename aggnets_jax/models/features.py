@@ -2,7 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,46 @@ from flax import traverse_util
 from flax.errors import FlaxError
 
 from aggnets_jax.arguments import check_whole_number
+from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.models.levels import Backbone, Levels, find_stages, last_of_strides
+from aggnets_jax.models.levels import Backbone, Levels
+
+PYRAMID = (4, 8, 16, 32)
+"""Strides of the levels of networks for large images."""
+
+
+def find_stages(
+    network: nn.Module, image_shape: tuple[int, int, int]
+) -> tuple[nn.Module, tuple[int, int, int], dict[str, int]]:
+    """Find the endpoints that can be levels.
+
+    Args:
+      network: network of the registry.
+      image_shape: (height, width, channels) of the images of its paper.
+
+    Returns:
+      The network as a backbone, with a classifier that takes images of any size; the shape of the
+      images to describe it with; and the strides of "stem", if it has one, and of its stages.
+    """
+    if getattr(network, "pool", None) == "flatten":
+        network = network.clone(pool="global")
+    side = max(image_shape[0] // 32 * 32, 32)
+    shape = (side, side, image_shape[2])
+    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    (_, found), _ = jax.eval_shape(
+        partial(without_loops(network).init_with_output, train=False), jax.random.key(0), images
+    )
+    # In the order of computation: JAX sorts dictionaries.
+    stages = sorted((k for k in found if k.startswith("stage")), key=lambda k: (len(k), k))
+    names = [k for k in ("stem", *stages) if k in found]
+    return network, shape, {name: side // found[name].shape[1] for name in names}
+
+
+def last_of_strides(stages: Mapping[str, int]) -> list[str]:
+    """Return the last stage of each stride of `PYRAMID`, or of each stride if one is missing."""
+    last = {stride: name for name, stride in stages.items() if name != "stem"}
+    chosen = PYRAMID if set(PYRAMID) <= set(last) else sorted(last)
+    return [last[stride] for stride in chosen]
 
 
 def make_features(
@@ -57,16 +96,9 @@ def make_features(
     if getattr(getattr(network, "execution", None), "scan", False):
         raise UserError("features_only needs a network without loops over its layers: scan=False")
     network, shape, strides = find_stages(network, image_shape)
-    levels = _all_levels(strides)
-    chosen = tuple(levels) if out_indices is None else tuple(out_indices)
-    for index in chosen:
-        if index not in levels:
-            raise unknown(f"level of {name!r}", repr(index), map(str, levels))
-    if not chosen or sorted(set(chosen)) != list(chosen):
-        raise UserError(f"out_indices must be ascending numbers of levels, got {out_indices!r}")
+    endpoints = _chosen_levels(name, _all_levels(strides), out_indices)
     stages = [stage for stage in strides if stage != "stem"]
     check_whole_number("frozen_stages", frozen_stages, 0, len(stages))
-    endpoints = tuple(levels[index] for index in chosen)
     backbone = Backbone(
         network,
         endpoints,
@@ -90,6 +122,19 @@ def _all_levels(strides: dict[str, int]) -> dict[int, str]:
         first += 1
     before = {0: endpoints[first - 1]} if first else {}
     return {**before, **dict(enumerate(last, 1))}
+
+
+def _chosen_levels(
+    name: str, levels: dict[int, str], out_indices: Sequence[int] | None
+) -> tuple[str, ...]:
+    """Return the endpoints of the chosen levels; None: all."""
+    chosen = tuple(levels) if out_indices is None else tuple(out_indices)
+    for index in chosen:
+        if index not in levels:
+            raise unknown(f"level of {name!r}", repr(index), map(str, levels))
+    if not chosen or sorted(set(chosen)) != list(chosen):
+        raise UserError(f"out_indices must be ascending numbers of levels, got {out_indices!r}")
+    return tuple(levels[index] for index in chosen)
 
 
 def _checked_norms(

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import fnmatch
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -365,41 +365,3 @@ class Levels(nn.Module):
         for name, value in averages.items():
             self.put_variable("batch_stats", name, value)
         return levels
-
-
-PYRAMID = (4, 8, 16, 32)
-"""Strides of the levels of networks for large images."""
-
-
-def find_stages(
-    network: nn.Module, image_shape: tuple[int, int, int]
-) -> tuple[nn.Module, tuple[int, int, int], dict[str, int]]:
-    """Find the endpoints that can be levels.
-
-    Args:
-      network: network of the registry.
-      image_shape: (height, width, channels) of the images of its paper.
-
-    Returns:
-      The network as a backbone, with a classifier that takes images of any size; the shape of the
-      images to describe it with; and the strides of "stem", if it has one, and of its stages.
-    """
-    if getattr(network, "pool", None) == "flatten":
-        network = network.clone(pool="global")
-    side = max(image_shape[0] // 32 * 32, 32)
-    shape = (side, side, image_shape[2])
-    images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    (_, found), _ = jax.eval_shape(
-        partial(without_loops(network).init_with_output, train=False), jax.random.key(0), images
-    )
-    # In the order of computation: JAX sorts dictionaries.
-    stages = sorted((k for k in found if k.startswith("stage")), key=lambda k: int(k[5:]))
-    names = [k for k in ("stem", *stages) if k in found]
-    return network, shape, {name: side // found[name].shape[1] for name in names}
-
-
-def last_of_strides(stages: Mapping[str, int]) -> list[str]:
-    """Return the last stage of each stride of `PYRAMID`, or of each stride if one is missing."""
-    last = {stride: name for name, stride in stages.items() if name != "stem"}
-    chosen = PYRAMID if set(PYRAMID) <= set(last) else sorted(last)
-    return [last[stride] for stride in chosen]

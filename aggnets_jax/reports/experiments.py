@@ -188,7 +188,7 @@ def counted(network: Network) -> Size:
         return _counted_detector(arguments, network)
     model = create_model(network.network, network.num_classes, **arguments)
     parts = count(model, network.image_shape).values()
-    return Size(*(sum(numbers) for numbers in zip(*parts, strict=True)))
+    return Size(sum(part.params for part in parts), sum(part.macs for part in parts))
 
 
 def _counted_detector(given: dict[str, Any], network: Network) -> Size:

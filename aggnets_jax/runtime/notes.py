@@ -1,5 +1,6 @@
 """Notes on the terminal about what takes a while; none where stderr is a file or a pipe."""
 
+import functools
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,12 @@ def note(text: str) -> None:
     """Print a line about the work that begins."""
     if sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def print_once(line: str) -> None:
+    """Print a line on stderr, unless this process has printed it before."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def counted(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:

@@ -8,12 +8,18 @@ import pytest
 from sklearn.datasets import load_digits
 
 from aggnets_jax.analysis import corruptions
+from aggnets_jax.config import default_config
+from aggnets_jax.data import DatasetInfo
+from aggnets_jax.data.corrupted_sets import PREPARED
 from aggnets_jax.data.corruptions import CORRUPTIONS, SEVERITIES
 from aggnets_jax.data.corruptions.severities import SMALL
 from aggnets_jax.data.digits import digits_split
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.restore import Restored
 from tests.data.corruptions import reference
+from tests.data.official_formats import prepare_small_cifar10_c
 
 
 def rows(file):
@@ -86,6 +92,38 @@ def test_generated_images_and_arrays_give_the_same_accuracy(finished_run, tmp_pa
         assert float(ours["accuracy"]) == pytest.approx(float(theirs["accuracy"]), abs=2 / 360)
     assert [row["corruption"] for row in errors] == ["brightness", "mean"]
     assert errors[0]["ce"] == ""
+
+
+@pytest.mark.slow
+def test_cifar10_c_of_tfds_and_of_its_files_give_the_same(tmp_path):
+    """A network that finds the brightest of ten columns, on images that lose their light."""
+    rng = np.random.default_rng(0)
+    labels = np.tile(np.arange(10), 5)
+    images = rng.integers(0, 60, (50, 32, 32, 3), np.uint8)
+    for number, label in enumerate(labels):
+        light = 255 if number < 20 else 30  # of the first two severities, and of the others
+        images[number, :, 3 * label + 1 : 3 * label + 3] = light
+    prepare_small_cifar10_c(tmp_path, "frosted_glass_blur", images, labels)
+    folder = tmp_path / "official_cifar10_c" / "CIFAR-10-C"
+
+    class Brightest:
+        def apply(self, variables, images, *, train):
+            columns = images.mean((1, 3))
+            places = 3 * np.arange(10) + 1
+            return columns[:, places] + columns[:, places + 1], {}
+
+    info = DatasetInfo(
+        *("cifar10", 10, tuple("abcdefghij"), (32, 32, 3), 0, 0, "train", "test"),
+        *((0.5,) * 3, (0.5,) * 3, False, False),
+    )
+    network = Restored(0, default_config(), info, Brightest(), {})
+    mesh = mesh_lib.make_mesh()
+    of_tfds = corruptions.Reading(["glass_blur"], source=PREPARED[0], data_dir=str(tmp_path))
+    found = corruptions.measure(network, mesh, of_tfds)
+    assert [row["accuracy"] == 1 for row in found] == [True, True, False, False, False]
+    of_files = corruptions.Reading(["glass_blur"], source=str(folder))
+    for ours, theirs in zip(corruptions.measure(network, mesh, of_files), found, strict=True):
+        assert ours == pytest.approx(theirs)
 
 
 @pytest.mark.slow

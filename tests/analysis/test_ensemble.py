@@ -9,7 +9,9 @@ from aggnets_jax.analysis.ensemble import means_of_first
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.restore import restore_network
+from tests import runs
 
 
 def test_means_are_of_the_first_networks():
@@ -48,3 +50,16 @@ def test_one_network_is_no_ensemble(two_runs, tmp_path, capsys):
     flags = [f"--workdir={two_runs / 'a'}", f"--output={tmp_path}"]
     assert main(["analyse", "ensemble", *flags]) == 2
     assert "name other runs by --with" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_all_seeds_of_a_run_are_an_ensemble(data_dir, tmp_path, capsys):
+    config = runs.tiny_config(data_dir, total_steps=1, num_seeds=2)
+    train_and_evaluate(config, tmp_path / "run")
+    assert main(["analyse", "ensemble", f"--workdir={tmp_path / 'run'}"]) == 0
+    table = tmp_path / "run" / "analysis" / "ensemble.csv"
+    rows = list(csv.DictReader(table.read_text().splitlines()))
+    names = [row["network"].rpartition(", ")[2] for row in rows]
+    assert names == ["seed 0", "seed 1", "mean of the first 2"]
+    accuracies = [seed["final"]["accuracy"] for seed in runs.summary(tmp_path / "run")["seeds"]]
+    assert [float(row["accuracy"]) for row in rows[:2]] == pytest.approx(accuracies)

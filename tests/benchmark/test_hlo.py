@@ -59,3 +59,40 @@ def test_bytes_of_hbm_are_without_those_of_the_memory_on_the_chip():
     # In whole tiles: 100 numbers take 128, and the four rows of y take eight.
     copied, sliced, read, written = 4 * 128, 2 * 100 * 2, 8 * 128 * 2, 4 * 128
     assert memory_bytes(TPU_PROGRAM) == copied + sliced + read + written
+
+
+PARTS = """
+%fused_computation.1 (a: f32[8,128], b: f32[16,128], c: f32[16,128]) -> f32[8,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[16,128]{1,0:T(8,128)} parameter(1)
+  %half = f32[8,128]{1,0:T(8,128)} slice(%b), slice={[8:16], [0:128]}
+  %c = f32[16,128]{1,0:T(8,128)} parameter(2)
+  %other = f32[8,128]{1,0:T(8,128)} slice(%c), slice={[8:16], [0:128]}
+  %whole = f32[16,128]{1,0:T(8,128)} negate(%c)
+  ROOT %sum = f32[8,128]{1,0:T(8,128)} add(%a, %half)
+}
+
+%fused_computation.2 (a: f32[16,128], b: f32[8,128]) -> f32[16,128] {
+  %a = f32[16,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[8,128]{1,0:T(8,128)} parameter(1)
+  %zero = u32[] constant(0)
+  ROOT %new = f32[16,128]{1,0:T(8,128)} dynamic-update-slice(%a, %b, %zero, %zero)
+}
+
+%region (x: f32[]) -> f32[] {
+  ROOT %x = f32[] parameter(0)
+}
+
+ENTRY %main (a: f32[8,128], b: f32[16,128]) -> f32[16,128] {
+  %a = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %b = f32[16,128]{1,0:T(8,128)} parameter(1)
+  %sum = f32[8,128]{1,0:T(8,128)} fusion(%a, %b, %b), kind=kLoop, calls=%fused_computation.1
+  ROOT %new = f32[16,128]{1,0:T(8,128)} fusion(%b, %sum), kind=kLoop, calls=%fused_computation.2
+}
+"""
+
+
+def test_of_slices_the_parts_are_counted():
+    tile = 8 * 128 * 4
+    # a, half of b, all of b, and the sum; then the sum is read, and written into b.
+    assert memory_bytes(PARTS) == tile * (1 + 1 + 2 + 1) + tile * (1 + 1)

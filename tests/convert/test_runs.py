@@ -154,7 +154,7 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
         ("convert --workdir=RUN --config=CONFIG --to_torch=OUT", "config of the workdir"),
         ("convert --workdir=NEW --to_torch=OUT", "there is no workdir"),
         ("convert --workdir=RUN --to_torch=OUT --checkpoint=9", "allowed: latest, best, "),
-        ("convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: reference"),
+        ("convert --workdir=RUN --to_torch=OUT --dialect=tim", "allowed: aggnets, reference"),
         ("convert --workdir=RUN --to_torch=WEIGHTS", "exists already"),
         ("convert --workdir=RUN --to_torch=", "--to_torch is empty"),
         ("IMPORT --from_torch=", "--from_torch is empty"),

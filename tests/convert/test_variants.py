@@ -65,7 +65,9 @@ def test_efficientnet_pads_as_it_is_told(padding, readers):
     assert jax.tree.structure(back) == jax.tree.structure(ones)
     if padding == "same":  # torchvision has no such network
         wrong = {"num_classes": 10, "dialect": "torchvision", **network}
-        assert "allowed: timm" in one_line_error(to_torch, "efficientnet_b0", ones, **wrong)
+        assert "allowed: aggnets, timm" in one_line_error(
+            to_torch, "efficientnet_b0", ones, **wrong
+        )
 
 
 def test_an_unknown_padding():

@@ -55,14 +55,15 @@ def cifar10(tmp_path_factory):
 @pytest.fixture(scope="session")
 def foreign_cifar10(cifar10, tmp_path_factory):
     """Return a function from a form in foreign_sets.py to the config of CIFAR-10 in it."""
-    pytest.MonkeyPatch().setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf_cache")))
 
     @functools.cache
     def written(form):
         name, place = WRITERS[form](tmp_path_factory.mktemp(form), cifar10[1])
         return name, str(place)
 
-    return lambda form, **changes: make_config(*written(form), **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf_cache")))
+        yield lambda form, **changes: make_config(*written(form), **changes)
 
 
 @pytest.fixture(scope="session")

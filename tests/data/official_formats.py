@@ -127,6 +127,25 @@ def prepare_small_imagenet_real(data_dir, real_labels):
     return labels
 
 
+def prepare_small_cifar10_c(data_dir, corruption, images, labels):
+    """Prepare all severities of cifar10_corrupted/CORRUPTION in `data_dir` from its .npy files.
+
+    Images are uint8 [5 N, 32, 32, 3], and labels int [5 N].
+    """
+    import_tensorflow()
+    official = Path(data_dir) / "official_cifar10_c" / "CIFAR-10-C"
+    official.mkdir(parents=True)
+    for severity in range(1, 6):
+        builder = tfds.builder(f"cifar10_corrupted/{corruption}_{severity}", data_dir=data_dir)
+        file = {"frosted_glass_blur": "glass_blur"}.get(corruption, corruption)
+        np.save(official / f"{file}.npy", images)
+        np.save(official / "labels.npy", labels)
+        with mock.patch.object(
+            tfds.download.DownloadManager, "download_and_extract", lambda *_: str(official.parent)
+        ):
+            _download_and_prepare(builder, official, None)
+
+
 def prepare_small_imagenet_part(name, data_dir, synsets):
     """Prepare imagenet_a or imagenet_r in `data_dir` from one image of each synset."""
     import_tensorflow()

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from aggnets_jax.data.corrupted_sets import find_folder, has_arrays, read_arrays
+from aggnets_jax.data.corrupted_sets import (
+    PREPARED,
+    find_folder,
+    has_arrays,
+    prepared_name,
+    read_arrays,
+)
+from aggnets_jax.data.corruptions import CORRUPTIONS, SEVERITIES
 from aggnets_jax.errors import UserError
 
 
@@ -50,3 +57,12 @@ def test_folders_may_be_in_groups(tmp_path):
     assert find_folder(tmp_path, "fog") == tmp_path / "weather" / "fog"
     (tmp_path / "fog").mkdir()
     assert find_folder(tmp_path, "fog") == tmp_path / "fog"
+
+
+@pytest.mark.parametrize("name", PREPARED)
+def test_prepared_sets_have_all_corruptions(name):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    known = tfds.builder_cls(name).builder_configs
+    for corruption in CORRUPTIONS:
+        for severity in SEVERITIES:
+            assert prepared_name(name, corruption, severity).partition("/")[2] in known

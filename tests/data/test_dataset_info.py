@@ -1,12 +1,15 @@
 """describe: the facts of a data set, and one clear line for each mistake."""
 
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
 
-from aggnets_jax.data import DatasetInfo, describe
+from aggnets_jax.data import DatasetInfo, describe, train_batches
+from aggnets_jax.data.catalog import open_prepared
+from aggnets_jax.data.dataset_info import shared_examples
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.patterns import one_line_error
@@ -113,6 +116,10 @@ CIFAR_MISTAKES = {
         "aggnets prepare-data --name=mnist --data_dir={data_dir}",
     ),
     "data_dir": ({"data_dir": "/nowhere/at/all"}, "/nowhere/at/all does not exist"),
+    "relative data_dir": (
+        {"data_dir": "nowhere"},
+        f"nowhere does not exist or is not a directory in {os.getcwd()}; give --data_dir",
+    ),
     "train split": ({"train_split": "trian"}, "'trian'.*its splits: test, train"),
     "slice": ({"train_split": "train[200:]"}, "train.200:.*103 examples"),
     "syntax": ({"eval_split": "test["}, "its splits: test, train"),
@@ -198,3 +205,17 @@ def test_a_damaged_file_of_a_prepared_set_is_named(name, data_dir, tmp_path):
     file.write_bytes(b"{\xff")
     message = one_line_error(describe, make_config("aggnets_digits", str(tmp_path)))
     assert f"data set 'aggnets_digits' cannot be opened: {file} is damaged: " in message
+
+
+def test_images_that_are_trained_on_and_evaluated_are_told(data_dir, sharding, capsys):
+    builder = open_prepared("aggnets_digits", data_dir)
+    assert shared_examples(builder, "train", "test") == 0
+    assert shared_examples(builder, "train[:80%]", "train[80%:]") == 0
+    assert shared_examples(builder, "train[:1100]", "train[1000:]") == 100
+    assert shared_examples(builder, "train+test", "train[5:9]") == 4
+    for changes, told in (({}, ""), ({"eval_split": "train[:5]"}, "5 of 5 images of 'train[:5]'")):
+        config = make_config("aggnets_digits", data_dir, **changes)
+        for _ in range(2):
+            train_batches(config, batch_size=8, seed=0, sharding=sharding)
+        err = capsys.readouterr().err
+        assert told in err and err.count("\n") == bool(told)

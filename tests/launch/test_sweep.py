@@ -220,7 +220,7 @@ def test_an_array_trains_each_row(file, stand_in, slurm, tmp_path, capfd, monkey
         row: f"-m aggnets_jax train --config={file}:{row} --workdir={folder}/{row}" for row in "ac"
     }
     assert run(f"--config={file}", f"--workdir={folder}", "--slurm=--partition=none") == 2
-    assert "error: sbatch has refused it" in capfd.readouterr().err
+    assert "error: sbatch has refused the jobs" in capfd.readouterr().err
 
 
 @pytest.mark.slow

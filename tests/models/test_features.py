@@ -22,7 +22,7 @@ FAST = ("sparsenet_bc",)
 AVERAGING = ("aognet", "cbam", "se", "sk", "hcgnet", "efficientnet", "ds", "fpnasnet", "mobilenet")
 
 # Families whose subsampling can't be replaced by dilation.
-UNDILATED = ("all_cnn_c", "nin_cifar", "dsn_cifar", "nasnet", "amoebanet", "pnasnet", "enasnet")
+UNDILATED = ("all_cnn_c", "nasnet", "amoebanet", "pnasnet", "enasnet")
 
 
 def normalised(variables, path, x):

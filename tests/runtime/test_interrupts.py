@@ -31,6 +31,8 @@ WORK = {
     "results": "{run} --output={folder}/results",
     "experiments": "--family=dsnet",
     "convert": "--workdir={run} --to_torch={new}.safetensors",
+    "export": "--workdir={run} --format=stablehlo --output={new}",
+    "push": "hf://NOBODY/NOTHING --workdir={run}",
     "models": "sparsenet*",
     "dry-run": "--config={file} --devices=1",
     "benchmark": "--models=sparsenet10_k4 --seconds=0.1 --repeats=1",

@@ -33,6 +33,7 @@ from aggnets_jax.data.objects.order import BatchOrder
 from aggnets_jax.data.record_order import BatchRows
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.mesh import local_rows, place_rows
+from aggnets_jax.runtime.notes import print_once
 
 # Batches that are read before they are needed.
 _AHEAD = 2
@@ -54,8 +55,13 @@ class TrainedImages:
             for index, image in enumerate(data.images)
             if (empty or objects[index]) and min(image["height"], image["width"]) >= least_side
         ]
+        crowds = sum(each["iscrowd"] for own in data.objects for each in own)
+        told = f"{crowds} of {sum(map(len, data.objects))} are crowds (iscrowd: 1), as CVAT's masks"
         if not any(objects[index] for index in chosen):
-            raise UserError(f"{data.file} has no image with an object to be trained on")
+            more = f": {told}" if crowds else ""
+            raise UserError(f"{data.file} has no image with an object to be trained on{more}")
+        if crowds > sum(objects):
+            print_once(f"warning: few objects of {data.file} are trained: {told}")
         self.data = data
         self.index = np.array(chosen)
         self.most = max(objects[index] for index in chosen)

@@ -50,6 +50,22 @@ def test_training_leaves_out_images_without_objects(scenes_dir):
         TrainedImages(data, FORM, empty=True, least_side=65)
 
 
+def test_crowds_that_are_most_of_the_objects_are_told(scenes_dir, capsys):
+    data = split(scenes_dir, "train")
+    assert sum(each["iscrowd"] for own in data.objects for each in own) == 1
+    TrainedImages(data, FORM, empty=False, least_side=32)
+    assert capsys.readouterr().err == ""
+
+    def as_crowds(images):
+        marked = [tuple({**each, "iscrowd": 1} for each in own) for own in data.objects[:images]]
+        return data._replace(objects=(*marked, *data.objects[images:]))
+
+    TrainedImages(as_crowds(7), FORM, empty=False, least_side=32)
+    assert "are trained: " in (err := capsys.readouterr().err) and "are crowds (iscrowd: 1)" in err
+    with pytest.raises(UserError, match=r"to be trained on: (\d+) of \1 are crowds"):
+        TrainedImages(as_crowds(10), FORM, empty=True, least_side=32)
+
+
 def test_a_batch_is_a_function_of_seed_and_step(scenes_dir, sharding):
     training = trained(scenes_dir, sharding)
     first = [training.feed(step) for step in range(5)]
