@@ -5,8 +5,6 @@ TFDS's `ImageFolder`, so a slice of a split has files of all classes. The class 
 because it takes hidden files for images, reads only two formats, and cannot slice.
 """
 
-from __future__ import annotations
-
 import collections
 import os
 import random
@@ -22,9 +20,6 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import is_line
 from aggnets_jax.runtime.notes import print_once
-
-if TYPE_CHECKING:
-    pass
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
