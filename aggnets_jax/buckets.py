@@ -93,7 +93,7 @@ def bucket_path(url: str) -> epath.Path:
 
 @functools.cache
 def _check_access(bucket: str) -> None:
-    """Ask for what each command needs of a bucket; raise as `bucket_path` does."""
+    """Check that a bucket exists and can be read; raise as `bucket_path` does."""
     scheme, _, name = bucket.partition("://")
     client = file_system(epath.Path(bucket))
     try:

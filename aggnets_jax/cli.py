@@ -86,7 +86,7 @@ def _with_flag_files(words: list[str]) -> list[str]:
 
 
 def exit_code(program: Callable[[], int | None]) -> int:
-    """Run a program and return its exit code, or that of the error that it reports on stderr."""
+    """Run a program and return its exit code; report an error on stderr and return its code."""
     # These print errors that they then raise or handle: Orbax, TFDS, and two clients.
     absl.logging.set_verbosity(absl.logging.FATAL)
     for name in ("asyncio", "gcsfs"):

@@ -20,7 +20,15 @@ from aggnets_jax.errors import UserError, unknown
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
     *("checkpoint_every_steps", "data.data_dir", "file", "keep_checkpoints", "plugins"),
-    *("profile_steps", "paper.error", "paper.error_top5", "paper.remark", "paper.source"),
+    *(
+        "profile_steps",
+        "trackers",
+        "tracker_args",
+        "paper.error",
+        "paper.error_top5",
+        "paper.remark",
+        "paper.source",
+    ),
 )
 
 # Fields that an evaluation may change, since they change no result but by rounding.

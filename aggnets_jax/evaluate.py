@@ -1,4 +1,4 @@
-"""The one evaluation path: of a state in training, and of a checkpoint alone."""
+"""Evaluation, of a state during training and of a checkpoint."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def evaluate(
       each in the list `seeds`. None if it was interrupted.
 
     Raises:
-      UserError: an image is not what it should be, or all are skipped.
+      UserError: if an image is damaged or of another shape, or all are skipped.
     """
     gathered, ahead = task.start_gathering(batches), None
     for batch in counted(batches, len(batches), "batches of the evaluation"):
@@ -294,7 +294,7 @@ def _look(workdir: PathLike) -> tuple[int, int]:
 
 
 def _look_together(workdir: PathLike) -> tuple[int, int]:
-    """Return what the first process sees, in all of them."""
+    """Return the first process's result in all processes."""
     return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
 
 

@@ -140,7 +140,7 @@ def whole_file(file: AnyPath) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def filled_folder(folder: AnyPath) -> Iterator[Path]:
-    """Give a folder on this machine to write to: itself, or what is uploaded at the end."""
+    """Give a folder on this machine to write to; for a folder in a bucket, upload it at the end."""
     if not is_url(folder):
         yield folder
         return

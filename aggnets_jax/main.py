@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code.
 
     Args:
-      arguments: words after `aggnets`; default those of the process, which then ends with one line
-        at a signal.
+      arguments: words after `aggnets`; by default the words of this process, which then ends with
+        one line at a signal.
     """
     if arguments is None:
         end_at_signals()

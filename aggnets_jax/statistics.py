@@ -3,7 +3,7 @@
     accuracy_interval         one accuracy, from the examples of one evaluation (Wilson)
     accuracy_change_interval  change of accuracy between two evaluations of the same examples
                               (Agresti and Min)
-    mean_interval             mean of numbers that are known by their sums, such as losses (Student)
+    mean_interval             mean of numbers, from their sums, such as losses (Student)
     mean_and_interval         mean of a few numbers, such as errors of several seeds (Student)
     paired_p_values, holm     tests whether differences of pairs are zero, and their correction
 

@@ -1,8 +1,8 @@
 """Tables as CSV, as Markdown, and in the terminal.
 
 A table is a list of records, each a mapping from column to cell, all with the same columns in the
-same order. Cells of CSV files are plain values, for programs; None is an empty cell. Cells of the
-other tables are texts, for people.
+same order. Cells of CSV files are plain values; None is an empty cell. Cells of the other tables
+are texts for readers.
 
     write_csv(folder / "links.csv", [{"layer": 2, "source": 0, "loss": 0.25}, ...])
     print_table([{"layer": "2", "source": "0", "loss": "0.2500"}, ...], "single links")

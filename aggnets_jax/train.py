@@ -13,6 +13,7 @@ from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.convert.initialize import initial_variables
+from aggnets_jax.convert.teacher import with_teacher
 from aggnets_jax.errors import Stopped, UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import PathLike, any_path, write_json, write_text
@@ -42,6 +43,7 @@ from aggnets_jax.workdir.progress import (
     print_training,
 )
 from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
+from aggnets_jax.workdir.trackers import check_trackers
 
 
 def train_and_evaluate(
@@ -89,6 +91,7 @@ def train_and_evaluate(
         over_batch = mesh_lib.batch_sharding(mesh)
         mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
+        check_trackers(config)
         config_json = config_lib.to_json(config)
         preprocess = task.make_preprocess(config, setup.info)
         network = setup.network_summary
@@ -138,6 +141,8 @@ def train_and_evaluate(
                 most_steps=min(dispatched, total_steps, *intervals),
                 sharding=over_batch,
             )
+            if config.teacher is not None:
+                training = with_teacher(training, setup, preprocess, mesh)
             rates = Rates(setup.schedule, total_steps)
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
@@ -156,7 +161,7 @@ def train_and_evaluate(
                 (workdir / REPORT).unlink(missing_ok=True)
             table = get_parameter_overview(params, include_stats=False)
             write_text(workdir / "parameters.txt", table + "\n")
-        log = stack.enter_context(MetricLog(workdir, progress.lines, writes=is_first()))
+        log = stack.enter_context(MetricLog(workdir, progress.lines, config, writes=is_first()))
         clock = Clock(progress.images, progress.seconds)
         # The step of the log's next line, its sums, and further scalars of the parameters.
         due_line: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None

@@ -40,6 +40,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): trace these steps for TensorBoard's profiler
 
+    # Services that get the metrics, too: tensorboard | wandb | mlflow | clu. tracker_args has the
+    # arguments of each, such as {"wandb": {"project": "digits"}}: docs/training.md
+    config.trackers = ("tensorboard",)
+    config.tracker_args = ml_collections.ConfigDict()
+
     # ---- batches
     config.batch_size = 64  # images of an update, over all devices
     config.eval_batch_size = 256  # over all devices; changes results only by rounding
@@ -99,8 +104,15 @@ def get_config() -> ml_collections.ConfigDict:
     config.strength_args = ml_collections.ConfigDict()  # arguments of the schedule
 
     # ---- weights to start from; None: random initialisation
-    config.init_from = placeholder(str)  # workdir of a run, or a file of PyTorch weights
+    config.init_from = placeholder(str)  # workdir of a run, a file of weights, hf-hub:USER/NAME
     config.init_checkpoint = "latest"  # checkpoint of the workdir: latest | best | number of a step
+
+    # ---- a teacher, whose outputs are targets beside the labels: docs/distillation.md
+    config.teacher = placeholder(str)  # workdir of a trained classifier; None: no teacher
+    config.teacher_checkpoint = (
+        "latest"  # checkpoint of the workdir: latest | best | number of a step
+    )
+    config.teacher_args = ml_collections.ConfigDict()  # such as {"temperature": 2.0}
 
     # ---- modules of your own that register patterns, units, families, data sets: docs/plugins.md
     config.plugins = ()  # names of modules, such as ("my_networks",)

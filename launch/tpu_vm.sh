@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Trains on a Cloud TPU slice: makes or takes it, installs, starts on all workers, follows the first
-# one's log, and makes a new slice and starts again when it was preempted.
+# Trains on a Cloud TPU slice: makes the slice or takes an existing one, installs the package, starts
+# the run on all workers, and prints the log of the first. After a preemption it does so again.
 #
 #   launch/tpu_vm.sh --name=NAME --zone=ZONE --type=TYPE [FLAG...] -- [train] FLAG_OF_THE_RUN...
 #   launch/tpu_vm.sh --name=NAME --zone=ZONE --stop
 #
-#   --name          of the slice; one that is there is taken, and a run on it is followed
+#   --name          name of the slice; an existing slice is taken, and a run on it is followed
 #   --zone          such as us-east5-a
 #   --type          accelerator type, such as v6e-16
-#   --project       default that of gcloud's configuration
-#   --runtime       version of the machines' image; default the one for the type
+#   --project       project at Google Cloud; default from gcloud's configuration
+#   --runtime       version of the machines' image; default by the type
 #   --spot          cheaper, and may be preempted at any time
 #   --queued        ask for the slice as a queued resource, and wait for it
 #   --revision      git revision to install; default HEAD
-#   --setup         command to run on each worker before, such as one that mounts a disk
-#   --max_failures  ends with other exit codes than 0, 2, 3 and 75 before giving up; default 5
-#   --poll          seconds between two looks at the slice; default 30
+#   --setup         command to run on each worker before the run, such as mounting a disk
+#   --max_failures  how often to start again after exit codes other than 0, 2, 3, 75; default 5
+#   --poll          seconds between two checks of the slice; default 30
 #   --delete        delete the slice when the run has ended
 #   --stop          stop the run: it saves its state
 #   --dry_run       print the commands instead
 #
-# Exit codes: that of the run: 0 done, 2 something in the input is wrong, 3 it diverged, 75 stopped
-# by --stop; another after --max_failures; 2, too, for wrong flags, and 1 if gcloud fails.
+# Exit codes: the run's, 0 done, 2 an input is wrong, 3 the run diverged, 75 stopped by --stop, or
+# another one after --max_failures; 2 also for wrong flags, and 1 if gcloud fails.
 set -euo pipefail
 
 if ((BASH_VERSINFO[0] < 5)); then

@@ -1,10 +1,9 @@
 """Time a sweep over all single links against as many evaluations: python results/ablation.py.
 
-Both are of one checkpoint, runs/demo if --workdir names no other, whose network is compiled and
-whose images are in memory; they alternate in one process. `make demo` trains runs/demo. Writes
-results/ablation.csv: seconds are medians of the repeats, ratio is the sweep's time by that of as
-many evaluations as there are links, the median of the repeats' ratios; spread is their least and
-largest.
+Both use one checkpoint, runs/demo (trained by `make demo`) or --workdir. They alternate in one
+process, with compiled programs and images in memory. Writes results/ablation.csv: seconds are
+medians of the repeats; ratio is the sweep's time divided by the time of as many evaluations as
+there are links, the median of the repeats' ratios; spread is the smallest and the largest ratio.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """Time the CPU's convolution against XLA's: python results/convolution.py.
 
-Forward and backward, the best of a few repeats, both alternating in one process; some shapes also
-as the body of a loop, where XLA's CPU code is another. Writes results/convolution.csv.
+Measures forward and backward passes, alternating in one process: the best of a few repeats. Some
+shapes are also measured in the body of a loop, for which XLA's CPU code differs. Writes
+results/convolution.csv.
 """
 
 import platform

@@ -1,9 +1,9 @@
 """Train the network of `make demo` with twenty seeds: python results/demo.py.
 
-The config is configs/digits.py as it is, but for the seed. Writes results/demo.csv: of each seed
-the accuracy at the end of its run, on the 360 test images, how many of these are wrong, and the
-seconds that the run took, on the clock and of the processor; the first run compiles, those after it
-find its programs. Fails if an accuracy is less than what the demo must reach.
+The config is configs/digits.py with another seed. Writes results/demo.csv with a row for each seed:
+the accuracy on the 360 test images at the end of the run, the number of wrong ones, and the seconds
+of the run, by the clock and of the processor. Only the first run compiles; the others find its
+programs in the cache. Fails if an accuracy is below the least that the demo must reach.
 """
 
 import sys

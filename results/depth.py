@@ -1,8 +1,7 @@
 """Draw compile time and memory by depth: python results/depth.py.
 
 Writes results/depth.png from the table `depth` of results/speed.csv: seconds to compile a training
-step and its temporary memory, with all layers written out (rematerialised) and with loops over
-layers.
+step and its temporary memory, with unrolled (rematerialised) layers and with loops over layers.
 """
 
 import re

@@ -1,10 +1,11 @@
 """Measure the cost of detectors: python results/detection.py KIND.
 
-`roi_align` has operations, bytes and milliseconds of both ways to pool 512 RoIs of an image of
-800x1344 on this CPU; `roi_align_tpu` those of a v5e, for which libtpu compiles without one. `tpu`
-compiles the training step of Mask R-CNN for four chips of a v5e, an image each. `step` times
-training steps at batch 2 and 320x320 against the same detector in PyTorch, in one process, one
-after the other. Results are added to results/detection.csv, in the place of earlier ones.
+`roi_align` measures operations, bytes and milliseconds of both forms of RoIAlign on this CPU, for
+512 RoIs of an image of 800x1344; `roi_align_tpu` counts them for a v5e, for which libtpu compiles
+on any machine. `tpu` compiles the training step of Mask R-CNN for four chips of a v5e, with an
+image each. `step` times training steps with 2 images of 320x320 beside the same detector in
+PyTorch, one after the other in one process. Results go to results/detection.csv and replace earlier
+ones.
 """
 
 import csv

@@ -1,9 +1,9 @@
-"""Show how equal the results of equal runs are: python results/determinism.py.
+"""Compare equal runs, and runs on several devices: python results/determinism.py.
 
-Trains a small network twice on each of the paths that data can take and on 1, 2 and 8 simulated
-devices, and compares the two runs to the bit: parameters, metrics and evaluations. Then compares
-with the run on one device, where sums are added in another order. Two processes go on at a time.
-Writes results/determinism.csv; the exit code is 1 if two equal runs differ.
+Trains a small network twice for each way to read the data, on 1, 2 and 8 simulated devices, and
+compares the bits of both runs: parameters, metrics and evaluations. Then compares with the run on
+one device, which adds up sums in another order. Two processes run at a time. Writes
+results/determinism.csv; the exit code is 1 if two equal runs differ.
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Compare learning curves of ways of computing a network: python results/forms.py.
 
 A densely connected network learns the handwritten digits, with the recipe of configs/digits_50k.py,
-in its plain form (each layer computes its own statistics, all is kept for the gradient, no loops),
-and with each of the fields that change how it is computed, three seeds of each. Writes losses and
-errors to results/forms.csv and draws them to results/forms.png. A form agrees with the plain one
-where its mean lies within what the plain one's seeds span, widened by half of that on both sides.
+in its plain form (each layer computes its own statistics, nothing is recomputed, no loops), and
+with each field that changes how it is computed, three seeds of each. Writes losses and errors to
+results/forms.csv and draws results/forms.png. A form agrees with the plain form if its mean lies in
+the range of the plain form's seeds, widened by half of the range on both sides.
 """
 
 import itertools

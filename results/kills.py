@@ -1,10 +1,10 @@
-"""Show that `kill -9` at any moment loses nothing: python results/kills.py --kills=100.
+"""Check that `kill -9` at any moment loses nothing: python results/kills.py --kills=100.
 
-Trains a small network on the digits, once without a break and then many times with breaks: a
-process is killed at a random moment, one in two when it next writes a checkpoint; the same command
-is given again, and so on until the run has finished. Then what it left behind is compared with what
-the unbroken run left. Two runs go on at a time. Writes results/kills.csv, with a row for each kill;
-the exit code is 1 if anything differs.
+Trains a small network on the digits, once without a kill and then many times with kills: a process
+is killed at a random moment, half of them when they next write a checkpoint, and started again with
+the same command until the run has finished. Then its files are compared with the files of the run
+without kills. Two runs are in progress at a time. Writes results/kills.csv, with a row for each
+kill; the exit code is 1 if anything differs.
 """
 
 import contextlib

@@ -1,13 +1,12 @@
 """Time the training loop against its bare step, and a run's start: python results/loop.py.
 
-Speed: within a run of `train_and_evaluate`, the seconds from one evaluation to the next, log and
-feeds included, take turns with those of as many bare steps on one batch that stays on the devices.
-The ratio is the median over the turns. With --data_dir, where cifar10 is prepared, of its images,
-too, on the devices and streamed.
+Speed: a run of `train_and_evaluate` from one evaluation to the next, with log and feeds, alternates
+with as many bare steps on one batch that stays on the devices. The ratio is the median over the
+turns. With --data_dir, the folder of the prepared cifar10, its images are measured, too, on the
+devices and streamed.
 
-Start: seconds from the start of `aggnets train` to the log's line of its first step,
-without a compilation cache and with what the start before has left in it, and how many of them
-the step's compilation took.
+Start: seconds from the start of `aggnets train` to the line of its first step, with an empty
+compilation cache and with the cache of the start before, and the seconds of the step's compilation.
 
 Writes results/loop.csv.
 """

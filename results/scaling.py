@@ -3,10 +3,10 @@
 Writes three tables of three networks, or those of them that `--tables` names:
 
 * predicted: results/scaling_predicted.csv, the efficiency of steps to 1024 devices.
-* compiled: results/scaling.csv, for both shardings and 1 to 8 simulated devices what
-  `aggnets dry-run` finds (state and bytes of collectives of a device).
+* compiled: results/scaling.csv, the results of `aggnets dry-run` (state and bytes of collectives of
+  a device) for both shardings and 1 to 8 simulated devices.
 * timed: results/scaling_timed.csv, the steps of 1 to 8 simulated devices, which share this
-  machine's cores, beside the model with this machine's own figures.
+  machine's cores, beside the model with the rates of this machine.
 """
 
 import json

@@ -1,8 +1,8 @@
 """Time eight seeds that train in one program against eight runs: python results/seeds.py.
 
-A step of eight seeds under `jax.vmap` (`config.num_seeds`) and a step of one, alternating in one
-process; the best of a few repeats. Writes results/seeds.csv, with images/s of all eight seeds, when
-they train together and when they train one after another.
+A step of eight seeds under `jax.vmap` (`config.num_seeds`) and a step of one seed alternate in one
+process; the best of a few repeats counts. Writes results/seeds.csv: images/s of all eight seeds if
+they train together, and if they train one after another.
 """
 
 import time

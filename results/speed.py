@@ -1,9 +1,9 @@
 """Measure speed, memory and compilation: python results/speed.py --tables=cpu_families,memory.
 
-A table is a list of commands `aggnets benchmark ...`, each a process of its own, one
-after another. Their rows go to results/speed.csv, in the place of those that the same command of
-the same table has made before; docs/benchmark.md explains the columns. Arguments after `--`
-are added to all commands, such as `-- --seconds=1`.
+A table is a list of commands `aggnets benchmark ...`, which run one after another, each in a
+process of its own. Their rows go to results/speed.csv and replace earlier rows of the same command
+and table; docs/benchmark.md explains the columns. Arguments after `--` are added to all commands,
+such as `-- --seconds=1`.
 """
 
 import argparse

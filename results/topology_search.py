@@ -1,11 +1,11 @@
 """Learn patterns of links, and train them beside others: python results/topology_search.py.
 
-One dense stage of 12 layers on 100 images of digits is searched with each penalty for as many links
-as the sparse pattern has. What is found, the dense, the sparse, the shortest and random links are
-then trained from the initialisation, with five seeds each. Runs go to runs/topology_search; what is
-there already is not made again. Writes results/topology_search.csv and .md, one row for each run
-and config; results/topology_search_differences.csv and .md, differences from what L1 has found;
-and results/topology_search.json, what was learnt.
+Searches one dense stage of 12 layers on 100 images of digits, with each penalty, for as many links
+as the sparse pattern has. The learnt patterns, and the dense, sparse, shortest and random patterns,
+are then trained from scratch with five seeds each. Runs go to runs/topology_search; finished ones
+are not repeated. Writes results/topology_search.csv and .md, one row for each run and config;
+results/topology_search_differences.csv and .md, differences from the pattern of L1; and
+results/topology_search.json, the learnt weights.
 """
 
 import json

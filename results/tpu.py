@@ -1,8 +1,8 @@
-"""Compile a network of each family for TPUs that are not here: `python results/tpu.py`.
+"""Compile a network of each family for TPUs, without a TPU: `python results/tpu.py`.
 
-Writes results/tpu.csv, a row for each network, size of images and target: what `aggnets dry-run`
-finds for a training step. It takes minutes for each row on a few cores; rows that the table has are
-kept, unless `--again` is given. `--networks` and `--targets` choose some.
+Writes results/tpu.csv, a row for each network, size of images and target, with the results of
+`aggnets dry-run` for a training step. A row takes minutes on a few cores. Rows with results are
+kept, unless `--again` is given. `--networks` and `--targets` select some.
 """
 
 import csv
@@ -118,9 +118,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for target in given.targets.split(","):
         for network in names:
             for dtype in given.dtypes.split(","):
-                if given.again or (network, target, dtype) not in rows:
-                    rows[network, target, dtype] = row(network, target, dtype)
-                    print(*rows[network, target, dtype].values(), flush=True)
+                key = network, target, dtype
+                if given.again or not rows.get(key, {}).get("compile_s"):
+                    rows[key] = row(*key)
+                    print(*rows[key].values(), flush=True)
                     write_csv(file, rows.values())
 
 

@@ -62,7 +62,7 @@ def test_the_report_has_a_table_and_two_pictures(finished, capsys):
     for picture in ("topology.png", "curves.png"):
         assert str(workdir / picture) in out.replace("\n", "")
         assert (workdir / picture).read_bytes().startswith(b"\x89PNG")
-    assert "the same accuracy" in out
+    assert "has the same accuracy: 0." in out
 
 
 def test_the_report_tells_when_the_restored_accuracy_differs(finished, capsys):

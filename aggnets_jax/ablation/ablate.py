@@ -35,7 +35,8 @@ class Options(NamedTuple):
       reestimate_batch_statistics: number of training batches for them, see `Ablation`.
       output: folder of the tables and pictures; default WORKDIR/ablation.
       export: new folder for the network without some links, see `export`.
-      export_least: number of the least important links to export without; default those of `cut`.
+      export_least: number of the least important links to leave out of the export; by default the
+        links of `cut` are left out.
     """
 
     sweep: str | None = None
@@ -257,7 +258,7 @@ def _export(
     else:
         cut, kept = _least(ablation, rows["links"], options.export_least)
         if kept:
-            print(f"must stay, though they matter less: {sets_lib.to_text(kept)}")
+            print(f"links that matter less, but must stay: {sets_lib.to_text(kept)}")
     restored = ablation.restored._replace(variables=ablation.variables_without(cut))
     batch = next(iter(ablation.batches))
     export(restored, ablation.stages, cut, options.export, batch=batch, seed=seed)
@@ -266,7 +267,7 @@ def _export(
 def _least(
     ablation: Ablation, rows: Sequence[Row], number: int
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """Return the least important links whose weights can be cut, and links that must stay."""
+    """Return the least important links that can be cut, and the links that must stay."""
     stages = ablation.stages
     fit: dict[str, bool] = {}
 

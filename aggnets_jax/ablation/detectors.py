@@ -58,7 +58,7 @@ def measure(
     """Evaluate a detector without each of some sets of links.
 
     Returns:
-      The figures with all links, those of each set, and the number of images.
+      The metrics with all links, the metrics without each set, and the number of images.
     """
     task = get_task(restored.config)
     batches = evaluation_batches(restored, mesh, data_dir)

@@ -70,7 +70,7 @@ def export(
     batch: data.Batch,
     seed: int | None = None,
 ) -> None:
-    """Write a network without some links into a new folder, and print what can be done with it.
+    """Write a network without some links into a new folder, and print the next commands.
 
     If the weights can't be cut to fit, the reason is printed, and the folder has no weights. The
     network given has the variables of one seed, and is compared with the masked one on the batch.
@@ -95,11 +95,11 @@ def export(
         write_text(path / "config.py", config_text(smaller.config, weights))
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
-    print(f"without {len(cut)} links: {path / 'config.py'}", flush=True)
+    print(f"config without {len(cut)} links: {path / 'config.py'}", flush=True)
     if fitting is None:
-        print(f"it trains from the initialisation, as its weights can't be cut to fit: {reason}")
+        print(f"it trains from scratch, because the weights can't be exported: {reason}")
     else:
-        print(f"its weights, which compute the same as the masked ones: {path}, as a --workdir")
+        print(f"its weights, checked against the network with cut links: --workdir={path}")
 
 
 def cut_table(cut: Sequence[StageLink]) -> str:

@@ -42,7 +42,7 @@ from aggnets_jax.workdir.restore import Restored
 
 
 class LinkWeights:
-    """A task whose network is trained together with the weights of its links, under a penalty.
+    """A task that trains a network together with the weights of its links, under a penalty.
 
     Data, loss and metrics are the network's own task's.
     """
@@ -83,8 +83,8 @@ class LinkWeights:
 def learn(config: ml_collections.ConfigDict, workdir: PathLike, penalty: Penalty) -> dict[str, Any]:
     """Train a network and the weights of its links together, and cut the weakest links.
 
-    The result depends on the config, the penalty and the devices. The same call goes on with a run
-    that was stopped.
+    The result depends on the config, the penalty and the devices. The same call resumes a run that
+    was stopped.
 
     Args:
       config: of the network, its data and its training; whole. With `init_from` the network's

@@ -53,7 +53,7 @@ def least_harmful(
     number: int,
     fits: Callable[[StageLink], bool] = lambda link: True,
 ) -> tuple[list[StageLink], list[StageLink]]:
-    """Choose the first links of an order without all of which the network can be built.
+    """Choose the first links of an order that can be removed together from the network.
 
     `fits` says whether a link may be cut at all. Returns the links to cut, `number` of them, and
     the links before the last of them that must stay.

@@ -32,7 +32,7 @@ _KEY = ("stage", "layer", "source")
 class CutSet(NamedTuple):
     """Links that are cut together.
 
-    The `key` has the columns that tell the set from others of its kind.
+    The `key` has the columns that identify the set among others of its kind.
     """
 
     key: Mapping[str, Any]

@@ -35,7 +35,7 @@ def finite(value: float) -> float | None:
 def earlier_sweeps(
     folder: AnyPath, network: Mapping[str, Any], kinds: Collection[str]
 ) -> dict[str, Any]:
-    """Read the sweeps from an earlier record in a folder, but for the kinds that are cut now.
+    """Read the sweeps from an earlier record in a folder, except the kinds that are cut now.
 
     Raises:
       UserError: if the record is of another network (as JSON data), or damaged.
@@ -93,7 +93,7 @@ def growth(row: Row) -> float:
 
 
 def print_worst(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows that lose most accuracy; among equal ones those whose loss grows most."""
+    """Print the rows that lose most accuracy; among equal ones, those that gain most loss."""
     worst = sorted(rows, key=lambda row: (row[1].delta, -growth(row)))[:MOST_ROWS]
     shown = [
         {

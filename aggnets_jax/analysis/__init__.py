@@ -28,10 +28,15 @@ ANALYSES = {
     "paths": "aggnets_jax.analysis.paths",
     "reuse": "aggnets_jax.analysis.reuse",
     "calibration": "aggnets_jax.analysis.calibration",
+    "ensemble": "aggnets_jax.analysis.ensemble",
+    "averages": "aggnets_jax.analysis.averages",
     "transfer": "aggnets_jax.analysis.transfer",
     "dissection": "aggnets_jax.analysis.dissection",
 }
 """Modules by the names of analyses, which their files in WORKDIR/analysis have, too."""
+
+OF_ALL_SEEDS = ("ensemble", "averages")
+"""Analyses of several networks, which get the variables of all seeds."""
 
 
 def first_line(module: str) -> str:

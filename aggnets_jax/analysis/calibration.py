@@ -144,10 +144,12 @@ def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument("--bins", type=int, default=BINS, help=f"of confidence; default {BINS}")
-    text = "another data set of the network's classes, or a part of them"
+    parser.add_argument(
+        "--bins", type=int, default=BINS, help=f"bins of confidence; default {BINS}"
+    )
+    text = "another data set, with all or some of the classes"
     parser.add_argument("--data", metavar="NAME", help=text)
-    text = "of --data; default test, validation or val"
+    text = "split of --data; default test, validation or val"
     parser.add_argument("--split", help=text)
     command.add_data_dir(parser)
 

@@ -26,14 +26,14 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 def add_count(parser: argparse.ArgumentParser, default: int) -> None:
     """Add the flags for the images that `first_images` reads."""
-    text = f"number of images, the first ones; default {default}"
+    text = f"number of images, from the first; default {default}"
     parser.add_argument("--count", type=int, default=default, help=text)
     add_data_dir(parser)
 
 
 def add_stages(parser: argparse.ArgumentParser) -> None:
     """Add the flag for the stages to look at, see `taps.choose`."""
-    text = "shell pattern of the stages to look at; default '*', all"
+    text = "shell pattern of the names of stages; default '*': all"
     parser.add_argument("--stages", default="*", help=text)
 
 
@@ -97,7 +97,7 @@ def publish(
     """Print a table, write other tables and a picture into a folder, and print the files' names.
 
     `shown` has the rows of the printed table, and `files` the records of the CSV files by their
-    names without a suffix, of which the picture has the first. `tight` cuts its margins.
+    names without a suffix; the picture has the first one. `tight` cuts its margins.
     """
     print_table(shown, title)
     tables = {output / f"{name}.csv": records for name, records in files.items()}

@@ -292,13 +292,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_data_dir(parser)
     add("--corruptions", nargs="+", default=CORRUPTIONS, metavar="NAME", help="default all fifteen")
     add("--severities", nargs="+", type=int, default=SEVERITIES, metavar="N", help="default 1 to 5")
-    add("--frost", metavar="DIR", help="photographs of frost for the run's images")
-    add("--draw_seed", type=int, help="of the random numbers; default 0")
+    add("--frost", metavar="DIR", help="folder of photographs of frost; default: drawn")
+    add("--draw_seed", type=int, help="seed of the random numbers; default 0")
     add("--against", metavar="WORKDIR", help="reference network of the corruption errors")
 
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw errors by corruption."""
+    if restored.config.task != "classification":
+        raise UserError(f"corruptions are for classification, not for {restored.config.task}")
     reading = _reading(given, restored.info)
     mesh = mesh_lib.make_mesh()
     networks = {given.workdir: restored}

@@ -93,16 +93,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data_dir", required=True, help="folder in Broden's format, such as broden1_224")
     text = f"endpoint to dissect, or {POOLED}: {LAST_MAP} averaged over positions, as in HCGNet's "
     add("--layer", default=LAST_MAP, help=f"{text}Figure 4; default {LAST_MAP}")
-    text = "categories of labels, with commas; default all six"
+    text = "categories of labels, separated by commas; default all six"
     add("--categories", default=",".join(CATEGORIES), help=text)
-    text = "of a unit's activations, above which it is on; default 994/999"
+    text = "a unit is on above this quantile of its activations; default 994/999"
     add("--quantile", type=float, default=QUANTILE, help=text)
-    add("--iou", type=float, default=DETECTOR, help="least IoU of a detector; default 0.04")
-    text = "of images: as in the network's training, or as in the original code; default network"
+    add("--iou", type=float, default=DETECTOR, help="smallest IoU of a detector; default 0.04")
+    text = "normalise images as in training (network, the default) or as the authors (paper)"
     add("--normalisation", choices=("network", "paper"), default="network", help=text)
     add("--batch_size", type=int, default=64, help="images at a time; default 64")
-    add("--units", type=int, default=8, help="units to draw, those of largest IoU; default 8")
-    text = "run that was dissected before, to be drawn beside this one; may be repeated"
+    add("--units", type=int, default=8, help="number of units to draw, by largest IoU; default 8")
+    text = "dissected run to draw beside this one; may be repeated"
     add("--beside", action="append", default=[], metavar="WORKDIR", help=text)
 
 

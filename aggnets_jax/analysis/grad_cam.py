@@ -92,7 +92,7 @@ def logits_behind(
 ) -> Callable[[jax.Array], jax.Array]:
     """Make the part of a network after an endpoint, as a function of the endpoint's features.
 
-    The network is traced as it is, and equations of the traced program that read the endpoint read
+    The network is traced unchanged, and equations of the traced program that read the endpoint read
     the argument instead. So no network needs a place to cut it, and its own program stays the same.
 
     Features that reach the logits by another way are constants. In this package this happens only
@@ -145,7 +145,7 @@ def explain(
 ) -> Explained:
     """Compute the maps of at least one picture at some endpoints, all at once.
 
-    `whose` is "predicted", "true" or the name of a class.
+    `whose` selects the class: "predicted", "true" or a name.
 
     Raises:
       UserError: for an unknown endpoint or class, or if true classes are not known.
@@ -261,11 +261,11 @@ def of_each_map(explained: Explained, class_names: Sequence[str]) -> list[dict[s
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     add = parser.add_argument
-    text = f"feature map to look at; may be repeated; default {LAST_MAP}, the last"
+    text = f"feature map to draw; may be repeated; default {LAST_MAP}, the last one"
     add("--endpoint", action="append", help=text)
     text = f"{PREDICTED}, {TRUE} or the name of a class; default {PREDICTED}"
     add("--class", dest="whose", default=PREDICTED, help=text)
-    text = "file, or folder of files, to look at; may be repeated; default the evaluation split"
+    text = "image file or folder; may be repeated; default: the evaluation split"
     add("--images", action="append", help=text)
     command.add_count(parser, default=8)
 

@@ -83,7 +83,7 @@ def count_paths(stage: StageLinks) -> Counts:
 
 
 def path_of(stage: StageLinks, counts: Counts, length: int, number: int) -> list[Step]:
-    """Return path `number`, from 0, among those of a length from a stage's output to an input."""
+    """Return path `number` (0, 1, ...) of a length from a stage's output to an input."""
     path, layer = [], output_of(stage)
     while layer >= inputs_of(stage):
         for step in steps_back(stage, layer):
@@ -144,9 +144,9 @@ def mean_length(lengths: Sequence[int], weights: Any) -> float:
 def stage_paths(
     restored: Restored, images: jax.Array, labels: jax.Array, *, samples: int, pattern: str = "*"
 ) -> dict[str, StagePaths]:
-    """Split the gradients through each stage whose name matches a shell pattern.
+    """Split the gradients through each stage with a name that matches a shell pattern.
 
-    At most `samples` paths of each length are followed alone.
+    At most `samples` paths of each length are followed one by one.
     """
     stages = choose(stages_of(restored), pattern)
     copies = 1 + max(stage.topology.depth for stage in stages.values())
@@ -198,7 +198,7 @@ def _in_parts(backward: Backward, copies: int, images: jax.Array, labels: jax.Ar
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     command.add_count(parser, default=8)
-    text = "paths of each length, at most; default 20"
+    text = "largest number of paths of each length; default 20"
     parser.add_argument("--samples", type=int, default=20, help=text)
     command.add_stages(parser)
 

@@ -102,7 +102,7 @@ class Pattern(NamedTuple):
 
 
 def patterns(restored: Restored, images: jax.Array) -> dict[str, list[Pattern]]:
-    """Return each stage of a network as it is, then under the patterns of the table.
+    """Return each stage of a network, then the same stage under the patterns of the table.
 
     Patterns that the network's family does not have are left out, and patterns with the same links
     as the network's own. Paths are measured on the images.

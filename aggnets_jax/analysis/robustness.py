@@ -204,7 +204,7 @@ def measure(
 def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw accuracies over epsilon: a colour for each network, a kind of line for each attack.
 
-    The records are those of `measure`, with the name of their `network`.
+    The records come from `measure`, with the name of their `network`.
     """
     figure = Figure(figsize=(7, 4.5), dpi=120, layout="constrained")
     axes = figure.subplots()
@@ -248,14 +248,24 @@ def parse_epsilons(texts: Sequence[str]) -> list[float]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     add = parser.add_argument
-    text = f"{' or '.join(ATTACKS)}; may be repeated; default {ATTACKS[0]}"
+    text = f"attack, {' or '.join(ATTACKS)}; may be repeated; default {ATTACKS[0]}"
     add("--attack", action="append", help=text)
     text = f"largest changes of a pixel in 0..1; default {' '.join(EPSILONS)}"
     add("--epsilons", nargs="+", default=EPSILONS, help=text)
-    add("--steps", type=int, help="of PGD; default 10")
-    add("--step_size", type=float, help="of PGD, in units of epsilon; default 2.5 / steps")
-    add("--start_seed", type=int, help="of PGD's random starts; default 0")
-    add("--against", nargs="+", default=(), metavar="WORKDIR", help="runs to compare with")
+    add("--steps", type=int, help="steps of PGD; default 10")
+    add(
+        "--step_size",
+        type=float,
+        help="size of PGD's steps, in units of epsilon; default 2.5 / steps",
+    )
+    add("--start_seed", type=int, help="seed of PGD's random starts; default 0")
+    add(
+        "--against",
+        nargs="+",
+        default=(),
+        metavar="WORKDIR",
+        help="other runs to evaluate on the same images",
+    )
     command.add_data_dir(parser)
 
 

@@ -29,7 +29,7 @@ def stages_of(restored: Restored) -> dict[str, StageLinks]:
 
 
 def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:
-    """Return the stages whose names match a shell pattern; raise `UserError` if none does."""
+    """Return the stages by a shell pattern of their names; raise `UserError` if none matches."""
     chosen = {name: value for name, value in stages.items() if fnmatch.fnmatchcase(name, pattern)}
     if not chosen:
         raise unknown("stage", pattern, stages)

@@ -131,13 +131,13 @@ def _record(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
     add = parser.add_argument
-    add("--data", metavar="NAME", help="data set to transfer to; default that of the run")
+    add("--data", metavar="NAME", help="data set to transfer to; default the run's")
     command.add_data_dir(parser)
-    add("--endpoint", default=FEATURES, help=f"features; default {FEATURES}")
-    add("--neighbours", type=int, default=20, help="of knn; default 20")
+    add("--endpoint", default=FEATURES, help=f"endpoint with the features; default {FEATURES}")
+    add("--neighbours", type=int, default=20, help="number of neighbours of knn; default 20")
     text = "images of each class for few-shot; may be repeated; default 1, 5 and 10"
     add("--shots", type=int, action="append", help=text)
-    add("--draws", type=int, default=10, help="of few-shot; default 10")
+    add("--draws", type=int, default=10, help="number of draws of few-shot; default 10")
 
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:

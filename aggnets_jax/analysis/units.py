@@ -42,7 +42,7 @@ class Tally(NamedTuple):
 
 
 class Dissection(NamedTuple):
-    """What the units of a layer detect.
+    """Labels that the units of a layer detect.
 
     Attributes:
       thresholds: float [U].
@@ -50,7 +50,7 @@ class Dissection(NamedTuple):
       labels: the label of each unit, int [U].
       scores: its IoU, float64 [U].
       top: images with the largest activations of each unit, the largest first, int [U, at most 10].
-      tally: the numbers behind `iou`.
+      tally: the counts from which `iou` is computed.
     """
 
     thresholds: np.ndarray

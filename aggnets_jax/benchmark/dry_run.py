@@ -16,13 +16,10 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
 from aggnets_jax.benchmark.memory import is_out_of_memory
 from aggnets_jax.benchmark.targets import Chip, Target, open_target
-from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
-from aggnets_jax.data.dataset_info import DatasetInfo, normalisation
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.files import write_json
 from aggnets_jax.layers.convolution import native
-from aggnets_jax.models.flops import count_traffic
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import (
     allocated_bytes,
@@ -62,17 +59,18 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
       UserError: for a config of no valid run, or batches that the devices can't divide.
     """
     mesh = mesh_lib.make_mesh(config.slices, target and target.devices)
+    task = get_task(config)
     try:
-        info = _describe(config)
+        info = task.describe_known(config)
     except UserError:  # the sizes are not known without opening the data set
         info = None
-    setup = set_up(config, get_task(config), info=info, mesh=mesh)
-    found = {
-        "devices": mesh.size,
-        "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
-    }
-    note(f"compiling for {mesh.size} devices")
     with compile_for(target.platform) if target else native():
+        setup = set_up(config, task, info=info, mesh=mesh)
+        found = {
+            "devices": mesh.size,
+            "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
+        }
+        note(f"compiling for {mesh.size} devices")
         found |= _train_costs(setup, mesh)
         if target:
             found["evaluation"] = _evaluation_costs(setup, mesh)
@@ -84,29 +82,6 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
             if target.platform == "gpu" and needed > there:
                 raise DoesNotFit(f"it does not fit: a step needs {needed:.2f} GB of {there:.0f} GB")
     return found
-
-
-def _describe(config: ml_collections.ConfigDict) -> DatasetInfo:
-    """Describe a config's KNOWN data as `describe` does; raise `UserError` if they are not known.
-
-    There are no names of classes and no evaluation split.
-    """
-    data, name = known_data(config), config.data.name
-    mean, std = normalisation(config.data, name, data.image_shape[-1])
-    return DatasetInfo(
-        name=name,
-        num_classes=data.num_classes,
-        class_names=(),
-        image_shape=data.image_shape,
-        num_train=num_train(config),
-        num_eval=0,
-        train_split=config.data.train_split,
-        eval_split="",
-        mean=mean,
-        std=std,
-        resident=False,
-        resized=data.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
-    )
 
 
 def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, float]:
@@ -151,7 +126,7 @@ def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
 def _own_costs(setup: Setup, passes: int, images: int) -> dict[str, int]:
     """Return FLOPs and bytes that the network itself needs for so many images on a device."""
     images *= setup.config.num_seeds
-    features = count_traffic(setup.network, setup.info.image_shape)
+    features = sum(part.features for part in setup.counts.values())
     return {
         "model_flops": 2 * passes * setup.network_summary["macs"] * images,
         "model_bytes": passes * features * images * jnp.dtype(setup.config.dtype).itemsize,
@@ -175,7 +150,7 @@ def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtype
 
 
 def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
-    """Compile a function and return what its program costs on each device."""
+    """Compile a function and return the costs of its program on each device."""
     began = time.perf_counter()
     try:
         compiled = jitted.lower(*arguments).compile()
@@ -199,7 +174,7 @@ def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
 
 
 def smaller(config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
-    """Yield changes of a config that need less and less memory, those of the same result first."""
+    """Yield changes of a config that need less and less memory, first those with equal results."""
     remat = [kind for kind in ("norm", "layer") if kind != config.model.remat]
     yield from ({"model.remat": kind} for kind in remat)
     if config.sharding != "fsdp":

@@ -111,7 +111,7 @@ def _measure(given: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _no_compilation_cache() -> Iterator[None]:
-    """Compile everything anew in this context, because compilation is measured, too."""
+    """Compile without the cache in this context, because compilation is measured, too."""
     before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     try:
         jax.config.update("jax_enable_compilation_cache", False)

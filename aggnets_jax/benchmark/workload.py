@@ -26,7 +26,7 @@ class Workload:
       model: name in the registry.
       batch_size: images of a step, over all devices.
       image_shape: (height, width, channels).
-      arguments: of the network, besides those of the form.
+      arguments: arguments of the network, besides the arguments of the form.
       form: of the network.
       num_classes: `None` means the family's default.
       dtype: of the computation, "float32" or "bfloat16"; parameters are float32.

@@ -1,6 +1,6 @@
-"""The subcommands of `aggnets`: functions in `runs`, `tools` and `sweep`, with their flags."""
+"""The subcommands of `aggnets`: functions with their flags, in the modules of this package."""
 
-from aggnets_jax.commands import runs, sweep, tools  # noqa: F401, they fill COMMANDS
+from aggnets_jax.commands import move, runs, sweep, tools  # noqa: F401, they fill COMMANDS
 from aggnets_jax.commands.command import COMMANDS as COMMANDS
 from aggnets_jax.commands.command import help_text as help_text
 from aggnets_jax.commands.command import make_parser as make_parser
@@ -9,7 +9,7 @@ GROUPS = {
     "Train and evaluate": ("train", "eval", "predict", "report"),
     "Look inside": ("analyse", "ablate", "learn"),
     "Compare": ("compare", "results", "experiments"),
-    "Move weights": ("convert",),
+    "Move networks": ("convert", "export", "push"),
     "Plan and measure": ("models", "dry-run", "benchmark"),
     "Prepare and automate": ("prepare-data", "sweep", "completion"),
 }

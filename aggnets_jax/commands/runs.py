@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aggnets_jax.ablation import PENALTIES
-from aggnets_jax.analysis import ANALYSES, first_line
+from aggnets_jax.analysis import ANALYSES, OF_ALL_SEEDS, first_line
 from aggnets_jax.cli import Parser
 from aggnets_jax.commands.command import (
     CHECKPOINT,
@@ -80,9 +80,7 @@ def train(flags: argparse.Namespace) -> None:
     "eval",
     *(WORKDIR, CHECKPOINT),
     switch("--watch", "evaluate the newest checkpoint and each later one, until the run ends"),
-    flag(
-        "--data", "another data set with the same classes, or with a part of them", metavar="NAME"
-    ),
+    flag("--data", "another data set, with all or some of the classes", metavar="NAME"),
     flag("--split", "split of --data; default test, validation or val"),
     operator.methodcaller("set_defaults", overrides=[]),
     *(DATA_DIR, add_processes),
@@ -245,7 +243,9 @@ def analyse(flags: argparse.Namespace) -> None:
     if flags.analysis not in _OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
-        inputs.append(restored._replace(variables=restored.variables_at(flags.seed)))
+        if flags.analysis not in OF_ALL_SEEDS:
+            restored = restored._replace(variables=restored.variables_at(flags.seed))
+        inputs.append(restored)
     output = make_folder(flags.output or any_path(flags.workdir) / "analysis")
     note(f"computing {flags.analysis}")
     importlib.import_module(_ANALYSES[flags.analysis]).run(*inputs, flags, output)
@@ -271,11 +271,7 @@ def analyse(flags: argparse.Namespace) -> None:
         default=0,
     ),
     flag("--output", "folder of the tables; default WORKDIR/ablation", metavar="FOLDER"),
-    flag(
-        "--export",
-        "write config and weights of the network without the links to this folder",
-        metavar="FOLDER",
-    ),
+    flag("--export", "new folder for config and weights without the links", metavar="FOLDER"),
     flag("--export_least", "export without the N links whose cut costs least", type=int),
     compiles=True,
 )

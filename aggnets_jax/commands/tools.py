@@ -251,6 +251,11 @@ def benchmark(flags: argparse.Namespace) -> None:
     ),
     flag("--data_dir", "folder for the prepared data; default TFDS_DATA_DIR, or TFDS's own"),
     flag("--manual_dir", "folder with the original files, if TFDS can't download them"),
+    flag(
+        "--file_format",
+        "tfrecord, the default, or array_record, which can be read in any order",
+        choices=("tfrecord", "array_record"),
+    ),
 )
 def prepare_data(flags: argparse.Namespace) -> None:
     """Prepare a TFDS data set for training: download it, or take its files from a folder.
@@ -271,7 +276,8 @@ def prepare_data(flags: argparse.Namespace) -> None:
         where = f" data.data_dir={flags.data_dir}" if flags.data_dir else ""
         print(f"use it with task=detection data.name={SCENES}{where}")
         return
-    report(prepare(flags.name, flags.data_dir, flags.manual_dir), flags.name, flags.data_dir)
+    builder = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.file_format)
+    report(builder, flags.name, flags.data_dir)
 
 
 def _add_shell(parser: Parser) -> None:

@@ -16,7 +16,8 @@ from aggnets_jax.files import is_line
 # Fields with arguments of functions, which are checked where the functions are called.
 FREE_FORM = (
     *("model.topology_args", "model.args", "model.patterns", "data.policy_args"),
-    *("loss_args", "optimizer_args", "schedule_args", "strength_args", "task_args"),
+    *("loss_args", "optimizer_args", "schedule_args", "strength_args", "task_args", "tracker_args"),
+    "teacher_args",
 )
 
 # The length of a run: setting one unsets the other.

@@ -61,8 +61,9 @@ def concat(outputs: Outputs, sources: Indices, layer: int, weights: Weights = No
 class Sum:
     """y_i + y_j + ..., of outputs of one shape, added from the first source to the last.
 
-    Sources that begin like those of an earlier layer continue its sum. So under the dense topology
-    this is the running sum of a residual network, with its N additions and its rounding.
+    If the sources begin like the sources of an earlier layer, the sum continues the earlier sum.
+    Under the dense topology this is the running sum of a residual network, with its N additions and
+    its rounding.
     """
 
     def __init__(self) -> None:
@@ -274,10 +275,15 @@ _OWN: set[str] = set()
 
 
 def register_aggregation(name: str, make: Callable[[], Aggregation]) -> None:
-    """Register an aggregation under a name; `make()` makes a new one for each pass.
+    """Register an aggregation, for use wherever a network takes "sum".
 
-    It combines outputs of one shape, and networks take it where they take "sum". Raise `UserError`
-    for the name of one of the aggregations here.
+    Args:
+      name: name of the aggregation in configs.
+      make: `make()` makes a new aggregation, a function (see above), for each pass through a stage.
+        It combines outputs of one shape.
+
+    Raises:
+      UserError: for the name of an aggregation of this package.
     """
     if name in AGGREGATIONS and name not in _OWN:
         raise UserError(f"there is an aggregation {name!r} already; give yours another name")
@@ -297,11 +303,10 @@ def check_aggregation(
     allowed: Sequence[str] = ("concat", "sum", "mean"),
     because: str = "the layers have one width",
 ) -> None:
-    """Raise `UserError` for an aggregation that a network is not defined for.
+    """Raise `UserError` for an aggregation for which a network is not defined.
 
-    Where a sum is allowed, so are the aggregations that users registered.
-
-    The message says why others than the `allowed` ones make no sense there (`because`).
+    If a sum is allowed, the aggregations that users have registered are allowed, too. The message
+    has the reason (`because`) why only the `allowed` ones make sense.
     """
     if name in allowed or (name in _OWN and "sum" in allowed):
         return

@@ -46,7 +46,7 @@ class Node(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AndOrGraph:
-    """Nodes, the topology of which they are the layers, and the number of words."""
+    """Nodes, their topology (nodes are its layers), and the number of words."""
 
     nodes: tuple[Node, ...]
     topology: Topology

@@ -31,7 +31,7 @@ class Execution:
     """How stages are computed.
 
     Attributes:
-      remat: what to recompute for the gradient rather than keep.
+      remat: values to recompute for the gradient instead of keeping them.
         "none"   nothing.
         "layer"  everything in a layer; only the outputs of layers are kept.
         "norm"   concatenation, normalisation and activation; the outputs of convolutions are kept,

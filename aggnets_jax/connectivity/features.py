@@ -15,11 +15,10 @@ from flax import struct
 
 
 class Masked(struct.PyTreeNode):
-    """Features with a mask, to be multiplied behind what normalises and activates them.
+    """Features with a mask that multiplies them after normalisation and activation.
 
-    The mask must act after the normalisation, because BN(0) is not 0: only then does a link of
-    weight 0 have no effect at all.
-    The features are [..., channels], or a pytree of such arrays, each with a mask [channels].
+    A mask before the normalisation would not cut a link, because BN(0) is not 0. The features are
+    [..., channels], or a pytree of such arrays, each with a mask [channels].
     """
 
     features: Any
@@ -30,12 +29,12 @@ class Masked(struct.PyTreeNode):
         return jax.tree.map(jnp.multiply, without_statistics(self.features), self.mask)
 
     def scaled(self, weight: jax.Array) -> "Masked":
-        """Return the same behind one more link of the weight []."""
+        """Return the features after one more link, with the weight []."""
         return self.replace(mask=jax.tree.map(lambda m: m * weight.astype(m.dtype), self.mask))
 
 
 class WithStatistics(struct.PyTreeNode):
-    """Features with the statistics by which batch normalisation normalises them in training.
+    """Features with the statistics for their batch normalisation in training.
 
     All layers normalise a feature by the same mean and variance; they are computed once, where the
     feature is: the mean and the biased variance [channels], in at least float32.
@@ -52,7 +51,7 @@ def with_statistics(x: jax.Array) -> WithStatistics:
 
 
 def without_statistics(x: Any) -> Any:
-    """Return the features alone, if x has statistics, else x."""
+    """Return the features without statistics; other x is returned unchanged."""
     return x.features if isinstance(x, WithStatistics) else x
 
 

@@ -49,7 +49,7 @@ def pattern(function: Pattern) -> Pattern:
 
 
 def is_own(name: str) -> bool:
-    """Return whether a registered pattern is a user's, whose code may be missing elsewhere."""
+    """Return whether a registered pattern is a user's; its code may be missing elsewhere."""
     return PATTERNS[name].__module__ != __name__
 
 
@@ -92,7 +92,7 @@ def log_dense_v2(depth: int, *, stages: int = 3) -> Sources:
     """Read the offsets 2^i within a stage, and all before it (Log-DenseNet V2, arXiv 1711.00002).
 
     The layers are in `stages` equally deep stages; a depth that they do not divide is one stage.
-    The output is what the last layer reads, and the last layer. Sources are in order.
+    The output consists of the last layer and its sources. Sources are in order.
     """
     check_whole_number("stages", stages, 1)
     each = depth if depth % stages else depth // stages
@@ -147,7 +147,7 @@ def harmonic(depth: int) -> Sources:
 def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
     """Read the previous output, and each other with probability `density`, oldest first.
 
-    The sources of layer l depend on (seed, l) alone, so a deeper stage begins like a shallower one.
+    The sources of layer l depend only on (seed, l), so a deeper stage begins like a shallower one.
     """
     check_number("density", density, 0, 1)
     check_whole_number("seed", seed, 0)
@@ -157,7 +157,7 @@ def random(depth: int, *, density: float = 0.5, seed: int = 0) -> Sources:
 
 @pattern
 def custom(depth: int, *, edges: Iterable[Link]) -> Sources:
-    """Read what the links `(layer, source)` say; layer depth + 1 is the stage's output."""
+    """Read the outputs of the links `(layer, source)`; layer depth + 1 is the stage's output."""
     if not isinstance(edges, Iterable):
         raise UserError(f"edges must be a list of pairs (layer, source), got {edges!r}")
     sources = [[] for _ in range(depth + 1)]

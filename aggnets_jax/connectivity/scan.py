@@ -25,16 +25,16 @@ from aggnets_jax.connectivity.unit import Layer, Unit
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Loops:
-    """The loops of a stage: its unit, and the plan of what is kept."""
+    """The loops of a stage: its unit, and the plan of its buffer."""
 
     unit: Unit
     plan: Plan
 
     def layer(self, run: Run, params: Any, rest: Any, read: Any) -> tuple[Any, Any]:
-        """Return what the buffer keeps of one layer of a run, and its updated running averages.
+        """Return the values of one layer to keep in the buffer, and its updated running averages.
 
         `rest` has no gradient: `batch_stats`, and the `key` of dropout if there is one. `read` is
-        what the buffer gives the layer. All layers of a run are computed as its first one.
+        the layer's input from the buffer. All layers of a run are computed like its first one.
         """
         inputs, name = self.plan.inputs(read), f"layer{run.first}"
         output, updated = Layer(self.unit, run.first, parent=None).apply(
@@ -56,7 +56,7 @@ def run_layers(
     run is a single layer. The buffer starts with `outputs`.
 
     Returns:
-      What the buffer gives at its end, and the updated running averages by name of run.
+      The final content of the buffer, and the updated running averages by name of run.
     """
     return _forward(loops, params, rest, outputs)[0]
 

@@ -45,7 +45,7 @@ class Run(NamedTuple):
 
     @property
     def single(self) -> bool:
-        """Whether it is a layer alone, whose variables have no axis of layers."""
+        """Whether it is a single layer. Its variables have no axis of layers."""
         return self.first == self.last
 
 

@@ -36,15 +36,16 @@ Kept = Callable[[Any], Any]
 
 
 class Plan(NamedTuple):
-    """How a stage is computed in loops.
+    """Plan of the computation of a stage in loops.
 
     Attributes:
       buffer: the layout of the buffer, with the runs of layers.
-      like: shapes and dtypes of what the buffer keeps of one layer.
-      inputs: `inputs(read)` returns the inputs of a layer, a tuple, from what the buffer gives it.
-      end: `end(read)` returns the stage's output from what the buffer gives at its end.
-      start: `start(outputs)` returns what the buffer starts with; default y_0, ..., y_i.
-      keep: `keep(inputs, output)` returns what the buffer keeps of a layer; default the output.
+      like: shapes and dtypes of the values that the buffer keeps of one layer.
+      inputs: `inputs(read)` returns the inputs of a layer, a tuple, from the value read in the
+        buffer.
+      end: `end(read)` returns the stage's output from the final content of the buffer.
+      start: `start(outputs)` returns the initial content of the buffer; default y_0, ..., y_i.
+      keep: `keep(inputs, output)` returns the values that the buffer keeps; default the output.
       widths: `widths(run)` returns how many channels each layer of a run reads, or None if all
         read equally many.
     """
@@ -89,7 +90,7 @@ def _concat(stage: Any, outputs: Sequence[Any]) -> Plan:
     """Plan a concatenation; layers of a run read equally many outputs.
 
     The buffer keeps no statistics: to take and join them for each output takes half as long again
-    to compile, and as long to run as computing them anew.
+    to compile, and as long to run as computing them again.
     """
     first, topology = len(outputs), stage.topology
     y_0, like = without_statistics(outputs[0]), _output_like(stage.unit, first, outputs[-1])
@@ -123,7 +124,7 @@ def _concat(stage: Any, outputs: Sequence[Any]) -> Plan:
 
 
 def _dense(stage: Any, y_0: Any, kept: Kept) -> Plan:
-    """Plan a concatenation of all before, in one array whose first channels a run reads."""
+    """Plan a concatenation of all earlier outputs, in one array; a run reads its first channels."""
     size = -(-stage.topology.depth // MOST_DENSE_RUNS)
     runs = find_runs(stage.topology, 1, lambda layer: (layer - 1) // size)
     like = _output_like(stage.unit, 1, y_0, kept)
@@ -190,7 +191,7 @@ def _like(output: Any) -> Any:
 
 
 def _output_like(unit: Unit, layer: int, read: Any, kept: Kept = lambda output: output) -> Any:
-    """Return shapes and dtypes of what is kept of the output of a layer that reads `read`."""
+    """Return shapes and dtypes of the output of a layer that reads `read`, as it is kept."""
 
     def compute(read: Any) -> Any:
         keys = {name: jax.random.key(0) for name in ("params", "dropout")}

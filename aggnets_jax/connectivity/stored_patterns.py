@@ -36,7 +36,7 @@ class StoredPattern:
         self._rows = rows
 
     def __call__(self, depth: int, **arguments: Any) -> Sources:
-        """Return the stored sources, or else those of the pattern's code.
+        """Return the stored sources; if there are none, compute them by the pattern's code.
 
         Raise `UserError` if neither is there.
         """

@@ -24,7 +24,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import models
 from aggnets_jax.convert.containers import take_off_prefix
 from aggnets_jax.convert.files import check_mapping, read_state_dict, to_array, write_state_dict
-from aggnets_jax.convert.names import DIALECTS, torch_names
+from aggnets_jax.convert.names import DIALECTS, own_names, torch_names
 from aggnets_jax.convert.names_of_compared import COMPARED, UNUSED
 from aggnets_jax.convert.variants import (
     Facts,
@@ -37,6 +37,9 @@ from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.training.state import model_shapes
 
 __all__ = ["from_torch", "read_state_dict", "to_torch", "weight_shapes", "write_state_dict"]
+
+OWN = "aggnets"
+"""Dialect of names made of our paths, which every network has."""
 
 _VARIANCE, _COUNTER = ".running_var", ".num_batches_tracked"
 
@@ -156,7 +159,8 @@ def to_torch(
     """Convert "params" and "batch_stats" of a network to a state dict that `from_torch` takes.
 
     The dialect is the source of the names: "reference" (the authors of the paper), "torchvision" or
-    "timm"; default the first of these that the network has. `num_classes` is by default the
+    "timm"; default the first of these that the network has. Every network has "aggnets", names made
+    of our paths, "stage1.layer3.conv1.weight". `num_classes` is by default the
     family's; the others are as for `from_torch`.
 
     Raises:
@@ -164,7 +168,9 @@ def to_torch(
     """
     check_mapping("variables", variables)
     model, expected, facts = _network(name, num_classes, input_shape, overrides)
-    dialects = _names(model, name, expected)
+    dialects = _names(model, expected)
+    if len(dialects) == 1 and dialect != OWN:
+        raise _no_names(name)
     if dialect is None:
         dialect = next(iter(dialects))
     if dialect not in dialects:
@@ -211,26 +217,34 @@ def _shapes(model: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, tu
     return {k: v.shape for k, v in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
-def _names(model: nn.Module, name: str, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Return our paths by the names of each dialect that has a name for every path."""
+def _names(model: nn.Module, paths: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return our paths by the names of each dialect that has a name for every path, ours last."""
     dialects = {
         dialect: names
         for known in (DIALECTS, COMPARED)
         for dialect, rules in known.get(type(model), {}).items()
         if (names := torch_names(rules(model), paths))
     }
-    if not dialects:
-        raise UserError(f"no other implementation's names are known for {name!r} as configured")
-    return dialects
+    return {**dialects, OWN: own_names(paths)}
 
 
 def _best_names(
     model: nn.Module, name: str, paths: Mapping[str, Any], state_dict: Mapping[str, Any]
 ) -> tuple[dict[str, str], Mapping[str, Any]]:
     """Return our paths by the names of the dialect that fits best, and weights without a prefix."""
-    dialects = _names(model, name, paths).values()
-    state_dict = take_off_prefix(state_dict, dialects)
-    return max(dialects, key=lambda names: len(names.keys() & state_dict.keys())), state_dict
+    dialects = _names(model, paths)
+    state_dict = take_off_prefix(state_dict, dialects.values())
+    fitting = {
+        dialect: len(names.keys() & state_dict.keys()) for dialect, names in dialects.items()
+    }
+    best = max(fitting, key=fitting.get)
+    if len(dialects) == 1 and 2 * fitting[OWN] <= len(state_dict):
+        raise _no_names(name)
+    return dialects[best], state_dict
+
+
+def _no_names(name: str) -> UserError:
+    return UserError(f"no other implementation's names are known for {name!r} as configured")
 
 
 def _floating(dtype: DTypeLike) -> np.dtype:

@@ -90,7 +90,7 @@ def take_off_wrappers(file: str, state_dict: Mapping[str, Any]) -> dict[str, Any
 def take_off_prefix(
     state_dict: Mapping[str, Any], dialects: Iterable[Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """Return the weights whose names are known in a dialect behind a common prefix.
+    """Return the weights without a common prefix before names that a dialect knows.
 
     They are returned as they are if some names are known without one. Names with other prefixes
     are left out, and that is printed.

@@ -75,8 +75,8 @@ def detector_from_torch(
       detector: detector with the background as class 0, and a backbone that torchvision has.
       state_dict: arrays by torchvision's names.
       dtype: of the variables.
-      epsilon: what torchvision adds to variances; 0 for the published COCO_V1 weights. The networks
-        here add 1e-5, so the scales are multiplied by sqrt((var + 1e-5) / (var + epsilon)).
+      epsilon: number that torchvision adds to variances; 0 for the published COCO_V1 weights. The
+        networks here add 1e-5: scales are multiplied by sqrt((var + 1e-5) / (var + epsilon)).
 
     Returns:
       Variables for `detector.apply`: "params" and "batch_stats", NumPy arrays.
@@ -112,7 +112,7 @@ def detector_from_torch(
 
 
 def epsilon_of(state_dict: Mapping[str, np.ndarray]) -> float:
-    """Return what torchvision adds to the variances of a file: nothing in published COCO_V1 files.
+    """Return the epsilon of a file's variances in torchvision: 0 for published COCO_V1 files.
 
     These are known by the older names of their parts.
     """

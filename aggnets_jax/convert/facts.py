@@ -34,7 +34,7 @@ def describe_weights(
     metadata: Mapping[str, Any],
     class_names: str | None = None,
 ) -> DatasetInfo:
-    """Describe the data set of a network's weights, and write into the config what it lacks.
+    """Describe the data set of a network's weights, and fill in the missing fields of the config.
 
     Args:
       config: resolved config; its `data` may get another name, `image_size`, `mean` and `std`.

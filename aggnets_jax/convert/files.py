@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from aggnets_jax import hub
 from aggnets_jax.convert.containers import find_weights, take_off_wrappers
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import (
@@ -39,8 +40,8 @@ _METADATA = "aggnets_jax"
 
 
 def is_file_of_weights(file: PathLike) -> bool:
-    """Return whether a file's name has an ending as for `read_state_dict`."""
-    return str(file).endswith(ENDINGS)
+    """Return whether a name is of a file as for `read_state_dict`, or of a network on the Hub."""
+    return hub.is_on_hub(file) or str(file).endswith(ENDINGS)
 
 
 def read_state_dict(file: PathLike, entry: str | None = None) -> dict[str, np.ndarray]:
@@ -50,7 +51,7 @@ def read_state_dict(file: PathLike, entry: str | None = None) -> dict[str, np.nd
     averages beside them, and the prefixes of modules that wrap a network are taken off (see
     `containers`); both are printed. The file ends in `.safetensors`, or is `.pth`, `.pt`, `.bin` or
     `.tar` written by `torch.save`, or is the `.index.json` of a file in several parts; one of the
-    parts stands for all.
+    parts stands for all. "hf-hub:USER/NAME" is the file of a repository on the Hugging Face Hub.
 
     Args:
       file: file to read.
@@ -61,7 +62,7 @@ def read_state_dict(file: PathLike, entry: str | None = None) -> dict[str, np.nd
       UserError: if it can't be read, or it is not clear which entry has the weights.
     """
     content: Any = {}
-    for path in _parts(_path(file, ENDINGS)):
+    for path in _parts(_readable(file)):
         read = _read_safetensors if path.suffix == ".safetensors" else _read_pickle
         try:
             with local_copy(path) as local:
@@ -101,7 +102,7 @@ def read_metadata(file: PathLike) -> dict[str, Any]:
     Returns:
       Some of `class_names`, `image_shape`, `mean`, `std`, and `architecture`, timm's name.
     """
-    path = _path(file, ENDINGS)
+    path = _readable(file)
     found: dict[str, Any] = {}
     beside = path.with_name("config.json")
     if beside.is_file():
@@ -185,6 +186,10 @@ def check_new_file(file: PathLike) -> AnyPath:
     if path.suffix in _PICKLES:
         _torch(path)
     return path
+
+
+def _readable(file: PathLike) -> AnyPath:
+    return hub.download_weights(file) if hub.is_on_hub(file) else _path(file, ENDINGS)
 
 
 def _path(file: PathLike, endings: tuple[str, ...]) -> AnyPath:

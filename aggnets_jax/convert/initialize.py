@@ -12,11 +12,12 @@ from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import from_torch, read_state_dict, some
 from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
-from aggnets_jax.convert.files import is_file_of_weights
+from aggnets_jax.convert.files import is_file_of_weights, read_metadata
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.detection import Detector
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike, any_path
+from aggnets_jax.hub import is_on_hub
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
@@ -66,7 +67,9 @@ def _replaced(
     """Replace the variables of a network without loops."""
     if is_file_of_weights(config.init_from):
         source, given, num_seeds = config.init_from, _from_file(config, info), 1
-        same_classes = True  # a file does not name them
+        # A file does not name them; a repository on the Hub may.
+        names = read_metadata(source).get("class_names") if is_on_hub(source) else None
+        same_classes = names is None or tuple(names) == info.class_names
     else:
         restored = _from_run(config, workdir)
         source, given = f"{config.init_from} after step {restored.step}", restored.variables
@@ -104,7 +107,7 @@ def _replaced(
 def _replaced_in_detector(
     config: ml_collections.ConfigDict, info: DatasetInfo, variables: Variables, workdir: PathLike
 ) -> Variables:
-    """Replace the variables of a detector, or those of its backbone."""
+    """Replace the variables of a detector, or of its backbone."""
     detector = get_task(config).make_network(config, info.num_classes)
     source, same_classes, is_detector = config.init_from, True, False
     if is_file_of_weights(config.init_from):

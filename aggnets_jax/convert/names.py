@@ -50,6 +50,15 @@ def torch_names(rules: Iterable[Rule], paths: Iterable[str]) -> dict[str, str] |
     return names
 
 
+def own_names(paths: Iterable[str]) -> dict[str, str]:
+    """Return our paths by names made of them, "stage1.layer3.conv1.weight", for any network."""
+    names = {}
+    for path in paths:
+        module, _, leaf = path.partition("/")[2].rpartition("/")
+        names[".".join([*filter(None, module.split("/")), _LEAVES.get(leaf, leaf)])] = path
+    return names
+
+
 def _renamed(module: str, rules: Iterable[Rule]) -> str | None:
     """Return the name of a module by the first rule that fits; None if none does."""
     for pattern, name in rules:

@@ -21,6 +21,7 @@ from aggnets_jax.data.class_maps import Among, ClassMap, map_classes, other_clas
 from aggnets_jax.data.dataset_info import (
     DatasetInfo,
     describe,
+    describe_known,
     evaluation_split,
     unnamed_classes,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "array_batches",
     "as_they_are",
     "describe",
+    "describe_known",
     "eval_batches",
     "evaluation_split",
     "file_batches",

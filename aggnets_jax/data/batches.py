@@ -244,7 +244,7 @@ def eval_batches(
     class_map: ClassMap | None = None,
     whole: bool = False,
 ) -> EvalBatches:
-    """Return the batches of the evaluation split, whose last may be padded.
+    """Return the batches of the evaluation split; the last one may be padded.
 
     Batches are no larger than the split, rounded up to the same number on each device. Images of
     any size are resized and their centre is cut out, or with `whole` are resized to the network's

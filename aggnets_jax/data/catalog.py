@@ -1,4 +1,4 @@
-"""Prepared data sets by their TFDS names; nothing here downloads."""
+"""Data sets by their names, TFDS's or of another source; nothing here downloads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from etils import epath
 
 from aggnets_jax.buckets import is_url
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, open_folder
+from aggnets_jax.data.sources import SOURCES, open_source
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line, unknown
 
@@ -53,6 +54,8 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
     base, _, config = name.partition(":")[0].partition("/")
     if base == IMAGE_FOLDER:
         raise UserError(f"{IMAGE_FOLDER} needs no preparation: give its folder as data_dir")
+    if base in SOURCES:
+        raise UserError(f"{base} needs no preparation: give its place as data_dir")
     if base in OBJECT_SETS:
         raise UserError(
             f"data set {base} has objects, not a class for each image: it is for detection"
@@ -67,7 +70,7 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
             importlib.import_module(SHIPPED[base])  # which registers the builder
         return tfds.builder(versioned, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError:
-        shipped = {*SHIPPED, IMAGE_FOLDER, *OBJECT_SETS}
+        shipped = {*SHIPPED, IMAGE_FOLDER, *SOURCES, *OBJECT_SETS}
         known = {*tfds.list_builders(with_community_datasets=False), *shipped}
         raise unknown("data set", base, known) from None
     except (AssertionError, ImportError, OSError, ParseError, ValueError) as error:
@@ -97,11 +100,14 @@ def is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
 
 
 def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
-    """Return the builder of a prepared data set; the ones of `SHIPPED` alone are prepared here.
+    """Return the builder of a prepared data set; only the sets of `SHIPPED` are prepared here.
 
     Arguments and errors are those of `find_builder`. But data_dir must exist, locally or in a
-    bucket; for `SHIPPED` it must be writable. "image_folder" is a name, too, see `open_folder`.
+    bucket; for `SHIPPED` it must be writable. "image_folder" is a name, too, see `open_folder`,
+    and so are `SOURCES`, see `open_source`.
     """
+    if name in SOURCES:
+        return open_source(name, data_dir)
     data_dir = _existing(data_dir)
     if name == IMAGE_FOLDER:
         return open_folder(data_dir)

@@ -35,7 +35,7 @@ class ClassMap(NamedTuple):
 
 
 class Among(NamedTuple):
-    """A network whose logits are the ones of a map's classes alone: [B, K]."""
+    """A network with only the logits of a map's classes: [B, K]."""
 
     model: Any
     class_map: ClassMap
@@ -106,7 +106,7 @@ def _part(trained: DatasetInfo, evaluated: DatasetInfo, names: tuple[str, ...]) 
 
 
 def other_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> UserError:
-    """Return the error for a data set whose classes are not a network's."""
+    """Return the error for a data set with other classes than a network's."""
     before, now = {*trained.class_names}, {*evaluated.class_names}
     if before == now:
         return UserError(f"data set {evaluated.name} has the checkpoint's classes in another order")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.dataset_info import Split
+from aggnets_jax.data.dataset_info import DatasetInfo, Split
 from aggnets_jax.data.decoding import FORMATS, eval_image, image_decoder
+from aggnets_jax.data.examples import Examples, reader_of
 from aggnets_jax.data.record_order import encoded
 from aggnets_jax.data.records import parse, read_file
 from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -73,6 +74,32 @@ class FileDamage:
         )
         for place, _ in _damaged(sizes, files):
             yield f"{files[place]} is damaged, or no {FORMATS}"
+
+
+class ExampleDamage:
+    """Search for damage in numbered examples, which are read once more."""
+
+    def __init__(self, examples: Examples, info: DatasetInfo) -> None:
+        self._examples = examples
+        self._info = info
+
+    def first(self) -> str | None:
+        """Return a message about the first damaged example, or None."""
+        tf = import_tensorflow()
+        parse, image = reader_of(self._examples), eval_image(self._info)
+        numbers = tf.data.Dataset.range(len(self._examples))
+        images = numbers.map(
+            lambda index: image(parse({"index": index})[0]), num_parallel_calls=tf.data.AUTOTUNE
+        )
+        places = map(self._examples.place, range(len(self._examples)))
+        first = next(_damaged(images, places), None)
+        return None if first is None else self.message(str(first[0]))
+
+    def message(self, identity: str) -> str:
+        """Return the message about a damaged example, by its number."""
+        shape = "x".join(map(str, self._info.image_shape))
+        wanted = f"no {FORMATS}" if self._info.resized else f"not of {shape}"
+        return f"{self._examples.place(int(identity))} is damaged, or {wanted}"
 
 
 class RecordDamage:

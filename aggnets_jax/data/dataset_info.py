@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import ml_collections
 import numpy as np
 
+from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
 from aggnets_jax.data.catalog import open_prepared
-from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes, split_parts
+from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes
+from aggnets_jax.data.split_info import pieces_of
 from aggnets_jax.errors import UserError, one_line, unknown
 
 if TYPE_CHECKING:
@@ -145,6 +147,29 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     )
 
 
+def describe_known(config: ml_collections.ConfigDict) -> DatasetInfo:
+    """Describe a config's data set without opening it, as `describe` does.
+
+    There are no names of classes and no evaluation split. Raise `UserError` if it is not `KNOWN`.
+    """
+    known, name = known_data(config), config.data.name
+    mean, std = normalisation(config.data, name, known.image_shape[-1])
+    return DatasetInfo(
+        name=name,
+        num_classes=known.num_classes,
+        class_names=(),
+        image_shape=known.image_shape,
+        num_train=num_train(config),
+        num_eval=0,
+        train_split=config.data.train_split,
+        eval_split="",
+        mean=mean,
+        std=std,
+        resident=False,
+        resized=known.image_shape != KNOWN[name].image_shape or name == "imagenet2012",
+    )
+
+
 def evaluation_split(data_config: ml_collections.ConfigDict) -> str:
     """Return the split by which a config's data set evaluates networks, by default.
 
@@ -186,7 +211,7 @@ def shared_examples(builder: tfds.core.DatasetBuilder, first: str, second: str) 
     """Return how many of a data set's examples are in both of two splits."""
     parts = []
     for split in (first, second):
-        named = [(part.splitname, part) for part in split_parts(builder, split)]
+        named = [(part.splitname, part) for part in pieces_of(builder.info, split)]
         counts = {name: builder.info.splits[name].num_examples for name, _ in named}
         parts.append([(name, range(counts[name])[p.from_ : p.to]) for name, p in named])
     return sum(

@@ -1,6 +1,6 @@
 """The host's pipelines, from stored examples to batches of uint8 images in memory.
 
-    stored records in the order of their batches   record_order, records, image_folder
+    stored records in the order of their batches   record_order, records, image_folder, examples
     encoded image -> uint8 image of one size        decoding
     damaged images, reported or skipped             damage
     batches of this process's rows                  HostBatches
@@ -20,20 +20,32 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aggnets_jax.data.damage import SKIPPED, FileDamage, Record, RecordDamage, decode_or_blank
+from aggnets_jax.data.array_records import ArrayRecords, is_array_record
+from aggnets_jax.data.damage import (
+    SKIPPED,
+    ExampleDamage,
+    FileDamage,
+    Record,
+    RecordDamage,
+    decode_or_blank,
+)
 from aggnets_jax.data.dataset_info import DatasetInfo, Split
 from aggnets_jax.data.decoding import eval_image, train_image
+from aggnets_jax.data.examples import Examples, reader_of
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_examples
 from aggnets_jax.data.record_order import (
     BatchRows,
     eval_files,
+    eval_numbers,
     eval_records,
     repeated,
     train_files,
+    train_numbers,
     train_records,
 )
 from aggnets_jax.data.records import SplitReader, check_classes, check_labels
 from aggnets_jax.data.small_splits import is_small, read_small
+from aggnets_jax.data.sources import Source
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError
 
@@ -72,7 +84,7 @@ class HostBatches:
         split: Split,
         records: tf.data.Dataset,
         parse: Callable[[Record], tuple[tf.Tensor, tf.Tensor]],
-        damage: FileDamage | RecordDamage,
+        damage: FileDamage | RecordDamage | ExampleDamage,
         rows: BatchRows,
         image: Callable[[tf.Tensor, Record], tf.Tensor],
     ) -> None:
@@ -152,6 +164,11 @@ def train_dataset(
         check_classes(labels, split.name)
         records = repeated(train_files(files, labels, once, **order), once, rows, repeats)
         return _file_batches(split, files, records, rows, image)
+    if (examples := _numbered_examples(split)) is not None:
+        if examples.labels is not None:
+            check_classes(examples.labels, split.name)
+        records = repeated(train_numbers(len(examples), once, **order), once, rows, repeats)
+        return _example_batches(split, examples, records, rows, image)
     reader = SplitReader(split)
     records = train_records(reader, once, buffer_size=_shuffle_buffer(split), **order)
     records = repeated(records, once, rows, repeats)
@@ -191,6 +208,9 @@ def _eval_dataset(split: Split, rows: BatchRows) -> HostBatches:
     if info.name == IMAGE_FOLDER:
         files, labels = list_examples(split.builder, split.name, info.class_names)
         return _file_batches(split, files, eval_files(files, labels, rows), rows, image)
+    if (examples := _numbered_examples(split)) is not None:
+        records = eval_numbers(len(examples), rows)
+        return _example_batches(split, examples, records, rows, image)
     reader = SplitReader(split)
     damage = RecordDamage(split)
     return HostBatches(split, eval_records(reader, rows), reader.parse, damage, rows, image)
@@ -217,6 +237,20 @@ def file_dataset(files: Sequence[str], info: DatasetInfo, rows: BatchRows) -> Ho
     records = eval_files(files, np.zeros(len(files), np.int64), rows)
     crop, split = eval_image(info, any_size=True), Split(None, info, "of files")
     return _file_batches(split, files, records, rows, lambda encoded, _: crop(encoded))
+
+
+def _numbered_examples(split: Split) -> Examples | None:
+    """Return the examples of a split that can be read in any order, else None."""
+    if isinstance(split.builder, Source):
+        return split.builder.select(split.name)
+    return ArrayRecords(split) if is_array_record(split) else None
+
+
+def _example_batches(
+    split: Split, examples: Examples, records: tf.data.Dataset, rows: BatchRows, image: Callable
+) -> HostBatches:
+    damage = ExampleDamage(examples, split.info)
+    return HostBatches(split, records, reader_of(examples), damage, rows, image)
 
 
 def _file_batches(

@@ -12,32 +12,22 @@ import os
 import random
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import is_line
 from aggnets_jax.runtime.notes import print_once
-
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 # Files and folders that systems add to folders of images. Those that begin with a dot are hidden.
 _OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
-
-
-class FolderInfo(NamedTuple):
-    """The part of TFDS's `DatasetInfo` that a folder of images has."""
-
-    features: Mapping[str, Any]
-    splits: Mapping[str, Any]
-    supervised_keys: tuple[str, str] = ("image", "label")
 
 
 class ImageFolder(NamedTuple):
@@ -51,7 +41,7 @@ class ImageFolder(NamedTuple):
 
     data_dir: str
     files: Mapping[str, Sequence[tuple[str, str]]]
-    info: FolderInfo
+    info: SetInfo
     name: str = IMAGE_FOLDER
 
 
@@ -62,9 +52,6 @@ def open_folder(data_dir: str | None) -> ImageFolder:
 
     Raise `UserError` if data_dir, local or in a bucket, is None or holds no such folders.
     """
-    import_tensorflow()
-    import tensorflow_datasets as tfds
-
     if data_dir is None:
         raise UserError(f"data set {IMAGE_FOLDER} needs data_dir: a folder with train/CLASS/*.jpg")
     found: dict[str, list[tuple[str, str]]] = {}
@@ -78,21 +65,10 @@ def open_folder(data_dir: str | None) -> ImageFolder:
             found[split] = examples
     if not found:
         raise UserError(f"data_dir {data_dir} holds no images: it needs train/CLASS/*.jpg")
-    # TFDS slices a split only if its files have a name, which is not used here.
-    template = tfds.core.ShardedFileTemplate(
-        data_dir=epath.Path(data_dir), dataset_name=IMAGE_FOLDER, filetype_suffix="none"
+    counts = {split: len(examples) for split, examples in found.items()}
+    return ImageFolder(
+        data_dir, found, make_info(IMAGE_FOLDER, data_dir, counts, sorted(class_names))
     )
-    splits = tfds.core.SplitDict(
-        tfds.core.SplitInfo(split, [len(examples)], num_bytes=0, filename_template=template)
-        for split, examples in found.items()
-    )
-    features = tfds.features.FeaturesDict(
-        {
-            "image": tfds.features.Image(),
-            "label": tfds.features.ClassLabel(names=sorted(class_names)),
-        }
-    )
-    return ImageFolder(data_dir, found, FolderInfo(features, splits))
 
 
 def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
@@ -184,7 +160,7 @@ def list_classes(folder: ImageFolder, train_split: str, eval_split: str) -> tupl
 
 
 def _classes(folder: ImageFolder, split: str) -> set[str]:
-    splits = sorted({piece.splitname for piece in split_parts(folder, split)})
+    splits = sorted({piece.splitname for piece in pieces_of(folder.info, split)})
     found = {name for each in splits for _, name in folder.files[each]}
     for name in sorted({*folder.info.features["label"].names} - found):
         for each in splits:
@@ -203,19 +179,9 @@ def list_examples(
     """
     examples = [
         example
-        for piece in split_parts(folder, split)
+        for piece in pieces_of(folder.info, split)
         for example in folder.files[piece.splitname][piece.from_ : piece.to]
     ]
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = np.array([numbers[name] for _, name in examples], np.int64)
     return np.array([file for file, _ in examples]), labels
-
-
-def split_parts(folder: ImageFolder | tfds.core.DatasetBuilder, split: str) -> list:
-    """Return the parts of a split, each with `splitname`, `from_` and `to`."""
-    import tensorflow_datasets as tfds
-
-    splits = folder.info.splits
-    # A folder may have any name, also one that is no expression of splits.
-    parse = tfds.core.ReadInstruction if split in splits else tfds.core.ReadInstruction.from_spec
-    return parse(split).to_absolute(splits)

@@ -32,7 +32,7 @@ def read_label_sets(split: Split) -> np.ndarray | None:
         return record["index"], example[key]
 
     found = dict(records.map(parse, tf.data.AUTOTUNE).as_numpy_iterator())
-    sets = np.full((reader.num_examples, max(map(len, found.values()))), -1, np.int32)
+    sets = np.full((reader.num_examples, max([1, *map(len, found.values())])), -1, np.int32)
     for index, labels in found.items():
         sets[index, : len(labels)] = labels
     return sets

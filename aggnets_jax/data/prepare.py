@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
 
-def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.core.DatasetBuilder:
+def prepare(
+    name: str, data_dir: str | None, manual_dir: str | None, file_format: str | None = None
+) -> tfds.core.DatasetBuilder:
     """Return the builder of a data set, after preparing it if necessary.
 
     Name and data_dir, which is made if necessary, are as for `find_builder`. `manual_dir` has the
-    original files; None downloads them.
+    original files; None downloads them. `file_format` is TFDS's name of one, by default "tfrecord".
 
     Raises:
       UserError: the set is unknown or not for image classification, files are missing or damaged,
-        there is no network, or a directory cannot be written.
+        there is no network, a directory cannot be written, or the set is there in another format.
     """
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
     from aggnets_jax.data.catalog import find_builder, is_prepared
@@ -38,8 +40,16 @@ def prepare(name: str, data_dir: str | None, manual_dir: str | None) -> tfds.cor
     builder = find_builder(name, data_dir)
     if builder.name != VOC:
         feature_keys(builder)
+    stored = builder.info.file_format.value
     if is_prepared(builder):
+        if file_format not in (None, stored):
+            raise UserError(
+                f"{name} is prepared in {builder.data_path} as {stored} already; give another"
+                " --data_dir"
+            )
         return builder
+    if file_format is not None:
+        builder.info.set_file_format(file_format, override=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:

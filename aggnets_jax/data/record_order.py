@@ -185,6 +185,34 @@ def eval_records(reader: SplitReader, rows: BatchRows) -> tf.data.Dataset:
     return ranges.flat_map(reader.read)
 
 
+def train_numbers(count: int, rows: BatchRows, *, seed: int, start_step: int) -> tf.data.Dataset:
+    """Return the numbers of the endless training batches' examples from a step on.
+
+    All `count` numbers are shuffled together, by (seed, epoch).
+
+    Returns:
+      Scalars: "epoch" and "index" int64.
+    """
+    tf = import_tensorflow()
+    first_epoch, done = divmod(start_step * rows.batch_size, count)
+
+    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
+        indices = tf.range(count, dtype=tf.int64)
+        order = tf.random.experimental.stateless_shuffle(indices, seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(order).map(
+            lambda index: {"epoch": epoch, "index": index}
+        )
+
+    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+    return rows.select(epochs.flat_map(one_epoch).skip(done))
+
+
+def eval_numbers(count: int, rows: BatchRows) -> tf.data.Dataset:
+    """Return the "index" of the examples of the batches in order, as scalars, int64."""
+    numbers = import_tensorflow().data.Dataset.range(count)
+    return rows.select(numbers.map(lambda index: {"index": index}))
+
+
 def train_files(
     files: np.ndarray, labels: np.ndarray, rows: BatchRows, *, seed: int, start_step: int
 ) -> tf.data.Dataset:
@@ -196,18 +224,15 @@ def train_files(
       Scalars: "file", and "label", "epoch" and "index" int64.
     """
     tf = import_tensorflow()
-    first_epoch, done = divmod(start_step * rows.batch_size, len(labels))
+    numbers = train_numbers(len(labels), rows, seed=seed, start_step=start_step)
     files, labels = tf.constant(encoded(files)), tf.constant(labels)
-
-    def one_epoch(epoch: tf.Tensor) -> tf.data.Dataset:
-        indices = tf.range(len(labels), dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(indices, seed=[seed, epoch])
-        return tf.data.Dataset.from_tensor_slices(order).map(
-            lambda i: {"file": files[i], "label": labels[i], "epoch": epoch, "index": i}
-        )
-
-    epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-    return rows.select(epochs.flat_map(one_epoch).skip(done))
+    return numbers.map(
+        lambda record: {
+            **record,
+            "file": files[record["index"]],
+            "label": labels[record["index"]],
+        }
+    )
 
 
 def eval_files(files: Sequence[str], labels: np.ndarray, rows: BatchRows) -> tf.data.Dataset:

@@ -30,7 +30,7 @@ class SplitReader:
 
     def __init__(self, split: Split) -> None:
         pieces = split.pieces
-        _check_files([epath.Path(piece.filename) for piece in pieces])
+        check_files([epath.Path(piece.filename) for piece in pieces])
         self.num_examples = sum(piece.take for piece in pieces)
         self.num_files = len({piece.filename for piece in pieces})
         self._split = split
@@ -130,7 +130,8 @@ def leave_images_encoded(builder: tfds.core.DatasetBuilder) -> dict[str, Any]:
     }
 
 
-def _check_files(files: Sequence[epath.Path]) -> None:
+def check_files(files: Sequence[epath.Path]) -> None:
+    """Raise `UserError` if one of the files is not there."""
     tf = import_tensorflow()
     for folder in {file.parent for file in files}:
         try:

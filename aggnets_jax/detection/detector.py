@@ -20,12 +20,12 @@ from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.detection import proposals as proposing
 from aggnets_jax.detection import training
 from aggnets_jax.detection.anchors import RATIOS, SCALE, level_anchors
-from aggnets_jax.detection.backbone import Backbone, Levels
 from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHead
 from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
+from aggnets_jax.models.levels import Backbone, Levels
 
 MASK_ROI = 14
 """Bins of a RoI of the mask head along each side; a mask has twice as many pixels."""
@@ -35,7 +35,7 @@ MASKS_AT_ONCE = 32
 
 
 class Sizes(NamedTuple):
-    """Widths of a detector's parts; the defaults are those of the papers.
+    """Widths of a detector's parts; the defaults come from the papers.
 
     Attributes:
       pyramid: channels of the pyramid, the RPN and the RoIs.
@@ -190,7 +190,7 @@ class Detector(nn.Module):
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
     def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """Return the maps of the pyramid, also the last for the RPN alone."""
+        """Return the maps of the pyramid, including the last one, which only the RPN reads."""
         return self.fpn(self.levels(jnp.asarray(images, self.dtype), train=train))
 
     def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
@@ -247,7 +247,7 @@ class Detector(nn.Module):
     def detect(
         self, logits: jax.Array, deltas: jax.Array, proposals: Proposals, sizes: jax.Array
     ) -> Detections:
-        """Make the detections of a batch from what the box head predicts."""
+        """Make the detections of a batch from the predictions of the box head."""
         objects = partial(self.conventions.objects, num_classes=self.num_classes)
         scores = objects(nn.softmax(logits))
         if deltas.shape[2] > self.num_classes:

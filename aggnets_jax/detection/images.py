@@ -15,7 +15,7 @@ def resized(
 ) -> tuple[tuple[int, int], float]:
     """Return the (height, width) of a resized image, and the factor.
 
-    The factor is the largest by which the sides become at most `long` and `short`.
+    The factor is the largest with which the sides are at most `long` and `short`.
 
     Args:
       size: (height, width) of the image in pixels.

@@ -20,12 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from aggnets_jax.detection.backbone import read_by
 from aggnets_jax.detection.detector import Detector
 from aggnets_jax.detection.heads import Upsample
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.flops import Count, equations
 from aggnets_jax.models.hcgnet import HCGNet
+from aggnets_jax.models.levels import read_by
 
 ROIS, MASKS = 1000, 100
 
@@ -44,8 +44,8 @@ def count_detector(
 
     Returns:
       Scalars of all parameters; scalars of the trainable ones; operations by kind (conv, conv_bias,
-      linear, norm, relu, pool); parameters and multiply-adds of each part, where the transposed
-      convolution counts once.
+      linear, norm, relu, pool); the costs of each part, where the transposed convolution counts
+      once.
     """
     shape = detector.backbone.image_shape
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
@@ -58,13 +58,10 @@ def count_detector(
         for path, x in jax.tree.leaves_with_path(params["backbone"])
         if tuple(key.key for key in path) in detector.backbone.frozen_paths
     )
-    total, macs = Counter(), Counter()
+    total, parts = Counter(), {name: Count(number, 0, 0) for name, number in scalars.items()}
     for method, inputs in _calls(detector, image_size, shape[2]):
-        found, by_part = _count(detector, variables, method, inputs)
-        total += found
-        macs += by_part
+        total += _count(detector, variables, method, inputs, parts)
     every = sum(scalars.values())
-    parts = {name: Count(number, macs[name]) for name, number in scalars.items()}
     return every, every - frozen, dict(total), parts
 
 
@@ -90,10 +87,14 @@ def _calls(
 
 
 def _count(
-    detector: Detector, variables: Any, method: Callable[..., Any], inputs: jax.ShapeDtypeStruct
-) -> tuple[Counter, Counter]:
-    """Return the operations of a part by kind, and its multiply-adds by the detector's parts."""
-    total, macs = Counter(), Counter()
+    detector: Detector,
+    variables: Any,
+    method: Callable[..., Any],
+    inputs: jax.ShapeDtypeStruct,
+    parts: dict[str, Count],
+) -> Counter:
+    """Return the operations of a method by kind, and add its costs to the detector's parts."""
+    total = Counter()
     unused = detector.backbone.unused
     functional = isinstance(detector.backbone.network, _FUNCTIONAL_RELU)
 
@@ -104,10 +105,12 @@ def _count(
         if context.method_name == "__call__" and inside:
             counts = _module_operations(module, args[0], output)
             total.update(counts)
-            root = module.path[0] if module.path else ""
-            part = root if root in variables["params"] else "backbone"
-            work = counts.get("conv", 0) + counts.get("linear", 0)
-            macs[part] += work // 4 if isinstance(module, Upsample) else work
+            if work := counts.get("conv", 0) + counts.get("linear", 0):
+                root = module.path[0] if module.path else ""
+                name = root if root in parts else "backbone"
+                macs = work // 4 if isinstance(module, Upsample) else work
+                part, features = parts[name], args[0].size + output.size
+                parts[name] = Count(part.params, part.macs + macs, part.features + features)
         return output
 
     def run(variables: Any, inputs: jax.Array) -> Any:
@@ -124,11 +127,11 @@ def _count(
             total[kind] += number
     if has_image and not functional:
         total["relu"] -= _rpn_rectified(detector, inputs.shape[1:3])
-    return total, macs
+    return total
 
 
 def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations whose results are read."""
+    """Return the equations with results that are read."""
     return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 

@@ -130,7 +130,7 @@ def create_detector(
 
 
 def _named(what: str, kind: type[Any], given: Any) -> Any:
-    """Return a named tuple whose fields are given by name."""
+    """Return a named tuple from fields by name."""
     if isinstance(given, kind):
         return given
     if not isinstance(given, Mapping):

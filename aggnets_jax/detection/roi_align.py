@@ -38,7 +38,7 @@ def level_of(
       rois: boxes in pixels.
       levels: number of levels.
       conventions: see `Conventions`.
-      finest: side in pixels that a RoI of level 0 has at least, but for smaller RoIs.
+      finest: side in pixels of the smallest RoI of level 0; still smaller RoIs belong to it, too.
     """
     width, height = conventions.sides(rois)
     side = jnp.sqrt(jnp.maximum(width * height, 0)) / finest

@@ -153,7 +153,7 @@ def _samples(
     positives: int,
     stds: Sequence[float],
 ) -> Samples:
-    """Return the samples of an image from what is assigned to the candidates."""
+    """Return the samples of an image from the objects assigned to the candidates."""
     drawn = sample(key, assigned, number=number, positives=positives)
     own, chosen = jnp.maximum(drawn.assigned, 0), candidates[drawn.index]
     deltas = encode(boxes[own].astype(chosen.dtype), chosen, stds, conventions)

@@ -12,11 +12,11 @@ Papers: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, arXiv 1709.0150
         +-------------------------------------------+
 
 MLP is a linear layer to a sixteenth of the channels, ReLU, and a linear layer back, both with
-biases. As in the authors' code of CBAM, the scale of its normalisation is initially 0, so that the
-gate of positions starts at 1/2, and each step keeps 0.99 of the running averages.
+biases. As in the authors' code of CBAM, the scale of its normalisation starts at 0, so the gate of
+positions starts at 1/2, and each step keeps 0.99 of the running averages.
 
-The forget and update gates of HCGNet (Yang et al., AAAI 2020, arXiv 1908.09699; `smg.py`) go around
-a block in the same way, with hidden layers of a sixteenth of their inputs, as here:
+The forget and update gates of HCGNet (Yang et al., AAAI 2020, arXiv 1908.09699; `smg.py`) scale the
+output of a block in the same way, with hidden layers of a sixteenth of their inputs:
 
     forget_gate   x f(x)
     update_gate   x + v(A, B)

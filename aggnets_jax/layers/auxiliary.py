@@ -1,8 +1,7 @@
 """The auxiliary classifiers of GoogLeNet and the networks of architecture search.
 
-They help training only: the task adds their losses to the loss of the logits, see
-`training/losses.py`. They are in the endpoints `auxiliary1`, ..., and their weight in
-`auxiliary_weight`.
+In training, the task adds their losses to the loss of the logits, see `training/losses.py`. Their
+logits are the endpoints `auxiliary1`, ..., and their weight is the endpoint `auxiliary_weight`.
 """
 
 import jax
@@ -18,7 +17,7 @@ class AuxiliaryHead(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      hidden: channels behind the convolution over the whole map.
+      hidden: channels after the convolution over the whole map.
       norm: makes batch normalisations.
       conv: makes convolutions.
     """

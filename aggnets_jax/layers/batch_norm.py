@@ -1,8 +1,8 @@
-"""Batch normalisation that can be given its statistics.
+"""Batch normalisation that takes statistics computed elsewhere.
 
-Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. It is `nn.BatchNorm`
-with its variables, but layers that normalise the same features can share statistics, and the
-variance keeps its digits where the mean is far from 0 (see `features.shifted_moments`).
+Ioffe and Szegedy, "Batch Normalization", ICML 2015, arXiv 1502.03167. The variables are those of
+`nn.BatchNorm`. In addition, layers that normalise the same features can share statistics, and the
+variance keeps its digits if the mean is far from 0 (see `features.shifted_moments`).
 """
 
 import math

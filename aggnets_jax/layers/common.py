@@ -4,7 +4,7 @@
   where XLA's "SAME" would pad (0, 1) on even inputs.
 * Batch normalisation has epsilon 1e-5 and keeps 0.9 of its running averages at each step. The
   running variance is the biased one.
-* Everything is computed in `dtype`; parameters are float32, batch statistics and logits at least
+* The computation is in `dtype`; parameters are float32, and batch statistics and logits at least
   float32. With float64 parameters and `dtype=float64` everything is float64.
 """
 
@@ -25,6 +25,7 @@ from aggnets_jax.connectivity.features import Masked, WithStatistics, without_st
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import TOO_SMALL, BatchNorm
 from aggnets_jax.layers.convolution import convolve
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.runtime.compilation import backend
 
 Norm = Callable[..., nn.Module]
@@ -117,7 +118,7 @@ def _named_convolve(*arguments: Any, **keywords: Any) -> jax.Array:
 
 
 def batch_norm(*, train: bool, dtype: DTypeLike) -> Callable[..., BatchNorm]:
-    """Return what makes normalisations: by the batch in training, else by running averages."""
+    """Return the maker of normalisations: by the batch in training, else by running averages."""
     return partial(BatchNorm, use_running_average=not train, dtype=dtype)
 
 
@@ -178,7 +179,7 @@ def imagenet_stem(
     """
     x = conv(features, kernel_size, stride=2, name="stem_conv")(x)
     x = nn.relu(norm(name="stem_norm")(x))
-    return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+    return max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def deep_stem(x: jax.Array, features: int, *, norm: Norm, conv: Conv) -> jax.Array:
@@ -215,10 +216,10 @@ def compressed(channels: int, compression: float, *, least: int = 0) -> int:
 def average_pool_of(conv: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """Return the 2x2 average pool, at stride 2, of a 1x1 convolution without bias.
 
-    On a TPU the pool comes first: the result is equal but for rounding, and the convolution and its
+    On a TPU the pool comes first: the result is equal up to rounding, and the convolution and its
     gradients have a quarter of the positions (docs/decisions.md).
     """
-    pool = partial(nn.avg_pool, window_shape=(2, 2), strides=(2, 2))
+    pool = partial(avg_pool, window=(2, 2), strides=(2, 2))
     return conv(pool(x)) if backend() == "tpu" else pool(conv(x))
 
 

@@ -1,12 +1,12 @@
 """The convolution of all networks, in a form that is fast on the backend.
 
-On GPU and TPU this is XLA's `lax.conv_general_dilated`. On a CPU XLA is tens of times slower than
-necessary for the gradients of grouped convolutions, and for any gradient within a loop
-(results/convolution.csv). There the same function is made of operations that XLA computes fast:
+On GPU and TPU this is XLA's `lax.conv_general_dilated`. On a CPU, XLA is tens of times slower than
+necessary for the gradients of grouped convolutions, and for any gradient inside a loop
+(results/convolution.csv). There, operations that XLA computes fast give the same function:
 
 * A 1x1 convolution is a product of matrices.
 * The gradients of a convolution are convolutions with transposed operands. JAX's own gradients
-  permute the dimension numbers instead, and XLA has no fast code for these within a loop.
+  permute the dimension numbers instead, for which XLA has no fast code inside a loop.
 * Groups are convolved side by side; narrow groups are merged with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 
@@ -28,6 +28,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import PartitionSpec
 
+from aggnets_jax.layers.dilation import Sampling, sampling_of
 from aggnets_jax.runtime.compilation import backend, barrier_on_cpu
 
 # A convolution is fast from this many channels on; groups are merged until they have them.
@@ -85,6 +86,8 @@ def convolve(
         window = [(n - 1) * d + 1 for n, d in zip(rhs.shape, dilations, strict=False)]
         padding = lax.padtype_to_pads(lhs.shape[1:3], window, strides, padding)
     pads, groups = tuple(map(tuple, padding)), feature_group_count
+    given = Sampling(strides, pads, dilations)
+    strides, pads, dilations = sampling_of(lhs.shape[1], rhs.shape[:2], given)
     if _native.value or backend() != "cpu":
         in_xla = partial(
             lax.conv_general_dilated,

@@ -3,8 +3,8 @@
 Paper: Huang et al., "CondenseNet: An Efficient DenseNet using Learned Group Convolutions", CVPR
 2018, arXiv 1711.09224.
 
-Output o of a convolution belongs to group o mod C. A condensing step takes from each group the
-in//C inputs of the least sum of absolute weights. A lost weight is one that is exactly 0.
+Output o of a convolution belongs to group o mod C. A condensing step removes from each group the
+in//C inputs with the smallest sums of absolute weights. A removed weight is exactly 0.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class LearnedGroupConv(nn.Conv):
 
     @nn.nowrap
     def param(self, *arguments: Any, **keywords: Any) -> Any:
-        """Return the parameter, behind which the gradient ends where it is 0."""
+        """Return the parameter; it gets no gradient where it is 0."""
         value = super().param(*arguments, **keywords)
         return jnp.where(value == 0, jax.lax.stop_gradient(value), value)
 

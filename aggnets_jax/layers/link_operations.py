@@ -1,10 +1,10 @@
 """Links that carry operations: the aggregation of the cells of architecture search.
 
-    y_l = sum over its links (l, s) of op(y_s),    the cell's output: concat of some y_s
+    y_l = sum over the links (l, s) of op(y_s),    output of the cell: concat of some y_s
 
-An operation is known by its name (`OPERATIONS`). One that reads a state of another width brings it
-to the cell's; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average
-poolings leave the padding out. Each convolution is preceded by ReLU and followed by BN.
+`OPERATIONS` has the operations by name. An operation brings a state of another width to the cell's
+width; at stride 2 it halves the resolution. Padding is TensorFlow's "SAME", and average poolings
+leave the padding out. ReLU precedes each convolution, and BN follows it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +16,7 @@ from flax import linen as nn
 
 from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.layers.common import Conv, Norm
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 
 
 class Carried(NamedTuple):
@@ -151,7 +152,7 @@ class Bottlenecked(nn.Module):
 
 
 class Pool(nn.Module):
-    """A pooling, and 1x1-BN behind it if the width changes."""
+    """A pooling, followed by 1x1-BN if the width changes."""
 
     cells: Cells
     stride: int
@@ -163,10 +164,10 @@ class Pool(nn.Module):
         """[batch, height, width, channels] -> the same divided by the stride, `features` wide."""
         window, stride = (self.size, self.size), (self.stride, self.stride)
         if self.average:
-            pooled = nn.avg_pool(x, window, stride, "SAME", count_include_pad=False)
+            pooled = avg_pool(x, window, stride, "SAME", count_include_pad=False)
             x = pooled.astype(x.dtype)  # its counts are float32
         else:
-            x = nn.max_pool(x, window, stride, "SAME")
+            x = max_pool(x, window, stride, "SAME")
         if x.shape[-1] == self.cells.features:
             return x
         return ReluConvNorm(self.cells, relu=False, name="projection")(x)
@@ -220,7 +221,7 @@ class LinkOperations:
         mean: bool = False,
         drop: Callable[..., Callable[[jax.Array], jax.Array]] | None = None,
     ) -> None:
-        """Take what links carry, and how.
+        """Take the operations of the links, and how to make them.
 
         Args:
           cells: how operations are made.
@@ -228,7 +229,7 @@ class LinkOperations:
           depth: number of the last layer; the output has the next.
           reduces: whether operations on the inputs 0 and 1 have stride 2.
           mean: whether to divide a sum by the number of operations.
-          drop: `drop(name=...)` makes what drops an operation's result.
+          drop: `drop(name=...)` makes the module that drops an operation's result.
         """
         self.cells, self.carried, self.depth = cells, carried, depth
         self.reduces, self.mean, self.drop = reduces, mean, drop

@@ -12,12 +12,12 @@ Deep Neural Networks", arXiv 2004.08796, Table 1.
     |              +-- y_1 --- y_2 -- y_3      |
     +------------------------------------------+
 
-The dense layers widen, c_l = (l + 1) c_0 (eq. 10), and have as many groups more, k_l = l + 1
-(eq. 13), so that all of them have about the same number of weights.
+The dense layers become wider, c_l = (l + 1) c_0 (eq. 10), and have more groups, k_l = l + 1 (eq.
+13), so all of them have about the same number of weights.
 
 Where the paper is unclear: Table 1 has c_l = k_l c_0 / 4, which contradicts eq. 10, and the ratio
-c_0 / c_i is not given. With eqs. 10 and 13 one ratio, 0.275 in multiples of 4 channels, gives both
-printed sizes; `width_rule` has the other readings, too.
+c_0 / c_i is missing. With eqs. 10 and 13, the ratio 0.275, in multiples of 4 channels, gives both
+printed sizes. `width_rule` has the other readings, too.
 """
 
 import dataclasses

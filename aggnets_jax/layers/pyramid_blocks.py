@@ -1,11 +1,11 @@
-"""Blocks of PyramidNets: units F of any kind, added to a shortcut that is padded with zeros.
+"""Blocks of PyramidNets: units F of any kind, added to a shortcut padded with zeros.
 
 Paper: Han et al., "Deep Pyramidal Residual Networks", CVPR 2017, arXiv 1610.02915.
 
     x_k = pad(x_{k-1}) + F_k(x_{k-1})
 
 F is BN-conv3x3-BN-ReLU-conv3x3-BN, or as a bottleneck BN-conv1x1-BN-ReLU-conv3x3-BN-ReLU-
-conv1x1-BN. Other units, such as micro-dense blocks, are made by another `Block`.
+conv1x1-BN. Another `Block` makes other units, such as micro-dense blocks.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from aggnets_jax.connectivity.aggregation import pad_channels
 from aggnets_jax.connectivity.topology import Topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.common import Conv, Norm
+from aggnets_jax.layers.pooling import avg_pool
 
 
 class Branch(nn.Module):
@@ -99,4 +100,4 @@ def average_halves(x: jax.Array) -> jax.Array:
             f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
             " as in all stages for images with sides that are multiples of 32"
         )
-    return nn.avg_pool(x, (2, 2), strides=(2, 2))
+    return avg_pool(x, (2, 2), strides=(2, 2))

@@ -1,8 +1,8 @@
 """Regularisations whose strength changes during training.
 
-Each layer reads its strength from the variable `value`, a float32 scalar, of the collection
-"strength". The training step sets it (`training/regularisation_schedules.py`); if it is absent the
-strength is 0. In evaluation nothing is regularised.
+Each layer reads its strength from the variable `value`, a float32 scalar, in the collection
+"strength". The training step sets it (`training/regularisation_schedules.py`); without it, the
+strength is 0. Evaluation is not regularised.
 """
 
 import dataclasses

@@ -60,7 +60,7 @@ class Bottleneck(nn.Module):
       base_width: inner is groups * floor(width * base_width / 64).
       inner_shortcut: if given, makes a module whose output, for the input of the 3x3 convolution,
         is added to the normalised output of the same convolution, if its stride is 1 (DS2Net).
-      conv3x3: if given, makes the module in the place of the 3x3 convolution and of BN-ReLU behind
+      conv3x3: if given, makes the module in the place of the 3x3 convolution and of BN-ReLU after
         it, with the arguments `features`, `stride`, `groups`, `norm` and `conv` (SKNet).
     """
 

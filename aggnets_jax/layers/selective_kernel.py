@@ -1,4 +1,4 @@
-r"""Selective kernels: convolutions of several sizes, weighed against each other channel by channel.
+r"""Selective kernels: convolutions of several sizes with learnt shares in each channel.
 
 Paper: Li et al., "Selective Kernel Networks", CVPR 2019, arXiv 1903.06586 (eq. 1 to 6).
 
@@ -8,7 +8,7 @@ Paper: Li et al., "Selective Kernel Networks", CVPR 2019, arXiv 1903.06586 (eq. 
     x -----+                            (+)- mean -- a  (+)-- y
            '-- 3x3, dilation 2 -- U_2 --'--------- * ---'
 
-It wraps any convolution: what it weighs are the outputs of the branches that it is given.
+The branches may be any convolutions of x.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from aggnets_jax.layers.common import Conv, Norm
 
 
 class SelectiveKernel(nn.Module):
-    """A convolution of `features` channels whose kernel is selected.
+    """A convolution of `features` channels with a selected kernel.
 
     Attributes:
       features: channels of the output.

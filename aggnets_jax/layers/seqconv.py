@@ -17,9 +17,9 @@ the input has:
             '----->---'---'---'
 
 F_i is conv3x3(k)-BN-ReLU, or as a bottleneck (SeqConvB) conv1x1(k)-BN-ReLU-conv3x3(k)-BN-ReLU; the
-3x3 convolution of SeqResNeXt has c subgroups. The output of the last convolution is called raw: in
+3x3 convolution of SeqResNeXt has c subgroups. The output of the last convolution is called raw. In
 the second layer of a residual block, a slice of the raw features of the block's input is added to
-it, before the normalisation.
+it before the normalisation.
 
 Where the reference code differs: the down-sampling of the released SeqResNeXt concatenates the
 extension with itself. Here all networks concatenate the input and the extension (Fig. 3).
@@ -139,7 +139,7 @@ class SeqConv(nn.Module):
       slices: g', the number of slices of the input.
       groups: g, the number of groups.
       group: `group(zero_init=..., name=...)` makes a `Group`.
-      aggregation: combines what a group reads.
+      aggregation: combines the sources of a group.
       zero_init: whether the 3x3 convolutions are initially 0.
     """
 

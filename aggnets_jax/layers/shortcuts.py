@@ -1,4 +1,4 @@
-"""Shortcuts of residual networks: what is added to the output of a block.
+"""Shortcuts of residual networks: the sums that are added to the outputs of blocks.
 
 Paper: Zhang et al., "ResNet or DenseNet? Introducing Dense Shortcuts to ResNet", WACV 2021, arXiv
 2010.12496.
@@ -149,7 +149,7 @@ class Shortcuts:
             )
 
     def make_norm(self, *, train: bool) -> AffineNorm:
-        """Return what makes N."""
+        """Return the maker of the normalisation N."""
         return NORMS[self.norm](train)
 
     def make_aggregation(self, *, train: bool) -> Aggregation:

@@ -16,9 +16,9 @@ decays each channel of the reused map X; the update gate v (eq. 7 to 10) weighs 
 and is added to every position. Each convolution of maps has BN-ReLU before it.
 
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ: eq. 7 has the bias
-outside the normalisation, and eq. 8 one bias for both heads. In the code, and by the counts, the
-bias is inside (and thus without effect in training) and each head has its own. The hidden layers of
-the gates are rounded down.
+outside the normalisation, and eq. 8 has one bias for both heads. In the code, and by the counts,
+the bias is inside (where it has no effect in training), and each head has its own. The widths of
+the gates' hidden layers are rounded down.
 
 The gates are "general plug-ins" (Section 1): `Gated` puts them around the output of any unit, as
 `attention.py` does with SE and CBAM.
@@ -84,7 +84,7 @@ class ForgetGate(nn.Module):
 class UpdateGate(nn.Module):
     """v = u P(A) + (1 - u) P(B); u is a softmax of two heads that read both (eq. 7 to 10).
 
-    The heads share a layer of the width `hidden`, whose `activation` is as for `ForgetGate`.
+    The heads share a layer of the width `hidden`, with an `activation` as in `ForgetGate`.
     """
 
     hidden: int
@@ -120,7 +120,7 @@ class Gated(nn.Module):
     """The gates of HCGNet around any unit: x f(x) + v(A, B), or one of both.
 
     Attributes:
-      forget: whether f decays x; else x stays as it is.
+      forget: whether f decays x; otherwise x does not change.
       update: whether v of two depthwise convolutions of x is added.
       reduction: r, by which the hidden layers of the gates are narrower than their input.
     """

@@ -6,11 +6,11 @@ workshop, arXiv 1412.6806 (Tables 1 and 2, C).
     3x3(96) 3x3(96) 3x3/2(96) | 3x3(192) 3x3(192) 3x3/2(192) | 3x3(192) 1x1(192) 1x1(classes), mean
 
 All convolutions are biased and followed by ReLU, the last one, too. The first of the last stage
-does not pad (8x8 becomes 6x6). Dropout is 0.2 on the images and 0.5 behind the convolutions at
-stride 2; both are 0 here unless asked for.
+does not pad (8x8 becomes 6x6). The paper's dropout, 0.2 on the images and 0.5 after the
+convolutions at stride 2, is 0 here by default.
 
-Uncertain, because the paper leaves it open: ReLU behind the last convolution, and the padding of 1
-at stride 2. Sizes do not depend on either.
+The paper leaves open whether ReLU follows the last convolution, and whether convolutions at stride
+2 pad by 1. Sizes do not depend on either.
 """
 
 from typing import Annotated, Any

@@ -1,4 +1,4 @@
-"""AOGNet: blocks that derive their output by a grammar of words, parts of the channels.
+"""AOGNet: blocks that derive their output by a grammar; the words are parts of the channels.
 
 Paper: Li et al., "AOGNets: Compositional Grammatical Architectures for Deep Learning", CVPR 2019,
 arXiv 1711.05847.
@@ -11,11 +11,11 @@ arXiv 1711.05847.
                 +-- T(w0) -- O --.           (+)-- O -- BN-ReLU -- y
                 '-- T(w1) -- O --+-- A ------'
 
-The graphs are those of the released code, pruned, in the notation of `connectivity/and_or.py`. b is
-a quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths grow
-linearly within a stage. The networks follow the second version of the code, with 12.26M and 40.15M
-parameters; HCGNet's rows, 11.9M and 40.3M, are of an earlier setting that was not published, and so
-are the widths of its row for CIFAR (24.8M), which is left out.
+The graphs are the pruned ones of the released code, in the notation of `connectivity/and_or.py`. b
+is a quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths
+grow linearly within a stage. The networks follow the second version of the code, with 12.26M and
+40.15M parameters. HCGNet's rows, 11.9M and 40.3M, are of an earlier, unpublished setting. The
+widths of its row for CIFAR (24.8M) are not published either, so this network is left out.
 """
 
 from collections.abc import Sequence
@@ -38,6 +38,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.layers.residual_blocks import Projection
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -67,7 +68,7 @@ class AOGNode(nn.Module):
     """The unit: ReLU(1x1(b)-BN-ReLU-3x3(b)-BN-ReLU-1x1(features)-BN of the input + residual).
 
     Attributes:
-      features: channels of the output; None: as many as those of the input.
+      features: channels of the output; None: as many as the input has.
       norm: makes batch normalisations.
       conv: makes convolutions.
       dropout: makes the dropout of the branch's channels.
@@ -123,14 +124,14 @@ class AOGNet(Network):
         self, x: jax.Array, endpoints: Endpoints, norm: common.Norm, conv: common.Conv, train: bool
     ) -> jax.Array:
         x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
-        x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = max_pool(x, (2, 2), strides=(2, 2))
         endpoints["stem"] = x
         for i, width in enumerate(self.widths, start=1):
             started = x.shape[-1]
             if i > 1:
                 x = conv(started, 1, name=f"transition{i - 1}_conv")(x)
                 x = nn.relu(norm(name=f"transition{i - 1}_norm")(x))
-                x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+                x = avg_pool(x, (2, 2), strides=(2, 2))
             rate = self.dropout if i > len(self.widths) - 2 else 0.0
             dropout = partial(common.channel_dropout, rate, train=train)
             graph = self.graphs[i - 1] if self.graphs else None

@@ -5,18 +5,18 @@ Paper: Huang et al., "CondenseNet: An Efficient DenseNet using Learned Group Con
 
     y_l = conv3x3(BN-ReLU(L(BN-ReLU(concat(y_0, ..., y_{l-1})))))
 
-    in training   L is a 1x1 convolution whose groups of outputs lose inputs, C - 1 times in//C each
+    in training   L is a 1x1 convolution; its groups of outputs lose inputs, C - 1 times in//C each
     condensed     L selects the in//C inputs of each group, normalises them, and convolves in groups
 
-Three stages of n layers, depth 6n + 2, with growth rates that double; between them only average
-pooling, and the 3x3 convolutions have groups. Output o of L belongs to group o mod C. A condensing
-step takes from each group the in//C inputs of the least sum of absolute weights.
+There are three stages of n layers, depth 6n + 2, with growth rates that double, and average pooling
+between them. The 3x3 convolutions have groups. Output o of L belongs to group o mod C. A condensing
+step removes from each group the in//C inputs with the smallest sums of absolute weights.
 
-Here a lost weight is one that is exactly 0: `LearnedGroupConv` gives it no gradient, `condense`
-makes such weights, and `constrain` does so during training, at 1/6, 1/3 and 1/2 of it, and keeps
-them. `export` returns the condensed form, whose index layers are the collection "selection". Both
+A removed weight is exactly 0, and `LearnedGroupConv` gives it no gradient. `condense` removes
+weights; `constrain` does so during training, at 1/6, 1/3 and 1/2 of it, and keeps them at 0.
+`export` returns the condensed form, whose index layers are the collection "selection". Both forms
 compute the same function. The group lasso of the paper (1e-5 on ImageNet, 0 on CIFAR) is left out,
-as is the network for ImageNet, which links all layers.
+and so is the network for ImageNet, which links all layers.
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.convolution import convolve
 from aggnets_jax.layers.learned_groups import GROUPS, LEARNED, CondensedConv, LearnedGroupConv, lost
+from aggnets_jax.layers.pooling import avg_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -112,7 +113,7 @@ class CondenseNet(Network):
         endpoints["stem"] = x
         for i, (topology, k) in enumerate(zip(self.topologies, self.growth_rates, strict=True), 1):
             if i > 1:
-                x = nn.avg_pool(common.masked(x), (2, 2), strides=(2, 2))
+                x = avg_pool(common.masked(x), (2, 2), strides=(2, 2))
             x = Stage(
                 topology,
                 unit=partial(CondenseLayer, k, self.condensed, norm, conv, self.dtype),

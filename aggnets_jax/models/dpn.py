@@ -15,10 +15,9 @@ residual path and twice the step k of the dense one. F_l is the bottleneck BN-Re
 ReLU-conv3x3(w, in groups)-BN-ReLU-conv1x1(residual + k).
 
 Where implementations differ: the networks are the same as in the authors' code for MXNet
-(https://github.com/cypw/DPNs), with its eps of 1e-3 in the norms and its ReLU before the
-classifier. The weights of timm are converted from there, but it has an ELU:
-`head_activation="elu"`. DPN-68 has a narrow stem, conv3x3(10), and residual paths a quarter as
-wide.
+(https://github.com/cypw/DPNs), with eps 1e-3 in the norms and ReLU before the classifier. timm has
+converted these weights, but has an ELU before the classifier: `head_activation="elu"`. DPN-68 has a
+narrow stem, conv3x3(10), and residual paths of a quarter of the width.
 """
 
 from collections.abc import Callable, Sequence
@@ -100,7 +99,7 @@ class DPN(Network):
       width: w of the first stage, doubled in each later one.
       groups: groups of the 3x3 convolutions.
       stem_features: channels of the stem.
-      stem_kernel: size of its convolution, at stride 2 and with maxpool3x3/2 behind it.
+      stem_kernel: size of the stem's convolution, at stride 2; maxpool3x3/2 follows.
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
       head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
     """

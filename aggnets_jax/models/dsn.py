@@ -9,13 +9,13 @@ Paper: Lee et al., "Deeply-Supervised Nets", AISTATS 2015, arXiv 1409.5185.
              companion 1                     companion 2                     companion 3
 
 The layout is the authors' for Caffe: poolings of 3x3 at stride 2 round sizes up, the convolution to
-the classes has no ReLU, and behind the mean over positions comes another linear layer. A companion
-is a linear layer on all values of a stage's first convolution, before ReLU.
+the classes has no ReLU, and another linear layer follows the mean over positions. A companion is a
+linear layer on all values of a stage's first convolution, before ReLU.
 
-Companions take no part in the network's output and size, so they are left out unless their weight
-`companions` is set. The authors weigh them down and fade them out, by numbers that their layout
-does not have. Here their weight is `companions` times the strength in training: 0.001 with
-`config.strength = 1` and `config.strength_schedule = "fade"` is our choice.
+Companions change neither the network's output nor its size, so they are left out unless their
+weight `companions` is set. The authors give them small weights that fade out; their layout does not
+have the numbers. Here their weight is `companions` times the strength in training. Our choice is
+0.001 with `config.strength = 1` and `config.strength_schedule = "fade"`.
 """
 
 from typing import Annotated, Any

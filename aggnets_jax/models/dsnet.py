@@ -18,12 +18,12 @@ computed once for each output. W and w weigh channels and are 1 at first. The ne
 `resnet.ResNet` with the topology "dense" and the aggregation "normalised_sum" of shortcuts, see
 `layers.shortcuts`; other topologies give DSNets with fewer shortcuts.
 
-Where the paper is silent or the print is wrong:
-* The extra parameters, less than 0.15 % of ResNet-50, say that W belongs to pairs of layers and
-  channels within a stage, and that the 3x3 convolutions at stride 2 have no inner shortcut.
+Where the paper is silent or misprinted:
+* The number of extra parameters, less than 0.15 % of ResNet-50, implies that W belongs to pairs of
+  layers and channels within a stage, and that 3x3 convolutions at stride 2 have no inner shortcut.
 * Eq. 14 has the coefficients 1, 1, 2, ..., l; eq. 13 unrolled gives 1, 1, 2, 4, ..., 2^(l-1).
-* "DSNeXt-29, 6x64d" and "DS2NeXt-29, 6x64d" are printed with the size of 8x64d: the errors of Table
-  6 belong to one of the two, so both are listed with them.
+* "DSNeXt-29, 6x64d" and "DS2NeXt-29, 6x64d" are printed with the size of 8x64d. The errors of Table
+  6 belong to one of the two sizes, so both are listed with them.
 * Tables 2 and 3 print different errors of the networks of 101 layers.
 """
 

@@ -1,4 +1,4 @@
-r"""EfficientNet-B0 and Micro-Dense-EfficientNet: one network, three blocks exchanged.
+r"""EfficientNet-B0, and Micro-Dense-EfficientNet, which exchanges three of its blocks.
 
 Paper: Tan and Le, "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks",
 ICML 2019, arXiv 1905.11946 (Table 1).
@@ -8,19 +8,19 @@ ICML 2019, arXiv 1905.11946 (Table 1).
     x --> 1x1 (6c) --> kxk depthwise --> squeeze-excite --> 1x1 (c) --+--> y
       \_______________________________________________________________/
 
-expand, depthwise and project are convolution-BN, the first two with swish behind. A stage's first
+expand, depthwise and project are convolution-BN; swish follows the first two. A stage's first
 MBConv, which changes width or resolution, has no shortcut; it is `stage{i}_opening`. The others are
-the layers of `stage{i}`. Squeeze-excite is narrowed to a quarter of the block's input, not of the
-expanded width.
+the layers of `stage{i}`. The hidden layer of squeeze-excite has a quarter of the block's input
+width, not of the expanded width.
 
 Micro-Dense-EfficientNet (Zhu et al., "When Residual Learning Meets Dense Aggregation: Rethinking
 the Aggregation of Deep Neural Networks", arXiv 2004.08796, Table 5) has micro-dense blocks in the
-place of MBConvs 8, 9 and 10, the 9th of which opens a stage: like all micro-dense blocks it has a
-shortcut, padded with zeros. Their compression is not given; 0.35 keeps the size.
+place of MBConvs 8, 9 and 10. The 9th opens a stage; like all micro-dense blocks it has a shortcut,
+padded with zeros. Their compression is not given; 0.35 keeps the size.
 
 Where this network differs from the paper's: the original code pads as TensorFlow's "SAME" does and
 normalises with eps 1e-3 and momentum 0.99. Here convolutions pad symmetrically and normalisation is
-the package's, as in torchvision: its weights fit.
+the package's. torchvision does the same, so its weights fit.
 """
 
 from collections.abc import Callable, Sequence
@@ -72,7 +72,7 @@ class EfficientNet(Network):
     """Stem conv3x3/2(32), stages of `MBConv`, head conv1x1(1280), all followed by BN-swish.
 
     Attributes:
-      shortcut_topologies: topology of each stage's blocks behind its opening.
+      shortcut_topologies: topology of each stage's blocks after its opening.
       replaced: numbers, from 1, of the blocks that `replacement` makes.
       replacement: makes micro-dense blocks.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".

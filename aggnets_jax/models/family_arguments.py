@@ -1,8 +1,8 @@
-"""Arguments of families: type, default and meaning, and the words that timm has for some of them.
+"""Arguments of families: type, default, meaning, and timm's names for some of them.
 
 The arguments of a family are the keyword arguments of the function that builds its networks, and
-the fields with a default of the module that the function returns. Their meanings are in the
-docstrings of both.
+the fields with a default of the module that the function returns. Both docstrings have their
+meanings.
 """
 
 import functools
@@ -97,9 +97,10 @@ _TIMM: Mapping[str, tuple[tuple[str, ...], str]] = {
         "the images at model.init have the channels: (batch, height, width, channels)",
     ),
     "img_size": ((), "the images at model.init have the size: (batch, height, width, channels)"),
-    "features_only": ((), "model.apply returns (logits, endpoints), endpoints by name"),
-    "out_indices": ((), "model.apply returns (logits, endpoints), endpoints by name"),
-    "output_stride": ((), "strides are fixed"),
+    **dict.fromkeys(
+        ("features_only", "out_indices", "output_stride"),
+        ((), "only aggnets_jax.create_model makes networks without their classifier"),
+    ),
     "drop_rate": (("dropout",), "the family drops no features"),
     "drop_path_rate": (
         ("stochastic_depth", "drop_connect", "drop_path"),
@@ -112,7 +113,7 @@ _TIMM: Mapping[str, tuple[tuple[str, ...], str]] = {
 
 
 def check_timm(name: str, given: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raise `UserError` for a word of timm that a family lacks; say what does the same here."""
+    """Raise `UserError` for timm's name of an argument; the message has the name used here."""
     for word in given:
         if word in _TIMM and word not in allowed:
             names, otherwise = _TIMM[word]

@@ -1,8 +1,8 @@
-"""Parameters, multiply-adds, and FLOPs as each paper counts them; nothing is computed for it.
+"""Parameters, multiply-adds, and FLOPs as each paper counts them, without running a network.
 
 `count` gives the parameters and multiply-adds of each part of a network. `count_operations` also
-counts the elementwise operations that some papers add: it reads them from the traced program, where
-a rectifier is an operation for each element, a pooling one for each value that it reads.
+counts the elementwise operations that some papers add, from the traced program: a rectifier has one
+operation for each element, a pooling one for each value that it reads.
 """
 
 import collections
@@ -22,10 +22,18 @@ from aggnets_jax.runtime.compilation import compile_for
 
 
 class Count(NamedTuple):
-    """Trainable scalars, and multiply-adds of convolutions and linear layers for one image."""
+    """Costs of a part of a network for one image.
+
+    Attributes:
+      params: trainable scalars.
+      macs: multiply-adds of convolutions and linear layers.
+      features: values that these layers read and write; an input that several of them read counts
+        for each.
+    """
 
     params: int
     macs: int
+    features: int
 
 
 class Operations(NamedTuple):
@@ -81,7 +89,7 @@ def in_binary_units(operations: Operations) -> float:
 
 
 def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
-    """Count the parameters and multiply-adds of the parts of a network.
+    """Count the parameters, multiply-adds and features of the parts of a network.
 
     Norms, biases, activations and elementwise operations are no multiply-adds.
 
@@ -95,7 +103,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
     Raises:
       UserError: if images of that shape are too small for the network.
     """
-    macs = collections.Counter()
+    macs, features = collections.Counter(), collections.Counter()
     order: dict[str, None] = {}
 
     def count_macs(
@@ -104,7 +112,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         order.update(dict.fromkeys(context.module.path[:1]))
         output = call(*args, **kwargs)
         if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            macs[context.module.path[0]] += _macs(context.module, output)
+            part = context.module.path[0]
+            macs[part] += _macs(context.module, output)
+            features[part] += args[0].size + output.size
         return output
 
     with compile_for("cpu"), nn.intercept_methods(count_macs):  # as the network is defined
@@ -114,7 +124,9 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         name: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part))
         for name, part in variables["params"].items()
     }
-    return {name: Count(params[name], macs[name]) for name in order if name in params}
+    return {
+        name: Count(params[name], macs[name], features[name]) for name in order if name in params
+    }
 
 
 def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations:
@@ -156,31 +168,6 @@ def count_operations(model: nn.Module, input_shape: Sequence[int]) -> Operations
         elif equation.primitive.name == "reduce_sum" and equation.params["axes"] == (1, 2):
             pooled += equation.invars[0].aval.size  # type: ignore[attr-defined]
     return Operations(**modules, rectified=rectified, pooled=pooled)
-
-
-def count_traffic(model: nn.Module, input_shape: Sequence[int]) -> int:
-    """Count the features that convolutions and linear layers read and write for one image.
-
-    An input that several layers read is counted for each of them. Arguments are as for `count`.
-    """
-    elements = 0
-
-    def count_features(
-        call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-    ) -> Any:
-        nonlocal elements
-        output = call(*args, **kwargs)
-        if context.method_name == "__call__" and isinstance(context.module, nn.Conv | nn.Dense):
-            elements += args[0].size + output.size
-        return output
-
-    model, image = without_loops(model), _image(input_shape)
-    init, apply = (functools.partial(f, train=False) for f in (model.init, model.apply))
-    with compile_for("cpu"):  # as the network is defined
-        variables = jax.eval_shape(init, jax.random.key(0), image)
-        with nn.intercept_methods(count_features):
-            jax.eval_shape(apply, variables, image)
-    return elements
 
 
 def _image(input_shape: Sequence[int]) -> jax.ShapeDtypeStruct:

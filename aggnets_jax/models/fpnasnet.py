@@ -6,11 +6,11 @@ quote, are not published).
 
     y_l = F_l(y_{l-1}) [+ y_{l-1}],  or with a split  y_l = shuffle([a || F_l(b) [+ b]])
 
-Five lists over the 16 blocks say all: channels, expansion, stride, whether there is a shortcut, and
-whether the first half of the channels passes by. Where the width or the resolution changes, a
-shortcut is conv1x1-BN; the half that passes by is depthwise3x3-BN-ReLU-conv1x1-BN at stride 2.
-There is no ReLU behind sums. A stage is a row of blocks of one width and resolution: the first
-opens it.
+Five lists define the 16 blocks: channels, expansion, stride, whether there is a shortcut, and
+whether the first half of the channels bypasses the block. Where the width or the resolution
+changes, a shortcut is conv1x1-BN, and the bypassing half is depthwise3x3-BN-ReLU-conv1x1-BN at
+stride 2. There is no ReLU after sums. A stage consists of blocks of one width and resolution; the
+first opens it.
 """
 
 from collections.abc import Iterator
@@ -104,7 +104,7 @@ class FPNASNet(Network):
     """Stem, stages of `FPNASBlock`, conv1x1(1280)-BN-ReLU, head.
 
     Attributes:
-      topologies: topology of each stage's blocks behind its opening.
+      topologies: topology of each stage's blocks after its opening.
       aggregation: "sum" or "mean", of the outputs that a block reads.
       dropout: probability of dropping a feature before the classifier, 0.2 in the authors' code.
     """

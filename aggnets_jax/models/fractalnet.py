@@ -1,4 +1,4 @@
-"""FractalNet: paths of all lengths, joined by their mean, and no identity among them.
+"""FractalNet: paths of many lengths, joined by their mean, without identity shortcuts.
 
 Paper: Larsson et al., "FractalNet: Ultra-Deep Neural Networks without Residuals", ICLR 2017, arXiv
 1605.07648.
@@ -12,23 +12,23 @@ Paper: Larsson et al., "FractalNet: Ultra-Deep Neural Networks without Residuals
               '- conv - conv - join - conv - conv -'
                   (the second column starts from the join of the two left ones, too)
 
-The blocks, of 64, 128, 256, 512 and 512 channels, are a `Stage` each under the topology `fractal`;
-behind each of them is a 2x2 max pooling, by which 32x32 images end as 1x1. conv is
-conv3x3-dropout-BN-ReLU. The depth counts the convolutions of the longest path, 5 * 2^(C-1).
+Each block, of 64, 128, 256, 512 or 512 channels, is a `Stage` under the topology `fractal`. A 2x2
+max pooling follows each block, so 32x32 images end as 1x1. conv is conv3x3-dropout-BN-ReLU. The
+depth is the number of convolutions on the longest path, 5 * 2^(C-1).
 
 Where the paper and its code (https://github.com/gustavla/fractalnet) differ, or leave things open:
-* The code pools each column before the last join of a block; built is the paper's Fig. 1, where the
-  pooling follows the join.
-* The 38.6M parameters of the network of 20 layers do not come out, with the widths of both paper
-  and code: it has 33.7M. The sizes of Table 3, a quarter as wide, do for all six depths. Tried
-  without success: biases, normalisations of four numbers for each channel and 100 classes (33.7M to
+* The code pools each column before the last join of a block. This file follows the paper's Fig. 1,
+  where the pooling follows the join.
+* With the widths of paper and code, the network of 20 layers has 33.7M parameters instead of the
+  printed 38.6M. The sizes of Table 3, at a quarter of the width, agree at all six depths. Tried
+  without success: biases, normalisations of four numbers per channel and 100 classes (33.7M to
   33.8M); a 1x1 projection of each joined column or of the concatenated columns (35.6M to 36.8M);
-  one more 3x3 convolution in each block (37.6M or 39.2M, before or behind the width changes) or two
-  behind the last (38.4M); two or four columns; other widths in steps of 16, of which some fit but
-  none by a rule. Eight 1x1 convolutions more in each block would do, but nothing says so.
+  one more 3x3 convolution in each block (37.6M or 39.2M, before or after the width changes) or two
+  after the last block (38.4M); two or four columns; other widths in steps of 16, some of which fit,
+  but by no rule. Eight more 1x1 convolutions in each block would fit, but no source has them.
 * The printed network of 40 layers (22.9M) has columns of 16 to 128 channels, projected where they
-  join, and 1x1 in the place of some 3x3 convolutions, of which the paper does not say which.
-* Where drop-path would drop all inputs of a join, the paper keeps one; here each is as likely.
+  join, and 1x1 convolutions in the place of some 3x3 ones; the paper does not say which.
+* If drop-path would drop all inputs of a join, the paper keeps one; here all are equally likely.
 """
 
 from collections.abc import Callable, Sequence
@@ -51,6 +51,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -124,13 +125,13 @@ class DropPath:
 
 
 class FractalNet(Network):
-    """Blocks with a max pooling behind each, head.
+    """Blocks with a max pooling after each, head.
 
     Attributes:
       topologies: topology of each block.
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
-      dropout: probability of dropping a channel behind a convolution, of each block.
+      dropout: probability of dropping a channel after a convolution, of each block.
       drop_path: probability of dropping an input of a join, see `DropPath`; 0.15 in the paper. It
         needs the topology "fractal" and means.
     """
@@ -165,14 +166,14 @@ class FractalNet(Network):
                 name=f"stage{i}",
             )(x)
             endpoints[f"stage{i}"] = x
-            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+            x = max_pool(x, (2, 2), strides=(2, 2))
         return x
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
         return {"kernel_init": nn.initializers.lecun_uniform()}
 
     def _adds_input(self, topology: Topology) -> bool:
-        """Tell whether y_0 is added to other outputs, and so must have their width."""
+        """Return whether y_0 is added to other outputs, and so must have their width."""
         joined = any(0 in sources and len(sources) > 1 for sources in topology.sources)
         return joined and self.aggregation in ("sum", "mean")
 

@@ -11,12 +11,11 @@ Paper: Szegedy et al., "Going Deeper with Convolutions", CVPR 2015, arXiv 1409.4
 
 Three stages of 2, 5 and 2 modules with max pooling between them. As in the public port for CIFAR
 (kuangliu's), the stem is conv3x3(192)-BN-ReLU, a 5x5 convolution is two 3x3 ones, every convolution
-has a bias and is followed by BN-ReLU, there is no dropout, and the size that Micro-Dense's table
-prints, 3.5M, does not come out.
+has a bias and is followed by BN-ReLU, and there is no dropout. Micro-Dense's table prints 3.5M
+parameters, which this network does not have.
 
-The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. The paper
-has them behind modules 4a and 4d, here they are at the ends of the first two stages, which are 3b
-and 4e.
+The port has no auxiliary classifiers; `auxiliary_weight` (0.3 in the paper) adds them. In the paper
+they follow modules 4a and 4d; here they follow the last modules of the first two stages, 3b and 4e.
 """
 
 from functools import partial
@@ -32,6 +31,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
 from aggnets_jax.layers.auxiliary import AuxiliaryHead
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -78,7 +78,7 @@ class Inception(nn.Module):
 
         three = conv(conv(x, 2, 1, widths.reduce_three, 1), 2, 2, widths.three, 3)
         five = conv(conv(x, 3, 1, widths.reduce_five, 1), 3, 2, widths.five, 3)
-        pooled = nn.max_pool(x, (3, 3), padding=((1, 1), (1, 1)))
+        pooled = max_pool(x, (3, 3), padding=((1, 1), (1, 1)))
         branches = [
             conv(x, 1, 1, widths.one, 1),
             three,
@@ -109,7 +109,7 @@ class GoogLeNet(Network):
         x = endpoints["stem"] = nn.relu(norm(name="stem_norm")(x))
         for i, (topology, widths) in enumerate(zip(self.topologies, STAGES, strict=True), 1):
             if i > 1:
-                x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+                x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
             x = Stage(
                 topology,
                 unit=lambda layer, name, widths=widths: Inception(

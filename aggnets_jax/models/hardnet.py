@@ -1,23 +1,23 @@
-r"""HarDNet: few links, on the powers of two that divide a layer's number, and wider layers there.
+r"""HarDNet: few links, by the powers of two that divide a layer's number; layers of several widths.
 
 Paper: Chao et al., "HarDNet: A Low Memory Traffic Network", ICCV 2019, arXiv 1909.00948.
 
     y_l = F_l(concat of y_{l - 2^i} for all i such that 2^i divides l)
-    width of y_l: k * m^n, n the largest i, to the next even number
-    output of a block: concat of all y_l of odd l, and of the last
+    width of y_l: k * m^n, with n the largest i, rounded to an even number
+    output of a block: concat of all y_l with odd l, and the last
 
     y_0 -- y_1 -- y_2 -- y_3 -- y_4        layer 2 reads 1, 0
      |\____________/ \____________/|        layer 4 reads 3, 2, 0
      \____________________________/
 
 F_l is conv3x3-BN-ReLU6, or with `depthwise` conv1x1-BN-ReLU6-depthwise3x3-BN. Behind each block
-comes conv1x1-BN-ReLU6, and behind some of them the resolution is halved, by max pooling or by a
-depthwise convolution at stride 2. A block's input is not in its output.
+comes conv1x1-BN-ReLU6. After some blocks the resolution is halved, by max pooling or by a depthwise
+convolution at stride 2. The output of a block does not contain its input.
 
 Where the paper and the reference code (https://github.com/PingoLH/Pytorch-HarDNet) differ: numbers
-of layers and channels follow the code, as does ReLU6 in the place of ReLU. Its dropouts, before the
-classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones) and in 85 before the last 1x1
-convolution (0.1), are 0 unless asked for.
+of layers and channels, and ReLU6 in the place of ReLU, follow the code. The code's dropouts are 0
+here by default: before the classifier (0.1 in HarDNet-68, 0.2 in 85, 0.05 in the depthwise ones),
+and in 85 before the last 1x1 convolution (0.1).
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +38,7 @@ from aggnets_jax.connectivity.topology import (
     stage_topologies,
 )
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
 
@@ -94,13 +95,13 @@ def layer_width(layer: int, growth_rate: int, multiplier: float) -> int:
 
 
 class HarDNet(Network):
-    """Stem, blocks with a 1x1 convolution behind each, head.
+    """Stem, blocks with a 1x1 convolution after each, head.
 
     Attributes:
       topologies: topology of each block.
       growth_rates: k of each block.
-      features: channels behind each block.
-      downsampled: whether the resolution is halved behind each block.
+      features: channels after each block.
+      downsampled: whether the resolution is halved after each block.
       stem_features: channels of the two convolutions of the stem.
       multiplier: m.
       depthwise: whether 3x3 convolutions in blocks are depthwise separable.
@@ -131,7 +132,7 @@ class HarDNet(Network):
             if self.depthwise:
                 return DepthwiseNorm(2, **parts, name=name)(x)
             pad = (window - 1) // 2
-            return nn.max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
+            return max_pool(x, (window, window), (2, 2), ((pad, pad), (pad, pad)))
 
         x = ConvNorm(self.stem_features[0], 3, 2, **parts, name="stem1")(x)
         kernel_size = 1 if self.depthwise else 3
@@ -186,8 +187,8 @@ def hardnet(
       depth: one of `VARIANTS`, for the numbers below that are not given.
       stage_depths: layers of each block.
       growth_rate: k, or one for each block.
-      features: channels behind each block.
-      downsampled: whether the resolution is halved behind each block.
+      features: channels after each block.
+      downsampled: whether the resolution is halved after each block.
       stem_features: channels of the two convolutions of the stem.
       multiplier: m.
       topology: name of a pattern, or one for each block.
@@ -225,7 +226,7 @@ def hardnet(
     return network
 
 
-# By depth: layers, k, channels behind and whether to halve behind each block; stem; m.
+# By depth: layers, k, channels after and whether to halve after each block; stem; m.
 # fmt: off
 VARIANTS = {
     39: ((4, 16, 8, 4), (16, 20, 64, 160), (96, 320, 640, 1024),

@@ -4,21 +4,20 @@ Paper: Yang et al., "Gated Convolutional Networks with Hybrid Connectivity for I
 Classification", AAAI 2020, arXiv 1908.09699.
 
     hybrid block:   y_l = SMG_l(concat(y_0, y_1, ..., y_{l-1})), its output concat(y_0, ..., y_N)
-    transition:     one SMG module at stride 2, whose input is not passed on
+    transition:     one SMG module at stride 2; its input is not concatenated
 
 The SMG module, with its equations, is in `layers.smg`.
 
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
-* The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, which is alpha = 1.5
-  times C_out but for the rounding; C_out is rounded down. With `transition_multiplier` it is
-  rounded down, too.
-* The code for ImageNet applies dropout to a tensor that it then leaves aside: 0.1 before the
-  classifier is the paper's. DropBlock behind the transitions of CIFAR is only in the code; there
-  its squares may begin anywhere, and are cut off at the border of the map.
-* FLOPs are printed as multiply-adds of convolutions and of the classifier, two operations for each
-  element of a normalisation of maps, one for each element of a ReLU and for each value that a
-  pooling reads. The code that counts forgets the dilation, and so takes the maps of B for two rows
-  and columns larger than they are.
+* The middle of a transition has C_in - floor((C_in - C_out) / 2) channels: up to rounding, alpha =
+  1.5 times C_out. C_out is rounded down, and so is the middle with `transition_multiplier`.
+* The code for ImageNet applies dropout to a tensor that it does not use; the paper has 0.1 before
+  the classifier. DropBlock after the transitions for CIFAR is only in the code; its squares may
+  begin anywhere, and are cut off at the border of the map.
+* The printed FLOPs are multiply-adds of convolutions and of the classifier, two operations for each
+  element of a normalisation of maps, and one for each element of a ReLU and for each value that a
+  pooling reads. The counting code ignores the dilation, so it counts two rows and columns too many
+  in the maps of B.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,6 +33,7 @@ from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.layers.regularisation import DropBlock
 from aggnets_jax.layers.smg import GATE_ACTIVATIONS, SMG
 from aggnets_jax.models.flops import with_elementwise
@@ -85,7 +85,7 @@ class HCGNet(Network):
         conv = partial(conv, kernel_init=common.uniform_fan_in)
         if self.imagenet_stem:
             x = common.deep_stem(x, self.stem_features, norm=norm, conv=conv)
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         else:
             x = conv(self.stem_features, 3, name="stem_conv")(x)
         endpoints["stem"] = x

@@ -1,4 +1,4 @@
-"""Highway networks: a gate decides, value by value, between what a layer computes and its input.
+"""Highway networks: a gate mixes, value by value, the result of a layer and its input.
 
 Papers: Srivastava et al., "Highway Networks", arXiv 1505.00387, and "Training Very Deep Networks",
 NeurIPS 2015, arXiv 1507.06228.
@@ -11,17 +11,16 @@ NeurIPS 2015, arXiv 1507.06228.
               |     1 - T       |
               '-------*---------'
 
-A highway layer keeps the width. Each of the three stages begins with an ordinary convolution, which
-brings its input to the width of the stage; max pooling is between the stages, and behind the last
-conv1x1(100)-ReLU, the mean over positions and the classifier. All convolutions have biases and
-there are no norms. Under another topology the gate carries the aggregate of what a layer reads in
-the place of y_{l-1}.
+A highway layer keeps the width. Each of the three stages begins with an ordinary convolution to the
+width of the stage. Max pooling is between the stages; conv1x1(100)-ReLU, the mean over positions
+and the classifier follow the last stage. All convolutions have biases, and there are no norms.
+Under another topology the gate carries the aggregate of a layer's sources instead of y_{l-1}.
 
-Where the papers and their code (https://github.com/flukeskywalker/highway-networks) leave things
-open: the network of 19 layers follows the code: its stages have 32, 80 and 128 channels. The papers
-do not give the widths of their other networks on CIFAR (11 layers of 236K parameters, 32 layers of
-1.25M), so that these are not listed. The code's dropout of 0.2, of the images, between the stages
-and before the classifier, is 0 unless asked for.
+The network of 19 layers follows the authors' code
+(https://github.com/flukeskywalker/highway-networks): its stages have 32, 80 and 128 channels. The
+papers do not give the widths of their other networks on CIFAR (11 layers with 236K parameters, 32
+layers with 1.25M), so these are not listed. The code's dropout of 0.2 (of the images, between the
+stages and before the classifier) is 0 here by default.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,6 +42,7 @@ from aggnets_jax.connectivity.topology import (
 )
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import max_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
 
@@ -102,7 +102,7 @@ class HighwayNet(Network):
         x = dropout()(x)
         for i, (topology, width) in enumerate(zip(self.topologies, self.widths, strict=True), 1):
             if i > 1:
-                x = dropout()(nn.max_pool(x, (2, 2), strides=(2, 2)))
+                x = dropout()(max_pool(x, (2, 2), strides=(2, 2)))
             x = nn.relu(plain(width, 3, name=f"stage{i}_opening")(x))
             endpoints.setdefault("stem", x)
             x = Stage(

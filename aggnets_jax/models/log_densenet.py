@@ -1,4 +1,4 @@
-"""Log-DenseNet: a DenseNet whose layers read the outputs at distances 1, b, b^2, ... only.
+"""Log-DenseNet: a DenseNet whose layers read only the outputs at distances 1, b, b^2, ...
 
 Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002.
 
@@ -9,14 +9,14 @@ Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002.
      |           |     '-----------+ 2            layer 5 reads 4, 3, 1
      |     '-----------------------+ 4
 
-The network is `SparseNet` under the topology `log_dense`. With base 2 the topology is SparseNet's
-own, but for the numbering; a base below two (`topology_args={"base": 1.5}`) reads more outputs, up
-to the DenseNet. F_l is BN-ReLU-conv3x3(k), theta is 1, and the stem has 2k channels, as in the
-authors' code; `log_densenet_bc` has the bottleneck and theta = 0.5.
+The network is `SparseNet` under the topology `log_dense`. With base 2 the topology is SparseNet's,
+numbered differently. With a base below two (`topology_args={"base": 1.5}`) a layer reads more
+outputs, up to the DenseNet. F_l is BN-ReLU-conv3x3(k), theta is 1, and the stem has 2k channels, as
+in the authors' code; `log_densenet_bc` has the bottleneck and theta = 0.5.
 
-The paper differs: its links cross the ends of stages, and an output that is read at the next
-resolution gets there by a transition of its own. Here links end with their stage, as in SparseNet,
-and a transition takes the aggregate.
+In the paper, links cross the ends of stages, and an output that is read at the next resolution has
+a transition of its own. Here links end with their stage, as in SparseNet, and the transition takes
+the aggregate.
 """
 
 from functools import partial

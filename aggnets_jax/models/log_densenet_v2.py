@@ -1,4 +1,4 @@
-"""Log-DenseNet V2: links at logarithmic distances within a stage, and one to all that is before it.
+"""Log-DenseNet V2: links at logarithmic distances in a stage, and one to all outputs before it.
 
 Paper: Hu et al., "Log-DenseNet: How to Sparsify a DenseNet", arXiv 1711.00002, and the authors'
 code.
@@ -10,15 +10,15 @@ code.
           |     |     |     |             |       |
           +-> y_1 -> y_2 -> y_3 --(all)-- T --- concat -- c' of the next stage
 
-One topology runs over the whole network. A layer reads an output of an earlier stage within c,
-which holds all of them: "log_dense_v2" gives the stem and the earlier stages as sources of every
-layer. `stage_part` makes a stage's topology of it, in which c is y_0. T is BN-ReLU-conv1x1-average
-pool; it keeps the width of c, and brings the outputs to min(n k, k (floor(log2(3n + 1)) + 1))
-channels. The classifier reads what the last layer reads and its output.
+One topology covers the whole network. c contains all outputs before the stage: in "log_dense_v2",
+the stem and the earlier stages are sources of every layer. `stage_part` makes a stage's topology
+from it, in which c is y_0. T is BN-ReLU-conv1x1-average pool; it keeps the width of c, and brings
+the outputs to min(n k, k (floor(log2(3n + 1)) + 1)) channels. The classifier reads the last layer's
+output and sources.
 
-HCGNet's row prints neither n nor k. Of the networks that have 19.0M parameters, n = 32 and k = 40
-(depth 100) comes near to 11.1G; n = 57 and k = 28 with 100 classes does nearly as well. The blocks
-are certain, the size is a fit.
+HCGNet's row prints neither n nor k. Of the networks with 19.0M parameters, n = 32 and k = 40 (depth
+100) comes near to the printed 11.1G; n = 57 and k = 28 with 100 classes comes nearly as close. The
+blocks are certain, the size is a fit.
 """
 
 from collections.abc import Sequence
@@ -80,7 +80,7 @@ class LogDenseNetV2(Network):
       growth_rate: k.
       stages: number of stages.
       aggregation: "concat".
-      dropout: probability of dropping a channel behind each convolution (0.2 in the authors' code).
+      dropout: probability of dropping a channel after each convolution (0.2 in the authors' code).
     """
 
     whole: Topology

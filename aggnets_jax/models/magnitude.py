@@ -3,8 +3,8 @@
 Han et al., "Deep Compression", ICLR 2016, arXiv 1510.00149, and Han et al., "Learning both Weights
 and Connections for Efficient Neural Networks", NeurIPS 2015, arXiv 1506.02626: the weights of
 smallest absolute value are set to 0, and the others trained further. The table prints 7.47M of
-25.5M parameters, 29.2 %, and not how many of each layer remain. Here each kernel keeps the same
-share: a choice.
+25.5M parameters, 29.2 %, but not how many remain in each layer. Here each kernel keeps the same
+share, which is our choice.
 """
 
 from typing import Any

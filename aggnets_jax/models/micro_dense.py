@@ -8,12 +8,11 @@ Deep Neural Networks", arXiv 2004.08796, Table 2.
 Stem, widths of the blocks (eq. 14), shortcuts and head are the same as in PyramidNet.
 
 Where the paper is unclear: Figure 4 (left) varies the layers n of a block at "the same number of
-parameters and depths". A block has 2n + 2 convolutions. With the depth counted in convolutions, as
-in all other networks, the networks have 240 of them (60 blocks of n = 1, 30 of n = 3, 24 of n = 4),
-and as near as three equal stages come to that 234 (39 of n = 2) and 252 (21 of n = 5); the
-compression keeps the size, alpha stays 64. With the depth counted in blocks, as in the networks'
-names, there are 30 blocks for each n (`mdnet30_a64_n1`, ...) and the convolutions grow. The paper
-does not say how many n there are.
+parameters and depths", without saying which n. A block has 2n + 2 convolutions. If the depth counts
+convolutions, as in all other networks, the networks have 240 (60 blocks of n = 1, 30 of n = 3, 24
+of n = 4), or the nearest number for three equal stages: 234 (39 of n = 2) and 252 (21 of n = 5).
+The compression keeps the size, and alpha stays 64. If the depth counts blocks, as in the networks'
+names, there are 30 blocks for each n (`mdnet30_a64_n1`, ...), and the number of convolutions grows.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Micro-dense blocks in the place of the blocks of ResNeXt: all else is the ResNeXt.
+"""ResNeXt with micro-dense blocks in the place of its blocks.
 
 Papers: Zhu et al., "When Residual Learning Meets Dense Aggregation: Rethinking the Aggregation of
 Deep Neural Networks", arXiv 2004.08796, Table 6; Xie et al., "Aggregated Residual Transformations
@@ -10,10 +10,10 @@ The stem, the projected shortcuts, the ReLU after the sum and the head are the s
 (`resnet.py`): "we only replaced each ResNeXt block with Res2Net or micro-dense block".
 
 Table 6 prints 1.8M parameters and 0.26G FLOPs for all three networks, but neither depth, widths,
-cardinality, scales nor compression. With blocks of 64, 128 and 256 channels, and with up to 24
-blocks in each stage, only 18 of them give the micro-dense network both numbers (c_0 is a multiple
-of 4); the stem has the 16 channels of Micro-Dense Nets. Of the ResNeXts with this backbone, 2x42d
-alone has both numbers, and of the Res2NeXts with four scales, 4x8d alone has them.
+cardinality, scales nor compression. Assume blocks of 64, 128 and 256 channels, c_0 a multiple of 4,
+and a stem of 16 channels, as in Micro-Dense Nets. Of up to 24 blocks in each stage, only 18 then
+give the micro-dense network both numbers. With this backbone, the only ResNeXt with both numbers is
+2x42d, and the only Res2NeXt with four scales is 4x8d.
 """
 
 from typing import Annotated, Any

@@ -2,7 +2,7 @@
 
 Paper: Wang et al., "Mixed Link Networks", IJCAI 2018, arXiv 1802.01808.
 
-    x_l = x_{l-1} joined with y_l, where they overlap by k1 channels, which are added
+    x_l = x_{l-1} followed by y_l; they overlap by k1 channels, which are added
     y_l = [inner_l(x_{l-1}) || outer_l(x_{l-1})], k1 and k2 channels
 
     x_{l-1}  [ . . . . . . . . . ]
@@ -10,12 +10,12 @@ Paper: Wang et al., "Mixed Link Networks", IJCAI 2018, arXiv 1802.01808.
     y_l                  [inner]-[outer]
     x_l      [ . . . . . . . . . . . . .]
 
-inner and outer are bottlenecks BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k) of their own. k1 = 0 gives a
+inner and outer are two bottlenecks BN-ReLU-conv1x1(4k)-BN-ReLU-conv3x3(k). k1 = 0 gives a
 DenseNet-BC, k2 = 0 a residual network.
 
 The paper does not say where the inner link adds and how wide the stem is. As in the reference code
 (https://github.com/DeepInsight-PCALab/MixNet), it adds to the last k1 channels, and the stem has
-max(2 k2, k1). The code's README has the sizes, on CIFAR of heads with 10 classes, and the errors.
+max(2 k2, k1) channels. The code's README has the errors, and the sizes (for CIFAR with 10 classes).
 """
 
 from collections.abc import Callable, Sequence

@@ -9,9 +9,9 @@ Paper: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks",
              \---------/       \---------/
     opening     layer1            layer2
 
-A stage is opened by a block that changes the width and has no shortcut. For CIFAR the strides of
-the stem and of the stage of 24 channels are 1 rather than 2, on which sizes do not depend. Dropout
-of 0.2 before the classifier is 0 here unless asked for.
+The block that opens a stage changes the width and has no shortcut. For CIFAR the strides of the
+stem and of the stage with 24 channels are 1 instead of 2; sizes do not depend on them. The paper's
+dropout of 0.2 before the classifier is 0 here by default.
 """
 
 from functools import partial
@@ -55,7 +55,7 @@ class MobileNetV2(Network):
     """Stem conv3x3(32), stages of `InvertedResidual`, conv1x1(1280), with BN-ReLU6 each, head.
 
     Attributes:
-      topologies: topology of each stage's blocks behind its opening.
+      topologies: topology of each stage's blocks after its opening.
       aggregation: aggregation of the outputs that a shortcut reads, "sum" or "mean".
       dropout: probability of dropping a feature before the classifier, 0.2 in the paper.
     """

@@ -5,24 +5,24 @@
     stem -- N normal -- reduction -- N normal -- reduction -- N normal -- ReLU-mean-linear
              F           2F           2F          4F           4F
 
-h0 is ReLU-1x1(F)-BN of the last cell's output. h1 is the input of the last cell: as it is if it has
-F channels, else by ReLU-1x1(F)-BN, and at twice the resolution by a factorised reduction behind
-ReLU. The first cell's h1 is the stem as it is, conv3x3(3F)-BN. On ImageNet the stem is
-conv3x3/2(32)-BN without padding and two reduction cells of F/4 and F/2. There is no ReLU between
-cells.
+h0 is ReLU-1x1(F)-BN of the last cell's output. h1 is the input of the last cell: unchanged if it
+has F channels, otherwise after ReLU-1x1(F)-BN, or after ReLU and a factorised reduction if it has
+twice the resolution. The first cell's h1 is the stem, conv3x3(3F)-BN, unchanged. On ImageNet the
+stem is conv3x3/2(32)-BN without padding and two reduction cells of F/4 and F/2. There is no ReLU
+between cells.
 
 Where networks differ from this frame:
 * PNASNet's own network for CIFAR has no reduction cells between the normal ones: the first cell of
-  a later stage is at stride 2. The larger one (n6_f128), of Luo et al. (NAO, arXiv 1808.07233),
-  has.
-* The authors' ENAS network gives the first cell the stem for both states, brings both states to F
-  channels, and brings h0 there twice. An identity at stride 2 is a factorised reduction, and the
-  classifier has no bias. The larger one (n6_f128) of NAO is in the frame above.
+  a later stage is at stride 2. The larger network (n6_f128), of Luo et al. (NAO, arXiv 1808.07233),
+  has them.
+* In the authors' ENAS network, the stem is both states of the first cell. Both states are brought
+  to F channels, h0 twice. An identity at stride 2 is a factorised reduction, and the classifier has
+  no bias. The larger network (n6_f128) of NAO follows the frame above.
 
-The TensorFlow code of the authors was read, but not run: sizes are checked against printed ones.
-With the auxiliary head (`auxiliary_weight`, 0.4 in the papers) sizes are those that NAO prints: it
-has it behind the first normal cell of the last stage, the TensorFlow code behind the second stage's
-last cell (`auxiliary_stage=2`). Drop-path does not grow with the training step here.
+The TensorFlow code of the authors was read, but not run; sizes are compared with printed ones. With
+the auxiliary head (`auxiliary_weight`, 0.4 in the papers) the sizes are the ones that NAO prints.
+NAO has the head after the first normal cell of the last stage; the TensorFlow code has it after the
+last cell of the second stage (`auxiliary_stage=2`). Here drop-path does not grow during training.
 """
 
 from collections.abc import Sequence
@@ -58,10 +58,11 @@ class NASNet(Network):
       features: F, doubled at each reduction.
       within: whether the first cell of a later stage has stride 2, in the place of a further cell.
       twice: whether the frame is the authors' of ENAS.
-      imagenet_stem: whether the stem is that of ImageNet.
+      imagenet_stem: whether the network has the stem for ImageNet.
       aggregation: "sum" or "mean" of the operations of a state.
       auxiliary_weight: weight of the loss of the auxiliary head; 0 for none.
-      auxiliary_stage: 2 for the head behind the second stage, 3 for behind the next normal cell.
+      auxiliary_stage: 2 for the head after the second stage, 3 for the head after the next normal
+        cell.
       dropout: probability of dropping a feature before the classifier.
       drop_path: probability of dropping an operation of the last cell for an image; less before.
     """

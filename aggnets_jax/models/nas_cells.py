@@ -1,4 +1,4 @@
-"""The cells that architecture search has found, as topologies whose links carry operations.
+"""Cells found by architecture search, as topologies whose links carry operations.
 
 * NASNet-A: Zoph et al., "Learning Transferable Architectures for Scalable Image Recognition", CVPR
   2018, arXiv 1707.07012.
@@ -8,10 +8,9 @@
 * ENAS: Pham et al., "Efficient Neural Architecture Search via Parameter Sharing", ICML 2018, arXiv
   1802.03268.
 
-A cell has two inputs: h0 is the output of the cell before, h1 that of the cell before it, both
-brought to the width F. h2, ... are sums of two operations, see `layers/link_operations.py`; the
-output is the concatenation of the states in `out`. In a reduction cell operations on h0 and h1 have
-stride 2.
+A cell has two inputs of width F: h0 comes from the previous cell, and h1 from the cell before that.
+h2, ... are sums of two operations, see `layers/link_operations.py`. The output concatenates the
+states in `out`. In a reduction cell, operations on h0 and h1 have stride 2.
 """
 
 import dataclasses
@@ -168,11 +167,11 @@ class Cell(nn.Module):
       wiring: topology and operations.
       cells: how operations are made; its width is F.
       reduces: whether operations on the states have stride 2.
-      first: whether the previous state is the stem, which is read as it is.
+      first: whether the previous state is the stem, which is read without a change.
       twice: whether the frame is the authors' of ENAS.
       mean: whether operations are averaged, not added.
       execution: how to compute the stage.
-      drop: `drop(name=...)` makes what drops an operation's result.
+      drop: `drop(name=...)` makes the module that drops an operation's result.
     """
 
     wiring: Wiring

@@ -34,7 +34,7 @@ class Network(nn.Module, kw_only=True):
 
         Args:
           images: [batch, height, width, channels], normalised.
-          train: whether to normalise by the batch, and to drop what is dropped (rng "dropout").
+          train: whether to normalise by the batch and to apply dropout (rng "dropout").
 
         Returns:
           Logits [batch, num_classes] of at least float32, and the endpoints by name: `stem`,

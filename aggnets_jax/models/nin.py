@@ -1,12 +1,12 @@
-"""Network in Network: 1x1 convolutions between the others, and no linear layer.
+"""Network in Network: 1x1 convolutions between larger ones, and no linear layer.
 
 Paper: Lin et al., "Network In Network", ICLR 2014, arXiv 1312.4400.
 
     5x5(192) 1x1(160) 1x1(96) | 5x5(192) 1x1(192) 1x1(192) | 3x3(192) 1x1(192) 1x1(classes), mean
 
 All convolutions are biased and followed by ReLU, the last one, too. Between the stages are max and
-average poolings (which average the padding, too) and dropout of 0.5, which is 0 here unless asked
-for. As in the public ports, poolings pad by 1.
+average poolings (which average the padding, too) and dropout, 0.5 in the paper and 0 here by
+default. As in the public ports, poolings pad by 1.
 """
 
 from typing import Annotated, Any

@@ -86,7 +86,7 @@ def show(name: str) -> None:
 
 
 def _by_classes(numbers: Mapping[int, int]) -> str:
-    """Return numbers with the size of the head behind each."""
+    """Return numbers, each followed by the size of the head."""
     return " / ".join(f"{number:,} ({classes})" for classes, number in numbers.items())
 
 
@@ -163,7 +163,7 @@ class Row(NamedTuple):
 
 
 def _read(cell: str) -> dict[int, int]:
-    """Return the numbers of a cell by the number of classes behind each."""
+    """Return the numbers of a cell, by the number of classes."""
     pairs = re.findall(r"([\d,]+) \((\d+)\)", cell)
     return {int(classes): int(number.replace(",", "")) for number, classes in pairs}
 

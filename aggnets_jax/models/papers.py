@@ -3,8 +3,8 @@
 A row of `papers.csv` is a row of a paper's table: the network by its name here, the paper and its
 table ("Table 3, +" is a row that the paper marks with "+"), sizes and FLOPs as printed, errors in
 percent by data set, whether the paper quotes the row from another paper, and a remark where print
-and network differ. Networks without any number have a row, too: every network of the file is
-listed by `list_models`. The first row of a network is the one in docs/models.md.
+and network differ. `list_models` lists every network of the file, so networks without printed
+numbers have a row, too. docs/models.md has the first row of each network.
 """
 
 import csv

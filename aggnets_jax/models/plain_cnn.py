@@ -1,4 +1,4 @@
-"""Plain networks of biased convolutions and ReLU without normalisation: the frame of NiN and kin.
+"""Plain networks of biased convolutions and ReLU, without normalisation: NiN and its kin.
 
     x --[conv-ReLU]-- y_0 --conv-ReLU-- y_1 --conv-ReLU-- y_2 --[reduction]--[dropout]-- next stage
          opening             layer1            layer2
@@ -23,6 +23,7 @@ from aggnets_jax.connectivity.execution import Execution
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import avg_pool, max_pool
 from aggnets_jax.layers.regularisation import current_strength
 
 
@@ -35,7 +36,7 @@ class Convolution(NamedTuple):
 
 
 class PlainStage(NamedTuple):
-    """A stage: its convolutions, of which the first opens it, and what halves the resolution."""
+    """A stage: its convolutions, the first of which opens it, and how it halves the resolution."""
 
     convolutions: Sequence[Convolution]
     reduction: str | None = None
@@ -46,9 +47,9 @@ def _pool(pool: Callable[..., jax.Array], *padding: int) -> Callable[[jax.Array]
 
 
 POOLS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
-    "max": _pool(nn.max_pool, 1, 1),
-    "average": _pool(nn.avg_pool, 1, 1),  # padding is averaged, too
-    "max_ceil": _pool(nn.max_pool, 0, 1),  # Caffe: sizes are rounded up
+    "max": _pool(max_pool, 1, 1),
+    "average": _pool(avg_pool, 1, 1),  # padding is averaged, too
+    "max_ceil": _pool(max_pool, 0, 1),  # Caffe: sizes are rounded up
 }
 """Poolings 3x3 at stride 2; the reduction "conv" is a convolution instead."""
 
@@ -70,13 +71,13 @@ class PlainCNN(nn.Module):
 
     Attributes:
       num_classes: size of the logits.
-      topologies: topology of the layers behind the opening of each stage.
+      topologies: topology of the layers after the opening of each stage.
       stages: the convolutions of each stage.
-      final_relu: whether ReLU comes behind the convolution to the classes.
+      final_relu: whether ReLU comes after the convolution to the classes.
       further_linear: whether a linear layer from classes to classes ends the network (DSN).
       aggregation: "concat", "sum" or "mean".
       input_dropout: probability of dropping a value of the images.
-      dropout: probability of dropping a value behind each reduction.
+      dropout: probability of dropping a value after each reduction.
       companions: weight of the losses of companion heads, linear layers on the opening of each
         stage before ReLU; 0 for none. See `training/losses.py`.
       dtype: dtype of the computation.
@@ -102,7 +103,7 @@ class PlainCNN(nn.Module):
 
     @property
     def linear_head(self) -> bool:
-        """Whether sizes are linear in the number of classes, through a linear layer alone."""
+        """Whether only a linear layer depends on the classes, so that sizes are linear in them."""
         return False
 
     @nn.compact

@@ -6,13 +6,13 @@ Zhu et al., "Sparsely Aggregated Convolutional Networks", ECCV 2018, arXiv 1801.
     SparseNet[+], eq. 2:  y_l = F_l(y_{l-1} + y_{l-2} + y_{l-4} + y_{l-8} + ...)
     ResNet,       eq. 3:  y_l = F_l(y_0 + y_1 + ... + y_{l-1}),  x_l = x_{l-1} + F_l(x_{l-1})
 
-y_0 is the 1x1 projection of the stage's input, by which it gets the width (and the stride) of the
-stage; the first layer reads the input itself, as the first block of a residual stage does. F_l is
-the bottleneck BN-ReLU-conv1x1(w)-BN-ReLU-conv3x3(w)-BN-ReLU-conv1x1(4w). No other path carries
-anything: with the dense topology the running sum IS the identity shortcut.
+y_0 is the 1x1 projection of the stage's input to the width and stride of the stage. The first layer
+reads the input itself, as in the first block of a residual stage. F_l is the bottleneck
+BN-ReLU-conv1x1(w)-BN-ReLU-conv3x3(w)-BN-ReLU-conv1x1(4w). There is no other path: with the dense
+topology, the running sum is the identity shortcut.
 
-Where the paper and the counts differ: Table 3's column is CIFAR-100, its parameters have heads of
-10 classes; they come out to the digit as bottleneck networks of depth 9n + 2 at every depth.
+Where the paper and the counts differ: Table 3 is about CIFAR-100, but its parameters are those of
+networks with 10 classes. They agree to the digit for bottleneck networks of depth 9n + 2.
 """
 
 from collections.abc import Callable

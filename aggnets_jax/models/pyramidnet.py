@@ -14,8 +14,8 @@ conv1x1-BN to 4 D_k channels. The first blocks of the second and third stage hal
 with a 2x2 average in the shortcut; they are `stage2_opening` and `stage3_opening`.
 
 Where the reference code (github.com/jhkim89/PyramidNet) and the paper differ: the code rounds D_k
-to the nearest whole number. Rounded down as in eq. 3 all printed sizes come out, some of which are
-rounded down, too, except those of alpha = 270, where there is nothing to round.
+to the nearest whole number, eq. 3 rounds down. Rounded down, all printed sizes agree, except those
+of alpha = 270, where no D_k has to be rounded.
 """
 
 from collections.abc import Callable, Sequence
@@ -182,7 +182,7 @@ def checked(network: PyramidNet) -> PyramidNet:
 
 
 def check_shortcut_aggregation(aggregation: str) -> None:
-    """Raise `UserError` for an aggregation whose result can't be added to a block's output."""
+    """Raise `UserError` for an aggregation that can't be added to a block's output."""
     because = "a shortcut is added to the output of a block, which must not be narrower"
     check_aggregation(aggregation, ("padded_sum", "sum", "mean"), because)
 

@@ -1,8 +1,8 @@
 """Networks by name: `create_model`, `list_models`, `model_info`.
 
-A family is a function that builds networks from keyword arguments. The family's pattern parses some
-of them from names such as `sparsenet_bc100_k24`, so every depth and growth rate that a family
-admits has a name. Listed are the networks of the papers' tables.
+A family is a function that builds networks from keyword arguments. The pattern of a family parses
+arguments from names such as `sparsenet_bc100_k24`, so every allowed depth and growth rate has a
+name. `list_models` lists the networks of the papers' tables.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import ml_collections
 from flax import linen as nn
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import hub
 from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
@@ -30,7 +31,9 @@ from aggnets_jax.models.family_arguments import (
     list_arguments,
     parameters,
 )
+from aggnets_jax.models.features import make_features
 from aggnets_jax.models.flops import Convention, Count, count, count_operations, multiply_adds
+from aggnets_jax.models.on_hub import network_on_hub
 
 # Arguments of every family: how a network is computed, not what it computes.
 EXECUTION = tuple(field.name for field in dataclasses.fields(Execution))
@@ -45,7 +48,7 @@ DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """Networks that differ in numbers only.
+    """Networks that differ only in numbers.
 
     Attributes:
       name: name of the family, such as "sparsenet_bc".
@@ -72,17 +75,17 @@ class Family:
 
 @dataclasses.dataclass(frozen=True)
 class ModelInfo:
-    """Facts about a network that are known without running it.
+    """Facts about a network, computed without running it.
 
     Attributes:
-      name: name of the network, as asked for.
+      name: name of the network, as given.
       family: name of its family.
       input_shape: (height, width, channels) of the images that the MACs are for.
       num_classes: size of the logits.
       params: trainable scalars.
       macs: multiply-adds of convolutions and linear layers for one image.
       parts: parameters and MACs of each part of the network, in the order of computation.
-      links: links of all stages, without the links of the stages' outputs (SparseNet, eq. 4).
+      links: number of links into layers, without those into the stages' outputs (SparseNet, eq. 4).
       paper: paper of the family.
       table: table of the paper that prints the network, or None.
       printed: the paper's row about the network, or None.
@@ -119,7 +122,7 @@ def register_family(
 ) -> None:
     """Register a family; see `Family` for the arguments.
 
-    If two patterns match a name, the family that was registered first has it.
+    If two patterns match a name, it belongs to the family that was registered first.
     """
     regex, build = re.compile(pattern, re.ASCII), _with_fields(build)
     family = Family(name, build, regex, parse or {}, paper, input_shape, num_classes, flops)
@@ -195,26 +198,65 @@ def check_image_shape(shape: Sequence[int]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def create_model(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+def create_model(
+    name: str,
+    /,
+    num_classes: int | None = None,
+    *,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    output_stride: int | None = None,
+    frozen_stages: int = 0,
+    evaluated_norms: Sequence[str] = (),
+    **overrides: Any,
+) -> nn.Module:
     """Make a network.
 
     Args:
-      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`), or
-        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`).
+      name: a listed network, any other name that fits a family's pattern (`densenet_bc160_k18`),
+        a family with its numbers in `overrides` (`"sparsenet_bc", depth=100, growth_rate=24`), or
+        a network on the Hugging Face Hub, `hf-hub:USER/NAME`, of which the weights are apart.
       num_classes: size of the logits; default: the family's.
-      **overrides: keyword arguments of the family, and the fields of `Execution`: `remat`, `scan`,
-        `shared_statistics`. A family has the arguments of the function that builds it, and the
-        fields with a default of its module. Most families have `topology`, the name of a
-        pattern or one for each stage; `topology_args`, the pattern's arguments or one mapping for
-        each stage, such as `{"window": 4}`; `aggregation`; and `dtype`.
+      features_only: whether to return features at several strides instead of logits. Only then the
+        following arguments are allowed; see `features.make_features` for them.
+      out_indices: levels to return.
+      output_stride: largest stride of a map.
+      frozen_stages: stages without gradients, with the stem.
+      evaluated_norms: shell patterns of the paths of normalisations that don't train.
+      **overrides: arguments of the family (`model_info(name).arguments` lists them), and the fields
+        of `Execution`: `remat`, `scan`, `shared_statistics`. Most families have `topology`, for
+        example the name of a pattern, or one for each stage; `topology_args`, the pattern's
+        arguments such as `{"window": 4}`, or one mapping for each stage; `aggregation`; `dtype`.
 
     Returns:
-      A linen module, `module.apply(variables, images, train=...) -> (logits, endpoints)`.
+      A linen module. `module.apply(variables, images, train=False)` takes float images [batch,
+      height, width, channels] and returns the logits [batch, num_classes] and the endpoints, a
+      dict of features by name; with `features_only`, a tuple of levels.
 
     Raises:
-      UserError: for an unknown name (the nearest are listed), an unknown override, numbers that
-        fit no network, or a dtype that is not floating point.
+      UserError: for an unknown name or override (the message has the nearest), numbers that fit no
+        network, or a dtype that is not floating point.
     """
+    if hub.is_on_hub(name):
+        name, classes, arguments = network_on_hub(name)
+        num_classes, overrides = num_classes or classes, {**arguments, **overrides}
+    chosen = {
+        "out_indices": out_indices,
+        "output_stride": output_stride,
+        "frozen_stages": frozen_stages,
+        "evaluated_norms": evaluated_norms,
+    }
+    if features_only:
+        network = create_classifier(name, num_classes, **overrides)
+        return make_features(name, network, input_shape(name), **chosen)
+    for argument, value in chosen.items():
+        if value:
+            raise UserError(f"{argument}={value!r} is for features: set features_only=True")
+    return create_classifier(name, num_classes, **overrides)
+
+
+def create_classifier(name: str, /, num_classes: int | None = None, **overrides: Any) -> nn.Module:
+    """Make a network as `create_model` does, but only with its logits."""
     family, arguments = _find(name)
     if num_classes is None:
         num_classes = family.num_classes
@@ -244,7 +286,7 @@ def create_configured_model(config: ml_collections.ConfigDict, num_classes: int)
     """
     arguments = {"dtype": jnp.dtype(config.dtype), **config_lib.model_arguments(config)}
     try:
-        return create_model(config.model.name, num_classes, **arguments)
+        return create_classifier(config.model.name, num_classes, **arguments)
     except UserError as error:
         for problem in import_installed(config.plugins):
             raise UserError(f"{error}; {problem}") from error
@@ -262,35 +304,35 @@ def find_family(name: str, /) -> Family:
 
 
 def input_shape(name: str, /) -> tuple[int, int, int]:
-    """Return (height, width, channels) of the images that a network's paper gives it."""
+    """Return (height, width, channels) of the images in the network's paper."""
     return _find(name)[0].input_shape
 
 
 def list_models(*patterns: str) -> list[str]:
-    """Return the names of the papers' networks that match shell patterns such as "sparsenet*".
+    """Return the names of the papers' networks that match a shell pattern such as "sparsenet*".
 
-    They match one or more of the patterns; without a pattern, all networks are listed.
+    With several patterns, a name must match one of them; without patterns, all are returned.
     """
     known = papers.first_rows()
     return sorted({name for each in patterns or ("*",) for name in fnmatch.filter(known, each)})
 
 
 def list_families() -> list[str]:
-    """Return the names of the families, each a function of numbers such as depth and width."""
+    """Return the names of all families."""
     return sorted(_FAMILIES)
 
 
 def model_info(name: str, /, num_classes: int | None = None, **overrides: Any) -> ModelInfo:
-    """Return facts about a network without running it.
+    """Return facts about a network, such as parameters, MACs and links, without running it.
 
     Args:
       name: as for `create_model`.
       num_classes: as for `create_model`.
-      **overrides: as for `create_model`, and `input_shape`, the (height, width, channels) of the
-        images to count MACs for.
+      **overrides: as for `create_model`; also `input_shape`, the (height, width, channels) of the
+        images for which MACs are counted.
 
     Raises:
-      UserError: as `create_model`, and for images that fit no network or are too small for it.
+      UserError: as `create_model`, and for images that the network can't take.
     """
     family, shape, model, parts = _counted(name, num_classes, overrides)
     printed = None if overrides else find_printed(name)
@@ -331,5 +373,5 @@ def _counted(
     """Return family, image shape, module and counts; take `input_shape` out of the overrides."""
     family, _ = _find(name)
     shape = check_image_shape(overrides.pop("input_shape", family.input_shape))
-    model = create_model(name, num_classes, **overrides)
+    model = create_classifier(name, num_classes, **overrides)
     return family, shape, model, count(model, shape)

@@ -34,6 +34,7 @@ from aggnets_jax.connectivity.aggregation import Aggregation, Outputs, make_aggr
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyLike, make_topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.pooling import avg_pool
 from aggnets_jax.layers.residual_blocks import EXPANSION, block_numbers, inner_features
 from aggnets_jax.models.dsnet import DENSE_SHORTCUTS, DSNET
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -129,7 +130,7 @@ class Res2Block(nn.Module):
             separate = scale - 1 if self.opening_pool else scale
             topology = Topology("separate", ((0,),) * (separate + 1))
             if self.opening_pool:
-                splits[-1] = nn.avg_pool(
+                splits[-1] = avg_pool(
                     splits[-1], (3, 3), strides=(self.stride,) * 2, padding=((1, 1), (1, 1))
                 )
         wiring = scale_wiring(topology, scale)

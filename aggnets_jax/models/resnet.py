@@ -36,6 +36,7 @@ from aggnets_jax.connectivity.topology import Topology, TopologyArgs, TopologyLi
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common, regularisation
 from aggnets_jax.layers.attention import ATTENTIONS
+from aggnets_jax.layers.pooling import subsample
 from aggnets_jax.layers.residual_blocks import (
     BASIC_BLOCKS,
     Projection,
@@ -51,7 +52,7 @@ class ResNet(Network):
     """Stem, stages of residual blocks, head.
 
     Attributes:
-      shortcut_topologies: topology of the blocks behind the first, for each stage.
+      shortcut_topologies: topology of the blocks after the first, for each stage.
       block: class of F, such as `BasicBlock`.
       block_options: arguments of the blocks beyond width, stride, norm, conv and attention.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
@@ -107,7 +108,7 @@ class ResNet(Network):
             residual = block(before + 1, width, stride, name=f"stage{i}_opening")(x)
             features = residual.shape[-1]
             if self.padded:
-                x = pad_channels(x[:, ::stride, ::stride], features)
+                x = pad_channels(subsample(x, stride), features)
             elif residual.shape != x.shape:
                 x = Projection(features, stride, norm, conv, name=f"stage{i}_projection")(x)
             x = self.shortcuts.stage(
@@ -171,7 +172,7 @@ def residual_network(
       stage_depths: blocks of each stage, the first of which opens it.
       inner_shortcuts: whether N adds the 3x3 convolution's input to its output (DS2Net).
       width: width of all blocks and the stem, in percent of the paper's.
-      topology: pattern of the outputs that a block behind the first adds, or one for each stage.
+      topology: pattern of the outputs that a block after the first adds, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSNet).
       shortcut_norm: N of "normalised_sum", see `shortcuts.NORMS`.

@@ -79,7 +79,7 @@ class SeqResNet(Network):
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
       imagenet_stem: whether the stem is for large images.
       aggregation: "concat", or "sum" or "mean" of slices and groups; the stem has "concat".
-      dropout: probability of dropping a channel of the input of the head, or of a group behind the
+      dropout: probability of dropping a channel of the input of the head, or of a group after the
         stem.
     """
 
@@ -174,7 +174,7 @@ class SeqResNet(Network):
 
 
 class SeqResNeXt(SeqResNet):
-    """A SeqResNet-B whose 3x3 convolutions have subgroups."""
+    """A SeqResNet-B with subgroups in its 3x3 convolutions."""
 
 
 def seqresnet(

@@ -10,7 +10,7 @@ Paper: Ma et al., "ShuffleNet V2: Practical Guidelines for Efficient CNN Archite
 
 A stage is opened by a unit at stride 2, which computes on all channels in both branches; the others
 are a `Stage`. Micro-Dense's table cites the first ShuffleNet, but prints the size of V2 at width
-1.5x with 10 classes. For CIFAR the stem conv3x3(24)-BN-ReLU has stride 1 and no pooling behind it.
+1.5x with 10 classes. For CIFAR the stem conv3x3(24)-BN-ReLU has stride 1 and no pooling after it.
 """
 
 from functools import partial
@@ -97,7 +97,7 @@ class ShuffleNetV2(Network):
     """Stem conv3x3(24), stages of `ShuffleUnit`, conv1x1(1024), with BN-ReLU each, head.
 
     Attributes:
-      topologies: topology of each stage's units behind its opening.
+      topologies: topology of each stage's units after its opening.
       widths: channels of each stage.
       aggregation: "sum" or "mean", of the outputs that a unit reads.
     """

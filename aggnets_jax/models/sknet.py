@@ -38,7 +38,7 @@ KERNELS = {
 
 @dataclasses.dataclass(frozen=True)
 class SelectiveConv:
-    """What makes SK in the place of a bottleneck's convolution, from keys of `KERNELS`."""
+    """Maker of SK, in the place of a bottleneck's convolution, from keys of `KERNELS`."""
 
     kernels: tuple[str, ...]
     reduction: int

@@ -80,7 +80,7 @@ class WideDPN(Network):
     """Stem conv3x3(16), three stages of `WideUnit`, BN-ReLU, head.
 
     Attributes:
-      topologies: topology of each stage's units behind its opening.
+      topologies: topology of each stage's units after its opening.
       widening: k.
       aggregation: "dual_path", or "concat" of all channels.
     """
@@ -127,7 +127,7 @@ def wide_dpn(
     Args:
       depth: 6n + 4: three stages of n units, the first of which opens the stage.
       widening: k, a multiple of 5 so that the dense steps are whole numbers.
-      topology: pattern of the outputs that a unit behind the opening reads, or one for each stage.
+      topology: pattern of the outputs that a unit after the opening reads, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       **fields: further fields of `WideDPN`.
 

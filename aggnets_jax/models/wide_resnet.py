@@ -70,7 +70,7 @@ class WideResNet(Network):
     """Stem conv3x3(16), three stages of `WideBlock`, BN-ReLU, head.
 
     Attributes:
-      topologies: topology of the blocks behind the first, for each stage.
+      topologies: topology of the blocks after the first, for each stage.
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: shortcuts that are added to F.
       dropout: probability of dropping a value between the convolutions of a block.
@@ -141,7 +141,7 @@ def wide_resnet(
     Args:
       depth: 6n + 4: three stages of n blocks.
       widening: k.
-      topology: pattern of the outputs that are added to a block behind the first, or one for each
+      topology: pattern of the outputs that are added to a block after the first, or one for each
         stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSWRN).

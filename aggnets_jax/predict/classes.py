@@ -1,4 +1,4 @@
-"""The most probable classes of images in files."""
+"""The most probable classes of image files."""
 
 import itertools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The objects that a detector finds in files of images: tables, and pictures of them."""
+"""The objects that a detector finds in image files: tables and pictures."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

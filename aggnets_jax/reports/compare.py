@@ -107,9 +107,9 @@ def compare(
     Args:
       workdirs: of finished runs of any number of networks.
       against: workdirs of the reference's runs; None: the network of the first workdir.
-      may_differ: fields of the config, besides those of the network, that differ on purpose.
-      transfer: whether the errors of classifiers on the features are compared, from the files of
-        `aggnets analyse transfer`, rather than those of the networks.
+      may_differ: fields of the config, besides the network's, that may differ.
+      transfer: whether to compare the errors of classifiers on the features, from the files of
+        `aggnets analyse transfer`, instead of the networks' errors.
 
     Raises:
       UserError: if a workdir holds no finished run, or no such file; if the reference is not

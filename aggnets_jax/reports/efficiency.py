@@ -1,4 +1,4 @@
-"""Error over parameters and over multiply-adds, from the tables of runs in a folder of results.
+"""Error by parameters and by multiply-adds, from the tables of runs in a folder of results.
 
 Parameter efficiency as the SparseNet paper draws it (arXiv 1801.05895, Figure 2): a point for each
 network, a line for each family and pattern.
@@ -171,13 +171,13 @@ def _draw_lines(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this analysis."""
-    parser.add_argument("--results", help="folder of CSV files of runs; default results")
+    parser.add_argument("--results", help="folder with tables of runs (CSV files); default results")
     parser.add_argument(
         "--printed",
         action="append",
         default=[],
         metavar="FAMILY",
-        help="folder of configs whose printed errors to draw, too; may be repeated",
+        help="also draw the printed errors of the configs in this folder; may be repeated",
     )
 
 

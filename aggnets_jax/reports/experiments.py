@@ -1,4 +1,4 @@
-"""All experiments that have configs: what they reproduce, what they cost, and our results."""
+"""The experiments of the papers: printed numbers, cost, and our results."""
 
 import csv
 import functools
@@ -109,7 +109,7 @@ def kept_sizes() -> dict[Network, Size]:
 
 
 def sizes_text() -> str:
-    """Count the networks of all experiments anew, and return them as the text of `sizes.csv`."""
+    """Count the networks of all experiments, and return the sizes as the text of `sizes.csv`."""
     networks = sorted({network_of(experiment.config) for experiment in list_experiments()})
     return csv_text(
         [
@@ -192,7 +192,7 @@ def counted(network: Network) -> Size:
 
 
 def _counted_detector(given: dict[str, Any], network: Network) -> Size:
-    """Count a detector, whose frozen parameters papers leave out."""
+    """Count a detector without its frozen parameters, as papers do."""
     from aggnets_jax.detection.operations import count_detector
     from aggnets_jax.tasks import get_task
 
@@ -243,7 +243,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 def show(family: str | None, results: Path, form: str) -> None:
     """Print the experiments of a family, or of all, as "table", "csv" or "markdown".
 
-    "sizes" is the table of the networks' sizes that comes with the package, counted anew.
+    "sizes" counts the networks again, for the table of sizes that comes with the package.
 
     Raises:
       UserError: as `list_experiments` and `measured_errors`.

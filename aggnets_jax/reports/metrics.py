@@ -57,11 +57,11 @@ def curves_of(evaluation: Mapping[str, Any]) -> tuple[Metric, ...]:
     """Return the metrics with a curve, by their keys in `metrics.jsonl`, the losses first.
 
     The losses have an axis each: label smoothing, mixup and the augmentation of the images raise
-    the loss in training alone.
+    only the training loss.
     """
     caption = (
         "Mean loss of the training images, on a logarithmic axis. Label smoothing and the"
-        " augmentation of the images raise it, so it is no match for the loss in evaluation."
+        " augmentation of the images raise it, so it can't be compared with the evaluation loss."
     )
     if DETECTION[0].name in evaluation:
         caption = "Sum of the detector's losses, on a logarithmic axis."

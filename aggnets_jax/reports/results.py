@@ -140,7 +140,7 @@ def _record(
 
 
 def _measured(final: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of what a task measures: errors, or AP of boxes and masks, in %."""
+    """Return the columns of a task's measures: errors, or AP of boxes and masks, in %."""
     if "accuracy" in final:
         return {
             "error": _error(final["accuracy"]),
@@ -148,6 +148,11 @@ def _measured(final: Mapping[str, Any], best: Mapping[str, Any]) -> dict[str, An
             "best_error": _error(best["accuracy"]),
             "loss": f"{final['loss']:.6g}",
         }
+    if "mAP" in final:
+        raise UserError(
+            "runs of several labels for an image have no table of results; `aggnets report`"
+            " shows one"
+        )
     names = [f"{kind}_{figure}" for kind in ("bbox", "segm") for figure in ("AP", "AP50", "AP75")]
     return {name: round(100 * final[name], 4) if name in final else None for name in names}
 

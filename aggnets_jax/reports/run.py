@@ -53,10 +53,10 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
             name, title, _ = metrics_in(final)[0]
             if evaluation[name] != final[name]:
                 raise UserError(
-                    f"the restored checkpoint has {title} {evaluation[name]},"
-                    f" in training it had {final[name]}"
+                    f"the restored checkpoint has the {title} {evaluation[name]}, and in training"
+                    f" it was {final[name]}"
                 )
-            print(f"restored in a new process: the same {title}, {evaluation[name]}")
+            print(f"the restored checkpoint has the same {title}: {evaluation[name]:.4f}")
     if html:
         from aggnets_jax.reports.page import write_page
 

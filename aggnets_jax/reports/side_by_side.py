@@ -23,18 +23,18 @@ _MOST_STEPS = 8  # of the table of curves
 
 _OF_IMAGES = (
     "The interval of a single run is a 95 % confidence interval (Wilson) for the accuracy of this"
-    " one trained network on all images of which the test images are a random sample."
+    " one trained network on all images like the test images."
 )
 _OF_SEEDS = (
     "The interval of several seeds is a 95 % confidence interval (Student's t) for the mean"
     " accuracy over all seeds on these test images."
 )
 _SINGLE = (
-    "Single runs can't tell which network is better. Another seed changes the accuracy of the same"
-    " network, often by as much as these runs differ, and no interval of a single run knows of it."
-    " All were scored on the same images, so whether intervals overlap is no test, either. Train"
-    " each network with several seeds (--config.num_seeds=5) and compare again: then differences"
-    " are paired by seed, with an interval and a test."
+    "Single runs can't tell which network is better. Another seed often changes the accuracy of a"
+    " network by as much as these runs differ, and the interval of a single run does not contain"
+    " this change. All runs were evaluated on the same images, so overlapping intervals are no test"
+    " either. Train each network with several seeds (--config.num_seeds=5) and compare again:"
+    " differences are then paired by seed, with an interval and a test."
 )
 
 
@@ -44,7 +44,7 @@ def rows(groups: Groups) -> list[dict[str, Any]]:
 
 
 def _names(groups: Groups) -> list[str]:
-    """Return a name for each network; those of several runs are not always different."""
+    """Return a name for each network; networks of several runs may have equal names."""
     names = [name_of(group) for group in groups]
     return [
         name if names.count(name) == 1 else f"{group[0].workdir}, ..."
@@ -159,7 +159,7 @@ def _explanation(groups: Groups) -> list[str]:
 
 
 def show(groups: Groups) -> None:
-    """Print sizes, accuracies and curves of networks, and what they can't tell."""
+    """Print sizes, accuracies and curves of networks, and the limits of such a comparison."""
     texts = ("run", "network", "pattern")
     print_table([_cells(row) for row in rows(groups)], "networks", left=texts)
     if curves := _curve_cells(groups):

@@ -1,4 +1,4 @@
-"""How XLA compiles the programs that train a network, their memory, and a cache of them."""
+"""Compilation by XLA: options, memory of programs, and the cache on the disk."""
 
 import contextlib
 import itertools
@@ -44,7 +44,7 @@ def compiler_options() -> dict[str, str]:
 
 
 def fast_compile_options() -> dict[str, int]:
-    """Return XLA's options for a program that runs once, whose compilation should be fast."""
+    """Return XLA's options for fast compilation of a program that runs once."""
     return {"xla_backend_optimization_level": 1} if backend() == "cpu" else {}
 
 
@@ -75,8 +75,8 @@ def enable_program_cache() -> None:
     is kept. The default is `aggnets_jax/xla` in the user's cache folder, where each start deletes
     the programs that were not used for longest until the rest has at most `MAX_BYTES`.
 
-    Programs in that folder will be run, so it must be of this user, and nobody else may write to
-    it. If there can't be such a folder, a line on stderr says so, and nothing is kept.
+    Programs in that folder are executed, so it must belong to this user, and nobody else may write
+    to it. If there can't be such a folder, a line on stderr says so, and nothing is kept.
     """
     if VARIABLE in os.environ:  # JAX has read it
         return

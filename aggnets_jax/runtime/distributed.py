@@ -1,7 +1,7 @@
 """Several processes that train one network together, on JAX's distributed runtime.
 
-They share a workdir. All of them save their parts of the checkpoints; the first writes everything
-else, and alone prints.
+They share a workdir. All of them save their parts of the checkpoints; only the first prints, and
+writes all other files.
 """
 
 import contextlib

@@ -1,7 +1,6 @@
-"""Signals from the first moment of a command: the process ends at once, with one line.
+"""Signals before there is a state to save: the process ends at once, with one line.
 
-This module imports nothing slow, so that a command can call `end_at_signals` before it does
-anything else.
+This module imports nothing slow, so that a command can call `end_at_signals` first of all.
 """
 
 import contextlib

@@ -1,9 +1,9 @@
-"""The mesh that everything runs on: all devices along the axis "data", or in slices along "slice".
+"""The mesh of devices: the axis "data", and the axis "slice" if there are several slices.
 
-Batches are divided over all devices. Parameters and the optimiser's state are either on every
-device, and their gradients summed over all (data parallel); or divided, too (fully sharded, FSDP):
-then each device gathers the parameters for a step and updates its part of them. A network between
-slices is slow, so parameters are divided within a slice and copied from slice to slice.
+Batches are divided over all devices. Parameters and the optimiser's state are either copied to
+every device, with gradients summed over all (data parallel); or divided (fully sharded, FSDP). Then
+each device gathers the parameters for a step and updates its part. The network between slices is
+slow, so each slice has a copy of the parameters, divided within the slice.
 """
 
 import math

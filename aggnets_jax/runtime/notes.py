@@ -12,7 +12,7 @@ _EVERY = 1.0  # seconds between two notes of a count
 
 
 def note(text: str) -> None:
-    """Print a line about what begins."""
+    """Print a line about the work that begins."""
     if sys.stderr.isatty():
         print(f"{text} ...", file=sys.stderr, flush=True)
 

@@ -1,7 +1,7 @@
-"""SIGTERM and SIGINT: a request to save and stop at the next step; a second one stops at once.
+"""SIGTERM and SIGINT during training: save and stop at the next step; a second one ends at once.
 
 Schedulers send SIGTERM, and SLURM sends it twice within a second when it preempts a job. SIGTERMs
-within a few seconds are therefore one request. A signal that the process was started to ignore
+within a few seconds are therefore one request. A signal that was ignored when the process started
 stays ignored, see `interrupts.heeded`.
 """
 

@@ -1,4 +1,4 @@
-"""Child processes: signals are passed on to them, and their lines get names."""
+"""Child processes: pass signals on to them, and print their lines with a name."""
 
 import os
 import queue
@@ -66,7 +66,7 @@ class Children:
             signal.signal(number, handler)
 
     def start(self, child: Child) -> None:
-        """Start a process in its own session, so that Ctrl-C reaches it through here alone."""
+        """Start a process in its own session, so that Ctrl-C reaches only this process."""
         pipe = subprocess.PIPE if child.prefix else None
         process = subprocess.Popen(
             child.command,

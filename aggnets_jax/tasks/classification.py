@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 
 from aggnets_jax import data
 from aggnets_jax.errors import UserError
+from aggnets_jax.training.distillation import Outputs, make_distillation
 from aggnets_jax.training.losses import (
     cross_entropy,
     make_loss,
@@ -24,12 +25,13 @@ class Examples(NamedTuple):
     """Examples of a training step: images float32 [batch, height, width, channels].
 
     Targets are labels int32 [batch], or probabilities float32 [batch, classes]. Labels are int32
-    [batch]; -1 for a damaged image.
+    [batch]; -1 for a damaged image. `taught` has the outputs of a teacher, if there is one.
     """
 
     images: jax.Array
     targets: jax.Array
     labels: jax.Array
+    taught: Outputs | None = None
 
 
 class Classification(Task):
@@ -66,7 +68,9 @@ class Classification(Task):
                 targets *= (labels >= 0)[:, None]
             if mix:
                 images, targets = mix(images, targets, batch, seed)
-            return Examples(images, targets, labels)
+            teacher = batch.get("teacher")
+            taught = teacher.outputs(images, batch["index"]) if teacher else None  # type: ignore[attr-defined]
+            return Examples(images, targets, labels, taught)
 
         return prepare
 
@@ -75,7 +79,9 @@ class Classification(Task):
 
         It is the cross entropy unless config or network name another; auxiliary classifiers add
         theirs.
+        A teacher adds its part, see `training.distillation`.
         """
+        distillation = make_distillation(config)
         skip = config.data.damaged == "skip"
         loss = make_loss(config, model, "cross_entropy")
 
@@ -92,6 +98,12 @@ class Classification(Task):
             losses = training_losses(loss, logits, endpoints, examples.targets)
             if skip:  # a binary loss has one for an image without targets
                 losses = jnp.where(examples.targets.sum(-1) > 0, losses, 0)
+            if distillation:
+                if examples.taught is None:
+                    raise UserError("config.teacher is for training alone: set config.teacher=None")
+                outputs = {**endpoints, "logits": logits}
+                counted = examples.labels >= 0
+                losses = distillation.losses(losses, outputs, examples.taught, counted)
             hits = jnp.argmax(logits, axis=-1) == examples.labels
             sums = {
                 "correct": jnp.sum(hits, dtype=jnp.int32),

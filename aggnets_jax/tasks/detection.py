@@ -3,6 +3,7 @@
 `config.model` is the backbone, a network as for classification; `config.task_args` has the rest.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from aggnets_jax.detection.training import Objects, total
 from aggnets_jax.detection.voc import voc_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
+from aggnets_jax.runtime.compilation import backend
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import Variables, model_key
 from aggnets_jax.training.task import Config, Evaluation, Task
@@ -159,6 +161,12 @@ class Detection(Task):
         mask_coding()  # pycocotools is needed at the first evaluation
         return object_data.describe_objects(config.data, self.form, **self._chosen)
 
+    def describe_known(self, config: Config) -> data.DatasetInfo:
+        """Describe a data set without opening it; images have the first size of training."""
+        check_fields(config, "detection")
+        image_shape = (*self.form.training_sizes[0], 3)
+        return dataclasses.replace(super().describe_known(config), image_shape=image_shape)
+
     def batch_shapes(
         self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
@@ -200,7 +208,7 @@ class Detection(Task):
     def make_network(self, config: Config, num_classes: int) -> Detector:
         """Make the detector on the network of a config."""
         # Gathering is fast where scattering its gradient is, and exact, that is on a CPU.
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = backend() == "cpu"
         arguments = {"roi_method": "gather" if on_cpu else "matrices", **self._arguments}
         return create_detector(
             self.detector,
@@ -214,7 +222,7 @@ class Detection(Task):
         )
 
     def count(self, network: Detector, image_shape: Sequence[int]) -> dict[str, Count]:
-        """Count the parameters and multiply-adds of the parts, with 1000 RoIs and 100 masks."""
+        """Count the costs of each part of the detector, with 1000 RoIs and 100 masks."""
         return count_detector(network, image_shape[:2])[-1]
 
     def lr_factors(self, model: Detector, config: Config) -> Sequence[Any]:
@@ -269,7 +277,7 @@ class Detection(Task):
     def make_eval_step(
         self, model: Detector, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, Any]]:
-        """Make the detections of a batch, with what is needed to read them."""
+        """Make the detections of a batch, with the data needed to read them."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, Any]:
             images = preprocess(batch, train=False)

@@ -1,1 +1,1 @@
-"""The training step, and all that a config can choose of it."""
+"""The training step and its parts: gradients, losses, optimisers, schedules, metrics."""

@@ -1,4 +1,4 @@
-"""How the gradient of a batch is computed: by each device, from divided parameters, in parts.
+"""Gradients of a batch: by each device, from divided parameters, in accumulated parts.
 
 Each function takes a function of (parameters, batch statistics, examples, fixed variables, key)
 that returns ((loss, (updated batch statistics, sums)), gradients), and returns another one. The
@@ -184,7 +184,7 @@ def at_sharpest(
         values, gradients = gradient_fn(params, *others)
         frozen = jax.tree.map(lambda is_trained: not is_trained, trained(params))
         ascent = jax.tree.map(lambda g, fix: jnp.zeros_like(g) if fix else g, gradients, frozen)
-        norm = optax.global_norm(ascent)
+        norm = optax.tree.norm(ascent)
         # Where all gradients are 0, there is no ascent.
         scale = radius / jnp.where(norm > 0, norm, 1)
         _, gradients = gradient_fn(optax.tree.add_scale(params, scale, ascent), *others)

@@ -20,7 +20,7 @@ Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def smooth_targets(labels: jax.Array, num_classes: int, smoothing: float, over: str) -> jax.Array:
-    """Return one-hot targets of which a probability is taken away and shared among classes.
+    """Return one-hot targets with a part of the probability shared among the classes.
 
     Args:
       labels: int32 [batch].
@@ -115,7 +115,7 @@ def binary_focal(
     if alpha is not None:
         check_number("alpha", alpha, 0, 1)
     targets = _probabilities(targets, logits)
-    return optax.sigmoid_focal_loss(logits, targets, alpha, gamma).mean(-1)
+    return optax.sigmoid_focal_loss(logits, targets, alpha=alpha, gamma=gamma).mean(-1)
 
 
 def _probabilities(targets: jax.Array, logits: jax.Array) -> jax.Array:
@@ -144,7 +144,7 @@ def make_loss(config: ml_collections.ConfigDict, model: Any, default: str) -> Lo
 def training_losses(
     loss: Loss, logits: jax.Array, endpoints: Mapping[str, jax.Array], targets: jax.Array
 ) -> jax.Array:
-    """Return the loss of each example with those of the auxiliary classifiers among endpoints."""
+    """Return the loss of each example, with the losses of the endpoints' auxiliary classifiers."""
     losses = loss(logits, targets)
     for endpoint, auxiliary in endpoints.items():
         if endpoint.startswith("auxiliary") and endpoint != "auxiliary_weight":

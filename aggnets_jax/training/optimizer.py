@@ -85,7 +85,7 @@ def trained(lr_factors: Sequence[Any]) -> Callable[[Any], Any]:
 
 
 def highest_learning_rate(config: ml_collections.ConfigDict) -> float:
-    """Return `config.lr` for the config's batch size, of which a schedule takes fractions."""
+    """Return `config.lr` scaled to the batch size, the highest learning rate of the schedule."""
     scale = config.batch_size / config.lr_batch_size if config.lr_batch_size else 1
     return config.lr * scale
 

@@ -1,6 +1,6 @@
 """Strength of a regularisation inside the network, as a function of the step, by name.
 
-The network decides what is regularised: DropBlock drops this share of positions, dynamic
+The network decides what is regularised: DropBlock drops this share of positions; dynamic
 regularisation scales residual branches by random numbers of about this size (see
 `layers/regularisation.py`).
 
@@ -134,7 +134,8 @@ def dynamic_gaussian(
     """Grow after a step in which the training loss fell, smoothed by a Gaussian, else shrink.
 
     This is the rule of Wang et al., "Convolutional Neural Networks with Dynamic Regularization",
-    arXiv 1909.11862, as public summaries and a port tell it. The change of the loss in step t is
+    arXiv 1909.11862, as described by public summaries and a port. The change of the loss in step t
+    is
 
         sum over n = 0, ..., window of w[n] (loss[t - n] - loss[t - n - 1]),
         w[n] ~ exp(-((n - window / 2) / (width window / 2))^2 / 2)

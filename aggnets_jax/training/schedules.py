@@ -2,9 +2,8 @@
 
 Each schedule gets the highest learning rate (`lr`), the updates in the run (`total_steps`) and in
 an epoch (`steps_per_epoch`, in general no whole number), and arguments of its own. An argument that
-ends in `_steps` may be given in epochs: `warmup_epochs=5` is `warmup_steps` of five epochs,
-whatever the batch size. An unknown name or argument, or a value that is not allowed, raises
-`UserError`.
+ends in `_steps` may be given in epochs: `warmup_epochs=5` means `warmup_steps` of five epochs, for
+any batch size. An unknown name or argument, or a value that is not allowed, raises `UserError`.
 """
 
 import functools
@@ -212,7 +211,7 @@ def _cycles(
 
 
 def _first_steps_of_epochs(total_steps: int, steps_per_epoch: float) -> np.ndarray:
-    """Return the first step of each epoch: the first whose batch begins in it."""
+    """Return the first step of each epoch: the first step with a batch that begins in it."""
     if total_steps > _LONGEST_TABLE * steps_per_epoch:
         raise UserError(f"the run has more than {_LONGEST_TABLE} epochs; use every='step'")
     epochs = np.arange(math.ceil(total_steps / steps_per_epoch) + 1)
@@ -288,7 +287,7 @@ def bind(
     steps_per_epoch: float,
     arguments: Mapping[str, Any],
 ) -> Callable[[float], Any]:
-    """Return the function of a name and checked arguments; it takes the highest value alone."""
+    """Return the function of a name with checked arguments; it takes only the highest value."""
     function = choose(kind, functions, name)
     arguments = epochs_to_steps(function, arguments, steps_per_epoch)
     check_arguments(f"{kind} {name!r}", function, arguments)

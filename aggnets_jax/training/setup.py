@@ -1,4 +1,4 @@
-"""Everything that follows from a config before its first step, and does not write anything."""
+"""The objects of a run, made from its config before the first step, without writing files."""
 
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from aggnets_jax.data import DatasetInfo, Preprocess
 from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.training.distillation import make_distillation
 from aggnets_jax.training.gradients import Phases
 from aggnets_jax.training.regularisation_schedules import Strength, make_strength
 from aggnets_jax.training.state import (
@@ -44,8 +45,8 @@ class DataSizes(NamedTuple):
 class Setup:
     """A network and how it is trained, as a config says.
 
-    `model` is what is trained: the network, unless the task puts something around it. `schedule` is
-    the learning rate by step, and `strength` the schedule of a regularisation, or None.
+    `model` is the trained module: the network, or a wrapper of it by the task. `schedule` is the
+    learning rate by step, and `strength` the schedule of a regularisation, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -60,7 +61,7 @@ class Setup:
 
     @functools.cached_property
     def counts(self) -> dict[str, Count]:
-        """Parameters and multiply-adds of each part of the network."""
+        """Costs of each part of the network for one image."""
         return self.task.count(self.network, self.info.image_shape)
 
     @property
@@ -140,6 +141,7 @@ def set_up(
     if mesh is not None:
         parts = config.accumulation_steps
         mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
+    make_distillation(config)  # a wrong one is an error before anything is read
     info = info or task.describe(config)
     with recording() as made:
         network = task.make_network(config, info.num_classes)

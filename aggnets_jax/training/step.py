@@ -1,4 +1,4 @@
-"""The function that takes the state of a run from one step to the next, and its compilation."""
+"""The training step, from one state of a run to the next, and its compilation."""
 
 import functools
 import time
@@ -150,7 +150,7 @@ def _has_finite_norm(tree: Any) -> jax.Array:
 def _undone_unless(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
     """Return the state after a step, or if it is not finite the one before.
 
-    Integers, the counts on which schedules depend, go on.
+    Integers, such as the counts for schedules, are not undone.
     """
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
@@ -174,7 +174,7 @@ def default_steps_per_dispatch() -> int:
     """Return the number of steps in one call of a program on the default backend.
 
     On accelerators a call costs about as much as a small step. On CPU a loop reuses the memory that
-    calls allocate anew; there are fewer steps, because a run that is to stop finishes them first.
+    calls allocate again; there are fewer steps, because a run that is to stop finishes them first.
     """
     return 10 if jax.default_backend() == "cpu" else 50
 

@@ -1,4 +1,4 @@
-"""The interface of a task: everything that the training loop does not know by itself."""
+"""The interface of a task: data, loss and metrics for the training loop."""
 
 import abc
 from collections.abc import Callable, Mapping, Sequence
@@ -61,6 +61,10 @@ class Task(abc.ABC):
         """Describe the data set of a config."""
         return data.describe(config.data)
 
+    def describe_known(self, config: Config) -> data.DatasetInfo:
+        """Describe a data set without opening it; raise `UserError` if its sizes are not known."""
+        return data.describe_known(config)
+
     def batch_shapes(
         self, image_shape: tuple[int, int, int], *, train: bool
     ) -> dict[str, tuple[tuple[int, ...], DTypeLike]]:
@@ -71,7 +75,7 @@ class Task(abc.ABC):
 
     @abc.abstractmethod
     def train_data(self, config: Config, **arguments: Any) -> data.ResidentData | data.StreamedData:
-        """Open the training split; arguments and errors are those of `data.train_data`.
+        """Open the training split; arguments and errors are as in `data.train_data`.
 
         Its batches have "epoch" and "index", int32 [batch], to be named when a run diverges.
         """
@@ -89,7 +93,7 @@ class Task(abc.ABC):
         return create_configured_model(config, num_classes)
 
     def count(self, network: nn.Module, image_shape: Sequence[int]) -> dict[str, Count]:
-        """Count the parameters and multiply-adds of each part of a network for one image."""
+        """Count the costs of each part of a network for one image."""
         return count(network, image_shape)
 
     def trained_model(self, network: nn.Module) -> Any:
@@ -171,7 +175,7 @@ class Task(abc.ABC):
         """Make the pure function from the variables of a seed and a batch to arrays."""
 
     def start_gathering(self, batches: data.EvalBatches) -> Any:
-        """Return what `gather` adds the outputs of an evaluation of these batches to at first."""
+        """Return the initial value for `gather` over an evaluation of these batches."""
         return None
 
     @abc.abstractmethod

@@ -1,1 +1,1 @@
-"""What a run writes, and how it is restored."""
+"""The files of a run: writing them, and restoring from them."""

@@ -1,4 +1,4 @@
-"""Everything Orbax, second half: saving the checkpoints of a run, and resuming from them."""
+"""Saving the checkpoints of a run with Orbax, and resuming from them."""
 
 import contextlib
 import dataclasses
@@ -14,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url, storage
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
@@ -29,6 +30,7 @@ from aggnets_jax.workdir.checkpoints import (
     json_checksum,
 )
 from aggnets_jax.workdir.folder import config_change_error
+from aggnets_jax.workdir.mirror import COMMITTED
 from aggnets_jax.workdir.progress import Progress
 
 DAMAGED = "damaged"
@@ -87,9 +89,13 @@ class RunCheckpoints(Checkpoints):
         The network that `progress` names as the best is on the disk before; if it could not be
         saved, `progress` is changed to name the one that is.
         """
-        if not self._settle(BEST):
-            self._name_saved_best(progress)
         self._settle(LATEST)
+        if not self._settle(BEST):
+            # It may be the storage that is gone.
+            named = _error_of(partial(self._name_saved_best, progress))
+            if error := error_in_any(named):
+                self.note_failure(error, state.updates)
+                return
         model, training = _split(state)
         arrays = {"model": model, "training": training}
         self._saved = jax.tree.map(_on_host, arrays)
@@ -166,6 +172,7 @@ class RunCheckpoints(Checkpoints):
         """Note why the state after a step could not be saved; all processes must call this."""
         what = "best network" if folder == BEST else "state"
         reason = one_line(error)
+        self._begun[folder] = step
         self._failures[folder] = f"the {what} after step {step} could not be saved: {reason}"
         self._warn(self._failures[folder])
         self._pending.pop(folder, None)
@@ -241,12 +248,24 @@ class RunCheckpoints(Checkpoints):
         """Delete the best networks of steps that the run has yet to reach again."""
         later = [best for best in self._steps(BEST) if best > step]
         for best in later:
+            on_first_process(partial(self._uncommit, best))
             self._manager(BEST).delete(best)
         if later and self._mirror:
             self._mirror.send(BEST)
         # They had replaced the one that was the best at that step.
         if later and progress.best and progress.best["step"] not in self._steps(BEST):
             progress.best = None
+
+    def _uncommit(self, best: int) -> None:
+        """Make a best network in a bucket one that was never complete.
+
+        Orbax deletes objects in any order. A process that is killed meanwhile must leave nothing
+        that looks like a whole checkpoint.
+        """
+        if is_url(self._workdir):
+            place = self._workdir / BEST / str(best) / COMMITTED
+            with storage(place):
+                place.unlink(missing_ok=True)
 
     def _changes(self, step: int, allow_config_change: bool) -> list[str]:
         """Return the differences between this run and the one that saved a checkpoint."""

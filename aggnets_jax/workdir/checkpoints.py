@@ -1,17 +1,17 @@
-"""Everything Orbax, first half: the format of a checkpoint, and reading it.
+"""The format of checkpoints, and reading them with Orbax.
 
-A workdir holds two series of checkpoints: `checkpoints/`, the latest of the run, from which it
-goes on; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
+A workdir has two series of checkpoints: `checkpoints/`, the latest states, from which a run
+resumes; and `best/`, the network of the best evaluation so far. Each checkpoint consists of items:
 
     model      params, batch_stats and, where the config asks for them, their averages "ema"
     training   the rest of the state: optimiser, step, seed, ... (not in `best/`)
     config     the resolved config, as JSON
-    dataset    the `DatasetInfo`, as JSON, so that the network needs nothing but the directory
+    dataset    the `DatasetInfo`, as JSON, so that evaluation and prediction need no other files
     progress   the `Progress`, as JSON
-    checksums  of all other items, as JSON; everything that is read is compared with them
+    checksums  checksums of all other items, as JSON; they are compared at each reading
 
-Orbax gives a checkpoint its name when all of it is written; in a bucket, where nothing can be
-renamed, it then gets the object `commit_success.txt`.
+Orbax gives a checkpoint its name when it is complete. In a bucket, where nothing can be renamed, a
+complete checkpoint gets the object `commit_success.txt`.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 
-from aggnets_jax.buckets import is_storage_error, is_url
+from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
@@ -150,11 +150,17 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Return the step of the latest checkpoint; -1 if there is none."""
         return max(self._steps(LATEST), default=-1)
 
+    def steps(self) -> list[int]:
+        """Return the steps of all checkpoints, ascending."""
+        return sorted({*self._steps(LATEST), *self._steps(BEST)})
+
     def _steps(self, folder: str) -> list[int]:
-        # A manager would make a folder that is not there, or fail on its own terms.
-        if not (self._workdir / folder).is_dir():
-            return []
-        return sorted(self._manager(folder).all_steps())
+        place = self._workdir / folder
+        with storage(place) if is_url(place) else contextlib.nullcontext():
+            # A manager would make a folder that is not there, or fail on its own terms.
+            if not place.is_dir():
+                return []
+            return sorted(self._manager(folder).all_steps())
 
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
         """Read items of a checkpoint, and compare them with their checksums.
@@ -162,8 +168,8 @@ class Checkpoints(contextlib.AbstractContextManager):
         `arrays` has the shapes, dtypes and shardings of the items that are arrays.
 
         Raises:
-          Damaged: if an item can't be read, or is not what was saved.
-          OtherArrays: if an item is what was saved, and not what `arrays` describes.
+          Damaged: if an item can't be read, or differs from the saved one.
+          OtherArrays: if an item is intact, but does not fit `arrays`.
         """
         path = self._workdir / folder / str(step)
         manager = self._manager(folder)

@@ -1,4 +1,4 @@
-"""When a run has diverged: a loss, a gradient or a parameter is NaN or infinite."""
+"""Checks for divergence: a loss, a gradient or a parameter is NaN or infinite."""
 
 import math
 from collections.abc import Mapping

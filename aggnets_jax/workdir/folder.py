@@ -35,6 +35,8 @@ SUMMARY = "summary.json"
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
 # A run of a detector has no accuracy, but these and more.
 DETECTION_METRICS = dict.fromkeys(("bbox_AP", "bbox_AP50", "bbox_AP75"), float)
+# Nor has one with several labels for an image.
+MULTILABEL_METRICS = dict.fromkeys(("mAP", "F1", "loss"), float)
 _FIELDS_OF_SUMMARY = {
     "steps": int,
     "images_per_second": float,
@@ -85,7 +87,7 @@ def check_there(workdir: PathLike) -> None:
 def open_workdir(
     workdir: PathLike, config: Mapping[str, Any], *, allow_config_change: bool = False
 ) -> Iterator[AnyPath]:
-    """Make the directory of a new run, or check that it holds the run to go on with.
+    """Make the directory of a new run, or check that it holds the run to resume.
 
     Within the context no other process can open it. If the context ends before anything is written
     to a new directory, the directory is removed. The config is resolved, as JSON data.
@@ -154,12 +156,14 @@ def read_summary(workdir: AnyPath) -> dict[str, Any]:
 
 def metrics_of(evaluation: Any) -> dict[str, type]:
     """Return the fields that an evaluation must have, which depend on its task."""
-    detects = isinstance(evaluation, dict) and "bbox_AP" in evaluation
-    return DETECTION_METRICS if detects else METRICS
+    for metrics in (DETECTION_METRICS, MULTILABEL_METRICS):
+        if isinstance(evaluation, dict) and next(iter(metrics)) in evaluation:
+            return metrics
+    return METRICS
 
 
 def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
-    """Make the error for a run that would go on with another config."""
+    """Make the error for resuming a run with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
         " workdir, or --allow_config_change to go on with the changed one"

@@ -1,9 +1,9 @@
-"""The lease of a workdir in a bucket, where there are no locks.
+"""The lease of a workdir in a bucket, in the place of a lock.
 
-The objects `.lease/1`, `.lease/2`, ... are created in this order, each only if it is not there, and
-the creator of the newest one holds the lease. The holder creates the next one every few seconds. An
-object that stays the newest for a minute is of a process that has ended: the next number is free.
-No clock of a machine is compared with another's.
+The objects `.lease/1`, `.lease/2`, ... are created in this order, each only if it does not exist,
+and the creator of the newest one holds the lease. The holder creates the next one every few
+seconds. If an object stays the newest for a minute, its process has ended, and others may take the
+next number. Clocks of different machines are never compared.
 """
 
 import contextlib
@@ -152,7 +152,7 @@ class Lease(contextlib.AbstractContextManager):
 
 
 def _process() -> dict[str, Any]:
-    """Describe this process so that others on the same machine can tell whether it has ended."""
+    """Describe this process so that others on the same machine can check whether it has ended."""
     described: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
     with contextlib.suppress(OSError):  # not Linux
         described["machine"] = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

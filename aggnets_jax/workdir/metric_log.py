@@ -1,25 +1,34 @@
-"""The log of a run: JSON lines and TensorBoard.
+"""The log of a run: JSON lines, and trackers such as TensorBoard.
 
-`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend on
-config and step alone; `timing.jsonl` has those that do not; TensorBoard shows both. Objects in a
-bucket can't grow: there, the files are written on this machine and uploaded at each flush.
+`metrics.jsonl` has a line for each step at which metrics were logged, with values that depend only
+on config and step; `timing.jsonl` has the other values; trackers show both. Objects in a bucket
+can't grow, so for a bucket the files are written on this machine and uploaded at each flush.
 """
 
 import contextlib
 import json
 import os
-import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ml_collections
 import numpy as np
 
 from aggnets_jax.buckets import is_url
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.config_fields.fields import flatten, plain
+from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, read_text, upload_folder, write_text
-from aggnets_jax.runtime.events import PATTERN, EventFile
+from aggnets_jax.workdir.trackers import (
+    TRACKERS,
+    Guarded,
+    Run,
+    read_ids,
+    remember_id,
+    remove_events,
+)
 
 
 class JsonLines:
@@ -33,7 +42,7 @@ class JsonLines:
         self.kept = read_json_lines(before, keep)
         if len(self.kept) < keep:
             raise UserError(
-                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the run's"
+                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
                 " checkpoint was saved"
             )
         write_text(file, "".join(map(_line, self.kept)))
@@ -92,64 +101,66 @@ class MetricLog(contextlib.AbstractContextManager):
     """The writer of a run's metrics, in the one process that `writes`.
 
     `lines` is the number of lines to keep of each file: as many as it had at the checkpoint from
-    which the run goes on, so that no line comes twice. TensorBoard's files are written anew.
+    which the run goes on, so that no line comes twice. Trackers that know nothing of an earlier
+    start get the lines that are kept. `config` is the run's, with its trackers; None: TensorBoard.
     """
 
-    def __init__(self, workdir: AnyPath, lines: Mapping[str, int], *, writes: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: AnyPath,
+        lines: Mapping[str, int],
+        config: ml_collections.ConfigDict | None = None,
+        *,
+        writes: bool = True,
+    ) -> None:
         self._files: dict[str, JsonLines] = {}
-        self._tensorboard: EventFile | None = None
+        self._trackers: list[Guarded] = []
         self._stack = contextlib.ExitStack()
         self._workdir, self._folder = workdir, workdir
         if not writes:
             return
         if is_url(workdir):
-            folder = tempfile.TemporaryDirectory(prefix="aggnets_log_")
+            folder = tempfile.TemporaryDirectory(prefix="aggnets_log_", ignore_cleanup_errors=True)
             self._folder = Path(self._stack.enter_context(folder))
         for name in ("metrics", "timing"):
             place = f"{name}.jsonl"
             self._files[name] = JsonLines(self._folder / place, workdir / place, lines.get(name, 0))
-        for events in (workdir / "tensorboard").glob(PATTERN):
-            events.unlink()
-        try:
-            self._tensorboard = EventFile(self._folder / "tensorboard")
-        except OSError as error:
-            self._without_tensorboard(error)
-        for file in self._files.values():
-            for line in file.kept:
-                self._show(line)
+        for name in ("tensorboard", "clu"):  # in a bucket, besides this machine's
+            remove_events(workdir / name)
+        for name in ("tensorboard",) if config is None else config.trackers:
+            self._trackers.append(self._open(name, config))
 
-    def __exit__(self, *exception: object) -> None:
+    def _open(self, name: str, config: ml_collections.ConfigDict | None) -> Guarded:
+        """Open a tracker, and show it the lines that it does not have from an earlier start."""
+        kind, own = TRACKERS[name], read_ids(self._workdir).get(name)
+        arguments = config.tracker_args.get(name, {}) if config else {}
+        run = Run(
+            name=self._workdir.name,
+            folder=None if kind.service and is_url(self._workdir) else self._folder,
+            config=flatten(plain(config)) if config else {},
+            id=own,
+            remember=partial(remember_id, self._workdir, name),
+        )
+        tracker = Guarded(kind, partial(kind, run, **arguments))  # type: ignore[call-arg]
+        for file in self._files.values() if own is None else ():
+            for line in file.kept:
+                _show([tracker], line)
+        return tracker
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
         self.flush()
         for file in self._files.values():
             file.close()
-        self._to_tensorboard("close")
+        for tracker in self._trackers:
+            tracker.close(kind is None)
         self._stack.close()
 
     def write(self, step: int, scalars: Mapping[str, float], file: str = "metrics") -> None:
-        """Write values that depend on config and step alone, or any others to "timing"."""
+        """Write values that depend only on config and step, or other values to "timing"."""
         if file in self._files:
             line = {"step": step, **{k: np.asarray(v).item() for k, v in scalars.items()}}
             self._files[file].append(line)
-            self._show(line)
-
-    def _show(self, line: Mapping[str, Any]) -> None:
-        scalars = {name: value for name, value in line.items() if name != "step"}
-        self._to_tensorboard("write_scalars", line.get("step"), scalars)
-
-    def _to_tensorboard(self, method: str, *arguments: Any) -> None:
-        try:
-            if self._tensorboard is not None:
-                getattr(self._tensorboard, method)(*arguments)
-        except (OSError, TypeError, ValueError) as error:  # the disk, or a value that is no number
-            self._without_tensorboard(error)
-
-    def _without_tensorboard(self, error: Exception) -> None:
-        # Nothing is lost: the other files have everything.
-        if self._tensorboard is not None:
-            with contextlib.suppress(OSError):
-                self._tensorboard.close()
-        self._tensorboard = None
-        print(f"warning: nothing more goes to TensorBoard: {one_line(error)}", file=sys.stderr)
+            _show(self._trackers, line)
 
     @property
     def lines(self) -> dict[str, int]:
@@ -161,9 +172,16 @@ class MetricLog(contextlib.AbstractContextManager):
         try:
             for file in self._files.values():
                 file.flush()
-            self._to_tensorboard("flush")
+            for tracker in self._trackers:
+                tracker.call("flush")
             if self._folder != self._workdir:
                 upload_folder(self._folder, self._workdir)
         except OSError as error:
             return error
         return None
+
+
+def _show(trackers: Sequence[Guarded], line: Mapping[str, Any]) -> None:
+    scalars = {name: value for name, value in line.items() if name != "step"}
+    for tracker in trackers:
+        tracker.call("write", line.get("step"), scalars)

@@ -1,8 +1,8 @@
 """Checkpoints in s3://, which Orbax can't write to.
 
-Orbax works in a folder on this machine, and the bucket gets copies. A checkpoint is in the bucket
-if it has the object `commit_success.txt`, which is written last and deleted first. Orbax does the
-same in gs://.
+Orbax writes to a folder on this machine, and the bucket gets copies. A checkpoint in the bucket is
+complete if it has the object `commit_success.txt`, which is written last and deleted first. Orbax
+does the same in gs://.
 """
 
 import shutil
@@ -14,7 +14,7 @@ from etils import epath
 from aggnets_jax.buckets import file_system, object_names, storage
 from aggnets_jax.files import make_folder
 
-_COMMITTED = "commit_success.txt"
+COMMITTED = "commit_success.txt"
 
 
 class Mirror:
@@ -36,7 +36,7 @@ class Mirror:
         self._folder.cleanup()
 
     def look(self, series: str) -> None:
-        """Make the folders of a series those of the checkpoints in the bucket."""
+        """Make the folders of a series equal to the list of checkpoints in the bucket."""
         here, there = make_folder(self.root / series), self._committed(series)
         for folder in here.iterdir():
             if folder.name not in there:
@@ -63,9 +63,9 @@ class Mirror:
                 self._delete(f"{series}/{step}")  # what a killed process has left
                 files = [file for file in (here / step).rglob("*") if file.is_file()]
                 names = [file.relative_to(here).as_posix() for file in files]
-                names = [name for name in names if name != f"{step}/{_COMMITTED}"]
+                names = [name for name in names if name != f"{step}/{COMMITTED}"]
                 self._client.put([str(here / n) for n in names], [f"{place}/{n}" for n in names])
-                self._client.pipe_file(f"{place}/{step}/{_COMMITTED}", b"")
+                self._client.pipe_file(f"{place}/{step}/{COMMITTED}", b"")
             present = {name.partition("/")[0] for name in object_names(place)}
             for step in present - steps:
                 self._delete(f"{series}/{step}")
@@ -74,11 +74,11 @@ class Mirror:
         place = self._workdir / series
         with storage(place):
             pairs = (name.split("/") for name in object_names(place))
-            return {step for step, *rest in pairs if rest == [_COMMITTED] and step.isdecimal()}
+            return {step for step, *rest in pairs if rest == [COMMITTED] and step.isdecimal()}
 
     def _delete(self, below: str) -> None:
         place = self._workdir / below
         names = object_names(place)
-        for some in ([n for n in names if n == _COMMITTED], [n for n in names if n != _COMMITTED]):
+        for some in ([n for n in names if n == COMMITTED], [n for n in names if n != COMMITTED]):
             if some:
                 self._client.rm([f"{place}/{name}" for name in some])

@@ -1,4 +1,4 @@
-"""Workdirs with names that the libraries of checkpoints misread: links to them with plain names."""
+"""Symbolic links with plain names to workdirs whose names Orbax misreads."""
 
 import tempfile
 from contextlib import ExitStack
@@ -29,7 +29,7 @@ def plain_path(path: Path, links: ExitStack) -> Path:
 
 
 def is_plain(path: Path) -> bool:
-    """Return whether Orbax and TensorStore read an absolute path as it is meant.
+    """Return whether Orbax and TensorStore read an absolute path literally.
 
     Orbax looks for the files that it has written by a shell pattern with the path in it. With
     "run[1]" it finds none, and reports no error; with "run*" also those of another run. TensorStore

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint says of it, its clock, and what it prints."""
+"""The progress of a run: its record in checkpoints, its clock, and its printed lines."""
 
 import contextlib
 import dataclasses

@@ -26,7 +26,7 @@ from aggnets_jax.workdir.progress import Clock, Progress
 
 
 def peak_memory(compiled: jax.stages.Compiled) -> int | None:
-    """Return the peak of bytes on one device, or what XLA allocates if it doesn't count them."""
+    """Return the peak of bytes on one device; if it isn't counted, the bytes that XLA allocates."""
     stats = jax.local_devices()[0].memory_stats() or {}
     return stats.get("peak_bytes_in_use") or allocated_bytes(compiled)
 

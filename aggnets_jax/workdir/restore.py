@@ -59,7 +59,7 @@ class Restored(NamedTuple):
 def restore_network(
     workdir: PathLike, which: str, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
-    """Restore a network from the directory of its run alone; no data set is opened.
+    """Restore a network from the directory of its run; no data set is needed.
 
     `which` is "latest", "best" or the number of a step; if there is no such checkpoint, `UserError`
     is raised. `devices` is the sharding of the variables. With `keep_loops`, a network with loops

@@ -8,7 +8,7 @@ ends: the learning rate falls from 0.1 to 0 by cosines of 10, 20, 40, ... 320 ep
 one run of 1270 epochs and a seventh cosine instead.
 
 Not in the paper, but in the authors' code: Nesterov momentum; one mixing ratio for a batch; one
-learning rate for an epoch; DropBlock of 2x2 squares behind each transition, whose probability
+learning rate for an epoch; DropBlock of 2x2 squares after each transition, whose probability
 rises from 0 to 0.1 while the learning rate falls.
 """
 

@@ -191,7 +191,7 @@ def test_a_network_whose_weights_do_not_fit_is_a_config(workdir, tmp_path, capsy
     arguments = ["ablate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}"]
     assert main([*arguments, "--cut=stage1:3-0", f"--export={exported}"]) == 0
     out = capsys.readouterr().out
-    assert "trains from the initialisation" in out and "transition1" in out
+    assert "trains from scratch" in out and "transition1" in out
     assert sorted(file.name for file in exported.iterdir()) == ["config.py", "cut.csv"]
     config = config_lib.load(str(exported / "config.py"))
     assert config.init_from is None

@@ -2,10 +2,17 @@
 
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
+from aggnets_jax import config as config_lib
+from aggnets_jax import data
+from aggnets_jax.convert.runs import write_new_run
+from aggnets_jax.models import create_configured_model
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
+from tests.models.variables import random_variables
 
 
 @pytest.fixture(scope="session")
@@ -18,3 +25,18 @@ def workdir(made_once, data_dir, tmp_path_factory):
 
     made = made_once("analysed_run", train)
     return shutil.copytree(made / "run", tmp_path_factory.mktemp("analysis") / "run")
+
+
+@pytest.fixture(scope="session")
+def two_runs(made_once, data_dir):
+    """Return a folder with the runs "a" and "b" of a network with random weights."""
+
+    def make(folder):
+        config = config_lib.resolve(runs.tiny_config(data_dir, batch_size=64))
+        model = create_configured_model(config, 10)
+        for number, name in enumerate("ab"):
+            variables = random_variables(model, 8, np.float32, channels=1)
+            moved = jax.tree.map(lambda x, number=number: x * (1 + 0.1 * number), variables)
+            write_new_run(config, data.describe(config.data), moved, folder / name)
+
+    return made_once("two_runs", make)

@@ -13,12 +13,14 @@ from aggnets_jax.benchmark import dry_run as module
 from aggnets_jax.benchmark.targets import CHIPS, Target
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
+from aggnets_jax.tasks import get_task
 from tests import runs
+from tests.tasks import detection_runs
 
 
-def dry_run(tmp_path, **changes):
-    """What the command writes, for a network with bottlenecks on 2 x 4 devices."""
-    config = runs.tiny_config(None, **{"model": {"name": "sparsenet_bc16_k4"}, **changes})
+def dry_run(tmp_path, config=None, **changes):
+    """What the command writes, by default for a network with bottlenecks, on 2 x 4 devices."""
+    config = config or runs.tiny_config(None, **{"model": {"name": "sparsenet_bc16_k4"}, **changes})
     file = runs.write_config(tmp_path / "tiny.py", config)
     written = tmp_path / "found.json"
     flags = (f"--config={file}", "--processes=2", "--devices=4", f"--json={written}")
@@ -63,12 +65,33 @@ def test_gradients_of_grouped_convolutions_are_of_each_devices_images(tmp_path):
     assert 0.9 < found["flops"] / found["model_flops"] < 1.5
 
 
+@pytest.mark.slow
+def test_steps_of_a_detector(tmp_path):
+    """They get the arrays that the task says; nothing of the data set is there."""
+    config = detection_runs.tiny_detection("/nowhere")
+    config["data"] = {"name": "aggnets_digit_scenes", "flip": False}
+    _, found = dry_run(tmp_path, config={**config, "batch_size": 8, "eval_batch_size": 8})
+    assert set(found["collectives"]) == {"all-reduce"}
+    assert found["model_flops"] > 0 and found["model_bytes"] > 0
+
+
+def test_a_detector_has_the_first_size_of_training():
+    task = get_task(config_lib.load("configs/detection/digit_scenes.py", []))
+    config = config_lib.load("configs/detection/digit_scenes.py", [])
+    assert task.describe_known(config).image_shape == (64, 64, 3)
+    wide = config_lib.load("configs/detection/digit_scenes.py", ["task_args.long=96"])
+    assert get_task(wide).describe_known(wide).image_shape == (64, 96, 3)
+    config.data.mixup = 1.0
+    with pytest.raises(UserError, match=r"config\.data\.mixup is not for detection"):
+        task.describe_known(config)
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--devices=0"], "devices must be a whole number of at least 1"),
-        (["--json=/nowhere/at/all.json"], "it is a folder, or in none"),
-        (["--json=/tmp"], "it is a folder, or in none"),
+        (["--json=/nowhere/at/all.json"], "it is a folder, or its folder is missing"),
+        (["--json=/tmp"], "it is a folder, or its folder is missing"),
         (["--config.batch_sizes=3"], "nearest: batch_size"),
         (["--colour"], "unknown flag"),
         (["--target=v5e:2x2", "--devices=4"], "leave --processes and --devices out"),

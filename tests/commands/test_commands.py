@@ -27,6 +27,8 @@ MISTAKES = {
     "results": ("W --output=table.csv", "makes two files: give it without .csv"),
     "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, sizes, table"),
     "convert": ("--workdir=W", "needs one of --from_torch=FILE and --to_torch=FILE"),
+    "export": ("--workdir=W --format=onxx --output=W", "unknown format 'onxx'; nearest: onnx"),
+    "push": ("hf://USER/NAME --workdir=W", "there is no workdir"),
     "models": ("sparsnet_bc100_k24", "unknown model 'sparsnet_bc100_k24'; nearest: sparsenet_bc"),
     "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
     "benchmark": ("--models=densenet121 --modes=trian", "unknown mode 'trian'; nearest: train"),

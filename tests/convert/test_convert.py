@@ -310,7 +310,17 @@ def test_a_network_that_is_another_function_elsewhere_has_no_names(name, overrid
     ],
 )
 def test_a_network_that_is_the_same_function_elsewhere_has_names(name, overrides, dialects):
-    assert found(name, **overrides) == dialects
+    assert found(name, **overrides) == ["aggnets", *dialects]
+
+
+def test_every_network_has_names_of_its_own():
+    name, overrides = "dsnet_cifar", {"stage_depths": (2, 2), "width": 25}
+    assert found(name, **overrides) is None
+    variables = any_variables(create_model(name, **overrides), (32, 32, 3))
+    state_dict = to_torch(name, variables, dialect="aggnets", **overrides)
+    assert state_dict["stem_conv.weight"].shape[1:] == (3, 3, 3)
+    again = from_torch(name, state_dict, **overrides)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
 
 
 def test_weights_of_plain_shortcuts_are_not_those_of_dense_ones():

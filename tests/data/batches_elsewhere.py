@@ -1,6 +1,6 @@
 """A program: writes training and evaluation batches as other devices or processes see them.
 
-python -m tests.data.batches_elsewhere OUT CIFAR10_DIR IMAGENET_DIR DEVICES [PROCESS PROCESSES PORT]
+python -m tests.data.batches_elsewhere OUT CIFAR10 IMAGENET SHARDS DEVICES [PROCESS PROCESSES PORT]
 """
 
 import itertools
@@ -17,22 +17,23 @@ BATCH_SIZE = 24
 SEED = 4
 
 
-def configs(cifar10_dir, imagenet_dir):
+def configs(cifar10_dir, imagenet_dir, shards_dir):
     return {
         "resident": make_config("cifar10", cifar10_dir, resident="always"),
         "streamed": make_config("cifar10", cifar10_dir, resident="never"),
+        "shards": make_config("webdataset", shards_dir, resident="never"),
         "imagenet": make_config(
             "imagenet2012", imagenet_dir, image_size=16, policy="randaugment", erasing=0.5, cutout=4
         ),
     }
 
 
-def collect(cifar10_dir, imagenet_dir, devices):
+def collect(*folders, devices):
     """Return {"WAY/train or eval/STEP/FIELD": the rows that this process holds, in order}."""
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=devices)
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     found = {}
-    for way, config in configs(cifar10_dir, imagenet_dir).items():
+    for way, config in configs(*folders).items():
         settings = {"batch_size": BATCH_SIZE, "sharding": sharding}
         preprocess = jax.jit(make_preprocess(config, describe(config)), static_argnames="train")
         train = train_batches(config, seed=SEED, start_step=3, **settings)
@@ -52,11 +53,12 @@ def held_rows(array):
 
 
 if __name__ == "__main__":
-    out, cifar10_dir, imagenet_dir, device_count, *cluster = sys.argv[1:]
+    out, *folders = sys.argv[1:5]
+    device_count, *cluster = sys.argv[5:]
     jax.config.update("jax_num_cpu_devices", int(device_count))
     if cluster:
         process, processes, port = map(int, cluster)
         jax.distributed.initialize(
             f"localhost:{port}", processes, process, initialization_timeout=60
         )
-    np.savez(out, **collect(cifar10_dir, imagenet_dir, jax.devices()))
+    np.savez(out, **collect(*folders, devices=jax.devices()))

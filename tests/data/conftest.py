@@ -1,5 +1,6 @@
 """Data sets that the tests of this folder share, made once a session; and no network."""
 
+import functools
 import socket
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from aggnets_jax.config import default_config
+from tests.data.foreign_sets import WRITERS
 from tests.data.official_formats import (
     prepare_small_cifar10,
     prepare_small_cifar100,
@@ -48,6 +50,19 @@ def cifar10(tmp_path_factory):
     """Return (data_dir, official arrays): 103 training images in 3 files, 50 test images."""
     data_dir = tmp_path_factory.mktemp("cifar10")
     return data_dir, prepare_small_cifar10(data_dir, num_train=103, num_test=50, num_shards=3)
+
+
+@pytest.fixture(scope="session")
+def foreign_cifar10(cifar10, tmp_path_factory):
+    """Return a function from a form in foreign_sets.py to the config of CIFAR-10 in it."""
+    pytest.MonkeyPatch().setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("hf_cache")))
+
+    @functools.cache
+    def written(form):
+        name, place = WRITERS[form](tmp_path_factory.mktemp(form), cifar10[1])
+        return name, str(place)
+
+    return lambda form, **changes: make_config(*written(form), **changes)
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,9 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 
 
-def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None):
+def prepare_small_cifar10(
+    data_dir, num_train=100, num_test=50, num_shards=None, file_format="tfrecord"
+):
     """Prepare cifar10 in `data_dir` from a tarball in the official binary layout.
 
     Returns:
@@ -38,7 +40,13 @@ def prepare_small_cifar10(data_dir, num_train=100, num_test=50, num_shards=None)
         b"airplane\nautomobile\nbird\ncat\ndeer\ndog\nfrog\nhorse\nship\ntruck\n"
     )
     _prepare_cifar(
-        "cifar10", "cifar-10-binary.tar.gz", "cifar-10-batches-bin", files, data_dir, num_shards
+        "cifar10",
+        "cifar-10-binary.tar.gz",
+        "cifar-10-batches-bin",
+        files,
+        data_dir,
+        num_shards,
+        file_format,
     )
     return {"train": train, "test": test}
 
@@ -153,13 +161,13 @@ def _cifar_records(images, labels):
     return np.concatenate([labels.astype(np.uint8), planes], axis=1).tobytes()
 
 
-def _prepare_cifar(name, tarball, folder, files, data_dir, num_shards):
+def _prepare_cifar(name, tarball, folder, files, data_dir, num_shards, file_format="tfrecord"):
     import_tensorflow()
     official = Path(data_dir) / f"official_{name}"
     official.mkdir(parents=True)
     path = official / tarball
     _write_tar(path, {f"{folder}/{file}": data for file, data in files.items()}, mode="w:gz")
-    builder = tfds.builder(name, data_dir=data_dir)
+    builder = tfds.builder(name, data_dir=data_dir, file_format=file_format)
     # The builder checks the tarball against the registered checksum: let it expect this one.
     infos = {CIFAR_URL + tarball: tfds.download.checksums.compute_url_info(path)}
     with mock.patch.object(type(builder), "url_infos", infos):

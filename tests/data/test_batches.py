@@ -13,6 +13,7 @@ from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.host_pipeline import load_split
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
+from tests.data.foreign_sets import WRITERS
 
 
 def take(batches, count):
@@ -24,9 +25,14 @@ def join(batches):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-@pytest.fixture(scope="module", params=["resident", "streamed", "imagenet"])
-def training_set(request, cifar10, imagenet):
-    """Configs of the three ways in which training images come."""
+FOREIGN = [pytest.param(form, marks=pytest.mark.slow) for form in WRITERS]
+
+
+@pytest.fixture(scope="module", params=["resident", "streamed", "imagenet", *FOREIGN])
+def training_set(request, cifar10, imagenet, foreign_cifar10):
+    """Configs of the ways in which training images come."""
+    if request.param in WRITERS:
+        return foreign_cifar10(request.param, resident="never")
     if request.param == "imagenet":
         return make_config("imagenet2012", imagenet[0], image_size=24)
     resident = "always" if request.param == "resident" else "never"

@@ -15,13 +15,18 @@ from tests.data.conftest import make_config
 
 
 @pytest.fixture(scope="module")
-def on_one_device(cifar10, imagenet):
-    return batches_elsewhere.collect(cifar10[0], imagenet[0], jax.devices()[:1])
+def folders(cifar10, imagenet, foreign_cifar10):
+    return [cifar10[0], imagenet[0], foreign_cifar10("webdataset").data_dir]
 
 
-def start(out, cifar10, imagenet, *arguments):
-    command = [sys.executable, "-m", "tests.data.batches_elsewhere", out, cifar10[0], imagenet[0]]
-    return subprocess.Popen([*map(str, command), *map(str, arguments)])
+@pytest.fixture(scope="module")
+def on_one_device(folders):
+    return batches_elsewhere.collect(*folders, devices=jax.devices()[:1])
+
+
+def start(out, folders, *arguments):
+    command = [sys.executable, "-m", "tests.data.batches_elsewhere", out, *folders, *arguments]
+    return subprocess.Popen([*map(str, command)])
 
 
 def assert_same(ours, theirs):
@@ -35,19 +40,19 @@ def assert_same(ours, theirs):
 
 
 @pytest.mark.slow
-def test_eight_devices(cifar10, imagenet, on_one_device, tmp_path):
-    process = start(tmp_path / "eight.npz", cifar10, imagenet, 8)
+def test_eight_devices(folders, on_one_device, tmp_path):
+    process = start(tmp_path / "eight.npz", folders, 8)
     assert process.wait(timeout=300) == 0
     assert_same(dict(np.load(tmp_path / "eight.npz")), on_one_device)
 
 
 @pytest.mark.slow
-def test_two_processes(cifar10, imagenet, on_one_device, tmp_path):
+def test_two_processes(folders, on_one_device, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     files = [tmp_path / f"{process}.npz" for process in range(2)]
-    processes = [start(f, cifar10, imagenet, 2, k, 2, port) for k, f in enumerate(files)]
+    processes = [start(f, folders, 2, k, 2, port) for k, f in enumerate(files)]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
     first, second = (dict(np.load(file)) for file in files)
     assert {len(rows) for rows in first.values()} == {batches_elsewhere.BATCH_SIZE // 2}

@@ -27,6 +27,16 @@ def test_what_is_printed(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_another_file_format(tmp_path, capfd):
+    pytest.importorskip("array_record")
+    arguments = ["--name=aggnets_digits", f"--data_dir={tmp_path}"]
+    assert main(["prepare-data", *arguments, "--file_format=array_record"]) == 0
+    assert describe(make_config("aggnets_digits", tmp_path)).num_train == 1437
+    assert [*tmp_path.glob("*/*/*.array_record*")]
+    fails_with(capfd, "as array_record already", *arguments, "--file_format=tfrecord")
+
+
+@pytest.mark.slow
 def test_a_mistake_as_a_program(tmp_path):
     command = [sys.executable, "-m", "aggnets_jax", "prepare-data", "--name=imagenet2012"]
     answer = subprocess.run([*command, f"--data_dir={tmp_path}"], capture_output=True, text=True)

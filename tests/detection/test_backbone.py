@@ -5,8 +5,9 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
-from aggnets_jax.detection.backbone import Levels, make_backbone
+from aggnets_jax.detection.backbone import make_backbone
 from aggnets_jax.errors import UserError
+from aggnets_jax.models.levels import Levels
 from tests.models.variables import starting_from_zeros
 
 IMAGES = jnp.asarray(np.random.default_rng(0).standard_normal((1, 64, 64, 3)), jnp.float32)

@@ -13,10 +13,18 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from flax import linen as nn
 
 from aggnets_jax import create_model, list_models, model_info
 from aggnets_jax.models import page, registry
-from aggnets_jax.models.flops import Operations, count_operations, in_binary_units, with_elementwise
+from aggnets_jax.models.flops import (
+    Count,
+    Operations,
+    count,
+    count_operations,
+    in_binary_units,
+    with_elementwise,
+)
 from aggnets_jax.models.registry import find_family, find_printed
 from tests.models.misprints import (
     ELSEWHERE,
@@ -252,3 +260,19 @@ def test_rounding_of_printed_sizes():
     assert rounds_to(4_513_576, "4.51M")
     assert not rounds_to(4_515_576, "4.51M")
     assert rounds_to(3.4646e9, "3.46G")
+
+
+class _Two(nn.Module):
+    """A convolution and a linear layer."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(4, (3, 3), use_bias=False, name="conv")(x)
+        return nn.Dense(5, name="classifier")(x.mean((1, 2)))
+
+
+def test_costs_of_parts_are_those_of_their_layers():
+    assert count(_Two(), (8, 8, 3)) == {
+        "conv": Count(3 * 3 * 3 * 4, 8 * 8 * 3 * 3 * 3 * 4, 8 * 8 * (3 + 4)),
+        "classifier": Count(4 * 5 + 5, 4 * 5, 4 + 5),
+    }

@@ -241,7 +241,7 @@ def test_errors_are_printed_with_their_table():
         ({"aggregation": "normalized_sum"}, "nearest: normalised_sum"),
         ({"shortcut_norm": "groups"}, "nearest: group"),
         ({"shortcut_sources": "block"}, "nearest: blocks"),
-        ({"aggregation": "sum", "shortcut_norm": "batch"}, "of the aggregation 'normalised_sum'"),
+        ({"aggregation": "sum", "shortcut_norm": "batch"}, "need the aggregation 'normalised_sum'"),
         ({"attention": "sse"}, "nearest: se"),
         ({"base_width": 3}, "no channels at a width of 16; allowed: at least 4"),
     ],

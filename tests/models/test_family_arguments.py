@@ -42,7 +42,6 @@ def test_a_network_is_described_with_its_arguments(capsys):
         ("pretrained", True, "weights are read by aggnets convert"),
         ("in_chans", 1, "the images at model.init have the channels"),
         ("img_size", 224, "the images at model.init have the size"),
-        ("features_only", True, "endpoints by name"),
         ("drop_rate", 0.1, "the family drops no features"),
         ("drop_path_rate", 0.1, "here it is 'stochastic_depth'"),
         ("global_pool", "avg", "the head averages over positions"),

@@ -102,7 +102,7 @@ def test_evaluation_reads_the_classes_of_the_annotations(scenes_dir):
     """A perfect guess from the file has mAP and F1 of 1."""
     config = config_lib.resolve(tiny_labels(scenes_dir))
     task = get_task(config)
-    split = read_annotations(scenes_dir, "test", masks=False)
+    split = read_annotations(scenes_dir, "test", masks=False, skip=False)
     ids = list(split.categories)
     gathered = task.start_gathering(type("Batches", (), {"data": split}))
     file = json.loads(split.file.read_text())

@@ -79,7 +79,15 @@ FORMULAS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMULAS)
+def some_slow(names, *fast):
+    """Return all of the names, marked as slow but for a few."""
+    slow = pytest.mark.slow
+    return [name if name in fast else pytest.param(name, marks=slow) for name in names]
+
+
+@pytest.mark.parametrize(
+    "name", some_slow(FORMULAS, "adamw", "lamb of timm", "adafactor, factored", "muon")
+)
 def test_updates_are_those_of_the_formula(name):
     arguments, formula = FORMULAS[name]
     algorithm = "adamw" if name == "nadamw" else name.split()[0].rstrip(",")
@@ -97,7 +105,9 @@ def test_updates_are_those_of_the_formula(name):
                 np.testing.assert_allclose(p, after[path][step], rtol=2e-4, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("name", ["schedule_free_sgd", "schedule_free_adamw"])
+@pytest.mark.parametrize(
+    "name", some_slow(["schedule_free_sgd", "schedule_free_adamw"], "schedule_free_adamw")
+)
 def test_schedule_free_optimisers_train_y_and_evaluate_x(name):
     config = config_lib.resolve({"optimizer": name, **RATES, **RISING})
     direction = {
@@ -143,7 +153,7 @@ def test_schedule_free_optimisers_freeze_and_scale():
 ALL = ("sgd", "adamw", "lamb", "lars", "lion", "rmsprop", "muon", "schedule_free_adamw")
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", some_slow(ALL, "lamb", "muon"))
 def test_layers_in_a_loop_are_optimised_apart(name):
     def tree():
         values = {"scale": RNG.normal(size=3), "kernel": RNG.normal(size=(3, 3, 4, 5))}
@@ -175,7 +185,7 @@ def test_adafactor_refuses_layers_in_a_loop():
     assert "set config.model.scan=False" in one_line_error(updated, config, params, [params])
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb", "muon", "adafactor"])
+@pytest.mark.parametrize("name", some_slow(["adamw", "lamb", "muon", "adafactor"], "adamw"))
 def test_factors_and_clipping_apply_to_all(name):
     """Frozen parameters keep every bit, and gradients are clipped by the norm of the others."""
     factors = (("stage1/.*", 0), ("classifier/.*", 0.5))

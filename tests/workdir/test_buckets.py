@@ -78,6 +78,23 @@ def test_a_damaged_checkpoint_is_set_aside(place, data_dir, finished_run, capsys
 
 
 @pytest.mark.slow
+def test_a_kill_while_the_best_is_deleted_leaves_no_half_of_it(
+    place, data_dir, finished_run, monkeypatch
+):
+    """A run that was killed before its first checkpoint deletes the best network so far."""
+    config = runs.tiny_config(data_dir)
+    train_and_evaluate({**config, "total_steps": 4}, place)
+    any_path(f"{place}/checkpoints").rmtree()
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(ocp.CheckpointManager, "delete", lambda *_: 1 / 0)
+        train_and_evaluate(config, place, allow_config_change=True)
+    left = buckets.objects(f"{place}/best")
+    assert left and "4/commit_success.txt" not in left
+    train_and_evaluate(config, place, allow_config_change=True)
+    assert_as_on_a_disk(place, finished_run)
+
+
+@pytest.mark.slow
 def test_a_bucket_that_does_not_answer_is_no_damage(place, data_dir, monkeypatch, capsys):
     config = runs.tiny_config(data_dir, total_steps=2)
     train_and_evaluate(config, place)

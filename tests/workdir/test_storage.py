@@ -8,7 +8,9 @@ import pytest
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
+from aggnets_jax.workdir.progress import Progress
 from tests import runs
+from tests.workdir import states
 
 
 @pytest.fixture
@@ -99,3 +101,22 @@ def test_a_disk_that_is_gone_for_a_while(data_dir, tmp_path, monkeypatch, capsys
     assert err.startswith("warning: the state after step 10 could not be saved: ")
     assert err.count("\n") == 1
     assert sorted(p.name for p in folder.iterdir()) == ["12", "5"]
+
+
+def test_a_storage_that_does_not_say_which_network_was_the_best(tmp_path, monkeypatch, capsys):
+    """The state can't be saved then, and the run goes on."""
+
+    def gone(folder):
+        raise OSError(f"{folder} is gone")
+
+    with states.open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(states.make_state(1), Progress(evaluated=1))
+        checkpoints.note_failure(OSError("gone"), 2, "best")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints, "_steps", gone)
+            checkpoints.save(states.make_state(3), Progress(evaluated=3))
+        said = capsys.readouterr().err.splitlines()
+        assert said[1:] == ["warning: the state after step 3 could not be saved: best is gone"]
+        checkpoints.save(states.make_state(4), Progress(evaluated=4))
+        checkpoints.finish()
+    states.assert_is(states.restore(tmp_path), 4)

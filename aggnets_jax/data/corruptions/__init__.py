@@ -73,6 +73,9 @@ def make_corruption(
         raise UserError(f"corruptions are for images {needed}, not of {list(shape)}")
     operation = _OPERATIONS[name]
     if name == "frost":
+        if frost is not None and (frost.sizes.min(axis=0) < shape[:2]).any():
+            smallest = "x".join(map(str, frost.sizes.min(axis=0)))
+            raise UserError(f"photographs of frost of {smallest} pixels are too small for {shape}")
         operation = partial(operation, photographs=frost)
     fixed = constants(name, severity, shape)
 

@@ -31,7 +31,8 @@ def gaussian(size: int, sigma: float, mode: str = "nearest", truncate: float = 4
 
 def gaussian_blur(image: jax.Array, sigma: float) -> jax.Array:
     """Blur both axes, as scikit-image's `gaussian`."""
-    return separable(*(gaussian(size, sigma) for size in image.shape[:2]), image)  # type: ignore[call-arg]
+    rows, columns = (gaussian(size, sigma) for size in image.shape[:2])
+    return separable(rows, columns, image)
 
 
 def zoom(size: int, factor: float) -> np.ndarray:

@@ -131,11 +131,15 @@ def elastic_transform(
     y, x = jnp.indices((height, width), dtype=jnp.float32)
     old_x, old_y = (inverse[0, i] * x + inverse[1, i] * y + inverse[2, i] for i in (0, 1))
     image = _sample(image, old_y, old_x, "mirror")
-    smooth = [filters.gaussian(n, sigma, mode="reflect", truncate=3) for n in (height, width)]
+    rows, columns = (
+        filters.gaussian(size, sigma, mode="reflect", truncate=3) for size in (height, width)
+    )
     dx, dy = (
         strength
-        * filters.separable(*smooth, jax.random.uniform(k, (height, width, 1), minval=-1))[..., 0]  # type: ignore[call-arg]
-        for k in field_keys
+        * filters.separable(rows, columns, jax.random.uniform(each, (height, width, 1), minval=-1))[
+            ..., 0
+        ]
+        for each in field_keys
     )
     return _sample(image, y + dy, x + dx, "reflect")
 

@@ -17,7 +17,7 @@ _SMALL_SCALE = 0.2  # of the photographs, for images with the constants of CIFAR
 
 
 class Frost(NamedTuple):
-    """Photographs of frost: float32 [n, height, width, 3] in 0..1, and their sizes, int32 [n, 2].
+    """Photographs of frost: uint8 [n, height, width, 3], and their sizes, int32 [n, 2].
 
     Each fills the upper left corner.
     """
@@ -43,13 +43,15 @@ def read_frost(folder: PathLike, small: bool) -> Frost:
     for file in files[:_PHOTOGRAPHS]:
         with explained(f"{file} is no image"), file.open("rb") as content:
             pixels = np.asarray(Image.open(content, formats=["PNG", "JPEG"]).convert("RGB"))
-        image = jnp.float32(pixels) / 255
         if small:
-            height, width = (round(side * _SMALL_SCALE) for side in image.shape[:2])
-            image = jax.image.resize(image, (height, width, 3), "linear", antialias=False)
-        found.append(np.asarray(image))
+            height, width = (round(side * _SMALL_SCALE) for side in pixels.shape[:2])
+            resized = jax.image.resize(
+                jnp.float32(pixels), (height, width, 3), "linear", antialias=False
+            )
+            pixels = np.asarray(jnp.round(resized)).astype(np.uint8)
+        found.append(pixels)
     sizes = np.array([image.shape[:2] for image in found], np.int32)
-    images = np.zeros((len(found), *sizes.max(axis=0), 3), np.float32)
+    images = np.zeros((len(found), *sizes.max(axis=0), 3), np.uint8)
     for place, image in zip(images, found, strict=True):
         place[: image.shape[0], : image.shape[1]] = image
     return Frost(images, sizes)
@@ -113,7 +115,8 @@ def frost(
     free = jnp.asarray(photographs.sizes)[which] - jnp.array([height, width])
     top, left = jax.random.randint(place_key, (2,), 0, jnp.maximum(free, 1))
     part = jnp.asarray(photographs.images)[which]
-    part = jax.lax.dynamic_slice(part, (top, left, 0), (height, width, 3))
+    part = jax.lax.dynamic_slice(part, (top, left, 0), (height, width, 3)).astype(jnp.float32)
+    part /= 255
     return own * image + added * (part if channels == 3 else part @ _GREY[:, None])
 
 

@@ -223,7 +223,7 @@ def _problem(
     masks: bool,
     seen: set[int],
 ) -> tuple[str, str | None]:
-    """Return the name of an annotation, and what is wrong with it or None."""
+    """Return the name of an annotation, and the mistake in it or None."""
     if not _is_id(annotation, "id"):
         return f"annotation {place} of the list", "has no whole number as 'id'"
     name, image = f"annotation {annotation['id']}", annotation.get("image_id")

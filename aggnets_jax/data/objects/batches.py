@@ -144,7 +144,7 @@ def train_data(
 def _in_threads(
     submit: Callable[..., tuple[Example, list[Future[Example]]]], steps: Iterator[Any]
 ) -> Iterator[Example]:
-    """Yield the batch of each step; those of the next steps are read meanwhile."""
+    """Yield the batch of each step, while threads read the next batches."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         pending = collections.deque(submit(pool, step) for step in itertools.islice(steps, _AHEAD))
         while pending:
@@ -164,7 +164,7 @@ class EvaluatedImages:
     Yields dicts with the arrays of `load_image`, "index" int32 [B] and "mask" bool [B]; the last
     batch of each group is padded, where the mask is False. A skipped image has the size 0.
 
-    Each padded size costs a compilation. With `bucketed` they are those of training: few, but
+    Each padded size costs a compilation. With `bucketed` the sizes are those of training: few, but
     padding changes results a little.
 
     Attributes:

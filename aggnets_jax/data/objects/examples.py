@@ -45,7 +45,7 @@ class Form:
         return self._resized(image)[0]
 
     def factors(self, image: Mapping[str, Any]) -> np.ndarray:
-        """Return the factors by which x and y of an image grow, float64 [2]."""
+        """Return the scale factors of x and y of an image, float64 [2]."""
         (height, width), factor = self._resized(image)
         if self.conventions.extent:  # mmdetection 1.x has one factor for both
             return np.array([factor, factor])

@@ -99,7 +99,7 @@ def make_scene(
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Compose digits, each an image [8, 8] in 0..1 and its class, to a scene.
 
-    Digits that would overlap others by more than a few pixels are left out, but for the first.
+    Digits after the first that would overlap others by more than a few pixels are left out.
 
     Returns:
       uint8 [*size, 3], and the annotations without ids.

@@ -17,7 +17,7 @@ _FURTHEST = 4
 
 
 def mask_problem(mask: Any, height: int, width: int) -> str | None:
-    """Return what is wrong with a mask of an image of this size, or None."""
+    """Return the mistake in a mask of an image of this size, or None."""
     if isinstance(mask, dict):
         counts = mask.get("counts")
         if mask.get("size") != [height, width]:

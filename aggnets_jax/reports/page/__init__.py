@@ -1,6 +1,6 @@
 """The page of a run: one HTML file with all its results, readable offline.
 
-Its content security policy forbids fetching anything and running other scripts than its own.
+Its content security policy forbids loading anything and running other scripts than its own.
 All text from a workdir is escaped.
 """
 

@@ -225,8 +225,8 @@ class AblationMap:
         sure = sum(cut.is_sure for cut in cuts)
         costs = f"{self.phrase(worst)} costs the most, {points(worst.delta)} points"
         return (
-            f"{name}: {costs if worst.delta < 0 else 'no cut costs accuracy'}. The interval leaves"
-            f" out 0 for {sure} of {len(cuts)} links."
+            f"{name}: {costs if worst.delta < 0 else 'no cut costs accuracy'}. The interval"
+            f" excludes 0 for {sure} of {len(cuts)} links."
         )
 
 

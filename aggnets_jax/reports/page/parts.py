@@ -73,6 +73,8 @@ class _Network:
     @cached_property
     def batches(self) -> EvalBatches:
         """Open the evaluation split; raise `UserError` if the data set is missing or another."""
+        if self.restored.config.task == "multilabel":
+            raise UserError("it is for one label of each image")
         return evaluation_batches(self.restored, self._mesh, self.data_dir)
 
     @property

@@ -148,6 +148,8 @@ def test_frost_is_a_part_of_a_photograph(tmp_path):
         for x in range(34)
     ]
     assert min(np.abs(part - found).max() for part in parts) <= 1
+    with pytest.raises(UserError, match="40x50 pixels are too small"):
+        make_corruption("frost", 5, (48, 48, 3), frost)
 
 
 def test_frost_without_photographs_is_refused(tmp_path):

@@ -1,0 +1,94 @@
+"""Data sets of Hugging Face's `datasets` on this machine, with a column of images and of labels.
+
+The folder is a repository's, with parquet files such as data/train-00000-of-00001.parquet, or of
+`save_to_disk`. Parquet files are copied once to Arrow files in the cache of `datasets`, from which
+rows are read in any order.
+"""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.sources.opened import Opened, numbered_classes
+from aggnets_jax.errors import UserError, one_line
+
+# Names of columns, if several columns are of images or of classes, or none says that it is.
+_IMAGES, _LABELS = ("image", "img"), ("label", "labels")
+
+
+class Rows(Examples):
+    """Rows of a data set, whose images are still encoded."""
+
+    def __init__(self, rows: Any, image: str, label: str, place: str) -> None:
+        self._rows, self._image, self._label, self._place = rows, image, label, place
+        labels = rows.select_columns([label]).with_format("numpy")[:][label]
+        self.labels = np.asarray(labels, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Read the image from the row, or from the file that the row names."""
+        row = self._rows[index]
+        image = row[self._image]
+        content = image["bytes"]
+        return Path(image["path"]).read_bytes() if content is None else content, row[self._label]
+
+    def place(self, index: int) -> str:
+        """Return the number of the row."""
+        return f"row {index} of {self._place}"
+
+
+def open_folder(path: Path) -> Opened:
+    """Open a folder; raise `UserError` if there is no such data set in it."""
+    datasets = _datasets()
+    if not path.is_dir():
+        raise UserError(f"data_dir {path} is no folder of a data set")
+    datasets.disable_progress_bars()
+    try:
+        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(path)
+        else:
+            loaded = datasets.load_dataset(str(path))
+    except Exception as error:  # of the library, many kinds
+        raise UserError(f"{path} can't be read as a data set: {one_line(error)}") from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = {str(loaded.split or "train"): loaded}
+    features = next(iter(loaded.values())).features
+    image = _column(path, features, datasets.Image, _IMAGES, "images")
+    label = _column(path, features, datasets.ClassLabel, _LABELS, "labels")
+    undecoded = datasets.Image(decode=False)
+    splits = {
+        split: Rows(rows.cast_column(image, undecoded), image, label, f"{split} of {path}")
+        for split, rows in loaded.items()
+    }
+    names = getattr(features[label], "names", None)
+    classes = names or numbered_classes([rows.labels for rows in splits.values()])
+    return Opened(splits, tuple(classes))
+
+
+def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what: str) -> str:
+    """Return the column of a kind; of several, or of none, the column with one of the names."""
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if len(found) == 1:
+        return found[0]
+    named = [name for name in names if name in (found or features)]
+    if named:
+        return named[0]
+    raise UserError(
+        f"{path} must have one column of {what}, or one that is called {' or '.join(names)}; its"
+        f" columns: {', '.join(features)}"
+    )
+
+
+def _datasets() -> ModuleType:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise UserError(
+            "data set hf_dataset needs the package datasets: pip install 'aggnets-jax[datasets]'"
+        ) from error

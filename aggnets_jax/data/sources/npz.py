@@ -1,0 +1,99 @@
+"""An .npz file of images and labels, named as by Keras or as by MedMNIST.
+
+    x_train  y_train  x_test  y_test
+    train_images  train_labels  val_images  val_labels  test_images  test_labels
+
+Images are uint8 [N, height, width] or [N, height, width, 1 or 3], labels whole numbers [N] or
+[N, 1]. `class_names`, texts [classes], may be beside them. Nothing is unpickled.
+"""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.sources.opened import Opened, numbered_classes
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import explained
+
+_NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+_SPLITS = ("train", "val", "validation", "test")
+
+
+class Arrays(Examples):
+    """Images in memory, uint8 [N, height, width, channels], and their labels, int64 [N]."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray, place: str) -> None:
+        self.labels = labels
+        self._images = images
+        self._place = place
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Return the image as a PNG, which has its exact values."""
+        image, content = self._images[index], io.BytesIO()
+        flat = image[..., 0] if image.shape[-1] == 1 else image
+        Image.fromarray(flat).save(content, "PNG", compress_level=0)
+        return content.getvalue(), int(self.labels[index])
+
+    def place(self, index: int) -> str:
+        """Return the array and the number in it."""
+        return f"image {index} of {self._place}"
+
+
+def open_file(path: Path) -> Opened:
+    """Open an .npz file; raise `UserError` if it has no such arrays."""
+    kinds = OSError, ValueError, zipfile.BadZipFile, EOFError
+    with explained(f"{path} can't be read as an .npz file", *kinds):
+        loaded = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("it holds a single array")
+        with loaded:
+            names = {split: pair for split in _SPLITS if (pair := _pair(loaded, split))}
+            arrays = {split: tuple(loaded[name] for name in names[split]) for split in names}
+            class_names = loaded.get("class_names")
+            there = ", ".join(loaded.files)
+    if not names:
+        raise UserError(
+            f"{path} has no x_train and y_train, or train_images and train_labels,"
+            f" but {there or 'nothing'}"
+        )
+    splits = {split: _examples(*arrays[split], f"{names[split][0]} of {path}") for split in names}  # type: ignore[call-arg]
+    shapes = {examples._images.shape[1:] for examples in splits.values()}
+    if len(shapes) > 1:
+        raise UserError(f"the splits of {path} have images of several shapes")
+    classes = numbered_classes([examples.labels for examples in splits.values()])
+    if class_names is not None:
+        classes = tuple(map(str, np.ravel(class_names)))
+    return Opened(splits, classes, shapes.pop())
+
+
+def _pair(loaded: Mapping[str, np.ndarray], split: str) -> tuple[str, str] | None:
+    for images, labels in _NAMES:
+        if images.format(split) in loaded and labels.format(split) in loaded:
+            return images.format(split), labels.format(split)
+    return None
+
+
+def _examples(images: np.ndarray, labels: np.ndarray, place: str) -> Arrays:
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{place} must be uint8 [N, height, width] or [N, height, width, 1 or 3], got"
+            f" {images.dtype} {list(images.shape)}"
+        )
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"the labels of {place} must be {len(images)} whole numbers, got {labels.dtype}"
+            f" {list(labels.shape)}"
+        )
+    return Arrays(images, labels.astype(np.int64), place)

@@ -1,0 +1,118 @@
+"""Shards of WebDataset: tar files whose members KEY.jpg and KEY.cls are an example.
+
+    DIR/train-000000.tar  DIR/train-000001.tar  DIR/val-000000.tar      or DIR/train/000000.tar
+    DIR/classes.txt       a name in each line, if there is one
+
+A label is the number in KEY.cls. A shard's headers are read once, when it is opened, and then every
+example in any order. WebDataset's own library reads shards from beginning to end, and starts them
+again when a run resumes.
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.data.sources.opened import Opened, numbered_classes
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import explained
+
+CLASSES = "classes.txt"
+_NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+
+
+class _Member(NamedTuple):
+    """An image in a shard: its key, place and label."""
+
+    key: str
+    shard: Path
+    start: int
+    size: int
+    label: int
+
+
+class Shards(Examples):
+    """Examples in tar files."""
+
+    def __init__(self, members: Sequence[_Member]) -> None:
+        self._members = members
+        self.labels = np.array([member.label for member in members], np.int64)
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def read(self, index: int) -> tuple[bytes, int]:
+        """Read the image from its place in the shard."""
+        member = self._members[index]
+        with member.shard.open("rb") as file:
+            file.seek(member.start)
+            return file.read(member.size), member.label
+
+    def place(self, index: int) -> str:
+        """Return key and shard."""
+        member = self._members[index]
+        return f"{member.key} in {member.shard}"
+
+
+def open_folder(path: Path) -> Opened:
+    """Open a folder of shards; raise `UserError` for one without any, or without labels."""
+    if not path.is_dir():
+        raise UserError(f"data_dir {path} is no folder with shards such as train-000000.tar")
+    shards: dict[str, list[Path]] = {}
+    for file in sorted(path.rglob("*.tar")):
+        shards.setdefault(_split(path, file), []).append(file)
+    if not shards:
+        raise UserError(f"{path} holds no shards such as train-000000.tar")
+    splits = {
+        split: Shards([member for file in files for member in _members(file)])
+        for split, files in shards.items()
+    }
+    classes = numbered_classes([examples.labels for examples in splits.values()])
+    if (file := path / CLASSES).exists():
+        with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
+            names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        names = [name for name in names if name]
+        if len(names) < len(classes):
+            raise UserError(f"{file} has {len(names)} names, the labels need {len(classes)}")
+        classes = tuple(names)
+    return Opened(splits, classes)
+
+
+def _split(folder: Path, file: Path) -> str:
+    """Return the split of a shard: its folder's name, or the last word before its number."""
+    if file.parent != folder:
+        return file.relative_to(folder).parts[0]
+    return re.split(r"[-_]", _NUMBER.sub("", file.stem))[-1] or "train"
+
+
+def _members(shard: Path) -> Iterator[_Member]:
+    """Yield the examples of a shard; their members stand together."""
+    with explained(f"{shard} can't be read", OSError, tarfile.TarError), shard.open("rb") as file:
+        key, image, label = None, None, None
+        with tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in filter(tarfile.TarInfo.isfile, archive):
+                folder, name = os.path.split(member.name)
+                stem, _, ending = name.partition(".")
+                found = os.path.join(folder, stem)
+                if found != key:
+                    if image is not None:
+                        yield _whole(shard, key, image, label)
+                    key, image, label = found, None, None
+                if f".{ending.lower()}" in ENDINGS:
+                    image = member.offset_data, member.size
+                elif ending == "cls":
+                    label = archive.extractfile(member).read(20)
+        if image is not None:
+            yield _whole(shard, key, image, label)
+
+
+def _whole(shard: Path, key: str, image: tuple[int, int], label: bytes | None) -> _Member:
+    if label is None or not label.strip().isdigit():
+        raise UserError(f"{key} in {shard} has no {key}.cls with the number of its class")
+    return _Member(key, shard, *image, int(label))

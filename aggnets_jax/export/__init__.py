@@ -1,0 +1,3 @@
+"""Trained classifiers as programs that run without this package."""
+
+FORMATS = ("stablehlo", "savedmodel", "onnx", "tflite")

@@ -1,0 +1,185 @@
+"""Networks as a flat list of XLA's own operations, for programs that leave this package.
+
+The traced program of a network is evaluated once more: calls are inlined, names and barriers are
+left out, and everything that depends on the weights alone is computed. If asked for, the factors
+and shifts that follow a convolution or a linear layer, such as its batch normalisation in
+evaluation, become a part of its kernel and one bias (Jacob et al., arXiv 1712.05877, Section 3.2).
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core
+
+from aggnets_jax.runtime.compilation import compile_for
+
+Function = Callable[[jax.Array], jax.Array]
+
+# Operations that call a program, by the parameter that has it.
+_CALLS = {
+    "jit": "jaxpr",
+    "closed_call": "call_jaxpr",
+    "custom_jvp_call": "call_jaxpr",
+    "custom_vjp_call": "call_jaxpr",
+    "remat2": "jaxpr",
+}
+_IDENTITIES = ("name", "optimization_barrier", "sharding_constraint")
+
+
+def plain(function: Function, *, fold: bool = False) -> Function:
+    """Return the same function of one array, as a flat list of XLA's own operations.
+
+    It can be traced with a symbolic batch. With `fold`, batch normalisations that directly follow a
+    convolution or a linear layer are a part of it, so results differ by rounding.
+    """
+
+    def run(images: jax.Array) -> jax.Array:
+        # Only CPUs compute convolutions by operations of this package.
+        with compile_for("gpu"):
+            traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(images.shape, images.dtype))
+        (result,) = _evaluate(traced.jaxpr, traced.consts, [images], fold)
+        return _emitted(result)
+
+    return run
+
+
+@dataclasses.dataclass
+class _Layer:
+    """A convolution or linear layer that is not computed yet: (images * kernel) scale + shift.
+
+    Attributes:
+      equation: the operation.
+      images: its first operand.
+      kernel: its second operand, known.
+      axis: axis of the kernel with the features, which are the last axis of the result.
+      scale: float64 [features].
+      shift: float64 [features], or None as long as nothing has followed.
+    """
+
+    equation: core.JaxprEqn
+    images: jax.Array
+    kernel: np.ndarray
+    axis: int
+    scale: np.ndarray
+    shift: np.ndarray | None = None
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.equation.outvars[0].aval.dtype  # type: ignore[attr-defined]
+
+    def followed_by(self, scale: np.ndarray | float, shift: np.ndarray | float) -> "_Layer":
+        """Return the layer, then multiplied and shifted."""
+        before = 0.0 if self.shift is None else self.shift
+        shifted = np.broadcast_to(before * scale + shift, self.scale.shape)
+        return dataclasses.replace(self, scale=self.scale * scale, shift=shifted)
+
+    def emit(self) -> jax.Array:
+        """Compute the layer."""
+        if self.shift is None:
+            return _bind(self.equation, [self.images, self.kernel])[0]
+        along = [1] * self.kernel.ndim
+        along[self.axis] = -1
+        kernel = (self.kernel * self.scale.reshape(along)).astype(self.kernel.dtype)
+        (result,) = _bind(self.equation, [self.images, kernel])
+        return result + jnp.asarray(self.shift, self.dtype)
+
+
+def _evaluate(
+    program: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], fold: bool
+) -> list[Any]:
+    """Evaluate a program; a result may be a `_Layer` that is not computed yet."""
+    values = dict(zip([*program.constvars, *program.invars], [*consts, *inputs], strict=True))
+    atoms = [atom for equation in program.eqns for atom in equation.invars]
+    uses = collections.Counter(
+        atom for atom in [*atoms, *program.outvars] if not isinstance(atom, core.Literal)
+    )
+
+    def read(atom: Any) -> Any:
+        if isinstance(atom, core.Literal):
+            return atom.val
+        if uses[atom] > 1:  # computed once, for all its readers
+            values[atom] = _emitted(values[atom])
+        return values[atom]
+
+    for equation in program.eqns:
+        given = [read(atom) for atom in equation.invars]
+        name = equation.primitive.name
+        if name in _CALLS:
+            called = equation.params[_CALLS[name]]
+            closed = isinstance(called, core.ClosedJaxpr)
+            inner, known = (called.jaxpr, called.consts) if closed else (called, ())
+            results = _evaluate(inner, known, given, fold)
+        elif name in _IDENTITIES:
+            results = given
+        elif fold and (layer := _folded(equation, given)) is not None:
+            results = [layer]
+        else:
+            results = _bind(equation, list(map(_emitted, given)))
+        values.update(zip(equation.outvars, results, strict=True))
+    return [read(atom) for atom in program.outvars]
+
+
+def _emitted(value: Any) -> Any:
+    return value.emit() if isinstance(value, _Layer) else value
+
+
+def _bind(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
+    """Compute an operation: now if all its operands are known, else in the traced program."""
+
+    def compute() -> list[Any]:
+        results = equation.primitive.bind(*given, **equation.params)
+        return list(results) if equation.primitive.multiple_results else [results]
+
+    sizes = [size for variable in equation.outvars for size in variable.aval.shape]  # type: ignore[attr-defined]
+    if all(map(_is_known, given)) and all(isinstance(size, int) for size in sizes):
+        with jax.ensure_compile_time_eval():
+            return [np.asarray(result) for result in compute()]
+    return compute()
+
+
+def _is_known(value: Any) -> bool:
+    return not isinstance(value, jax.core.Tracer | _Layer)
+
+
+def _folded(equation: core.JaxprEqn, given: Sequence[Any]) -> _Layer | None:
+    """Return an operation as a layer that may take in what follows it, or None if it is none."""
+    name = equation.primitive.name
+    if name in ("conv_general_dilated", "dot_general"):
+        return _layer(equation, *given)
+    if name not in ("add", "sub", "mul", "div") or not any(map(_is_known, given)):
+        return None
+    first, second = given
+    if isinstance(second, _Layer) and name in ("add", "mul"):
+        first, second = second, first
+    if not isinstance(first, _Layer):
+        return None
+    constant = np.asarray(second, np.float64)
+    by_feature = constant.size == np.prod(constant.shape[-1:], dtype=int)
+    if not by_feature or constant.size not in (1, first.scale.size):
+        return None
+    constant = constant.ravel()
+    if name in ("mul", "div"):
+        return first.followed_by(constant if name == "mul" else 1 / constant, 0.0)
+    return first.followed_by(1.0, constant if name == "add" else -constant)
+
+
+def _layer(equation: core.JaxprEqn, images: Any, kernel: Any) -> _Layer | None:
+    if not _is_known(kernel) or _is_known(images):
+        return None
+    parameters, kernel = equation.params, np.asarray(kernel)
+    numbers = parameters["dimension_numbers"]
+    if equation.primitive.name == "dot_general":
+        ((_, contracted), (batch, _)) = numbers
+        if batch or kernel.ndim != 2 or len(contracted) != 1:
+            return None
+        axis = 1 - contracted[0]
+    else:
+        if numbers.out_spec[1] != kernel.ndim - 1 or parameters["batch_group_count"] != 1:
+            return None
+        axis = numbers.rhs_spec[0]
+    return _Layer(equation, _emitted(images), kernel, axis, np.ones(kernel.shape[axis]))

@@ -1,0 +1,82 @@
+"""Averages of weights, compared with their definitions."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from aggnets_jax import data
+from aggnets_jax.analysis.averages import greedy_soup, mean_of
+from aggnets_jax.main import main
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.restore import restore_network
+
+
+def test_a_soup_keeps_what_is_no_worse():
+    accuracies = [0.6, 0.9, 0.7, 0.8]
+    together = {(1, 3): 0.85, (1, 2): 0.9, (1, 2, 0): 0.95}
+    asked = []
+
+    def judge(numbers):
+        asked.append(tuple(numbers))
+        return together[tuple(numbers)]
+
+    assert greedy_soup(accuracies, judge) == [1, 2, 0]
+    assert asked == [(1, 3), (1, 2), (1, 2, 0)]
+
+
+def test_means_are_computed_in_float64():
+    big, small = np.float32(2**24), np.float32(1)
+    found = mean_of([{"x": np.array([big])}, {"x": np.array([small])}, {"x": np.array([small])}])
+    assert found["x"].dtype == np.float32
+    assert found["x"][0] == np.float32((2.0**24 + 2) / 3)
+
+
+def restored_from(workdir):
+    return restore_network(workdir, "latest", mesh_lib.replicated(mesh_lib.make_mesh()))
+
+
+def test_command(two_runs, tmp_path, capsys):
+    flags = [f"--workdir={two_runs / 'a'}", f"--with={two_runs / 'b'}", f"--output={tmp_path}"]
+    saved = tmp_path / "saved"
+    assert main(["analyse", "averages", *flags, "--batches=1", f"--save={saved}"]) == 0
+    assert "mean of all" in capsys.readouterr().out
+    rows = list(csv.DictReader((tmp_path / "averages.csv").read_text().splitlines()))
+    assert [row["network"][:11] for row in rows[2:]] == ["mean of all", "greedy soup"]
+    first, second, mean = map(restored_from, (two_runs / "a", two_runs / "b", saved))
+    expected = jax.tree.map(
+        lambda x, y: (x + y) / 2, first.variables["params"], second.variables["params"]
+    )
+    jax.tree.map(np.testing.assert_allclose, mean.variables["params"], expected)
+
+    # The statistics of one batch: what training on it adds to the running averages.
+    sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh())
+    batch = next(data.train_batches(first.config.data, batch_size=64, seed=0, sharding=sharding))
+    images = (batch["image"] / 255 - jnp.array(first.info.mean)) / jnp.array(first.info.std)
+    model = first.model.clone(dropout=0.0)
+    zeros = jax.tree.map(jnp.zeros_like, first.variables["batch_stats"])
+    _, updated = model.apply(
+        {"params": expected, "batch_stats": zeros}, images, train=True, mutable=["batch_stats"]
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y / 0.1, rtol=1e-3, atol=1e-4),
+        mean.variables["batch_stats"],
+        updated["batch_stats"],
+    )
+    assert main(["eval", f"--workdir={saved}"]) == 0
+
+
+def test_one_checkpoint_has_no_average(two_runs, tmp_path, capsys):
+    flags = [f"--workdir={two_runs / 'a'}", f"--output={tmp_path}"]
+    assert main(["analyse", "averages", *flags]) == 2
+    assert "config.keep_checkpoints" in capsys.readouterr().err
+    assert not (tmp_path / "averages.csv").exists()
+
+
+@pytest.mark.parametrize("which", ["7", "best"])
+def test_a_checkpoint_that_is_not_there_is_told(two_runs, tmp_path, capsys, which):
+    flags = [f"--workdir={two_runs / 'a'}", f"--output={tmp_path}", f"--checkpoints={which}"]
+    assert main(["analyse", "ensemble", *flags]) == 2
+    assert "heckpoint" in capsys.readouterr().err
