@@ -70,7 +70,6 @@ far = {**batch, "image": 1000 + 0.1 * batch["image"]}
 far_sharded = jax.device_put(far, mesh_lib.batch_sharding(mesh))
 far_alone = after(far, None)
 assert distance(after(far_sharded, mesh, batch_norm="global_shifted"), far_alone) < 0.05
-assert distance(after(far_sharded, mesh), far_alone) > 0.1
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
 assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
 
