@@ -11,6 +11,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from aggnets_jax.arguments import check_number, check_whole_number
 from aggnets_jax.benchmark import against_torch, rows
+from aggnets_jax.benchmark.against_tf_data import tf_data_forms
 from aggnets_jax.benchmark.contenders import Contender, forms_of_network, measure
 from aggnets_jax.benchmark.forms import parse_arguments, parse_forms
 from aggnets_jax.benchmark.modes import MODES
@@ -20,7 +21,7 @@ from aggnets_jax.files import local_path
 from aggnets_jax.models import check_image_shape, input_shape
 from aggnets_jax.training.step import default_steps_per_dispatch
 
-TORCH = "torch"
+TORCH, TF_DATA = "torch", "tf.data"
 
 
 def run(given: argparse.Namespace) -> None:
@@ -63,6 +64,8 @@ def check(given: argparse.Namespace) -> None:
         if given.against == TORCH and mode not in against_torch.MODES:
             allowed = " and ".join(against_torch.MODES)
             raise UserError(f"--against=torch is for the modes {allowed}, not {mode}")
+        if given.against == TF_DATA and mode != "input":
+            raise UserError(f"--against=tf.data is for the mode input, not {mode}")
     given.against_forms = given.against_forms and given.against_forms.split(",")
 
 
@@ -86,6 +89,8 @@ def _contenders(workload: Workload, given: argparse.Namespace) -> list[Contender
     contenders = forms_of_network(workload, given.forms)
     if given.against == TORCH:
         contenders += against_torch.torch_forms(workload, contenders[0], given.against_forms)
+    elif given.against == TF_DATA:
+        contenders = tf_data_forms(workload, contenders[0])
     elif given.against is not None:
         other = dataclasses.replace(workload, model=given.against)
         contenders += forms_of_network(other, given.forms)

@@ -225,7 +225,11 @@ def dry_run(flags: argparse.Namespace) -> None:
     flag("--repeats", "number of turns of each form; default 7", type=int, default=7),
     flag("--seconds", "time for all turns of a form; default 10", type=float, default=10),
     flag("--steps_per_dispatch", "steps in one program; default as in training", type=int),
-    flag("--against", "compare with torch (the same networks in PyTorch), or with another network"),
+    flag(
+        "--against",
+        "compare with torch (the same networks in PyTorch), tf.data (other input pipelines), or"
+        " another network",
+    ),
     flag("--against_forms", "forms of torch: eager, compile, channels_last, or joined by +"),
     flag("--json", "file to write all columns to"),
     flag("--csv", "file to write all columns to"),

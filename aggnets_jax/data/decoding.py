@@ -119,16 +119,31 @@ def train_image(
 ) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """Return encoded, epoch, index -> uint8 [H, W, C]: cropped and resized, or as stored."""
     tf = import_tensorflow()
-    decode = image_decoder(info.image_shape[-1])
     if not info.resized:
+        decode = image_decoder(info.image_shape[-1])
         return lambda encoded, epoch, index: tf.ensure_shape(decode(encoded), info.image_shape)
+    part = random_part(info, seed)
 
     def crop(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        example_seed = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), index)
-        image = _random_crop(encoded, example_seed, decode, info.image_shape[-1])
-        return _to_uint8(_resize(image, info.image_shape[:2]), info.image_shape)
+        image = _resize(part(encoded, epoch, index), info.image_shape[:2])
+        return _to_uint8(image, info.image_shape)
 
     return crop
+
+
+def random_part(
+    info: DatasetInfo, seed: int
+) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Return encoded, epoch, index -> uint8 [h, w, C], a random part of the image as stored."""
+    tf = import_tensorflow()
+    channels = info.image_shape[-1]
+    decode = image_decoder(channels)
+
+    def part(encoded: tf.Tensor, epoch: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
+        example_seed = tf.random.fold_in(tf.stack([tf.constant(seed, tf.int64), epoch]), index)
+        return _random_crop(encoded, example_seed, decode, channels)
+
+    return part
 
 
 def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -213,4 +228,5 @@ def _resize(image: tf.Tensor, size: tuple[int, int] | tf.Tensor) -> tf.Tensor:
 
 def _to_uint8(image: tf.Tensor, shape: tuple[int, int, int]) -> tf.Tensor:
     tf = import_tensorflow()
-    return tf.ensure_shape(tf.saturate_cast(tf.round(image), tf.uint8), shape)
+    # Linear interpolation stays within 0..255, so nothing need be clipped.
+    return tf.ensure_shape(tf.cast(tf.round(image), tf.uint8), shape)

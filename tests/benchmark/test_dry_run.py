@@ -71,7 +71,7 @@ def test_steps_of_a_detector(tmp_path):
     config = detection_runs.tiny_detection("/nowhere")
     config["data"] = {"name": "aggnets_digit_scenes", "flip": False}
     _, found = dry_run(tmp_path, config={**config, "batch_size": 8, "eval_batch_size": 8})
-    assert set(found["collectives"]) == {"all-reduce"}
+    assert "all-reduce" in found["collectives"]
     assert found["model_flops"] > 0 and found["model_bytes"] > 0
 
 

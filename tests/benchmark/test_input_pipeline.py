@@ -65,3 +65,35 @@ def test_photographs_have_the_average_length_of_imagenet_s():
     image = input_pipeline.photograph(np.random.default_rng(0))
     length = len(tf.io.encode_jpeg(image).numpy())
     assert 90_000 < length < 130_000
+
+
+@pytest.mark.slow
+def test_other_pipelines_read_the_same_images(tmp_path, capsys):
+    size, arguments = "--image_size=64", ("--models=resnet50", "--modes=input", "--batch_size=4")
+    rows = _rows(tmp_path, *arguments, size, "--against=tf.data")
+    first, *others = [row["form"] for row in rows]
+    assert first == "default"
+    assert others == ["records alone", "without resizing", "tf.data flax", "tf.data big_vision"]
+    assert all(row["images_per_second"] > 0 for row in rows)
+    flags = ["--seconds=0.05", "--against=tf.data"]
+    assert main(["benchmark", *arguments, *flags, "--image_size=32"]) == 2
+    assert "--against=tf.data needs images of 64 pixels or more" in capsys.readouterr().err
+
+
+def test_pipelines_of_examples_give_normalised_parts():
+    from aggnets_jax.benchmark import against_tf_data
+    from aggnets_jax.data.tf_runtime import import_tensorflow
+
+    tf = import_tensorflow()
+    encoded = tf.io.encode_jpeg(input_pipeline.photograph(np.random.default_rng(0)))
+    mean, std = (np.array(x) for x in data.dataset_info.NORMALISATION["imagenet"])
+    ranges = {
+        against_tf_data._big_vision: (-1, 1),
+        against_tf_data._flax: ((0 - mean) / std, (1 - mean) / std),
+    }
+    for pipeline, (low, high) in ranges.items():
+        image = pipeline(encoded, 64).numpy()
+        assert (image.shape, image.dtype) == ((64, 64, 3), np.float32)
+        assert (image.min((0, 1)) >= np.subtract(low, 0.2)).all()  # bicubic overshoots
+        assert (image.max((0, 1)) <= np.add(high, 0.2)).all()
+        assert np.ptp(image) > 0.5

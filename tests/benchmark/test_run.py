@@ -181,6 +181,7 @@ def test_other_errors_are_not_backed_off(monkeypatch, capsys):
         (["--seconds=nan"], "seconds must be a number at least 0"),
         (["--against=torsh"], "unknown model 'torsh'"),
         (["--against_forms=eager"], "--against_forms needs --against=torch"),
+        (["--against=tf.data"], "--against=tf.data is for the mode input, not eval"),
         (["--json=/nowhere/rows.json"], "/nowhere"),
         (["--batchsize=3"], "unknown flag '--batchsize'; nearest: --batch_size"),
     ],
