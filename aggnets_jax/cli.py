@@ -131,7 +131,7 @@ def _problem_of_devices() -> str | None:
     try:
         jax.devices()
     except Exception as error:  # an AssertionError for a platform without its plugin
-        wanted = jax.config.jax_platforms
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
         where = f"JAX_PLATFORMS={wanted}" if wanted else "this machine"
         return f"JAX can't use the devices of {where}: {one_line(error)}"
     return None

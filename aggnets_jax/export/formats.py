@@ -63,7 +63,7 @@ def write_savedmodel(program: Program, path: Path) -> None:
             Tout=[tf.float32],
             Sout=[tf.TensorShape((None, classes))],
             platforms=[platform.upper() for platform in exported.platforms],
-            use_shardy_partitioner=jax.config.jax_use_shardy_partitioner,
+            use_shardy_partitioner=jax.config.jax_use_shardy_partitioner,  # type: ignore[attr-defined]
         )
         return {LOGITS: logits}
 
