@@ -43,9 +43,9 @@ def cropped_targets(
 ) -> jax.Array:
     """Return the targets of RoIs as `mask_targets`, from masks that are cropped to their boxes.
 
-    A crop takes far less memory than a mask of the whole image. Its targets differ from all of the
-    conventions' in the same way: a pixel is 1 where the crop, sampled bilinearly at its centre,
-    reaches 0.5.
+    A crop takes far less memory than a mask of the whole image. Its targets differ at the edges of
+    objects: a pixel is 1 where the crop, sampled bilinearly once, reaches 0.5. It is sampled where
+    the convention samples the whole mask.
 
     Args:
       crops: masks of an image's objects in their own boxes, 0 or 1 [objects, side, side].
@@ -56,10 +56,15 @@ def cropped_targets(
       conventions: see `Conventions`.
     """
     side, own = crops.shape[-1], own[index]
+    if conventions.mask_target == "crop":
+        boxes = jnp.trunc(boxes)  # RoIs are of whole pixels
+    # Without the shift of half a pixel, the first pixel is at 0, and its centre here at 0.5.
+    late = 0.5 if conventions.mask_target == "soft" else 0.0
     sides, own_sides = conventions.sides(boxes), conventions.sides(own)
     axes = []
     for axis in (0, 1):
-        pixels = boxes[:, axis, None] + (jnp.arange(size) + 0.5) / size * sides[axis][:, None]
+        places = (jnp.arange(size) + 0.5) / size * sides[axis][:, None]
+        pixels = boxes[:, axis, None] + late + places
         length = jnp.maximum(own_sides[axis], 1e-6)[:, None]
         cells = (pixels - own[:, axis, None]) / length * side - 0.5
         axes.append(jnp.maximum(0, 1 - jnp.abs(cells[..., None] - jnp.arange(side))))

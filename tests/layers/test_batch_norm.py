@@ -23,6 +23,7 @@ PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from jax.sharding import NamedSharding, PartitionSpec
 from aggnets_jax import config as config_lib, create_model
+from aggnets_jax.connectivity.features import batch_statistics, shift_over_devices
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import Classification
@@ -66,10 +67,17 @@ assert distance(by_device, mean) < 2e-5, distance(by_device, mean)
 assert distance(everywhere, whole) < 2e-5, distance(everywhere, whole)
 shifted = after(sharded, mesh, batch_norm="global_shifted")
 assert distance(shifted, whole) < 2e-5, distance(shifted, whole)
-far = {**batch, "image": 1000 + 0.1 * batch["image"]}
-far_sharded = jax.device_put(far, mesh_lib.batch_sharding(mesh))
-far_alone = after(far, None)
-assert distance(after(far_sharded, mesh, batch_norm="global_shifted"), far_alone) < 0.05
+
+# Of values far from 0, float32 keeps the variance only with a shift.
+far = jax.device_put(1000 + 0.1 * batch["image"], mesh_lib.batch_sharding(mesh))
+true = np.var(np.asarray(far, np.float64))
+with jax.set_mesh(mesh):
+    plain = jax.jit(lambda x: batch_statistics(x)[1][0])(far)
+    with shift_over_devices():
+        shifted = jax.jit(lambda x: batch_statistics(x)[1][0])(far)
+assert abs(float(shifted) / true - 1) < 1e-3, (shifted, true)
+assert abs(float(plain) / true - 1) > 0.1, (plain, true)
+
 assert distance(by_device, whole) > 1e-3, distance(by_device, whole)
 assert int(by_device.totals["correct"]) == sum(int(s.totals["correct"]) for s in alone)
 
