@@ -119,19 +119,6 @@ def test_stopped_after_any_step_and_started_again(step, whole, data_dir, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["lamb", "muon", "adafactor", "schedule_free_adamw"])
-def test_other_optimisers_go_on_to_the_bit(optimizer, data_dir, tmp_path, monkeypatch):
-    config = runs.tiny_config(data_dir, optimizer=optimizer, lr=0.01)
-    summary = train_and_evaluate(config, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        _interrupt(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
-        with pytest.raises(Stopped):
-            train_and_evaluate(config, tmp_path / "stopped")
-    resumed = train_and_evaluate(config, tmp_path / "stopped")
-    _assert_same_run(resumed, tmp_path / "stopped", summary, tmp_path / "whole")
-
-
-@pytest.mark.slow
 def test_streamed_run_stopped_and_started_again(data_dir, tmp_path, monkeypatch):
     config = runs.tiny_config(data_dir, total_steps=6, checkpoint_every_steps=4)
     config["model"] = {"name": "sparsenet10_k4"}

@@ -140,7 +140,7 @@ def _example(
     options.threading.max_intra_op_parallelism = 1
     sharding = mesh_lib.batch_sharding(mesh_lib.make_mesh())
 
-    def example(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:  # type: ignore[name-defined]
+    def example(record: dict[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
         return image(record["image"], side), record["label"]
 
     def batches(count: int) -> Iterable[Any]:
@@ -151,7 +151,7 @@ def _example(
         images = records.map(example, num_parallel_calls=tf.data.AUTOTUNE)
         return images.batch(batch_size, drop_remainder=True).prefetch(prefetched)
 
-    def finish(batch: tuple[tf.Tensor, tf.Tensor]) -> jax.Array:  # type: ignore[name-defined]
+    def finish(batch: tuple[tf.Tensor, tf.Tensor]) -> jax.Array:
         images, labels = (np.asarray(memoryview(x.numpy())) for x in batch)
         return jax.device_put((images, labels), sharding)[0]
 

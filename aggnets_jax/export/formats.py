@@ -55,7 +55,7 @@ def write_savedmodel(program: Program, path: Path) -> None:
     module = mlir.serialize_portable_artifact(exported.mlir_module(), STABLEHLO)
     classes = exported.out_avals[0].shape[-1]
 
-    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:  # type: ignore[name-defined]
+    def classify(images: tf.Tensor) -> dict[str, tf.Tensor]:
         (logits,) = xla.call_module(
             [images],
             version=exported.calling_convention_version,

@@ -45,7 +45,8 @@ def parse(name: str) -> Repository:
     prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
     match = _NAME.fullmatch(name.removeprefix(prefix))
     if not prefix or not match:
-        raise UserError(f"{name!r} is no repository; the form is hf-hub:USER/NAME[@REVISION]")
+        form = f"{prefix or _PREFIXES[0]}USER/NAME[@REVISION]"
+        raise UserError(f"{name!r} is no repository; the form is {form}")
     return Repository(*match.groups())
 
 
