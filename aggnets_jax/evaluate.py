@@ -20,6 +20,7 @@ from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_fir
 from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
+from aggnets_jax.training.gradients import inside_mesh
 from aggnets_jax.training.state import Variables, over_seeds
 from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoints import LATEST, Checkpoints
@@ -32,13 +33,21 @@ EvalStep = Callable[[Variables, data.Batch], Any]
 
 
 def make_eval_step(
-    task: Task, model: Any, preprocess: data.Preprocess, num_seeds: int = 1
+    task: Task,
+    model: Any,
+    preprocess: data.Preprocess,
+    num_seeds: int = 1,
+    mesh: Mesh | None = None,
 ) -> EvalStep:
     """Make the compiled evaluation of a batch.
 
-    With several seeds the variables have them as first axis, and the outputs, too.
+    With several seeds the variables have them as first axis, and the outputs, too. On a mesh each
+    device finds the objects of its own images.
     """
-    step = over_seeds(task.make_eval_step(model, preprocess), num_seeds, in_axes=(0, None))
+    step = task.make_eval_step(model, preprocess)
+    if mesh is not None and mesh.size > 1:
+        step = inside_mesh(step, mesh)
+    step = over_seeds(step, num_seeds, in_axes=(0, None))
     return jax.jit(step, compiler_options=compiler_options())
 
 
@@ -124,7 +133,7 @@ def evaluate_checkpoint(
     else:
         model, batches = other_evaluation(restored, mesh, data_name, data_dir, split)
     preprocess = task.make_preprocess(config, restored.info)
-    eval_step = make_eval_step(task, model, preprocess, config.num_seeds)
+    eval_step = make_eval_step(task, model, preprocess, config.num_seeds, mesh)
     note(f"evaluating {batches.num_examples} images")
     results: list[Any] = []
     metrics = evaluate(

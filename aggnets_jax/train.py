@@ -131,7 +131,7 @@ def train_and_evaluate(
         intervals = [config[f"{what}_every_steps"] for what in ("log", "eval", "checkpoint")]
         eval_batches = task.eval_data(config, over_batch)
         eval_batches.check()
-        eval_step = make_eval_step(task, setup.model, preprocess, config.num_seeds)
+        eval_step = make_eval_step(task, setup.model, preprocess, config.num_seeds, mesh)
         if start < total_steps:
             dispatched = config.steps_per_dispatch or default_steps_per_dispatch()
             training = task.train_data(

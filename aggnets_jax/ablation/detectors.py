@@ -63,7 +63,7 @@ def measure(
     task = get_task(restored.config)
     batches = evaluation_batches(restored, mesh, data_dir)
     preprocess = task.make_preprocess(restored.config, restored.info)
-    step = make_eval_step(task, restored.model, preprocess, 1)
+    step = make_eval_step(task, restored.model, preprocess, mesh=mesh)
 
     def figures(cut: Sequence[StageLink]) -> dict[str, Any]:
         links = links_lib.collection(links_lib.masks_without(stages, cut))["links"]

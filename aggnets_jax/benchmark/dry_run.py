@@ -66,6 +66,8 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
         info = None
     with compile_for(target.platform) if target else native():
         setup = set_up(config, task, info=info, mesh=mesh)
+        if target:
+            mesh_lib.check_divisible("eval_batch_size", setup.config.eval_batch_size, mesh.size)
         found = {
             "devices": mesh.size,
             "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
@@ -114,11 +116,10 @@ def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
 
 def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     config = setup.config
-    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     variables = setup.state_shapes().variables  # a run copies them to each device
     variables = _placed(variables, jax.tree.map(lambda _: mesh_lib.replicated(mesh), variables))
     preprocess = setup.task.make_preprocess(config, setup.info)
-    step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds)
+    step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds, mesh)
     costs = _costs(step, variables, _batch(setup, mesh, train=False))
     return costs | _own_costs(setup, 1, config.eval_batch_size // mesh.size)
 

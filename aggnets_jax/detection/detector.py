@@ -26,6 +26,7 @@ from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
 from aggnets_jax.models.levels import Backbone, Levels
+from aggnets_jax.runtime.mesh import map_images
 
 MASK_ROI = 14
 """Bins of a RoI of the mask head along each side; a mask has twice as many pixels."""
@@ -218,9 +219,13 @@ class Detector(nn.Module):
             limits = self.limits[0 if train else 1]
         anchors = self.anchors(padded, deltas[0].dtype)
         make = partial(proposing.propose, limits=limits, conventions=self.conventions)
-        return jax.vmap(lambda logits, deltas, size: make(logits, deltas, anchors, size))(
-            logits, deltas, sizes
-        )
+
+        def of_image(image: Any, anchors: Sequence[jax.Array]) -> Proposals:
+            logits, deltas, size = image
+            return make(logits, deltas, anchors, size)
+
+        predicted = jax.lax.stop_gradient((list(logits), list(deltas)))
+        return map_images(of_image)((*predicted, sizes), list(anchors))
 
     def roi_features(self, maps: Sequence[jax.Array], boxes: jax.Array, size: int) -> jax.Array:
         """Pool boxes [batch, n, 4] to [batch * n, size, size, channels], without the last map."""
@@ -260,7 +265,8 @@ class Detector(nn.Module):
             most=self.most,
             candidates=self.candidates,
         )
-        return jax.vmap(make)(scores, deltas, proposals.boxes, proposals.valid, sizes)
+        images = (scores, deltas, proposals.boxes, proposals.valid, sizes)
+        return map_images(lambda image, _: make(*image))(images, ())
 
     def predict_some_masks(
         self, maps: Sequence[jax.Array], boxes: jax.Array, wanted: jax.Array

@@ -18,6 +18,7 @@ from aggnets_jax.detection.conventions import Conventions
 from aggnets_jax.detection.masks import cropped_targets, mask_targets
 from aggnets_jax.detection.proposals import Proposals
 from aggnets_jax.detection.sampling import sample
+from aggnets_jax.runtime.mesh import map_images
 
 
 class SampleSizes(NamedTuple):
@@ -97,18 +98,16 @@ def sample_anchors(
       numbers: numbers of samples.
     """
     most = numbers.anchors, numbers.positive_anchors
-    every = jnp.concatenate(anchors)
 
-    def of_image(
-        key: jax.Array, boxes: jax.Array, labels: jax.Array, valid: jax.Array, size: jax.Array
-    ) -> Samples:
+    def of_image(image: tuple[jax.Array, ...], every: jax.Array) -> Samples:
+        key, boxes, labels, valid, size = image
         allowed = jnp.broadcast_to(size.min() > 0, len(every))
         if conventions.anchors_inside:
             allowed = inside(every, size)
         assigned = assign_anchors(boxes, valid, every, allowed, conventions)
         return _samples(key, every, assigned, boxes, labels, conventions, *most, RPN_STDS)
 
-    return jax.vmap(of_image)(keys, *objects[:3], sizes)
+    return map_images(of_image)((keys, *objects[:3], sizes), jnp.concatenate(anchors))
 
 
 def sample_rois(
@@ -121,14 +120,8 @@ def sample_rois(
     """Sample RoIs from the objects' own boxes and the proposals; see `sample_anchors`."""
     most = numbers.rois, numbers.positive_rois
 
-    def of_image(
-        key: jax.Array,
-        boxes: jax.Array,
-        labels: jax.Array,
-        valid: jax.Array,
-        proposed: jax.Array,
-        real: jax.Array,
-    ) -> Samples:
+    def of_image(image: tuple[jax.Array, ...], _: object) -> Samples:
+        key, boxes, labels, valid, proposed, real = image
         rois = jnp.concatenate([boxes.astype(proposed.dtype), proposed])
         # The objects' own boxes are assigned apart: no proposal is better than they are.
         assigned = assign_proposals(boxes, valid, proposed, real, conventions)
@@ -138,8 +131,8 @@ def sample_rois(
         assigned = jnp.concatenate([own, assigned])
         return _samples(key, rois, assigned, boxes, labels, conventions, *most, ROI_STDS)
 
-    found = jax.vmap(of_image)(keys, *objects[:3], proposals.boxes, proposals.valid)
-    return jax.lax.stop_gradient(found)
+    images = (keys, *objects[:3], proposals.boxes, proposals.valid)
+    return jax.lax.stop_gradient(map_images(of_image)(images, ()))
 
 
 def _samples(

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -17,8 +16,8 @@ from aggnets_jax.data.objects import Annotated, EvaluatedImages
 from aggnets_jax.data.objects.segmentations import decode_mask
 from aggnets_jax.detection.results import coco_results
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.tables import csv_text
 from aggnets_jax.tasks import get_task
@@ -63,8 +62,7 @@ def detect(
         sharding=mesh_lib.batch_sharding(mesh),
     )
     preprocess = task.make_preprocess(config, info)
-    step = task.make_eval_step(restored.model, preprocess)
-    step = jax.jit(step, compiler_options=compiler_options())
+    step = make_eval_step(task, restored.model, preprocess, mesh=mesh)
     found = {}
     note(f"detecting objects in {len(files)} images")
     for batch in counted(batches, len(batches), "batches"):

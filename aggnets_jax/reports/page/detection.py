@@ -41,7 +41,7 @@ class _Evaluated:
         task = get_task(restored.config)
         batches = evaluation_batches(restored, mesh, self._data_dir)
         preprocess = task.make_preprocess(restored.config, restored.info)
-        step = make_eval_step(task, restored.model, preprocess)
+        step = make_eval_step(task, restored.model, preprocess, mesh=mesh)
         results: list[Any] = []
         evaluate(task, step, restored.variables, batches, keep=results.extend)
         return restored.step, batches.data, results, task.kinds  # type: ignore[attr-defined]
