@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 
 GROUPS = 4
@@ -29,6 +30,27 @@ def lost(kernel: jax.Array, steps: int | jax.Array) -> jax.Array:
     ranks = jnp.argsort(jnp.argsort(strength, axis=0, stable=True), axis=0)
     by_group = ranks < steps * (channels // GROUPS)
     return jnp.tile(by_group, features // GROUPS).reshape(kernel.shape)
+
+
+def kept_inputs(kernel: jax.Array) -> jax.Array:
+    """Return the inputs [C, in//C] that the groups of a kernel [1, 1, in, out] have kept, int32.
+
+    Raises:
+      UserError: if a group has lost too few.
+    """
+    *_, channels, features = kernel.shape
+    used = jnp.any(kernel.reshape(channels, features // GROUPS, GROUPS) != 0, axis=1)
+    if int(used.sum(0).max()) > channels // GROUPS:
+        raise UserError("a network can be exported only after all condensing steps; see `condense`")
+    index = jnp.argsort(~used, axis=0, stable=True)[: channels // GROUPS]
+    return jnp.sort(index, axis=0).T.astype(jnp.int32)
+
+
+def grouped_kernel(kernel: jax.Array, kept: jax.Array) -> jax.Array:
+    """Return the kernel [1, 1, in//C, out] of the grouped convolution of the kept inputs."""
+    by_group = kernel.reshape(kernel.shape[2], -1, GROUPS)
+    parts = [by_group[index, :, g] for g, index in enumerate(kept)]
+    return jnp.concatenate(parts, axis=-1)[None, None]
 
 
 class LearnedGroupConv(nn.Conv):

@@ -43,7 +43,15 @@ from aggnets_jax.connectivity.topology import (
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers import common
 from aggnets_jax.layers.convolution import convolve
-from aggnets_jax.layers.learned_groups import GROUPS, LEARNED, CondensedConv, LearnedGroupConv, lost
+from aggnets_jax.layers.learned_groups import (
+    GROUPS,
+    LEARNED,
+    CondensedConv,
+    LearnedGroupConv,
+    grouped_kernel,
+    kept_inputs,
+    lost,
+)
 from aggnets_jax.layers.pooling import avg_pool
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import register_family
@@ -169,36 +177,20 @@ def export(model: CondenseNet, variables: Any) -> tuple[CondenseNet, dict[str, A
     """
     flat = traverse_util.flatten_dict(dict(variables))
     kernels = {path[1:-2]: kernel for path, kernel in flat.items() if LEARNED in path}
-    selected = {layer: _selected(kernel) for layer, kernel in kernels.items()}
+    selected = {layer: kept_inputs(kernel) for layer, kernel in kernels.items()}
     new: dict[tuple[str, ...], jax.Array] = {}
     for path, value in flat.items():
         collection, *layer, module, leaf = path
         layer = tuple(layer)
         if module == LEARNED:
             new["selection", *layer, "condensed", "index"] = selected[layer].reshape(-1)
-            new["params", *layer, "condensed", "conv", "kernel"] = _grouped(value, selected[layer])
+            kernel = grouped_kernel(value, selected[layer])
+            new["params", *layer, "condensed", "conv", "kernel"] = kernel
         elif module == "norm1":
             new[collection, *layer, "condensed", "norm", leaf] = value[selected[layer].reshape(-1)]
         else:
             new[path] = value
     return model.clone(condensed=True), traverse_util.unflatten_dict(new)
-
-
-def _selected(kernel: jax.Array) -> jax.Array:
-    """Return the inputs [C, in//C] that the groups have kept."""
-    *_, channels, features = kernel.shape
-    used = jnp.any(kernel.reshape(channels, features // GROUPS, GROUPS) != 0, axis=1)
-    if int(used.sum(0).max()) > channels // GROUPS:
-        raise UserError("a network can be exported only after all condensing steps; see `condense`")
-    index = jnp.argsort(~used, axis=0, stable=True)[: channels // GROUPS]
-    return jnp.sort(index, axis=0).T.astype(jnp.int32)
-
-
-def _grouped(kernel: jax.Array, selected: jax.Array) -> jax.Array:
-    """Return the kernel [1, 1, in//C, out] of the grouped convolution."""
-    by_group = kernel.reshape(kernel.shape[2], -1, GROUPS)
-    parts = [by_group[index, :, g] for g, index in enumerate(selected)]
-    return jnp.concatenate(parts, axis=-1)[None, None]
 
 
 def condensenet(

@@ -117,9 +117,8 @@ class EfficientNet(Network):
             return joined(lambda x: drop(branch(x)))
 
         first = 1
-        for i, (row, topology) in enumerate(
-            zip(B0_STAGES, self.shortcut_topologies, strict=True), 1
-        ):
+        stages = zip(B0_STAGES, self.shortcut_topologies, strict=True)
+        for i, (row, topology) in enumerate(stages, 1):
             branch = partial(block, row)
             opening = branch(first, stride=row.stride, name=f"stage{i}_opening")
             if first in self.replaced:
@@ -147,10 +146,7 @@ class EfficientNet(Network):
 
 
 def efficientnet_b0(
-    *,
-    topology: TopologyLike = "plain",
-    topology_args: TopologyArgs = None,
-    **fields: Any,
+    *, topology: TopologyLike = "plain", topology_args: TopologyArgs = None, **fields: Any
 ) -> EfficientNet:
     """Build EfficientNet-B0.
 

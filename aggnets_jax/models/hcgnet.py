@@ -12,8 +12,7 @@ Where the paper and the reference code (https://github.com/winycg/HCGNet) differ
 * The middle of a transition has C_in - floor((C_in - C_out) / 2) channels: up to rounding, alpha =
   1.5 times C_out. C_out is rounded down, and so is the middle with `transition_multiplier`.
 * The code for ImageNet applies dropout to a tensor that it does not use; the paper has 0.1 before
-  the classifier. DropBlock after the transitions for CIFAR is only in the code; its squares may
-  begin anywhere, and are cut off at the border of the map.
+  the classifier. DropBlock for CIFAR is only in the code; its squares are cut off at the border.
 * The printed FLOPs are multiply-adds of convolutions and of the classifier, two operations for each
   element of a normalisation of maps, and one for each element of a ReLU and for each value that a
   pooling reads. The counting code ignores the dilation, so it counts two rows and columns too many
@@ -117,9 +116,7 @@ class HCGNet(Network):
             "bias_init": common.uniform_bias(x.shape[-1]),
         }
 
-    def _module(
-        self, position: int, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module]
-    ) -> Callable[..., SMG]:
+    def _module(self, position: int, norm: common.Norm, conv: common.Conv) -> Callable[..., SMG]:
         """Return a function that makes modules of hybrid blocks (0) or of transitions (1)."""
         return partial(
             SMG,
@@ -207,10 +204,7 @@ def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return the numbers of hybrid blocks and of transitions."""
     values = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(values) != 2:
-        raise UserError(
-            f"{what} has {len(values)} values; allowed: one, or one for hybrid blocks and one for"
-            " transitions"
-        )
+        raise UserError(f"{what} has {len(values)} values; allowed: 1, or 2: blocks, transitions")
     return values
 
 

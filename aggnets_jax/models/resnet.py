@@ -128,9 +128,7 @@ class ResNet(Network):
 
         return x
 
-    def _block(
-        self, norm: Callable[..., nn.Module], conv: Callable[..., nn.Module], train: bool
-    ) -> Callable[..., Callable[[jax.Array], jax.Array]]:
+    def _block(self, norm: common.Norm, conv: common.Conv, train: bool) -> Callable[..., Any]:
         """Return a function that makes F of block 1, 2, ... of the network."""
         block = partial(self.block, norm=norm, conv=conv, **self.block_options)
         if self.attention is not None:

@@ -32,7 +32,6 @@ from functools import partial
 from typing import Any
 
 import jax
-from flax import linen as nn
 
 from aggnets_jax.arguments import check_number, check_whole_number, known_depth
 from aggnets_jax.connectivity.aggregation import check_aggregation
@@ -46,18 +45,7 @@ from aggnets_jax.connectivity.topology import (
     per_stage,
 )
 from aggnets_jax.errors import UserError
-from aggnets_jax.layers import common
-from aggnets_jax.layers.seqconv import (
-    ConvNormReLU,
-    Downsampling,
-    Features,
-    Group,
-    ResidualBlock,
-    SeqConv,
-    check_groups,
-    group_topology,
-    layer_topologies,
-)
+from aggnets_jax.layers import common, seqconv
 from aggnets_jax.models.flops import in_binary_units
 from aggnets_jax.models.network import Endpoints, Network
 from aggnets_jax.models.registry import IMAGENET, register_family
@@ -98,8 +86,8 @@ class SeqResNet(Network):
     ) -> jax.Array:
         conv = partial(conv, kernel_init=common.he_fan_out_uniform)
         dropout = partial(common.channel_dropout, self.dropout, train=train)
-        plain = partial(ConvNormReLU, norm=norm, conv=conv)
-        group = partial(Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
+        plain = partial(seqconv.ConvNormReLU, norm=norm, conv=conv)
+        group = partial(seqconv.Group, bottleneck=self.bottleneck, norm=norm, conv=conv)
         no_dropout = partial(common.channel_dropout, 0.0, train=train)
         features = self._stem(x, plain, partial(group, dropout=no_dropout))
         endpoints["stem"] = features.activated
@@ -107,14 +95,14 @@ class SeqResNet(Network):
         for i, blocks in enumerate(self.blocks):
             if i > 0:
                 more = self.widths[i] - self.widths[i - 1]
-                features = Downsampling(
+                features = seqconv.Downsampling(
                     extension=self._layer(i - 1, more, group),
                     downsizing=self._downsizing(i, plain),
                     name=f"downsample{i}",
                 )(features)
             features = Stage(
                 make_topology("plain", blocks),
-                unit=partial(ResidualBlock, self._layer(i, self.widths[i], group)),
+                unit=partial(seqconv.ResidualBlock, self._layer(i, self.widths[i], group)),
                 execution=self.execution,
                 kind=lambda layer: None,
                 name=f"stage{i + 1}",
@@ -131,16 +119,15 @@ class SeqResNet(Network):
         """The topologies of the groups of all layers, first of one layer of each stage."""
         slices = [width // k for width, k in zip(self.widths, self.group_widths, strict=True)]
         layers = list(zip(self.layer_topologies, slices, strict=True))
-        stages = [group_topology(topology, n, n) for topology, n in layers]
+        stages = [seqconv.group_topology(topology, n, n) for topology, n in layers]
         blocks = [[topology] * (2 * n - 1) for topology, n in zip(stages, self.blocks, strict=True)]
         grown = [w // k for w, k in zip(self.widths[1:], self.group_widths, strict=False)]
-        extensions = [group_topology(t, n, m - n) for (t, n), m in zip(layers, grown, strict=False)]
-        stem = group_topology(make_topology("dense", slices[0]), 1, slices[0])
+        wider = zip(layers, grown, strict=False)
+        extensions = [seqconv.group_topology(t, n, m - n) for (t, n), m in wider]
+        stem = seqconv.group_topology(make_topology("dense", slices[0]), 1, slices[0])
         return (*stages, stem, *itertools.chain(*blocks), *extensions)
 
-    def _stem(
-        self, x: jax.Array, plain: Callable[..., nn.Module], group: Callable[..., nn.Module]
-    ) -> Features:
+    def _stem(self, x: jax.Array, plain: Callable[..., Any], group: Any) -> seqconv.Features:
         """Return the input of the first stage; the layer of the stem has the whole input as y_0."""
         layer = self._layer(0, self.widths[0], group, stem=True)
         if not self.imagenet_stem:
@@ -150,14 +137,12 @@ class SeqResNet(Network):
         x = layer(name="stem3")(x).activated
         return self._downsizing(0, plain)(self.widths[0], name="stem4")(x)
 
-    def _layer(
-        self, stage: int, features: int, group: Callable[..., nn.Module], *, stem: bool = False
-    ) -> Callable[..., SeqConv]:
+    def _layer(self, stage: int, features: int, group: Any, *, stem: bool = False) -> Any:
         """Return a function that makes layers that read the features of a stage, or of the stem."""
         k = self.group_widths[stage]
         groups = features // k
         return partial(
-            SeqConv,
+            seqconv.SeqConv,
             make_topology("dense", groups) if stem else self.layer_topologies[stage],
             slices=1 if stem else self.widths[stage] // k,
             groups=groups,
@@ -165,9 +150,7 @@ class SeqResNet(Network):
             aggregation="concat" if stem else self.aggregation,
         )
 
-    def _downsizing(
-        self, stage: int, plain: Callable[..., nn.Module]
-    ) -> Callable[..., ConvNormReLU]:
+    def _downsizing(self, stage: int, plain: Callable[..., Any]) -> Callable[..., Any]:
         """Return a function that makes the grouped convolution into a stage."""
         groups = self.widths[stage] // self.group_widths[stage] * self.cardinalities[stage]
         return partial(plain, kernel_size=3, stride=2, groups=groups)
@@ -223,10 +206,10 @@ def seqresnet(
     blocks = per_stage("blocks", blocks, len(widths))
     for number in blocks:
         check_whole_number("blocks", number, 1, MAX_DEPTH)
-    check_groups(widths, group_widths, cardinalities, bottleneck)
+    seqconv.check_groups(widths, group_widths, cardinalities, bottleneck)
     slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
     network = (SeqResNeXt if max(cardinalities) > 1 else SeqResNet)(
-        layer_topologies=layer_topologies(topology, topology_args, slices),
+        layer_topologies=seqconv.layer_topologies(topology, topology_args, slices),
         widths=widths,
         group_widths=group_widths,
         cardinalities=cardinalities,
