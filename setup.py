@@ -90,8 +90,8 @@ setup(
         "buckets": BUCKETS,
         "coco": COCO,
         "hub": HUB,
-        # And jax2onnx with --no-deps: it asks for an older Orbax, see docs/export.md.
-        "onnx": ["onnx>=1.20", "onnx-ir>=0.2", "onnxruntime>=1.24"],
+        # And jax2onnx, which needs sympy, with --no-deps: it asks for an older Orbax.
+        "onnx": ["onnx>=1.20", "onnx-ir>=0.2", "onnxruntime>=1.24", "sympy>=1.13"],
         "datasets": DATASETS,
         "trackers": TRACKERS,
         "mnist": MNIST,

@@ -8,7 +8,7 @@ evaluation, become a part of its kernel and one bias (Jacob et al., arXiv 1712.0
 
 import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from jax.extend import core
 from aggnets_jax.runtime.compilation import compile_for
 
 Function = Callable[[jax.Array], jax.Array]
+Operation = Callable[[core.JaxprEqn, Sequence[Any]], list[Any]]
+"""Computes an operation of a traced program, from its operands."""
 
 # Operations that call a program, by the parameter that has it.
 _CALLS = {
@@ -31,18 +33,21 @@ _CALLS = {
 _IDENTITIES = ("name", "optimization_barrier", "sharding_constraint")
 
 
-def plain(function: Function, *, fold: bool = False) -> Function:
+def plain(
+    function: Function, *, fold: bool = False, replaced: Mapping[str, Operation] | None = None
+) -> Function:
     """Return the same function of one array, as a flat list of XLA's own operations.
 
     It can be traced with a symbolic batch. With `fold`, batch normalisations that directly follow a
-    convolution or a linear layer are a part of it, so results differ by rounding.
+    convolution or a linear layer are a part of it, so results differ by rounding. Operations whose
+    name is in `replaced` are computed by its functions.
     """
 
     def run(images: jax.Array) -> jax.Array:
         # Only CPUs compute convolutions by operations of this package.
         with compile_for("gpu"):
             traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(images.shape, images.dtype))
-        (result,) = _evaluate(traced.jaxpr, traced.consts, [images], fold)
+        (result,) = _evaluate(traced.jaxpr, traced.consts, [images], fold, replaced or {})
         return _emitted(result)
 
     return run
@@ -89,8 +94,27 @@ class _Layer:
         return result + jnp.asarray(self.shift, self.dtype)
 
 
+def pool_planes(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
+    """Compute "reduce_window_max" of maps [batch, height, width, channels] as of planes [n, h, w].
+
+    Raises:
+      NotImplementedError: if windows reach over images or channels.
+    """
+    planes, of = _emitted(given[0]).transpose(0, 3, 1, 2), dict(equation.params)
+    if of["window_dimensions"][0] > 1 or of["window_dimensions"][3] > 1:
+        raise NotImplementedError("pooling over images or channels")
+    for name in of:
+        of[name] = of[name][:3]
+    pooled = equation.primitive.bind(planes.reshape(-1, *planes.shape[2:]), **of)
+    return [pooled.reshape(*planes.shape[:2], *pooled.shape[1:]).transpose(0, 2, 3, 1)]
+
+
 def _evaluate(
-    program: core.Jaxpr, consts: Sequence[Any], inputs: Sequence[Any], fold: bool
+    program: core.Jaxpr,
+    consts: Sequence[Any],
+    inputs: Sequence[Any],
+    fold: bool,
+    replaced: Mapping[str, Operation],
 ) -> list[Any]:
     """Evaluate a program; a result may be a `_Layer` that is not computed yet."""
     values = dict(zip([*program.constvars, *program.invars], [*consts, *inputs], strict=True))
@@ -113,15 +137,35 @@ def _evaluate(
             called = equation.params[_CALLS[name]]
             closed = isinstance(called, core.ClosedJaxpr)
             inner, known = (called.jaxpr, called.consts) if closed else (called, ())
-            results = _evaluate(inner, known, given, fold)
+            results = _evaluate(inner, known, given, fold, replaced)
+        elif name in replaced:
+            results = replaced[name](equation, given)
         elif name in _IDENTITIES:
             results = given
+        elif name == "gather" and _is_index(equation, given):
+            results = [_indexed(equation, *given)]
         elif fold and (layer := _folded(equation, given)) is not None:
             results = [layer]
         else:
             results = _bind(equation, list(map(_emitted, given)))
         values.update(zip(equation.outvars, results, strict=True))
     return [read(atom) for atom in program.outvars]
+
+
+def _is_index(equation: core.JaxprEqn, given: Sequence[Any]) -> bool:
+    """Return whether a gather reads one known place, as x[:, 0]."""
+    numbers, index = equation.params["dimension_numbers"], given[1]
+    rank = len(equation.outvars[0].aval.shape)  # type: ignore[attr-defined]
+    return _is_known(index) and np.ndim(index) == 1 and len(numbers.offset_dims) == rank
+
+
+def _indexed(equation: core.JaxprEqn, value: Any, index: Any) -> jax.Array:
+    """Compute a gather of one place as slices, which have a form with a symbolic batch."""
+    of = equation.params
+    result, numbers = _emitted(value), of["dimension_numbers"]
+    for axis, start in zip(numbers.start_index_map, np.asarray(index).tolist(), strict=True):
+        result = jax.lax.slice_in_dim(result, start, start + of["slice_sizes"][axis], axis=axis)
+    return jax.lax.squeeze(result, numbers.collapsed_slice_dims)
 
 
 def _emitted(value: Any) -> Any:
