@@ -1,5 +1,6 @@
 """What all tests share: how their programs are compiled, a cache of them, the digits, a run."""
 
+import collections
 import fcntl
 import gc
 import os
@@ -34,18 +35,23 @@ def pytest_addoption(parser):
         metavar="FOLDER",
         help="folder of golden files for tests/detection/test_golden.py; default tests/golden",
     )
-    parser.addoption(
-        "--part", metavar="K/N", help="only the K-th of N parts of the files, from 0 on"
-    )
+    parser.addoption("--part", metavar="K/N", help="only the K-th of N parts, from 0 on")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
+    """Choose a part of the chosen tests; neighbours in a file stay together, as they share data."""
     if part := config.getoption("--part"):
         k, n = map(int, part.split("/"))
-        mine = set(sorted({item.path for item in items})[k::n])
         assert 0 <= k < n, part
-        config.hook.pytest_deselected(items=[item for item in items if item.path not in mine])
-        items[:] = [item for item in items if item.path in mine]
+        before = collections.Counter()
+        chunks = collections.defaultdict(list)
+        for item in items:
+            chunks[item.path, before[item.path] // 10].append(item)
+            before[item.path] += 1
+        mine = [item for key in sorted(chunks)[k::n] for item in chunks[key]]
+        config.hook.pytest_deselected(items=[*{*items} - {*mine}])
+        items[:] = mine
 
 
 @pytest.fixture
