@@ -25,6 +25,7 @@ output of a block in the same way, with hidden layers of a sixteenth of their in
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,21 +76,29 @@ class CBAM(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Scale x [batch, height, width, channels]."""
         positions = x.reshape(x.shape[0], -1, x.shape[-1])
-        pooled = common.global_average(x), _largest(positions, 1)[:, 0]
+        pooled = common.global_average(x), largest(positions, 1)[:, 0]
         x = x * ChannelGate(self.dtype, name="channels")(*pooled)
-        pooled = (_largest(x, -1), jnp.mean(x, axis=-1, keepdims=True))
+        pooled = (largest(x, -1), jnp.mean(x, axis=-1, keepdims=True))
         gate = self.conv(1, 7, name="conv")(jnp.concatenate(pooled, axis=-1))
         norm = self.norm(momentum=0.99, scale_init=nn.initializers.zeros, name="norm")
         return x * nn.sigmoid(norm(gate))
 
 
-def _largest(x: jax.Array, axis: int) -> jax.Array:
-    """Return `jnp.max(x, axis, keepdims=True)`, read from the position of the maximum.
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def largest(x: jax.Array, axis: int) -> jax.Array:
+    """Return `jnp.max(x, axis, keepdims=True)`, whose gradient goes to the first maximum.
 
     The gradient of `jnp.max` searches for values equal to the maximum. If XLA recomputes them with
     another rounding it finds none, and divides by 0.
     """
-    return jnp.take_along_axis(x, jnp.argmax(x, axis, keepdims=True), axis)
+    return jnp.max(x, axis, keepdims=True)
+
+
+@largest.defjvp
+def _first_largest(axis: int, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    (x,), (change,) = primals, tangents
+    place = jnp.argmax(x, axis, keepdims=True)
+    return tuple(jnp.take_along_axis(part, place, axis) for part in (x, change))  # type: ignore[return-value]
 
 
 ATTENTIONS: dict[str, Callable[..., Callable[..., nn.Module]]] = {

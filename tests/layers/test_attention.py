@@ -9,7 +9,7 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.layers import common
-from aggnets_jax.layers.attention import ATTENTIONS
+from aggnets_jax.layers.attention import ATTENTIONS, largest
 from tests.models import residual_numpy
 from tests.models.residual import jit
 from tests.models.test_hcgnet import Reference
@@ -127,3 +127,10 @@ def test_the_hidden_layer_has_a_sixteenth_of_the_channels():
     assert channels["squeeze"]["kernel"].shape == (256, 16)
     assert channels["squeeze"]["bias"].shape == (16,)
     assert channels["excite"]["kernel"].shape == (16, 256)
+
+
+def test_the_gradient_of_a_maximum_goes_to_its_first_place():
+    x = jnp.array([[1.0, 3.0, 3.0], [2.0, 0.0, 1.0]])
+    value, gradient = jax.value_and_grad(lambda x: largest(x, -1) @ jnp.ones(1) @ jnp.ones(2))(x)
+    assert value == 5
+    np.testing.assert_array_equal(gradient, [[0, 1, 0], [1, 0, 0]])
