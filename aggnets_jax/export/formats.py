@@ -21,7 +21,7 @@ from jax.extend import core, mlir
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.export.plain import plain, pool_planes
+from aggnets_jax.export.plain import plain, pool_planes, sum_by_axis
 from aggnets_jax.export.program import IMAGES, LOGITS, Program
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -89,8 +89,10 @@ def write_onnx(program: Program, path: Path) -> None:
     """Write a model that ONNX Runtime reads."""
     install = "pip install 'aggnets-jax[onnx]' && pip install --no-deps jax2onnx"
     jax2onnx = _module("jax2onnx", install)
-    # ONNX Runtime can't pool four axes, which is jax2onnx's form of the pooling of maps.
-    function = plain(program.function, replaced={"reduce_window_max": pool_planes})
+    # ONNX Runtime can't pool four axes, jax2onnx's form of the pooling of maps, and adds up all
+    # values of a map one by one.
+    replaced = {"reduce_window_max": pool_planes, "reduce_sum": sum_by_axis}
+    function = plain(program.function, replaced=replaced)
     # Traced before: jax2onnx replaces functions of JAX while it traces.
     traced = jax.make_jaxpr(function)(program.images)
     model = jax2onnx.to_onnx(

@@ -94,6 +94,14 @@ class _Layer:
         return result + jnp.asarray(self.shift, self.dtype)
 
 
+def sum_by_axis(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
+    """Compute "reduce_sum" along one axis after another: long sums round more than sums of sums."""
+    result = _emitted(given[0])
+    for axis in sorted(equation.params["axes"], reverse=True):
+        result = result.sum(axis)
+    return [result]
+
+
 def pool_planes(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
     """Compute "reduce_window_max" of maps [batch, height, width, channels] as of planes [n, h, w].
 
