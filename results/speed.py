@@ -209,7 +209,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--models", help="only the commands of these, with commas between them")
     parser.add_argument("--missing", action="store_true", help="only commands without rows")
     parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
-    parser.add_argument("more", nargs="*", help="flags for all commands, behind --")
+    parser.add_argument("more", nargs="*", help="flags for all commands, after --")
     given = parser.parse_args(arguments)
     given.tables = given.tables.split(",")
     for table in given.tables:
