@@ -43,7 +43,8 @@ def collect(*folders, devices):
             batch = batch | {"input": preprocess(batch, train=True, seed=SEED)}
             found |= {f"{way}/train/{step}/{k}": held_rows(v) for k, v in batch.items()}
         for step, batch in enumerate(eval_batches(config, **settings)):
-            found |= {f"{way}/eval/{step}/{k}": held_rows(v) for k, v in batch.items()}
+            real = held_rows(batch["mask"]).astype(bool)  # how many are not depends on the devices
+            found |= {f"{way}/eval/{step}/{k}": held_rows(v)[real] for k, v in batch.items()}
     return found
 
 

@@ -13,7 +13,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from aggnets_jax.data.corruptions import operations, weather
+from aggnets_jax.data.corruptions import filters, operations, weather
 from aggnets_jax.data.corruptions.jpeg import jpeg_compression
 from aggnets_jax.data.corruptions.severities import SEVERITIES, constants, is_small
 from aggnets_jax.data.corruptions.weather import Frost, read_frost
@@ -42,9 +42,6 @@ CORRUPTIONS = tuple(_OPERATIONS)
 """Names, in the order of the paper."""
 
 _LEAST = 8  # pixels of a side, a block of JPEG
-
-# float32 puts some products a little below the whole number that they are in the authors' float64.
-_BELOW = 1 / 512
 
 
 def make_corruption(
@@ -81,6 +78,6 @@ def make_corruption(
 
     def corrupt(key: jax.Array, image: jax.Array) -> jax.Array:
         found = operation(key, image.astype(jnp.float32) / 255, *fixed)
-        return jnp.floor(255 * jnp.clip(found, 0, 1) + _BELOW).astype(jnp.uint8)
+        return filters.levels(jnp.clip(found, 0, 1)).astype(jnp.uint8)
 
     return corrupt

@@ -66,6 +66,12 @@ def disk(radius: float, sigma: float) -> np.ndarray:
     return kernel[empty : len(kernel) - empty, empty : len(kernel) - empty]
 
 
+def levels(image: jax.Array) -> jax.Array:
+    """Return the whole levels 0..255 of values 0..1, rounded down."""
+    # float32 puts some products a little below the whole number that they are in float64.
+    return jnp.floor(255 * image + 1 / 8192)
+
+
 def correlate(image: jax.Array, kernel: np.ndarray) -> jax.Array:
     """Correlate each channel with a kernel [K, K], K odd; the border is mirrored."""
     margin = len(kernel) // 2

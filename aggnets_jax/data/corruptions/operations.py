@@ -39,7 +39,7 @@ def glass_blur(
     key: jax.Array, image: jax.Array, sigma: float, distance: int, times: int
 ) -> jax.Array:
     """Blur, move pixels by less than a distance a few times, and blur again."""
-    levels = jnp.floor(255 * filters.gaussian_blur(image, sigma))
+    levels = filters.levels(filters.gaussian_blur(image, sigma))
     shape = (times, *image.shape[:2], 2)
     moves = jax.random.randint(key, shape, -distance, distance)
     for each in moves:

@@ -150,7 +150,7 @@ def snow(
     flakes = filters.separable(
         filters.zoom(height, enlarged), filters.zoom(width, enlarged), flakes
     )
-    flakes = jnp.floor(255 * jnp.clip(jnp.where(flakes < least, 0, flakes), 0, 1)) / 255
+    flakes = filters.levels(jnp.clip(jnp.where(flakes < least, 0, flakes), 0, 1)) / 255
     angle = jax.random.uniform(angle_key, minval=-135.0, maxval=-45.0)
     flakes = jnp.round(255 * filters.motion_blur(flakes, angle, radius, sigma)) / 255
     grey = image if channels == 1 else image @ _GREY[:, None]

@@ -95,13 +95,19 @@ def check(name, severity, shape):
     image = make_image(shape)
     found = jax.jit(make_corruption(name, severity, shape))(KEY, image)
     assert found.dtype == np.uint8 and found.shape == shape
-    difference = np.float64(found) - np.floor(expected(name, severity, image) + 1e-6)
-    # float32 and float64 round a few values to neighbouring levels. In glass blur and snow they are
-    # rounded before they are moved. libjpeg transforms in whole numbers, so a coefficient in the
-    # middle between two steps may be rounded to the other one.
-    largest = {"jpeg_compression": 16, "glass_blur": 2, "snow": 2, "elastic_transform": 2}
-    assert np.abs(difference).max() <= largest.get(name, 1)
-    assert np.abs(difference).mean() < (0.6 if name == "jpeg_compression" else 0.02)
+    levels = expected(name, severity, image)
+    # float32 can't tell a value just below a level from the level.
+    reached = np.where(found == np.floor(levels + 2e-4), found, np.floor(levels + 1e-6))
+    difference = np.abs(np.float64(found) - reached)
+    if name == "jpeg_compression":
+        # libjpeg transforms in whole numbers, so a coefficient in the middle between two steps may
+        # be rounded to the other one, which changes its block.
+        assert np.mean(difference > 2) < 0.15
+    else:
+        # In these, values are rounded before they are moved.
+        moved = name in ("glass_blur", "snow", "elastic_transform")
+        assert difference.max() <= (2 if moved else 1)
+        assert difference.mean() < 0.02
     assert np.any(np.asarray(found) != image)
 
 
