@@ -72,8 +72,9 @@ def open_file(path: Path) -> Opened:
         labels = [examples.labels for examples in splits.values()]
         classes = numbered_classes(labels, str(path))
     else:  # texts, or bytes from a NumPy array of fixed width
-        texts = np.ravel(class_names).tolist()
-        classes = tuple(x.decode(errors="replace") if isinstance(x, bytes) else str(x) for x in texts)
+        names = np.ravel(class_names)
+        names = np.char.decode(names, errors="replace") if names.dtype.kind == "S" else names
+        classes = tuple(map(str, names))
     return Opened(splits, classes, shapes.pop())
 
 
