@@ -286,7 +286,7 @@ def _reason(path: Path, message: str) -> str | None:
     with path.open("rb") as file:
         if known := _no_weights(file.read(64)):
             return known
-    return "it is damaged, or not of torch.save" if "Weights only load failed" in message else None
+    return "it is damaged, or not of torch.save" if "Re-running" in message else None
 
 
 def _no_weights(head: bytes) -> str | None:

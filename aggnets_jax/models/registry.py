@@ -147,7 +147,9 @@ def _argument(text: str) -> int | tuple[int, ...] | str:
 
 def _find(name: str) -> tuple[Family, dict[str, Any]]:
     """Return the family of a name and the arguments that the name contains."""
-    name = str(name)
+    if not isinstance(name, str):
+        kind = type(name).__name__
+        raise UserError(f"a network is given by its name, such as 'resnet18', not as a {kind}")
     if name in _FAMILIES:
         return _FAMILIES[name], {}
     for family in _FAMILIES.values():
