@@ -72,9 +72,9 @@ def open_file(path: Path) -> Opened:
         labels = [examples.labels for examples in splits.values()]
         classes = numbered_classes(labels, str(path))
     else:  # texts, or bytes from a NumPy array of fixed width
-        names = np.ravel(class_names)
-        names = np.char.decode(names, errors="replace") if names.dtype.kind == "S" else names
-        classes = tuple(map(str, names))
+        texts = np.ravel(class_names)
+        texts = np.char.decode(texts, errors="replace") if texts.dtype.kind == "S" else texts
+        classes = tuple(map(str, texts))
     return Opened(splits, classes, shapes.pop())
 
 
