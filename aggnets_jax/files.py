@@ -32,7 +32,7 @@ _KINDS = {
 }
 
 
-def local_path(path: str | Path) -> Path:
+def local_path(path: PathLike) -> Path:
     """Return a path on this machine, "~" replaced; raise `UserError` if there can be none."""
     # A name that is too long; a ~ that nobody has; None; see below.
     kinds = OSError, RuntimeError, TypeError, ValueError

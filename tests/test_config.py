@@ -3,6 +3,7 @@
 import json
 
 import ml_collections
+import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
@@ -245,6 +246,27 @@ def test_forms_of_configs_that_ml_collections_documents(body, tmp_path):
     file.write_text(f"{head}def get_config():\n    {body}\n")
     assert config_lib.load(str(file), ["seed=3"]).lr == 0.5
     assert config_lib.load(str(file), ["lr=0.75"]).lr == 0.75
+
+
+def test_numbers_of_numpy_and_paths_are_plain_values(tmp_path):
+    """As code in a config file computes them; JAX's arrays have the same methods."""
+    given = {
+        "lr": np.float32(0.125),
+        "batch_size": np.int64(32),
+        "schedule_args": {"warmup_steps": np.int64(3)},
+        "data": {"mean": np.array([0.5, 0.25, 0.5]), "data_dir": tmp_path},
+    }
+    config = config_lib.resolve(given)
+    assert (config.lr, config.batch_size) == (0.125, 32)
+    assert type(config.lr) is float
+    assert type(config.batch_size) is int
+    assert config.data.mean == (0.5, 0.25, 0.5)
+    assert config.data.data_dir == str(tmp_path)
+    assert config_lib.to_json(config)["schedule_args"] == {"warmup_steps": 3}
+    with pytest.raises(UserError, match=r"config.lr must be of type float, got None"):
+        config_lib.resolve({"lr": None})
+    with pytest.raises(UserError, match=r"config.lr must be of type float, got \[0.1\]"):
+        config_lib.resolve({"lr": np.array([0.1])})
 
 
 def test_a_reference_that_cannot_be_followed_is_told_in_one_line(tmp_path):

@@ -3,6 +3,7 @@
 import ast
 import functools
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,8 +28,9 @@ _DEEPEST = 50  # levels of groups, lists and mappings; Python gives up at some h
 
 
 def plain(value: Any, depth: int = 0, *, missing: list[str] | None = None, name: str = "") -> Any:
-    """Return nested ConfigDicts as dicts, with the values of references.
+    """Return nested ConfigDicts as dicts, with the values of references; paths become texts.
 
+    Numbers and arrays of NumPy become Python's numbers and lists.
     Required fields without a value are left out, and their names added to `missing`.
     """
     if depth > _DEEPEST:
@@ -38,6 +40,11 @@ def plain(value: Any, depth: int = 0, *, missing: list[str] | None = None, name:
         value = dict(value.items(preserve_field_references=True))
     if isinstance(value, FieldReference):
         return inside(_referred(value, name), name=name)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # Numbers and arrays of NumPy and JAX, without an import of JAX.
+    if hasattr(value, "tolist") and hasattr(value, "dtype"):
+        return inside(value.tolist(), name=name)
     if isinstance(value, list | tuple):
         return type(value)(inside(item, name=name) for item in value)
     if isinstance(value, Mapping):

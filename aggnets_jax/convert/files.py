@@ -4,6 +4,8 @@ A `.pth` file is a pickle, which could run code when it is read. `torch.load(wei
 refuses files that contain more than data.
 """
 
+import argparse
+import codecs
 import contextlib
 import importlib
 import json
@@ -206,10 +208,10 @@ def check_mapping(what: str, value: Any) -> None:
 
 
 def to_array(key: str, value: Any) -> np.ndarray:
-    """Return a value as an array, or raise `UserError`."""
-    # Ragged lists; tensors with gradients.
+    """Return an array or a tensor as an array, or raise `UserError`."""
+    # Ragged lists; sparse and quantised tensors.
     with explained(f"{key!r} is no array", ValueError, TypeError, RuntimeError):
-        return np.asarray(value)
+        return np.asarray(value) if not _is_array(value) else _from_tensor(value)
 
 
 def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -234,6 +236,9 @@ def _torch(path: Path) -> ModuleType:
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        if reason := _no_weights(file.read(64)):
+            raise UserError(f"{path} can't be read: {reason}")
     kinds = safetensors.SafetensorError, TypeError, KeyError, AttributeError
     with explained(f"{path} can't be read", *kinds):
         return safetensors.numpy.load_file(path)
@@ -241,14 +246,56 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 def _read_pickle(path: Path) -> Any:
     torch = _torch(path)
+    # PyTorch knows this since version 2.5.
+    serialization = getattr(torch, "serialization", None)
+    allow = getattr(serialization, "safe_globals", contextlib.nullcontext)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with allow(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
     except Exception as error:  # UnpicklingError, and any other at a damaged file
+        reason = _reason(path, str(error)) or one_line(error)
         raise UserError(
-            f"{path} can't be read by torch.load(weights_only=True): {one_line(error)}"
+            f"{path} can't be read by torch.load(weights_only=True): {reason}"
         ) from error
+
+
+def _harmless() -> list[Any]:
+    """Return what checkpoints often hold beside weights, and what can't run code when it is read.
+
+    These are arguments of a training script, and numbers of NumPy such as the best accuracy.
+    """
+    kinds = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    scalar, array = np.float64(0).__reduce__()[0], np.empty(0).__reduce__()[0]
+    return [argparse.Namespace, np.dtype, np.ndarray, scalar, array, codecs.encode, *kinds]
+
+
+def _reason(path: Path, message: str) -> str | None:
+    """Return why a file can't be read as weights in PyTorch's form, if that is known.
+
+    PyTorch's own messages are long, and advise to read the file although it may run code.
+    """
+    if refused := re.search(r"Unsupported (?:global|class|operand).*?([\w]+(?:\.[\w]+)+)", message):
+        return (
+            f"it holds {refused[1]}, which could run code; save the weights alone in PyTorch, by"
+            " torch.save(model.state_dict(), FILE)"
+        )
+    if "TorchScript" in message:
+        return "it is a program; save torch.jit.load(FILE).state_dict() in PyTorch"
+    with path.open("rb") as file:
+        if known := _no_weights(file.read(64)):
+            return known
+    return "it is damaged, or not of torch.save" if "Re-running" in message else None
+
+
+def _no_weights(head: bytes) -> str | None:
+    """Return what a file is that begins in this way, if it is no file of weights."""
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS; `git lfs pull` gets the file"
+    if head.lstrip().startswith(b"<"):
+        return "it is a web page"
+    return None if head else "it is empty"
 
 
 def _is_array(value: Any) -> bool:
@@ -258,9 +305,14 @@ def _is_array(value: Any) -> bool:
 
 
 def _to_numpy(file: str, key: str, value: Any) -> np.ndarray:
+    with explained(f"{file}: {key!r} can't be read", RuntimeError, TypeError):  # sparse, quantised
+        return _from_tensor(value)
+
+
+def _from_tensor(value: Any) -> np.ndarray:
+    """Return an array, or a tensor as an array."""
     if isinstance(value, np.ndarray):
         return value
     tensor = value.detach()
-    with explained(f"{file}: {key!r} can't be read", RuntimeError, TypeError):  # sparse, quantised
-        # NumPy has no bfloat16 of its own.
-        return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+    # NumPy has no bfloat16 of its own.
+    return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()

@@ -23,7 +23,7 @@ from aggnets_jax import hub
 from aggnets_jax.arguments import check_arguments, check_whole_number
 from aggnets_jax.config_fields.plugins import import_installed
 from aggnets_jax.connectivity.execution import Execution
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.models import papers
 from aggnets_jax.models.family_arguments import (
     Argument,
@@ -147,7 +147,9 @@ def _argument(text: str) -> int | tuple[int, ...] | str:
 
 def _find(name: str) -> tuple[Family, dict[str, Any]]:
     """Return the family of a name and the arguments that the name contains."""
-    name = str(name)
+    if not isinstance(name, str):
+        given = one_line(repr(name).partition("(")[0])
+        raise UserError(f"a network is given by its name, such as 'resnet18', not by {given}")
     if name in _FAMILIES:
         return _FAMILIES[name], {}
     for family in _FAMILIES.values():

@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.buckets import is_url
 from aggnets_jax.data.image_folder import ENDINGS, find_files, report_left_out
 from aggnets_jax.errors import UserError, unknown
@@ -41,9 +43,9 @@ FORMS = ("table", "csv", "json")
 
 def predict(
     workdir: str | Path,
-    images: Sequence[str | Path],
+    images: PathLike | Sequence[PathLike],
     *,
-    which: str = "latest",
+    which: str | int = "latest",
     seed: int | None = None,
     top: int | None = None,
     least_score: float | None = None,
@@ -55,7 +57,7 @@ def predict(
 
     Args:
       workdir: of the run.
-      images: files and folders, see `find_images`.
+      images: a file or folder, or several, see `find_images`.
       which: checkpoint, as for `restore_network`.
       seed: of a run with several.
       top: classes for each image, all if there are fewer; for classification alone; default 5.
@@ -67,6 +69,8 @@ def predict(
     """
     if top is not None and top < 1:
         raise UserError(f"top must be at least 1, not {top}")
+    if top is not None:
+        check_whole_number("top", top, 1)
     if least_score is not None and not 0 <= least_score <= 1:
         raise UserError(f"score must be in 0..1, not {least_score}")
     files = find_images(images)
@@ -88,16 +92,21 @@ def predict(
     return classes.classify(restored, files, mesh, 5 if top is None else top)
 
 
-def find_images(paths: Sequence[str | Path]) -> list[str]:
+def find_images(paths: PathLike | Sequence[PathLike]) -> list[str]:
     """Return the given files, and the images in given folders and below, sorted; each once.
+
+    A single path is one of them.
 
     Hidden files and folders are left out; other files that are no images are counted on stderr.
 
     Raises:
-      UserError: if there is no such file or folder, or no image in a folder.
+      UserError: if there is no such file or folder, or no image in a folder, or no path at all.
     """
     files: list[Path] = []
-    for path in map(local_path, paths):
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise UserError("predict needs one image at least")
+    for path in map(local_path, given):
         if path.is_dir():
             images, others = find_files(str(path))
             if not images:

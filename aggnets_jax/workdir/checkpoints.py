@@ -125,7 +125,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             with contextlib.suppress(Exception):  # a failed save's, once more
                 manager.close()
 
-    def find(self, which: str) -> tuple[str, int]:
+    def find(self, which: str | int) -> tuple[str, int]:
         """Return folder and step of the "latest", the "best" or a step's checkpoint.
 
         Raise `UserError` if there is none.
@@ -134,6 +134,7 @@ class Checkpoints(contextlib.AbstractContextManager):
             raise UserError(f"there is no workdir {self._workdir}")
         folders = {"latest": LATEST, "best": BEST}
         steps = {name: self._steps(folder) for name, folder in folders.items()}
+        which = str(which)
         if which in folders:
             if not steps[which]:
                 raise UserError(f"no checkpoint in {self._workdir / folders[which]}")

@@ -57,7 +57,7 @@ class Restored(NamedTuple):
 
 
 def restore_network(
-    workdir: PathLike, which: str, devices: Sharding, *, keep_loops: bool = False
+    workdir: PathLike, which: str | int, devices: Sharding, *, keep_loops: bool = False
 ) -> Restored:
     """Restore a network from the directory of its run; no data set is needed.
 

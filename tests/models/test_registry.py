@@ -37,6 +37,11 @@ def test_list_models_filters_and_sorts():
     assert list_models("nothing*") == []
 
 
+def test_a_network_in_the_place_of_its_name_is_told_in_one_line():
+    message = one_line_error(create_model, create_model("densenet40_k12"))
+    assert message == "a network is given by its name, such as 'resnet18', not by DenseNet"
+
+
 def test_list_families():
     families = list_families()
     assert families == sorted(families)

@@ -15,7 +15,7 @@ from aggnets_jax.data.decoding import FORMATS
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.main import main
-from aggnets_jax.predict import Prediction, predict, report_predictions
+from aggnets_jax.predict import Prediction, find_images, predict, report_predictions
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.checkpoints import Checkpoints
@@ -126,6 +126,18 @@ def test_files_are_found_in_folders_below_and_come_once(trained, tmp_path):
     given = [tmp_path / "z.JPG", tmp_path]
     files = [p.image.removeprefix(f"{tmp_path}/") for p in predict(workdir, given)]
     assert files == ["z.JPG", "below/b.jpeg", "below/further/a.jpg"]
+
+
+def test_one_path_need_not_stand_in_a_list(tmp_path):
+    for name in ("b.png", "a.png"):
+        (tmp_path / name).touch()
+    both = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    assert find_images(tmp_path) == find_images(str(tmp_path)) == find_images([tmp_path]) == both
+    assert find_images(both[1]) == both[1:]
+    with pytest.raises(UserError, match="predict needs one image at least"):
+        find_images([])
+    with pytest.raises(UserError, match=r"top must be a whole number of at least 1, got 2.5"):
+        predict(tmp_path, both, top=2.5)
 
 
 def test_neither_the_data_set_nor_its_directory_is_needed(trained, tmp_path):

@@ -207,6 +207,7 @@ def test_the_best_network_is_one_that_the_run_has_come_to(older, best, tmp_path)
     assert (progress.best and progress.best["step"]) == best
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.find("best") == ("best", 1)
+        assert checkpoints.find(1) == checkpoints.find("1")
 
 
 def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved(tmp_path, capsys):

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import sys
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from aggnets_jax.files import is_line
 
 # Messages about what is left out are printed up to this number.
 _PRINTED = 10
+_WHOLE_NUMBERS = {"category_id", "height", "id", "image_id", "iscrowd", "width"}
+_OFTEN_LACKING = ("area", "iscrowd")
 
 
 class Annotated(NamedTuple):
@@ -143,14 +146,27 @@ def _read(path: str, data_dir: str, split: str, masks: bool, skip: bool, digest:
 
 def _content(file: epath.Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text())
+        content = json.loads(file.read_bytes())  # which may begin with Windows' mark of UTF-8
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} can't be read: {one_line(error)}") from error
     for name in ("images", "annotations", "categories"):
         value = content.get(name) if isinstance(content, dict) else None
         if not isinstance(value, list):
             raise UserError(f"{file} is not in COCO's format: it needs the list {name!r}")
+        for entry in value:
+            _tidy(entry)
     return content
+
+
+def _tidy(entry: Any) -> None:
+    """Make whole numbers of floats such as 3.0, which pandas writes, and drop empty fields."""
+    if isinstance(entry, dict):
+        for name in _WHOLE_NUMBERS & entry.keys():
+            if type(value := entry[name]) is float and value.is_integer():
+                entry[name] = int(value)
+        for name in _OFTEN_LACKING:
+            if entry.get(name, name) is None:
+                del entry[name]
 
 
 def _categories(file: epath.Path, given: list[Any]) -> dict[int, str]:
@@ -175,7 +191,7 @@ def _image_folder(root: epath.Path, split: str, images: list[Any]) -> epath.Path
     folders = [root / split, root / "images" / split, root / "images", root]
     names = [name for image in images[:10] if (name := _file_name(image)) is not None]
     for folder in folders:
-        if any((folder / name).exists() for name in names):
+        if any((folder / form).exists() for name in names for form in _forms(name)):
             return folder
     return folders[0]
 
@@ -192,7 +208,8 @@ def _good_images(
     folder: epath.Path, images: list[Any], problems: list[str]
 ) -> Iterator[Mapping[str, Any]]:
     """Yield the images that are as they should be; add a message about each other."""
-    there = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    names = [file.name for file in folder.iterdir()] if folder.is_dir() else []
+    there = {**{_composed(name): name for name in names}, **dict(zip(names, names, strict=True))}
     seen: set[int] = set()
     for place, image in enumerate(images):
         if not _is_id(image, "id"):
@@ -204,14 +221,37 @@ def _good_images(
         elif name is None:
             problem = f"has the file name {image.get('file_name')!r}"
         elif not all(type(side) is int and 0 < side < 1 << 16 for side in sides):
-            problem = f"has the height {sides[0]!r} and the width {sides[1]!r}"
-        elif name not in there and not ("/" in name and (folder / name).exists()):
+            given = f"the height {sides[0]!r} and the width {sides[1]!r}"
+            problem = f"has {given}, which must be whole numbers from 1 to 65535"
+        elif (stored := _stored_name(folder, name, there)) is None:
             problem = f"is missing: {folder / name}"
         else:
             seen.add(image["id"])
-            yield image
+            yield image if stored == name else {**image, "file_name": stored}
             continue
         problems.append(f"image {image['id']} {problem}")
+
+
+def _stored_name(folder: epath.Path, name: str, there: Mapping[str, str]) -> str | None:
+    """Return the name that an image's file has in a folder, or None if it is missing.
+
+    It may differ in its form: Windows has backslashes, and macOS accents as letters of their own.
+    """
+    for form in _forms(name):
+        if form in there:
+            return there[form]
+        inside = not form.startswith("/") and ".." not in form.split("/")
+        if "/" in form and inside and (folder / form).exists():
+            return form
+    return None
+
+
+def _forms(name: str) -> tuple[str, ...]:
+    return name, _composed(name), name.replace("\\", "/")
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _problem(

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from aggnets_jax.data.examples import Examples, Joined, Piece
 from aggnets_jax.data.sources import hf_dataset, npz, webdataset
+from aggnets_jax.data.sources.opened import check_names
 from aggnets_jax.data.sources.sizes import one_shape
 from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
 from aggnets_jax.errors import UserError
@@ -72,6 +73,7 @@ def open_source(name: str, data_dir: str | None) -> Source:
 def _open(name: str, path: Path, state: tuple[tuple[str, int, int], ...]) -> Source:
     del state  # another one is another set
     opened = SOURCES[name](path)
+    check_names(opened.class_names, str(path))
     counts = {split: len(examples) for split, examples in opened.splits.items()}
     shape = opened.shape or one_shape(opened.splits.values())
     info = make_info(name, str(path), counts, opened.class_names, shape)

@@ -26,7 +26,7 @@ class Rows(Examples):
     def __init__(self, rows: Any, image: str, label: str, place: str) -> None:
         self._rows, self._image, self._label, self._place = rows, image, label, place
         labels = rows.select_columns([label]).with_format("numpy")[:][label]
-        self.labels = np.asarray(labels, np.int64)
+        self.labels = _whole_numbers(np.asarray(labels), f"the column {label!r} of {place}")
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -36,7 +36,8 @@ class Rows(Examples):
         row = self._rows[index]
         image = row[self._image]
         content = image["bytes"]
-        return Path(image["path"]).read_bytes() if content is None else content, row[self._label]
+        content = Path(image["path"]).read_bytes() if content is None else content
+        return content, int(self.labels[index])
 
     def place(self, index: int) -> str:
         """Return the number of the row."""
@@ -67,8 +68,23 @@ def open_folder(path: Path) -> Opened:
         for split, rows in loaded.items()
     }
     names = getattr(features[label], "names", None)
-    classes = names or numbered_classes([rows.labels for rows in splits.values()])
+    classes = names or numbered_classes([rows.labels for rows in splits.values()], str(path))
     return Opened(splits, tuple(classes))
+
+
+def _whole_numbers(labels: np.ndarray, place: str) -> np.ndarray:
+    """Return labels as int64 [N], -1 for rows without one; they are numbers, which may be floats.
+
+    Raises:
+      UserError: for text, lists, and numbers that are not whole.
+    """
+    number = labels.ndim == 1 and labels.dtype.kind in "biuf"
+    # `datasets` makes floats of whole numbers if some are missing.
+    given = np.nan_to_num(labels, nan=-1.0) if number and labels.dtype.kind == "f" else labels
+    if not number or np.any((given != np.floor(given)) | (abs(given) >= 2**31)):
+        kinds = f"{labels.dtype} {list(labels.shape)}"
+        raise UserError(f"{place} must have whole numbers or names of classes, got {kinds}")
+    return given.astype(np.int64)
 
 
 def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what: str) -> str:

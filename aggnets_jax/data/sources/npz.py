@@ -68,9 +68,13 @@ def open_file(path: Path) -> Opened:
     shapes = {examples._images.shape[1:] for examples in splits.values()}
     if len(shapes) > 1:
         raise UserError(f"the splits of {path} have images of several shapes")
-    classes = numbered_classes([examples.labels for examples in splits.values()])
-    if class_names is not None:
-        classes = tuple(map(str, np.ravel(class_names)))
+    if class_names is None:
+        labels = [examples.labels for examples in splits.values()]
+        classes = numbered_classes(labels, str(path))
+    else:  # texts, or bytes from a NumPy array of fixed width
+        texts = np.ravel(class_names)
+        texts = np.char.decode(texts, errors="replace") if texts.dtype.kind == "S" else texts
+        classes = tuple(map(str, texts))
     return Opened(splits, classes, shapes.pop())
 
 
@@ -84,7 +88,8 @@ def _pair(loaded: Mapping[str, np.ndarray], split: str) -> tuple[str, str] | Non
 def _examples(images: np.ndarray, labels: np.ndarray, place: str) -> Arrays:
     if images.ndim == 3:
         images = images[..., None]
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
+    sides = images.shape[1:3]
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in sides:
         raise UserError(
             f"{place} must be uint8 [N, height, width] or [N, height, width, 1 or 3], got"
             f" {images.dtype} {list(images.shape)}"
@@ -96,4 +101,6 @@ def _examples(images: np.ndarray, labels: np.ndarray, place: str) -> Arrays:
             f"the labels of {place} must be {len(images)} whole numbers, got {labels.dtype}"
             f" {list(labels.shape)}"
         )
+    if len(labels) and labels.max() >= 2**31:  # of unsigned numbers, which would become negative
+        raise UserError(f"the labels of {place} must be below 2**31, got {labels.max()}")
     return Arrays(images, labels.astype(np.int64), place)

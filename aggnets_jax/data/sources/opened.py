@@ -1,5 +1,6 @@
 """The content of a data set from elsewhere, as each reader returns it."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -7,6 +8,8 @@ import numpy as np
 
 from aggnets_jax.data.examples import Examples
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import is_line
+from aggnets_jax.runtime.notes import print_once
 
 
 class Opened(NamedTuple):
@@ -23,9 +26,27 @@ class Opened(NamedTuple):
     shape: tuple[int, int, int] | None = None
 
 
-def numbered_classes(labels: Iterable[np.ndarray]) -> tuple[str, ...]:
-    """Return names for classes without any, "class 0" and so on, as many as the labels need."""
-    largest = max((int(each.max()) for each in labels if len(each)), default=-1)
+def numbered_classes(labels: Iterable[np.ndarray], place: str) -> tuple[str, ...]:
+    """Return names for classes without any, "class 0" and so on, as many as the labels need.
+
+    A line on stderr counts the classes without any image: the labels may begin at 1, or have gaps.
+    """
+    used = {int(label) for each in labels for label in np.unique(each)} - {-1}
+    largest = max(used, default=-1)
     if largest >= 1_000_000:
         raise UserError(f"labels must be numbers of classes, from 0 on; the largest is {largest}")
+    if unused := [number for number in range(largest + 1) if number not in used]:
+        print_once(
+            f"{len(unused)} of the {largest + 1} classes of {place} have no images, such as"
+            f" {unused[0]}: classes are numbered from 0 to the largest label"
+        )
     return tuple(f"class {number}" for number in range(largest + 1))
+
+
+def check_names(names: Sequence[str], place: str) -> None:
+    """Raise `UserError` if a name of a class comes twice, or can't be printed as a line."""
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            raise UserError(f"{place} has the class {name!r} {count} times; names must differ")
+        if not is_line(name):
+            raise UserError(f"{place} has the class {name!a}; names must be lines of text")

@@ -73,15 +73,16 @@ def open_folder(path: Path) -> Opened:
         split: Shards([member for file in files for member in _members(file)])
         for split, files in shards.items()
     }
-    classes = numbered_classes([examples.labels for examples in splits.values()])
-    if (file := path / CLASSES).exists():
-        with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
-            names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
-        names = [name for name in names if name]
-        if len(names) < len(classes):
-            raise UserError(f"{file} has {len(names)} names, the labels need {len(classes)}")
-        classes = tuple(names)
-    return Opened(splits, classes)
+    if not (file := path / CLASSES).exists():
+        labels = [examples.labels for examples in splits.values()]
+        return Opened(splits, numbered_classes(labels, str(path)))
+    with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
+        lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows puts a mark before it
+    names = [name for line in lines if (name := line.strip())]
+    needed = 1 + max(int(examples.labels.max(initial=-1)) for examples in splits.values())
+    if len(names) < needed:
+        raise UserError(f"{file} has {len(names)} names, the labels need {needed}")
+    return Opened(splits, names)
 
 
 def _split(folder: Path, file: Path) -> str:

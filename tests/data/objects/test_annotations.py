@@ -166,3 +166,39 @@ def test_a_split_that_is_not_there_has_its_nearest_named(scenes_dir, tmp_path):
         read_annotations(scenes_dir, "tran", masks=True, skip=False)
     with pytest.raises(UserError, match=r"needs the files instances_SPLIT\.json"):
         read(tmp_path)
+
+
+def test_files_as_other_programs_write_them(scenes_dir, folder):
+    """Windows' mark of UTF-8, pandas' floats, and empty fields."""
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text())
+    for image in content["images"]:
+        image.update({name: float(image[name]) for name in ("id", "height", "width")})
+    for each in content["annotations"]:
+        names = ("id", "image_id", "category_id", "iscrowd")
+        each.update({name: float(each[name]) for name in names})
+    first(area=None, iscrowd=None)(content)
+    file.write_bytes(b"\xef\xbb\xbf" + json.dumps(content).encode())
+    written, ours = read(scenes_dir), read(folder)
+    assert ours.images == written.images
+    *_, width, height = written.objects[0][0]["bbox"]
+    expected = {**written.objects[0][0], "area": width * height}
+    assert ours.objects[0] == (expected, *written.objects[0][1:])
+    assert ours.objects[1:] == written.objects[1:]
+
+
+@pytest.mark.parametrize(
+    ("stored", "written"),
+    [
+        ("cafe\u0301.png", "caf\u00e9.png"),
+        ("caf\u00e9.png", "cafe\u0301.png"),
+        ("sub/a.png", "sub\\a.png"),
+    ],
+)
+def test_names_of_files_in_another_form(folder, stored, written):
+    """As macOS stores accents, and as Windows writes folders."""
+    (folder / "train" / stored).parent.mkdir(exist_ok=True)
+    place = read(folder).path(0)
+    place.rename(place.parent / stored)
+    spoil(folder, lambda content: content["images"][0].update(file_name=written))
+    assert read(folder).path(0) == place.parent / stored
