@@ -39,7 +39,13 @@ class Examples(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The outputs of an evaluation so far: logits float32 [classes] by the image's place."""
+    """The outputs of an evaluation so far.
+
+    Attributes:
+      data: the split, the ground truth.
+      logits: logits of each image, by its place in the split, float64 [classes].
+      skipped: places of skipped images.
+    """
 
     data: object_data.Annotated
     logits: dict[int, np.ndarray]
@@ -200,20 +206,20 @@ def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.
       targets: whether an image has a class, bool [images, classes].
 
     Returns:
-      `mAP`, the mean over the classes that an image has of the average precision, the sum of the
-      precisions at each rise of recall times that rise; `F1` over all pairs of image and class, for
-      probabilities above one half; `F1_of_classes`, the mean of the F1 of the same classes as in
-      `mAP`; `loss`, the mean binary cross entropy. All are float64 [].
+      `mAP`, the mean over classes of the average precision, which is the sum over the rises of
+      recall of the rise times the precision there; `F1` of all pairs of image and class together,
+      for probabilities above one half; `F1_of_classes`, the mean over classes of their F1; `loss`,
+      the mean binary cross entropy. The means over classes leave out classes without an image, and
+      are 0 if there is no other. All are float64 [].
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import average_precision_score
 
-    present = targets.any(axis=0)
-    losses = np.logaddexp(0, np.where(targets, -logits, logits))
-    metrics = {"F1": f1_score(targets, logits > 0, average="micro", zero_division=0.0)}
-    if not present.any():
-        metrics |= {"mAP": 0.0, "F1_of_classes": 0.0}
-    else:
-        truth, scores = targets[:, present], logits[:, present]
-        f1 = f1_score(truth, scores > 0, average="macro", zero_division=0.0)
-        metrics |= {"mAP": average_precision_score(truth, scores), "F1_of_classes": f1}
-    return {name: np.float64(x) for name, x in {**metrics, "loss": losses.mean()}.items()}
+    found, present = logits > 0, targets.any(axis=0)
+    # scikit-learn's F1 takes a single class for two, the images with it and those without.
+    hits, pairs = (found & targets).sum(axis=0), found.sum(axis=0) + targets.sum(axis=0)
+    metrics = {"mAP": 0.0, "F1": 2 * hits.sum() / max(pairs.sum(), 1), "F1_of_classes": 0.0}
+    if present.any():
+        metrics["mAP"] = average_precision_score(targets[:, present], logits[:, present])
+        metrics["F1_of_classes"] = np.mean(2 * hits[present] / pairs[present])
+    metrics["loss"] = np.logaddexp(0, np.where(targets, -logits, logits)).mean()
+    return {name: np.float64(x) for name, x in metrics.items()}
