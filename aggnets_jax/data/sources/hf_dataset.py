@@ -15,6 +15,7 @@ import numpy as np
 from aggnets_jax.data.examples import Examples
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import explained
 
 # Names of columns, if several columns are of images or of classes, or none says that it is.
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
@@ -26,7 +27,8 @@ class Rows(Examples):
     def __init__(self, rows: Any, image: str, label: str, place: str) -> None:
         self._rows, self._image, self._label, self._place = rows, image, label, place
         labels = rows.select_columns([label]).with_format("numpy")[:][label]
-        self.labels = np.asarray(labels, np.int64)
+        # A row without a label makes the column one of floats; -1 is no class.
+        self.labels = np.nan_to_num(labels, nan=-1).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -44,27 +46,34 @@ class Rows(Examples):
 
 
 def open_folder(path: Path) -> Opened:
-    """Open a folder; raise `UserError` if there is no such data set in it."""
+    """Open a folder.
+
+    Raises:
+      UserError: if there is no data set in it, or none with a column of images and one of labels.
+    """
     datasets = _datasets()
     if not path.is_dir():
         raise UserError(f"data_dir {path} is no folder of a data set")
     datasets.disable_progress_bars()
-    try:
-        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(path)
-        else:
-            loaded = datasets.load_dataset(str(path))
-    except Exception as error:  # of the library, many kinds
-        raise UserError(f"{path} can't be read as a data set: {one_line(error)}") from error
+    saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+    read = datasets.load_from_disk if saved else datasets.load_dataset
+    with explained(f"{path} can't be read as a data set", Exception):  # of the library, many kinds
+        loaded = read(str(path))
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
     features = next(iter(loaded.values())).features
     image = _column(path, features, datasets.Image, _IMAGES, "images")
     label = _column(path, features, datasets.ClassLabel, _LABELS, "labels")
+    if not getattr(features[label], "dtype", "").startswith(("int", "uint")):
+        raise UserError(
+            f"column {label!r} of {path} must have a whole number in each row, the label; it has"
+            f" {one_line(features[label])}"
+        )
     undecoded = datasets.Image(decode=False)
+    with explained(f"column {image!r} of {path} has no images", Exception):  # of Arrow, many kinds
+        loaded = {split: rows.cast_column(image, undecoded) for split, rows in loaded.items()}
     splits = {
-        split: Rows(rows.cast_column(image, undecoded), image, label, f"{split} of {path}")
-        for split, rows in loaded.items()
+        split: Rows(rows, image, label, f"{split} of {path}") for split, rows in loaded.items()
     }
     names = getattr(features[label], "names", None)
     classes = names or numbered_classes([rows.labels for rows in splits.values()])
@@ -72,7 +81,7 @@ def open_folder(path: Path) -> Opened:
 
 
 def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what: str) -> str:
-    """Return the column of a kind; of several, or of none, the column with one of the names."""
+    """Return the only column of a kind; if there are several or none, the one with such a name."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(found) == 1:
         return found[0]

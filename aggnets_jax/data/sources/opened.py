@@ -15,7 +15,7 @@ class Opened(NamedTuple):
     Attributes:
       splits: examples of each split, by its name.
       class_names: name of each class, in the order of the labels.
-      shape: (height, width, channels) of all images; None if the images have to be looked at.
+      shape: (height, width, channels) of all images; None if only the images tell it.
     """
 
     splits: Mapping[str, Examples]
@@ -24,7 +24,11 @@ class Opened(NamedTuple):
 
 
 def numbered_classes(labels: Iterable[np.ndarray]) -> tuple[str, ...]:
-    """Return names for classes without any, "class 0" and so on, as many as the labels need."""
+    """Return names for classes that have none: "class 0" to the largest of the labels, int [n].
+
+    Raises:
+      UserError: if the largest label is too large for the number of a class.
+    """
     largest = max((int(each.max()) for each in labels if len(each)), default=-1)
     if largest >= 1_000_000:
         raise UserError(f"labels must be numbers of classes, from 0 on; the largest is {largest}")
