@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import optimize, special
 
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.outputs import Outputs, split_logits
@@ -84,23 +85,24 @@ def make_bins(
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, float64 [n, classes]."""
-    from scipy import special
-
+    """Return the probabilities of logits [n, classes], float64 of the same shape."""
     return special.softmax(np.float64(logits), axis=-1)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean cross entropy, in nats."""
-    from scipy import special
-
+    """Return the mean cross entropy of logits [n, classes] and labels, int [n], in nats."""
     logs = special.log_softmax(np.float64(logits), axis=-1)
     return float(-np.mean(logs[np.arange(len(labels)), labels]))
 
 
+def confidences(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each image, float64 [n], and which are right, bool [n]."""
+    probabilities = softmax(outputs.values)
+    return probabilities.max(axis=-1), probabilities.argmax(axis=-1) == outputs.labels
+
+
 def fit_temperature(outputs: Outputs) -> float:
     """Return the temperature of lowest cross entropy, in 0.01..100."""
-    from scipy import optimize
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(outputs.values / np.exp(log_temperature), outputs.labels)
@@ -124,8 +126,7 @@ def scale_temperature(outputs: Outputs) -> tuple[Outputs, tuple[float, float]]:
 def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
     """Return the figures of calibration, by name; all but `loss` and `brier` are in 0..1."""
     probabilities, labels = softmax(outputs.values), outputs.labels
-    confidence = probabilities.max(axis=-1)
-    correct = probabilities.argmax(axis=-1) == labels
+    confidence, correct = confidences(outputs)
     wanted = np.eye(probabilities.shape[-1])[labels]
     surest = correct[np.argsort(-confidence, kind="stable")]
     return {
@@ -175,7 +176,9 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         }
         for name, (version, pair) in versions.items()
     ]
-    diagrams = {name: _bins(version, given.bins) for name, (version, _) in versions.items()}
+    diagrams = {
+        name: make_bins(*confidences(each), given.bins) for name, (each, _) in versions.items()
+    }
     in_bins = [
         {"probabilities": name, **dict(zip(Bins._fields, map(float, row), strict=True))}
         for name, bins in diagrams.items()
@@ -200,12 +203,6 @@ def _outputs(restored: Restored, given: argparse.Namespace) -> Outputs:
     return split_logits(restored._replace(model=model), batches)
 
 
-def _bins(outputs: Outputs, bins: int) -> Bins:
-    probabilities = softmax(outputs.values)
-    correct = probabilities.argmax(axis=-1) == outputs.labels
-    return make_bins(probabilities.max(axis=-1), correct, bins)
-
-
 def draw(versions: dict[str, tuple[Bins, Outputs]]) -> Figure:
     """Draw a reliability diagram for each version of the probabilities, and selective accuracy."""
     figure = Figure(figsize=(3.6 * (len(versions) + 1), 3.6), dpi=120, layout="constrained")
@@ -213,9 +210,8 @@ def draw(versions: dict[str, tuple[Bins, Outputs]]) -> Figure:
     for axes, (name, (bins, outputs)) in zip(diagrams, versions.items(), strict=True):
         _draw_reliability(axes, bins)
         axes.set_title(f"{name}: ECE {bins.error:.2%}", fontsize=9)
-        probabilities = softmax(outputs.values)
-        correct = probabilities.argmax(axis=-1) == outputs.labels
-        surest = correct[np.argsort(-probabilities.max(axis=-1), kind="stable")]
+        confidence, correct = confidences(outputs)
+        surest = correct[np.argsort(-confidence, kind="stable")]
         kept = np.arange(1, len(surest) + 1)
         selective.plot(kept / len(surest), np.cumsum(surest) / kept, label=name)
     selective.set(xlabel="most confident part of the images", ylabel="accuracy")

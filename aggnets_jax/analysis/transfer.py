@@ -213,7 +213,6 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
     return {
         "method": record["method"],
         "training images": f"{record['images']:,}",
-        "accuracy": f"{record['accuracy']:.2%}",
-        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+        **command.accuracy_cells(record),
         "setting": record["setting"],
     }

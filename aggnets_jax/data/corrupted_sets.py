@@ -54,9 +54,9 @@ def read_arrays(folder: AnyPath, corruption: str, severity: int) -> tuple[np.nda
 
 
 def _read(file: AnyPath) -> np.ndarray:
-    with explained(f"{file} can't be read", OSError, ValueError, EOFError):
-        with file.open("rb") as content:
-            return np.lib.format.read_array(content, allow_pickle=False)
+    kinds = OSError, ValueError, EOFError
+    with explained(f"{file} can't be read", *kinds), file.open("rb") as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def find_folder(folder: AnyPath, corruption: str) -> AnyPath:

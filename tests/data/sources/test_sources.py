@@ -189,7 +189,7 @@ def test_folders_without_a_data_set_of_images(tmp_path):
     ("columns", "message"),
     [
         ({"image": ["a.png"], "label": ["cat"]}, "'label' of .* must have a whole number in each"),
-        ({"image": ["a.png"], "label": [0.5]}, "a whole number in each row, the label; it has .*64"),
+        ({"image": ["a.png"], "label": [0.5]}, "must have a whole number in each row, .*64"),
         ({"image": ["a.png"], "label": [[0, 1]]}, "must have a whole number in each row"),
         ({"image": [1], "label": [0]}, "column 'image' of .* has no images"),
     ],
