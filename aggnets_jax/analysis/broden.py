@@ -58,8 +58,8 @@ class Broden:
       categories: names of the chosen categories.
       rows: lines of index.csv with a label in a chosen category.
       names: name of each label, by its number; [L], the name of 0 is "".
-      primary: number in `categories` of each label's category, int [L]: where the label covers
-        most; -1 if it is in none of them.
+      primary: number of each label's category in `categories`, int [L]: of the one with the largest
+        coverage of the label, or -1 if the label is in none of them.
     """
 
     folder: Path
@@ -70,12 +70,12 @@ class Broden:
 
     @functools.cached_property
     def map_categories(self) -> np.ndarray:
-        """Return the number of each channel's category, int [C]."""
+        """The number of the category of each channel of a map, int [C]."""
         return self._channels(whole=False)
 
     @functools.cached_property
     def whole_categories(self) -> np.ndarray:
-        """Return the number of the category of each label of a whole image, int [W]."""
+        """The number of the category of each label of a whole image, int [W]."""
         return self._channels(whole=True)
 
     def _channels(self, whole: bool) -> np.ndarray:
@@ -95,7 +95,7 @@ class Broden:
             yield self.read(np.arange(start, min(start + batch_size, len(self.rows))))
 
     def read(self, indices: Sequence[int]) -> Batch:
-        """Read some images by their numbers, with their labels; raise as `batches`."""
+        """Read the images with these numbers, and their labels; raise as `batches`."""
         with ThreadPoolExecutor() as threads:
             read = list(threads.map(self._read, [self.rows[index] for index in indices]))
         images, maps, whole = map(np.stack, zip(*read, strict=True))

@@ -53,7 +53,7 @@ class Bins(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Return the expected calibration error, in 0..1."""
+        """The expected calibration error (ECE, eq. 3), in 0..1."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.sum(self.count * gaps) / np.sum(self.count))
 
@@ -61,13 +61,13 @@ class Bins(NamedTuple):
 def make_bins(
     confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, *, adaptive: bool = False
 ) -> Bins:
-    """Divide images by confidence into bins of equal width (low, high], or of equal numbers.
+    """Divide images by confidence into bins of equal width, (low, high], or of equal numbers.
 
     Args:
       confidence: float [n], in 0..1.
       correct: bool [n].
       bins: number of bins.
-      adaptive: whether the bins have equally many images, up to one.
+      adaptive: whether the bins have equally many images; some have one more than others.
     """
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, 1, bins + 1)
@@ -115,7 +115,8 @@ def scale_temperature(outputs: Outputs) -> tuple[Outputs, tuple[float, float]]:
     """Divide the logits of each half by the temperature of the other half.
 
     Returns:
-      The scaled outputs, and the temperatures of the images with even and with odd numbers.
+      The scaled outputs, and the temperatures by which the images with even and with odd numbers
+      are divided.
     """
     halves = [np.arange(len(outputs.labels)) % 2 == half for half in (0, 1)]
     fitted = [fit_temperature(Outputs(*(part[half] for part in outputs))) for half in halves]

@@ -1,4 +1,4 @@
-"""Corrupted data sets in the formats in which their authors offer them.
+"""Corrupted data sets in their authors' formats.
 
     CIFAR-10-C, CIFAR-100-C   FOLDER/fog.npy, uint8 [5 N, 32, 32, 3], one severity after the other,
                               and FOLDER/labels.npy, [5 N] or [N]

@@ -17,7 +17,7 @@ from aggnets_jax.data.sources.opened import Opened, numbered_classes
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import explained
 
-# Names of columns, if several columns are of images or of classes, or none says that it is.
+# Names of columns, if several columns have the type of images or of classes, or none has.
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
 
 
