@@ -65,8 +65,8 @@ def train_program(
       model: the network.
       config: resolved, with one seed.
       make_batch: returns a batch for `preprocess`, with "label" int32 [B].
-      preprocess: from `data.make_preprocess`; by default images are taken as they are.
-      steps_per_dispatch: steps that one call of the program runs in a loop.
+      preprocess: from `data.make_preprocess`; by default images are not changed.
+      steps_per_dispatch: number of steps that one call of the program runs in a loop.
     """
     mesh = mesh_lib.make_mesh()
     shapes = jax.eval_shape(make_batch)

@@ -25,10 +25,10 @@ class SampleSizes(NamedTuple):
     """Numbers of samples of an image; the defaults are the papers'.
 
     Attributes:
-      anchors: anchors for the losses of the RPN.
-      positive_anchors: most positives among them.
-      rois: RoIs for the losses of the heads.
-      positive_rois: most positives among them; all may have masks.
+      anchors: most anchors for the losses of the RPN.
+      positive_anchors: most positives among the anchors.
+      rois: most RoIs for the losses of the heads.
+      positive_rois: most positives among the RoIs; the mask head reads these.
     """
 
     anchors: int = 256
@@ -65,8 +65,8 @@ class Samples(NamedTuple):
       boxes: the anchor or RoI [batch, slots, 4].
       positive: whether the slot is a positive sample, bool.
       negative: whether it is a negative one, bool.
-      object: index of a positive's object, else 0, int32.
-      labels: class of a positive's object, int32.
+      object: index of a positive sample's object, else 0, int32.
+      labels: class of this object, int32.
       deltas: deltas from the box to the object's [batch, slots, 4].
     """
 

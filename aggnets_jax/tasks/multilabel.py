@@ -53,10 +53,11 @@ class Gathered(NamedTuple):
 
 
 class MultiLabel(Task):
-    """Classification by binary losses, on data sets in COCO's format, whose boxes don't count.
+    """Classification by binary losses, on data sets in COCO's format, whose boxes are not used.
 
     Args:
-      size: images fit into a square of this side, without distortion; the rest is 0.
+      size: side in pixels of a square into which images are resized without distortion; the rest
+        of the square is 0.
       least_side: images with a shorter side in the file are not trained on.
     """
 
@@ -123,9 +124,12 @@ class MultiLabel(Task):
         return prepare
 
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
-        """Make the mean of a binary loss, which counts classes that are right, found and present.
+        """Make the mean of a binary loss, with the numbers of classes right, found and present.
 
-        A class is found if its probability is above one half.
+        A class is found if its probability is above one half; it is right if it also is present.
+
+        Raises:
+          UserError: if the config names another loss.
         """
         if config.loss not in (None, *_LOSSES):
             raise unknown("loss of the task 'multilabel'", config.loss, _LOSSES)
@@ -161,7 +165,7 @@ class MultiLabel(Task):
     def make_eval_step(
         self, model: Any, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, jax.Array]]:
-        """Make the logits of a batch, with the places of the images."""
+        """Make the function of variables and batch to logits, with the images' places."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
             logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
@@ -185,7 +189,11 @@ class MultiLabel(Task):
         return gathered
 
     def finish(self, gathered: Gathered) -> Evaluation:
-        """Return mAP, F1 and the mean binary cross entropy."""
+        """Return the metrics of `multilabel_metrics`.
+
+        Raises:
+          UserError: if all images are damaged.
+        """
         logits, skipped = gathered.logits, gathered.skipped
         if not logits:
             raise UserError(f"all {len(skipped)} images of the evaluation are damaged")
