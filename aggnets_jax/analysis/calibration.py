@@ -31,7 +31,10 @@ from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.workdir.restore import Restored
 
 BINS = 15
-COVERAGES = (1.0, 0.9, 0.8, 0.5)
+"""Number of bins by default."""
+
+COVERAGES = (0.9, 0.8, 0.5)
+"""Parts of the images, the most confident ones, whose accuracy is measured."""
 
 
 class Bins(NamedTuple):
@@ -139,7 +142,7 @@ def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
         "loss": cross_entropy(outputs.values, labels),
         **{
             f"accuracy_at_{100 * part:g}": float(surest[: max(1, round(part * len(surest)))].mean())
-            for part in COVERAGES[1:]
+            for part in COVERAGES
         },
     }
 
@@ -247,6 +250,6 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
         "loss": f"{record['loss']:.4f}",
         **{
             f"surest {100 * part:g} %": f"{record[f'accuracy_at_{100 * part:g}']:.2%}"
-            for part in COVERAGES[1:]
+            for part in COVERAGES
         },
     }

@@ -115,7 +115,9 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         raise UserError(f"--units must be at least 1, not {given.units}")
     others = {workdir: _read_counts(workdir) for workdir in given.beside}
     mesh = mesh_lib.make_mesh()
-    mesh_lib.check_divisible("--batch_size", given.batch_size, mesh.size)
+    if given.batch_size < 1 or given.batch_size % mesh.size:
+        allowed = f"{mesh.size} (the devices), {2 * mesh.size}, ..."
+        raise UserError(f"--batch_size must be one of {allowed}, not {given.batch_size}")
     broden = open_broden(given.data_dir, given.categories.split(","))
     features = make_features(restored, given.layer, given.normalisation)
     found = dissect(features, broden, mesh, batch_size=given.batch_size, quantile=given.quantile)

@@ -105,7 +105,7 @@ def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, fl
 
 def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     config, placed = setup.config, setup.state_sharding(mesh)
-    state = _placed(setup.state_shapes(), placed)
+    state = mesh_lib.shapes_on(setup.state_shapes(), placed)
     preprocess = setup.task.make_preprocess(config, setup.info)
     step = jax.jit(
         over_seeds(setup.train_step(preprocess, mesh), config.num_seeds, (0, None)),
@@ -121,7 +121,7 @@ def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
 def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     config = setup.config
     variables = setup.state_shapes().variables  # a run copies them to each device
-    variables = _placed(variables, jax.tree.map(lambda _: mesh_lib.replicated(mesh), variables))
+    variables = mesh_lib.shapes_on(variables, mesh_lib.replicated(mesh))
     preprocess = setup.task.make_preprocess(config, setup.info)
     step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds, mesh)
     costs = _costs(step, variables, _batch(setup, mesh, train=False))
@@ -136,12 +136,6 @@ def _own_costs(setup: Setup, passes: int, images: int) -> dict[str, int]:
         "model_flops": 2 * passes * setup.network_summary["macs"] * images,
         "model_bytes": passes * features * images * jnp.dtype(setup.config.dtype).itemsize,
     }
-
-
-def _placed(shapes: Any, placed: Any) -> Any:
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed
-    )
 
 
 def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:

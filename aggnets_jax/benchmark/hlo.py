@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"%?(\S+) = (.+?) ({_KINDS})(-start)?\(")
-_ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?)\)(?:, |$)")
 # An array with its layout: minor dimensions first, tiles, and a memory space that is not HBM.
 _PLACED = re.compile(
@@ -166,7 +166,5 @@ def _works_before_done(lines: list[str], name: str) -> bool:
 
 
 def _bytes(results: str) -> int:
-    total = 0
-    for _, bits, sizes in _ARRAY.findall(results):
-        total += math.prod(_numbers(sizes)) * int(bits) // 8
-    return total
+    arrays = _ARRAY.findall(results)
+    return sum(math.prod(_numbers(sizes)) * int(bits) // 8 for bits, sizes in arrays)

@@ -187,9 +187,9 @@ def _forward_program(workload: Workload, jitted: Any, *between: Any) -> Program:
     with workload.form.tracing():
         compiled = compile_program(
             jitted,
-            _with_sharding(shapes, everywhere),
+            mesh_lib.shapes_on(shapes, everywhere),
             *between,
-            _with_sharding(batch, batch_sharding),
+            mesh_lib.shapes_on(batch, batch_sharding),
         )
     check_memory(compiled.call)
     arguments = (
@@ -204,10 +204,6 @@ def _forward_program(workload: Workload, jitted: Any, *between: Any) -> Program:
         jax.block_until_ready(result)
 
     return Program(run, workload.batch_size, passes=1, compiled=compiled)
-
-
-def _with_sharding(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def _optimizer(config: ml_collections.ConfigDict) -> Any:

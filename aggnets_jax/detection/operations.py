@@ -119,7 +119,8 @@ def _count(
         program = jax.make_jaxpr(run)(variables, inputs).jaxpr
     has_image = inputs.shape[0] == 1
     read = read_by(program, program.outvars)
-    for equation in equations(program.replace(eqns=_computed(program, read))):
+    computed = [each for each in program.eqns if not read.isdisjoint(each.outvars)]
+    for equation in equations(program.replace(eqns=computed)):
         kind, number = _elementwise(equation)
         # The RPN's ReLU is a function, too; it follows the backbone's.
         if kind == "pool" or (kind == "relu" and not (has_image and functional)):
@@ -127,11 +128,6 @@ def _count(
     if has_image and not functional:
         total["relu"] -= _rpn_rectified(detector, inputs.shape[1:3])
     return total
-
-
-def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations with results that are read."""
-    return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 
 def _rpn_rectified(detector: Detector, image_size: Sequence[int]) -> int:

@@ -4,7 +4,7 @@ Sources: Ren et al., arXiv 1506.01497, Section 3.1.3; He et al., arXiv 1703.0687
 loss of a detector is the sum of its parts, all with weight 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -235,8 +235,3 @@ def mask_losses(
         chosen.reshape(-1, *side), targets.reshape(-1, *side), samples.positive.reshape(-1)
     )
     return {"mask": loss}
-
-
-def total(parts: Mapping[str, jax.Array]) -> jax.Array:
-    """Return the loss of a detector, the sum of its parts."""
-    return sum(parts.values())

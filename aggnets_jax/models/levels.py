@@ -8,8 +8,9 @@ normalisation. Parts on which no level depends, such as the classifier, have no 
 import contextlib
 import dataclasses
 import fnmatch
+import functools
+import operator
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -246,16 +247,10 @@ def _normalised(
     evaluates = not train or backbone.normalises_as_in_evaluation(reader.path)
     module = reader.module.clone(parent=None, use_running_average=evaluates)
     own = {
-        collection: _at(variables[collection], reader.path)
+        collection: functools.reduce(operator.getitem, reader.path, variables[collection])
         for collection in ("params", "batch_stats")
     }
     return module.apply(own, x, mutable=["batch_stats"])[0]
-
-
-def _at(tree: Any, path: Path) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
 
 
 def _dilated(
@@ -267,7 +262,7 @@ def _dilated(
     return dilation.dilated(_input_strides(network, tuple(image_shape), train), output_stride)
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _input_strides(
     network: nn.Module, image_shape: tuple[int, int, int], train: bool
 ) -> tuple[float, ...]:
@@ -294,7 +289,7 @@ class _Facts(NamedTuple):
     readers: dict[str, _Reader]
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _facts(backbone: Backbone) -> _Facts:
     network = without_loops(backbone.network)
     if hasattr(network, "execution"):

@@ -25,7 +25,7 @@ from aggnets_jax.detection.operations import count_detector
 from aggnets_jax.detection.registry import KINDS
 from aggnets_jax.detection.results import Found, coco_results
 from aggnets_jax.detection.sampling import image_keys
-from aggnets_jax.detection.training import Objects, total
+from aggnets_jax.detection.training import Objects
 from aggnets_jax.detection.voc import voc_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
@@ -265,7 +265,7 @@ class Detection(Task):
             number = len(examples.images)  # the examples may be a part of the batch
             sums = {name: number * value for name, value in parts.items()}
             sums["skipped"] = jnp.sum(examples.sizes.min(axis=1) == 0, dtype=jnp.int32)
-            return total(parts), (updated.get("batch_stats", {}), sums)
+            return sum(parts.values()), (updated.get("batch_stats", {}), sums)
 
         return loss_fn
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from aggnets_jax.connectivity.scan_variables import layers_of_run
 
@@ -25,18 +26,12 @@ def layers_in_order(model: Any, image_shape: Sequence[int]) -> list[str]:
 
     def init() -> None:
         variables = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
-        for path in _paths(variables["params"]):
+        # JAX's own functions would sort the paths.
+        for path in traverse_util.flatten_dict(variables["params"]):
             names.update(dict.fromkeys(_layers_of(path)))
 
     jax.eval_shape(init)
     return list(names)
-
-
-def _paths(tree: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return the paths of the leaves in the order of the mappings, which JAX would sort."""
-    if not hasattr(tree, "items"):
-        return [above]
-    return [path for name, part in tree.items() for path in _paths(part, (*above, name))]
 
 
 def _layers_of(path: Sequence[str]) -> list[str]:

@@ -159,6 +159,7 @@ def test_command(finished_run, small_set, tmp_path, layer, capsys):
         ("--normalisation=paper", "grey"),
         ("--quantile=1", "--quantile must be between 0 and 1, not 1.0"),
         ("--iou=2", "--iou must be between 0 and 1, not 2.0"),
+        ("--batch_size=0", "--batch_size must be one of "),
         ("--beside=elsewhere", "dissection.json is missing"),
     ],
 )
