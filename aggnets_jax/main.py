@@ -11,7 +11,7 @@ Slow modules are imported only after `main` has installed the handlers of signal
 import sys
 from collections.abc import Sequence
 
-from aggnets_jax.runtime.interrupts import end_at_signals
+from aggnets_jax.runtime.interrupts import end_at_signals, ignore_signals
 from aggnets_jax.runtime.notes import note
 from aggnets_jax.runtime.streams import flush_streams, open_streams
 
@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         if arguments is None:
             code = flush_streams(code)
+            ignore_signals()  # Python resets handlers while it ends, and would die of a signal
     if code and "jax" in sys.modules:
         from aggnets_jax.runtime.distributed import leave
 

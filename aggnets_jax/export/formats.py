@@ -21,7 +21,7 @@ from jax.extend import core, mlir
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.export.plain import plain, pool_planes, sum_by_axis
+from aggnets_jax.export.plain import pad_by_concatenation, plain, pool_planes, sum_by_axis
 from aggnets_jax.export.program import IMAGES, LOGITS, Program
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -29,6 +29,13 @@ FACTS = "metadata.json"
 STABLEHLO = "1.0.0"
 """Version of StableHLO for TensorFlow and TFLite; every version has all that networks need."""
 ONNX_KEY = "aggnets_jax"
+_FOR_ONNX = {
+    # jax2onnx pads no symbolic batch, and pools maps along four axes, which ONNX Runtime can't.
+    "pad": pad_by_concatenation,
+    "reduce_window_max": pool_planes,
+    # ONNX Runtime adds up all values of a map one by one.
+    "reduce_sum": sum_by_axis,
+}
 
 
 def write_stablehlo(program: Program, path: Path) -> None:
@@ -89,10 +96,7 @@ def write_onnx(program: Program, path: Path) -> None:
     """Write a model that ONNX Runtime reads."""
     install = "pip install 'aggnets-jax[onnx]' && pip install --no-deps jax2onnx"
     jax2onnx = _module("jax2onnx", install)
-    # ONNX Runtime can't pool over four axes, as jax2onnx writes the pooling of maps, and it adds up
-    # all values of a map one by one.
-    replaced = {"reduce_window_max": pool_planes, "reduce_sum": sum_by_axis}
-    function = plain(program.function, replaced=replaced)
+    function = plain(program.function, replaced=_FOR_ONNX)
     # Traced here, because jax2onnx replaces functions of JAX while it traces.
     traced = jax.make_jaxpr(function)(program.images)
     model = jax2onnx.to_onnx(

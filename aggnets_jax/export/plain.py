@@ -102,6 +102,23 @@ def sum_by_axis(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
     return [result]
 
 
+def pad_by_concatenation(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
+    """Compute "pad" as a concatenation with constants.
+
+    Raises:
+      NotImplementedError: if values are cut off, or padded between.
+    """
+    result, value = map(_emitted, given)
+    for axis, (low, high, between) in enumerate(equation.params["padding_config"]):
+        if min(low, high) < 0 or between:
+            raise NotImplementedError("padding that cuts, or pads between values")
+        if low or high:
+            shape = result.shape
+            ends = [jnp.full((*shape[:axis], n, *shape[axis + 1 :]), value) for n in (low, high)]
+            result = jnp.concatenate([ends[0], result, ends[1]], axis)
+    return [result]
+
+
 def pool_planes(equation: core.JaxprEqn, given: Sequence[Any]) -> list[Any]:
     """Compute "reduce_window_max" of maps [batch, height, width, channels] as of planes [n, h, w].
 

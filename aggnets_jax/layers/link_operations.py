@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.layers.common import Conv, Norm
-from aggnets_jax.layers.pooling import avg_pool, max_pool
+from aggnets_jax.layers.pooling import avg_pool, max_pool, strided
 
 
 class Carried(NamedTuple):
@@ -96,12 +96,13 @@ class FactorisedReduction(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / 2, width / 2, features]."""
-        features = self.cells.features
+        features, conv = self.cells.features, self.cells.conv
         x = nn.relu(x) if self.relu else x
         shifted = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))[:, 1:, 1:]
+        every, between = (strided(part, (2, 2)) for part in (x, shifted))
         halves = [
-            self.cells.conv(features // 2, 1, name="conv1")(x[:, ::2, ::2]),
-            self.cells.conv(features - features // 2, 1, name="conv2")(shifted[:, ::2, ::2]),
+            conv(features // 2, 1, name="conv1")(every),
+            conv(features - features // 2, 1, name="conv2")(between),
         ]
         return self.cells.norm(name="norm")(jnp.concatenate(halves, axis=-1))
 

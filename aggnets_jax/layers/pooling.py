@@ -57,7 +57,15 @@ def avg_pool(
 def subsample(x: jax.Array, stride: int) -> jax.Array:
     """Return every position of x [batch, height, width, channels] whose place `stride` divides."""
     _, now = _samplings(x, (1, 1), (stride, stride), "VALID")
-    return x[:, :: now.strides[0], :: now.strides[1]]
+    return strided(x, now.strides)
+
+
+def strided(x: jax.Array, strides: Sequence[int]) -> jax.Array:
+    """Return x[:, ::n, ::m] of x [batch, height, width, channels] for strides (n, m).
+
+    Brackets would be a gather where the batch is symbolic, as in exported programs.
+    """
+    return lax.slice(x, (0, 0, 0, 0), x.shape, (1, *strides, 1))
 
 
 def _samplings(

@@ -110,6 +110,17 @@ def test_signals_at_random_moments(name, places, tmp_path):
         check(name, number, interrupt(name, number, draws.uniform(0, 6), places, new), new)
 
 
+@pytest.mark.parametrize("delay", [0, 0.003, 0.01, 0.03])
+def test_a_signal_after_the_end_of_the_work_changes_nothing(delay, tmp_path):
+    """Python resets handlers of signals while it ends."""
+    process = runs.start("compare", f"{tmp_path}/a", "--against", f"{tmp_path}/b")
+    said = process.stderr.readline()
+    assert "does not exist" in said
+    time.sleep(0.05 + delay)
+    process.send_signal(signal.SIGINT)
+    assert runs.finish(process) == (2, "", "")
+
+
 def test_a_signal_ends_a_process_that_is_busy_outside_of_python():
     program = """
 import ctypes, os
