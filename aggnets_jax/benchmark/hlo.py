@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"%?(\S+) = (.+?) ({_KINDS})(-start)?\(")
+# Kinds whose start returns (operands, results), and for the last scalars, too.
+_RETURN_OPERANDS = ("all-gather", "collective-permute")
 _ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?)\)(?:, |$)")
 # An array with its layout: minor dimensions first, tiles, and a memory space that is not HBM.
@@ -25,7 +27,7 @@ class Collective(NamedTuple):
 
     Attributes:
       kind: such as "all-reduce".
-      bytes: bytes of its results; of an asynchronous one, of all arrays that its start returns.
+      bytes: bytes of its results.
       overlapped: whether the schedule computes something else while it is on its way.
     """
 
@@ -55,7 +57,12 @@ def read_collectives(program: str) -> Iterator[Collective]:
         if match := _COLLECTIVE.search(line):
             name, results, kind, starts = match.groups()
             overlapped = bool(starts) and _works_before_done(lines[number + 1 :], name)
-            yield Collective(kind, _bytes(results), overlapped)
+            arrays = _ARRAY.findall(results)
+            if starts and kind in _RETURN_OPERANDS:
+                arrays = [(bits, sizes) for bits, sizes in arrays if sizes]
+                arrays = arrays[len(arrays) // 2 :]
+            size = sum(math.prod(_numbers(sizes)) * int(bits) // 8 for bits, sizes in arrays)
+            yield Collective(kind, size, overlapped)
 
 
 def moved_bytes(found: Mapping[str, Mapping[str, int]], devices: int) -> float:
@@ -163,8 +170,3 @@ def _works_before_done(lines: list[str], name: str) -> bool:
         if _WORK.search(line):
             return True
     return False
-
-
-def _bytes(results: str) -> int:
-    arrays = _ARRAY.findall(results)
-    return sum(math.prod(_numbers(sizes)) * int(bits) // 8 for bits, sizes in arrays)
