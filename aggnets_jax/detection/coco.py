@@ -5,14 +5,13 @@ Source: Lin et al., "Microsoft COCO", ECCV 2014, arXiv 1405.0312; https://cocoda
 
 import contextlib
 import copy
-import importlib
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import import_optional, unknown
 
 KINDS = ("bbox", "segm")
 """Kinds of figures: of boxes and of masks."""
@@ -62,11 +61,10 @@ def coco_figures(
     """
     if kind not in KINDS:
         raise unknown("kind of COCO's figures", kind, KINDS)
-    try:
-        coco = importlib.import_module("pycocotools.coco")
-        cocoeval = importlib.import_module("pycocotools.cocoeval")
-    except ImportError as error:
-        raise UserError("metrics need pycocotools: pip install 'aggnets-jax[coco]'") from error
+    missing = "metrics need pycocotools: pip install 'aggnets-jax[coco]'"
+    coco, cocoeval = (
+        import_optional(f"pycocotools.{name}", missing) for name in ("coco", "cocoeval")
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         objects = coco.COCO()
         # pycocotools changes what it is given.

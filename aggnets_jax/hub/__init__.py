@@ -6,14 +6,13 @@ user's token, and takes another server from HF_ENDPOINT.
 """
 
 import contextlib
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError, import_optional, one_line
 from aggnets_jax.files import check_fields, read_json
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
@@ -115,13 +114,9 @@ def _download(name: str, file: str) -> Path:
 
 
 def _client() -> ModuleType:
-    try:
-        importlib.import_module("huggingface_hub.errors")
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UserError(
-            "the Hugging Face Hub needs huggingface_hub: pip install 'aggnets-jax[hub]'"
-        ) from error
+    missing = "the Hugging Face Hub needs huggingface_hub: pip install 'aggnets-jax[hub]'"
+    import_optional("huggingface_hub.errors", missing)
+    return import_optional("huggingface_hub", missing)
 
 
 @contextlib.contextmanager

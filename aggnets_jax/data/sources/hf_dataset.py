@@ -5,20 +5,19 @@ The folder is a repository's, with parquet files such as data/train-00000-of-000
 rows are read in any order.
 """
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from aggnets_jax.data.examples import Examples
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError, import_optional, one_line
 from aggnets_jax.files import explained
 
 # Names of columns, if several columns have the type of images or of classes, or none has.
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
+_MISSING = "data set hf_dataset needs the package datasets: pip install 'aggnets-jax[datasets]'"
 
 
 class Rows(Examples):
@@ -51,7 +50,7 @@ def open_folder(path: Path) -> Opened:
     Raises:
       UserError: if there is no data set in it, or none with a column of images and one of labels.
     """
-    datasets = _datasets()
+    datasets = import_optional("datasets", _MISSING)
     if not path.is_dir():
         raise UserError(f"data_dir {path} is no folder of a data set")
     datasets.disable_progress_bars()
@@ -92,12 +91,3 @@ def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what:
         f"{path} must have one column of {what}, or one that is called {' or '.join(names)}; its"
         f" columns: {', '.join(features)}"
     )
-
-
-def _datasets() -> ModuleType:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError(
-            "data set hf_dataset needs the package datasets: pip install 'aggnets-jax[datasets]'"
-        ) from error
