@@ -8,7 +8,7 @@ or a changed `aggnets_jax.config.default_config()`. The command line can set any
 `--config.lr=0.2 --config.model.topology=windowed --config.model.topology_args.window=3`. A field
 that is not in this file is an error.
 
-The comment on a field says what None or 0 means, where these are special.
+If None or 0 has a special meaning, the comment on the field says so.
 """
 
 import ml_collections
@@ -24,9 +24,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     # All random numbers (initialisation, data order, augmentation, dropout) depend on the seed.
     config.seed = 0
-    config.num_seeds = 1  # networks that train at once, with the seeds seed, seed + 1, ...
+    config.num_seeds = 1  # networks that train at once: with the seeds `seed`, `seed` + 1, ...
 
-    # ---- length of the run and of its intervals, in steps: updates of the parameters
+    # ---- length of the run and of its intervals, in steps; a step updates the parameters once
     # Set one of these two; the other is then unset. An epoch is a pass over the training split.
     config.total_steps = placeholder(int)
     config.total_epochs = placeholder(float)
@@ -35,8 +35,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.eval_every_steps = 1_000  # evaluate on the whole evaluation split; also at the end
     config.checkpoint_every_steps = 1_000  # save the state; also at the end
     config.keep_checkpoints = 2  # latest checkpoints to keep; the best network is kept besides
-    # How many steps may be undone between two lines of the log, because a loss, gradient or
-    # parameter is NaN or infinite. One more stops the run.
+    # Number of steps that may be undone between two lines of the log, because a loss, gradient or
+    # parameter is NaN or infinite. One more such step stops the run.
     config.skip_nonfinite_steps = 0
     config.profile_steps = ()  # (first, last): trace these steps for TensorBoard's profiler
 
@@ -79,10 +79,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.layer_decay = 1.0  # factor of the learning rate from each layer to the layer before it
     config.momentum = 0.9  # for sgd, lars and rmsprop
     config.nesterov = True  # for the same
-    config.weight_decay = 1e-4  # for sgd, lars and rmsprop: added to the gradient, before momentum
+    # sgd, lars, rmsprop and schedule_free_sgd add it to the gradient, all others to the update.
+    config.weight_decay = 1e-4
     config.weight_decay_on = "all"  # all parameters, or "kernels": without norms and biases
     config.grad_clip_norm = 0.0  # clip the gradient to this global norm; 0: don't clip
-    # SAM: take the gradient where the loss is highest at this distance; 0: at the parameters
+    # SAM: take the gradient at this distance, where the loss is highest; 0: at the parameters
     config.sam_radius = 0.0
     # cross_entropy | squared_hinge | binary_cross_entropy | focal | binary_focal: docs/training.md.
     # None: the loss of the network or of the task
@@ -126,7 +127,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.topology_args = placeholder(object)
     # concat | sum | mean. None: as in the network's paper.
     config.model.aggregation = placeholder(str)
-    # The next three change results only by rounding: docs/performance.md.
+    # The next three change results only by rounding; scan also draws other initial values:
+    # docs/performance.md.
     # What to recompute for the gradient instead of storing it: "none"; each whole "layer"; "norm",
     # concatenation, normalisation and activation; "auto", that is "norm" where it is faster.
     config.model.remat = "auto"
@@ -147,8 +149,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.image_size = placeholder(int)
     config.data.crop_padding = 4  # black pixels on each side before a random crop; 0: no crop
     config.data.flip = True  # mirror one image in two, left to right
-    config.data.flip_alternately = False  # mirror one half of the images in each other epoch
-    config.data.repeats = 1  # copies of each image in a batch, augmented apart
+    config.data.flip_alternately = False  # with flip: mirror one half of the images, then the other
+    config.data.repeats = 1  # copies of each image in a batch, each with its own augmentation
     config.data.policy = "none"  # none | autoaugment_cifar | autoaugment_imagenet | randaugment
     config.data.policy_args = ml_collections.ConfigDict()  # such as {"num_ops": 2, "magnitude": 9}
     config.data.color_jitter = 0.0  # brightness, contrast, saturation: factors of 1 +- this
@@ -164,7 +166,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.damaged = "stop"
     config.data.resident = "auto"  # keep images on the devices: auto (if they fit), always, never
 
-    # ---- the experiment that a config reproduces; changes no result
+    # ---- the experiment that a config reproduces; these fields change no result
     config.file = ""  # config file and row of its sweep; filled in when it is read
     config.paper = ml_collections.ConfigDict()
     config.paper.source = ""  # paper, table and row; "": no paper

@@ -39,10 +39,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
       UserError: for what can't be started.
     """
     parser = Parser(prog="python launch/local.py", description=__doc__)
-    parser.add_argument("--processes", type=int, required=True, help="how many")
-    parser.add_argument("--devices", type=int, help="of each process, simulated on the CPU")
+    parser.add_argument("--processes", type=int, required=True, help="number of processes")
+    parser.add_argument("--devices", type=int, help="simulated CPU devices of each process")
     parser.add_argument("--dry_run", action="store_true", help="only print the commands")
-    parser.add_argument("more", nargs="*", metavar="WORD", help="for aggnets, after --")
+    parser.add_argument(
+        "more", nargs="*", metavar="WORD", help="command and flags of aggnets, after --"
+    )
     given = parser.parse(arguments)
     for flag in ("processes", "devices"):
         if (value := getattr(given, flag)) is not None and value < 1:

@@ -94,8 +94,8 @@ check() {
     for argument in "${run[@]}"; do
         [[ $argument != --workdir=* ]] || workdir="${argument#--workdir=}"
     done
-    [[ -n $workdir ]] || fail "the flags of the run, behind --, need a --workdir=DIRECTORY"
-    # A relative one would be on the worker's own disk, which goes with the slice.
+    [[ -n $workdir ]] || fail "the flags of the run, after --, need a --workdir=DIRECTORY"
+    # A relative one would be on the worker's own disk, which is deleted with the slice.
     [[ $workdir =~ ^(/|gs://) ]] \
         || fail "--workdir=$workdir must be in a bucket, gs://..., or absolute, on a shared disk"
     commit="$(git -C "$HERE" rev-parse --quiet --verify "${flags[revision]}^{commit}")" \
@@ -112,7 +112,7 @@ image_for() {
     esac
 }
 
-# gcloud compute tpus GROUP COMMAND ..., with what all of them need; only printed in a dry run.
+# Runs gcloud compute tpus GROUP COMMAND ... with common flags; a dry run only prints it.
 tpus() {
     local command=(gcloud compute tpus "$@" "--zone=${flags[zone]}" --quiet)
     [[ -z ${flags[project]} ]] || command+=("--project=${flags[project]}")
@@ -125,7 +125,7 @@ tpus() {
     fi
 }
 
-# on WORKER COMMAND...: of tpu_worker.sh, on one worker or on all.
+# on WORKER COMMAND...: runs a command of tpu_worker.sh on one worker or on all.
 on() {
     local worker="$1"
     shift
@@ -173,7 +173,7 @@ remove_slice() {
     fi
 }
 
-# Until the slice is ready; one that was preempted is replaced.
+# Waits until the slice is ready; replaces a slice that was preempted.
 ensure_slice() {
     local state before="" unknown=0
     while :; do
@@ -195,7 +195,7 @@ ensure_slice() {
             PREEMPTED | TERMINATED | QUEUE_FAILED | QUEUE_SUSPENDED)
                 started=""
                 remove_slice >&2 || say "it can't be deleted now; trying again"
-                [[ $state != QUEUE_FAILED ]] || fail_once "the slice could not be had" 1
+                [[ $state != QUEUE_FAILED ]] || fail_once "the slice could not be made" 1
                 ;;
             STOPPED)
                 started=""
@@ -212,13 +212,13 @@ try_to_make() {
         made=1
         return
     fi
-    # What is refused at first is so for its name, type or quota; later it was right before.
+    # The first request is refused because of its name, type or quota; a later one was right before.
     grep -qi 'no more capacity' "$message" || [[ -n $made ]] || fail "the slice can't be made" 1
     say "trying again in ${flags[poll]} s"
     sleep "${flags[poll]}"
 }
 
-# A shallow clone: the summary of the run will name the commit.
+# Packs a shallow clone, so that the summary of the run can name the commit.
 pack() {
     local clone="$temporary/clone"
     [[ -z $(git -C "$HERE" status --porcelain --untracked-files=no) ]] \
@@ -238,7 +238,8 @@ install_and_start() {
         && on all start "${run[@]}"
 }
 
-# What the first worker says of the run: none, running, ended CODE, stopped CODE; or nothing.
+# Prints the state of the run on the first worker: none, running, ended CODE, stopped CODE; nothing
+# if there is no answer.
 run_state() {
     local ask='if [ -e tpu_worker.sh ]; then bash tpu_worker.sh status; else echo none; fi'
     tpus tpu-vm ssh "${flags[name]}" --worker=0 "--command=$ask" || true
@@ -274,11 +275,11 @@ follow() {
 finish() {
     say "$2"
     [[ -z ${flags[delete]} ]] || remove_slice >&2 ||
-        say "the slice could not be deleted, and goes on to cost"
+        say "the slice could not be deleted, and goes on costing money"
     exit "$1"
 }
 
-# After the log has ended or the connection was lost.
+# Decides how to go on after the log has ended or the connection was lost.
 decide() {
     local state code
     state="$(run_state)"
@@ -289,7 +290,7 @@ decide() {
         running | "") sleep "${flags[poll]}" ;;
         *)
             started=""
-            # Processes of a slice that is going away end in any way.
+            # On a slice that is going away, processes may end with any code.
             [[ $(slice_state) == READY ]] || return 0
             [[ $code != 2 ]] || finish 2 "the run has ended with exit code 2"
             if [[ $code == 75 ]]; then

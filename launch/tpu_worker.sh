@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What tpu_vm.sh does on each worker of a slice; it copies this file and the checkout there.
+# The part of tpu_vm.sh that runs on each worker of a slice. tpu_vm.sh copies this file and the
+# checkout there.
 #
 #   tpu_worker.sh install COMMIT SETUP   runs the command SETUP, unpacks the checkout, makes .venv
 #   tpu_worker.sh start WORD...          python -m aggnets_jax WORD..., in the background; train by default
@@ -18,7 +19,7 @@ fail() {
 }
 
 running() {
-    # A number may be that of another process since the machine has started anew.
+    # After a restart of the machine, the number may belong to another process.
     [[ -s $RUN/pid ]] && tr '\0' ' ' 2>/dev/null <"/proc/$(<"$RUN/pid")/cmdline" \
         | grep -q -e '-m aggnets_jax '
 }
@@ -32,7 +33,7 @@ make_environment() {
             return
         fi
     done
-    # Images of Ubuntu 22.04 have Python 3.10. The variable is for those whose pip refuses.
+    # Images of Ubuntu 22.04 have Python 3.10. The variable is for images whose pip refuses otherwise.
     PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv
     "$HOME/.local/bin/uv" venv --quiet --clear --seed --python 3.12 .venv
 }
@@ -49,7 +50,7 @@ install() {
     cd "$CHECKOUT"
     make_environment
     .venv/bin/python -m pip install --quiet --require-hashes -r requirements.lock
-    # Of what the extras name only libtpu is not there yet; jax says which version of it fits.
+    # Of the extras, only libtpu is not installed yet; jax determines its version.
     .venv/bin/python -m pip install --quiet --no-build-isolation --editable '.[tpu,buckets]'
     echo "$commit" >.ready
 }
@@ -78,7 +79,7 @@ watch() {
     echo "$code" >"$RUN/exit_code"
 }
 
-# A process that waits for one that is lost would keep the devices.
+# A process that still waits for a lost one would keep the devices.
 end_leftover() {
     local signal
     for signal in TERM KILL; do
@@ -107,7 +108,7 @@ status() {
     elif running; then
         echo running
     else
-        # What ended the watching process, too, leaves no code.
+        # If the watching process was ended, too, there is no code.
         local code=137 how=ended
         [[ -s $RUN/exit_code ]] && code=$(<"$RUN/exit_code")
         [[ -e $RUN/stopped ]] && how=stopped

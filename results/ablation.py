@@ -28,9 +28,9 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(prog="python results/ablation.py")
-    parser.add_argument("--workdir", default="runs/demo", help="of a finished run")
+    parser.add_argument("--workdir", default="runs/demo", help="workdir of a finished run")
     parser.add_argument("--checkpoint", default="best", help="latest, best or a step")
-    parser.add_argument("--repeats", type=int, default=7, help="of the sweep")
+    parser.add_argument("--repeats", type=int, default=7, help="number of sweeps; default 7")
     parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
     return parser.parse_args(arguments)
 

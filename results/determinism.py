@@ -224,7 +224,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
         prog="python results/determinism.py",
         description="Compares equal runs to the bit, and runs on several devices with one.",
     )
-    parser.add_argument("--path", action="append", help="may be repeated; default all of them")
+    parser.add_argument(
+        "--path", action="append", help="way to read the data; may be repeated; default all"
+    )
     output = Path(__file__).with_suffix(".csv")
     parser.add_argument("--output", type=Path, default=output, help="default determinism.csv")
     given = parser.parse_args(arguments)

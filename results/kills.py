@@ -313,8 +313,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         prog="python results/kills.py",
         description="Shows that kill -9 at any moment loses nothing.",
     )
-    parser.add_argument("--kills", type=int, default=100, help="how many in all; default 100")
-    parser.add_argument("--seed", type=int, default=0, help="draws the moments; default 0")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills; default 100")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments; default 0")
     output = Path(__file__).with_suffix(".csv")
     parser.add_argument("--output", type=Path, default=output, help="default results/kills.csv")
     given = parser.parse_args(arguments)

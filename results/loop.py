@@ -148,8 +148,8 @@ def starts(changes: dict[str, Any]) -> list[float]:
 def main() -> None:
     """Measure all settings and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], allow_abbrev=False)
-    parser.add_argument("--data_dir", help="where cifar10 is prepared")
-    parser.add_argument("--steps", type=int, default=100, help="in a turn; default 100")
+    parser.add_argument("--data_dir", help="folder with the prepared cifar10")
+    parser.add_argument("--steps", type=int, default=100, help="steps in a turn; default 100")
     given = parser.parse_args()
     made_with, rows = origin(), []
     for name, changes in settings(given.data_dir).items():

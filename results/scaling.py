@@ -316,7 +316,9 @@ def write(file: Path, rows: Iterator[dict[str, Any]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tables."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--tables", default=",".join(TABLES), help="default all: %(default)s")
+    parser.add_argument(
+        "--tables", default=",".join(TABLES), help="tables to write; default all: %(default)s"
+    )
     parser.add_argument("--output", default=str(HERE), help="folder; default %(default)s")
     given = parser.parse_args(arguments)
     tables = given.tables.split(",")

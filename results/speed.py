@@ -205,11 +205,13 @@ TABLES: dict[str, Callable[[], Iterator[Command]]] = {
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = Parser(prog="python results/speed.py")
-    parser.add_argument("--tables", required=True, help=", ".join(TABLES))
-    parser.add_argument("--models", help="only the commands of these, with commas between them")
-    parser.add_argument("--missing", action="store_true", help="only commands without rows")
+    parser.add_argument(
+        "--tables", required=True, help=f"tables, separated by commas: {', '.join(TABLES)}"
+    )
+    parser.add_argument("--models", help="measure only these networks, separated by commas")
+    parser.add_argument("--missing", action="store_true", help="run only commands without rows")
     parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
-    parser.add_argument("more", nargs="*", help="flags for all commands, behind --")
+    parser.add_argument("more", nargs="*", help="flags for all commands, after --")
     given = parser.parse_args(arguments)
     given.tables = given.tables.split(",")
     for table in given.tables:

@@ -103,11 +103,15 @@ def row(network: str, target: str, dtype: str, images: int) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table, a row as soon as it is known."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--networks", help="default the smallest of each family")
+    parser.add_argument("--networks", help="networks; default the smallest of each family")
     parser.add_argument("--targets", default=",".join(TARGETS), help="default %(default)s")
     parser.add_argument("--dtypes", default="bfloat16", help="default %(default)s")
-    parser.add_argument("--images", type=int, help="on each chip; default 64 of CIFAR, else 32")
-    parser.add_argument("--again", action="store_true", help="also rows that the table has")
+    parser.add_argument(
+        "--images", type=int, help="images on each chip; default 64 of CIFAR, else 32"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="compile rows again that the table has"
+    )
     parser.add_argument("--output", default=str(HERE / "tpu.csv"), help="default %(default)s")
     given = parser.parse_args(arguments)
     names = given.networks.split(",") if given.networks else networks()

@@ -140,9 +140,9 @@ def _ablate_detector(
     """Evaluate a detector without sets of links of its backbone; see `ablate`."""
     for name, value in (("export", options.export), ("at_once", options.at_once)):
         if value is not None:
-            raise UserError(f"{name} is for classification, and {workdir} is a run of detection")
+            raise UserError(f"--{name} is for classification, and {workdir} is a run of detection")
     if options.reestimate_batch_statistics:
-        raise UserError("reestimate_batch_statistics is for classification, not for detection")
+        raise UserError("--reestimate_batch_statistics is for classification, not for detection")
     folder = make_folder(options.output or any_path(workdir) / "ablation")
     earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
     together = list(itertools.chain(*kinds.values()))
@@ -166,7 +166,7 @@ def _ablate_detector(
     except OSError as error:
         raise UserError(f"{folder} can't be written: {one_line(error)}") from error
     for kind in [kind for kind in ("links", "list") if kind in rows] or [next(iter(rows))]:
-        title = f"{kind} whose loss costs most box AP"
+        title = f"{kind} whose cut costs most box AP"
         detectors.print_worst(title, rows[kind], masks=restored.model.masks)
     print(f"all links: box AP {100 * baseline.bbox_AP:.2f}, of {examples} images")
     print(*files, sep="\n", flush=True)
@@ -178,17 +178,19 @@ def _check(options: Options) -> None:
     kinds = options.kinds
     if options.reestimate_batch_statistics < 0:
         number = options.reestimate_batch_statistics
-        raise UserError(f"reestimate_batch_statistics must be at least 0 batches, not {number}")
+        raise UserError(f"--reestimate_batch_statistics must be at least 0 batches, not {number}")
     if options.export_least is not None:
         if options.export is None:
-            raise UserError("export_least needs --export=FOLDER to write to")
+            raise UserError("--export_least needs --export=FOLDER to write to")
         if options.export_least < 1:
-            raise UserError(f"export_least must be at least 1 link, not {options.export_least}")
+            raise UserError(f"--export_least must be at least 1 link, not {options.export_least}")
         if "links" not in kinds:
-            raise UserError("export_least needs the sweep of single links: --sweep=links")
+            raise UserError("--export_least needs the sweep of single links: --sweep=links")
     if options.export is not None:
         if options.export_least is None and not options.cut:
-            raise UserError("export needs the links to cut: --cut=LINKS, or --export_least=NUMBER")
+            raise UserError(
+                "--export needs the links to cut: --cut=LINKS, or --export_least=NUMBER"
+            )
         check_new_folder(options.export)
 
 

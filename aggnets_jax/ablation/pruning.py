@@ -165,7 +165,7 @@ class Penalty(NamedTuple):
         check_number("the strength of the penalty", self.strength, 1e-6, 1e6)
         if self.keep is None:
             if self.name == "topk":
-                raise UserError("the penalty topk needs the number of links to keep")
+                raise UserError("the penalty topk needs the number of links to keep: --keep=K")
             return
         if len(self.keep) not in (1, len(links.stages)):
             raise UserError(

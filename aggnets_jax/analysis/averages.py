@@ -66,7 +66,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     members.add_arguments(parser, members.ALL)
     command.add_data_dir(parser)
     add = parser.add_argument
-    add("--batches", type=int, default=50, help="of training, for batch statistics; default 50")
+    text = "training batches for the batch statistics; default 50"
+    add("--batches", type=int, default=50, help=text)
     add("--save", metavar="WORKDIR", help="new workdir for the averaged network, at step 0")
     text = "which average to save: 'uniform' or 'greedy'; default 'uniform'"
     add("--soup", choices=("uniform", "greedy"), default="uniform", help=text)

@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser, checkpoints: str | None = Non
     text = "another run whose networks take part; may be repeated"
     parser.add_argument("--with", dest="others", metavar="WORKDIR", action="append", help=text)
     text = (
-        f"of each run: latest, best, steps, with commas, or {ALL} that are kept;"
-        f" default {checkpoints or 'that of --checkpoint'}"
+        f"checkpoints of each run: latest, best, steps (with commas), or {ALL} that are kept;"
+        f" default {checkpoints or 'the one of --checkpoint'}"
     )
     parser.add_argument("--checkpoints", default=checkpoints, help=text)
 

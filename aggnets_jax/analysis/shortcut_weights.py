@@ -1,4 +1,4 @@
-"""Learnt weights of dense shortcuts: how much of each earlier output DSNet adds to a block's.
+"""Learnt weights of dense shortcuts: the weight of each earlier output in DSNet's sums.
 
 Zhang et al., arXiv 2010.12496:
 

@@ -149,10 +149,12 @@ def add_processes(parser: Parser) -> None:
     add = parser.add_argument_group("several processes").add_argument
     text = "address of the first process; default from the cluster"
     add("--coordinator_address", metavar="HOST:PORT", help=text)
-    add("--num_processes", type=int, metavar="N", help="default from the cluster")
-    add("--process_id", type=int, metavar="N", help="0, 1, ...; default from the cluster")
+    text = "number of processes; default from the cluster"
+    add("--num_processes", type=int, metavar="N", help=text)
+    text = "number of this process: 0, 1, ...; default from the cluster"
+    add("--process_id", type=int, metavar="N", help=text)
     add("--expected_processes", type=int, metavar="N", help="refuse any other number of processes")
-    add("--join_timeout", type=int, metavar="N", help="seconds to wait for others; default 300")
+    add("--join_timeout", type=int, metavar="N", help="seconds to wait for the others; default 300")
 
 
 @contextlib.contextmanager

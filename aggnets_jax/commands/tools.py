@@ -277,8 +277,8 @@ def prepare_data(flags: argparse.Namespace) -> None:
 
     if flags.name == SCENES:
         print(f"{SCENES} is prepared in {prepare_scenes(flags.data_dir)}")
-        where = f" data.data_dir={flags.data_dir}" if flags.data_dir else ""
-        print(f"use it with task=detection data.name={SCENES}{where}")
+        where = f" --data_dir={flags.data_dir}" if flags.data_dir else ""
+        print(f"use it with --config.task=detection --config.data.name={SCENES}{where}")
         return
     builder = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.file_format)
     report(builder, flags.name, flags.data_dir)

@@ -58,7 +58,8 @@ def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         raise UserError(f"{base} needs no preparation: give its place as data_dir")
     if base in OBJECT_SETS:
         raise UserError(
-            f"data set {base} has objects, not a class for each image: it is for detection"
+            f"data set {base} has objects, not a class for each image: it is for the tasks"
+            " detection and multilabel"
         )
     # TFDS looks at the files first only if the name asks for a version, even for any version.
     versioned = name if ":" in name else f"{name}:*.*.*"

@@ -79,7 +79,8 @@ def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -
     if builder.name == VOC:
         folder = write_voc(builder)
         print(f"{name} is prepared in COCO's format in {folder}")
-        print(f"use it with task=detection data.name=coco_folder data.data_dir={folder}")
+        flags = f"--config.task=detection --config.data.name=coco_folder --data_dir={folder}"
+        print(f"use it with {flags}")
         return
     from aggnets_jax.data.dataset_info import feature_keys
 
@@ -89,5 +90,5 @@ def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -
     image, label = feature_keys(builder)
     print(f"  classes: {builder.info.features[label].num_classes}")
     print(f"  images: {builder.info.features[image].shape}")
-    where = f" data.data_dir={data_dir}" if data_dir else ""
-    print(f"use it with data.name={name}{where}")
+    where = f" --data_dir={data_dir}" if data_dir else ""
+    print(f"use it with --config.data.name={name}{where}")

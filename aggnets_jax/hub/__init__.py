@@ -49,8 +49,8 @@ def parse(name: str) -> Repository:
     prefix = next((prefix for prefix in _PREFIXES if name.startswith(prefix)), "")
     match = _NAME.fullmatch(name.removeprefix(prefix))
     if not prefix or not match:
-        form = f"{prefix or _PREFIXES[0]}USER/NAME[@REVISION]"
-        raise UserError(f"{name!r} is no repository; the form is {form}")
+        forms = [f"{each}USER/NAME[@REVISION]" for each in ([prefix] if prefix else _PREFIXES)]
+        raise UserError(f"{name!r} is no repository; the form is {' or '.join(forms)}")
     return Repository(*match.groups())
 
 

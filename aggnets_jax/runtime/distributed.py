@@ -85,7 +85,8 @@ def _initialize(
     coordinator_address = processes[0]
     where = coordinator_address or f"the coordinator that {cluster} names"
     code = (UserError if coordinator_address else LostProcess).exit_code
-    with _end_after(timeout, f"{where} and all processes did not answer within {timeout} s", code):
+    problem = f"{where} and the other processes did not all answer within {timeout} s"
+    with _end_after(timeout, problem, code):
         try:
             jax.distributed.initialize(
                 *processes,

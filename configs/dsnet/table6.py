@@ -7,8 +7,8 @@ other papers.
 
 Cost: 1.0e17 to 1.3e17 MACs.
 
-What differs: with both of the latter is printed the size of ResNeXt-29, 8x64d, so that there are
-two rows for each, of its name and of its size.
+What differs: the paper prints the size of ResNeXt-29, 8x64d with both of the latter. Each therefore
+has two rows: a network with its name, and a network with its size.
 """
 
 from aggnets_jax.config import recipe

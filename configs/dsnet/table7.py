@@ -7,8 +7,8 @@ papers. Figure 4 has the curves of the first two runs, and Table 9 their errors 
 
 Cost: 1.6e18 MACs.
 
-Not in the paper: which Res2Net50 it is, here that of width 26 and scale 4, which has the error that
-is quoted for Res2Net50, and about the size.
+Not in the paper: which Res2Net50 it is. Here it has width 26 and scale 4: it has the error that the
+paper quotes for Res2Net50, and about the printed size.
 """
 
 from aggnets_jax.config import recipe

@@ -10,11 +10,13 @@ Printed: all three rows.
 
 Cost: 2.7e17 MACs.
 
-Not in the paper, which names COCO 2014, Faster R-CNN and five epochs: everything else. Here it is a
-feature pyramid in the conventions of mmdetection 2.x; images of up to 1333x800 pixels, mirrored;
-SGD on batches of 16, a learning rate of 0.02, divided by 10 after epochs 3 and 4, momentum 0.9,
-weight decay 1e-4 and a warm-up of 500 steps; stem and first stage frozen, and all statistics of
-normalisation as after ImageNet, of the shortcuts, too.
+The paper names COCO 2014, Faster R-CNN and five epochs.
+
+Not in the paper: everything else. Here it is a feature pyramid in the conventions of mmdetection
+2.x; images of up to 1333x800 pixels, mirrored; SGD on batches of 16, a learning rate of 0.02,
+divided by 10 after epochs 3 and 4, momentum 0.9, weight decay 1e-4 and a warm-up of 500 steps; stem
+and first stage frozen. All normalisations, also of the shortcuts, keep their statistics from
+ImageNet.
 """
 
 import ml_collections

@@ -4,8 +4,8 @@ aggnets train --config=configs/hcgnet/table3.py:hcgnet_b --workdir=runs/hcgnet_b
 
 Printed: HCGNet-B and HCGNet-C. The other rows are quoted from other papers.
 
-HCGNet-B of this table is the network that is dissected in Figure 4, attacked in Figure 5 and the
-backbone of Table 4, which are no trainings of classifiers and have no configs.
+HCGNet-B is also dissected in Figure 4 (aggnets analyse dissection), attacked in Figure 5 (aggnets
+analyse robustness), and the backbone of table4.py.
 
 Cost: 4.8e18 to 1.7e19 MACs.
 

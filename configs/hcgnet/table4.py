@@ -7,14 +7,15 @@ COCO is the folder with annotations/, train2017/ and val2017/; WEIGHTS are those
 ImageNet: the workdir of a run of configs/hcgnet/table3.py, or a file of PyTorch weights.
 
 Printed: HCGNet-B. The row of ResNet-50 is the figure of mmdetection 1.x's own model zoo, and that
-of AOGNet-12M its authors'; they are here to be compared with.
+of AOGNet-12M its authors'; they are here for comparison.
 
 Cost: 9.4e17 to 1.1e18 MACs.
 
 SGD for 12 epochs, with the learning rate divided by 10 before epochs 8 and 11, counted from 0;
 momentum 0.9, weight decay 1e-4 on all trained parameters, gradients clipped at norm 35, a warm-up
 of 500 steps. Images of up to 1333x800 pixels, mirrored. Stem and first stage are frozen, and batch
-normalisation is as in evaluation. From the authors' config; the paper says none of it.
+normalisation is as in evaluation. All of this is from the authors' config; the paper does not say
+it.
 
 HCGNet-B was trained on two devices of two images, ResNet-50 on eight of two; a loss is normalised
 over the two images of a device here, too. COCO's few boxes without an area are left out.

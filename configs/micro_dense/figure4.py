@@ -11,8 +11,8 @@ aggnets report runs/micro_dense_n1 runs/micro_dense_n2 runs/micro_dense_n3
 Cost: 5.6e15 to 7.2e15 MACs.
 
 Not in the paper: what the depth counts. The rows "n1", ... have about as many convolutions, the
-rows "n1_blocks", ... 30 blocks, see aggnets_jax/models/micro_dense.py. Nor which numbers of layers
-there are, and how the size is kept.
+rows "n1_blocks", ... 30 blocks, see aggnets_jax/models/micro_dense.py. Also not in the paper: which
+numbers of layers there are, and how the size is kept equal.
 """
 
 from aggnets_jax.config import recipe

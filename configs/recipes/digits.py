@@ -1,7 +1,8 @@
-"""Small networks on scikit-learn's handwritten digits, whichever the number of images.
+"""Small networks on scikit-learn's handwritten digits, for any number of images.
 
 Chosen for all networks alike, before any of them was trained: the batch and the learning rate of
-the CIFAR recipes, a cosine with a short warm-up, and the augmentation that digits admit.
+the CIFAR recipes, a cosine with a short warm-up, and augmentation
+without mirroring, which would change digits.
 """
 
 import ml_collections

@@ -3,12 +3,12 @@
 aggnets train --config=configs/recipes/dsnet_imagenet.py --workdir=runs/dsnet
 
 100 epochs of SGD on batches of 128 images; the learning rate is 0.05, divided by 10 after every 30
-epochs, and other batches scale it linearly; random crops of 224 pixels, of any scale and aspect
-ratio. A single crop is evaluated.
+epochs, and scaled linearly for other batch sizes; random crops of 224 pixels, of any scale and
+aspect ratio. A single crop is evaluated.
 
 Not in the paper: momentum 0.9 without Nesterov's, weight decay 1e-4 and mirrored images, as for
-ResNets, which it follows; no colour jitter. There, four devices normalised 32 images each:
---config.batch_norm=device on as many.
+ResNets, which it follows; no colour jitter. The paper's four devices normalised 32 images each: use
+--config.batch_norm=device on four devices.
 """
 
 import ml_collections

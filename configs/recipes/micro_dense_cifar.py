@@ -6,8 +6,8 @@ SGD with Nesterov momentum 0.9 without dampening and weight decay 1e-4 on batche
 half a cosine from 0.1 to 0, times a linear warm-up (eqs. 15 and 16); AutoAugment.
 
 Not in the paper: 300 epochs, as for PyramidNets, and 5 of them to warm up; shifts by up to 4 pixels
-and mirroring before the policy, as in the paper on AutoAugment. That one also blanks squares of 16
-pixels, of which this paper says nothing: --config.data.cutout=16.
+and mirroring before the policy, as in the paper on AutoAugment. The AutoAugment paper also blanks
+squares of 16 pixels (--config.data.cutout=16), which this paper does not mention.
 """
 
 import ml_collections

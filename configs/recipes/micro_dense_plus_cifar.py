@@ -2,8 +2,8 @@
 
 aggnets train --config=configs/recipes/micro_dense_plus_cifar.py --workdir=runs/plus
 
-All else is as in micro_dense_cifar.py. Residual branches are scaled by random numbers, which spread
-further after each step by which the smoothed training loss fell (arXiv 1909.11862).
+All else is as in micro_dense_cifar.py. Residual branches are scaled by random numbers, whose spread
+grows after each step in which the smoothed training loss fell (arXiv 1909.11862).
 
 Not in the paper: the constants. Here branches are scaled by 1 +- 1 at most, in the last block, and
 the rest is as in `dynamic_gaussian` of aggnets_jax/training/regularisation_schedules.py.

@@ -6,8 +6,8 @@ From airbench: Muon for the kernels and AdamW for the rest, batches of 1024 imag
 that rises and falls linearly, label smoothing of 0.2, images that are mirrored in every other
 epoch, translations by 2 pixels, Cutout, averaged weights, bfloat16 with float32 parameters.
 
-Other than there: a Wide ResNet instead of its own network, twice its epochs, no whitened first
-layer, no averaging over mirrored images in the evaluation.
+Different from airbench: a Wide ResNet instead of its own network, twice its epochs, no whitened
+first layer, no averaging over mirrored images in the evaluation.
 """
 
 import ml_collections

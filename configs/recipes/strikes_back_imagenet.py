@@ -7,7 +7,7 @@ of each image in a batch (a1, a2), stochastic depth that grows with depth (a1, a
 float32 parameters. a1 has 600 epochs, a2 300 and a3 100; a3 trains with 160 pixels and evaluates
 with 224.
 
-Other than there: RandAugment has the same strength for all images, and applies all of its
+Different from the paper: RandAugment has the same strength for all images, and applies all of its
 operations; batches of three copies have 2016 images, not 2048, and the learning rate is in
 proportion; a3 scales images of 224 pixels down; the central crop of an evaluation is the usual one.
 """

@@ -8,8 +8,8 @@ star, of all 100. ResNets, ResNeXts and DenseNets are quoted from other papers.
 
 Cost: 1.0e18 to 2.2e18 MACs.
 
-The rows of 90 epochs are the beginnings of those of 100, to be run alone. What is printed is the
-best evaluation of summary.json, one evaluation an epoch.
+A row of 90 epochs is the beginning of the row of 100 epochs, as a run of its own. The printed error
+is the best of one evaluation per epoch: `best` in summary.json.
 """
 
 from aggnets_jax.config import recipe

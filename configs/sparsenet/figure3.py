@@ -4,7 +4,8 @@ aggnets train --config=configs/sparsenet/figure3.py:sparsenet40_k12 \
     --workdir=runs/sparsenet40_k12
 
 Drawn: mean absolute weights between layers, of a DenseNet and a SparseNet of 40 layers and growth
-rate 12; no errors. The run is the first half: the drawing is made of its checkpoint.
+rate 12; no errors. The run trains a network; aggnets analyse weights makes the drawing from its
+checkpoint.
 
 Cost: 3.5e15 to 1.3e16 MACs.
 

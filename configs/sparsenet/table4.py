@@ -4,7 +4,7 @@ aggnets train --config=configs/sparsenet/table4.py:sparsenet201_k32 \
     --workdir=runs/sparsenet201_k32
 
 Printed: SparseNets and DenseNets. The DenseNets have a star, which in Table 2 marks the authors'
-own runs; here they might as well be quoted. The two ResNets are.
+own runs; here they could also be quoted. The two ResNets are quoted.
 
 Cost: 6.0e17 to 1.9e18 MACs.
 

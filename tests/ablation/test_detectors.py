@@ -62,7 +62,7 @@ def test_a_sweep_writes_average_precision_of_each_link(
         change = float(row["bbox_AP"]) - record["baseline"]["bbox_AP"]
         assert float(row["delta"]) == pytest.approx(change, abs=1e-6)
     assert (output / "links.png").exists()
-    assert "box AP" in capsys.readouterr().out
+    assert "links whose cut costs most box AP" in capsys.readouterr().out
 
 
 def test_precision_without_masks_is_of_boxes_alone():

@@ -98,7 +98,7 @@ def refusal(capsys, arguments):
     ("arguments", "changes", "message"),
     [
         (("--penalty=l2", "--strength=1"), {}, "unknown penalty 'l2'"),
-        (("--penalty=topk", "--strength=1"), {}, "topk needs the number of links to keep"),
+        (("--penalty=topk", "--strength=1"), {}, "number of links to keep: --keep=K"),
         (("--penalty=topk", "--strength=1", "--keep=5"), {}, "at least 6, got 5"),
         (("--penalty=topk", "--strength=1", "--keep=14"), {}, "at most 13, got 14"),
         (("--penalty=l1", "--strength=1", "--keep=9,4"), {}, "of stage2 must be a whole number"),

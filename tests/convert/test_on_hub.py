@@ -102,7 +102,7 @@ def test_timms_layout_is_converted(hub, tmp_path, capsys):  # noqa: F811
 
 def test_what_can_not_be_pushed(hub, finished_run, tmp_path, capsys):  # noqa: F811
     for name, message in (
-        ("user/net", "'user/net' is no repository; the form is"),
+        ("user/net", "is no repository; the form is hf-hub:USER/NAME[@REVISION] or hf://USER/NAME"),
         ("hf://somebody/net", "hf://somebody/net: "),
     ):
         assert main(["push", name, f"--workdir={finished_run}"]) == 2

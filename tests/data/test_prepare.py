@@ -20,7 +20,7 @@ def test_what_is_printed(tmp_path, capsys):
         "train: 1437 examples\n",
         "test: 360 examples\n",
         "classes: 10\n",
-        f"data.name=aggnets_digits data.data_dir={tmp_path}/new\n",
+        f"use it with --config.data.name=aggnets_digits --data_dir={tmp_path}/new\n",
     ):
         assert fact in out
     assert describe(make_config("aggnets_digits", tmp_path / "new")).num_train == 1437

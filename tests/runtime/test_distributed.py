@@ -119,7 +119,7 @@ def test_a_coordinator_that_does_not_answer_is_waited_for_as_long_as_said(tmp_pa
     code, out, err = runs.finish(process)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1] == (
-        "error: localhost:9 and all processes did not answer within 3 s"
+        "error: localhost:9 and the other processes did not all answer within 3 s"
     )
     assert time.monotonic() - began < 40
     assert not (tmp_path / "run").exists()

@@ -133,7 +133,7 @@ def _weights(network: _Network, part: Part) -> Part:
         pictures.append(Picture(embedded(figure), alt, _weakest(name, stage)))
     text = (
         "How heavily each layer uses each output that it reads: the mean absolute weight of the"
-        " part of its first convolution that convolves it, divided by the largest of the layer."
+        " part of its first convolution that reads it, divided by the largest of the layer."
         " Columns are layers, rows are the outputs that they read; white squares are no links."
         f" The colours go from {limits[0]:g} to 1."
     )

@@ -58,7 +58,8 @@ def test_scenes_are_prepared_once_and_whole(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(SPLITS, "test", 4)
     name = "--name=aggnets_digit_scenes"
     assert main(["prepare-data", name, f"--data_dir={tmp_path / 'data'}"]) == 0
-    assert "use it with task=detection data.name=aggnets_digit_scenes" in capsys.readouterr().out
+    flags = f"--config.data.name=aggnets_digit_scenes --data_dir={tmp_path / 'data'}"
+    assert f"use it with --config.task=detection {flags}\n" in capsys.readouterr().out
     folder = prepare_scenes(str(tmp_path / "data"))
     assert folder == tmp_path / "data" / "aggnets_digit_scenes" / "1.0.0"
     file = folder / "annotations" / "instances_test.json"
