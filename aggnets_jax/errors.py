@@ -1,9 +1,11 @@
 """Errors that end a command: each has one clear line and an exit code."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable
 from pathlib import PurePath
+from types import ModuleType
 
 _LISTED = 12  # allowed names that a message lists
 
@@ -72,6 +74,14 @@ def unknown(kind: str, name: str, allowed: Iterable[str]) -> UserError:
     more = f", ... ({len(allowed)} in all)" if len(allowed) > _LISTED else ""
     listed = ", ".join(allowed[:_LISTED]) or "none"
     return UserError(f"unknown {kind} {name!r}; allowed: {listed}{more}")
+
+
+def import_optional(name: str, missing: str) -> ModuleType:
+    """Import a module of an optional package; raise `UserError` with a message if it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise UserError(missing) from error
 
 
 def one_line(message: object) -> str:

@@ -5,8 +5,9 @@
     greedy    the greedy soup (Wortsman et al., "Model soups", ICML 2022, arXiv 2203.05482, Recipe
               1): checkpoints by falling accuracy, each kept if the mean with it is no worse
 
-Batch statistics are the means over batches of training images, since averaged weights have others.
-The greedy soup chooses by the images with even numbers; all accuracies are of those with odd ones.
+Averaged weights need batch statistics of their own, which are means over batches of training
+images. The greedy soup is chosen by the evaluation images with even numbers; all accuracies are of
+the images with odd numbers.
 """
 
 import argparse
@@ -34,7 +35,7 @@ UNIFORM, GREEDY = "mean of all", "greedy soup"
 
 
 def mean_of(trees: Sequence[Any]) -> Any:
-    """Return the mean of trees of arrays, computed in float64, in their dtypes."""
+    """Return the mean of trees of equal shapes; it is computed in float64, and keeps the dtypes."""
 
     def mean(*leaves: np.ndarray) -> np.ndarray:
         return np.mean(np.asarray(leaves, np.float64), axis=0).astype(leaves[0].dtype)
@@ -43,11 +44,11 @@ def mean_of(trees: Sequence[Any]) -> Any:
 
 
 def greedy_soup(accuracies: Sequence[float], judge: Callable[[list[int]], float]) -> list[int]:
-    """Choose the members of a greedy soup.
+    """Choose the members of a greedy soup (Wortsman et al., Recipe 1).
 
     Args:
-      accuracies: of each member alone.
-      judge: returns the accuracy of the mean of some members.
+      accuracies: accuracy of each member alone.
+      judge: returns the accuracy of the mean of some members, given by their numbers.
 
     Returns:
       The numbers of the members, the best alone first.
@@ -99,7 +100,13 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
 
 
 def odd(outputs: Outputs) -> Outputs:
-    """Return the outputs of images with odd numbers, which choose nothing."""
+    """Return the outputs of the images with odd numbers, by which nothing is chosen.
+
+    Raises:
+      UserError: if there is only one image.
+    """
+    if len(outputs.labels) < 2:
+        raise UserError("averages need two images or more for their evaluation")
     return Outputs(outputs.values[1::2], outputs.labels[1::2])
 
 

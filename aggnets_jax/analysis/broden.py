@@ -15,18 +15,23 @@ The labels have the numbers of label.csv; 0 is no label. The authors' broden1_22
 import csv
 import dataclasses
 import functools
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.files import explained, read_text
 
 CATEGORIES = ("object", "part", "scene", "material", "texture", "color")
 """The categories of Broden, in the order of the HCGNet paper's Figure 4."""
+
+# Errors of int() and float() for a cell that is no number, or that a line lacks.
+_NO_NUMBER = (ValueError, TypeError)
 
 
 class Batch(NamedTuple):
@@ -53,8 +58,8 @@ class Broden:
       categories: names of the chosen categories.
       rows: lines of index.csv with a label in a chosen category.
       names: name of each label, by its number; [L], the name of 0 is "".
-      primary: number in `categories` of each label's category, int [L]: where the label covers
-        most; -1 if it is in none of them.
+      primary: number of each label's category in `categories`, int [L]: of the one with the largest
+        coverage of the label, or -1 if the label is in none of them.
     """
 
     folder: Path
@@ -65,12 +70,12 @@ class Broden:
 
     @functools.cached_property
     def map_categories(self) -> np.ndarray:
-        """Return the number of each channel's category, int [C]."""
+        """The number of the category of each channel of a map, int [C]."""
         return self._channels(whole=False)
 
     @functools.cached_property
     def whole_categories(self) -> np.ndarray:
-        """Return the number of the category of each label of a whole image, int [W]."""
+        """The number of the category of each label of a whole image, int [W]."""
         return self._channels(whole=True)
 
     def _channels(self, whole: bool) -> np.ndarray:
@@ -90,7 +95,7 @@ class Broden:
             yield self.read(np.arange(start, min(start + batch_size, len(self.rows))))
 
     def read(self, indices: Sequence[int]) -> Batch:
-        """Read some images by their numbers, with their labels; raise as `batches`."""
+        """Read the images with these numbers, and their labels; raise as `batches`."""
         with ThreadPoolExecutor() as threads:
             read = list(threads.map(self._read, [self.rows[index] for index in indices]))
         images, maps, whole = map(np.stack, zip(*read, strict=True))
@@ -122,7 +127,7 @@ class Broden:
         try:
             with Image.open(file) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
+        except OSError as error:
             why = getattr(error, "strerror", None) or "damaged, or not a picture"
             raise UserError(f"{file}: {why}") from None
         if pixels.shape[:2] != size:
@@ -140,7 +145,8 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
     """Read the tables of a folder in Broden's format.
 
     Raises:
-      UserError: a table or a category is missing, or no image has a label of the categories.
+      UserError: a table is missing or damaged, there is no such category, or no image has a label
+        of the categories.
     """
     folder = Path(folder)
     rows = _read_table(folder / "index.csv", ("image", "ih", "iw", "sh", "sw"))
@@ -152,32 +158,30 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
     if not labelled:
         raise UserError(f"no image of {folder} has a label of {', '.join(categories)}")
     for key in (("ih", "iw"), ("sh", "sw")):
-        if len({tuple(row[name] for name in key) for row in labelled}) > 1:
+        sizes = {tuple(row[name] for name in key) for row in labelled}
+        if len(sizes) > 1:
             raise UserError(f"{folder / 'index.csv'}: {' and '.join(key)} differ between images")
-    labels = {
-        int(row["number"]): row["name"]
-        for row in _read_table(folder / "label.csv", ("number", "name"))
-    }
+        with explained(f"{folder / 'index.csv'} is damaged", *_NO_NUMBER):
+            list(map(int, sizes.pop()))
+    table = _read_table(folder / "label.csv", ("number", "name"))
+    with explained(f"{folder / 'label.csv'} is damaged", *_NO_NUMBER):
+        labels = {int(row["number"]): row["name"] for row in table}
     names = tuple(labels.get(number, "") for number in range(max(labels) + 1))
     coverage = np.zeros((len(categories), len(names)))
     for number, category in enumerate(categories):
-        table = folder / f"c_{category}.csv"
-        for row in _read_table(table, ("number", "coverage")):
-            label = int(row["number"])
+        file = folder / f"c_{category}.csv"
+        for row in _read_table(file, ("number", "coverage")):
+            with explained(f"{file} is damaged", *_NO_NUMBER):
+                label, share = int(row["number"]), float(row["coverage"])
             if label not in labels:
-                raise UserError(f"{table} has the label {label}, which label.csv lacks")
-            coverage[number, label] = float(row["coverage"])
+                raise UserError(f"{file} has the label {label}, which label.csv lacks")
+            coverage[number, label] = share
     primary = np.where(coverage.any(axis=0), coverage.argmax(axis=0), -1)
     return Broden(folder, tuple(categories), tuple(labelled), names, primary)
 
 
 def _read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or "not a text in UTF-8"
-        raise UserError(f"{file}: {why}") from None
+    rows = list(csv.DictReader(io.StringIO(read_text(file))))
     for column in columns:
         if not rows or column not in rows[0]:
             raise UserError(f"{file} has no column {column}")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy import optimize, special
 
 from aggnets_jax.analysis import command
 from aggnets_jax.analysis.outputs import Outputs, split_logits
@@ -30,7 +31,10 @@ from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.workdir.restore import Restored
 
 BINS = 15
-COVERAGES = (1.0, 0.9, 0.8, 0.5)
+"""Number of bins by default."""
+
+COVERAGES = (0.9, 0.8, 0.5)
+"""Parts of the images, the most confident ones, whose accuracy is measured."""
 
 
 class Bins(NamedTuple):
@@ -52,7 +56,7 @@ class Bins(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Return the expected calibration error, in 0..1."""
+        """The expected calibration error (ECE, eq. 3), in 0..1."""
         gaps = np.abs(self.accuracy - self.confidence)
         return float(np.sum(self.count * gaps) / np.sum(self.count))
 
@@ -60,13 +64,13 @@ class Bins(NamedTuple):
 def make_bins(
     confidence: np.ndarray, correct: np.ndarray, bins: int = BINS, *, adaptive: bool = False
 ) -> Bins:
-    """Divide images by confidence into bins of equal width (low, high], or of equal numbers.
+    """Divide images by confidence into bins of equal width, (low, high], or of equal numbers.
 
     Args:
       confidence: float [n], in 0..1.
       correct: bool [n].
       bins: number of bins.
-      adaptive: whether the bins have equally many images, up to one.
+      adaptive: whether the bins have equally many images; some have one more than others.
     """
     order = np.argsort(confidence, kind="stable")
     edges = np.linspace(0, 1, bins + 1)
@@ -84,23 +88,24 @@ def make_bins(
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities, float64 [n, classes]."""
-    from scipy import special
-
+    """Return the probabilities of logits [n, classes], float64 of the same shape."""
     return special.softmax(np.float64(logits), axis=-1)
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the mean cross entropy, in nats."""
-    from scipy import special
-
+    """Return the mean cross entropy of logits [n, classes] and labels, int [n], in nats."""
     logs = special.log_softmax(np.float64(logits), axis=-1)
     return float(-np.mean(logs[np.arange(len(labels)), labels]))
 
 
+def confidences(outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each image, float64 [n], and which are right, bool [n]."""
+    probabilities = softmax(outputs.values)
+    return probabilities.max(axis=-1), probabilities.argmax(axis=-1) == outputs.labels
+
+
 def fit_temperature(outputs: Outputs) -> float:
     """Return the temperature of lowest cross entropy, in 0.01..100."""
-    from scipy import optimize
 
     def loss(log_temperature: float) -> float:
         return cross_entropy(outputs.values / np.exp(log_temperature), outputs.labels)
@@ -113,7 +118,8 @@ def scale_temperature(outputs: Outputs) -> tuple[Outputs, tuple[float, float]]:
     """Divide the logits of each half by the temperature of the other half.
 
     Returns:
-      The scaled outputs, and the temperatures of the images with even and with odd numbers.
+      The scaled outputs, and the temperatures by which the images with even and with odd numbers
+      are divided.
     """
     halves = [np.arange(len(outputs.labels)) % 2 == half for half in (0, 1)]
     fitted = [fit_temperature(Outputs(*(part[half] for part in outputs))) for half in halves]
@@ -124,8 +130,7 @@ def scale_temperature(outputs: Outputs) -> tuple[Outputs, tuple[float, float]]:
 def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
     """Return the figures of calibration, by name; all but `loss` and `brier` are in 0..1."""
     probabilities, labels = softmax(outputs.values), outputs.labels
-    confidence = probabilities.max(axis=-1)
-    correct = probabilities.argmax(axis=-1) == labels
+    confidence, correct = confidences(outputs)
     wanted = np.eye(probabilities.shape[-1])[labels]
     surest = correct[np.argsort(-confidence, kind="stable")]
     return {
@@ -137,7 +142,7 @@ def measure(outputs: Outputs, bins: int = BINS) -> dict[str, Any]:
         "loss": cross_entropy(outputs.values, labels),
         **{
             f"accuracy_at_{100 * part:g}": float(surest[: max(1, round(part * len(surest)))].mean())
-            for part in COVERAGES[1:]
+            for part in COVERAGES
         },
     }
 
@@ -175,7 +180,9 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         }
         for name, (version, pair) in versions.items()
     ]
-    diagrams = {name: _bins(version, given.bins) for name, (version, _) in versions.items()}
+    diagrams = {
+        name: make_bins(*confidences(each), given.bins) for name, (each, _) in versions.items()
+    }
     in_bins = [
         {"probabilities": name, **dict(zip(Bins._fields, map(float, row), strict=True))}
         for name, bins in diagrams.items()
@@ -200,12 +207,6 @@ def _outputs(restored: Restored, given: argparse.Namespace) -> Outputs:
     return split_logits(restored._replace(model=model), batches)
 
 
-def _bins(outputs: Outputs, bins: int) -> Bins:
-    probabilities = softmax(outputs.values)
-    correct = probabilities.argmax(axis=-1) == outputs.labels
-    return make_bins(probabilities.max(axis=-1), correct, bins)
-
-
 def draw(versions: dict[str, tuple[Bins, Outputs]]) -> Figure:
     """Draw a reliability diagram for each version of the probabilities, and selective accuracy."""
     figure = Figure(figsize=(3.6 * (len(versions) + 1), 3.6), dpi=120, layout="constrained")
@@ -213,9 +214,8 @@ def draw(versions: dict[str, tuple[Bins, Outputs]]) -> Figure:
     for axes, (name, (bins, outputs)) in zip(diagrams, versions.items(), strict=True):
         _draw_reliability(axes, bins)
         axes.set_title(f"{name}: ECE {bins.error:.2%}", fontsize=9)
-        probabilities = softmax(outputs.values)
-        correct = probabilities.argmax(axis=-1) == outputs.labels
-        surest = correct[np.argsort(-probabilities.max(axis=-1), kind="stable")]
+        confidence, correct = confidences(outputs)
+        surest = correct[np.argsort(-confidence, kind="stable")]
         kept = np.arange(1, len(surest) + 1)
         selective.plot(kept / len(surest), np.cumsum(surest) / kept, label=name)
     selective.set(xlabel="most confident part of the images", ylabel="accuracy")
@@ -250,6 +250,6 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
         "loss": f"{record['loss']:.4f}",
         **{
             f"surest {100 * part:g} %": f"{record[f'accuracy_at_{100 * part:g}']:.2%}"
-            for part in COVERAGES[1:]
+            for part in COVERAGES
         },
     }

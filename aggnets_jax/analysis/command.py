@@ -15,6 +15,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.files import AnyPath, write_figure
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.tables import print_table, write_csv
 from aggnets_jax.workdir.restore import Restored
 
@@ -40,8 +41,10 @@ def add_stages(parser: argparse.ArgumentParser) -> None:
 class Pictures(NamedTuple):
     """Images as they are stored.
 
-    Names are numbers in the evaluation split, or files; images uint8 [n, height, width, channels];
-    labels int [n], or None if they are not known.
+    Attributes:
+      names: numbers in the evaluation split, or files.
+      images: uint8 [n, height, width, channels].
+      labels: int [n], or None if they are not known.
     """
 
     names: tuple[str, ...]
@@ -70,7 +73,14 @@ def _examples(batches: data.EvalBatches) -> Iterator[tuple[str, np.ndarray, np.n
 
 
 def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Array, jax.Array]:
-    """Return the first `given.count` images of the test set, normalised, and their labels."""
+    """Return the first `given.count` images of the evaluation split, and their labels.
+
+    Returns:
+      Normalised images, float [n, height, width, channels], and int32 [n].
+
+    Raises:
+      UserError: if the count is below 1, or all images are damaged.
+    """
     if given.count < 1:
         raise UserError(f"--count must be at least 1, not {given.count}")
     batches = evaluation_batches(restored, mesh_lib.make_mesh(), given.data_dir)
@@ -78,6 +88,26 @@ def first_images(restored: Restored, given: argparse.Namespace) -> tuple[jax.Arr
     preprocess = data.make_preprocess(restored.config.data, restored.info)
     images = preprocess({"image": jnp.asarray(pictures.images)}, train=False)
     return images, jnp.asarray(pictures.labels, jnp.int32)
+
+
+def accuracy_columns(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a table for the metrics of an evaluation.
+
+    They are `accuracy` in 0..1, the ends `low` and `high` of its 95 % interval (Wilson's), `loss`
+    (mean cross entropy) and `examples`.
+    """
+    accuracy, examples = metrics["accuracy"], metrics["examples"]
+    low, high = accuracy_interval(accuracy, examples)
+    ends = {"accuracy": accuracy, "low": low, "high": high}
+    return {**ends, "loss": metrics["loss"], "examples": examples}
+
+
+def accuracy_cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the cells of a printed row for `accuracy` and its 95 % interval, `low` to `high`."""
+    return {
+        "accuracy": f"{record['accuracy']:.2%}",
+        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+    }
 
 
 def headline(restored: Restored, given: argparse.Namespace, text: str) -> str:
@@ -96,8 +126,13 @@ def publish(
 ) -> None:
     """Print a table, write other tables and a picture into a folder, and print the files' names.
 
-    `shown` has the rows of the printed table, and `files` the records of the CSV files by their
-    names without a suffix; the picture has the first one. `tight` cuts its margins.
+    Args:
+      output: the folder.
+      title: title of the printed table.
+      shown: rows of the printed table.
+      files: records of each CSV file, by its name without a suffix.
+      figure: the picture, whose name is the first of these.
+      tight: whether the margins of the picture are cut.
     """
     print_table(shown, title)
     tables = {output / f"{name}.csv": records for name, records in files.items()}

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data
 from aggnets_jax.analysis import command
+from aggnets_jax.analysis.plots import add_legend
 from aggnets_jax.data.corrupted_sets import (
     PREPARED,
     find_folder,
@@ -47,7 +48,6 @@ from aggnets_jax.files import AnyPath, any_path
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.notes import note
-from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
@@ -78,15 +78,15 @@ ALEXNET = {
 
 
 class Reading(NamedTuple):
-    """Which corrupted images are evaluated.
+    """Choice of the corrupted images to evaluate.
 
     Attributes:
       names: corruptions.
-      severities: of each.
+      severities: severities of each corruption.
       source: one of `PREPARED`, a folder of `corrupted_sets`, or None to corrupt the run's images.
       data_dir: folder of the data set of the run, or of the set of `PREPARED`.
-      frost: photographs for the run's images.
-      seed: of the random numbers for these.
+      frost: photographs of frost, for the run's images.
+      seed: seed of the random numbers, for the run's images.
     """
 
     names: Sequence[str] = CORRUPTIONS
@@ -104,29 +104,18 @@ Evaluated = tuple[str, int, dict[str, Any]]
 def measure(restored: Restored, mesh: Mesh, reading: Reading) -> list[dict[str, Any]]:
     """Evaluate a network on clean and on corrupted images.
 
-    The clean ones are the run's evaluation split. They are left out for a network whose weights
-    come from a file, if it is evaluated on a corrupted set.
+    The clean images are the run's evaluation split. They are left out for a network that is
+    evaluated on a corrupted set and has no data set of its own: its weights come from a file.
 
     Returns:
-      A record for each corruption and severity: `corruption`, `severity`, `accuracy`, the `low` and
-      `high` end of its 95 % interval (Wilson's), `loss` and `examples`.
+      A record for each corruption and severity: `corruption`, `severity`, and the columns of
+      `command.accuracy_columns`.
     """
     evaluated = _corrupted if reading.source is None else _of_set
     return [
-        {
-            "corruption": name,
-            "severity": severity,
-            "accuracy": found["accuracy"],
-            **dict(zip(("low", "high"), _interval(found), strict=True)),
-            "loss": found["loss"],
-            "examples": found["examples"],
-        }
+        {"corruption": name, "severity": severity, **command.accuracy_columns(found)}
         for name, severity, found in evaluated(restored, mesh, reading)
     ]
-
-
-def _interval(found: Mapping[str, Any]) -> tuple[float, float]:
-    return accuracy_interval(found["accuracy"], found["examples"])
 
 
 def _corrupted(restored: Restored, mesh: Mesh, reading: Reading) -> Iterator[Evaluated]:
@@ -150,10 +139,10 @@ def _corrupted(restored: Restored, mesh: Mesh, reading: Reading) -> Iterator[Eva
 
 
 def make_changer(name: str, severity: int, shape: tuple[int, int, int], reading: Reading) -> Any:
-    """Make the compiled function from images uint8 [B, H, W, C] to corrupted ones.
+    """Make the compiled function `(images, first) -> corrupted images`, all uint8 [B, H, W, C].
 
-    Its second argument is the number of the batch's first image: the random numbers of an image
-    depend on (seed, corruption, severity, number), not on its batch.
+    `first` is the number of the batch's first image: the random numbers of an image depend on
+    (seed, corruption, severity, number), not on its batch.
     """
     corrupt = make_corruption(name, severity, shape, reading.frost)
     stream = len(SEVERITIES) * CORRUPTIONS.index(name) + severity
@@ -228,11 +217,11 @@ def errors(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 def corruption_errors(
     own: Mapping[str, float], reference: Mapping[str, float] | None
 ) -> list[dict[str, Any]]:
-    """Return errors by corruption, relative to a reference's, and their means.
+    """Return errors by corruption, alone and relative to a reference's, and their means.
 
     Args:
-      own: from `errors`.
-      reference: the same of a reference network, over the same severities.
+      own: errors of the network, from `errors`.
+      reference: errors of a reference network, over the same severities.
 
     Returns:
       A record for each corruption, and "mean": `error`, `ce` and `relative_ce`, in 0..1; None where
@@ -287,8 +276,7 @@ def draw(found: Mapping[str, Mapping[str, float]]) -> Figure:
             axes.axhline(100 * own[CLEAN], linestyle="--", linewidth=1, **style)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set(ylabel="error, %; dashed: clean images")
-    for text in axes.legend(frameon=False, fontsize=9).get_texts():
-        text.set_parse_math(False)  # names of folders are no formulas
+    add_legend(axes)
     return figure
 
 
@@ -355,7 +343,7 @@ def _reading(given: argparse.Namespace, info: data.DatasetInfo) -> Reading:
 
 
 def _is_imagenet_c(info: data.DatasetInfo, reading: Reading) -> bool:
-    """Return whether the errors are over the images of AlexNet's: the authors', all severities."""
+    """Return whether AlexNet's errors are for these images: the authors', at all severities."""
     imagenet = info.num_classes == 1000 and info.class_names[0] == "n01440764"
     whole = tuple(sorted(reading.severities)) == SEVERITIES
     return imagenet and whole and reading.source is not None

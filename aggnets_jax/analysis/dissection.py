@@ -14,7 +14,7 @@ The original code estimates the threshold with a randomised sketch, at place 994
 the exact quantile of all activations. In an image without labels of pixels, the original adds to
 the categories of the previous image; here it adds to none. The authors of HCGNet took the
 activations after the global average (`--layer=pooled`), where a mask is a whole image or nothing.
-This favours labels of whole images: scenes and textures.
+Such masks favour labels of whole images: scenes and textures.
 """
 
 import argparse
@@ -115,7 +115,9 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         raise UserError(f"--units must be at least 1, not {given.units}")
     others = {workdir: _read_counts(workdir) for workdir in given.beside}
     mesh = mesh_lib.make_mesh()
-    mesh_lib.check_divisible("--batch_size", given.batch_size, mesh.size)
+    if given.batch_size < 1 or given.batch_size % mesh.size:
+        allowed = f"{mesh.size} (the devices), {2 * mesh.size}, ..."
+        raise UserError(f"--batch_size must be one of {allowed}, not {given.batch_size}")
     broden = open_broden(given.data_dir, given.categories.split(","))
     features = make_features(restored, given.layer, given.normalisation)
     found = dissect(features, broden, mesh, batch_size=given.batch_size, quantile=given.quantile)
@@ -124,7 +126,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     write_figure(masks, draw_units(found, features, broden, given.units))
     write_json(output / "dissection.json", {"layer": given.layer, "unique": counts})
     title = f"{sum(counts.values())} unique detectors among {len(found.labels)} channels"
-    records = _records(found, broden)
+    records = unit_records(found, broden)
     detectors = [record for record in records if record["iou"] >= given.iou]
     shown = [{"category": name, "unique detectors": str(count)} for name, count in counts.items()]
     command.publish(
@@ -146,12 +148,14 @@ def _read_counts(workdir: str) -> dict[str, int]:
         raise UserError(f"--beside={workdir}: {why} --workdir={workdir} ...") from None
 
 
-def _records(found: Dissection, broden: Broden) -> list[dict[str, Any]]:
+def unit_records(found: Dissection, broden: Broden) -> list[dict[str, Any]]:
+    """Return a record of each unit: `unit`, `label`, its `category`, `iou`, and `threshold`."""
     return [
         {
             "unit": unit,
             "label": broden.names[label],
-            "category": broden.categories[broden.primary[label]],
+            # A channel that is nowhere on has the label 0, which is of no category.
+            "category": broden.categories[broden.primary[label]] if label else "",
             "iou": float(score),
             "threshold": float(threshold),
         }

@@ -19,7 +19,7 @@ from aggnets_jax.workdir.restore import Restored
 
 
 def means_of_first(logits: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Return the means of the first 1, 2, ... arrays of logits [images, classes], float64."""
+    """Return the mean of the first n arrays of logits [images, classes], float64, for n from 1."""
     sums = np.cumsum(np.asarray(logits, np.float64), axis=0)
     return [total / (number + 1) for number, total in enumerate(sums)]
 
@@ -60,7 +60,7 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
 
 
 def draw(single: Sequence[dict], joined: Sequence[dict]) -> Figure:
-    """Draw the accuracy of each network, and of the first ones together over their number."""
+    """Draw the accuracy of each network, and of the first n together over n."""
     figure = Figure(figsize=(5, 3.6), dpi=120, layout="constrained")
     axes = figure.subplots()
     numbers = np.arange(1, len(single) + 1)

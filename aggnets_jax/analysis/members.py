@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from aggnets_jax.analysis import command
 from aggnets_jax.analysis.calibration import cross_entropy
 from aggnets_jax.analysis.outputs import Outputs
 from aggnets_jax.errors import UserError
@@ -16,7 +17,7 @@ from aggnets_jax.workdir.checkpoints import Checkpoints
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 ALL = "all"
-"""Stands for all checkpoints that a run has kept."""
+"""Name of all checkpoints that a run has kept."""
 
 
 class Member(NamedTuple):
@@ -27,7 +28,7 @@ class Member(NamedTuple):
 
 
 def add_arguments(parser: argparse.ArgumentParser, checkpoints: str | None = None) -> None:
-    """Add the flags for `find_members`; checkpoints are by default the one of `--checkpoint`."""
+    """Add the flags of `find_members`; `checkpoints` is the default of `--checkpoints`."""
     text = "another run whose networks take part; may be repeated"
     parser.add_argument("--with", dest="others", metavar="WORKDIR", action="append", help=text)
     text = (
@@ -40,8 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser, checkpoints: str | None = Non
 def find_members(given: argparse.Namespace) -> Iterator[Member]:
     """Restore the networks that the flags name, one after another, each once.
 
-    These are all seeds (or that of `--seed`) of the checkpoints in `--checkpoints`, of the run in
-    `--workdir` and those in `--with`.
+    They are the checkpoints `--checkpoints` (by default the one of `--checkpoint`) of the run in
+    `--workdir` and the runs in `--with`, with all seeds or the one of `--seed`.
 
     Raises:
       UserError: if there is no such run, checkpoint or seed, or it is for other images or classes
@@ -74,11 +75,9 @@ def _check_alike(name: str, first: Restored, other_name: str, other: Restored) -
     """Raise `UserError` unless two networks classify the same images into the same classes."""
     if "detection" in (first.config.task, other.config.task):
         raise UserError("several networks are joined for classification alone")
-    for what in ("image_shape", "class_names"):
-        here, there = getattr(first.info, what), getattr(other.info, what)
-        if here != there:
-            word = {"image_shape": "images", "class_names": "classes"}[what]
-            raise UserError(f"{other_name} is for other {word} than {name}")
+    for field, noun in (("image_shape", "images"), ("class_names", "classes")):
+        if getattr(first.info, field) != getattr(other.info, field):
+            raise UserError(f"{other_name} is for other {noun} than {name}")
 
 
 def figures(name: str, outputs: Outputs) -> dict[str, float | str]:
@@ -86,14 +85,13 @@ def figures(name: str, outputs: Outputs) -> dict[str, float | str]:
     accuracy = float((outputs.values.argmax(axis=-1) == outputs.labels).mean())
     low, high = accuracy_interval(accuracy, len(outputs.labels))
     loss = cross_entropy(outputs.values, outputs.labels)
-    return {"network": name, "accuracy": accuracy, "low": low, "high": high, "loss": float(loss)}
+    return {"network": name, "accuracy": accuracy, "low": low, "high": high, "loss": loss}
 
 
 def cells(record: dict[str, float | str]) -> dict[str, str]:
     """Return a row of the printed table."""
     return {
         "network": str(record["network"]),
-        "accuracy": f"{record['accuracy']:.2%}",
-        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+        **command.accuracy_cells(record),
         "loss": f"{record['loss']:.4f}",
     }

@@ -20,25 +20,34 @@ FEATURES = "pre_logits"
 
 
 class Outputs(NamedTuple):
-    """Outputs of the readable images of a split: float32 [n, K], and their labels, int [n]."""
+    """Outputs of the readable images of a split.
+
+    Attributes:
+      values: logits or features, float32 [n, K].
+      labels: int [n].
+    """
 
     values: np.ndarray
     labels: np.ndarray
 
 
 def split_logits(restored: Restored, batches: data.EvalBatches) -> Outputs:
-    """Compute the logits of all images, each once; raise as `split_features`."""
+    """Compute the logits of all images, each once.
+
+    Raises:
+      UserError: all images are damaged, or they have several labels.
+    """
     return _collect(restored, batches, lambda logits, endpoints: logits)
 
 
 def split_features(
     restored: Restored, batches: data.EvalBatches, endpoint: str = FEATURES
 ) -> Outputs:
-    """Compute an endpoint of all images, each once, averaged over positions if it has some.
+    """Compute an endpoint of all images, each once; a map is averaged over its positions.
 
     Args:
       restored: network of a checkpoint, with the variables of one seed.
-      batches: of the split.
+      batches: batches of the split.
       endpoint: name of the features.
 
     Raises:

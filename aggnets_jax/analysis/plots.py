@@ -54,6 +54,12 @@ def label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
 
 
+def add_legend(axes: Axes) -> None:
+    """Add the legend of lines or bars that have the names of folders."""
+    for text in axes.legend(frameon=False, fontsize=9).get_texts():
+        text.set_parse_math(False)  # names of folders are no formulas
+
+
 def draw_heat_map(
     axes: Axes,
     matrix: np.ndarray,

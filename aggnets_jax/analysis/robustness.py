@@ -18,35 +18,42 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data
 from aggnets_jax.analysis import command
+from aggnets_jax.analysis.plots import add_legend
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.files import AnyPath
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.tasks.classification import Classification, score
 from aggnets_jax.training.state import Variables
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 ATTACKS = ("fgsm", "pgd")
 NO_ATTACK = "none"
-# Those of HCGNet's Figure 5, and the usual ones of eight-bit images.
+# The epsilons of HCGNet's Figure 5, and the usual ones for eight-bit images.
 EPSILONS = (
     *("0.001", "0.002", "0.003", "0.004", "0.005"),
     *("1/255", "2/255", "4/255", "8/255", "16/255", "32/255"),
 )
-# The length of PGD's way in epsilons: enough to come from anywhere in the cube to any corner, and
-# to move on its faces (arXiv 1706.06083, Section 5).
+# The length of PGD's path in epsilons: enough to reach any corner of the cube from anywhere in it,
+# and to move on its faces (arXiv 1706.06083, Section 5).
 _WAY = 2.5
 
 
 class Attack(NamedTuple):
-    """A way to change images, by at most epsilon in each pixel and channel."""
+    """A way to change images, by at most epsilon in each pixel and channel.
 
-    name: str  # "fgsm" or "pgd"
-    steps: int  # number of steps along the sign of the gradient
-    step_size: float  # of each, in units of epsilon
-    random_start: bool  # whether the first step begins anywhere in the cube, not at the image
+    Attributes:
+      name: "fgsm" or "pgd".
+      steps: number of steps along the sign of the gradient.
+      step_size: length of a step, in units of epsilon.
+      random_start: whether the first step begins anywhere in the cube, not at the image.
+    """
+
+    name: str
+    steps: int
+    step_size: float
+    random_start: bool
 
 
 def make_attack(name: str, steps: int = 10, step_size: float | None = None) -> Attack:
@@ -81,10 +88,15 @@ def make_attacker(
     Images are pixels in 0..1 here, and epsilon is in their unit; they are normalised afterwards.
     The compiled programs serve for every epsilon.
 
-    `logits` is a function of variables and pixels [B, height, width, channels], `seed` is of random
-    starts. Returns a function of variables, a batch of `data.EvalBatches`, epsilon, and the number
-    of the batch's first image, on which its random start depends. It returns pixels float32 [B,
-    height, width, channels], in 0..1 and in the cube about the images.
+    Args:
+      logits: function of variables and pixels, float32 [B, height, width, channels].
+      attack: FGSM or PGD.
+      seed: seed of random starts.
+
+    Returns:
+      A function of variables, a batch of `data.EvalBatches`, epsilon, and the number of the batch's
+      first image, on which random starts depend. It returns pixels, float32 [B, height, width,
+      channels], in 0..1 and in the cube about the images.
     """
 
     def loss(pixels: jax.Array, variables: Variables, batch: data.Batch) -> jax.Array:
@@ -156,8 +168,7 @@ def measure(
 
     Returns:
       A record for the unchanged images, whose attack is "none", and for each attack and epsilon:
-      `attack`, `epsilon`, `accuracy`, the `low` and `high` end of its 95 % confidence interval
-      (Wilson's), `loss` (mean cross entropy) and `examples`.
+      `attack`, `epsilon`, and the columns of `command.accuracy_columns`.
     """
     task, model, info = Classification(), restored.model, restored.info
     mean, std = (np.asarray(value, np.float32) for value in (info.mean, info.std))
@@ -173,16 +184,7 @@ def measure(
 
     def record(attack: str, epsilon: float, step: Any) -> dict[str, Any]:
         metrics = evaluate(task, step, restored.variables, batches)
-        low, high = accuracy_interval(metrics["accuracy"], metrics["examples"])
-        return {
-            "attack": attack,
-            "epsilon": epsilon,
-            "accuracy": metrics["accuracy"],
-            "low": low,
-            "high": high,
-            "loss": metrics["loss"],
-            "examples": metrics["examples"],
-        }
+        return {"attack": attack, "epsilon": epsilon, **command.accuracy_columns(metrics)}
 
     def under(attacker: Attacker, epsilon: float) -> Any:
         first = itertools.count(step=batches.batch_size)
@@ -222,8 +224,7 @@ def draw(found: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set(xlabel="epsilon, in 1/255", ylabel="accuracy, %", ylim=(-2, 102))
     axes.set_title("bands: 95 % confidence interval (Wilson)", fontsize=9)
     axes.grid(alpha=0.25)
-    for text in axes.legend(frameon=False, fontsize=9).get_texts():
-        text.set_parse_math(False)  # names of folders are no formulas
+    add_legend(axes)
     return figure
 
 
@@ -313,8 +314,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
         "network": record["network"],
         "attack": record["attack"],
         "epsilon": f"{255 * record['epsilon']:g}/255",
-        "accuracy": f"{record['accuracy']:.2%}",
-        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+        **command.accuracy_cells(record),
         "loss": f"{record['loss']:.4f}",
         "images": f"{record['examples']:,}",
     }

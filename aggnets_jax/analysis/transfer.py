@@ -52,9 +52,10 @@ def fit_linear(train: Outputs, inverse_penalty: float, *, solver: str = "lbfgs")
 
 
 def choose_penalty(train: Outputs) -> float:
-    """Return the one of `PENALTIES` with the highest accuracy on a held-out fifth.
+    """Return the one of `PENALTIES` with the highest accuracy on a held-out, stratified fifth.
 
-    The fifth is stratified if each class has at least two images; else it is 1.
+    It is 1 if such a fifth is too small: for a class with a single image, or fewer than five images
+    for each class on average.
     """
     from sklearn.model_selection import train_test_split
 
@@ -68,7 +69,7 @@ def choose_penalty(train: Outputs) -> float:
 
 
 def few_shots(train: Outputs, evaluation: Outputs, shots: int, draws: int) -> list[float]:
-    """Return accuracies of `fit_linear` from some images of each class, one for each draw.
+    """Return accuracies of `fit_linear`, in 0..1, from `shots` images of each class, by draw.
 
     Raises:
       UserError: if a class has fewer images.
@@ -89,15 +90,27 @@ def few_shots(train: Outputs, evaluation: Outputs, shots: int, draws: int) -> li
 def measure(
     train: Outputs, evaluation: Outputs, *, neighbours: int, shots: Sequence[int], draws: int
 ) -> list[dict[str, Any]]:
-    """Train and judge all classifiers.
+    """Train and score all classifiers.
+
+    Args:
+      train: features and labels of the training split.
+      evaluation: features and labels of the evaluation split.
+      neighbours: number of neighbours of knn, at most all images.
+      shots: numbers of images of each class for few-shot.
+      draws: draws of few-shot for each number.
 
     Returns:
       A record for each: `method`, `images` of training, `accuracy` in 0..1, the ends `low` and
       `high` of its 95 % interval (Wilson's over images; Student's over draws for few-shot), and
       `setting`.
+
+    Raises:
+      UserError: if the training images are all of one class, or too few of a class.
     """
     from sklearn.neighbors import KNeighborsClassifier
 
+    if len(np.unique(train.labels)) < 2:
+        raise UserError("a transfer needs training images of at least two classes")
     penalty = choose_penalty(train)
     nearest = KNeighborsClassifier(min(neighbours, len(train.labels)), metric="cosine")
     fitted = {
@@ -200,7 +213,6 @@ def _cells(record: dict[str, Any]) -> dict[str, str]:
     return {
         "method": record["method"],
         "training images": f"{record['images']:,}",
-        "accuracy": f"{record['accuracy']:.2%}",
-        "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
+        **command.accuracy_cells(record),
         "setting": record["setting"],
     }

@@ -30,8 +30,8 @@ class Tally(NamedTuple):
     Attributes:
       unit: in a unit's mask, int64 [U].
       both: in a unit's mask and with a label, int64 [U, L].
-      unit_category: in a unit's mask, in images where the mask meets a label of the category or
-        the whole image has one, int64 [U, categories].
+      unit_category: in a unit's mask, in images where the mask meets a label of the category, or
+        that have such a label as a whole, int64 [U, categories].
       label: with a label, int64 [L].
     """
 
@@ -47,7 +47,7 @@ class Dissection(NamedTuple):
     Attributes:
       thresholds: float [U].
       iou: float64 [U, L], by unit and number of the label; 0 for labels of no chosen category.
-      labels: the label of each unit, int [U].
+      labels: the label of each unit, int [U]; 0 for a unit whose mask meets no label.
       scores: its IoU, float64 [U].
       top: images with the largest activations of each unit, the largest first, int [U, at most 10].
       tally: the counts from which `iou` is computed.

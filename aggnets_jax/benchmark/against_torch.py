@@ -8,7 +8,7 @@ import jax
 from aggnets_jax.benchmark.contenders import Contender
 from aggnets_jax.benchmark.program import Program
 from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, import_optional, unknown
 
 MODES = ("train", "eval")
 _PARTS = ("eager", "compile", "channels_last")
@@ -23,12 +23,8 @@ TOLERANCE = {"eval": 1e-4, "train": 2e-2}
 
 def _check_torch() -> None:
     """Raise `UserError` if PyTorch is not installed, or has no GPU where JAX has one."""
-    try:
-        import torch
-    except ImportError as error:
-        raise UserError(
-            "--against=torch needs PyTorch: pip install 'aggnets-jax[torch]'"
-        ) from error
+    missing = "--against=torch needs PyTorch: pip install 'aggnets-jax[torch]'"
+    torch = import_optional("torch", missing)
     backend = jax.default_backend()
     if backend not in ("cpu", "gpu"):
         raise UserError(f"--against=torch is for CPUs and GPUs, not {backend}")

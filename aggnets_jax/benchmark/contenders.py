@@ -24,12 +24,12 @@ class Contender(NamedTuple):
     """One of the networks or forms that take turns.
 
     Attributes:
-      model: as in a table.
-      form: as in a table.
-      params: trainable scalars.
+      model: name of the network in tables.
+      form: name of the form in tables.
+      params: number of trainable scalars.
       macs: multiply-adds for one image.
       build: makes the program for a mode and a batch size.
-      differences: by mode, difference of another implementation's logits from ours.
+      differences: difference of another implementation's logits from ours, by mode.
     """
 
     model: str
@@ -44,8 +44,8 @@ def forms_of_network(workload: Workload, forms: Sequence[Form]) -> list[Contende
     """Return one network in several forms.
 
     Args:
-      workload: its form and batch size are ignored.
-      forms: of the network.
+      workload: the network; its form and batch size are ignored.
+      forms: forms of the network.
 
     Raises:
       UserError: if a form can't be created, or images are too small.
@@ -75,15 +75,15 @@ def measure(
     """Return a row for each contender, measured in turn; halve a batch that memory can't hold.
 
     Args:
-      contenders: ratios are relative to the first.
-      workload: has the batch size, image shape and dtype of all contenders.
-      mode: of `modes.MODES`.
-      repeats: of each contender at most, see `timing.alternate`.
-      seconds: for all repeats of a contender.
-      profile: folder for traces of a few steps; `None` for no traces.
+      contenders: networks or forms; ratios are relative to the first.
+      workload: batch size, image shape and dtype of all contenders.
+      mode: a key of `modes.MODES`.
+      repeats: largest number of repeats of each contender, see `timing.alternate`.
+      seconds: time for all repeats of a contender.
+      profile: folder for traces of a few steps; None for no traces.
 
     Raises:
-      UserError: as the mode, or if there is too little memory for any batch.
+      UserError: as the function of the mode, or if there is too little memory for any batch.
     """
 
     def build(batch_size: int) -> list[tuple[Program, int | None]]:

@@ -1,6 +1,5 @@
 """Compile the steps of a config for devices that this machine lacks, and report their cost."""
 
-import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -70,7 +69,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
             mesh_lib.check_divisible("eval_batch_size", setup.config.eval_batch_size, mesh.size)
         found = {
             "devices": mesh.size,
-            "params": sum(math.prod(x.shape) for x in jax.tree.leaves(setup.state_shapes().params)),
+            "params": sum(x.size for x in jax.tree.leaves(setup.state_shapes().params)),
         }
         note(f"compiling for {mesh.size} devices")
         found |= _train_costs(setup, mesh)
@@ -87,10 +86,15 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
 
 
 def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, float]:
-    """Return the least seconds of a step's `arithmetic`, `memory` and `links`, at published rates.
+    """Return the least seconds of a step for `arithmetic`, `memory` and `links`.
 
-    A step takes at least the largest of them; collectives are taken as a ring over all devices.
-    Where XLA counts no FLOPs and bytes, these are the network's own.
+    The rates are published ones. A step takes at least the largest of the three. Collectives are in
+    a ring over all devices. Where XLA counts no FLOPs and bytes, the network's own are taken.
+
+    Args:
+      costs: costs of a step, see `dry_run`.
+      chip: rates of a device.
+      devices: number of devices.
     """
     return {
         "arithmetic": (costs["flops"] or costs["model_flops"]) / chip.flops,
@@ -101,7 +105,7 @@ def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, fl
 
 def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     config, placed = setup.config, setup.state_sharding(mesh)
-    state = _placed(setup.state_shapes(), placed)
+    state = mesh_lib.shapes_on(setup.state_shapes(), placed)
     preprocess = setup.task.make_preprocess(config, setup.info)
     step = jax.jit(
         over_seeds(setup.train_step(preprocess, mesh), config.num_seeds, (0, None)),
@@ -117,7 +121,7 @@ def _train_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
 def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
     config = setup.config
     variables = setup.state_shapes().variables  # a run copies them to each device
-    variables = _placed(variables, jax.tree.map(lambda _: mesh_lib.replicated(mesh), variables))
+    variables = mesh_lib.shapes_on(variables, mesh_lib.replicated(mesh))
     preprocess = setup.task.make_preprocess(config, setup.info)
     step = make_eval_step(setup.task, setup.model, preprocess, config.num_seeds, mesh)
     costs = _costs(step, variables, _batch(setup, mesh, train=False))
@@ -125,19 +129,13 @@ def _evaluation_costs(setup: Setup, mesh: Mesh) -> dict[str, Any]:
 
 
 def _own_costs(setup: Setup, passes: int, images: int) -> dict[str, int]:
-    """Return FLOPs and bytes that the network itself needs for so many images on a device."""
+    """Return the FLOPs and bytes that the network itself needs for the images of a device."""
     images *= setup.config.num_seeds
     features = sum(part.features for part in setup.counts.values())
     return {
         "model_flops": 2 * passes * setup.network_summary["macs"] * images,
         "model_bytes": passes * features * images * jnp.dtype(setup.config.dtype).itemsize,
     }
-
-
-def _placed(shapes: Any, placed: Any) -> Any:
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes, placed
-    )
 
 
 def _batch(setup: Setup, mesh: Mesh, *, train: bool) -> dict[str, jax.ShapeDtypeStruct]:
@@ -191,10 +189,10 @@ def fit(
 ) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """Return the config, or the first change of it that fits the target, and its `dry_run`.
 
-    Prints a line for each one that does not.
+    A line is printed for each config that is tried.
 
     Raises:
-      UserError: if none fits; others as for `dry_run`.
+      UserError: if none fits; or as `dry_run`.
     """
     for changes in ({}, *smaller(config)):
         flags = " ".join(f"--config.{name}={value}" for name, value in changes.items())
@@ -219,8 +217,13 @@ def report(
 ) -> None:
     """Print the costs of a config, and write them to a JSON file if one is given.
 
-    They are for a target if there is one, whose memory it is `fitted` to if that is asked for; else
-    for simulated devices of so many processes.
+    Args:
+      config: resolved config.
+      processes: number of simulated processes, without a target.
+      devices_each: number of simulated devices of each process, without a target.
+      file: JSON file, or None.
+      target_name: name of the target, see `open_target`, or None.
+      fitted: whether the config is changed until it fits the target, see `fit`.
     """
     jax.config.update("jax_platforms", "cpu")
     target = None

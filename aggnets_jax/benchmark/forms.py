@@ -17,7 +17,7 @@ _PARTS: dict[str, dict[str, Any]] = {
     "plain": {"shared_statistics": False, "remat": "none", "scan": False},
     "scan": {"scan": True},
 }
-# Parts with XLA's own convolutions on every backend.
+# Parts that use XLA's own convolutions on every backend.
 _NATIVE = ("native", "plain")
 
 
@@ -26,8 +26,8 @@ class Form:
     """A way to compute the same network.
 
     Attributes:
-      name: as on the command line.
-      arguments: of the network.
+      name: name on the command line.
+      arguments: arguments of the network.
       native: whether to use XLA's own convolutions on every backend.
     """
 
@@ -41,7 +41,7 @@ class Form:
 
 
 def parse_forms(text: str) -> list[Form]:
-    """Parse names of forms, separated by commas.
+    """Parse names of forms, separated by commas; see `parse_form`.
 
     Raises:
       UserError: for an unknown form, or one that is given twice.

@@ -1,4 +1,4 @@
-"""Messages and memory traffic of a compiled program, counted from its text."""
+"""Collectives and memory traffic of a compiled program, counted from its text (HLO)."""
 
 import math
 import re
@@ -7,7 +7,9 @@ from typing import NamedTuple
 
 _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"%?(\S+) = (.+?) ({_KINDS})(-start)?\(")
-_ARRAY = re.compile(r"([a-z]+)(\d+)\[([\d,]*)\]")
+# Kinds whose start returns (operands, results), and for the last scalars, too.
+_RETURN_OPERANDS = ("all-gather", "collective-permute")
+_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?)\)(?:, |$)")
 # An array with its layout: minor dimensions first, tiles, and a memory space that is not HBM.
 _PLACED = re.compile(
@@ -21,7 +23,13 @@ _WORK = re.compile(r" (?:fusion|convolution|dot|custom-call|reduce|while)\(")
 
 
 class Collective(NamedTuple):
-    """A collective operation: its kind, the bytes of its results, and whether others hide it."""
+    """A collective operation.
+
+    Attributes:
+      kind: such as "all-reduce".
+      bytes: bytes of its results.
+      overlapped: whether the schedule computes something else while it is on its way.
+    """
 
     kind: str
     bytes: int
@@ -29,10 +37,9 @@ class Collective(NamedTuple):
 
 
 def collectives(program: str) -> dict[str, dict[str, int]]:
-    """Return the sums over each kind of collective in one device's HLO text.
+    """Return sums over the collectives of each kind in the HLO text of one device's program.
 
-    They are the `count`; the `bytes` of the results; and the number `overlapped`, during which the
-    schedule computes something else.
+    The sums are `count`, `bytes`, and the number of those that are `overlapped`; see `Collective`.
     """
     found: dict[str, dict[str, int]] = {}
     for each in read_collectives(program):
@@ -44,17 +51,22 @@ def collectives(program: str) -> dict[str, dict[str, int]]:
 
 
 def read_collectives(program: str) -> Iterator[Collective]:
-    """Yield the collectives of a program's text, which lists instructions as they are scheduled."""
+    """Yield the collectives of a program's text; its instructions are in scheduled order."""
     lines = program.splitlines()
     for number, line in enumerate(lines):
         if match := _COLLECTIVE.search(line):
             name, results, kind, starts = match.groups()
             overlapped = bool(starts) and _works_before_done(lines[number + 1 :], name)
-            yield Collective(kind, _bytes(results), overlapped)
+            arrays = _ARRAY.findall(results)
+            if starts and kind in _RETURN_OPERANDS:
+                arrays = [(bits, sizes) for bits, sizes in arrays if sizes]
+                arrays = arrays[len(arrays) // 2 :]
+            size = sum(math.prod(_numbers(sizes)) * int(bits) // 8 for bits, sizes in arrays)
+            yield Collective(kind, size, overlapped)
 
 
 def moved_bytes(found: Mapping[str, Mapping[str, int]], devices: int) -> float:
-    """Return the bytes that a device sends for the collectives, around a ring of all devices."""
+    """Return the bytes that a device sends for the sums of `collectives`, in a ring of devices."""
     share = (devices - 1) / devices
     times = {"all-reduce": 2 * share, "reduce-scatter": devices - 1, "collective-permute": 1}
     return sum(times.get(kind, share) * sums["bytes"] for kind, sums in found.items())
@@ -63,11 +75,11 @@ def moved_bytes(found: Mapping[str, Mapping[str, int]], devices: int) -> float:
 def memory_bytes(program: str) -> int:
     """Return the bytes that a TPU reads and writes in its HBM, by the text of its program.
 
-    XLA also counts the bytes of the fast memory on the chip (VMEM), into which it moves as much as
-    fits, as "S(1)" in a layout. Each instruction reads its operands and writes its results once,
-    with the padding of their tiles; of slices, it reads the parts, and a part that it replaces in
-    an array is all that it writes. A copy or slice between the memories counts the bytes moved. The
-    bodies of loops count once.
+    XLA's own count includes the fast memory on the chip (VMEM), marked by "S(1)" in a layout, into
+    which XLA moves as much as fits. Here each instruction reads its operands and writes its results
+    once, with the padding of their tiles. If it only reads slices of an operand, or replaces a part
+    of an array, these parts count alone. A copy or slice between the memories counts the bytes that
+    it moves. The bodies of loops count once.
     """
     total, inside_fusion, found, parts = 0, False, {}, _parts(program)
     for line in program.splitlines():
@@ -98,10 +110,10 @@ def memory_bytes(program: str) -> int:
 
 
 def _parts(program: str) -> dict[str, dict[int | str, int]]:
-    """Return the fused computations that use parts of arrays.
+    """Return the bytes of the parts of arrays that fused computations use, by their name.
 
-    For each there are the bytes that it reads of those operands, by their number, of which it only
-    reads slices; and as "result" the bytes that it writes, if it replaces a part of an operand.
+    They are by the number of an operand of which only slices are read; and as "result" the bytes
+    that are written, if only a part of an operand is replaced.
     """
     bodies: dict[str, list[tuple[bool, str, str, str, str]]] = {}
     name = ""
@@ -158,10 +170,3 @@ def _works_before_done(lines: list[str], name: str) -> bool:
         if _WORK.search(line):
             return True
     return False
-
-
-def _bytes(results: str) -> int:
-    total = 0
-    for _, bits, sizes in _ARRAY.findall(results):
-        total += math.prod(_numbers(sizes)) * int(bits) // 8
-    return total

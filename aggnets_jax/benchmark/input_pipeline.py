@@ -36,7 +36,7 @@ def input_batches(workload: Workload, resident: str) -> Program:
     """Return a program that makes augmented float32 batches on the devices, without a network.
 
     Args:
-      workload: its image shape decides about the data set.
+      workload: batch size, and the image shape, which decides on the data set.
       resident: as `config.data.resident`; only images of CIFAR's size can live on the devices.
 
     Raises:

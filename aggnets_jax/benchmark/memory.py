@@ -31,25 +31,25 @@ def available_bytes() -> int | None:
         return stats["bytes_limit"] - stats["bytes_in_use"]
     if jax.default_backend() != "cpu":
         return None
-    # A full host does not refuse memory: its kernel kills the process.
+    # The CPU needs this check: a full host refuses no memory, but its kernel kills the process.
     known = [free for free in (_free_on_host(), _free_in_group()) if free is not None]
     return min(known, default=None)
 
 
 def check_memory(compiled: jax.stages.Compiled) -> None:
-    """Raise `OutOfMemory` before a program runs that can't fit."""
+    """Raise `OutOfMemory` if a program needs more memory than is free, before it runs."""
     needed, available = allocated_bytes(compiled), available_bytes()
     if needed is not None and available is not None and needed > available:
         raise OutOfMemory(f"{needed / 1e9:.1f} GB needed, {available / 1e9:.1f} GB free")
 
 
 def backing_off(build: Callable[[int], T], batch_size: int, what: str) -> tuple[T, int]:
-    """Build programs; halve the batch, with a printed line, while the memory does not suffice.
+    """Build programs; as long as the memory does not suffice, halve the batch and print a line.
 
     Args:
-      build: builds for a batch size and runs once.
-      batch_size: to start with.
-      what: is built, for the line.
+      build: function that builds the programs for a batch size and runs them once.
+      batch_size: batch size to start with.
+      what: name of the programs, for the line.
 
     Returns:
       The result of `build`, and the batch size that fitted.

@@ -65,8 +65,8 @@ def train_program(
       model: the network.
       config: resolved, with one seed.
       make_batch: returns a batch for `preprocess`, with "label" int32 [B].
-      preprocess: from `data.make_preprocess`; by default images are taken as they are.
-      steps_per_dispatch: steps that one call of the program runs in a loop.
+      preprocess: from `data.make_preprocess`; by default images are not changed.
+      steps_per_dispatch: number of steps that one call of the program runs in a loop.
     """
     mesh = mesh_lib.make_mesh()
     shapes = jax.eval_shape(make_batch)
@@ -187,9 +187,9 @@ def _forward_program(workload: Workload, jitted: Any, *between: Any) -> Program:
     with workload.form.tracing():
         compiled = compile_program(
             jitted,
-            _with_sharding(shapes, everywhere),
+            mesh_lib.shapes_on(shapes, everywhere),
             *between,
-            _with_sharding(batch, batch_sharding),
+            mesh_lib.shapes_on(batch, batch_sharding),
         )
     check_memory(compiled.call)
     arguments = (
@@ -204,10 +204,6 @@ def _forward_program(workload: Workload, jitted: Any, *between: Any) -> Program:
         jax.block_until_ready(result)
 
     return Program(run, workload.batch_size, passes=1, compiled=compiled)
-
-
-def _with_sharding(shapes: Any, sharding: jax.sharding.Sharding) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes)
 
 
 def _optimizer(config: ml_collections.ConfigDict) -> Any:

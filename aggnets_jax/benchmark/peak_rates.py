@@ -1,4 +1,4 @@
-"""Peak rates of a device: measured by a matrix product and a copy, and as published."""
+"""Peak rates of a device: measured by a matrix product and a copy, and published ones."""
 
 import functools
 import time
@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 _REPEATS = 5
-
 
 # Peak FLOP/s as the maker prints them, by the beginning of `device_kind`. Products of float32 have
 # XLA's default precision, TF32. NVIDIA's data sheets: "NVIDIA H100 Tensor Core GPU" (SXM), "NVIDIA
@@ -22,18 +21,18 @@ _PUBLISHED = {
 
 
 def published_flops(dtype: str) -> float | None:
-    """Return the FLOP/s that the maker prints for products in a dtype, or `None` if unknown."""
+    """Return the published FLOP/s of products in a dtype, or None for an unknown device."""
     kind = jax.devices()[0].device_kind
     return next((p[dtype] for name, p in _PUBLISHED.items() if kind.startswith(name)), None)
 
 
 @functools.cache
 def matmul_flops(dtype: str, size: int | None = None) -> float:
-    """Measure the FLOP/s of a square matrix product on one device, the best of 5.
+    """Measure the FLOP/s of a square matrix product on one device, the best of 5 runs.
 
     Args:
-      dtype: of both factors.
-      size: of each side; the default keeps the device busy.
+      dtype: dtype of both factors.
+      size: length of each side; the default keeps the device busy.
     """
     size = size or (2048 if jax.default_backend() == "cpu" else 8192)
     x = jax.random.normal(jax.random.key(0), (size, size), jnp.dtype(dtype))
@@ -42,10 +41,10 @@ def matmul_flops(dtype: str, size: int | None = None) -> float:
 
 @functools.cache
 def copy_bytes(size: int | None = None) -> float:
-    """Measure the bytes/s that a copy on one device reads and writes, the best of 5.
+    """Measure the bytes/s that a copy on one device reads and writes, the best of 5 runs.
 
     Args:
-      size: bytes to copy; the default exceeds all caches.
+      size: number of bytes to copy; the default exceeds all caches.
     """
     size = size or (1 << 28 if jax.default_backend() == "cpu" else 1 << 30)
     x = jnp.zeros(size // 4, jnp.float32)

@@ -15,9 +15,9 @@ class Compiled(NamedTuple):
     """A compiled program.
 
     Attributes:
-      call: the executable; `None` if XLA did not compile the program.
-      lower_seconds: to trace and lower it; `None` if compilation includes this.
-      compile_seconds: to compile it.
+      call: the executable; None if XLA did not compile the program.
+      lower_seconds: time of tracing and lowering; None if it is part of the next.
+      compile_seconds: time of compilation.
     """
 
     call: jax.stages.Compiled | None
@@ -31,12 +31,13 @@ class Program:
 
     Attributes:
       run: runs the given number of steps and waits for the devices.
-      images: in a step; images times masks in a sweep; `None` if no images are computed.
+      images: number of images in a step; in a sweep, images times masks; None if a step computes no
+        images.
       passes: cost of a step for one image, in forward passes of the network.
-      compiled: the step; `None` if it is not compiled, or not yet.
+      compiled: the compiled step; None if it is not compiled, or not yet.
       warms_up: whether the first run is left out of the measurement.
-      state: of training after the last step; the next step reuses its memory.
-      peak_bytes: returns the peak memory use of a device so far; `None` if it is unknown.
+      state: state of the training after the last step; the next step reuses its memory.
+      peak_bytes: returns the peak memory use of a device so far, or None if it is unknown.
     """
 
     run: Callable[[int], None]

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import aggnets_jax
-from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import local_path, write_text
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import explained, local_path, write_text
 from aggnets_jax.tables import csv_text, print_table
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -84,7 +84,7 @@ _SHOWN = {
 
 
 def origin(command: str) -> dict[str, str]:
-    """Return the origin of numbers: hardware, versions, commit and command."""
+    """Return the columns `ORIGIN` of numbers: hardware, versions, commit and the given command."""
     versions = {"python": platform.python_version(), "aggnets_jax": aggnets_jax.__version__}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -120,7 +120,7 @@ def write_csv(path: str | Path, rows: Iterable[Row], origin: Mapping[str, str]) 
 
 
 def record(row: Row, origin: Mapping[str, str], table: str = "") -> dict[str, str]:
-    """Return a line of CSV, as of a table in results/speed.csv; numbers have four digits."""
+    """Return a line of a table in results/speed.csv, by column; floats have four digits."""
     cells = {name: _cell(value) for name, value in dataclasses.asdict(row).items()}
     return {"table": table, **cells, **origin}
 
@@ -157,10 +157,8 @@ def _write_records(path: str | Path, records: Iterable[Mapping[str, str]]) -> No
 
 
 def _write(path: str | Path, text: str) -> None:
-    try:
+    with explained(f"{path} can't be written"):
         write_text(local_path(path), text)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {one_line(error)}") from error
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Devices that this machine lacks, as targets of their compilers."""
+"""Devices that this machine lacks, as targets of a compiler."""
 
 import importlib.util
 import os
@@ -15,10 +15,10 @@ class Chip(NamedTuple):
     """Published rates of an accelerator.
 
     Attributes:
-      flops: peak of products in bfloat16, FLOP/s; TPUs also round float32 to bfloat16 by default.
-      memory_bytes: of its memory (HBM).
-      memory_bandwidth: of reading and writing it, bytes/s.
-      link_bandwidth: to other chips of the slice in one direction, bytes/s.
+      flops: peak rate of products in bfloat16, FLOP/s; TPUs by default round float32 to bfloat16.
+      memory_bytes: size of its memory (HBM).
+      memory_bandwidth: rate of reading and writing its memory, bytes/s.
+      link_bandwidth: rate to other chips of the slice in one direction, bytes/s.
     """
 
     flops: float
@@ -35,7 +35,7 @@ CHIPS = {
     "v6e": Chip(918e12, 32e9, 1640e9, 448e9),
     "h100": Chip(989.4e12, 80e9, 3352e9, 450e9),
 }
-# What the CUDA compiler would ask the device for, in XLA's text form (GpuTargetConfigProto).
+# Facts for which the CUDA compiler would ask the device, in XLA's text form (GpuTargetConfigProto).
 _H100 = """
 gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
@@ -65,7 +65,7 @@ class Target(NamedTuple):
 def open_target(name: str, slices: int = 1) -> Target:
     """Describe the devices of a target such as "v5e:4x4" or "h100:8".
 
-    They are a number of slices of that topology; a slice of GPUs is a node.
+    There are `slices` slices of this topology; a slice of GPUs is a node.
 
     Raises:
       UserError: if there is no such target, or its compiler is not installed.

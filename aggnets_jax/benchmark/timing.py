@@ -26,7 +26,7 @@ class Times(NamedTuple):
 
     Attributes:
       seconds: float64 [programs, repeats].
-      steps: of each program in a repeat.
+      steps: number of steps of each program in a repeat.
     """
 
     seconds: np.ndarray
@@ -45,10 +45,10 @@ def alternate(programs: Sequence[Program], repeats: int, seconds: float) -> Time
     """Run programs in turn, A B A B ..., each for as many steps as fill its share of the time.
 
     Args:
-      programs: those with `warms_up` must have run once.
-      repeats: of each program. Fewer if a single step takes longer than its share of the time, but
-        at least 3, or at least 1 if no program warms up.
-      seconds: for all repeats of a program.
+      programs: programs that have run once, if they warm up.
+      repeats: number of repeats of each program. It is reduced if a single step takes longer than
+        its share of the time, to 3 at least, or to 1 if a program does not warm up.
+      seconds: time for all repeats of a program.
     """
     first = np.array([_seconds_per_step(program, 1) for program in programs])
     warm = all(program.warms_up for program in programs)

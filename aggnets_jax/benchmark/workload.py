@@ -23,13 +23,13 @@ class Workload:
     """A network in a form, and the size of its batches.
 
     Attributes:
-      model: name in the registry.
+      model: name of the network in the registry.
       batch_size: images of a step, over all devices.
       image_shape: (height, width, channels).
       arguments: arguments of the network, besides the arguments of the form.
-      form: of the network.
-      num_classes: `None` means the family's default.
-      dtype: of the computation, "float32" or "bfloat16"; parameters are float32.
+      form: form of the network.
+      num_classes: number of classes; None: the family's default.
+      dtype: dtype of the computation, "float32" or "bfloat16"; parameters are float32.
       steps_per_dispatch: training steps in one call of a program; several run in a loop.
     """
 
@@ -72,12 +72,13 @@ def abstract_variables(model: nn.Module, image_shape: tuple[int, ...]) -> Variab
 def random_variables(shapes: Variables, seed: int = 0) -> Variables:
     """Draw plausible variables, because compiling a deep network's initialisation is slow.
 
-    Kernels have He's variance, 2 / inputs of a unit. Scales and variances are near 1 and all other
-    values near 0, each with a deviation of 0.1: none is neutral, so no code can skip one unnoticed.
+    Kernels have He's variance, 2 / inputs of a unit. Scales and variances are at least 1 and all
+    other values are near 0, both with a deviation of 0.1. None is neutral, so that comparisons of
+    networks notice if code skips one.
 
     Args:
-      shapes: from `abstract_variables`; names decide about the distribution.
-      seed: of the random numbers.
+      shapes: from `abstract_variables`; names decide on the distribution.
+      seed: seed of the random numbers.
 
     Returns:
       Arrays on the host, in a tree like `shapes`.

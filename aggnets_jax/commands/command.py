@@ -23,9 +23,9 @@ class Command(NamedTuple):
     """A subcommand.
 
     Attributes:
-      run: function that does the work; may return an exit code.
-      flags: flags of the command line, with their defaults.
-      compiles: whether it compiles programs, which the compilation cache then keeps.
+      run: function that does the work, and may return an exit code.
+      flags: functions that add the flags of the command line.
+      compiles: whether it compiles programs, for which it then uses the compilation cache.
       check: raises `UserError` for wrong flags, before anything slow is imported.
     """
 
@@ -124,12 +124,15 @@ def add_config(parser: Parser, required: bool = True) -> None:
 def load_config(
     flags: argparse.Namespace, fields: Mapping[str, str | None] | None = None
 ) -> ml_collections.ConfigDict:
-    """Return the config of the flags.
+    """Return the config that the flags name, with their changes of its fields.
 
     Args:
-      flags: flags of the command line, among them those of `add_config`.
+      flags: flags of the command line, with those of `add_config`.
       fields: values of fields that other flags set, by default --data_dir; None keeps the value of
         the config.
+
+    Raises:
+      UserError: for several configs, or as `config.load`.
     """
     from aggnets_jax import config as config_lib
 

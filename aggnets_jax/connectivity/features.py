@@ -36,8 +36,13 @@ class Masked(struct.PyTreeNode):
 class WithStatistics(struct.PyTreeNode):
     """Features with the statistics for their batch normalisation in training.
 
-    All layers normalise a feature by the same mean and variance; they are computed once, where the
-    feature is: the mean and the biased variance [channels], in at least float32.
+    All layers normalise features by the same mean and variance, so these are computed once, where
+    the features are computed.
+
+    Attributes:
+      features: [..., channels].
+      mean: [channels], in at least float32.
+      var: biased variance [channels], in at least float32.
     """
 
     features: Any
@@ -61,16 +66,19 @@ _over_devices = jax.make_user_context(False)
 
 
 def shift_over_devices() -> AbstractContextManager[None]:
-    """Shift also batches that are divided over devices, in functions traced in this context."""
+    """Use the shift of `batch_statistics` also for batches that are divided over devices.
+
+    The context holds for functions that are traced in it.
+    """
     return _over_devices(True)
 
 
 def statistics_over(
     axis_names: str | Sequence[str], groups: Sequence[Sequence[int]] | None = None
 ) -> AbstractContextManager[None]:
-    """Take the statistics of functions traced in this context over the parts of mapped axes.
+    """Take batch statistics over all parts of mapped axes, in functions traced in this context.
 
-    With `groups`, lists of the numbers of parts, each part takes them over its own group.
+    With `groups`, each a list of the numbers of parts, a part takes them over its own group.
     """
     return _mapped((axis_names, groups and tuple(map(tuple, groups))))
 
@@ -78,10 +86,10 @@ def statistics_over(
 def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return mean and biased variance [channels] of x [..., channels], in at least float32.
 
-    Within `statistics_over`, both are over all parts of the mapped axes. The variance is as in
-    `shifted_moments`; the shift is the batch's mean at the central position. If the batch is
-    divided over devices, a shift would be one more sum over the devices, which all of them wait
-    for: there the shift is 0, unless `shift_over_devices` is entered.
+    Within `statistics_over`, both are over all parts of the mapped axes. `shifted_moments` computes
+    them; the shift is the batch's mean at the central position. If the batch is divided over
+    devices, the shift would cost one more sum over the devices, for which all of them wait. There
+    it is 0, unless `shift_over_devices` is entered.
     """
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(x.ndim - 1))
@@ -101,7 +109,7 @@ def batch_statistics(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def parts_of_batch() -> int:
-    """Return over how many parts of the mapped axes the statistics are taken; 1 without them."""
+    """Return the number of parts of the mapped axes that share statistics; 1 without axes."""
     if _mapped.value is None:
         return 1
     names, groups = _mapped.value
@@ -117,12 +125,17 @@ def _is_divided() -> bool:
 def shifted_moments(
     x: jax.Array, shift: jax.Array, mean: Callable[[Any], Any]
 ) -> tuple[jax.Array, jax.Array]:
-    """Return mean and variance E[(x - shift)^2] - (E[x] - shift)^2, for a function `mean` of pairs.
+    """Return mean E[x] and variance E[(x - shift)^2] - (E[x] - shift)^2, both [channels].
 
-    Both do not depend on the shift, but their rounding does: without one, float32 has no digits
-    left where the mean is a thousand deviations from 0. A shift that is the mean of some of the
-    values is near enough, and x is read once. Chan, Golub and LeVeque, "Algorithms for Computing
-    the Sample Variance", The American Statistician 37(3), 1983, eq. 1.7.
+    Neither depends on the shift, but their rounding does: without a shift, float32 has no digits
+    left where the mean is a thousand deviations from 0. The mean of some of the values is a good
+    shift, and x is read once. Chan, Golub and LeVeque, "Algorithms for Computing the Sample
+    Variance", The American Statistician 37(3), 1983, eq. 1.7.
+
+    Args:
+      x: [..., channels].
+      shift: [channels].
+      mean: function from a pair of arrays [..., channels] to their means [channels].
     """
     shift = jax.lax.stop_gradient(shift)
     deviations = x - shift

@@ -7,7 +7,6 @@ refuses files that contain more than data.
 import argparse
 import codecs
 import contextlib
-import importlib
 import json
 import re
 import sys
@@ -21,7 +20,7 @@ import safetensors.numpy
 
 from aggnets_jax import hub
 from aggnets_jax.convert.containers import find_weights, take_off_wrappers
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError, import_optional, one_line
 from aggnets_jax.files import (
     AnyPath,
     PathLike,
@@ -227,12 +226,8 @@ def _to_arrays(state_dict: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _torch(path: Path) -> ModuleType:
-    try:
-        return importlib.import_module("torch")
-    except ImportError as error:
-        raise UserError(
-            f"{path} needs PyTorch: pip install 'aggnets-jax[torch]', or use a .safetensors file"
-        ) from error
+    remedy = "pip install 'aggnets-jax[torch]', or use a .safetensors file"
+    return import_optional("torch", f"{path} needs PyTorch: {remedy}")
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:

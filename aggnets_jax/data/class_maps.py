@@ -1,4 +1,4 @@
-"""Maps from the classes of a data set to the ones of a network that learnt on another.
+"""Maps from the classes of a data set to those of a network that was trained on another set.
 
 The lists of the 200 classes of ImageNet-A and of ImageNet-R are in `imagenet_a.txt` and
 `imagenet_r.txt`, from the authors' evaluations (https://github.com/hendrycks/natural-adv-examples
@@ -16,18 +16,18 @@ from aggnets_jax.data.dataset_info import DatasetInfo, unnamed_classes
 from aggnets_jax.data.image_folder import IMAGE_FOLDER
 from aggnets_jax.errors import UserError, one_line
 
-# Sets in TFDS's format whose labels are ImageNet's 1000 classes, but whose images are of some.
+# Sets of TFDS whose labels are ImageNet's 1000 classes, but whose images are of 200 of them.
 _LISTED = ("imagenet_a", "imagenet_r")
-# Sets whose classes have numbers in the place of the names.
+# Sets whose classes have numbers as names, in the order of the original set.
 _NUMBERED = ("cifar10_corrupted",)
 
 
 class ClassMap(NamedTuple):
-    """Classes among which a network is judged on a data set, K of its own.
+    """K classes of a network, among which it is evaluated on a data set.
 
     Attributes:
       classes: number of each class in the network's logits, int [K].
-      labels: class, 0 to K - 1, for each label of the data set, int [labels]; -1: of none.
+      labels: class, 0 to K - 1, for each label of the data set, int [labels]; -1: none of them.
     """
 
     classes: np.ndarray
@@ -35,13 +35,13 @@ class ClassMap(NamedTuple):
 
 
 class Among(NamedTuple):
-    """A network with only the logits of a map's classes: [B, K]."""
+    """A network whose logits are cut to the classes of a map: [B, K]."""
 
     model: Any
     class_map: ClassMap
 
     def apply(self, variables: Any, images: jax.Array, **how: Any) -> Any:
-        """Apply the network, and select the logits."""
+        """Apply the network, and select the logits of the classes."""
         logits, endpoints = self.model.apply(variables, images, **how)
         return logits[..., self.class_map.classes], endpoints
 
@@ -54,13 +54,13 @@ def listed_classes(name: str) -> tuple[str, ...]:
 def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None:
     """Return the map from a data set to a network; None if they have the same classes in order.
 
-    A set with a part of the network's classes is judged among these alone, as the authors of
-    ImageNet-A and -R do. Folders that are named by the numbers of ImageNet's classes, as in
-    ImageNet-V2, are known, too. A line tells of either.
+    On a set with some of the network's classes, the network is evaluated among these alone, as the
+    authors of ImageNet-A and -R do. Folders may also be named by the numbers of the network's
+    classes, as in ImageNet-V2. A printed line says so in both cases.
 
     Args:
-      trained: data set of the network.
-      evaluated: the other data set.
+      trained: data set on which the network was trained.
+      evaluated: data set on which it is evaluated.
 
     Raises:
       UserError: if the set has classes that the network lacks, or has numbers as classes for a

@@ -1,4 +1,4 @@
-"""Corrupted data sets in the formats in which their authors offer them.
+"""Corrupted data sets in their authors' formats.
 
     CIFAR-10-C, CIFAR-100-C   FOLDER/fog.npy, uint8 [5 N, 32, 32, 3], one severity after the other,
                               and FOLDER/labels.npy, [5 N] or [N]
@@ -11,11 +11,11 @@ severity, such as cifar10_corrupted/fog_3.
 import numpy as np
 
 from aggnets_jax.data.corruptions import SEVERITIES
-from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import AnyPath
+from aggnets_jax.errors import UserError
+from aggnets_jax.files import AnyPath, explained
 
 PREPARED = ("cifar10_corrupted", "imagenet2012_corrupted")
-"""Names in TFDS."""
+"""Names of the sets in TFDS."""
 
 _LABELS = "labels.npy"
 # Names of corruptions in cifar10_corrupted that differ from the authors'.
@@ -41,8 +41,8 @@ def read_arrays(folder: AnyPath, corruption: str, severity: int) -> tuple[np.nda
       UserError: if a file is missing, damaged, or does not have the format.
     """
     images, labels = _read(folder / f"{corruption}.npy"), _read(folder / _LABELS)
-    count = len(images) // len(SEVERITIES)
-    whole = images.ndim == 4 and images.dtype == np.uint8 and count * len(SEVERITIES) == len(images)
+    count = images.shape[0] // len(SEVERITIES) if images.ndim == 4 else 0
+    whole = count and images.dtype == np.uint8 and count * len(SEVERITIES) == len(images)
     if not whole or labels.ndim != 1 or len(labels) not in (count, len(images)):
         raise UserError(
             f"{folder / corruption}.npy has {images.dtype} {list(images.shape)} and {_LABELS}"
@@ -54,11 +54,9 @@ def read_arrays(folder: AnyPath, corruption: str, severity: int) -> tuple[np.nda
 
 
 def _read(file: AnyPath) -> np.ndarray:
-    try:
-        with file.open("rb") as content:
-            return np.load(content, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} can't be read: {one_line(error)}") from error
+    kinds = OSError, ValueError, EOFError
+    with explained(f"{file} can't be read", *kinds), file.open("rb") as content:
+        return np.lib.format.read_array(content, allow_pickle=False)
 
 
 def find_folder(folder: AnyPath, corruption: str) -> AnyPath:

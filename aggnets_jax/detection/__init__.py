@@ -5,7 +5,7 @@ Networks for Object Detection", CVPR 2017, arXiv 1612.03144; He et al., "Mask R-
 arXiv 1703.06870.
 
 Boxes are (x1, y1, x2, y2) in pixels of the network's input, sizes are (height, width). All shapes
-are static: lists of boxes are padded, and a mask says which rows are real.
+are static: lists of boxes are padded, and a mask marks the real rows.
 """
 
 from aggnets_jax.detection.conventions import CONVENTIONS, Conventions

@@ -14,7 +14,10 @@ from jax.typing import DTypeLike
 from aggnets_jax.detection.conventions import Conventions
 
 RATIOS = (0.5, 1.0, 2.0)
+"""Height / width of the anchors of a cell."""
+
 SCALE = 8
+"""Side of the square anchor in strides."""
 
 
 def map_sizes(padded: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
@@ -31,7 +34,7 @@ def base_anchors(
 ) -> np.ndarray:
     """Return the anchors of the first cell, float64 [ratios, 4].
 
-    Their sides are stride * scale / sqrt(r) and stride * scale * sqrt(r) for r = height / width.
+    Width and height are stride * scale / sqrt(r) and stride * scale * sqrt(r), r = height / width.
 
     Args:
       stride: stride of the level in pixels.
@@ -41,7 +44,7 @@ def base_anchors(
     """
     root = np.sqrt(np.asarray(ratios, np.float64))
     sides = np.stack([stride * scale / root, stride * scale * root], axis=-1)
-    # The first pixel's centre of a cell whose last pixel is stride - 1; else the corner.
+    # With an extent, the middle of the pixels 0 to stride - 1; else the corner of the cell.
     centre = 0.5 * (stride - 1) if conventions.extent else 0.0
     half = 0.5 * (sides - conventions.extent)
     anchors = np.concatenate([centre - half, centre + half], axis=-1)
@@ -57,14 +60,14 @@ def level_anchors(
     ratios: Sequence[float] = RATIOS,
     dtype: DTypeLike = jnp.float32,
 ) -> list[jax.Array]:
-    """Return each level's anchors [rows * columns * ratios, 4], in this order.
+    """Return each level's anchors [rows * columns * ratios, 4], by row, column and ratio.
 
     Args:
       padded: (height, width) of the padded images in pixels.
       strides: stride of each level.
       conventions: see `Conventions`.
-      scale: see `base_anchors`, as `ratios`.
-      ratios: shapes of the anchors.
+      scale: see `base_anchors`.
+      ratios: see `base_anchors`.
       dtype: dtype of the result.
     """
     levels = []

@@ -12,9 +12,13 @@ from aggnets_jax.detection.conventions import Conventions
 
 NEGATIVE = -1
 IGNORED = -2
+"""Numbers in the place of an object's index: the candidate is background, or is not trained."""
 
 RPN_POSITIVE, RPN_NEGATIVE = 0.7, 0.3
+"""Least IoU of positive anchors, and IoU below which anchors are negative."""
+
 ROI_THRESHOLD = 0.5
+"""Least IoU of positive proposals; all others are negative."""
 
 
 def overlaps(
@@ -28,9 +32,9 @@ def overlaps(
 
     Args:
       boxes: boxes of the objects [objects, 4].
-      valid: which of them are real, bool [objects].
+      valid: which objects are real, bool [objects].
       candidates: anchors or proposals [candidates, 4].
-      allowed: which of them take part, bool [candidates].
+      allowed: which candidates take part, bool [candidates].
       conventions: see `Conventions`.
     """
     return jnp.where(valid[:, None] & allowed, iou(boxes, candidates, conventions), -1)
@@ -45,18 +49,20 @@ def _assign(
     least: float | None,
     own_best: bool,
 ) -> jax.Array:
-    """Return the object of each candidate, int32 [candidates], `NEGATIVE` or `IGNORED`.
+    """Return each candidate's object, or `NEGATIVE` or `IGNORED`, int32 [candidates].
 
     Args:
       overlap: IoU [objects, candidates], see `overlaps`.
       allowed: candidates that take part, bool [candidates]; the others are ignored.
       positive: least IoU of a positive candidate.
       negative: candidates whose IoU with every object is below it are negative.
-      least: if an object's best IoU is at least this, all candidates that reach it exactly are
+      least: if an object's best IoU is at least this, all candidates with exactly this best IoU are
         positive; None: no such rule.
-      own_best: whether these take the object that they overlap most, rather than that object.
+      own_best: whether these candidates take the object that they overlap most, rather than the
+        object whose best they are.
     """
-    # An IoU that two fused programs compute may be rounded in two ways, and then equals nothing.
+    # Without the barrier, XLA may compute an IoU twice with different rounding, and no IoU would
+    # equal the maximum.
     overlap = jax.lax.optimization_barrier(overlap)
     best, own = overlap.max(axis=0), jnp.argmax(overlap, axis=0)
     assigned = jnp.where(best < negative, NEGATIVE, IGNORED)

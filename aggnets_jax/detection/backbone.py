@@ -25,7 +25,7 @@ def make_backbone(
       name: name of the network.
       endpoints: names of the stages that are levels, the finest first. Default: the last stage of
         each stride of 4, 8, 16 and 32, or of each stride if the network has not all of these.
-      frozen: levels that are frozen with all before them; 1: stem and first stage.
+      frozen: number of levels that are frozen with all before them; 1: stem and first stage.
       trains_statistics: see `Backbone`; then nothing can be frozen.
       **overrides: arguments of the network, as for `create_model`.
 

@@ -1,4 +1,4 @@
-"""Boxes: IoU, clipping, and the coder between boxes and the deltas that a head predicts.
+"""Boxes: IoU, clipping, and the encoding of boxes as the deltas that a head predicts.
 
 Source: Ren et al., "Faster R-CNN", arXiv 1506.01497, eq. 2. Boxes are (x1, y1, x2, y2) in pixels;
 all functions are in the dtype of the boxes, which should be at least float32.
@@ -14,7 +14,7 @@ from aggnets_jax.detection.conventions import Conventions
 
 RPN_STDS = (1.0, 1.0, 1.0, 1.0)
 ROI_STDS = (0.1, 0.1, 0.2, 0.2)
-"""Standard deviations by which deltas (dx, dy, dw, dh) are divided, for each of the two heads."""
+"""Standard deviations by which the deltas (dx, dy, dw, dh) of both heads are divided."""
 
 MOST_SCALE = abs(math.log(16 / 1000))
 """Bound of dw and dh in decoding."""
@@ -40,14 +40,17 @@ def area(boxes: jax.Array, conventions: Conventions) -> jax.Array:
 
 
 def clip(boxes: jax.Array, size: jax.Array, conventions: Conventions) -> jax.Array:
-    """Clip boxes [..., 4] to an image of size [2] (height, width), without its padding."""
+    """Clip boxes [..., 4] to an image of a size (height, width) [2], without its padding."""
     height, width = size[0] - conventions.extent, size[1] - conventions.extent
     most = jnp.stack([width, height, width, height]).astype(boxes.dtype)
     return jnp.clip(boxes, 0, most)
 
 
 def inside(boxes: jax.Array, size: jax.Array) -> jax.Array:
-    """Return which boxes [n, 4] lie inside an image of size [2]: x1, y1 >= 0, x2 < w, y2 < h."""
+    """Return which boxes [n, 4] have x1, y1 >= 0, x2 < width and y2 < height, bool [n].
+
+    `size` is the (height, width) of the image [2].
+    """
     x1, y1, x2, y2 = boxes.T
     return (x1 >= 0) & (y1 >= 0) & (x2 < size[1]) & (y2 < size[0])
 
@@ -57,7 +60,7 @@ def encode(
 ) -> jax.Array:
     """Return the deltas [..., 4] that move references [..., 4] to boxes [..., 4].
 
-    Rows whose sides are not positive give deltas of no meaning, but finite ones.
+    Deltas of rows whose sides are not positive have no meaning, but are finite.
     """
     size, reference = _sides(boxes, conventions), _sides(references, conventions)
     size, reference = (jnp.where(side > 0, side, 1) for side in (size, reference))

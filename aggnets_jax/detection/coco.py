@@ -5,16 +5,16 @@ Source: Lin et al., "Microsoft COCO", ECCV 2014, arXiv 1405.0312; https://cocoda
 
 import contextlib
 import copy
-import importlib
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import import_optional, unknown
 
 KINDS = ("bbox", "segm")
+"""Kinds of figures: of boxes and of masks."""
 
 FIGURES = (
     *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large"),
@@ -22,9 +22,8 @@ FIGURES = (
 )
 """Names of COCO's twelve figures; AP and AR are means over IoU thresholds 0.5, 0.55, ..., 0.95."""
 
-
 SIZES = ("all", "small", "medium", "large")
-"""Sizes of objects: below 32x32 pixels, below 96x96, and larger."""
+"""Sizes of objects: all, below 32x32 pixels, below 96x96, and larger."""
 
 
 class CocoFigures(NamedTuple):
@@ -62,11 +61,10 @@ def coco_figures(
     """
     if kind not in KINDS:
         raise unknown("kind of COCO's figures", kind, KINDS)
-    try:
-        coco = importlib.import_module("pycocotools.coco")
-        cocoeval = importlib.import_module("pycocotools.cocoeval")
-    except ImportError as error:
-        raise UserError("metrics need pycocotools: pip install 'aggnets-jax[coco]'") from error
+    missing = "metrics need pycocotools: pip install 'aggnets-jax[coco]'"
+    coco, cocoeval = (
+        import_optional(f"pycocotools.{name}", missing) for name in ("coco", "cocoeval")
+    )
     with contextlib.redirect_stdout(io.StringIO()):
         objects = coco.COCO()
         # pycocotools changes what it is given.
@@ -113,8 +111,8 @@ def f1_scores(evaluation: Any, least_score: float = 0.3) -> dict[int, float]:
     An image without objects and without detections has the score 1.
 
     Args:
-      evaluation: pycocotools' evaluation, which has been run.
-      least_score: detections with less don't count.
+      evaluation: pycocotools' evaluation after its `evaluate()`.
+      least_score: detections with a lower score don't count.
     """
     params = evaluation.params
     images = [int(image) for image in params.imgIds]
@@ -129,13 +127,13 @@ def f1_scores(evaluation: Any, least_score: float = 0.3) -> dict[int, float]:
         counts[int(each["image_id"])] += found
     scores = {}
     for image, (hits, wrong, objects) in counts.items():
-        total = hits + wrong + objects  # objects are hits and misses
+        total = hits + wrong + objects  # the objects are TP + FN
         scores[image] = float(2 * hits / total) if total else 1.0
     return scores
 
 
 def _nothing(coco: Any, objects: Any) -> Any:
-    """Return pycocotools' form of no results, which `loadRes` doesn't read."""
+    """Return no results in pycocotools' form, because `loadRes` refuses an empty list."""
     found = coco.COCO()
     found.dataset = {**objects.dataset, "annotations": []}
     found.createIndex()

@@ -26,11 +26,12 @@ class Conventions:
       rpn_least_overlap: least IoU of the best anchors of an object that are positive in any case.
       rpn_own_best: whether such an anchor is assigned the object that it overlaps most, rather than
         the object whose best anchor it is.
-      roi_low_quality: whether proposals have the same rule, with their threshold.
+      roi_low_quality: whether the rule of `rpn_least_overlap` also holds for proposals, with their
+        own threshold.
       matches_objects: whether an object's box that is added to the proposals is assigned the first
         object that it overlaps most, rather than that object; they differ for equal boxes.
       roi_shift: subtracted from the scaled coordinates of a RoI, half a pixel if aligned.
-      roi_least: least side of a RoI in cells of the map.
+      roi_least: least side of a RoI in cells of the map, where `roi_shift` is 0.
       sampling_ratio: points of a RoIAlign bin along a side; 0: adaptive, see `roi_align`.
       level_epsilon_inside: whether the 1e-6 of the level's formula is inside the logarithm.
       mask_target: name of the function in `masks.TARGETS`.
@@ -77,7 +78,7 @@ class Conventions:
     rounds_size: bool = True
 
     def outputs(self, num_classes: int) -> int:
-        """Return how many classes have deltas and masks."""
+        """Return the number of classes with deltas and masks."""
         return num_classes + self.background_first
 
     def background(self, num_classes: int) -> int:
@@ -115,7 +116,7 @@ CENTER = Conventions(
     paste="sample",
     roi_beta=0.0,
     proposals=(1000, 1000),
-    # 2.x keeps sides > 0; no side that is computed in floating point lies between.
+    # 2.x keeps sides > 0; the differences of float32 coordinates are 0 or larger than this.
     least_side=1e-30,
     background_first=False,
 )

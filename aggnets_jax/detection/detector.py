@@ -44,7 +44,7 @@ class Sizes(NamedTuple):
       mask: channels of the mask head.
       mask_depth: 3x3 convolutions of the mask head.
       anchor_scale: side of the square anchor in strides.
-      finest: side in pixels from which on RoIs leave the finest level; None: 14 strides of it.
+      finest: see `roi_align.level_of`; None: 14 strides of the finest level.
     """
 
     pyramid: int = 256
@@ -65,15 +65,15 @@ class Detector(nn.Module):
       masks: whether there is a mask head (Mask R-CNN).
       sizes: widths of the parts.
       roi_method: "gather" or "matrices", see `roi_align`.
-      least_score: detections have a higher score.
+      least_score: scores of detections are above it.
       nms_threshold: IoU of the NMS of detections within a class.
-      most: detections of an image.
-      candidates: boxes of all classes that enter this NMS.
+      most: largest number of detections of an image.
+      candidates: number of boxes of all classes, by their scores, that enter this NMS.
       samples: numbers of samples in training.
-      cropped_masks: whether masks of objects are in their own boxes, see `training.Objects`.
+      cropped_masks: whether masks of objects are cropped to their boxes, see `training.Objects`.
       limits: numbers of proposals, (training, evaluation); None: the conventions'.
-      loss_group: images whose samples normalise their losses together, as those of a device did in
-        the papers (2); it must divide the batch. None: the batch.
+      loss_group: number of images whose losses have a common normaliser; it must divide the batch.
+        In the papers it was the 2 images of a device. None: the batch.
       dtype: dtype of the computation; boxes are at least float32.
     """
 
@@ -144,7 +144,7 @@ class Detector(nn.Module):
         return parts
 
     def _by_group(self, losses: Callable[..., Any], *inputs: Any) -> dict[str, jax.Array]:
-        """Return losses that are normalised within groups of images, and averaged over these."""
+        """Return losses that are normalised within groups of images, and their mean over groups."""
         if self.loss_group is None:
             return losses(*inputs)
         inputs = jax.tree.map(lambda x: x.reshape(-1, self.loss_group, *x.shape[1:]), inputs)
@@ -152,7 +152,7 @@ class Detector(nn.Module):
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """The strides of the pyramid's maps in pixels, also of the RPN's last."""
+        """The strides of the pyramid's maps in pixels; only the RPN reads the last map."""
         return (*self.backbone.strides, 2 * self.backbone.strides[-1])
 
     @property
@@ -163,7 +163,7 @@ class Detector(nn.Module):
     def __call__(
         self, images: jax.Array, sizes: jax.Array | None = None, *, train: bool = False
     ) -> tuple[Detections, jax.Array | None]:
-        """Detect objects; in training, `losses` does everything.
+        """Detect objects; `losses` is the method for training.
 
         Args:
           images: [batch, height, width, channels], normalised; padded at the right and bottom to a
@@ -191,12 +191,8 @@ class Detector(nn.Module):
         return detections, nn.sigmoid(jax.vmap(own_class)(masks, columns))
 
     def features(self, images: jax.Array, *, train: bool = False) -> list[jax.Array]:
-        """Return the maps of the pyramid, including the last one, which only the RPN reads."""
+        """Return the maps of the pyramid; only the RPN reads the last one."""
         return self.fpn(self.levels(jnp.asarray(images, self.dtype), train=train))
-
-    def propose_regions(self, maps: Sequence[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
-        """Return the RPN's logits and deltas of each level; see `RPNHead`."""
-        return self.rpn(maps)
 
     def anchors(self, padded: Sequence[int], dtype: DTypeLike = jnp.float32) -> list[jax.Array]:
         """Return each level's anchors for images of a padded (height, width)."""
@@ -271,10 +267,10 @@ class Detector(nn.Module):
     def predict_some_masks(
         self, maps: Sequence[jax.Array], boxes: jax.Array, wanted: jax.Array
     ) -> jax.Array:
-        """Return logits as `predict_masks`, where `wanted` [batch, n] is true first, then false.
+        """Return logits as `predict_masks`, with 0 for groups of boxes that no image wants.
 
-        Most images have far fewer objects than there is room for, so that parts of the boxes which
-        no image of the batch wants are skipped; their logits are 0.
+        Most images have far fewer objects than there is room for. In `wanted`, bool [batch, n], the
+        true values of an image come first, so groups of boxes without any can be skipped.
         """
         if self.is_initializing():
             return self.predict_masks(maps, boxes)

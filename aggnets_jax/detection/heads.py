@@ -50,9 +50,10 @@ class FeaturePyramid(nn.Module):
 
     @nn.compact
     def __call__(self, levels: Sequence[jax.Array]) -> list[jax.Array]:
-        """Return a map for each level, and one more with every second cell of the last.
+        """Return a map for each level, and one more: every second cell of the last map.
 
-        Each level has half the sides of the one before, rounded up.
+        Each level [batch, height, width, channels] must have half the sides of the one before,
+        rounded up.
         """
         conv = partial(_conv, self.features, dtype=self.dtype, init=xavier)
         sums = [conv(1, name=f"lateral{i}")(x) for i, x in enumerate(levels, 1)]
@@ -143,7 +144,7 @@ class Upsample(nn.Module):
         """[batch, height, width, channels] -> [batch, 2 height, 2 width, features]."""
         batch, height, width, channels = x.shape
         shape = (2, 2, channels, self.features)
-        # PyTorch's fan_out of a transposed convolution is that of its kernel's first axis, `in`.
+        # PyTorch's fan_out of a transposed convolution counts the first axis of its kernel, `in`.
         init = nn.initializers.variance_scaling(2.0, "fan_out", "normal", in_axis=-1, out_axis=-2)
         kernel = self.param("kernel", init, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -153,7 +154,7 @@ class Upsample(nn.Module):
 
 
 class MaskHead(nn.Module):
-    """Four 3x3 convolutions and a transposed one, with ReLU; a mask for each class.
+    """3x3 convolutions and a transposed one, each with ReLU; a mask for each class.
 
     Attributes:
       outputs: number of classes with masks.

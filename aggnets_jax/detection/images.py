@@ -1,4 +1,4 @@
-"""Sizes of images: resized, and padded for the network."""
+"""Sizes of images for a detector, resized and padded, and the resizing."""
 
 import math
 from collections.abc import Sequence
@@ -13,9 +13,10 @@ LONG, SHORT, DIVISOR = 1333, 800, 32
 def resized(
     size: Sequence[int], conventions: Conventions, *, long: int = LONG, short: int = SHORT
 ) -> tuple[tuple[int, int], float]:
-    """Return the (height, width) of a resized image, and the factor.
+    """Return the (height, width) of a resized image, and the factor of its sides.
 
-    The factor is the largest with which the sides are at most `long` and `short`.
+    The factor is the largest one with which the longer side is at most `long`, and the shorter side
+    at most `short`.
 
     Args:
       size: (height, width) of the image in pixels.
@@ -38,8 +39,8 @@ def padded(size: Sequence[int], divisor: int = DIVISOR) -> tuple[int, int]:
 def resize(image: np.ndarray, size: Sequence[int]) -> np.ndarray:
     """Resize an image [height, width, channels] bilinearly, on the host, in its floating dtype.
 
-    Pixels are squares, those at the border reach beyond it, and nothing is smoothed, as in
-    `torch.nn.functional.interpolate` without `align_corners`.
+    Values beyond the border are those at the border, and nothing is smoothed when an image shrinks,
+    as in `torch.nn.functional.interpolate` without `align_corners` and `antialias`.
     """
     for axis, length in enumerate(size):
         extent = image.shape[axis]

@@ -1,7 +1,7 @@
 """Losses of the two stages, as sums over samples with their normalisers.
 
 Sources: Ren et al., arXiv 1506.01497, eq. 1; He et al., arXiv 1703.06870, Section 3. All functions
-are for the samples of any number of images; losses are scalars [] of at least float32.
+take the samples of any number of images; losses are scalars [] of at least float32.
 """
 
 import jax
@@ -59,7 +59,7 @@ def box_loss(
       count: the normaliser.
       beta: where the loss turns linear; 0 is the L1 loss.
     """
-    # The mask comes first, so that targets of no meaning have no gradient.
+    # Masked before the loss, so that targets of other samples have no gradient.
     difference = jnp.where(positive[..., None], deltas - targets, 0)
     return smooth_l1(difference, beta).sum() / count
 
@@ -79,7 +79,7 @@ def roi_class_loss(logits: jax.Array, columns: jax.Array, sampled: jax.Array) ->
 def own_class(outputs: jax.Array, columns: jax.Array) -> jax.Array:
     """Return the output of each RoI's class: [rois, classes, ...] -> [rois, ...].
 
-    Columns that don't exist, such as a background without outputs, give the last one.
+    A column that does not exist, such as the background's without outputs, reads the last one.
     """
     columns = jnp.clip(columns, 0, outputs.shape[1] - 1)
     index = columns.reshape(-1, *(1,) * (outputs.ndim - 1))

@@ -14,7 +14,7 @@ import numpy as np
 from aggnets_jax.detection.conventions import CENTER, TORCHVISION, Conventions
 from aggnets_jax.detection.roi_align import roi_matrices
 
-# OpenCV's bilinear resize of bytes has weights of 11 bits, and keeps 4 less of each row.
+# OpenCV's bilinear resize of bytes has weights of 11 bits, and drops the last 4 bits of each row.
 _ONE = 1 << 11
 
 
@@ -44,12 +44,12 @@ def cropped_targets(
     """Return the targets of RoIs as `mask_targets`, from masks that are cropped to their boxes.
 
     A crop takes far less memory than a mask of the whole image. Its targets differ at the edges of
-    objects: a pixel is 1 where the crop, sampled bilinearly once, reaches 0.5. It is sampled where
+    objects: a pixel is 1 where one bilinear sample of the crop is at least 0.5. The sample is where
     the convention samples the whole mask.
 
     Args:
       crops: masks of an image's objects in their own boxes, 0 or 1 [objects, side, side].
-      own: boxes of the objects [objects, 4].
+      own: boxes of the objects in pixels [objects, 4].
       boxes: RoIs in pixels [rois, 4].
       index: object of each RoI, int32 [rois].
       size: side of a target.
@@ -58,7 +58,8 @@ def cropped_targets(
     side, own = crops.shape[-1], own[index]
     if conventions.mask_target == "crop":
         boxes = jnp.trunc(boxes)  # RoIs are of whole pixels
-    # Without the shift of half a pixel, the first pixel is at 0, and its centre here at 0.5.
+    # Without the shift of half a pixel, the convention has the centre of the first pixel at 0, but
+    # here it is at 0.5.
     late = 0.5 if conventions.mask_target == "soft" else 0.0
     sides, own_sides = conventions.sides(boxes), conventions.sides(own)
     axes = []
@@ -76,14 +77,14 @@ def cropped_targets(
 def _pooled(
     masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int, conventions: Conventions
 ) -> jax.Array:
-    """Return RoIAlign of masks at the image's scale with an adaptive ratio."""
+    """Return the RoIAlign of masks at the image's scale, with an adaptive ratio."""
     rows, columns = roi_matrices(boxes, masks.shape[1:], size, 1.0, conventions, ratio=0)
     return jnp.einsum("rih,rhw,rjw->rij", rows, masks[index].astype(rows.dtype), columns)
 
 
 def _aligned(masks: jax.Array, boxes: jax.Array, index: jax.Array, size: int) -> jax.Array:
     """Pool a mask with shifted RoIs; pixels of at least 0.5 are 1 (mmdetection 2.x)."""
-    # Sums of many weights that make 0.5 exactly are rounded to either side of it.
+    # A sum of weights that is exactly 0.5 may be rounded to either side of it.
     return (_pooled(masks, boxes, index, size, CENTER) >= 0.5 - 1e-6).astype(boxes.dtype)
 
 
@@ -149,7 +150,7 @@ def paste_masks(
       probabilities: masks of boxes [n, side, side].
       boxes: [n, 4] in pixels of this image.
       size: (height, width) of the image.
-      conventions: see `Conventions`; also of `binary_masks`.
+      conventions: see `Conventions`.
     """
     side, paste = probabilities.shape[-1], PASTES[conventions.paste]
     pasted = np.zeros((len(boxes), *size), probabilities.dtype)
@@ -164,7 +165,7 @@ def paste_binary(
 ) -> np.ndarray:
     """Return the mask of one box in the image's pixels, bool [height, width].
 
-    It is that of `paste_masks` and `binary_masks`, but computed only where the box is.
+    It equals `binary_masks(paste_masks(...))`, but is computed only where the box is.
 
     Args:
       probabilities: mask of the box [side, side].
@@ -194,7 +195,15 @@ def _hat(position: np.ndarray, covered: np.ndarray, side: int) -> np.ndarray:
 
 
 def _whole(first: int, length: int, extent: int, side: int, border: int) -> np.ndarray:
-    """Return the weights of pixels from `first` on, over which a mask with a border is resized."""
+    """Return the weights [extent, side] of a mask that is resized, with its border of zeros.
+
+    Args:
+      first: first pixel of the resized mask.
+      length: number of its pixels.
+      extent: number of pixels of the image.
+      side: number of cells of the mask.
+      border: number of cells of the border at each end.
+    """
     pixels, most = np.arange(extent), side + 2 * border - 1
     position = (pixels - first + 0.5) * (side + 2 * border) / length - 0.5
     covered = (pixels >= first) & (pixels < first + length)
@@ -209,7 +218,7 @@ def _resize(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarr
 
 
 def _padded(box: np.ndarray, size: tuple[int, int], side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resize a mask with a border of zeros to a box as much larger (torchvision)."""
+    """Resize a mask with a border of zeros, to a box that is larger by the border (torchvision)."""
     centre, half = (box[:2] + box[2:]) / 2, (box[2:] - box[:2]) / 2 * ((side + 2) / side)
     x1, y1 = np.trunc(centre - half).astype(int)
     x2, y2 = np.trunc(centre + half).astype(int)

@@ -1,12 +1,12 @@
 """Greedy non-maximum suppression, exactly and vectorised.
 
-Greedy NMS goes through the boxes in the order of their scores. It keeps a box unless a box that it
-has kept before overlaps it by more than a threshold. The kept boxes are the only solution of
+Greedy NMS goes through the boxes in the order of their scores. It keeps a box unless its IoU with a
+box that is kept already exceeds a threshold. The kept boxes are the only solution of
 
     keep[i] = valid[i] and not any(keep[j] and IoU[j, i] > threshold for j < i)
 
-The solution is found by iterating this equation from "keep all". It takes as many rounds as the
-longest chain of suppressions, which is short, and each round is a masked reduction.
+The solution is found by iterating this equation from "keep all". The number of rounds grows with
+the longest chain of suppressions, which is short. A round is one masked reduction.
 """
 
 import jax
@@ -38,15 +38,12 @@ def nms(
     if classes is not None:
         suppresses &= classes[:, None] == classes
 
-    def unsettled(state: tuple[jax.Array, jax.Array]) -> jax.Array:
-        return state[1]
-
     def iterate(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         keep, _ = state
         now = valid & ~jnp.any(suppresses & keep[:, None], axis=0)
         return now, jnp.any(now != keep)
 
-    keep, _ = jax.lax.while_loop(unsettled, iterate, (valid, jnp.any(valid)))
+    keep, _ = jax.lax.while_loop(lambda state: state[1], iterate, (valid, jnp.any(valid)))
     return keep
 
 
@@ -54,8 +51,8 @@ def descending(scores: jax.Array, valid: jax.Array, most: int) -> tuple[jax.Arra
     """Return the indices of the highest scores, and which of them are real.
 
     Args:
-      scores: finite scores [n].
-      valid: scores that count, bool [n]; equal scores are in the order of their index.
+      scores: finite scores [n]; equal scores are in the order of their index.
+      valid: scores that count, bool [n].
       most: number of indices; fewer if n is.
 
     Returns:

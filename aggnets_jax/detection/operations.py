@@ -17,7 +17,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from aggnets_jax.detection.detector import Detector
@@ -43,18 +42,18 @@ def count_detector(
       image_size: (height, width) of the image.
 
     Returns:
-      Scalars of all parameters; scalars of the trainable ones; operations by kind (conv, conv_bias,
-      linear, norm, relu, pool); the costs of each part, where the transposed convolution counts
-      once.
+      Number of scalars of all parameters; number of scalars of the trainable parameters; operations
+      by kind (conv, conv_bias, linear, norm, relu, pool); costs of each part, with the true cost of
+      the transposed convolution.
     """
     shape = detector.backbone.image_shape
     images = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     sizes = jax.ShapeDtypeStruct((1, 2), jnp.int32)
     variables = jax.eval_shape(detector.init, jax.random.key(0), images, sizes)
     params = variables["params"]
-    scalars = {name: _scalars(part) for name, part in params.items()}
+    scalars = {name: sum(x.size for x in jax.tree.leaves(part)) for name, part in params.items()}
     frozen = sum(
-        int(np.prod(x.shape))
+        x.size
         for path, x in jax.tree.leaves_with_path(params["backbone"])
         if tuple(key.key for key in path) in detector.backbone.frozen_paths
     )
@@ -120,7 +119,8 @@ def _count(
         program = jax.make_jaxpr(run)(variables, inputs).jaxpr
     has_image = inputs.shape[0] == 1
     read = read_by(program, program.outvars)
-    for equation in equations(program.replace(eqns=_computed(program, read))):
+    computed = [each for each in program.eqns if not read.isdisjoint(each.outvars)]
+    for equation in equations(program.replace(eqns=computed)):
         kind, number = _elementwise(equation)
         # The RPN's ReLU is a function, too; it follows the backbone's.
         if kind == "pool" or (kind == "relu" and not (has_image and functional)):
@@ -128,11 +128,6 @@ def _count(
     if has_image and not functional:
         total["relu"] -= _rpn_rectified(detector, inputs.shape[1:3])
     return total
-
-
-def _computed(program: Any, read: set[Any]) -> list[Any]:
-    """Return the equations with results that are read."""
-    return [each for each in program.eqns if not read.isdisjoint(each.outvars)]
 
 
 def _rpn_rectified(detector: Detector, image_size: Sequence[int]) -> int:
@@ -147,17 +142,20 @@ def _module_operations(module: nn.Module, inputs: Any, output: Any) -> dict[str,
     """Return the operations of one call of a bound module, by kind."""
     if isinstance(module, Upsample):
         kernel = module.variables["params"]["kernel"]
-        size = int(np.prod(output.shape[:3]))
-        return {"conv": size * int(np.prod(kernel.shape)), "conv_bias": int(np.prod(output.shape))}
+        return {"conv": _positions(output) * kernel.size, "conv_bias": output.size}
     if isinstance(module, nn.Conv):
         kernel = module.variables["params"]["kernel"]
-        counts = {"conv": int(np.prod(output.shape[:-1])) * int(np.prod(kernel.shape))}
-        return counts | ({"conv_bias": int(np.prod(output.shape))} if module.use_bias else {})
+        counts = {"conv": _positions(output) * kernel.size}
+        return counts | ({"conv_bias": output.size} if module.use_bias else {})
     if isinstance(module, nn.Dense):
-        return {"linear": int(np.prod(output.shape)) * inputs.shape[-1]}
+        return {"linear": output.size * inputs.shape[-1]}
     if isinstance(module, BatchNorm):
-        return {"norm": 2 * int(np.prod(output.shape))}
+        return {"norm": 2 * output.size}
     return {}
+
+
+def _positions(output: Any) -> int:
+    return output.size // output.shape[-1]
 
 
 def _elementwise(equation: Any) -> tuple[str, int]:
@@ -173,7 +171,3 @@ def _elementwise(equation: Any) -> tuple[str, int]:
     if sums and inputs.shape[-1] > 1:
         return "pool", inputs.size
     return "", 0
-
-
-def _scalars(tree: Any) -> int:
-    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(tree))

@@ -21,8 +21,8 @@ class Proposals(NamedTuple):
     Attributes:
       boxes: [n, 4] in pixels.
       logits: logits of being an object [n]; padding has the lowest finite number.
-      levels: level of the pyramid that each comes from, int32 [n].
-      valid: which of them are real, bool [n]; these come first.
+      levels: level of the pyramid from which each proposal comes, int32 [n].
+      valid: which proposals are real, bool [n]; these come first.
     """
 
     boxes: jax.Array
@@ -38,9 +38,9 @@ class Detections(NamedTuple):
       boxes: [n, 4] in pixels.
       scores: probabilities [n]; 0 for padding.
       labels: classes 0, ..., num_classes - 1, int32 [n].
-      valid: which of them are real, bool [n]; these come first.
-      cut: int32 []: candidates above the least score that were left out before NMS, because the
-        number of candidates is limited.
+      valid: which detections are real, bool [n]; these come first.
+      cut: number of candidates above the least score that were left out before NMS, because the
+        number of candidates is limited, int32 [].
     """
 
     boxes: jax.Array
@@ -54,10 +54,10 @@ class Limits(NamedTuple):
     """Numbers of proposals and the threshold of their NMS.
 
     Attributes:
-      pre_nms: proposals of a level before NMS.
-      post_nms: proposals of a level after NMS; None: all.
-      proposals: proposals of an image.
-      threshold: IoU of the NMS.
+      pre_nms: most proposals of a level before NMS.
+      post_nms: most proposals of a level after NMS; None: all.
+      proposals: most proposals of an image.
+      threshold: IoU above which NMS suppresses.
     """
 
     pre_nms: int
@@ -158,10 +158,10 @@ def detect(
       valid: which proposals are real, bool [proposals].
       size: (height, width) of the image without padding, [2].
       conventions: see `Conventions`.
-      least_score: detections have a higher score.
-      threshold: IoU of the NMS within a class.
-      most: number of detections.
-      candidates: boxes that enter the NMS, those with the highest scores of all classes.
+      least_score: scores of detections are above it.
+      threshold: IoU above which NMS suppresses boxes of the same class.
+      most: largest number of detections.
+      candidates: number of boxes of all classes that enter the NMS, those with the highest scores.
     """
     classes = scores.shape[1]
     boxes = decode(deltas, proposals[:, None], ROI_STDS, conventions)

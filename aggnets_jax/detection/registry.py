@@ -1,7 +1,7 @@
 """Detectors by name: `create_detector`, `list_detectors`, `detector_info`.
 
-A detector is a kind ("mask_rcnn_fpn"), a backbone of the networks' registry and a number of
-classes. `NAMED` has the papers' combinations, with the printed numbers.
+A detector has a kind ("mask_rcnn_fpn"), a network of the registry as its backbone, and a number of
+classes. `NAMED` has the combinations of the papers, with the tables that print their numbers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.models.flops import Count
 
 KINDS = {"mask_rcnn_fpn": True, "faster_rcnn_fpn": False}
-"""Whether detectors of a kind have masks, by its name."""
+"""Whether detectors of a kind have masks, by the name of the kind."""
 
 
 class Named(NamedTuple):
@@ -77,7 +77,8 @@ def create_detector(
 
     Args:
       name: "mask_rcnn_fpn" or "faster_rcnn_fpn", or one of `list_detectors()`.
-      backbone: name of a network, as for `create_model`; needed for the former.
+      backbone: name of a network, as for `create_model`; needed for a kind. Default: the named
+        detector's.
       num_classes: classes of objects, without the background.
       conventions: "legacy", "center" or "torchvision"; default: the named detector's, else
         "legacy".

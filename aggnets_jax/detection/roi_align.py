@@ -9,10 +9,10 @@ Bilinear samples are separable, and so are their means. The bins of a RoI are th
 
     bins = A_y features A_x^T
 
-with two matrices of interpolation weights, [size, height] and [size, width]. The method "matrices"
-has no scatter in its gradient, which therefore is the same on every run. It costs size * height *
-width * channels multiply-adds for each RoI and level. The method "gather" reads the four corners of
-each sample instead. Both differ only by rounding.
+with two matrices of interpolation weights, [size, height] and [size, width]. The gradient of the
+method "matrices" has no scatter, so that it is the same on every run. The method costs size *
+height * width * channels multiply-adds for each RoI and level. The method "gather" reads the four
+corners of each sample instead. The methods differ only by rounding.
 """
 
 import math
@@ -32,13 +32,15 @@ def level_of(
 ) -> jax.Array:
     """Return the level 0, ..., levels - 1 of RoIs [..., 4], int32 [...].
 
-    It is floor(log2(sqrt(width * height) / finest)); RoIs at the limit are in the upper level.
+    It is floor(log2(sqrt(width * height) / finest)), eq. 1 of the paper; RoIs at a limit belong to
+    the coarser level.
 
     Args:
       rois: boxes in pixels.
       levels: number of levels.
       conventions: see `Conventions`.
-      finest: side in pixels of the smallest RoI of level 0; still smaller RoIs belong to it, too.
+      finest: side in pixels at which level 0 begins, and level 1 at twice as many; smaller RoIs
+        have level 0, too.
     """
     width, height = conventions.sides(rois)
     side = jnp.sqrt(jnp.maximum(width * height, 0)) / finest
@@ -53,18 +55,18 @@ def level_of(
 def _bins(
     start: jax.Array, end: jax.Array, scale: jax.Array | float, conventions: Conventions
 ) -> tuple[jax.Array, jax.Array]:
-    """Return where RoIs start in cells of a map, and how long they are, along one side."""
+    """Return the starts and lengths of RoIs along one axis, in cells of a map."""
     first = start * scale - conventions.roi_shift
     last = (end + conventions.extent) * scale - conventions.roi_shift
-    least = 0.0 if not conventions.roi_least else conventions.roi_least
     length = last - first
-    return first, length if conventions.roi_shift else jnp.maximum(length, least)
+    # Implementations with a shift allow RoIs of any length; the others have a least length.
+    return first, length if conventions.roi_shift else jnp.maximum(length, conventions.roi_least)
 
 
 def _samples(
     first: jax.Array, length: jax.Array, size: int, ratio: int, bound: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Return the coordinates of samples [rois, size, points], and their weights, alike.
+    """Return the coordinates of samples and their weights, both [rois, size, points].
 
     Args:
       first: start of each RoI in cells [rois].
@@ -120,7 +122,8 @@ def roi_align(
       scale: cells of the map for a pixel, such as 1/4.
       conventions: see `Conventions`.
       ratio: points of a bin along a side; 0: adaptive; None: the conventions'.
-      bound: most points along a side if adaptive; default: for RoIs up to the size of the map.
+      bound: most points of a bin along a side if adaptive; None: enough for RoIs up to the size of
+        the map.
 
     Returns:
       [rois, size, size, channels].

@@ -1,7 +1,7 @@
-"""Seeded samples of positive and negative anchors or proposals, in static shapes.
+"""Random samples of positive and negative anchors or proposals, in static shapes.
 
 The random key of an image depends on the seed, the step and the image's index in the global batch,
-and not on devices and processes.
+but not on devices and processes.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def draw(key: jax.Array, mask: jax.Array, most: int) -> tuple[jax.Array, jax.Arr
     Returns:
       Indices, int32 [min(most, n)], in random order, and which of them are real, bool.
     """
-    # float32 numbers that are equal are drawn in order; this is rare, and the same on all devices.
+    # Of equal numbers the first is taken; these are rare, and the order is the same on all devices.
     number = jnp.where(mask, jax.random.uniform(key, mask.shape), -1.0)
     values, index = jax.lax.top_k(number, min(most, mask.shape[0]))
     return index.astype(jnp.int32), values >= 0
@@ -52,8 +52,8 @@ def sample(key: jax.Array, assigned: jax.Array, *, number: int, positives: int) 
     Args:
       key: random key of the image.
       assigned: int32 [candidates], see `assign_anchors`.
-      number: samples of an image.
-      positives: most positives of these.
+      number: largest number of samples.
+      positives: largest number of positives among them.
 
     Returns:
       A sample of min(number, candidates) slots, the real ones first.

@@ -4,7 +4,7 @@ Sources: Ren et al., arXiv 1506.01497, Section 3.1.3; He et al., arXiv 1703.0687
 loss of a detector is the sum of its parts, all with weight 1.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,10 +25,10 @@ class SampleSizes(NamedTuple):
     """Numbers of samples of an image; the defaults are the papers'.
 
     Attributes:
-      anchors: anchors for the losses of the RPN.
-      positive_anchors: most positives among them.
-      rois: RoIs for the losses of the heads.
-      positive_rois: most positives among them; all may have masks.
+      anchors: most anchors for the losses of the RPN.
+      positive_anchors: most positives among the anchors.
+      rois: most RoIs for the losses of the heads.
+      positive_rois: most positives among the RoIs; the mask head reads these.
     """
 
     anchors: int = 256
@@ -65,8 +65,8 @@ class Samples(NamedTuple):
       boxes: the anchor or RoI [batch, slots, 4].
       positive: whether the slot is a positive sample, bool.
       negative: whether it is a negative one, bool.
-      object: index of a positive's object, else 0, int32.
-      labels: class of a positive's object, int32.
+      object: index of a positive sample's object, else 0, int32.
+      labels: class of this object, int32.
       deltas: deltas from the box to the object's [batch, slots, 4].
     """
 
@@ -235,8 +235,3 @@ def mask_losses(
         chosen.reshape(-1, *side), targets.reshape(-1, *side), samples.positive.reshape(-1)
     )
     return {"mask": loss}
-
-
-def total(parts: Mapping[str, jax.Array]) -> jax.Array:
-    """Return the loss of a detector, the sum of its parts."""
-    return sum(parts.values())

@@ -17,9 +17,10 @@ def voc_figures(
 ) -> tuple[float, dict[int, float]]:
     """Compute VOC's mAP of 2007, whose precision is taken at 11 recalls.
 
-    An object is found by the detection with the highest score whose IoU with it, its largest with
-    any object, exceeds the threshold. Other detections of it are wrong. Objects with "difficult"
-    and crowds don't count, and neither do their detections.
+    A detection belongs to the object with which its IoU is largest, if that exceeds the threshold.
+    The one with the highest score finds the object; all others are wrong, as are detections that
+    belong to no object. Crowds and objects with "difficult" don't count, and neither do their
+    detections.
 
     Args:
       ground_truth: content of an annotation file in COCO's format.
@@ -73,11 +74,12 @@ def _matches(
 
 
 def _overlaps(box: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the IoU [n] of a box (x, y, width, height) with others [n, 4]."""
+    """Return the IoU [n] of a box (x, y, width, height) with others [n, 4]; 0 without any area."""
     corner = np.maximum(box[:2], others[:, :2])
     end = np.minimum(box[:2] + box[2:], others[:, :2] + others[:, 2:])
     both = np.prod(np.maximum(end - corner, 0), axis=1)
-    return both / (np.prod(box[2:]) + np.prod(others[:, 2:], axis=1) - both)
+    union = np.prod(box[2:]) + np.prod(others[:, 2:], axis=1) - both
+    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
 
 def _average_precision(right: np.ndarray, wrong: np.ndarray, counted: int) -> float:

@@ -27,7 +27,7 @@ from aggnets_jax.export.program import IMAGES, LOGITS, Program
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 FACTS = "metadata.json"
 STABLEHLO = "1.0.0"
-"""Version that TensorFlow and TFLite get; what networks need is in all of them."""
+"""Version of StableHLO for TensorFlow and TFLite; every version has all that networks need."""
 ONNX_KEY = "aggnets_jax"
 _FOR_ONNX = {
     # jax2onnx pads no symbolic batch, and pools maps along four axes, which ONNX Runtime can't.
@@ -97,7 +97,7 @@ def write_onnx(program: Program, path: Path) -> None:
     install = "pip install 'aggnets-jax[onnx]' && pip install --no-deps jax2onnx"
     jax2onnx = _module("jax2onnx", install)
     function = plain(program.function, replaced=_FOR_ONNX)
-    # Traced before: jax2onnx replaces functions of JAX while it traces.
+    # Traced here, because jax2onnx replaces functions of JAX while it traces.
     traced = jax.make_jaxpr(function)(program.images)
     model = jax2onnx.to_onnx(
         core.jaxpr_as_fun(traced),
@@ -130,7 +130,7 @@ def write_tflite(program: Program, path: Path) -> None:
 def run_tflite(path: Path, images: np.ndarray) -> np.ndarray:
     """Run a file of `write_tflite`."""
     tf = import_tensorflow()
-    with warnings.catch_warnings(action="ignore"):  # of a successor in another package
+    with warnings.catch_warnings(action="ignore"):  # it warns of its successor, another package
         interpreter = tf.lite.Interpreter(str(path))
     (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.resize_tensor_input(taken["index"], images.shape)

@@ -22,7 +22,7 @@ Function = Callable[[jax.Array], jax.Array]
 Operation = Callable[[core.JaxprEqn, Sequence[Any]], list[Any]]
 """Computes an operation of a traced program, from its operands."""
 
-# Operations that call a program, by the parameter that has it.
+# The parameter with the program that an operation calls, by the name of the operation.
 _CALLS = {
     "jit": "jaxpr",
     "closed_call": "call_jaxpr",
@@ -44,7 +44,7 @@ def plain(
     """
 
     def run(images: jax.Array) -> jax.Array:
-        # Only CPUs compute convolutions by operations of this package.
+        # For CPUs, convolutions would be operations of this package.
         with compile_for("gpu"):
             traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(images.shape, images.dtype))
         (result,) = _evaluate(traced.jaxpr, traced.consts, [images], fold, replaced or {})
@@ -151,7 +151,7 @@ def _evaluate(
     def read(atom: Any) -> Any:
         if isinstance(atom, core.Literal):
             return atom.val
-        if uses[atom] > 1:  # computed once, for all its readers
+        if uses[atom] > 1:  # computed here, once for all its readers
             values[atom] = _emitted(values[atom])
         return values[atom]
 
@@ -216,7 +216,7 @@ def _is_known(value: Any) -> bool:
 
 
 def _folded(equation: core.JaxprEqn, given: Sequence[Any]) -> _Layer | None:
-    """Return an operation as a layer that may take in what follows it, or None if it is none."""
+    """Return an operation as a layer into which later ones can be folded, or None."""
     name = equation.primitive.name
     if name in ("conv_general_dilated", "dot_general"):
         return _layer(equation, *given)

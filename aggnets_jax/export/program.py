@@ -1,4 +1,4 @@
-"""The program that is exported: a trained classifier, from stored images to logits, with facts."""
+"""The program to export: a trained classifier, from stored images to logits, and facts about it."""
 
 from typing import Any, NamedTuple
 
@@ -22,9 +22,9 @@ class Program(NamedTuple):
     """A classifier to export.
 
     Attributes:
-      function: stored images, uint8 [batch, height, width, channels], to logits, float32 [batch,
-        classes]; it normalises the images, and consists of XLA's own operations.
-      network: the same function as it is evaluated here, for comparisons.
+      function: function from stored images, uint8 [batch, height, width, channels], to logits,
+        float32 [batch, classes]. It normalises the images, and consists of XLA's own operations.
+      network: the same function as this package computes it, for comparisons.
       images: shape of the images, with a symbolic batch, and their dtype.
       facts: JSON data about the program; see `_facts`.
     """
@@ -38,8 +38,11 @@ class Program(NamedTuple):
 def make_program(restored: Restored, *, seed: int | None = None, fold: bool = False) -> Program:
     """Return the program of a restored network, computed in float32.
 
-    The seed is of a run with several; with `fold`, batch normalisations that follow a convolution
-    or a linear layer are a part of it.
+    Args:
+      restored: network of a checkpoint.
+      seed: seed of the network, for a run with several.
+      fold: whether batch normalisations that follow a convolution or a linear layer become a part
+        of it.
 
     Raises:
       UserError: for a detector.
@@ -66,8 +69,8 @@ def _facts(restored: Restored, fold: bool) -> dict[str, Any]:
 
     The fields are `network`, `step`, `folded_batch_norm`, `input` and `output` with name, dtype and
     shape, `class_names`, `preprocessing`, and `versions`. The program itself normalises by `mean`
-    and `std`, on the scale 0..1; images are resized and cropped before: their short side to
-    `resize_short_side` and then the centre, or, if that is null, as a whole.
+    and `std`, on the scale 0..1. Users resize images before: the short side to `resize_short_side`,
+    of which they crop the centre; or, if it is null, the whole image to `size`.
     """
     info = restored.info
     height, _, _ = info.image_shape

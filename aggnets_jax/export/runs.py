@@ -30,7 +30,7 @@ from aggnets_jax.workdir.restore import restore_network
 # Largest difference between the logits of the exported program and of the network, relative to the
 # largest logit. Rounding alone gives 1e-6 to 1e-5 in float32.
 TOLERANCE = 1e-4
-# Images of noise that are compared: another number than any batch size in a program.
+# Images of noise for the comparison: a number that is no batch size in any program.
 _COMPARED = 3
 
 
@@ -57,16 +57,17 @@ def export_network(
     float32 [batch, classes]. The written program is run on images of noise first.
 
     Args:
-      workdir: of the run.
+      workdir: workdir of the run.
       form: one of `FORMATS`.
       output: new file; a new folder for "savedmodel".
       which: checkpoint, as for `restore_network`.
-      seed: of a run with several.
-      fold: whether batch normalisations that follow a convolution become a part of it.
+      seed: seed of the network, for a run with several.
+      fold: whether batch normalisations that follow a convolution or a linear layer become a part
+        of it.
 
     Raises:
-      UserError: no such checkpoint or format, a detector, a network with operations that the format
-        lacks, a program that computes something else, or an output that can't be written.
+      UserError: for a missing checkpoint, an unknown format, a detector, a network with operations
+        that the format lacks, a program with other logits, or an output that can't be written.
     """
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)
@@ -94,7 +95,7 @@ def export_network(
 
 
 def _write(program: Program, form: str, path: Path) -> float:
-    """Write a program, and return how far its logits are from the network's, relatively."""
+    """Write a program, and return the largest difference of its logits, relative to the largest."""
     _, *sides = program.images.shape
     images = np.random.default_rng(0).integers(0, 256, (_COMPARED, *sides), np.uint8)
     try:

@@ -1,43 +1,47 @@
 """Networks on the Hugging Face Hub: files of a repository, by the name "hf-hub:USER/NAME".
 
-A repository has `config.json` and `model.safetensors`, as timm's have; nothing else is read from
-it, and nothing is unpickled. The client is huggingface_hub: it keeps files on this machine, finds
-the user's token, and takes another server from HF_ENDPOINT.
+A repository has `config.json` and `model.safetensors`, as those of timm do; no other file is read,
+and nothing is unpickled. The client is huggingface_hub: it caches files on this machine, finds the
+user's token, and takes another server from HF_ENDPOINT.
 """
 
 import contextlib
-import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError, import_optional, one_line
 from aggnets_jax.files import check_fields, read_json
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 OWN = "aggnets_jax"
-"""Field of `config.json` with the fields of this package; the others are as timm's."""
+"""Field of `config.json` with this package's own fields; the others are timm's."""
 
 _PREFIXES = ("hf-hub:", "hf://")
 _NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", re.ASCII)
 
 
 class Repository(NamedTuple):
-    """A repository "USER/NAME", and its branch, tag or commit; None is the main branch."""
+    """A repository on the Hub.
+
+    Attributes:
+      name: "USER/NAME".
+      revision: branch, tag or commit; None: the main branch.
+    """
 
     name: str
     revision: str | None
 
 
 def is_on_hub(name: Any) -> bool:
-    """Return whether a name is of a repository: "hf-hub:USER/NAME" or "hf://USER/NAME"."""
+    """Return whether a name names a repository: "hf-hub:USER/NAME" or "hf://USER/NAME"."""
     return isinstance(name, str) and name.startswith(_PREFIXES)
 
 
 def parse(name: str) -> Repository:
-    """Return the repository of a name; "@REVISION" may follow it.
+    """Return the repository of a name such as "hf-hub:USER/NAME" or "hf-hub:USER/NAME@REVISION".
 
     Raises:
       UserError: for a name of another form.
@@ -51,11 +55,11 @@ def parse(name: str) -> Repository:
 
 
 def read_config(name: str) -> dict[str, Any]:
-    """Return the content of a repository's `config.json`.
+    """Return the content of a repository's `config.json`, with at least its "architecture".
 
     Raises:
-      UserError: if there is no such repository or file, it is damaged, or the Hub can't be reached
-        and the file is not on this machine.
+      UserError: if there is no such repository, revision or file, the file is damaged, or the Hub
+        can't be reached and the file is not on this machine.
     """
     file = _download(name, CONFIG)
     content = read_json(file)
@@ -74,9 +78,16 @@ def download_weights(name: str) -> Path:
 
 
 def upload(name: str, folder: Path, *, message: str, private: bool) -> str:
-    """Copy the files of a folder to a repository in one commit, and return its address.
+    """Copy the files of a folder to a repository, which is made if it is not there.
 
-    The repository is made if it is not there.
+    Args:
+      name: name of the repository, as for `parse`; a revision must be a branch.
+      folder: folder on this machine.
+      message: message of the commit.
+      private: whether a new repository is private; if not, its owner's default holds.
+
+    Returns:
+      The address of the commit.
 
     Raises:
       UserError: if the user may not write to it, or the Hub can't be reached.
@@ -103,13 +114,9 @@ def _download(name: str, file: str) -> Path:
 
 
 def _client() -> ModuleType:
-    try:
-        importlib.import_module("huggingface_hub.errors")
-        return importlib.import_module("huggingface_hub")
-    except ImportError as error:
-        raise UserError(
-            "the Hugging Face Hub needs huggingface_hub: pip install 'aggnets-jax[hub]'"
-        ) from error
+    missing = "the Hugging Face Hub needs huggingface_hub: pip install 'aggnets-jax[hub]'"
+    import_optional("huggingface_hub.errors", missing)
+    return import_optional("huggingface_hub", missing)
 
 
 @contextlib.contextmanager

@@ -121,7 +121,7 @@ def count(model: nn.Module, input_shape: Sequence[int]) -> dict[str, Count]:
         init = functools.partial(without_loops(model).init_with_output, train=False)
         _, variables = jax.eval_shape(init, jax.random.key(0), _image(input_shape))
     params = {
-        name: sum(int(np.prod(x.shape)) for x in jax.tree.leaves(part))
+        name: sum(x.size for x in jax.tree.leaves(part))
         for name, part in variables["params"].items()
     }
     return {

@@ -1,15 +1,16 @@
 """The levels of any network of the registry: its features at several strides, without a classifier.
 
 A level is an endpoint. Preactivated networks (DenseNet, SparseNet, HCGNet) normalise and activate
-this endpoint before anything else reads it. Their level is ReLU(BN(endpoint)), with the network's
-own normalisation. Parts after the last level, such as the classifier, have no parameters.
+an endpoint before anything else reads it. Their level is ReLU(BN(endpoint)), with the network's own
+normalisation. Parts on which no level depends, such as the classifier, have no parameters.
 """
 
 import contextlib
 import dataclasses
 import fnmatch
+import functools
+import operator
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,13 @@ Path = tuple[str, ...]
 
 
 class FeatureInfo(NamedTuple):
-    """A level, known without running the network: its endpoint, channels, and stride in pixels."""
+    """Endpoint, channels and stride of a level.
+
+    Attributes:
+      endpoint: name of the endpoint.
+      channels: number of channels.
+      stride: stride in pixels.
+    """
 
     endpoint: str
     channels: int
@@ -37,7 +44,7 @@ class FeatureInfo(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A network, the endpoints that are its levels, and what of it is frozen.
+    """A network, the endpoints that are its levels, and its frozen parts.
 
     Attributes:
       network: network of the registry.
@@ -50,7 +57,7 @@ class Backbone:
         for networks without trained weights; else batch normalisation is as in evaluation.
       evaluated_norms: shell patterns of the paths of normalisations that are always as in
         evaluation.
-      output_stride: largest stride of a map, by dilation; 0: the network's own.
+      output_stride: largest stride of a map, which dilation keeps; 0: the network's own.
     """
 
     network: nn.Module
@@ -63,7 +70,7 @@ class Backbone:
     output_stride: int = 0
 
     def init(self, key: jax.Array, images: jax.Array) -> dict[str, Any]:
-        """Return new variables: "params" and "batch_stats" that the levels depend on."""
+        """Return new "params" and "batch_stats", without those on which no level depends."""
         variables = traverse_util.flatten_dict(self.network.init(key, images, train=False))
         return traverse_util.unflatten_dict(
             {path: value for path, value in variables.items() if path not in self.unused}
@@ -132,7 +139,7 @@ class Backbone:
 
     @property
     def readers(self) -> dict[str, Path]:
-        """The paths of the normalisations behind levels, by endpoint."""
+        """The paths of the normalisations that read a level's endpoint, by endpoint."""
         return {name: reader.path for name, reader in _facts(self).readers.items()}
 
     @property
@@ -142,11 +149,11 @@ class Backbone:
 
     @property
     def unused(self) -> dict[Path, jax.ShapeDtypeStruct]:
-        """The variables behind the last level, by path."""
+        """The variables on which no level depends, by path."""
         return _facts(self).unused
 
     def normalises_as_in_evaluation(self, path: Path) -> bool:
-        """Return whether the normalisation of a path is as in evaluation when others train."""
+        """Return whether the normalisation at a path is as in evaluation also in training."""
         name = "/".join(path)
         listed = any(fnmatch.fnmatchcase(name, pattern) for pattern in self.evaluated_norms)
         return listed or path in _facts(self).frozen_norms
@@ -224,9 +231,9 @@ def _levels(
         if readers:
             level = nn.relu(readers[0][0])
         elif reader := _facts(backbone).readers.get(name):
-            # In a layer that is recomputed for the gradient, the array goes by another name.
+            # In a layer that is recomputed for the gradient, the reader reads another tracer.
             level = nn.relu(_normalised(reader, backbone, variables, level, train))
-        # Masked links act behind the normalisation, as for every other reader.
+        # Masks act after the normalisation, as for every other reader.
         for mask in endpoints.masks(name):
             level = level * mask
         levels.append(level)
@@ -240,28 +247,22 @@ def _normalised(
     evaluates = not train or backbone.normalises_as_in_evaluation(reader.path)
     module = reader.module.clone(parent=None, use_running_average=evaluates)
     own = {
-        collection: _at(variables[collection], reader.path)
+        collection: functools.reduce(operator.getitem, reader.path, variables[collection])
         for collection in ("params", "batch_stats")
     }
     return module.apply(own, x, mutable=["batch_stats"])[0]
 
 
-def _at(tree: Any, path: Path) -> Any:
-    for name in path:
-        tree = tree[name]
-    return tree
-
-
 def _dilated(
     network: nn.Module, image_shape: Sequence[int], output_stride: int, train: bool
 ) -> contextlib.AbstractContextManager[None]:
-    """Return the context in which a network keeps an output stride; 0: its own."""
+    """Return the context in which a network has an output stride; 0: its own."""
     if not output_stride:
         return contextlib.nullcontext()
     return dilation.dilated(_input_strides(network, tuple(image_shape), train), output_stride)
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _input_strides(
     network: nn.Module, image_shape: tuple[int, int, int], train: bool
 ) -> tuple[float, ...]:
@@ -279,7 +280,7 @@ def _input_strides(
 
 
 class _Facts(NamedTuple):
-    """Facts about a backbone: see its attributes; readers are normalisations by endpoint."""
+    """Facts about a backbone that its properties return; readers are normalisations by endpoint."""
 
     channels: tuple[int, ...]
     unused: dict[Path, jax.ShapeDtypeStruct]
@@ -288,7 +289,7 @@ class _Facts(NamedTuple):
     readers: dict[str, _Reader]
 
 
-@lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)
 def _facts(backbone: Backbone) -> _Facts:
     network = without_loops(backbone.network)
     if hasattr(network, "execution"):
@@ -352,7 +353,7 @@ class Levels(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, *, train: bool = False) -> tuple[jax.Array, ...]:
-        """Compute the levels of images; see `Backbone.apply`, and in training `Backbone.train`."""
+        """Compute the levels of images by `Backbone.apply`, or in training by `Backbone.train`."""
         if self.is_initializing():
             variables = self.backbone.init(self.make_rng("params"), images)
             for collection, tree in variables.items():

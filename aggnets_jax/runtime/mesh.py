@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 
 from aggnets_jax.errors import UserError
 
@@ -134,6 +134,15 @@ def map_images(function: Callable[..., Any]) -> Callable[..., Any]:
     the batch on each device.
     """
     return map_blocks(jax.vmap(function, in_axes=(0, None)), 1)
+
+
+def shapes_on(shapes: Any, sharding: Any) -> Any:
+    """Return the shapes and dtypes of arrays with a sharding: one for all, or a tree of them."""
+    if isinstance(sharding, Sharding):
+        sharding = jax.tree.map(lambda _, one=sharding: one, shapes)
+    return jax.tree.map(
+        lambda x, own: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=own), shapes, sharding
+    )
 
 
 def bytes_per_device(tree: Any) -> int:

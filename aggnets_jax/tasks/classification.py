@@ -22,10 +22,13 @@ from aggnets_jax.training.task import Config, Evaluation, Task
 
 
 class Examples(NamedTuple):
-    """Examples of a training step: images float32 [batch, height, width, channels].
+    """Examples of a training step.
 
-    Targets are labels int32 [batch], or probabilities float32 [batch, classes]. Labels are int32
-    [batch]; -1 for a damaged image. `taught` has the outputs of a teacher, if there is one.
+    Attributes:
+      images: float32 [batch, height, width, channels], augmented and normalised.
+      targets: labels, int32 [batch], or probabilities, float32 [batch, classes].
+      labels: int32 [batch]; -1 for a damaged image.
+      taught: outputs of the teacher, or None without one.
     """
 
     images: jax.Array
@@ -64,7 +67,7 @@ class Classification(Task):
                 targets = smooth_targets(
                     labels, model.num_classes, config.label_smoothing, config.label_smoothing_over
                 )
-            if skip:  # no target, and so no loss, for an image without a label
+            if skip:  # an image without a label has no target, and no loss
                 targets *= (labels >= 0)[:, None]
             if mix:
                 images, targets = mix(images, targets, batch, seed)
@@ -75,11 +78,10 @@ class Classification(Task):
         return prepare
 
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
-        """Make the mean of the network's loss, which counts correct and skipped images.
+        """Make the mean of the images' losses, with the numbers of correct and skipped images.
 
-        It is the cross entropy unless config or network name another; auxiliary classifiers add
-        theirs.
-        A teacher adds its part, see `training.distillation`.
+        The loss is the cross entropy, unless config or network name another. Auxiliary classifiers
+        add theirs, and a teacher its part, see `training.distillation`.
         """
         distillation = make_distillation(config)
         skip = config.data.damaged == "skip"
@@ -96,7 +98,7 @@ class Classification(Task):
                 rngs={"dropout": key},
             )
             losses = training_losses(loss, logits, endpoints, examples.targets)
-            if skip:  # a binary loss has one for an image without targets
+            if skip:  # a binary loss is not 0 for an image without targets
                 losses = jnp.where(examples.targets.sum(-1) > 0, losses, 0)
             if distillation:
                 if examples.taught is None:
@@ -116,14 +118,14 @@ class Classification(Task):
     def train_metrics(
         self, totals: Mapping[str, np.ndarray], finite_steps: np.ndarray, batch_size: int
     ) -> dict[str, np.ndarray]:
-        """Return the accuracy, in 0..1, on augmented images."""
+        """Return the accuracy on augmented images, in 0..1."""
         images = finite_steps * np.float64(batch_size) - totals["skipped"]
         return {"accuracy": totals["correct"] / np.maximum(images, 1)}
 
     def make_eval_step(
         self, model: Any, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, jax.Array]]:
-        """Make the sums of scores over a batch."""
+        """Make the function of variables and batch to sums of scores."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
             logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
@@ -156,7 +158,7 @@ class Classification(Task):
 
 
 def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
-    """Score each example of a batch; a padded or skipped example counts nothing.
+    """Score each example of a batch; all scores of a padded or skipped example are 0.
 
     Args:
       logits: float [B, classes].
@@ -164,8 +166,9 @@ def score(logits: jax.Array, batch: data.Batch) -> dict[str, jax.Array]:
         [B, L] if an image may have several.
 
     Returns:
-      Arrays [B]: `loss` (cross entropy, float; with several labels, of their probabilities
-      together), `correct` and `correct_top5` (bool; with several labels, by any of them).
+      Arrays [B]: `loss`, float, the cross entropy; `correct` and `correct_top5`, bool. With several
+      labels, the loss is minus the logarithm of the sum of their probabilities, and a prediction is
+      correct if it is any of them.
     """
     labels, mask = batch["label"], batch["mask"]
     _, top5 = jax.lax.top_k(logits, min(5, logits.shape[-1]))

@@ -25,7 +25,7 @@ from aggnets_jax.detection.operations import count_detector
 from aggnets_jax.detection.registry import KINDS
 from aggnets_jax.detection.results import Found, coco_results
 from aggnets_jax.detection.sampling import image_keys
-from aggnets_jax.detection.training import Objects, total
+from aggnets_jax.detection.training import Objects
 from aggnets_jax.detection.voc import voc_figures
 from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
@@ -37,7 +37,7 @@ from aggnets_jax.training.task import Config, Evaluation, Task
 # No image of COCO has more.
 MOST_OBJECTS = 100
 
-# Fields of a config that change images or labels in a way that is not made for objects.
+# Fields of a config that are not for images with objects, and their neutral values.
 _NOT_FOR_OBJECTS = {
     "loss": None,
     "label_smoothing": 0.0,
@@ -62,9 +62,9 @@ class Examples(NamedTuple):
 
     Attributes:
       images: float32 [batch, height, width, 3], normalised, and 0 in the padding.
-      sizes: (height, width) of each image without padding, int32 [batch, 2]; 0 if it is skipped.
+      sizes: (height, width) of each image without padding, int32 [batch, 2]; 0 for a skipped image.
       objects: the objects of the images.
-      keys: data of the random keys by which the images are sampled, uint32 [batch, 2].
+      keys: data of the images' random keys, for the samples of the losses, uint32 [batch, 2].
     """
 
     images: jax.Array
@@ -90,20 +90,21 @@ class Gathered(NamedTuple):
 
 
 class Detection(Task):
-    """Detection, trained and evaluated as the papers do.
+    """Detection, trained and evaluated as in the papers of Faster and Mask R-CNN.
 
     Args:
       detector: "mask_rcnn_fpn", or "faster_rcnn_fpn" without masks.
       conventions: a name in `CONVENTIONS`.
       long: most pixels of an image's longer side.
-      short: most pixels of its shorter side; images become as large as both allow.
+      short: most pixels of its shorter side; images are resized to the largest size that both
+        allow.
       divisor: images are padded to multiples of it.
-      buckets: padded sizes (height, width) of training, each of which costs a compilation; None:
-        the two of the largest images, lying and standing.
-      bucketed_eval: whether evaluations use these sizes, too, rather than pad each image as little
-        as possible: fewer programs, but padding changes results a little.
-      mask_side: side of the masks of objects, cropped to their boxes; None: whole masks, which are
-        exact, and large.
+      buckets: padded sizes (height, width) of training; each costs a compilation. None: two sizes,
+        for the largest images in landscape and in portrait format.
+      bucketed_eval: whether evaluations use these sizes, too. They then need fewer programs, but
+        padding changes results a little. Otherwise each image is padded as little as possible.
+      mask_side: side in pixels of the masks of objects, which are cropped to their boxes; None:
+        masks of the whole image, which are exact, but large.
       voc: whether an evaluation also has VOC's mAP of 2007, as "voc_mAP".
       keep_empty: whether images without objects are trained on, too.
       least_side: images with a shorter side in the file are not trained on.
@@ -207,7 +208,8 @@ class Detection(Task):
 
     def make_network(self, config: Config, num_classes: int) -> Detector:
         """Make the detector on the network of a config."""
-        # Gathering is fast where scattering its gradient is, and exact, that is on a CPU.
+        # The gradient of "gather" is a scatter. Only a CPU computes it fast, and always in the same
+        # order.
         on_cpu = backend() == "cpu"
         arguments = {"roi_method": "gather" if on_cpu else "matrices", **self._arguments}
         return create_detector(
@@ -222,11 +224,11 @@ class Detection(Task):
         )
 
     def count(self, network: Detector, image_shape: Sequence[int]) -> dict[str, Count]:
-        """Count the costs of each part of the detector, with 1000 RoIs and 100 masks."""
+        """Return the costs of each part of the detector, with 1000 RoIs and 100 masks."""
         return count_detector(network, image_shape[:2])[-1]
 
     def lr_factors(self, model: Detector, config: Config) -> Sequence[Any]:
-        """Return the config's factors after 0 for the frozen parameters of the backbone."""
+        """Return 0 for the frozen parameters of the backbone, then the config's factors."""
         paths = sorted("/".join(path) for path in model.backbone.frozen_paths)
         frozen = f"backbone/(?:{'|'.join(map(re.escape, paths))})"
         return (*[(frozen, 0.0)] * bool(paths), *config.lr_factors)
@@ -263,7 +265,7 @@ class Detection(Task):
             number = len(examples.images)  # the examples may be a part of the batch
             sums = {name: number * value for name, value in parts.items()}
             sums["skipped"] = jnp.sum(examples.sizes.min(axis=1) == 0, dtype=jnp.int32)
-            return total(parts), (updated.get("batch_stats", {}), sums)
+            return sum(parts.values()), (updated.get("batch_stats", {}), sums)
 
         return loss_fn
 
@@ -277,7 +279,7 @@ class Detection(Task):
     def make_eval_step(
         self, model: Detector, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, Any]]:
-        """Make the detections of a batch, with the data needed to read them."""
+        """Make the function of variables and batch to detections, with the data to read them."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, Any]:
             images = preprocess(batch, train=False)
@@ -304,10 +306,12 @@ class Detection(Task):
         return gathered
 
     def read(self, outputs: Mapping[str, Any]) -> dict[int, Found]:
-        """Return the detections in the images' own pixels, from the outputs of an evaluation step.
+        """Return the detections in the images' own pixels, by the "index" of each image.
 
-        They are by the "index" of each image; a skipped image has the size 0 and no detections.
-        All processes must call this.
+        A skipped image has the size 0 and no detections. All processes must call this.
+
+        Args:
+          outputs: outputs of an evaluation step.
         """
         host = {name: None if x is None else to_host(x) for name, x in outputs.items()}
         found = {}
@@ -323,9 +327,12 @@ class Detection(Task):
         return found
 
     def finish(self, gathered: Gathered) -> Evaluation:
-        """Return COCO's twelve figures for boxes and, if there are any, for masks.
+        """Return COCO's twelve figures for boxes and, with a mask head, for masks.
 
-        "cut" is the number of boxes that were left out before NMS, since `candidates` limits it.
+        "cut" is the number of boxes that were left out before NMS, because `candidates` limits it.
+
+        Raises:
+          UserError: if all images are damaged.
         """
         found, skipped = gathered.found, gathered.skipped
         if not found:
@@ -345,7 +352,7 @@ class Detection(Task):
 
 
 def check_fields(config: Config, task: str, apart: Sequence[str] = ()) -> None:
-    """Raise `UserError` if a field is set that images with objects can't have; some may be set."""
+    """Raise `UserError` if a field is set that is not for images with objects, except `apart`."""
     for field, value in _NOT_FOR_OBJECTS.items():
         *groups, name = field.split(".")
         if field not in apart and (config[groups[0]] if groups else config)[name] != value:

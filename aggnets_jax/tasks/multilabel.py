@@ -39,7 +39,13 @@ class Examples(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """The outputs of an evaluation so far: logits float32 [classes] by the image's place."""
+    """The outputs of an evaluation so far.
+
+    Attributes:
+      data: the split, the ground truth.
+      logits: logits of each image, by its place in the split, float64 [classes].
+      skipped: places of skipped images.
+    """
 
     data: object_data.Annotated
     logits: dict[int, np.ndarray]
@@ -47,10 +53,11 @@ class Gathered(NamedTuple):
 
 
 class MultiLabel(Task):
-    """Classification by binary losses, on data sets in COCO's format, whose boxes don't count.
+    """Classification by binary losses, on data sets in COCO's format, whose boxes are not used.
 
     Args:
-      size: images fit into a square of this side, without distortion; the rest is 0.
+      size: side in pixels of a square into which images are resized without distortion; the rest
+        of the square is 0.
       least_side: images with a shorter side in the file are not trained on.
     """
 
@@ -117,9 +124,12 @@ class MultiLabel(Task):
         return prepare
 
     def make_loss(self, model: Any, config: Config) -> Callable[..., Any]:
-        """Make the mean of a binary loss, which counts classes that are right, found and present.
+        """Make the mean of a binary loss, with the numbers of classes right, found and present.
 
-        A class is found if its probability is above one half.
+        A class is found if its probability is above one half; it is right if it also is present.
+
+        Raises:
+          UserError: if the config names another loss.
         """
         if config.loss not in (None, *_LOSSES):
             raise unknown("loss of the task 'multilabel'", config.loss, _LOSSES)
@@ -155,7 +165,7 @@ class MultiLabel(Task):
     def make_eval_step(
         self, model: Any, preprocess: data.Preprocess
     ) -> Callable[[Variables, data.Batch], dict[str, jax.Array]]:
-        """Make the logits of a batch, with the places of the images."""
+        """Make the function of variables and batch to logits, with the images' places."""
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, jax.Array]:
             logits, _ = model.apply(variables, preprocess(batch, train=False), train=False)
@@ -179,7 +189,11 @@ class MultiLabel(Task):
         return gathered
 
     def finish(self, gathered: Gathered) -> Evaluation:
-        """Return mAP, F1 and the mean binary cross entropy."""
+        """Return the metrics of `multilabel_metrics`.
+
+        Raises:
+          UserError: if all images are damaged.
+        """
         logits, skipped = gathered.logits, gathered.skipped
         if not logits:
             raise UserError(f"all {len(skipped)} images of the evaluation are damaged")
@@ -200,20 +214,20 @@ def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.
       targets: whether an image has a class, bool [images, classes].
 
     Returns:
-      `mAP`, the mean over the classes that an image has of the average precision, the sum of the
-      precisions at each rise of recall times that rise; `F1` over all pairs of image and class, for
-      probabilities above one half; `F1_of_classes`, the mean of the F1 of the same classes as in
-      `mAP`; `loss`, the mean binary cross entropy. All are float64 [].
+      `mAP`, the mean over classes of the average precision, which is the sum over the rises of
+      recall of the rise times the precision there; `F1` of all pairs of image and class together,
+      for probabilities above one half; `F1_of_classes`, the mean over classes of their F1; `loss`,
+      the mean binary cross entropy. The means over classes leave out classes without an image, and
+      are 0 if there is no other. All are float64 [].
     """
-    from sklearn.metrics import average_precision_score, f1_score
+    from sklearn.metrics import average_precision_score
 
-    present = targets.any(axis=0)
-    losses = np.logaddexp(0, np.where(targets, -logits, logits))
-    metrics = {"F1": f1_score(targets, logits > 0, average="micro", zero_division=0.0)}
-    if not present.any():
-        metrics |= {"mAP": 0.0, "F1_of_classes": 0.0}
-    else:
-        truth, scores = targets[:, present], logits[:, present]
-        f1 = f1_score(truth, scores > 0, average="macro", zero_division=0.0)
-        metrics |= {"mAP": average_precision_score(truth, scores), "F1_of_classes": f1}
-    return {name: np.float64(x) for name, x in {**metrics, "loss": losses.mean()}.items()}
+    found, present = logits > 0, targets.any(axis=0)
+    # scikit-learn's F1 takes a single class for two, the images with it and those without.
+    hits, pairs = (found & targets).sum(axis=0), found.sum(axis=0) + targets.sum(axis=0)
+    metrics = {"mAP": 0.0, "F1": 2 * hits.sum() / max(pairs.sum(), 1), "F1_of_classes": 0.0}
+    if present.any():
+        metrics["mAP"] = average_precision_score(targets[:, present], logits[:, present])
+        metrics["F1_of_classes"] = np.mean(2 * hits[present] / pairs[present])
+    metrics["loss"] = np.logaddexp(0, np.where(targets, -logits, logits)).mean()
+    return {name: np.float64(x) for name, x in metrics.items()}

@@ -26,10 +26,10 @@ class Common(NamedTuple):
 
     Attributes:
       schedule: learning rate by step.
-      decay: adds the decayed weights to what it gets.
-      decayed: function from the parameters to a tree of bools, which of them decay.
-      momentum: `config.momentum`, of the optimisers that use it.
-      nesterov: `config.nesterov`, of the same.
+      decay: adds the weight decay, parameters times `config.weight_decay`, to the updates.
+      decayed: function from the parameters to a tree of bools: whether a parameter decays.
+      momentum: `config.momentum`, for optimisers that use it.
+      nesterov: `config.nesterov`, for the same optimisers.
       scale_layers: multiplies updates by the factors of their layers, for optimisers that keep
         other parameters than the trained ones; it is the identity if all factors are 1.
     """
@@ -43,12 +43,12 @@ class Common(NamedTuple):
 
     @property
     def rate(self) -> optax.GradientTransformation:
-        """The product with the learning rate, and the descent."""
+        """The product with minus the learning rate."""
         return optax.scale_by_learning_rate(self.schedule)
 
 
 def sgd(common: Common) -> Transforms:
-    """Stochastic gradient descent, as in PyTorch: the decayed weights are added before momentum."""
+    """Stochastic gradient descent, as in PyTorch: the weight decay is added before momentum."""
     momentum = common.momentum or None
     return [common.decay, optax.sgd(common.schedule, momentum=momentum, nesterov=common.nesterov)]
 
@@ -61,7 +61,7 @@ def adamw(
     eps: float = 1e-8,
     nesterov: bool = False,
 ) -> Transforms:
-    """AdamW (arXiv 1711.05101); with `nesterov`, NAdamW."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101, Algorithm 2); with `nesterov`, NAdamW."""
     _check_rates(b1=b1, b2=b2)
     return [optax.scale_by_adam(b1, b2, eps, nesterov=nesterov), common.decay, common.rate]
 
@@ -74,9 +74,10 @@ def lamb(
     eps: float = 1e-6,
     always_adapt: bool = True,
 ) -> Transforms:
-    """LAMB (arXiv 1904.00962).
+    """LAMB (You et al., arXiv 1904.00962, Algorithm 2).
 
-    Without `always_adapt`, the norms of parameters that do not decay scale no update, as in timm.
+    Without `always_adapt`, updates of parameters that do not decay are not scaled by norms, as in
+    timm.
     """
     _check_rates(b1=b1, b2=b2)
     trust = _trust_ratio(1.0, None if always_adapt else common.decayed)
@@ -86,7 +87,10 @@ def lamb(
 def lars(
     common: Common, *, trust_coefficient: float = 0.001, always_adapt: bool = True
 ) -> Transforms:
-    """LARS (arXiv 1708.03888), with the config's momentum; `always_adapt` is as for `lamb`."""
+    """LARS (You et al., arXiv 1708.03888, Algorithm 1), with the config's momentum.
+
+    `always_adapt` is as for `lamb`.
+    """
     check_number("trust_coefficient", trust_coefficient, 0)
     trust = _trust_ratio(trust_coefficient, None if always_adapt else common.decayed)
     momentum = optax.trace(common.momentum, common.nesterov)
@@ -94,7 +98,7 @@ def lars(
 
 
 def lion(common: Common, *, b1: float = 0.9, b2: float = 0.99) -> Transforms:
-    """Lion (arXiv 2302.06675)."""
+    """Lion (Chen et al., arXiv 2302.06675, Algorithm 2)."""
     _check_rates(b1=b1, b2=b2)
     return [optax.scale_by_lion(b1, b2), common.decay, common.rate]
 
@@ -125,9 +129,11 @@ def adafactor(
     multiply_by_parameter_scale: bool = True,
     min_dim_size_to_factor: int = 128,
 ) -> Transforms:
-    """Adafactor (arXiv 1804.04235), whose learning rate is relative to a parameter's size.
+    """Adafactor (Shazeer and Stern, arXiv 1804.04235).
 
-    An array's second moments are factored if its two largest axes have that size at least.
+    With `multiply_by_parameter_scale`, the learning rate is relative to a parameter's root mean
+    square. An array's second moments are factored if its two largest axes have at least
+    `min_dim_size_to_factor` entries.
     """
     check_number("decay_rate", decay_rate, 0, 1)
     check_number("clipping_threshold", clipping_threshold, 0)
@@ -140,7 +146,7 @@ def adafactor(
     )
 
     def init(params: Any) -> Any:
-        # The mean squares of a padded layer would be other ones.
+        # Padding would change the mean squares of layers in one array.
         jax.tree_util.tree_map_with_path(lambda path, _: _check_no_loop(path), params)
         return inner.init(params)
 
@@ -163,12 +169,11 @@ def muon(
 ) -> Transforms:
     """Muon (https://github.com/KellerJordan/Muon) for kernels, AdamW for other parameters.
 
-    Both have Nesterov's momentum, or neither.
-
-    A kernel of a convolution is the matrix [height x width x inputs, outputs]. Its orthogonal
-    update is multiplied by sqrt(max(1, outputs / rows)), or with `consistent_rms` by this number
-    times sqrt(max(rows, outputs)). Kernels whose path matches the regular expression `adam_on` have
-    AdamW, too; its learning rate is the one of the run times `adam_lr_factor`.
+    Both have Nesterov's momentum, or neither. The kernel of a convolution is the matrix [height x
+    width x inputs, outputs]. Its orthogonal update is multiplied by sqrt(max(1, outputs / rows));
+    or, with `consistent_rms`, by this number times sqrt(max(rows, outputs)). AdamW also updates the
+    kernels whose path matches the regular expression `adam_on`. Its learning rate is the run's
+    times `adam_lr_factor`.
     """
     _check_rates(beta=beta, adam_b1=adam_b1, adam_b2=adam_b2)
     check_whole_number("ns_steps", ns_steps, 1, 100)
@@ -237,7 +242,8 @@ def is_schedule_free(name: str) -> bool:
 def averaged(opt_state: Any, params: Any) -> Any:
     """Return the parameters to evaluate, from the state of a schedule-free optimiser.
 
-    They are x = (y - (1 - b1) z) / b1 for trained parameters y; frozen ones are as they are.
+    They are x = (y - (1 - b1) z) / b1 for trained parameters y (arXiv 2405.15682); frozen
+    parameters are returned unchanged.
     """
     b1, z = (optax.tree_utils.tree_get(opt_state, name) for name in ("b1", "z"))
 
@@ -261,7 +267,11 @@ def _schedule_free(
 def _trust_ratio(
     coefficient: float, adapted: Callable[[Any], Any] | None
 ) -> optax.GradientTransformation:
-    """Multiply each layer's update by the ratio of the norms of parameters and update."""
+    """Return the transform that multiplies each layer's update by its trust ratio.
+
+    The ratio is the coefficient times |parameters| / |update|. `adapted` returns the parameters
+    whose updates are multiplied, as a tree of bools; None: all.
+    """
     scale = optax.scale_by_trust_ratio(trust_coefficient=coefficient)
 
     def of_one(update: jax.Array, param: jax.Array) -> jax.Array:
@@ -282,7 +292,7 @@ def _has_layers(path: Any) -> bool:
 
 
 def is_kernel(params: Any) -> Any:
-    """Return which parameters are kernels, with two axes at least for each layer."""
+    """Return a tree of bools: whether a parameter is a kernel, with two axes or more in a layer."""
     return jax.tree_util.tree_map_with_path(
         lambda path, value: value.ndim - _has_layers(path) > 1, params
     )

@@ -9,11 +9,12 @@ of an image is
 T^2 keeps the size of the gradients (their Section 2). A hint (Romero et al., FitNets, arXiv
 1412.6550) compares an endpoint of the student with one of the teacher:
 
-    "features"   the mean squared difference (eq. 3 without a regressor: equal shapes)
-    "attention"  the squared distance of maps q / ||q||, q the sum of squares over channels, of each
-                 position (Zagoruyko and Komodakis, arXiv 1612.03928, eq. 2): equal sizes of maps
+    "features"   mean squared difference (their eq. 3, without a regressor), for equal shapes
+    "attention"  squared distance of the maps q / ||q||, where q is at each position the sum of the
+                 squared channels (Zagoruyko and Komodakis, arXiv 1612.03928, eq. 2), for maps of
+                 equal height and width
 
-The teacher sees the images as the student does, augmented and mixed.
+The teacher gets the same images as the student, augmented and mixed.
 """
 
 import dataclasses
@@ -56,11 +57,11 @@ HINTS: Mapping[str, Callable[[jax.Array, jax.Array], jax.Array]] = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Distillation:
-    """What a student learns from its teacher: `config.teacher_args`.
+    """Loss of a student by the outputs of its teacher: `config.teacher_args`.
 
     Attributes:
-      weight: share of the soft targets in the loss, in 0..1; the labels have the rest.
-      temperature: T, above 0.
+      weight: weight w of the soft targets in the loss, in 0..1; the labels have the rest.
+      temperature: temperature T, at least 0.001.
       hints: pairs (endpoint of the student, endpoint of the teacher).
       hint: the loss of a hint, a key of `HINTS`.
       hint_weight: factor v of the hints.
@@ -85,10 +86,10 @@ class Distillation:
         """Return the loss of each image, float [batch].
 
         Args:
-          losses: losses by the labels [batch].
+          losses: losses by the labels, float [batch].
           outputs: the student's logits [batch, classes] as "logits", and its endpoints.
-          taught: the same of the teacher.
-          counted: whether an image counts, bool [batch]; damaged ones don't.
+          taught: the teacher's logits and endpoints, likewise.
+          counted: whether an image counts, bool [batch]; damaged images don't.
         """
         student, teacher = outputs["logits"], taught["logits"].astype(outputs["logits"].dtype)
         soft = soft_target_losses(student, teacher, self.temperature)
@@ -107,10 +108,11 @@ def soft_target_losses(student: jax.Array, teacher: jax.Array, temperature: floa
 
 
 def make_distillation(config: ml_collections.ConfigDict) -> Distillation | None:
-    """Return what `config.teacher_args` says, or None without `config.teacher`.
+    """Return the loss by `config.teacher_args`, or None without `config.teacher`.
 
     Raises:
-      UserError: for an unknown argument, or a wrong value.
+      UserError: for an unknown argument, a wrong value, or other fields of the config that exclude
+        a teacher.
     """
     arguments = config.teacher_args.to_dict()
     if config.teacher is None:
@@ -151,9 +153,9 @@ class Teacher(struct.PyTreeNode):
     Attributes:
       variables: "params" and "batch_stats", each on every device or divided over them.
       apply: `apply(variables, images) -> (logits, endpoints)`.
-      names: endpoints that hints need.
-      factor: factor of the student's images, for each channel.
-      shift: what is then added, so that images are normalised as the teacher's.
+      names: names of the endpoints that hints need.
+      factor: factor of each channel of the student's images.
+      shift: summand of each channel; factor and shift make the images normalised as the teacher's.
       mesh: devices of the variables.
     """
 

@@ -7,39 +7,35 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 
 from aggnets_jax.connectivity.scan_variables import layers_of_run
 
 _LAYER = re.compile(r"layer\d+")
-_AROUND = ("backbone", "network")  # modules around a network, whose layers count
+_AROUND = ("backbone", "network")  # modules that contain a network
 
 
 def layers_in_order(model: Any, image_shape: Sequence[int]) -> list[str]:
     """Return the names of a network's layers in the order of computation.
 
-    Each layer of a stage is one, as are the parts around stages: what begins with "stem" before
-    the first "_", "stage2" (its opening), "head", "classifier". Nothing is computed.
+    Each layer of a stage counts as one ("stage1/layer2"). So do the parts around stages, which are
+    the modules with equal names up to the first "_": "stem", "stage2" (for "stage2_opening"),
+    "head", "classifier". Nothing is computed.
     """
     names: dict[str, None] = {}
 
     def init() -> None:
         variables = model.init(jax.random.key(0), jnp.zeros((1, *image_shape)), train=False)
-        for path in _paths(variables["params"]):
+        # JAX's own functions would sort the paths.
+        for path in traverse_util.flatten_dict(variables["params"]):
             names.update(dict.fromkeys(_layers_of(path)))
 
     jax.eval_shape(init)
     return list(names)
 
 
-def _paths(tree: Any, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    """Return the paths of the leaves in the order of the mappings, which JAX would sort."""
-    if not hasattr(tree, "items"):
-        return [above]
-    return [path for name, part in tree.items() for path in _paths(part, (*above, name))]
-
-
 def _layers_of(path: Sequence[str]) -> list[str]:
-    """Return the layer of a parameter, or the layers of an array of several."""
+    """Return the name of a parameter's layer, or of each layer in an array of several."""
     names = [name for name in path if name not in _AROUND]
     for place, name in enumerate(names):
         stage = "/".join(names[:place])
@@ -51,9 +47,15 @@ def _layers_of(path: Sequence[str]) -> list[str]:
 
 
 def layer_factors(params: Any, order: Sequence[str], decay: float) -> Any:
-    """Return decay^n for each parameter of a layer before which n others of `order` come last.
+    """Return the factor decay^n of each parameter, where n layers of `order` follow its own.
 
-    The factors of an array of several layers are float32 [layers, 1, ...].
+    Args:
+      params: tree of parameters.
+      order: names of the layers, from `layers_in_order`.
+      decay: factor from a layer to the one before it.
+
+    Returns:
+      A tree of floats; for an array of several layers, float32 [layers, 1, ...].
     """
     last = len(order) - 1
 

@@ -35,6 +35,7 @@ from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
 from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
+from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
 from aggnets_jax.workdir.mirror import Mirror
@@ -238,10 +239,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         checkpoint has averages.
         """
         like = {name: variables.get(name, {}) for name in ("params", "batch_stats")}
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            {**like, "ema": like if averaged else None},
-        )
+        target = mesh_lib.shapes_on({**like, "ema": like if averaged else None}, sharding)
         return self._read(folder, step, model=target)["model"]
 
     def restore_variables(self, *arguments: Any, averaged: bool) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Trackers: places beside the workdir's JSON lines where a run's metrics are shown.
+"""Trackers: programs and services that show a run's metrics, beside the workdir's JSON lines.
 
-A run has those that `config.trackers` names. One that fails is left with a warning, and the run
-goes on. Services are called in a thread, so that waiting for them stops nothing either.
+`config.trackers` names the trackers of a run. A tracker that fails is dropped with a warning, and
+the run goes on. Services are called in a thread, so that the run does not wait for them.
 """
 
 import abc
@@ -23,7 +23,7 @@ from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import AnyPath, read_json, write_json
 from aggnets_jax.runtime.events import PATTERN, EventFile
 
-# A run that ends waits so long for a service to take its last metrics.
+# Time for which a run that ends waits until a service has taken its last metrics.
 _PATIENCE_SECONDS = 60
 
 
@@ -32,8 +32,8 @@ class Run(NamedTuple):
 
     Attributes:
       name: name of the workdir.
-      folder: folder for a tracker's files; None: the tracker's own default, for a service if the
-        workdir is in a bucket, to which the files of services are not uploaded.
+      folder: folder for a tracker's files. None: the default of a service; for workdirs in a
+        bucket, to which the files of services are not uploaded.
       config: fields of the config by their dotted names.
       id: the run's id at a service, from an earlier start; None: there is none.
       remember: stores the id of a new run.
@@ -52,9 +52,10 @@ class Tracker(abc.ABC):
     The constructor of a subclass gets the `Run` and keyword arguments, `config.tracker_args`.
 
     Attributes:
-      title: its name in messages.
-      package: the package that it needs.
-      service: whether it may wait for a network; it then has the metrics of earlier starts.
+      title: name in messages.
+      package: name of the package that it needs.
+      service: whether its methods may wait for a network. A service keeps the metrics of earlier
+        starts; other trackers are written anew.
     """
 
     title: ClassVar[str]
@@ -63,7 +64,7 @@ class Tracker(abc.ABC):
 
     @abc.abstractmethod
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Show scalars of a step; steps do not fall, and one may come several times."""
+        """Show scalars of a step; steps never decrease, and a step may come several times."""
 
     @abc.abstractmethod
     def flush(self) -> None:
@@ -170,7 +171,7 @@ class WeightsAndBiases(Tracker):
         self._run.log(dict(scalars), step=step)
 
     def flush(self) -> None:
-        """Do nothing: the package sends all by itself."""
+        """Do nothing: the package sends scalars by itself."""
 
     def close(self, finished: bool) -> None:
         """Send what is left."""
@@ -211,7 +212,7 @@ class MLflow(Tracker):
         """Do nothing: each call waits for the server."""
 
     def close(self, finished: bool) -> None:
-        """Tell that the run is finished, or has stopped."""
+        """Report that the run is finished, or has stopped."""
         self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from aggnets_jax import data
-from aggnets_jax.analysis.averages import greedy_soup, mean_of
+from aggnets_jax.analysis.averages import greedy_soup, mean_of, odd
+from aggnets_jax.analysis.outputs import Outputs
+from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.workdir.restore import restore_network
@@ -32,6 +34,13 @@ def test_means_are_computed_in_float64():
     found = mean_of([{"x": np.array([big])}, {"x": np.array([small])}, {"x": np.array([small])}])
     assert found["x"].dtype == np.float32
     assert found["x"][0] == np.float32((2.0**24 + 2) / 3)
+
+
+def test_one_image_is_too_few_to_choose_and_to_evaluate():
+    logits, labels = np.eye(3), np.arange(3)
+    assert odd(Outputs(logits, labels)).labels.tolist() == [1]
+    with pytest.raises(UserError, match="two images or more"):
+        odd(Outputs(logits[:1], labels[:1]))
 
 
 def restored_from(workdir):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aggnets_jax.analysis import dissection
 from aggnets_jax.analysis.broden import open_broden
 from aggnets_jax.analysis.units import dissect, unique_detectors
 from aggnets_jax.errors import UserError
@@ -158,6 +159,7 @@ def test_command(finished_run, small_set, tmp_path, layer, capsys):
         ("--normalisation=paper", "grey"),
         ("--quantile=1", "--quantile must be between 0 and 1, not 1.0"),
         ("--iou=2", "--iou must be between 0 and 1, not 2.0"),
+        ("--batch_size=0", "--batch_size must be one of "),
         ("--beside=elsewhere", "dissection.json is missing"),
     ],
 )
@@ -167,6 +169,32 @@ def test_wrong_flags_are_one_line(finished_run, small_set, tmp_path, flag, messa
     assert main(["analyse", "dissection", *given]) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "\n" not in error
+
+
+def test_a_channel_that_is_nowhere_on_has_no_label(small_set):
+    broden = open_broden(small_set, ["object", "scene"])
+
+    def constant(images):
+        return jnp.zeros((len(images), 4, 4, 1))
+
+    found = dissect(constant, broden, make_mesh(), batch_size=4)
+    (record,) = dissection.unit_records(found, broden)
+    assert (record["label"], record["category"], record["iou"]) == ("", "", 0)
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new"),
+    [
+        ("index.csv", "8,8", "8,x"),
+        ("label.csv", "\n1,", "\none,"),
+        ("c_scene.csv", "0.1", ""),
+    ],
+)
+def test_tables_without_numbers_are_damaged(small_set, table, old, new):
+    text = (small_set / table).read_text()
+    (small_set / table).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=f"{table} is damaged"):
+        open_broden(small_set, ["object", "scene"])
 
 
 @pytest.mark.parametrize("damage", ["missing", "empty", "size", "label"])

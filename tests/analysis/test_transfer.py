@@ -59,6 +59,12 @@ def test_few_shots_are_other_images_in_each_draw_and_the_same_again():
         transfer.few_shots(train, evaluation, 31, 2)
 
 
+def test_a_single_class_has_no_classifier():
+    one = Outputs(np.zeros((4, 2), np.float32), np.zeros(4, int))
+    with pytest.raises(UserError, match="at least two classes"):
+        transfer.measure(one, one, neighbours=1, shots=(1,), draws=2)
+
+
 def test_command(finished_run, tmp_path, capsys):
     flags = [f"--workdir={finished_run}", f"--output={tmp_path}", "--shots=2", "--draws=2"]
     assert main(["analyse", "transfer", *flags]) == 0

@@ -5,24 +5,26 @@ import pytest
 from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
 
 PROGRAM = """
+%all-reduce.3 = f32[] all-reduce(%count), channel_id=2
 %all-reduce.1 = f32[64]{0} all-reduce(%x), replica_groups=[1,8]<=[8]
 %all-reduce.2 = (f32[3,3,4,8]{3,2,1,0}, bf16[8]{0}) all-reduce(%y, %z), channel_id=1
 %ag = f32[8,16]{1,0:T(8,128)} all-gather(%w), dimensions={0}
-%start = (f32[4]{0}, f32[8]{0}) collective-permute-start(%v)
+%start = (f32[8]{0}, f32[8]{0}, u32[], u32[]) collective-permute-start(%v)
 %add = f32[64]{0} add(%all-reduce.1, %all-reduce.1)
 %fusion = f32[64]{0} fusion(%add), kind=kLoop
 %done = f32[8]{0} collective-permute-done(%start)
 %all-reduce-start.1 = f32[16]{0} all-reduce-start(%fusion)
 %all-reduce-done.1 = f32[16]{0} all-reduce-done(%all-reduce-start.1)
 %fusion.1 = f32[64]{0} fusion(%add), kind=kLoop
+%ag.1 = ((f32[2]{0}, bf16[4]{0}), (f32[16]{0}, bf16[32]{0})) all-gather-start(%p, %q)
 """
 
 
 def test_collectives_are_counted_with_the_bytes_of_their_results_and_hidden_or_not():
     assert collectives(PROGRAM) == {
-        "all-reduce": {"count": 3, "bytes": 4 * 64 + 4 * 288 + 2 * 8 + 4 * 16, "overlapped": 0},
-        "all-gather": {"count": 1, "bytes": 4 * 128, "overlapped": 0},
-        "collective-permute": {"count": 1, "bytes": 48, "overlapped": 1},
+        "all-reduce": {"count": 4, "bytes": 4 + 4 * 64 + 4 * 288 + 2 * 8 + 4 * 16, "overlapped": 0},
+        "all-gather": {"count": 2, "bytes": 4 * 128 + 4 * 16 + 2 * 32, "overlapped": 0},
+        "collective-permute": {"count": 1, "bytes": 4 * 8, "overlapped": 1},
     }
 
 

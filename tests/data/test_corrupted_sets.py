@@ -36,6 +36,8 @@ def test_a_severity_is_a_fifth_of_the_file(tmp_path):
         (np.zeros((10, 4, 4, 3)), np.zeros(10, int), "float64"),
         (np.zeros((9, 4, 4, 3), np.uint8), np.zeros(9, int), r"\[9, 4, 4, 3\]"),
         (np.zeros((10, 4, 4, 3), np.uint8), np.zeros(3, int), r"labels.npy \[3\]"),
+        (np.zeros((0, 4, 4, 3), np.uint8), np.zeros(0, int), r"\[0, 4, 4, 3\]"),
+        (np.uint8(0), np.zeros(10, int), r"uint8 \[\] and"),
         (np.array([{}]), np.zeros(1, int), "fog.npy can't be read"),  # a pickle is not opened
     ],
 )

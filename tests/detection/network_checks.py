@@ -164,7 +164,7 @@ def run(detector, variables, batch, sizes):
 
     def every(bound, batch, sizes):
         maps = bound.features(batch)
-        logits, deltas = bound.propose_regions(maps)
+        logits, deltas = bound.rpn(maps)
         proposals = bound.propose(batch.shape[1:3], logits, deltas, sizes, train=False)
         first = proposals.boxes[:, :5]
         return {

@@ -45,6 +45,11 @@ def test_iou_must_exceed_the_threshold():
     assert voc_figures(objects, results((1, 1, [0, 0, 10, 5.1], 0.9)))[0] == 1
 
 
+def test_boxes_without_an_area_find_nothing():
+    objects = truth((1, 1, [3, 3, 0, 0], 0), (2, 1, BOX, 0))
+    assert voc_figures(objects, results((1, 1, [7, 7, 0, 0], 0.9)))[0] == 0
+
+
 def test_difficult_objects_and_their_detections_count_nothing():
     objects = truth((1, 1, BOX, 0), (1, 1, FAR, 1))
     found = results((1, 1, FAR, 0.9), (1, 1, FAR, 0.8), (1, 1, BOX, 0.7))

@@ -33,6 +33,15 @@ def test_metrics_of_three_images():
     assert turned["mAP"] == pytest.approx((1 / 2 + 2 / 3) / 2)
 
 
+def test_a_single_class_has_the_f1_of_its_images_alone():
+    logits = np.array([[1.0, -1.0], [1.0, -1.0], [-1.0, -2.0], [-1.0, -1.0]])
+    targets = np.array([[1, 0], [0, 0], [0, 0], [0, 0]], bool)
+    for classes in (slice(1), slice(2)):  # without and with a class that no image has
+        metrics = multilabel_metrics(logits[:, classes], targets[:, classes])
+        assert metrics["F1"] == metrics["F1_of_classes"] == pytest.approx(2 / 3)
+        assert metrics["mAP"] == pytest.approx(1 / 2)
+
+
 def test_metrics_without_any_class():
     metrics = multilabel_metrics(np.full((2, 2), -1.0), np.zeros((2, 2), bool))
     assert (metrics["mAP"], metrics["F1"], metrics["F1_of_classes"]) == (0, 0, 0)

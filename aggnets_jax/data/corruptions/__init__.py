@@ -47,16 +47,16 @@ _LEAST = 8  # pixels of a side, a block of JPEG
 def make_corruption(
     name: str, severity: int, shape: tuple[int, int, int], frost: Frost | None = None
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Make `(key, image) -> image` for images uint8 of a shape [H, W, C], C 1 or 3.
+    """Make the function `(key, image) -> image` of a corruption, for images uint8 [H, W, C].
 
     Images of up to 64 pixels a side have the constants of CIFAR-10-C, larger ones of ImageNet-C.
-    Values are cut to whole numbers, as the authors store them.
+    Values are rounded down to whole numbers, as the authors store them.
 
     Args:
       name: one of `CORRUPTIONS`.
       severity: 1 to 5.
-      shape: of the images.
-      frost: photographs for "frost", from `read_frost`; None draws the frost.
+      shape: (height, width, channels) of the images.
+      frost: photographs for "frost", from `read_frost`; None: the frost is drawn.
 
     Raises:
       UserError: for another name, severity or number of channels, or images that are too small.

@@ -1,7 +1,7 @@
 """Linear filters of images, as matrices that are made once on the host.
 
-A filter along an axis of n pixels is a matrix [n, n], the filter's effect on the unit vectors, so
-that no boundary needs code of its own on the devices. Images are float [H, W, C].
+A filter along an axis of n pixels is a matrix [n, n], whose columns are the filtered unit vectors:
+no boundary needs code of its own on the devices. Images are float [H, W, C].
 """
 
 import math
@@ -22,7 +22,7 @@ def separable(rows: np.ndarray, columns: np.ndarray, image: jax.Array) -> jax.Ar
 
 
 def gaussian(size: int, sigma: float, mode: str = "nearest", truncate: float = 4) -> np.ndarray:
-    """Return the Gaussian filter of SciPy, [size, size]; the boundary's mode has SciPy's name."""
+    """Return SciPy's Gaussian filter, [size, size]; `mode` is SciPy's name of the boundary."""
     unit = np.eye(size)
     if not sigma:
         return unit
@@ -36,7 +36,7 @@ def gaussian_blur(image: jax.Array, sigma: float) -> jax.Array:
 
 
 def zoom(size: int, factor: float) -> np.ndarray:
-    """Return the linear enlargement of the middle of an axis to its whole, [size, size]."""
+    """Return the linear enlargement of an axis by a factor, cut to its middle, [size, size]."""
     kept = math.ceil(size / factor)
     first = (size - kept) // 2
     enlarged = ndimage.zoom(np.eye(kept), (factor, 1), order=1)
@@ -53,7 +53,7 @@ def box_resize(size: int, new: int) -> np.ndarray:
 
 
 def disk(radius: float, sigma: float) -> np.ndarray:
-    """Return a disk with a smoothed edge, without the empty border: [K, K], K odd."""
+    """Return a disk with a smoothed edge, without empty borders: [K, K], K odd."""
     reach = 8 if radius <= 8 else int(radius)
     places = np.arange(-reach, reach + 1)
     kernel = np.float64(places[:, None] ** 2 + places**2 <= radius**2)
@@ -85,8 +85,8 @@ def correlate(image: jax.Array, kernel: np.ndarray) -> jax.Array:
 def motion_blur(image: jax.Array, angle: jax.Array, radius: float, sigma: float) -> jax.Array:
     """Smear an image along an angle in degrees, as ImageMagick's `MotionBlurImage`.
 
-    A pixel is the mean of the pixels behind it on a line, with the weights of half a Gaussian.
-    Pixels outside are those of the border.
+    A pixel becomes the mean of the pixels that follow it along the angle, weighted by half a
+    Gaussian. A pixel outside of the image has the value of the nearest one inside.
     """
     width = 2 * math.ceil(radius) + 1
     places = np.arange(width)

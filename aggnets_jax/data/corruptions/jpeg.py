@@ -38,7 +38,7 @@ _MIDDLE = np.array([0, 128, 128])
 
 
 def jpeg_compression(key: jax.Array, image: jax.Array, quality: int) -> jax.Array:
-    """Compress and decompress an image, float [H, W, C] in 0..1, C 1 or 3."""
+    """Compress and decompress an image, float [H, W, C] in 0..1, C 1 or 3; quality is 1 to 100."""
     del key
     levels = jnp.round(255 * image)
     if image.shape[-1] == 1:
@@ -62,7 +62,7 @@ def _colours(matrix: np.ndarray, image: jax.Array) -> jax.Array:
 
 
 def _steps(table: np.ndarray, quality: int) -> np.ndarray:
-    """Return the table of libjpeg's quality, 1 to 100."""
+    """Return the steps of a table at a quality of 1 to 100, as libjpeg scales them."""
     scale = 5000 // quality if quality < 50 else 200 - 2 * quality
     return np.clip((table * scale + 50) // 100, 1, 255)
 

@@ -1,4 +1,4 @@
-"""Noise, blur and digital corruptions of one image, float [H, W, C] in 0..1, and of a key."""
+"""Noise, blur and digital corruptions of an image, float [H, W, C] in 0..1, by a random key."""
 
 import math
 from functools import partial
@@ -17,12 +17,12 @@ def gaussian_noise(key: jax.Array, image: jax.Array, deviation: float) -> jax.Ar
 
 
 def shot_noise(key: jax.Array, image: jax.Array, photons: float) -> jax.Array:
-    """Replace values by Poisson's counts; 1 is a mean of so many photons."""
+    """Replace values by Poisson counts of photons, whose mean is `photons` for the value 1."""
     return jax.random.poisson(key, image * photons).astype(jnp.float32) / photons
 
 
 def impulse_noise(key: jax.Array, image: jax.Array, amount: float) -> jax.Array:
-    """Set a part of the values to 0 or 1, each with probability 1/2."""
+    """Set the share `amount` of the values to 0 or 1, each with probability 1/2."""
     hit_key, salt_key = jax.random.split(key)
     hit = jax.random.bernoulli(hit_key, amount, image.shape)
     salt = jax.random.bernoulli(salt_key, 0.5, image.shape)
@@ -38,7 +38,7 @@ def defocus_blur(key: jax.Array, image: jax.Array, radius: float, edge: float) -
 def glass_blur(
     key: jax.Array, image: jax.Array, sigma: float, distance: int, times: int
 ) -> jax.Array:
-    """Blur, move pixels by less than a distance a few times, and blur again."""
+    """Blur, move pixels by at most `distance` in each of several rounds, and blur again."""
     levels = filters.levels(filters.gaussian_blur(image, sigma))
     shape = (times, *image.shape[:2], 2)
     moves = jax.random.randint(key, shape, -distance, distance)
@@ -56,7 +56,7 @@ def move_pixels(image: jax.Array, moves: jax.Array, distance: int) -> jax.Array:
     Args:
       image: [H, W, C].
       moves: rows and columns from a pixel to the other one, int [H, W, 2].
-      distance: of the border, whose pixels stay.
+      distance: width of the border, whose pixels stay.
     """
     height, width = image.shape[:2]
     y, x = jnp.indices((height, width))
@@ -64,8 +64,8 @@ def move_pixels(image: jax.Array, moves: jax.Array, distance: int) -> jax.Array:
     place = y * width + x
     source = jnp.where(inside, place + moves[..., 0] * width + moves[..., 1], place).ravel()
     inside, place = inside.ravel(), place.ravel()
-    # A source that has moved itself before passes on what it has got, along a chain of places that
-    # grow. Doubling the way finds the end of all chains.
+    # A source that was replaced before passes on its new value, so that chains of places arise, in
+    # ascending order. Doubling the steps finds the ends of all chains.
     end = jnp.where(inside[source] & (source > place), source, place)
     for _ in range(math.ceil(math.log2(height * width))):
         end = end[end]
@@ -79,7 +79,7 @@ def motion_blur(key: jax.Array, image: jax.Array, radius: float, sigma: float) -
 
 
 def zoom_blur(key: jax.Array, image: jax.Array, stop: float, step: float) -> jax.Array:
-    """Average the image with its enlargements."""
+    """Average the image with its enlargements by factors from 1 to `stop`."""
     del key
     factors = np.arange(1, stop, step)
     rows, columns = (
@@ -114,11 +114,12 @@ def elastic_transform(
     """Warp an image by a random affine map, and then by a smooth random field.
 
     Args:
-      key: of the random numbers.
+      key: random key.
       image: [H, W, C].
       strength: factor of the field.
-      sigma: of the field's smoothing.
-      shift: largest shift of the three points of the affine map. All are in sides of the image.
+      sigma: standard deviation of the Gaussian that smooths the field.
+      shift: largest shift of the three points of the affine map. All three lengths are in units of
+        the image's height.
     """
     height, width, _ = image.shape
     strength, sigma, shift = (height * length for length in (strength, sigma, shift))
@@ -145,7 +146,7 @@ def elastic_transform(
 
 
 def _sample(image: jax.Array, y: jax.Array, x: jax.Array, mode: str) -> jax.Array:
-    """Return the values at places, interpolated linearly; the boundary's mode has SciPy's name."""
+    """Return values at places, interpolated linearly; `mode` is SciPy's name of the boundary."""
     sample = partial(ndimage.map_coordinates, coordinates=[y, x], order=1, mode=mode)
     return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 

@@ -1,15 +1,14 @@
 """Constants of the fifteen corruptions by severity, 1 to 5, as their authors chose them.
 
 `LARGE` are those of ImageNet-C, for images of 224x224, and `SMALL` those of CIFAR-10-C, for images
-of 32x32, from https://github.com/hendrycks/robustness. A row has the arguments of the function of
-this name, but for zoom_blur, whose row is (stop, step) of its factors, which begin at 1. Lengths
-of elastic_transform are in sides of the image.
+of 32x32, from https://github.com/hendrycks/robustness. A row has the arguments, after key and
+image, of the function of this name. Lengths of elastic_transform are in units of the image's side.
 """
 
 from typing import Any
 
+# Side of the largest images that have the constants of CIFAR-10-C.
 _LARGEST_SMALL = 64
-"""Side of the largest images that have the constants of CIFAR-10-C."""
 
 LARGE: dict[str, tuple[tuple[float, ...], ...]] = {
     "gaussian_noise": ((0.08,), (0.12,), (0.18,), (0.26,), (0.38,)),
@@ -79,7 +78,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def is_small(shape: tuple[int, ...]) -> bool:
-    """Return whether images of a shape have the constants of CIFAR-10-C, not of ImageNet-C."""
+    """Return whether images of a shape have the constants of CIFAR-10-C, not ImageNet-C's."""
     return max(shape[:2]) <= _LARGEST_SMALL
 
 

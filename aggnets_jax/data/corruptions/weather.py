@@ -13,13 +13,15 @@ from aggnets_jax.files import PathLike, any_path, explained
 
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _PHOTOGRAPHS = 5  # the authors draw among the first five of their six
-_SMALL_SCALE = 0.2  # of the photographs, for images with the constants of CIFAR-10-C
+_SMALL_SCALE = 0.2  # factor of the photographs' sides, for small images
 
 
 class Frost(NamedTuple):
-    """Photographs of frost: uint8 [n, height, width, 3], and their sizes, int32 [n, 2].
+    """Photographs of frost.
 
-    Each fills the upper left corner.
+    Attributes:
+      images: uint8 [n, height, width, 3]; each photograph fills the upper left corner.
+      sizes: height and width of each photograph, int32 [n, 2].
     """
 
     images: np.ndarray
@@ -105,7 +107,14 @@ def frost(
 ) -> jax.Array:
     """Add a random part of a random photograph of frost.
 
-    Without photographs, the frost is drawn: the ridges of a height map, where it is near 1/2.
+    Without photographs, the frost is drawn: it is where a height map is near 1/2.
+
+    Args:
+      key: random key.
+      image: [H, W, C].
+      own: weight of the image.
+      added: weight of the frost.
+      photographs: from `read_frost`.
     """
     if photographs is None:
         return own * image + added * (1 - jnp.abs(2 * _plasma_over(key, image, 2) - 1))
@@ -131,18 +140,18 @@ def snow(
     sigma: float,
     own: float,
 ) -> jax.Array:
-    """Whiten an image, and add flakes that fall, also those of the layer turned by 180 degrees.
+    """Whiten an image, and add a layer of falling flakes, and the layer turned by 180 degrees.
 
     Args:
-      key: of the random numbers.
+      key: random key.
       image: [H, W, C].
-      mean: of the normal numbers of the flakes.
-      deviation: of these.
-      enlarged: factor of their size.
-      least: number of a flake; below, there is none.
-      radius: of the motion blur that draws the flakes out.
-      sigma: of the same.
-      own: share of the image that is not whitened.
+      mean: mean of the normal numbers, of which large ones are flakes.
+      deviation: standard deviation of these numbers.
+      enlarged: factor of the size of the flakes.
+      least: smallest number that is a flake.
+      radius: radius of the motion blur of the flakes.
+      sigma: standard deviation of the motion blur.
+      own: weight of the image itself, beside the whitened one.
     """
     height, width, channels = image.shape
     normal_key, angle_key = jax.random.split(key)

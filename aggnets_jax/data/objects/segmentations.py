@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import import_optional
 
 # Sides of the image by which a polygon may leave it; pycocotools crashes at large numbers.
 _FURTHEST = 4
@@ -85,8 +85,5 @@ def decode_mask(mask: Any, height: int, width: int) -> np.ndarray:
 @functools.cache
 def mask_coding() -> Any:
     """Return the module `pycocotools.mask`; raise `UserError` if it is not installed."""
-    try:
-        import pycocotools.mask
-    except ImportError as error:
-        raise UserError("detection needs pycocotools: pip install 'aggnets-jax[coco]'") from error
-    return pycocotools.mask
+    missing = "detection needs pycocotools: pip install 'aggnets-jax[coco]'"
+    return import_optional("pycocotools.mask", missing)

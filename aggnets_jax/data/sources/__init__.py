@@ -31,7 +31,7 @@ class Source(NamedTuple):
 
     Attributes:
       name: one of `SOURCES`.
-      data_dir: its folder, or its file.
+      data_dir: folder or file of the set.
       examples: examples of each split.
       info: features and splits, as TFDS has them.
     """
@@ -52,7 +52,11 @@ class Source(NamedTuple):
 
 
 def open_source(name: str, data_dir: str | None) -> Source:
-    """Return a data set from elsewhere; each is opened once, unless its files change.
+    """Return a data set from elsewhere; it is opened again only if its files have changed.
+
+    Args:
+      name: one of `SOURCES`.
+      data_dir: folder or file of the set.
 
     Raises:
       UserError: if data_dir is None, in a bucket, not there, or of another form.
@@ -71,7 +75,7 @@ def open_source(name: str, data_dir: str | None) -> Source:
 
 @functools.lru_cache(maxsize=4)
 def _open(name: str, path: Path, state: tuple[tuple[str, int, int], ...]) -> Source:
-    del state  # another one is another set
+    del state  # changed files are another key of the cache
     opened = SOURCES[name](path)
     check_names(opened.class_names, str(path))
     counts = {split: len(examples) for split, examples in opened.splits.items()}

@@ -5,19 +5,19 @@ The folder is a repository's, with parquet files such as data/train-00000-of-000
 rows are read in any order.
 """
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from aggnets_jax.data.examples import Examples
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.errors import UserError, import_optional
+from aggnets_jax.files import explained
 
-# Names of columns, if several columns are of images or of classes, or none says that it is.
+# Names of columns, if several columns have the type of images or of classes, or none has.
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")
+_MISSING = "data set hf_dataset needs the package datasets: pip install 'aggnets-jax[datasets]'"
 
 
 class Rows(Examples):
@@ -45,27 +45,29 @@ class Rows(Examples):
 
 
 def open_folder(path: Path) -> Opened:
-    """Open a folder; raise `UserError` if there is no such data set in it."""
-    datasets = _datasets()
+    """Open a folder.
+
+    Raises:
+      UserError: if there is no data set in it, or none with a column of images and one of labels.
+    """
+    datasets = import_optional("datasets", _MISSING)
     if not path.is_dir():
         raise UserError(f"data_dir {path} is no folder of a data set")
     datasets.disable_progress_bars()
-    try:
-        if any((path / name).exists() for name in ("dataset_dict.json", "state.json")):
-            loaded = datasets.load_from_disk(path)
-        else:
-            loaded = datasets.load_dataset(str(path))
-    except Exception as error:  # of the library, many kinds
-        raise UserError(f"{path} can't be read as a data set: {one_line(error)}") from error
+    saved = any((path / name).exists() for name in ("dataset_dict.json", "state.json"))
+    read = datasets.load_from_disk if saved else datasets.load_dataset
+    with explained(f"{path} can't be read as a data set", Exception):  # of the library, many kinds
+        loaded = read(str(path))
     if isinstance(loaded, datasets.Dataset):
         loaded = {str(loaded.split or "train"): loaded}
     features = next(iter(loaded.values())).features
     image = _column(path, features, datasets.Image, _IMAGES, "images")
     label = _column(path, features, datasets.ClassLabel, _LABELS, "labels")
     undecoded = datasets.Image(decode=False)
+    with explained(f"column {image!r} of {path} has no images", Exception):  # of Arrow, many kinds
+        loaded = {split: rows.cast_column(image, undecoded) for split, rows in loaded.items()}
     splits = {
-        split: Rows(rows.cast_column(image, undecoded), image, label, f"{split} of {path}")
-        for split, rows in loaded.items()
+        split: Rows(rows, image, label, f"{split} of {path}") for split, rows in loaded.items()
     }
     names = getattr(features[label], "names", None)
     classes = names or numbered_classes([rows.labels for rows in splits.values()], str(path))
@@ -88,7 +90,7 @@ def _whole_numbers(labels: np.ndarray, place: str) -> np.ndarray:
 
 
 def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what: str) -> str:
-    """Return the column of a kind; of several, or of none, the column with one of the names."""
+    """Return the only column of a kind; if there are several or none, the one with such a name."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
     if len(found) == 1:
         return found[0]
@@ -99,12 +101,3 @@ def _column(path: Path, features: Any, kind: type, names: tuple[str, ...], what:
         f"{path} must have one column of {what}, or one that is called {' or '.join(names)}; its"
         f" columns: {', '.join(features)}"
     )
-
-
-def _datasets() -> ModuleType:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError(
-            "data set hf_dataset needs the package datasets: pip install 'aggnets-jax[datasets]'"
-        ) from error

@@ -43,12 +43,16 @@ class Arrays(Examples):
         return content.getvalue(), int(self.labels[index])
 
     def place(self, index: int) -> str:
-        """Return the array and the number in it."""
+        """Return the name of the array, and the number of the image in it."""
         return f"image {index} of {self._place}"
 
 
 def open_file(path: Path) -> Opened:
-    """Open an .npz file; raise `UserError` if it has no such arrays."""
+    """Open an .npz file.
+
+    Raises:
+      UserError: if it can't be read, or has no such arrays.
+    """
     kinds = OSError, ValueError, zipfile.BadZipFile, EOFError
     with explained(f"{path} can't be read as an .npz file", *kinds):
         loaded = np.load(path, allow_pickle=False)

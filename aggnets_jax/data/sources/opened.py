@@ -18,7 +18,7 @@ class Opened(NamedTuple):
     Attributes:
       splits: examples of each split, by its name.
       class_names: name of each class, in the order of the labels.
-      shape: (height, width, channels) of all images; None if the images have to be looked at.
+      shape: (height, width, channels) of all images; None if only the images tell it.
     """
 
     splits: Mapping[str, Examples]
@@ -30,6 +30,9 @@ def numbered_classes(labels: Iterable[np.ndarray], place: str) -> tuple[str, ...
     """Return names for classes without any, "class 0" and so on, as many as the labels need.
 
     A line on stderr counts the classes without any image: the labels may begin at 1, or have gaps.
+
+    Raises:
+      UserError: if the largest label is too large for the number of a class.
     """
     used = {int(label) for each in labels for label in np.unique(each)} - {-1}
     largest = max(used, default=-1)

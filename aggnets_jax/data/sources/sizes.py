@@ -7,8 +7,8 @@ from PIL import ExifTags, Image
 
 from aggnets_jax.data.examples import Examples
 
-# Sets that would take more bytes, uncompressed, can't live on the devices: their images are
-# streamed and resized, whatever their sizes.
+# Sets that would take more bytes, uncompressed, can't live on the devices. Their images are
+# streamed and resized, so that their sizes do not matter.
 MOST_BYTES = 1 << 30
 _GREY = ("1", "L", "LA", "I", "I;16")
 
@@ -16,7 +16,8 @@ _GREY = ("1", "L", "LA", "I", "I;16")
 def one_shape(splits: Collection[Examples]) -> tuple[int | None, int | None, int]:
     """Return the (height, width, channels) of all images; None for sides that vary.
 
-    Sets are looked at if they might live on the devices. Images are grey if all are.
+    Only sets that might live on the devices are read for this; other sets have sides that vary, and
+    three channels. There is one channel if all images are grey.
     """
     first = next((shape for examples in splits if (shape := _shape(examples, 0))), None)
     if first is None:

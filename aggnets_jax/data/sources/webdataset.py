@@ -24,7 +24,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.files import explained
 
 CLASSES = "classes.txt"
-_NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")
+_NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")  # of a shard
 
 
 class _Member(NamedTuple):
@@ -61,7 +61,12 @@ class Shards(Examples):
 
 
 def open_folder(path: Path) -> Opened:
-    """Open a folder of shards; raise `UserError` for one without any, or without labels."""
+    """Open a folder of shards.
+
+    Raises:
+      UserError: if there are none, one is damaged, an image has no label, or `classes.txt` can't be
+        read or has too few names.
+    """
     if not path.is_dir():
         raise UserError(f"data_dir {path} is no folder with shards such as train-000000.tar")
     shards: dict[str, list[Path]] = {}
@@ -114,6 +119,6 @@ def _members(shard: Path) -> Iterator[_Member]:
 
 
 def _whole(shard: Path, key: str, image: tuple[int, int], label: bytes | None) -> _Member:
-    if label is None or not label.strip().isdigit():
+    if not re.fullmatch(rb"\s*\d{1,18}\s*", label or b""):  # within int64
         raise UserError(f"{key} in {shard} has no {key}.cls with the number of its class")
     return _Member(key, shard, *image, int(label))

@@ -15,6 +15,7 @@ from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.examples import Joined
 from aggnets_jax.data.host_pipeline import load_split, train_dataset
 from aggnets_jax.data.record_order import BatchRows
+from aggnets_jax.data.sources.hf_dataset import open_folder
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.foreign_sets import CLASSES, WRITERS, png, write_npz, write_webdataset
@@ -151,9 +152,10 @@ def test_names_of_shards_and_classes(tmp_path):
     _write_tar(tmp_path / "train.tar", {"a.png": image, "a.cls": b"7"})
     with pytest.raises(UserError, match=r"classes.txt has 3 names, the labels need 8"):
         describe(make_config("webdataset", tmp_path))
-    _write_tar(tmp_path / "train.tar", {"a.png": image, "a.txt": b"7"})
-    with pytest.raises(UserError, match=r"a in .*train.tar has no a.cls with the number of its"):
-        describe(make_config("webdataset", tmp_path))
+    for wrong in ({"a.txt": b"7"}, {"a.cls": b"-1"}, {"a.cls": b"9" * 20}):
+        _write_tar(tmp_path / "train.tar", {"a.png": image, **wrong})
+        with pytest.raises(UserError, match=r"a in .*train.tar has no a.cls with the number of"):
+            describe(make_config("webdataset", tmp_path))
     (tmp_path / "train.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"train.tar can't be read"):
         describe(make_config("webdataset", tmp_path))
@@ -181,6 +183,28 @@ def test_folders_without_a_data_set_of_images(tmp_path):
     datasets.Dataset.from_dict({"text": ["a"], "label": [0]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(UserError, match="must have one column of images, or one that is called"):
         describe(make_config("hf_dataset", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"image": ["a.png"], "label": ["cat"]}, "'label' of .* must have whole numbers"),
+        ({"image": ["a.png"], "label": [0.5]}, "must have whole numbers or names of .*float32"),
+        ({"image": ["a.png"], "label": [[0, 1]]}, "must have whole numbers or names of classes"),
+        ({"image": [1], "label": [0]}, "column 'image' of .* has no images"),
+    ],
+)
+def test_columns_of_other_types(tmp_path, columns, message):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict(columns).save_to_disk(tmp_path)
+    with pytest.raises(UserError, match=message):
+        describe(make_config("hf_dataset", tmp_path))
+
+
+def test_rows_without_a_label_have_none(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    datasets.Dataset.from_dict({"image": ["a", "b"], "label": [1, None]}).save_to_disk(tmp_path)
+    assert open_folder(tmp_path).splits["train"].labels.tolist() == [1, -1]
 
 
 def test_missing_packages_are_one_line(monkeypatch, tmp_path):
