@@ -92,7 +92,7 @@ def test_dilated_levels_are_the_same_at_the_positions_of_the_original(family):
     stride = 4 if input_shape(family)[0] > 32 else 1
     if family.startswith(UNDILATED):
         with pytest.raises(UserError, match="can't keep an output_stride of"):
-            made(family, output_stride=stride)
+            made(family, output_stride=8 if stride == 4 else 1)  # NASNet's least is 8
         return
     _, variables, dilated, images = made(family, output_stride=stride)
     *_, levels, _ = made(family)
