@@ -204,7 +204,9 @@ def _pair(what: str, value: int | Sequence[int]) -> tuple[int, int]:
     """Return the numbers of hybrid blocks and of transitions."""
     values = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(values) != 2:
-        raise UserError(f"{what} has {len(values)} values; allowed: 1, or 2: blocks, transitions")
+        raise UserError(
+            f"{what} has {len(values)} values; allowed: one, or two, the second for transitions"
+        )
     return values
 
 
