@@ -149,6 +149,8 @@ def tiny_detector(config, data_dir):
         **small,
         "total_epochs": None,
         "total_steps": 2,
+        "schedule": given["schedule"],
+        "schedule_args": given["schedule_args"],
         "task_args": {
             **given["task_args"],
             "long": 64,

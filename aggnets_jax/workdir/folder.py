@@ -5,6 +5,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from aggnets_jax import config as config_lib
@@ -69,11 +70,17 @@ def check_new_or_same(
         if not there.is_dir():
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
         if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+            number = errno.EROFS if _is_read_only(there) else errno.EACCES
+            raise OSError(number, os.strerror(number), str(there))
         if there != path.absolute():
             with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
                 pass
         _check_same_run(path, config, allow_config_change)
+
+
+def _is_read_only(folder: Path) -> bool:
+    """Return whether a folder's file system is mounted read-only; False if this is not known."""
+    return hasattr(os, "statvfs") and bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
 
 
 def check_there(workdir: PathLike) -> None:
