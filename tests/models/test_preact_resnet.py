@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.layers.convolution import convolve
 from tests.models import residual_numpy
 from tests.models.variables import random_variables
@@ -30,7 +31,7 @@ class Bottleneck(nn.Module):
     @nn.compact
     def __call__(self, x):
         def norm_relu(name, x):
-            norm = nn.BatchNorm(not self.train, momentum=0.9, epsilon=1e-5, name=name)
+            norm = BatchNorm(not self.train, x.dtype, name=name)  # flax shifts no variance
             return nn.relu(norm(x))
 
         pad = [(1, 1), (1, 1)]
@@ -74,7 +75,7 @@ class ResidualNetwork(nn.Module):
         x = ResidualStage(16, 1, self.blocks, self.train, name="stage1")(x)
         x = ResidualStage(32, 2, self.blocks, self.train, name="stage2")(x)
         x = ResidualStage(64, 2, self.blocks, self.train, name="stage3")(x)
-        x = nn.BatchNorm(not self.train, momentum=0.9, epsilon=1e-5, name="head_norm")(x)
+        x = BatchNorm(not self.train, x.dtype, name="head_norm")(x)
         x = nn.relu(x).mean((1, 2))
         return nn.Dense(10, name="classifier")(x)
 
