@@ -371,11 +371,7 @@ def _check_converts(flags: argparse.Namespace) -> None:
     *(WORKDIR, CHECKPOINT, SEED),
     flag("--to_torch", "write the weights of the workdir to this file", metavar="FILE"),
     flag("--dialect", "names that --to_torch writes, such as torchvision or timm"),
-    flag(
-        "--from_torch",
-        "make the workdir from the weights in this file, or from hf-hub:USER/NAME",
-        metavar="FILE",
-    ),
+    flag("--from_torch", "make the workdir from FILE, or hf-hub:USER/NAME", metavar="FILE"),
     flag("--entry", "entry of FILE with the weights, or a prefix of names: state_dict_ema"),
     flag("--class_names", "file with a class in each line, or JSON; default from FILE or ImageNet"),
     flag("--epsilon", "epsilon of batch normalisation in FILE; tf_ networks: 1e-3", type=float),
