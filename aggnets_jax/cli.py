@@ -69,6 +69,8 @@ class Parser(argparse.ArgumentParser):
 
     def unknown_flag(self, text: str) -> UserError:
         """Return the error for a word that the parser does not know."""
+        if not text.startswith("-"):
+            return UserError(f"unexpected {text!r} (flags begin with --); see {self.prog} --help")
         return unknown("flag", text.partition("=")[0], self._option_string_actions)
 
 

@@ -34,6 +34,8 @@ CHANGEABLE = (
 # Fields that an evaluation may change, since they change no result but by rounding.
 OF_EVALUATION = ("data.data_dir", "data.resident", "eval_batch_size")
 
+_ONE_LENGTH = "set one of config.total_steps and config.total_epochs, the other None"
+
 # Bounds of numbers: the lower one is allowed, the upper one is not.
 _RANGES = {
     (1, 2**31, "at least 1 and below 2**31"): (
@@ -113,6 +115,8 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     for name, value in changes.items():
         _change(given, name, value)
     changed = dict(map(_parsed, overrides))
+    if all(changed.get(length) is not None for length in LENGTHS):
+        raise UserError(_ONE_LENGTH)
     if "model.name" in changed and not any(name.startswith("model.args") for name in changed):
         _check_network_kept(file, _merged(given, changes, missing := []).model, changed, missing)
     for name, value in changed.items():
@@ -213,7 +217,7 @@ def _merged(
     if all(fields.get(length) is not None for length in LENGTHS):
         # A changed copy of the default config still has the default's length.
         if fields["total_steps"] != config.total_steps:
-            raise UserError("set one of config.total_steps and config.total_epochs, the other None")
+            raise UserError(_ONE_LENGTH)
         del fields["total_steps"]
     for path, value in [*fields.items(), *changes.items()]:
         set_field(config, path, value)
@@ -297,7 +301,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError("config.skip_nonfinite_steps must be less than config.log_every_steps")
     steps, epochs = config.total_steps, config.total_epochs
     if (steps is None) == (epochs is None):
-        raise UserError("set one of config.total_steps and config.total_epochs")
+        raise UserError(_ONE_LENGTH)
     if epochs is not None and not 0 < epochs < 2**31:
         raise UserError(f"config.total_epochs must be above 0 and below 2**31, got {epochs}")
     if profiled := config.profile_steps:

@@ -335,6 +335,9 @@ def test_epochs_of_too_many_steps_are_refused():
 
 
 def test_two_lengths_are_refused():
+    for lengths in (["total_steps=5", "total_epochs=2"], ["total_epochs=2", "total_steps=5"]):
+        with pytest.raises(UserError, match="set one of"):
+            config_lib.load("configs/digits.py", lengths)
     with pytest.raises(UserError, match="set one of"):
         config_lib.resolve({"total_epochs": 3, "total_steps": 64_000})
     with pytest.raises(UserError, match="set one of"):

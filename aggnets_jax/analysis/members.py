@@ -10,6 +10,7 @@ from aggnets_jax.analysis import command
 from aggnets_jax.analysis.calibration import cross_entropy
 from aggnets_jax.analysis.outputs import Outputs
 from aggnets_jax.errors import UserError
+from aggnets_jax.files import any_path
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.statistics import accuracy_interval
 from aggnets_jax.training.state import seeds
@@ -52,9 +53,10 @@ def find_members(given: argparse.Namespace) -> Iterator[Member]:
     for workdir in (given.workdir, *(given.others or ())):
         for which in _checkpoints(workdir, given.checkpoints or given.checkpoint):
             restored = restore_network(workdir, which, everywhere)
-            if (workdir, restored.step) in seen:
+            place = any_path(workdir).resolve(), restored.step
+            if place in seen:
                 continue
-            seen.add((workdir, restored.step))
+            seen.add(place)
             first = first or restored
             _check_alike(given.workdir, first, workdir, restored)
             there = np.ravel(seeds(restored.config)).tolist()

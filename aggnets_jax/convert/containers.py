@@ -41,24 +41,40 @@ def find_weights(
     beside = others(content)
     if not beside:
         return content if entry is None else _with_prefix(file, content, entry)
-    inner = [k for k, v in content.items() if isinstance(v, Mapping) and v and not others(v)]
+    outer = _entries({"": content})
+    inner, nested = (
+        {name: each for name, each in entries.items() if each and not others(each)}
+        for entries in (outer, _entries(outer))
+    )
     if entry is not None:
-        if entry not in inner:
-            raise unknown(f"entry of {file} with weights", entry, map(str, inner))
-        return content[entry]
+        if entry not in inner | nested:
+            raise unknown(f"entry of {file} with weights", entry, inner | nested)
+        return (inner | nested)[entry]
+    inner = inner or nested
     if not inner:
         kind = type(content[beside[0]]).__name__
         raise UserError(f"{file} is no state_dict: {beside[0]!r} is a {kind}, not a tensor")
-    chosen = [k for k in inner if not _AVERAGE.fullmatch(str(k))] if len(inner) > 1 else inner
+    names = [*inner]
+    chosen = [k for k in names if not _AVERAGE.fullmatch(k)] if len(names) > 1 else names
     if len(chosen) != 1:
         raise UserError(
-            f"{file} has weights in more than one entry ({', '.join(map(repr, inner))}); choose"
-            f" one: entry={inner[0]}"
+            f"{file} has weights in more than one entry ({', '.join(map(repr, names))}); choose"
+            f" one: entry={names[0]}"
         )
     also = [k for k in inner if k != chosen[0]]
     told = f"; weights, too, are in {', '.join(map(repr, also))} (entry=...)" if also else ""
     print(f"{file}: the weights are its entry {chosen[0]!r}, others are not read{told}", flush=True)
-    return content[chosen[0]]
+    return inner[chosen[0]]
+
+
+def _entries(groups: Mapping[str, Mapping[Any, Any]]) -> dict[str, Mapping[Any, Any]]:
+    """Return the mappings that are entries of mappings, by names such as "model.state_dict"."""
+    return {
+        f"{name}.{key}".removeprefix("."): value
+        for name, group in groups.items()
+        for key, value in group.items()
+        if isinstance(value, Mapping)
+    }
 
 
 def _with_prefix(file: str, names: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:

@@ -47,7 +47,8 @@ def test_command(two_runs, tmp_path, capsys):
 
 
 def test_one_network_is_no_ensemble(two_runs, tmp_path, capsys):
-    flags = [f"--workdir={two_runs / 'a'}", f"--output={tmp_path}"]
+    same = f"{two_runs}/b/../a/"
+    flags = [f"--workdir={two_runs / 'a'}", f"--with={same}", f"--output={tmp_path}"]
     assert main(["analyse", "ensemble", *flags]) == 2
     assert "name other runs by --with" in capsys.readouterr().err
 

@@ -58,6 +58,16 @@ def test_the_entry_that_is_no_average_is_read_unless_told(average, capsys):
     assert "unknown entry of f.pth with weights 'state'" in message and "state_dict" in message
 
 
+def test_an_entry_may_be_inside_of_another():
+    other = {key: value + 1 for key, value in NAMES.items()}
+    state = {0: {"exp_avg": np.ones(1)}}
+    content = {"model": {"state_dict": NAMES, "args": "a"}, "optimizer": {"state": state}}
+    assert found(content) is NAMES
+    assert found({**content, "ema": {"state_dict": other}}, "ema.state_dict") is other
+    message = one_line_error(found, content, "state")
+    assert "nearest: model.state_dict" in message or "allowed: model.state_dict" in message
+
+
 def test_an_entry_may_be_a_prefix():
     both = {**prefixed("model."), **prefixed("ema_model.", {"conv.weight": np.zeros(1)})}
     assert found(both, "ema_model") == {"conv.weight": np.zeros(1)}
