@@ -9,12 +9,12 @@ _KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
 _COLLECTIVE = re.compile(rf"%?(\S+) = (.+?) ({_KINDS})(-start)?\(")
 # Kinds whose start returns (operands, results), and for the last scalars, too.
 _RETURN_OPERANDS = ("all-gather", "collective-permute")
-_ARRAY = re.compile(r"[a-z]+(\d+)\[([\d,]*)\]")
+# Booleans ("pred") have no number of bits.
+_TYPE = r"(?:pred|[a-z]+(\d+))\[([\d,]*)\]"
+_ARRAY = re.compile(_TYPE)
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%(\S+) = (.+?) ([a-z][a-z0-9-]*)\((.*?)\)(?:, |$)")
 # An array with its layout: minor dimensions first, tiles, and a memory space that is not HBM.
-_PLACED = re.compile(
-    r"[a-z]+(\d+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?[^}]*?(S\(\d+\))?\})?"
-)
+_PLACED = re.compile(_TYPE + r"(?:\{([\d,]*)(?::T\(([\d,]+)\))?[^}]*?(S\(\d+\))?\})?")
 _CALLED = re.compile(r" fusion\(.*calls=%([\w.-]+)")
 # Instructions that touch no memory.
 _NAMES = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "while")
@@ -61,7 +61,7 @@ def read_collectives(program: str) -> Iterator[Collective]:
             if starts and kind in _RETURN_OPERANDS:
                 arrays = [(bits, sizes) for bits, sizes in arrays if sizes]
                 arrays = arrays[len(arrays) // 2 :]
-            size = sum(math.prod(_numbers(sizes)) * int(bits) // 8 for bits, sizes in arrays)
+            size = sum(math.prod(_numbers(sizes)) * int(bits or 8) // 8 for bits, sizes in arrays)
             yield Collective(kind, size, overlapped)
 
 
@@ -154,7 +154,7 @@ def _arrays(results: str) -> list[tuple[int, bool]]:
         dims, tile = _numbers(sizes), _numbers(tiles)
         for dim, side in zip(_numbers(order), reversed(tile), strict=False):
             dims[dim] = -(-dims[dim] // side) * side
-        found.append((math.prod(dims) * int(bits) // 8, not elsewhere))
+        found.append((math.prod(dims) * int(bits or 8) // 8, not elsewhere))
     return found
 
 

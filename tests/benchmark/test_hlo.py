@@ -17,13 +17,14 @@ PROGRAM = """
 %all-reduce-done.1 = f32[16]{0} all-reduce-done(%all-reduce-start.1)
 %fusion.1 = f32[64]{0} fusion(%add), kind=kLoop
 %ag.1 = ((f32[2]{0}, bf16[4]{0}), (f32[16]{0}, bf16[32]{0})) all-gather-start(%p, %q)
+%ag.2 = pred[16]{0} all-gather(%mask), dimensions={0}
 """
 
 
 def test_collectives_are_counted_with_the_bytes_of_their_results_and_hidden_or_not():
     assert collectives(PROGRAM) == {
         "all-reduce": {"count": 4, "bytes": 4 + 4 * 64 + 4 * 288 + 2 * 8 + 4 * 16, "overlapped": 0},
-        "all-gather": {"count": 2, "bytes": 4 * 128 + 4 * 16 + 2 * 32, "overlapped": 0},
+        "all-gather": {"count": 3, "bytes": 4 * 128 + 4 * 16 + 2 * 32 + 16, "overlapped": 0},
         "collective-permute": {"count": 1, "bytes": 4 * 8, "overlapped": 1},
     }
 
@@ -52,6 +53,7 @@ ENTRY %main (x: f32[100], y: bf16[4,100]) -> f32[100] {
   %part = ((bf16[4,100]{1,0}), bf16[2,100]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%y), slice={[0:2]}
   %inside = f32[100]{0:T(128)S(1)} fusion(%there, %there), kind=kLoop, calls=%fused_computation.1
   %pair = (f32[100]{0:T(128)}, f32[]{:T(128)S(6)}) fusion(%inside, %y), kind=kLoop, calls=%f.2
+  %mask = pred[1024]{0:T(1024)} custom-call()
   ROOT %out = f32[100]{0:T(128)} get-tuple-element(%pair), index=0
 }
 """
@@ -59,8 +61,8 @@ ENTRY %main (x: f32[100], y: bf16[4,100]) -> f32[100] {
 
 def test_bytes_of_hbm_are_without_those_of_the_memory_on_the_chip():
     # In whole tiles: 100 numbers take 128, and the four rows of y take eight.
-    copied, sliced, read, written = 4 * 128, 2 * 100 * 2, 8 * 128 * 2, 4 * 128
-    assert memory_bytes(TPU_PROGRAM) == copied + sliced + read + written
+    copied, sliced, read, written, mask = 4 * 128, 2 * 100 * 2, 8 * 128 * 2, 4 * 128, 1024
+    assert memory_bytes(TPU_PROGRAM) == copied + sliced + read + written + mask
 
 
 PARTS = """
