@@ -237,7 +237,10 @@ def check_groups(
 
 
 def layer_topologies(
-    pattern: TopologyLike, arguments: TopologyArgs, slices: Sequence[int]
+    pattern: TopologyLike,
+    arguments: TopologyArgs,
+    widths: Sequence[int],
+    group_widths: Sequence[int],
 ) -> tuple[Topology, ...]:
     """Make the topologies of layers, for each stage, with at most as many groups as slices.
 
@@ -245,6 +248,7 @@ def layer_topologies(
     depths. The default window of "windowed" is the number of slices. Raise `UserError`, too, if
     nothing reads a group of the first layer of a residual block.
     """
+    slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
     patterns = stage_patterns(pattern, len(slices))
     mappings = per_stage("topology_args", arguments or {}, len(slices))
     mappings = [

@@ -14,9 +14,8 @@ Where the paper and the reference code (https://github.com/winycg/HCGNet) differ
 * The code for ImageNet applies dropout to a tensor that it does not use; the paper has 0.1 before
   the classifier. DropBlock for CIFAR is only in the code; its squares are cut off at the border.
 * The printed FLOPs are multiply-adds of convolutions and of the classifier, two operations for each
-  element of a normalisation of maps, and one for each element of a ReLU and for each value that a
-  pooling reads. The counting code ignores the dilation, so it counts two rows and columns too many
-  in the maps of B.
+  element of a normalisation of maps, and one for each element of a ReLU and value that a pooling
+  reads. The code that counts them ignores dilation, so B's maps have two rows and columns more.
 """
 
 from collections.abc import Callable, Sequence

@@ -16,10 +16,8 @@ are the first of the next stage. The layer of the stem is a SeqConv, without win
   convolution of stride 2; four stages of widths 128, 256, 512, 1024 (SeqResNeXt twice that) and
   groups of 32, 64, 64, 128.
 
-Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense".
-
-The paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here, not
-a default.
+Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense". The
+paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here.
 
 Where the paper and the reference code differ: the paper initialises the classifier as Glorot and
 Bengio (2010) do, uniformly within sqrt(6 / (features + classes)). The code, and this file, draw it
@@ -67,8 +65,7 @@ class SeqResNet(Network):
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
       imagenet_stem: whether the stem is for large images.
       aggregation: "concat", or "sum" or "mean" of slices and groups; the stem has "concat".
-      dropout: probability of dropping a channel of the input of the head, or of a group after the
-        stem.
+      dropout: probability of dropping a channel of the head's input, or of a group after the stem.
     """
 
     layer_topologies: tuple[Topology, ...]
@@ -108,7 +105,6 @@ class SeqResNet(Network):
                 name=f"stage{i + 1}",
             )(features)
             endpoints[f"stage{i + 1}"] = features.activated
-
         return plain(self.widths[-1], 1, name="head")(dropout()(features.activated)).activated
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
@@ -121,9 +117,8 @@ class SeqResNet(Network):
         layers = list(zip(self.layer_topologies, slices, strict=True))
         stages = [seqconv.group_topology(topology, n, n) for topology, n in layers]
         blocks = [[topology] * (2 * n - 1) for topology, n in zip(stages, self.blocks, strict=True)]
-        grown = [w // k for w, k in zip(self.widths[1:], self.group_widths, strict=False)]
-        wider = zip(layers, grown, strict=False)
-        extensions = [seqconv.group_topology(t, n, m - n) for (t, n), m in wider]
+        wider = zip(layers, self.widths[1:], self.group_widths, strict=False)
+        extensions = [seqconv.group_topology(t, n, w // k - n) for (t, n), w, k in wider]
         stem = seqconv.group_topology(make_topology("dense", slices[0]), 1, slices[0])
         return (*stages, stem, *itertools.chain(*blocks), *extensions)
 
@@ -199,17 +194,15 @@ def seqresnet(
     else:
         check_whole_number("width", width, 1)
         widths = (width, 2 * width, 4 * width, 8 * width)
-    if blocks is None:
-        blocks = known_depth(depth, IMAGENET_BLOCKS)
+    blocks = known_depth(depth, IMAGENET_BLOCKS) if blocks is None else blocks
     group_widths = per_stage("group_width", group_width, len(widths))
     cardinalities = per_stage("cardinality", cardinality, len(widths))
     blocks = per_stage("blocks", blocks, len(widths))
     for number in blocks:
         check_whole_number("blocks", number, 1, MAX_DEPTH)
     seqconv.check_groups(widths, group_widths, cardinalities, bottleneck)
-    slices = [width // k for width, k in zip(widths, group_widths, strict=True)]
     network = (SeqResNeXt if max(cardinalities) > 1 else SeqResNet)(
-        layer_topologies=seqconv.layer_topologies(topology, topology_args, slices),
+        layer_topologies=seqconv.layer_topologies(topology, topology_args, widths, group_widths),
         widths=widths,
         group_widths=group_widths,
         cardinalities=cardinalities,
