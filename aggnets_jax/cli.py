@@ -140,7 +140,11 @@ def _problem_of_devices() -> str | None:
 
 
 def _report_unraisable(unraisable: Any) -> None:
-    """Report an exception that no code can handle, except those of Orbax after a failed read."""
+    """Report an exception that no code can handle, except those of clients after a failure.
+
+    They are Orbax's after a failed read, and gcsfs's buffers of a failed write.
+    """
     files = [frame.filename for frame in traceback.extract_tb(unraisable.exc_traceback)]
-    if not any("orbax" in file or "asyncio" in file for file in files):
+    known = any("orbax" in file or "asyncio" in file for file in files)
+    if not known and unraisable.exc_type is not BufferError:
         sys.__unraisablehook__(unraisable)
