@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aggnets_jax import config as config_lib
 from aggnets_jax.training.gradients import Phases, at_sharpest
 from tests import runs
 from tests.patterns import one_line_error
@@ -101,23 +102,30 @@ from tests.models.tiny import TINY
 
 found = {}
 for name in sys.argv[1:]:
-    config = config_lib.load(f"configs/recipes/{name}.py", ["batch_size=64"])
+    config = config_lib.load(name, ["batch_size=64"])
     given = config_lib.to_json(config)
     family = find_family(config.model.name).name
     arguments, side = TINY[family]
     given["model"]["args"] |= arguments
     if config.data.name == "imagenet2012":
         given["data"]["image_size"] = side
+        given["progressive"] = [[start, side * n // 224] for start, n in given["progressive"]]
     config = config_lib.resolve(given)
     data = known_data(config)
     model = create_configured_model(config, data.num_classes)
     shapes = model_shapes(model, data.image_shape)["batch_stats"]
     statistics = sum(x.size for x in jax.tree.leaves(shapes))
-    found[name] = dry_run(config) | {"statistics": statistics}
+    # A step has a branch for each size of the images.
+    sizes = len(config.progressive) or 1
+    found[name] = dry_run(config) | {"statistics": statistics, "sizes": sizes}
 print(json.dumps(found))
 """
 
-RECIPES = sorted(file.stem for file in (runs.ROOT / "configs" / "recipes").glob("*.py"))
+RECIPES = [
+    f"configs/recipes/{file.name}{row}"
+    for file in sorted((runs.ROOT / "configs" / "recipes").glob("*.py"))
+    for row in [f":{name}" for name in config_lib.rows(file)] or [""]
+]
 
 
 @pytest.mark.slow
@@ -126,7 +134,7 @@ def test_devices_send_only_gradients_statistics_and_sums(recipes):
     """Images, such as those of a partner in mixup, would be gathered, and be larger."""
     for name, found in on_devices(COLLECTIVES, 4, *recipes).items():
         assert set(found["collectives"]) == {"all-reduce"}, name
-        sent = found["collectives"]["all-reduce"]["bytes"]
+        sent = found["collectives"]["all-reduce"]["bytes"] / found["sizes"]
         # The statistics are sums over the batch in the forward and in the backward pass.
         sums = 2 * 4 * found["statistics"] + 1000
         assert 4 * found["params"] <= sent <= 4 * found["params"] + sums, name
