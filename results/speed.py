@@ -171,6 +171,12 @@ def inputs() -> Iterator[Command]:
     yield ["--models=resnet50", "--modes=input", "--batch_size=64"]
 
 
+def beside_tf_data() -> Iterator[Command]:
+    """The streamed input beside tf.data; for one core, put `taskset -c 0` before the command."""
+    long = ["--repeats=5", "--seconds=40"]  # the first batches of a pipeline take longer
+    yield ["--models=resnet50", "--modes=input", "--against=tf.data", *long]
+
+
 def gpu_families() -> Iterator[Command]:
     """All families on a GPU, beside PyTorch; and traces for TensorBoard in runs/profile."""
     common = [
@@ -197,6 +203,7 @@ TABLES: dict[str, Callable[[], Iterator[Command]]] = {
         dsnet,
         sweeps,
         inputs,
+        beside_tf_data,
         gpu_families,
     )
 }
