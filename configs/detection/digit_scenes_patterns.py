@@ -2,7 +2,7 @@
 
     aggnets train --config=configs/detection/digit_scenes_patterns.py:dense --workdir=runs/scenes-dense
 
-Results: results/digit_scenes.md.
+Results: results/README.md.
 """
 
 from collections.abc import Iterator
