@@ -172,7 +172,7 @@ def inputs() -> Iterator[Command]:
 
 
 def beside_tf_data() -> Iterator[Command]:
-    """The streamed input beside tf.data; for one core, put `taskset -c 0` before the command."""
+    """Return the command for the streamed input beside tf.data; `taskset -c 0` gives one core."""
     long = ["--repeats=5", "--seconds=40"]  # the first batches of a pipeline take longer
     yield ["--models=resnet50", "--modes=input", "--against=tf.data", *long]
 

@@ -1,6 +1,6 @@
 """The detector of digit_scenes.py with three connection patterns, at equal parameters.
 
-    aggnets train --config=configs/detection/digit_scenes_patterns.py:dense --workdir=runs/scenes-dense
+    aggnets train --config=configs/detection/digit_scenes_patterns.py:dense --workdir=runs/dense
 
 Results: results/README.md.
 """
