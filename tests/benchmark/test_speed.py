@@ -29,7 +29,7 @@ def test_all_commands_are_ones_of_the_benchmark(speed):
             run.check(given)
             assert command[0].startswith("--models=")
             assert all(map(find_family, given.models))
-            assert given.against in (None, "torch", *list_models())
+            assert given.against in (None, "torch", "tf.data", *list_models())
 
 
 @pytest.fixture
