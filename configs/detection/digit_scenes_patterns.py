@@ -2,7 +2,7 @@
 
     aggnets train --config=configs/detection/digit_scenes_patterns.py:dense --workdir=runs/dense
 
-Results: results/README.md.
+results/README.md has the commands for five seeds of each.
 """
 
 from collections.abc import Iterator

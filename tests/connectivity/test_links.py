@@ -90,11 +90,17 @@ def test_ones_change_nothing_to_the_bit(family):
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("family", sorted(KINDS))
-def test_ones_change_only_rounding_when_compiled_as_usual(family):
-    """XLA:CPU compiles the program with masks to other code, which may round the last place
-    differently; for which families depends on the processor, and not on its instructions alone.
-    """
-    np.testing.assert_allclose(*with_and_without_ones(family, jax.jit), rtol=1e-6)
+def test_ones_change_nothing_to_the_bit_when_compiled_as_usual(family):
+    masked, plain = with_and_without_ones(family, jax.jit)
+    if family in ("densenet_bc", "hcgnet", "highway", "mixnet"):
+        # XLA:CPU compiles the program with masks to other code, which may round differently in the
+        # last place. Whether it does depends on the instructions: on one machine with AVX-512 the
+        # outputs were equal, and differed by 1e-7 with --xla_cpu_max_isa=AVX, which has no fused
+        # products and additions. So these are not the cause, or not the only one. One output of
+        # densenet_bc differed by 1.4e-7 on another machine.
+        np.testing.assert_allclose(masked, plain, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(masked, plain)
 
 
 class _WithoutMasks(Stage):
