@@ -178,14 +178,13 @@ def beside_tf_data() -> Iterator[Command]:
 
 
 def gpu_families() -> Iterator[Command]:
-    """All families on a GPU, beside PyTorch; and traces for TensorBoard in runs/profile."""
+    """All families on a GPU, beside PyTorch; `-- --profile=runs/profile` adds traces."""
     common = [
         "--modes=train,eval",
         "--forms=default,remat=norm",
         "--dtype=bfloat16",
         "--against=torch",
-        "--against_forms=eager,compile+channels_last",
-        "--profile=runs/profile",
+        "--against_forms=eager+channels_last,compile+channels_last",
     ]
     for model in CIFAR:
         yield [f"--models={model}", "--batch_size=256", *common]
