@@ -11,11 +11,10 @@ arXiv 1711.05847.
                 +-- T(w0) -- O --.           (+)-- O -- BN-ReLU -- y
                 '-- T(w1) -- O --+-- A ------'
 
-The graphs are the pruned ones of the released code, in the notation of `connectivity/and_or.py`. b
-is a quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths
-grow linearly within a stage. The networks follow the second version of the code, with 12.26M and
-40.15M parameters. HCGNet's rows, 11.9M and 40.3M, are of an earlier, unpublished setting. The
-widths of its row for CIFAR (24.8M) are not published either, so this network is left out.
+The graphs are the pruned ones of the released code, written as in `connectivity/and_or.py`. b is a
+quarter of the output, at least 4; a residual of another width is projected by 1x1-BN. Widths grow
+linearly within a stage. The networks follow the code's second version (12.26M, 40.15M parameters).
+HCGNet's rows (11.9M, 40.3M, and 24.8M for CIFAR) are of an unpublished setting.
 """
 
 from collections.abc import Sequence

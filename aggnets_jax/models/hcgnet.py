@@ -9,8 +9,7 @@ Classification", AAAI 2020, arXiv 1908.09699.
 The SMG module, with its equations, is in `layers.smg`.
 
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
-* The middle of a transition has C_in - floor((C_in - C_out) / 2) channels: up to rounding, alpha =
-  1.5 times C_out. C_out is rounded down, and so is the middle with `transition_multiplier`.
+* The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, about 1.5 C_out (alpha).
 * The code for ImageNet applies dropout to a tensor that it does not use; the paper has 0.1 before
   the classifier. DropBlock for CIFAR is only in the code; its squares are cut off at the border.
 * The printed FLOPs are multiply-adds of convolutions and of the classifier, two operations for each

@@ -19,9 +19,8 @@ are the first of the next stage. The layer of the stem is a SeqConv, without win
 Names ending in "_full" are without window everywhere (Table 5, S2): the pattern "dense". The
 paper's FLOPs are `flops.in_binary_units`. Its dropout of 0.1 for CIFAR is an argument here.
 
-Where the paper and the reference code differ: the paper initialises the classifier as Glorot and
-Bengio (2010) do, uniformly within sqrt(6 / (features + classes)). The code, and this file, draw it
-within sqrt(3 / classes), by the fan-out alone.
+The paper draws the classifier uniformly within sqrt(6 / (features + classes)) (Glorot and Bengio,
+2010). The reference code, and this file, draw it within sqrt(3 / classes), by the fan-out alone.
 """
 
 import itertools
