@@ -194,7 +194,7 @@ def other_evaluation(
     """Open another data set than the one on which a network has learnt.
 
     The set needs no training split, and its images are resized to the network's. It has the
-    network's classes or a part of them, see `data.map_classes`; for detection all of them.
+    network's classes, or what `Task.other_eval_data` accepts.
 
     Args:
       restored: network.
@@ -224,21 +224,7 @@ def other_evaluation(
         )
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
     sharding = mesh_lib.batch_sharding(mesh)
-    if config.task != "classification":
-        if restored.info.class_names != info.class_names:
-            raise data.other_classes(restored.info, info)
-        return restored.model, task.eval_data(config, sharding)
-    class_map = data.map_classes(restored.info, info)
-    batches = data.eval_batches(
-        config.data,
-        batch_size=config.eval_batch_size,
-        sharding=sharding,
-        class_map=class_map,
-        whole=whole,
-    )
-    if class_map is None or len(class_map.classes) == restored.info.num_classes:
-        return restored.model, batches
-    return data.Among(restored.model, class_map), batches
+    return task.other_eval_data(restored.model, restored.info, config, info, sharding, whole=whole)
 
 
 def watch(

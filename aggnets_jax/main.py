@@ -11,6 +11,7 @@ Slow modules are imported only after `main` has installed the handlers of signal
 import sys
 from collections.abc import Sequence
 
+import aggnets_jax
 from aggnets_jax.runtime.interrupts import end_at_signals, ignore_signals
 from aggnets_jax.runtime.notes import note
 from aggnets_jax.runtime.streams import flush_streams, open_streams
@@ -28,6 +29,7 @@ def overview() -> str:
         "",
         "aggnets COMMAND --help shows its flags and an example.",
         "--flagfile=FILE reads flags of any command from a file, one in each line.",
+        "aggnets --version prints the version of this package.",
     ]
     return "\n".join(lines)
 
@@ -67,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int | None:
     if not words or words[0] in ("-h", "--help"):
         print(overview())
+        return 0
+    if words[0] == "--version":
+        print(aggnets_jax.__version__)
         return 0
     import shlex
 

@@ -1,4 +1,4 @@
-"""What all tests share: how their programs are compiled, a cache of them, the digits, a run."""
+"""Settings and fixtures of all tests: compilation and its cache, the digits, a run."""
 
 import collections
 import fcntl
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config, items):
 
 @pytest.fixture
 def optimised(monkeypatch):
-    """What a test compiles, also in processes that it starts, is compiled as users have it."""
+    """Compile the programs of a test, and of its processes, as users have them."""
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
     import jax
 

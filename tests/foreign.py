@@ -107,7 +107,7 @@ REFUSED = object()
 
 
 def result_of(call, *arguments):
-    """What a call returns, or REFUSED if that was told as the mistakes of users are."""
+    """Return what a call returns, or REFUSED if it was refused as mistakes of users are."""
     try:
         return call(*arguments)
     except UserError as error:

@@ -11,7 +11,9 @@ import aggnets_jax
 from aggnets_jax import commands
 from aggnets_jax.connectivity.patterns import PATTERNS
 from aggnets_jax.models import list_families
+from aggnets_jax.models.family_arguments import list_arguments
 from aggnets_jax.models.page import family_row
+from aggnets_jax.models.registry import find_family
 from tests import runs
 from tests.test_house import WINGS
 
@@ -87,7 +89,7 @@ def test_dotted_names_exist(page):
 
 
 def exists(name):
-    """Whether a dotted name is a module or an attribute of one."""
+    """Return whether a dotted name is a module or an attribute of one."""
     *path, last = name.split(".")
     try:
         importlib.import_module(name)
@@ -103,6 +105,28 @@ def test_paths_exist(page):
     # Words in capitals are placeholders, and --output=results/NAME has no suffix.
     given = [path for path in paths if not re.search(r"\b[A-Z]+\b", path)]
     assert [path for path in given if not any(runs.ROOT.glob(f"{path}*"))] == []
+
+
+@EACH_PAGE
+def test_tables_have_a_head_and_rows_of_its_length(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, line, *rows = table.splitlines()
+        assert re.fullmatch(r"[-:| ]+", line), head
+        lengths = {len(re.findall(r"(?<!\\)\|", row)) for row in (head, line, *rows)}
+        assert len(lengths) == 1, head
+
+
+def test_every_way_to_drop_is_documented():
+    text = (runs.ROOT / "docs" / "networks.md").read_text()
+    text = text.partition("## Regularisation inside the network")[2].partition("\n## ")[0]
+    known = {
+        name
+        for family in list_families()
+        for name in list_arguments(find_family(family).build)
+        if re.search("drop|stochastic|dynamic", name)
+    }
+    assert {name for name in known if f"`{name}`" not in text} == set()
 
 
 def test_every_pattern_and_family_is_documented():

@@ -23,7 +23,7 @@ SUMMARY = {
 
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
-    """What a run of four steps could have left."""
+    """Return the files that a run of four steps could have left."""
     workdir = tmp_path_factory.mktemp("unbroken")
     (workdir / "summary.json").write_text(json.dumps(SUMMARY))
     with MetricLog(workdir, {}) as log:

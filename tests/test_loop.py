@@ -24,7 +24,7 @@ FIRST, LAST = 2, 8
 def test_nothing_waits_or_is_moved_unasked(
     resident, steps_per_dispatch, data_dir, tmp_path, monkeypatch
 ):
-    """What the loop does from the second dispatch to the last: in this order, and no more."""
+    """The calls of the loop from the second dispatch to the last: in this order, and no more."""
     config = runs.tiny_config(
         data_dir,
         total_steps=LAST,

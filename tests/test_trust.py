@@ -1,4 +1,4 @@
-"""What comes from elsewhere is data: it is used as what it says, or refused in one line.
+"""Files from elsewhere are data: they are used as such, or refused in one line.
 
 No reader runs code, whatever a file holds, and none writes but where it is asked to.
 """
@@ -260,7 +260,7 @@ def name_of(function):
 
 
 def dangers(source):
-    """What in a program may run what it reads."""
+    """Return the calls of a program that may run what it reads."""
     for node in ast.walk(ast.parse(source)):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

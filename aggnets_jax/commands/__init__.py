@@ -1,6 +1,6 @@
 """The subcommands of `aggnets`: functions with their flags, in the modules of this package."""
 
-from aggnets_jax.commands import move, runs, sweep, tools  # noqa: F401, they fill COMMANDS
+from aggnets_jax.commands import analyses, move, runs, sweep, tools  # noqa: F401, they fill COMMANDS
 from aggnets_jax.commands.command import COMMANDS as COMMANDS
 from aggnets_jax.commands.command import help_text as help_text
 from aggnets_jax.commands.command import make_parser as make_parser

@@ -92,6 +92,12 @@ class CommandParser(Parser):
         others = [f"aggnets {name}" for name in COMMANDS if make_parser(name).has(flag)]
         if others:
             return UserError(f"{flag} is for {', '.join(others)}, not for {self.prog}")
+        if self.get_default("overrides") is not None:
+            from aggnets_jax.config_fields.files import default_config
+
+            field = flag.lstrip("-")
+            if field.partition(".")[0] in default_config():
+                return UserError(f"unknown flag {flag!r}; nearest: --config.{field}")
         return super().unknown_flag(text)
 
 

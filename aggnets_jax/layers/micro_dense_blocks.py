@@ -68,7 +68,7 @@ class MicroDense(Block):
     Attributes:
       topology: topology of the dense layers within a block.
       compression: c_0 / c_i, before c_0 is rounded down to a multiple of 4.
-      width_rule: one of `WIDTH_RULES`.
+      width_rule: "pyramidal", "pyramidal_narrow" or "pyramidal_finely_grouped".
       growing: whether the later layers have more channels and groups than the first.
       final_relu: whether a ReLU follows the last convolution.
       aggregation: within a block, "concat" or "padded_sum".
@@ -147,8 +147,8 @@ def micro_dense_block(
       num_layers: dense layers in a block.
       topology: pattern of the dense layers within a block.
       topology_args: arguments of the pattern.
-      compression: see `MicroDense`, as the others.
-      width_rule: one of `WIDTH_RULES`.
+      compression: c_0 / c_i, before c_0 is rounded down to a multiple of 4.
+      width_rule: "pyramidal", "pyramidal_narrow" or "pyramidal_finely_grouped".
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.
       aggregation: aggregation within a block, "concat" or "padded_sum".

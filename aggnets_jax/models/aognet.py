@@ -190,7 +190,7 @@ def aognet(
     """Build an `AOGNet`.
 
     Args:
-      size: a key of `SIZES`, for the numbers below that are not given.
+      size: "12m" or "40m", the default of `stem_features`, `widths` and `blocks`.
       stem_features: channels of the stem, an even number.
       widths: channels of each of four stages.
       blocks: blocks of each stage.

@@ -106,7 +106,7 @@ class CondenseNet(Network):
       topologies: topology of each stage.
       growth_rates: k of each stage.
       aggregation: "concat".
-      condensed: whether layers have the condensed form, for inference; see `export`.
+      condensed: whether layers have the condensed form, for inference, see docs/networks.md.
     """
 
     topologies: tuple[Topology, ...]

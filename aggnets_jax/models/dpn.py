@@ -101,7 +101,7 @@ class DPN(Network):
       stem_features: channels of the stem.
       stem_kernel: size of the stem's convolution, at stride 2; maxpool3x3/2 follows.
       aggregation: "dual_path", or "concat", "sum" or "mean" of all channels.
-      head_activation: one of `HEAD_ACTIVATIONS`, before the last pooling.
+      head_activation: "relu" or "elu", before the last pooling.
     """
 
     topologies: tuple[Topology, ...]
@@ -163,7 +163,7 @@ def dpn(
     """Build a `DPN`.
 
     Args:
-      depth: one of `VARIANTS`, for the numbers below that are not given.
+      depth: 68, 92, 98, 107 or 131, the default of the numbers below.
       stage_depths: layers of each stage.
       growth_rate: k, or one for each stage.
       width: width of the bottlenecks of the first stage.

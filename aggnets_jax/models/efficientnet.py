@@ -180,11 +180,11 @@ def micro_dense_efficientnet_b0(
     Args:
       replaced: numbers of the micro-dense blocks, 2 to 16.
       num_layers: dense layers in a micro-dense block.
-      compression: see `MicroDense`.
-      shortcut_topology: see `topology` of `efficientnet_b0`.
+      compression: width to which a block first brings its input, as a part of the input's.
+      shortcut_topology: pattern of the outputs that are added to a block, or one for each stage.
       shortcut_topology_args: arguments of the pattern, or one mapping for each stage.
-      dropout: see `EfficientNet`, as the next two.
-      drop_connect: drops an image's branch.
+      dropout: probability of dropping a feature before the classifier.
+      drop_connect: times (n - 1) / 16 the probability of dropping an image's branch in block n.
       dtype: dtype of the computation.
       num_classes: size of the logits.
       **fields: further arguments of `micro_dense_block`.

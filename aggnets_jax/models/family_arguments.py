@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+from jax.typing import DTypeLike
+
+from aggnets_jax.connectivity.topology import TopologyArgs, TopologyLike
 from aggnets_jax.errors import UserError
 
 _UNLISTED = {"execution", "parent", "name"}
+_ALIASES = {"TopologyLike": TopologyLike, "TopologyArgs": TopologyArgs, "DTypeLike": DTypeLike}
 
 
 class Argument(NamedTuple):
@@ -44,12 +48,20 @@ def list_arguments(build: functools.partial) -> dict[str, Argument]:
     owners = {name: owner for name, (_, owner) in _with_owners(build.func).items()}
     return {
         name: Argument(
-            inspect.formatannotation(parameter.annotation).replace("collections.abc.", ""),
+            _readable(parameter.annotation),
             parameter.default,
             _meanings(owners[name]).get(name, ""),
         )
         for name, parameter in inspect.signature(build).parameters.items()
     }
+
+
+def _readable(annotation: Any) -> str:
+    """Return an annotation as it is written in the code."""
+    text = inspect.formatannotation(annotation)
+    for name, alias in _ALIASES.items():
+        text = text.replace(inspect.formatannotation(alias), name)
+    return re.sub(r"\b([a-z_]\w*\.)+", "", text)
 
 
 def _with_owners(build: Callable[..., Any]) -> dict[str, tuple[inspect.Parameter, Any]]:
@@ -84,8 +96,8 @@ def _meanings(owner: Any) -> dict[str, str]:
     return found
 
 
-# Words of timm's `create_model`, and the ways to the same here. Of names, the first that a family
-# has is said.
+# Words of timm's `create_model`: names of the same argument here, and what to do without one. A
+# message has the first of the names that the family has.
 _TIMM: Mapping[str, tuple[tuple[str, ...], str]] = {
     "pretrained": ((), "weights are read by aggnets convert, or aggnets_jax.convert.from_torch"),
     "checkpoint_path": (

@@ -132,8 +132,8 @@ class FractalNet(Network):
       widths: channels of each block.
       aggregation: "mean", "sum" or "concat".
       dropout: probability of dropping a channel after a convolution, of each block.
-      drop_path: probability of dropping an input of a join, see `DropPath`; 0.15 in the paper. It
-        needs the topology "fractal" and means.
+      drop_path: probability of dropping an input of a join, 0.15 in the paper. It needs the
+        topology "fractal" and means.
     """
 
     topologies: tuple[Topology, ...]

@@ -184,7 +184,7 @@ def hardnet(
     """Build a `HarDNet`.
 
     Args:
-      depth: one of `VARIANTS`, for the numbers below that are not given.
+      depth: 39, 68 or 85, the default of the numbers below.
       stage_depths: layers of each block.
       growth_rate: k, or one for each block.
       features: channels after each block.

@@ -49,9 +49,9 @@ class HCGNet(Network):
       groups: groups of the 3x3 convolutions in hybrid blocks.
       compression: theta of the transitions.
       multiplier: alpha of the hybrid blocks; the middle of a module has alpha k channels.
-      transition_multiplier: alpha of the transitions; `None`: as in the reference code, see above.
+      transition_multiplier: alpha of the transitions; None: 1.5, rounded as in the reference code.
       update_reductions: r_u of the update gates in hybrid blocks, and in transitions.
-      forget_reductions: r_f of the forget gates, likewise.
+      forget_reductions: r_f of the forget gates in hybrid blocks, and in transitions.
       gate_activation: activation within the gates, "tanh" or "relu".
       aggregation: "concat"; with "sum" or "mean" a 1x1 convolution brings y_0 to k channels.
       imagenet_stem: [conv3x3-BN-ReLU] x 3 and maxpool3x3/2, the first at stride 2, in the place of
@@ -154,7 +154,7 @@ def hcgnet(
     """Build an `HCGNet`.
 
     Args:
-      variant: one of `VARIANTS`, for the numbers of the next two that are not given.
+      variant: "a1", "a2", "a3", "b" or "c", the default of `modules` and `growth_rate`.
       modules: SMG modules of each hybrid block.
       growth_rate: k, or one for each hybrid block.
       topology: name of a pattern, or one for each hybrid block.
@@ -162,7 +162,7 @@ def hcgnet(
       stem_features: default 2k, and 64 with `imagenet_stem`.
       groups: groups of the 3x3 convolutions in hybrid blocks.
       update_reductions: r_u in hybrid blocks and in transitions, or one number for both.
-      forget_reductions: r_f, likewise.
+      forget_reductions: r_f in hybrid blocks and in transitions, or one number for both.
       imagenet_stem: whether for large images.
       **fields: further fields of `HCGNet`.
 

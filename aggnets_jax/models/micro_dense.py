@@ -55,9 +55,9 @@ def mdnet(
       alpha: channels of the last block beyond the 16 of the stem.
       widths: channels of each stage, in the place of `alpha`; the stem is as wide as the first.
       num_layers: n, dense layers in a block.
-      compression: see `MicroDense`, as the next three; default from `EQUAL_DEPTH`,
-        `EQUAL_SIZE_COMPRESSIONS` and `STEPPED_COMPRESSION`, else 0.275.
-      width_rule: one of `WIDTH_RULES`.
+      compression: width to which a block first brings its input, as a part of the input's; default
+        as in the paper's tables, else 0.275.
+      width_rule: "pyramidal", "pyramidal_narrow" or "pyramidal_finely_grouped".
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.
       topology: pattern of the dense layers within a block.

@@ -41,8 +41,8 @@ def micro_dense_resnext(
     Args:
       depth: 9n + 2, as a ResNeXt with n blocks in each of three stages.
       num_layers: dense layers in a block.
-      compression: see `MicroDense`, as the next three.
-      width_rule: one of `WIDTH_RULES`.
+      compression: width to which a block first brings its input, as a part of the input's.
+      width_rule: "pyramidal", "pyramidal_narrow" or "pyramidal_finely_grouped".
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.
       **fields: further arguments of `residual_network`.

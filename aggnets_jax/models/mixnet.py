@@ -134,7 +134,7 @@ def mixnet(
     Args:
       depth: convolutions on the longest path, and the classifier; needed without `stage_depths`.
       k1: channels of the inner links; default with `imagenet_stem` from `depth`.
-      k2: channels of the outer links; likewise.
+      k2: channels of the outer links; default with `imagenet_stem` from `depth`.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       stage_depths: layers of each stage; default from `depth`.

@@ -160,13 +160,13 @@ def nasnet(
     """Build a `NASNet`.
 
     Args:
-      cell: a key of `CELLS`.
+      cell: "nasnet_a", "amoebanet_a", "amoebanet_b", "pnasnet" or "enasnet".
       num_cells: N, the normal cells of a stage.
       features: F, the width of the first stage.
       topology: pattern of the states, of depth 6, in the place of the cell's; its links carry
         `operation`, and its outputs 0 and 1 are the inputs of the cell.
       topology_args: arguments of the pattern.
-      operation: a key of `OPERATIONS`.
+      operation: "id", "c1", "c3", "c17", "sep3", "sep5", "sep7", "dil5", "avg3", "max3" or "max2".
       **fields: further fields of `NASNet`.
 
     Raises:

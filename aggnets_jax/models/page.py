@@ -4,13 +4,10 @@ import functools
 import inspect
 import itertools
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
-
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from aggnets_jax.models.flops import multiply_adds
 from aggnets_jax.models.papers import Printed
@@ -76,13 +73,12 @@ def show(name: str) -> None:
     family = find_family(name)
     described = {**facts(name), "paper": family.paper}
     print("\n".join(f"{title:<12}{text}" for title, text in described.items() if text))
-    table = Table(title=f"arguments of {family.name}, for create_model and config.model.args")
-    for column in ("argument", "type", "default", "meaning"):
-        table.add_column(column, overflow="fold")
+    print(f"\narguments of {family.name}, for create_model and config.model.args:")
     for argument, (kind, default, meaning) in model_info(name).arguments.items():
-        shown = "" if default is inspect.Parameter.empty else repr(default)
-        table.add_row(*map(Text, (argument, kind, shown, meaning)))
-    Console().print(table)
+        shown = getattr(default, "__name__", repr(default))  # of a dtype
+        given = "" if default is inspect.Parameter.empty else f" = {shown}"
+        print(f"  {argument}: {kind}{given}")
+        print(textwrap.fill(meaning, 96, initial_indent=" " * 6, subsequent_indent=" " * 6))
 
 
 def _by_classes(numbers: Mapping[int, int]) -> str:

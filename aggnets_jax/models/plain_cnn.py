@@ -79,7 +79,7 @@ class PlainCNN(nn.Module):
       input_dropout: probability of dropping a value of the images.
       dropout: probability of dropping a value after each reduction.
       companions: weight of the losses of companion heads, linear layers on the opening of each
-        stage before ReLU; 0 for none. See `training/losses.py`.
+        stage before ReLU; 0 for none.
       dtype: dtype of the computation.
       execution: how the stages are computed.
     """

@@ -64,11 +64,11 @@ class PreActResNet(Network):
     Attributes:
       topologies: topology of each stage.
       aggregation: "sum", or "mean" or "concat".
-      stochastic_depth: probability of dropping an image's F in the last block, see
-        `common.stochastic_depth`.
-      dynamic_regularisation: whether F is scaled by random numbers in training, see
-        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
-      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
+      stochastic_depth: probability of dropping an image's F in the last block; it rises from 0 with
+        the blocks.
+      dynamic_regularisation: whether F is scaled by random numbers in training; it changes nothing
+        unless `config.strength` is set.
+      branch_scale: A, the mean of these random numbers, which scales F in evaluation.
     """
 
     topologies: tuple[Topology, ...]

@@ -53,11 +53,11 @@ class PyramidNet(Network):
       aggregation: aggregation of the outputs that a shortcut reads: "padded_sum"; "sum" and "mean"
         fit stages of one width only.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN.
-      stochastic_depth: probability of dropping an image's F in the last block, see
-        `common.stochastic_depth`.
-      dynamic_regularisation: whether F is scaled by random numbers in training, see
-        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
-      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
+      stochastic_depth: probability of dropping an image's F in the last block; it rises from 0 with
+        the blocks.
+      dynamic_regularisation: whether F is scaled by random numbers in training; it changes nothing
+        unless `config.strength` is set.
+      branch_scale: A, the mean of these random numbers, which scales F in evaluation.
     """
 
     shortcut_topologies: tuple[Topology, ...]
@@ -127,7 +127,7 @@ def pyramidnet(
 
     Args:
       depth: 6n + 2, 9n + 2 with bottlenecks: three stages of n blocks, the stem and the classifier;
-        with `imagenet_stem` one of `IMAGENET_DEPTHS`.
+        with `imagenet_stem` 50, 101, 152 or 200.
       alpha: channels that the last block has more than the stem (a quarter, with bottlenecks).
       bottleneck: whether units are bottlenecks.
       imagenet_stem: whether for large images; the stem has 64 channels rather than 16.

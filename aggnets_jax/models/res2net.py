@@ -166,7 +166,7 @@ def res2net(
       base_width: width of each group of a split in the first stage.
       scale: s, the number of splits.
       scale_topology: pattern of the outputs that are added to the splits within a block.
-      opening_pool: see `Res2Block`.
+      opening_pool: whether blocks that open a stage pool the last split rather than convolve it.
       **fields: further arguments of `residual_network`.
 
     Raises:

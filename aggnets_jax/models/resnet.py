@@ -57,15 +57,15 @@ class ResNet(Network):
       block_options: arguments of the blocks beyond width, stride, norm, conv and attention.
       width: channels of the stem; F has this width in the first stage, doubled in each later one.
       shortcuts: shortcuts that are added to F, and within F.
-      attention: one of `attention.ATTENTIONS`, by which blocks scale their output, or None.
+      attention: "se", "cbam", "forget_gate", "update_gate" or "gates", which scale F, or None.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of conv3x3-BN-ReLU.
       padded: whether the shortcut of a block that opens a stage takes every stride-th position and
         is padded with zeros, rather than projected (option A of the paper, not B).
-      stochastic_depth: probability of dropping an image's F in the last block, see
-        `common.stochastic_depth`.
-      dynamic_regularisation: whether F is scaled by random numbers in training, see
-        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
-      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
+      stochastic_depth: probability of dropping an image's F in the last block; it rises from 0 with
+        the blocks.
+      dynamic_regularisation: whether F is scaled by random numbers in training; it changes nothing
+        unless `config.strength` is set.
+      branch_scale: A, the mean of these random numbers, which scales F in evaluation.
     """
 
     shortcut_topologies: tuple[Topology, ...]
@@ -173,7 +173,7 @@ def residual_network(
       topology: pattern of the outputs that a block after the first adds, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSNet).
-      shortcut_norm: N of "normalised_sum", see `shortcuts.NORMS`.
+      shortcut_norm: N of "normalised_sum": "group", "layer", "instance", "batch" or "none".
       shortcut_weights: whether the weights of "normalised_sum" are learnt.
       shortcut_sources: "outputs", or "blocks" for F alone.
       **fields: further fields of `ResNet`.
@@ -221,7 +221,7 @@ def resnet(
     """Build a `ResNet` of basic blocks or bottlenecks.
 
     Args:
-      depth: see the top of this file; needed without `stage_depths`.
+      depth: printed depth, such as 50 or 110; needed without `stage_depths`.
       stages: 4, or 3 of equal depth.
       stage_depths: blocks of each stage, the first of which opens it; default from `depth`.
       block: "basic" or "bottleneck"; default from `depth`, which it must not contradict.

@@ -172,14 +172,14 @@ def seqresnet(
     Args:
       widening: r for CIFAR; the stages have 16r, 32r and 48r channels.
       width: channels of the first stage for ImageNet, doubled in each later one.
-      depth: one of `IMAGENET_BLOCKS`; needed without `blocks`.
+      depth: 22, 24 or 42, which gives `blocks`.
       blocks: N, or one for each stage; default from `depth`.
       group_width: k, or one for each stage.
       bottleneck: whether groups have a 1x1 convolution before the 3x3.
       cardinality: c, or one for each stage.
       topology: pattern of the slices of a layer's input and its groups, or one for each stage. The
         pattern's output is not used.
-      topology_args: see `layer_topologies`.
+      topology_args: arguments of the pattern, or one mapping for each stage.
       **fields: further fields of `SeqResNet`.
 
     Raises:

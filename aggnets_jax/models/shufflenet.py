@@ -137,7 +137,7 @@ def shufflenet_v2_cifar(
     """Build a `ShuffleNetV2`.
 
     Args:
-      width: a key of `WIDTHS`.
+      width: 100 or 150, the paper's widths in percent.
       topology: name of a pattern, or one for each stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       **fields: further fields of `ShuffleNetV2`.

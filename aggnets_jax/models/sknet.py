@@ -78,8 +78,8 @@ def sknet(
       stage_depths: blocks of each stage; default from `depth`.
       groups: groups of the convolutions of the branches.
       base_width: width of each group in the first stage.
-      kernels: convolutions to select from, keys of `KERNELS`.
-      reduction: see `SelectiveKernel`.
+      kernels: convolutions to select from: "1x1", "3x3", "5x5", "dilated" (3x3).
+      reduction: by how much the hidden layer of the weights is narrower than the output.
       **fields: further arguments of `residual_network`.
 
     Raises:

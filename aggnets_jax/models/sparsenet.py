@@ -64,7 +64,7 @@ class SparseNet(Network):
       compression: theta of the transitions.
       aggregation: "concat"; with "sum" or "mean" a 1x1 convolution brings y_0 to k channels.
       imagenet_stem: conv7x7/2-BN-ReLU-maxpool3x3/2 in the place of a 3x3 convolution.
-      unit: None for `DenseLayer`, or a unit of one's own: its name or module, see `register_unit`.
+      unit: unit of one's own in the place of the paper's: its name or module (docs/plugins.md).
       pool: "global", or "flatten" for the head of Table 4's networks.
       dropout: probability of dropping a channel after each convolution of a layer.
     """
@@ -146,7 +146,7 @@ def sparsenet(
       topology_args: arguments of the pattern, or one mapping for each stage.
       stage_depths: layers of each stage; default from `depth`.
       stem_features: default 2k, and k with `imagenet_stem`.
-      groups: see `SparseNet`, as the rest.
+      groups: groups of the 3x3 convolutions.
       imagenet_stem: whether for large images.
       bottleneck: whether layers have a 1x1 convolution before the 3x3.
       **fields: further fields of `SparseNet`.

@@ -74,11 +74,11 @@ class WideResNet(Network):
       widening: k; the stages have 16k, 32k, 64k channels.
       shortcuts: shortcuts that are added to F.
       dropout: probability of dropping a value between the convolutions of a block.
-      stochastic_depth: probability of dropping an image's F in the last block, see
-        `common.stochastic_depth`.
-      dynamic_regularisation: whether F is scaled by random numbers in training, see
-        `regularisation.DynamicScale`; it changes nothing unless `config.strength` is set.
-      branch_scale: A, the scale of F in evaluation, and on average in training, if so.
+      stochastic_depth: probability of dropping an image's F in the last block; it rises from 0 with
+        the blocks.
+      dynamic_regularisation: whether F is scaled by random numbers in training; it changes nothing
+        unless `config.strength` is set.
+      branch_scale: A, the mean of these random numbers, which scales F in evaluation.
     """
 
     topologies: tuple[Topology, ...]
@@ -145,7 +145,7 @@ def wide_resnet(
         stage.
       topology_args: arguments of the pattern, or one mapping for each stage.
       aggregation: aggregation of shortcuts: "sum", "mean" or "normalised_sum" (DSWRN).
-      shortcut_norm: N of "normalised_sum", see `shortcuts.NORMS`.
+      shortcut_norm: N of "normalised_sum": "group", "layer", "instance", "batch" or "none".
       shortcut_weights: whether the weights of "normalised_sum" are learnt.
       shortcut_sources: "outputs", or "blocks" for F alone.
       **fields: further fields of `WideResNet`.

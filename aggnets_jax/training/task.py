@@ -84,6 +84,36 @@ class Task(abc.ABC):
     def eval_data(self, config: Config, sharding: NamedSharding) -> data.EvalBatches:
         """Open the evaluation split, with the interface of `data.EvalBatches`."""
 
+    def other_eval_data(
+        self,
+        model: Any,
+        learnt: data.DatasetInfo,
+        config: Config,
+        info: data.DatasetInfo,
+        sharding: NamedSharding,
+        *,
+        whole: bool,
+    ) -> tuple[Any, data.EvalBatches]:
+        """Open the evaluation split of another data set than the one a network has learnt.
+
+        Args:
+          model: network.
+          learnt: facts about the data set that it has learnt.
+          config: config of the other data set.
+          info: facts about the other data set.
+          sharding: sharding of the batch axis.
+          whole: whether images are resized as a whole, without cutting out their centre.
+
+        Returns:
+          The network, whose outputs are for the other set's classes, and the batches.
+
+        Raises:
+          UserError: for other classes; as `eval_data`.
+        """
+        if learnt.class_names != info.class_names:
+            raise data.other_classes(learnt, info)
+        return model, self.eval_data(config, sharding)
+
     def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Make the function from stored images to the network's input."""
         return data.make_preprocess(config.data, info)

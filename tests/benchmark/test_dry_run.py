@@ -19,7 +19,7 @@ from tests.tasks import detection_runs
 
 
 def dry_run(tmp_path, config=None, **changes):
-    """What the command writes, by default for a network with bottlenecks, on 2 x 4 devices."""
+    """Return what the command writes, by default for bottlenecks on 2 x 4 devices."""
     config = config or runs.tiny_config(None, **{"model": {"name": "sparsenet_bc16_k4"}, **changes})
     file = runs.write_config(tmp_path / "tiny.py", config)
     written = tmp_path / "found.json"

@@ -1,4 +1,4 @@
-"""What a program takes, and what is done where there is too little."""
+"""Memory of programs, and smaller batches where there is too little."""
 
 import jax
 import jax.numpy as jnp

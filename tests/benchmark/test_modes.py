@@ -1,4 +1,4 @@
-"""What is timed is what the package computes."""
+"""The benchmark times the programs that the package runs."""
 
 import dataclasses
 

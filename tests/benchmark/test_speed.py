@@ -34,7 +34,7 @@ def test_all_commands_are_ones_of_the_benchmark(speed):
 
 @pytest.fixture
 def ran(speed, monkeypatch):
-    """What was run; each program writes one row, but fails for networks of 1001 layers."""
+    """Return the commands that were run; each writes a row, but fails for 1001 layers."""
     commands = []
 
     def run(program):

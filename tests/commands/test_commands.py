@@ -7,7 +7,9 @@ import sys
 
 import pytest
 
+import aggnets_jax
 from aggnets_jax import commands
+from aggnets_jax.analysis import ANALYSES
 from aggnets_jax.main import main
 from tests import runs
 from tests.test_imports import SLOW, slow_imports
@@ -68,6 +70,27 @@ def test_help_shows_each_flag_and_valid_examples(name, capsys):
         flags = commands.make_parser(name).parse(words)
         if words[0].startswith("--"):
             assert hasattr(flags, words[0].partition("=")[0].removeprefix("--"))
+
+
+@pytest.mark.parametrize("name", [*ANALYSES, "efficiency", "dissect"])
+def test_help_of_an_analysis_has_a_valid_example(name, capsys):
+    with pytest.raises(SystemExit):
+        main(["analyse", name, "--help"])
+    example = capsys.readouterr().out.rpartition("Example:\n    aggnets analyse ")[2]
+    flags = commands.make_parser("analyse").parse(example.split())
+    assert flags.analysis == {"dissect": "dissection"}.get(name, name)
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{aggnets_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("flag", ["--lr", "--model.name"])
+def test_a_field_without_config_before_it_is_said(flag, capsys):
+    assert main(["train", "--config=a.py", "--workdir=a", f"{flag}=3"]) == 2
+    field = flag.removeprefix("--")
+    assert f"unknown flag '{flag}'; nearest: --config.{field}\n" in capsys.readouterr().err
 
 
 def test_examples_are_checked():

@@ -1,4 +1,4 @@
-"""What is found in checkpoints, and which prefixes are taken off."""
+"""Weights are found in checkpoints of other programs, without their prefixes."""
 
 import numpy as np
 import pytest

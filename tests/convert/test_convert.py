@@ -22,13 +22,13 @@ LONG = re.compile("c1000$|^(amoeba|en|nas|pnas)net|^hcgnet")
 
 @pytest.fixture(scope="module")
 def weights():
-    """Those of the reference implementation of `PLAIN` with 10 classes."""
+    """Return the weights of the reference implementation of `PLAIN` with 10 classes."""
     return golden.state_dict(golden.load("densenet40_k12_c10")["state_dict"])
 
 
 @pytest.fixture(autouse=True)
 def shapes_alone():
-    """What is converted replaces all that a network starts from."""
+    """Converted weights replace all initial values of a network."""
     with starting_from_zeros():
         yield
 

@@ -1,4 +1,4 @@
-"""What is known about the data of published weights, without data."""
+"""Facts about the data of published weights, without data."""
 
 import json
 

@@ -100,7 +100,7 @@ def test_safetensors_are_what_the_file_says_or_refused(examples, tmp_path, capsy
 
 
 class Evil:
-    """What runs code when it is unpickled."""
+    """An object that runs code when it is unpickled."""
 
     def __reduce__(self):
         return eval, (CODE,)

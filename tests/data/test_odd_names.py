@@ -62,7 +62,7 @@ def test_names_of_classes(tmp_path, sharding):
 
 
 def test_accents_of_macos_are_the_same_class(tmp_path):
-    """Whether stored with the letter, or after it as macOS does."""
+    """Accents are stored with the letter, or after it as macOS does."""
     for split, form in (("train", "NFD"), ("test", "NFC")):
         make_folder(tmp_path, (split,), [unicodedata.normalize(form, n) for n in ("rosé", "ß")])
     info = describe(make_config("image_folder", tmp_path, image_size=8))

@@ -111,7 +111,7 @@ FLOPS_MISPRINTS = {
 
 
 def rounds_to(number: float, text: str) -> bool:
-    """Whether `text`, such as "4.51M", is the number to as many decimals."""
+    """Return whether `text`, such as "4.51M", is the number to as many decimals."""
     digits, unit = text[:-1], {"M": 1e6, "G": 1e9}[text[-1]]
     decimals = len(digits.partition(".")[2])
     return f"{number / unit:.{decimals}f}" == digits

@@ -60,7 +60,7 @@ def recursive(columns, blocks):
                 return layers.norm_relu(layers.conv(z, f"{path}/conv"), f"{path}/norm")
 
             def paths(z, start, span):
-                """What the columns of a fractal of some span put out at its end, unjoined."""
+                """Return the outputs of a fractal's columns at its end, unjoined."""
                 own = convolve(z, start + span, span)
                 if span == 1:
                     return [own]

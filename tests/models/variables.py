@@ -23,7 +23,7 @@ def starting_from_zeros():
 
 
 def model_info(name, num_classes=None, **overrides):
-    """That of the package, in less time."""
+    """Initialise a network as the package does, in less time."""
     with starting_from_zeros():
         return aggnets_jax.model_info(name, num_classes, **overrides)
 

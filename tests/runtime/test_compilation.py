@@ -1,4 +1,4 @@
-"""What is asked of XLA is understood, and has the effect that it is asked for."""
+"""XLA understands the options of the package, and they have their effect."""
 
 import jax
 import jax.numpy as jnp

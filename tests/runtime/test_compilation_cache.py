@@ -1,4 +1,4 @@
-"""What is compiled once need not be compiled again, in a folder that nobody else may write to."""
+"""Programs are compiled once, and kept in a folder that nobody else may write to."""
 
 import os
 import stat

@@ -29,7 +29,7 @@ KUBERNETES = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"
 
 @pytest.fixture
 def initialized(monkeypatch):
-    """What `jax.distributed.initialize` is called with, outside of any cluster."""
+    """Record the arguments of `jax.distributed.initialize`, outside of any cluster."""
     for name in {*SLURM, *OPEN_MPI, *KUBERNETES}:
         monkeypatch.delenv(name, raising=False)
     calls = []

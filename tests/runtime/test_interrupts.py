@@ -44,7 +44,7 @@ WORK = {
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory, finished_run, data_dir):
-    """What the command lines of `WORK` name."""
+    """Make the files that the command lines of `WORK` name."""
     folder = tmp_path_factory.mktemp("signals")
     shutil.copytree(finished_run, folder / "run")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "image.png")

@@ -142,7 +142,7 @@ def test_devices_send_only_gradients_statistics_and_sums(recipes):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_sam_takes_the_gradient_where_the_loss_is_highest(frozen):
-    """Of a parabola with its axes 1 and 4; a frozen parameter is not moved."""
+    """A parabola with the axes 1 and 4; a frozen parameter is not moved."""
     curvature = {"a": jnp.array([1.0, 4.0]), "b": jnp.array([2.0])}
 
     def gradient_fn(params, batch_stats, *others):

@@ -1,4 +1,4 @@
-"""What a run writes about itself: no line is lost or doubled, whatever the disk does."""
+"""The metrics of a run: no line is lost or doubled, whatever the disk does."""
 
 import errno
 import json

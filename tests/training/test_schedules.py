@@ -26,7 +26,7 @@ SPEC.loader.exec_module(PLOT)
 
 
 def values(schedule, steps):
-    """Of all steps in one compiled program, where they are traced."""
+    """Return the rates of all steps, computed by one compiled program."""
     return np.asarray(jax.jit(jax.vmap(schedule))(jnp.asarray(steps, jnp.int32)), np.float64)
 
 

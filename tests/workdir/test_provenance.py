@@ -1,4 +1,4 @@
-"""What a run says of where it was made."""
+"""The provenance in the summary of a run."""
 
 import re
 import subprocess

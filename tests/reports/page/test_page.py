@@ -28,7 +28,7 @@ HOSTILE = "<script>window.attacked = true</script><img src=x onerror='window.att
 
 @pytest.fixture(scope="module")
 def workdir(finished_run, tmp_path_factory):
-    """Of a run, with its page."""
+    """Return the workdir of a run with its page."""
     workdir = shutil.copytree(finished_run, tmp_path_factory.mktemp("page") / "run")
     assert main(["report", f"--workdir={workdir}", "--html"]) == 0
     return workdir
@@ -69,7 +69,7 @@ def link_element(browser, cut):
 
 
 def expected_tip(cut):
-    """What must stand there: the change of the accuracy, its interval, and the loss."""
+    """Return the expected texts: the change of the accuracy, its interval, and the loss."""
     change, low, high = (in_points(float(cut[name])) for name in ("delta", "ci_low", "ci_high"))
     return [f"accuracy {change} points", f"interval {low} to {high}", f"{float(cut['loss']):.4f}"]
 

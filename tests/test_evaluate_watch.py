@@ -15,7 +15,7 @@ from aggnets_jax.main import main
 
 @pytest.fixture(scope="module")
 def workdir(finished_run, tmp_path_factory):
-    """Of a run that is finished."""
+    """Return the workdir of a finished run."""
     return shutil.copytree(finished_run, tmp_path_factory.mktemp("watch") / "run")
 
 
