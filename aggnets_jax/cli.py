@@ -115,13 +115,25 @@ def exit_code(program: Callable[[], int | None]) -> int:
         if isinstance(error, BrokenPipeError):
             return BROKEN_PIPE
         if not is_storage_error(error):
-            if problem := _problem_of_devices():
+            if problem := _problem_of_memory(error) or _problem_of_devices():
                 print(f"error: {problem}", file=sys.stderr)
                 return UserError.exit_code
             raise
         # A disk that is full, read-only or gone; a bucket that does not answer.
         print(f"error: {one_line(error)}", file=sys.stderr)
         return Unsaved.exit_code
+
+
+def _problem_of_memory(error: Exception) -> str | None:
+    """Return how to need less memory if an error means that there is too little, or None."""
+    if "jax" not in sys.modules:
+        return None
+    from aggnets_jax.runtime.memory import is_out_of_memory
+
+    if not is_out_of_memory(error):
+        return None
+    less = "smaller batches, fewer seeds, accumulation_steps and model.remat need less"
+    return f"too little memory: {one_line(str(error).partition(chr(10))[0])}; {less}"
 
 
 def _problem_of_devices() -> str | None:

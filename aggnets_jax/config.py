@@ -40,7 +40,10 @@ _ONE_LENGTH = "set one of config.total_steps and config.total_epochs, the other 
 _RANGES = {
     (1, 2**31, "at least 1 and below 2**31"): (
         *("total_steps", "log_every_steps", "eval_every_steps", "checkpoint_every_steps"),
-        *("keep_checkpoints", "num_seeds", "batch_size", "eval_batch_size", "accumulation_steps"),
+        *("keep_checkpoints", "num_seeds"),
+    ),
+    (1, 2**24, "at least 1 and below 2**24"): (
+        *("batch_size", "eval_batch_size", "accumulation_steps"),
     ),
     (0, 2**31, "at least 0 and below 2**31"): (
         *("lr_batch_size", "steps_per_dispatch", "skip_nonfinite_steps", "slices"),

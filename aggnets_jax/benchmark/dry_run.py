@@ -13,7 +13,6 @@ from jax.sharding import Mesh
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.benchmark.hlo import collectives, memory_bytes, moved_bytes
-from aggnets_jax.benchmark.memory import is_out_of_memory
 from aggnets_jax.benchmark.targets import Chip, Target, open_target
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import make_eval_step
@@ -26,6 +25,7 @@ from aggnets_jax.runtime.compilation import (
     compile_for,
     compiler_options,
 )
+from aggnets_jax.runtime.memory import is_out_of_memory
 from aggnets_jax.runtime.notes import note
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task

@@ -16,7 +16,6 @@ from flax import linen as nn
 from aggnets_jax.ablation.sets import single_links
 from aggnets_jax.ablation.sweep import default_at_once, linked_stages, make_scores
 from aggnets_jax.benchmark.input_pipeline import input_batches
-from aggnets_jax.benchmark.memory import check_memory
 from aggnets_jax.benchmark.program import Compiled, Program, compile_program
 from aggnets_jax.benchmark.workload import Workload, abstract_variables, random_variables
 from aggnets_jax.connectivity.links import collection, masks_without
@@ -24,6 +23,7 @@ from aggnets_jax.data import Batch, Preprocess, as_they_are
 from aggnets_jax.evaluate import make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.runtime.memory import check_memory
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.setup import DataSizes

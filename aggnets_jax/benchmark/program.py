@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from aggnets_jax.benchmark.memory import peak_bytes
+from aggnets_jax.runtime.memory import peak_bytes
 from aggnets_jax.training.state import TrainState
 
 

@@ -248,6 +248,8 @@ def create_model(
         "frozen_stages": frozen_stages,
         "evaluated_norms": evaluated_norms,
     }
+    if not isinstance(features_only, bool):
+        raise UserError(f"features_only must be True or False, got {features_only!r}")
     if features_only:
         network = create_classifier(name, num_classes, **overrides)
         return make_features(name, network, input_shape(name), **chosen)
@@ -310,13 +312,15 @@ def input_shape(name: str, /) -> tuple[int, int, int]:
     return _find(name)[0].input_shape
 
 
-def list_models(*patterns: str) -> list[str]:
+def list_models(*patterns: str | Sequence[str]) -> list[str]:
     """Return the names of the papers' networks that match a shell pattern such as "sparsenet*".
 
-    With several patterns, a name must match one of them; without patterns, all are returned.
+    With several patterns, or a list of them, a name must match one; without any, all are returned.
     """
-    known = papers.first_rows()
-    return sorted({name for each in patterns or ("*",) for name in fnmatch.filter(known, each)})
+    known, texts = papers.first_rows(), []
+    for pattern in patterns or ("*",):
+        texts += [pattern] if isinstance(pattern, str) else pattern
+    return sorted({name for text in texts for name in fnmatch.filter(known, text)})
 
 
 def list_families() -> list[str]:

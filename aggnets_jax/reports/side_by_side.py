@@ -32,9 +32,11 @@ _OF_SEEDS = (
 _SINGLE = (
     "Single runs can't tell which network is better. Another seed often changes the accuracy of a"
     " network by as much as these runs differ, and the interval of a single run does not contain"
-    " this change. All runs were evaluated on the same images, so overlapping intervals are no test"
-    " either. Train each network with several seeds (--config.num_seeds=5) and compare again:"
+    " this change. Train each network with several seeds (--config.num_seeds=5) and compare again:"
     " differences are then paired by seed, with an interval and a test."
+)
+_SAME_IMAGES = (
+    "All runs were evaluated on the same images, so overlapping intervals are no test either."
 )
 
 
@@ -155,7 +157,11 @@ def _explanation(groups: Groups) -> list[str]:
     single = [len(group) == 1 for group in groups]
     texts = [_OF_IMAGES] if any(single) else []
     texts += [_OF_SEEDS] if not all(single) else []
-    return [*texts, _SINGLE] if any(single) else texts
+    if not any(single):
+        return texts
+    found = {field for group in groups[1:] for field in changes(groups[0], group)}
+    same = not found & {"data.name", "data.eval_split"}
+    return [*texts, _SINGLE, *[_SAME_IMAGES] * same]
 
 
 def show(groups: Groups) -> None:

@@ -18,6 +18,7 @@ from aggnets_jax.data import DatasetInfo, Preprocess
 from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
+from aggnets_jax.runtime.memory import check_memory
 from aggnets_jax.training.distillation import make_distillation
 from aggnets_jax.training.gradients import Phases
 from aggnets_jax.training.regularisation_schedules import Strength, make_strength
@@ -86,7 +87,10 @@ class Setup:
     def new_state(self, mesh: Mesh) -> TrainState:
         """Initialise the state before the first step, on the devices."""
         placed, options = self.state_sharding(mesh), fast_compile_options()
-        return jax.jit(self._new_state, out_shardings=placed, compiler_options=options)()
+        new_state = jax.jit(self._new_state, out_shardings=placed, compiler_options=options)
+        program = new_state.lower().compile()
+        check_memory(program)
+        return program()
 
     def _new_state(self, scan: bool | None = None) -> TrainState:
         model, task, shape = self.model, self.task, self.info.image_shape

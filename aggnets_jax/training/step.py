@@ -16,6 +16,7 @@ from aggnets_jax.data import Batch, Preprocess, ResidentData, StreamedData
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import OneValue
 from aggnets_jax.runtime.compilation import compiler_options, count_cache_hits
+from aggnets_jax.runtime.memory import check_memory
 from aggnets_jax.runtime.mesh import batch_sharding, replicate
 from aggnets_jax.training.algorithms import averaged, is_schedule_free
 from aggnets_jax.training.gradients import (
@@ -225,7 +226,9 @@ class CompiledSteps:
         self._programs = {_shapes(feed): self.program}
 
     def _compile(self, state: TrainState, feed: Any) -> jax.stages.Compiled:
-        return self._jitted.lower(state, feed, _count(1, self._mesh)).compile()
+        program = self._jitted.lower(state, feed, _count(1, self._mesh)).compile()
+        check_memory(program, placed=True)
+        return program
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
         """Make so many updates."""

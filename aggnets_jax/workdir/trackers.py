@@ -20,7 +20,7 @@ import ml_collections
 from aggnets_jax.arguments import check_arguments
 from aggnets_jax.config_fields.fields import plain
 from aggnets_jax.errors import UserError, one_line, unknown
-from aggnets_jax.files import AnyPath, read_json, write_json
+from aggnets_jax.files import AnyPath, check_fields, read_json, write_json
 from aggnets_jax.runtime.events import PATTERN, EventFile
 
 # Time for which a run that ends waits until a service has taken its last metrics.
@@ -231,8 +231,16 @@ _ids_change = threading.Lock()
 
 
 def read_ids(workdir: AnyPath) -> dict[str, str]:
-    """Return the ids that a workdir's run has at its trackers."""
-    return read_json(workdir / IDS) if (workdir / IDS).exists() else {}
+    """Return the ids that a workdir's run has at its trackers; warn of a file that is damaged."""
+    if not (workdir / IDS).exists():
+        return {}
+    try:
+        ids = read_json(workdir / IDS)
+        check_fields(workdir / IDS, ids, dict)
+    except UserError as error:
+        print(f"warning: {error}; the trackers begin a new run", file=sys.stderr, flush=True)
+        return {}
+    return ids
 
 
 def remember_id(workdir: AnyPath, name: str, own: str) -> None:
@@ -248,6 +256,8 @@ def check_trackers(config: ml_collections.ConfigDict) -> None:
         for name in names:
             if not isinstance(name, str) or name not in TRACKERS:
                 raise unknown(f"tracker in config.{field}", str(name), TRACKERS)
+    if len({*config.trackers}) < len(config.trackers):
+        raise UserError(f"config.trackers has a tracker twice: {', '.join(config.trackers)}")
     for name, arguments in given.items():
         if not isinstance(arguments, dict):
             raise UserError(f"config.tracker_args.{name} must be a mapping, got {arguments!r}")

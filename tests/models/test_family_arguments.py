@@ -90,6 +90,7 @@ def test_several_patterns_list_each_network_once():
     both = list_models("sparsenet40*", "sparsenet4*", "resnet18")
     assert both == sorted({*list_models("sparsenet4*"), *list_models("resnet18")})
     assert list_models() == list_models("*")
+    assert list_models(["sparsenet4*", "resnet18"]) == both
 
 
 def test_a_name_that_is_not_there_lists_names(capsys):

@@ -177,6 +177,8 @@ def test_frozen_stages_get_no_gradient_and_keep_their_averages():
 
 def test_mistakes_are_told_in_a_line():
     features = partial(create_model, "sparsenet_bc16_k4", features_only=True)
+    with pytest.raises(UserError, match="features_only must be True or False, got 'x'"):
+        features(features_only="x")
     with pytest.raises(UserError, match=r"level of 'sparsenet_bc16_k4'.*4"):
         features(out_indices=(1, 4))
     with pytest.raises(UserError, match="ascending numbers"):

@@ -42,6 +42,15 @@ def singles(tmp_path):
     ]
 
 
+def test_runs_on_other_data_are_not_called_evaluated_on_the_same(tmp_path, capsys):
+    other = write(tmp_path / "other", [0.93], ("data.eval_split=train",))
+    singles = with_logs([*write(tmp_path / "sparse", [0.9]), *other])
+    assert main(["compare", *singles]) == 0
+    out = capsys.readouterr().out
+    assert "data.eval_split" in out and "Single runs can't tell" in out
+    assert "on the same images" not in out
+
+
 def test_single_runs_have_intervals_of_their_images(singles, tmp_path, capsys):
     output = tmp_path / "out" / "both"
     assert main(["compare", *singles, f"--output={output}"]) == 0
@@ -59,6 +68,7 @@ def test_single_runs_have_intervals_of_their_images(singles, tmp_path, capsys):
     assert "accuracy in evaluation, by step" in out and "46.50%" in out
     assert "differs from" in out and "model.topology (None and 'dense')" in out
     assert "Single runs can't tell which network is better" in out
+    assert "All runs were evaluated on the same images" in out
     assert output.with_name("both.png").read_bytes().startswith(b"\x89PNG")
     page = output.with_name("both.md").read_text()
     assert "](both.png)" in page and "Single runs can't tell" in page and "--config=" in page

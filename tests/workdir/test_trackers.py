@@ -83,6 +83,14 @@ def test_a_service_gets_each_line_and_its_own_id_again(recorder, tmp_path):
     assert json.loads((tmp_path / trackers.IDS).read_text()) == {"recorder": "17"}
 
 
+def test_a_damaged_file_of_ids_is_a_warning_and_a_new_run(recorder, tmp_path, capsys):
+    (tmp_path / trackers.IDS).write_text('{"recorder": [1]}')
+    log_in_two_starts(tmp_path, make_config("recorder"))
+    assert [call[1] for call in recorder.calls if call[0] == "open"] == [None, "17"]
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ") and error.endswith("the trackers begin a new run\n")
+
+
 def test_a_service_that_is_new_to_a_run_gets_its_earlier_lines(recorder, tmp_path):
     with MetricLog(tmp_path, {}, make_config()) as log:
         log.write(1, {"train/loss": 0.5})
@@ -133,6 +141,7 @@ def test_a_service_that_hangs_does_not_stop_the_run(recorder, tmp_path, capsys, 
         (("clu",), {"clu": {"a": 1}}, "it has: none"),
         (({"a": 1},), {}, "unknown tracker in config.trackers \"{'a': 1}\""),
         ((), {"wandb": 3}, "config.tracker_args.wandb must be a mapping, got 3"),
+        (("clu", "clu"), {}, "config.trackers has a tracker twice: clu, clu"),
         (("missing",), {}, "tracker 'missing' needs the package nowhere: pip install"),
     ],
 )
