@@ -12,7 +12,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import any_path, read_json
 from aggnets_jax.reports import transfer as transfer_results
-from aggnets_jax.reports.results import Result, groups, provenance, read_run
+from aggnets_jax.reports.results import Result, groups, precisions, provenance, read_run
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
@@ -22,12 +22,15 @@ _P_VALUES = {"p_t": "p", "p_t_holm": "p (Holm)", "p_wilcoxon": "W", "p_wilcoxon_
 
 _EXPLANATION = (
     "A difference is network minus reference for runs with the same seed{when}:"
-    " below zero, the network is better. Errors are top-1 errors in percent. Each interval is the"
+    " {better}. Each interval is the"
     " 95 % confidence interval of the mean difference by Student's t distribution. p is the p-value"
     " of the two-sided paired t test, W the p-value of Wilcoxon's signed-rank test, which needs"
     " {least} pairs. p (Holm) and W (Holm) are corrected by Holm's method for the {comparisons} of"
     " each measure. There is no p-value where all differences are equal."
 )
+
+_LESS = "below zero, the network is better. Errors are top-1 errors in percent"
+_MORE = "above zero, the network is better. AP is COCO's average precision in percent"
 
 _PAGE = """# {name}
 
@@ -42,7 +45,8 @@ class Difference(NamedTuple):
 
     Attributes:
       group: results of the network, one for each seed, also those without a partner.
-      measure: "error" in %, or "loss"; or a classifier of transfer, whose error in % it is.
+      measure: "error" in %, or "loss"; a classifier of transfer, whose error in % it is; for
+        detectors "bbox_AP" or "segm_AP", in %.
       seeds: of the pairs.
       reference: mean of the reference over these seeds.
       mean: of the differences, network minus reference.
@@ -120,7 +124,7 @@ def compare(
     if not grouped:
         raise UserError(f"all runs are of one network, {name_of(reference)}; give another, too")
     _check_fields([reference, *grouped], may_differ)
-    measures = MEASURES
+    measures = precisions([reference, *grouped]) or MEASURES
     if transfer:
         (reference, *grouped), measures = transfer_results.add_errors([reference, *grouped])
     by_measure = []
@@ -269,8 +273,12 @@ def show(comparison: Comparison) -> None:
 def _explanation(comparison: Comparison) -> str:
     count = len(comparison.differences) // len(comparison.measures)
     comparisons = "one comparison" if count == 1 else f"{count} comparisons"
-    last = ", after the last step" if comparison.measures == MEASURES else ""
-    return _EXPLANATION.format(when=last, least=LEAST_RANKED, comparisons=comparisons)
+    detectors = bool(precisions([comparison.reference]))
+    last = ", after the last step" if detectors or comparison.measures == MEASURES else ""
+    better = _MORE if detectors else _LESS
+    return _EXPLANATION.format(
+        when=last, better=better, least=LEAST_RANKED, comparisons=comparisons
+    )
 
 
 def _cells(difference: Difference) -> dict[str, str]:

@@ -184,6 +184,13 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
     return [list(seeds.values()) for seeds in by_config.values()]
 
 
+def precisions(grouped: Sequence[Sequence[Result]]) -> tuple[str, ...]:
+    """Return the columns of AP that all detectors have, or () for classifiers."""
+    records = [result.record for group in grouped for result in group]
+    columns = ("bbox_AP", "segm_AP")
+    return tuple(name for name in columns if all(r.get(name) is not None for r in records))
+
+
 def page(grouped: Sequence[Sequence[Result]], output: Path) -> str:
     """Return the Markdown page: a row for each group, the commands, hardware and versions."""
     table = markdown([_cells(group) for group in grouped])

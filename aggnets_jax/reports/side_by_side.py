@@ -1,4 +1,4 @@
-"""Several runs side by side: sizes, accuracies with intervals, and curves."""
+"""Several runs side by side: sizes, accuracies or APs with intervals, and curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.compare import changes, name_of
 from aggnets_jax.reports.curves import Lines, points, save_several
 from aggnets_jax.reports.metrics import curves_of
-from aggnets_jax.reports.results import Result, provenance
+from aggnets_jax.reports.results import Result, precisions, provenance
 from aggnets_jax.statistics import accuracy_interval, mean_and_interval
 from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
@@ -20,6 +20,7 @@ Groups = Sequence[Sequence[Result]]
 """Results of networks, each with one for each of its seeds."""
 
 _MOST_STEPS = 8  # of the table of curves
+_TITLES = {"accuracy": "accuracy", "bbox_AP": "box AP", "segm_AP": "mask AP"}
 
 _OF_IMAGES = (
     "The interval of a single run is a 95 % confidence interval (Wilson) for the accuracy of this"
@@ -27,13 +28,13 @@ _OF_IMAGES = (
 )
 _OF_SEEDS = (
     "The interval of several seeds is a 95 % confidence interval (Student's t) for the mean"
-    " accuracy over all seeds on these test images."
+    " over all seeds on these test images."
 )
 _SINGLE = (
-    "Single runs can't tell which network is better. Another seed often changes the accuracy of a"
-    " network by as much as these runs differ, and the interval of a single run does not contain"
-    " this change. Train each network with several seeds (--config.num_seeds=5) and compare again:"
-    " differences are then paired by seed, with an interval and a test."
+    "Single runs can't tell which network is better. Another seed often changes a network's result"
+    " by as much as these runs differ, and no interval of a single run contains this change. Train"
+    " each network with several seeds (--config.num_seeds=5) and compare again: differences are"
+    " then paired by seed, with an interval and a test."
 )
 _SAME_IMAGES = (
     "All runs were evaluated on the same images, so overlapping intervals are no test either."
@@ -41,8 +42,9 @@ _SAME_IMAGES = (
 
 
 def rows(groups: Groups) -> list[dict[str, Any]]:
-    """Return a record of plain numbers for each network; accuracies are in 0..1."""
-    return [_row(*each) for each in zip(_names(groups), groups, strict=True)]
+    """Return a record of plain numbers for each network; accuracies and APs are in 0..1."""
+    columns = precisions(groups)
+    return [_row(*each, columns) for each in zip(_names(groups), groups, strict=True)]
 
 
 def _names(groups: Groups) -> list[str]:
@@ -54,19 +56,19 @@ def _names(groups: Groups) -> list[str]:
     ]
 
 
-def _row(name: str, group: Sequence[Result]) -> dict[str, Any]:
+def _row(name: str, group: Sequence[Result], columns: Sequence[str]) -> dict[str, Any]:
     summary = read_summary(any_path(group[0].workdir))
-    accuracies = [1 - result.record["error"] / 100 for result in group]
-    examples = summary["final"].get("examples")
-    low = high = None
-    if len(group) > 1:
-        accuracy, _, half = mean_and_interval(accuracies)
-        low, high = accuracy - half, accuracy + half
-    else:
-        (accuracy,) = accuracies
-        if isinstance(examples, int) and examples > 0:
-            low, high = accuracy_interval(accuracy, examples)
-    first = group[0].record
+    first, examples = group[0].record, summary["final"].get("examples")
+    measured: dict[str, Any] = {}
+    for column in columns:
+        values = [result.record[column] / 100 for result in group]
+        measured |= _with_interval(_TITLES[column].replace(" ", "_"), values)
+    if not columns:
+        measured = _with_interval("accuracy", [1 - r.record["error"] / 100 for r in group])
+        if len(group) == 1 and isinstance(examples, int) and examples > 0:
+            interval = accuracy_interval(measured["accuracy"], examples)
+            measured |= dict(zip(("interval_low", "interval_high"), interval, strict=True))
+        measured["loss"] = mean_and_interval([float(r.record["loss"]) for r in group])[0]
     return {
         "run": name,
         "network": first["network"],
@@ -77,12 +79,17 @@ def _row(name: str, group: Sequence[Result]) -> dict[str, Any]:
         "data": first["data"],
         "steps": first["steps"],
         "seeds": len(group),
-        "accuracy": accuracy,
-        "interval_low": low,
-        "interval_high": high,
         "test_images": examples,
-        "loss": mean_and_interval([float(result.record["loss"]) for result in group])[0],
+        **measured,
     }
+
+
+def _with_interval(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    """Return a mean with its interval over seeds, which a single value does not have."""
+    mean, _, half = mean_and_interval(values)
+    low, high = (None, None) if len(values) == 1 else (mean - half, mean + half)
+    prefix = "" if name == "accuracy" else f"{name}_"
+    return {name: mean, f"{prefix}interval_low": low, f"{prefix}interval_high": high}
 
 
 def _pattern(workdir: str) -> str:
@@ -96,8 +103,7 @@ def _pattern(workdir: str) -> str:
 
 
 def _cells(row: Mapping[str, Any]) -> dict[str, str]:
-    low, high = row["interval_low"], row["interval_high"]
-    return {
+    cells = {
         "run": row["run"],
         "network": row["network"],
         "pattern": row["pattern"],
@@ -106,11 +112,17 @@ def _cells(row: Mapping[str, Any]) -> dict[str, str]:
         "multiply-adds": f"{row['multiply_adds']:,}",
         "steps": f"{row['steps']:,}",
         "seeds": str(row["seeds"]),
-        "accuracy": f"{row['accuracy']:.2%}",
-        "95 % interval": "" if low is None else f"{100 * low:.2f} to {100 * high:.2f}",
-        "test images": "" if row["test_images"] is None else f"{row['test_images']:,}",
-        "loss": f"{row['loss']:.4f}",
     }
+    for name, prefix in (("accuracy", ""), ("box_AP", "box_AP_"), ("mask_AP", "mask_AP_")):
+        if name in row:
+            low, high = (row[f"{prefix}interval_{end}"] for end in ("low", "high"))
+            cells[name.replace("_", " ")] = f"{row[name]:.2%}"
+            title = f"{prefix.replace('_', ' ')}95 % interval"
+            cells[title] = "" if low is None else f"{100 * low:.2f} to {100 * high:.2f}"
+    cells["test images"] = "" if row["test_images"] is None else f"{row['test_images']:,}"
+    if "loss" in row:
+        cells["loss"] = f"{row['loss']:.4f}"
+    return cells
 
 
 def _logs(groups: Groups) -> dict[str, list[tuple[Lines, int]]]:
@@ -126,9 +138,10 @@ def _logs(groups: Groups) -> dict[str, list[tuple[Lines, int]]]:
 
 
 def _curve_cells(groups: Groups) -> list[dict[str, str]]:
-    """Return the evaluation accuracy of each network by step, at up to `_MOST_STEPS` steps."""
+    """Return accuracy or box AP of each network by step, at up to `_MOST_STEPS` steps."""
+    metric = f"eval/{(*precisions(groups), 'accuracy')[0]}"
     curves = {
-        name: [points(lines, "eval/accuracy", seed) for lines, seed in runs]
+        name: [points(lines, metric, seed) for lines, seed in runs]
         for name, runs in _logs(groups).items()
     }
     steps = sorted({step for runs in curves.values() for curve in runs for step in curve})
@@ -155,10 +168,12 @@ def _differences(groups: Groups) -> list[str]:
 
 def _explanation(groups: Groups) -> list[str]:
     single = [len(group) == 1 for group in groups]
-    texts = [_OF_IMAGES] if any(single) else []
+    texts = [_OF_IMAGES] if any(single) and not precisions(groups) else []
     texts += [_OF_SEEDS] if not all(single) else []
     if not any(single):
         return texts
+    if precisions(groups):
+        return [*texts, _SINGLE]
     found = {field for group in groups[1:] for field in changes(groups[0], group)}
     same = not found & {"data.name", "data.eval_split"}
     return [*texts, _SINGLE, *[_SAME_IMAGES] * same]
@@ -169,7 +184,8 @@ def show(groups: Groups) -> None:
     texts = ("run", "network", "pattern")
     print_table([_cells(row) for row in rows(groups)], "networks", left=texts)
     if curves := _curve_cells(groups):
-        print_table(curves, "accuracy in evaluation, by step", left=())
+        title = _TITLES[(*precisions(groups), "accuracy")[0]]
+        print_table(curves, f"{title} in evaluation, by step", left=())
     print("\n".join([*_differences(groups), *_explanation(groups)]))
 
 

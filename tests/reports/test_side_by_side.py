@@ -11,6 +11,7 @@ from scipy import stats
 from aggnets_jax.main import main
 from aggnets_jax.reports import compare, curves, side_by_side
 from tests.reports.test_compare import DENSE, WINDOWED, write
+from tests.reports.test_results import with_precisions, write_run
 
 
 def with_logs(workdirs, examples=200):
@@ -49,6 +50,37 @@ def test_runs_on_other_data_are_not_called_evaluated_on_the_same(tmp_path, capsy
     out = capsys.readouterr().out
     assert "data.eval_split" in out and "Single runs can't tell" in out
     assert "on the same images" not in out
+
+
+@pytest.fixture
+def detectors(tmp_path):
+    """Return the workdirs of two detectors, each with two seeds of AP 0.5 and 0.6."""
+    change = with_precisions("bbox_AP", "bbox_AP50", "bbox_AP75")
+    pair = [
+        write_run(tmp_path / name, [0.1, 0.1], overrides, change=change)
+        for name, overrides in (("sparse", ()), ("dense", DENSE))
+    ]
+    for workdir in pair:
+        lines = [{"step": n, "eval/bbox_AP": n / 10, "train/loss": 2.0} for n in (2, 5)]
+        text = "".join(f"{json.dumps(line)}\n" for line in lines)
+        _file(workdir, "metrics.jsonl").write_text(text)
+    return pair
+
+
+def test_detectors_are_compared_by_their_precision(detectors, tmp_path, capsys):
+    assert main(["compare", *detectors, f"--output={tmp_path / 'table'}"]) == 0
+    out = capsys.readouterr().out
+    assert "above zero, the network is better. AP is COCO's average precision in percent" in out
+    with (tmp_path / "table.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["measure"], row["reference_mean"], row["difference"]) == ("bbox_AP", "55", "0")
+
+
+def test_detectors_are_shown_side_by_side(detectors, tmp_path, capsys):
+    assert main(["report", *detectors, f"--output={tmp_path / 'curves.png'}"]) == 0
+    out = capsys.readouterr().out
+    assert "box AP in evaluation, by step" in out and "55.00%" in out and "mask" not in out
+    assert "accuracy" not in out and "-8.53 to 118.53" in out
 
 
 def test_single_runs_have_intervals_of_their_images(singles, tmp_path, capsys):
