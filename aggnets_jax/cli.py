@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -14,6 +15,8 @@ from aggnets_jax.buckets import is_storage_error
 from aggnets_jax.errors import Diverged, LostProcess, Stopped, Unsaved, UserError, one_line, unknown
 from aggnets_jax.runtime.interrupts import ignore_signals
 from aggnets_jax.runtime.streams import BROKEN_PIPE
+
+_MARK = "\ufeff"
 
 
 class Parser(argparse.ArgumentParser):
@@ -81,10 +84,12 @@ def _with_flag_files(words: list[str]) -> list[str]:
     from absl import flags
 
     try:
-        return flags.FlagValues().read_flags_from_files(words)
+        read = flags.FlagValues().read_flags_from_files(words)
     except (flags.Error, ValueError) as error:  # ValueError: the file is no text
         reason = one_line(error).removeprefix("ERROR:: ")
         raise UserError(f"--flagfile can't be read: {reason}") from error
+    # The first line may begin with Windows' mark of UTF-8, and be empty or a comment after it.
+    return [word.removeprefix(_MARK) for word in read if not re.match(f"{_MARK}(#|//|$)", word)]
 
 
 def exit_code(program: Callable[[], int | None]) -> int:

@@ -189,7 +189,7 @@ def read_json(file: AnyPath) -> dict[str, Any]:
 
 
 def read_text(file: AnyPath) -> str:
-    """Read a text file.
+    """Read a text file, without the mark that Windows may put before UTF-8.
 
     Raises:
       UserError: if it can't be read, or is no UTF-8.
@@ -197,7 +197,7 @@ def read_text(file: AnyPath) -> str:
     """
     with explained(f"{file} is damaged", UnicodeDecodeError), storage(file):
         try:
-            return file.read_text()
+            return file.read_text(encoding="utf-8-sig")
         except FileNotFoundError as error:
             raise UserError(f"{file} can't be read: {os.strerror(errno.ENOENT)}") from error
         except OSError as error:

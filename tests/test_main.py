@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from aggnets_jax import commands
-from aggnets_jax.cli import exit_code
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.main import main
 from tests import runs
 
@@ -152,6 +152,15 @@ def test_command_lines_without_a_subcommand(old, new, monkeypatch):
         monkeypatch.setitem(commands.COMMANDS, name, command)
     assert main(old) == main(new) == 0
     assert ran[0] == ran[1]
+
+
+@pytest.mark.parametrize("line", ["", "# mine\n"])
+def test_files_of_flags_may_begin_with_a_mark(line, tmp_path):
+    (tmp_path / "flags").write_text(f"\ufeff{line}--name=x\n--many=3\n")
+    parser = Parser()
+    parser.add_argument("--name")
+    parser.add_argument("--many")
+    assert vars(parser.parse([f"--flagfile={tmp_path / 'flags'}"])) == {"name": "x", "many": "3"}
 
 
 def test_the_exit_code_of_bad_input_reaches_the_shell(tmp_path):

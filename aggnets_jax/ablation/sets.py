@@ -153,7 +153,7 @@ def _parse(text: str) -> list[StageLink]:
 
 
 def _read_file(file: str) -> dict[str, list[StageLink]]:
-    text = read_text(any_path(file)).removeprefix("\ufeff")
+    text = read_text(any_path(file))
     try:
         lines = list(csv.reader(io.StringIO(text, newline="")))
     except csv.Error as error:  # a NUL in it

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import importlib.metadata
+import io
 import json
 import platform
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import aggnets_jax
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import explained, local_path, write_text
+from aggnets_jax.files import explained, local_path, read_text, write_text
 from aggnets_jax.tables import csv_text, print_table
 from aggnets_jax.workdir.provenance import commit, hardware
 
@@ -134,11 +135,10 @@ def read_records(path: str | Path) -> list[dict[str, str]]:
     path = local_path(path)
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise UserError(f"{path} has other columns than a table of speeds")
-        return list(reader)
+    reader = csv.DictReader(io.StringIO(read_text(path)))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise UserError(f"{path} has other columns than a table of speeds")
+    return list(reader)
 
 
 def replace_records(path: str | Path, new: Sequence[Mapping[str, str]]) -> None:

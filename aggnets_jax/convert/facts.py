@@ -21,7 +21,7 @@ from aggnets_jax.data import DatasetInfo
 from aggnets_jax.data.dataset_info import default_normalisation, unnamed_classes
 from aggnets_jax.data.image_folder import IMAGE_FOLDER
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import explained, is_line, local_path
+from aggnets_jax.files import explained, is_line, local_path, read_text
 from aggnets_jax.models import input_shape
 
 _IMAGENET = "imagenet2012"
@@ -159,8 +159,7 @@ def read_class_names(file: str | Path) -> tuple[str, ...]:
       UserError: if it can't be read, or holds no different names of one line each.
     """
     path = local_path(file)
-    with explained(f"{path} can't be read", OSError, UnicodeDecodeError):
-        text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     names: Any = [line.strip() for line in text.splitlines() if line.strip()]
     if path.suffix == ".json":
         with explained(f"{path} is no JSON file", ValueError, RecursionError):

@@ -143,7 +143,7 @@ def read_results(results: Path) -> Iterator[tuple[Path, dict[str, str]]]:
     """
     for file in sorted(results.glob("*.csv")):
         try:
-            with file.open(newline="") as lines:
+            with file.open(newline="", encoding="utf-8-sig") as lines:
                 reader = csv.DictReader(lines)
                 if {"config", "overrides", "seed", "error"} <= set(reader.fieldnames or ()):
                     yield from ((file, row) for row in reader)

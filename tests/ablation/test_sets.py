@@ -88,7 +88,7 @@ def test_lists_are_files_and_texts(stages, tmp_path):
 def test_lines_of_a_table_of_links_are_a_list(stages, tmp_path):
     file = tmp_path / "links.csv"
     file.write_text(
-        "stage,layer,source,accuracy,delta,ci_low,ci_high,loss\r\nstage2,2,1,1,0,0,0,0.1\r\n"
+        "\ufeffstage,layer,source,accuracy,delta,ci_low,ci_high,loss\r\nstage2,2,1,1,0,0,0,0.1\r\n"
     )
     (only,) = sets.listed_sets([str(file)], stages)
     assert only == ({"set": "links", "links": 1}, (("stage2", (2, 1)),))

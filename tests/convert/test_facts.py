@@ -97,6 +97,8 @@ def test_digits_are_known():
     [
         ("a.txt", "rose\n tulip \n", ("rose", "tulip")),
         ("a.json", json.dumps(["rose", "tulip"]), ("rose", "tulip")),
+        ("a.txt", "\ufeffrose\ntulip\n", ("rose", "tulip")),  # Windows' mark of UTF-8
+        ("a.json", '\ufeff["rose", "tulip"]', ("rose", "tulip")),
         ("a.json", json.dumps({"1": "tulip", "0": "rose"}), ("rose", "tulip")),
         ("a.json", json.dumps({"0": ["n01", "rose"], "1": ["n02", "tulip"]}), ("n01", "n02")),
         ("a.txt", "rose\nrose\n", "has the name 'rose' twice"),
