@@ -9,15 +9,16 @@ Images are uint8 [N, height, width] or [N, height, width, 1 or 3], labels whole 
 
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.numpy_files import read_array
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import explained
 
 _NAMES = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
@@ -53,22 +54,18 @@ def open_file(path: Path) -> Opened:
     Raises:
       UserError: if it can't be read, or has no such arrays.
     """
-    kinds = OSError, ValueError, zipfile.BadZipFile, EOFError
-    with explained(f"{path} can't be read as an .npz file", *kinds):
-        loaded = np.load(path, allow_pickle=False)
-        if not isinstance(loaded, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array")
-        with loaded:
-            names = {split: pair for split in _SPLITS if (pair := _pair(loaded, split))}
-            arrays = {split: tuple(loaded[name] for name in names[split]) for split in names}
-            class_names = loaded.get("class_names")
-            there = ", ".join(loaded.files)
+    damaged = f"{path} can't be read as an .npz file"
+    with explained(damaged, Exception), zipfile.ZipFile(path) as archive:  # see `read_array`
+        there = [name.removesuffix(".npy") for name in archive.namelist()]
+        names = {split: pair for split in _SPLITS if (pair := _pair(there, split))}
+        arrays = {split: [_array(archive, name) for name in names[split]] for split in names}
+        class_names = _array(archive, "class_names") if "class_names" in there else None
     if not names:
         raise UserError(
-            f"{path} has no x_train and y_train, or train_images and train_labels,"
-            f" but {there or 'nothing'}"
+            f"{path} has no x_train and y_train, or train_images and train_labels, but "
+            + one_line(", ".join(map(repr, there)) or "nothing")
         )
-    splits = {split: _examples(*arrays[split], f"{names[split][0]} of {path}") for split in names}  # type: ignore[call-arg]
+    splits = {split: _examples(f"{names[split][0]} of {path}", *arrays[split]) for split in names}
     shapes = {examples._images.shape[1:] for examples in splits.values()}
     if len(shapes) > 1:
         raise UserError(f"the splits of {path} have images of several shapes")
@@ -82,14 +79,19 @@ def open_file(path: Path) -> Opened:
     return Opened(splits, classes, shapes.pop())
 
 
-def _pair(loaded: Mapping[str, np.ndarray], split: str) -> tuple[str, str] | None:
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as file:
+        return read_array(file)
+
+
+def _pair(there: Collection[str], split: str) -> tuple[str, str] | None:
     for images, labels in _NAMES:
-        if images.format(split) in loaded and labels.format(split) in loaded:
+        if images.format(split) in there and labels.format(split) in there:
             return images.format(split), labels.format(split)
     return None
 
 
-def _examples(images: np.ndarray, labels: np.ndarray, place: str) -> Arrays:
+def _examples(place: str, images: np.ndarray, labels: np.ndarray) -> Arrays:
     if images.ndim == 3:
         images = images[..., None]
     sides = images.shape[1:3]

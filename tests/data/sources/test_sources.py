@@ -15,6 +15,7 @@ from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.examples import Joined
 from aggnets_jax.data.host_pipeline import load_split, train_dataset
 from aggnets_jax.data.record_order import BatchRows
+from aggnets_jax.data.sources import npz
 from aggnets_jax.data.sources.hf_dataset import open_folder
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
@@ -111,6 +112,7 @@ def test_names_of_medmnist_and_of_classes(tmp_path):
     assert (info.num_train, info.eval_split) == (4, "test")
 
 
+SPLITS = ("train", "test")
 PAIR = {"x_train": IMAGES, "y_train": LABELS}
 
 
@@ -129,6 +131,43 @@ PAIR = {"x_train": IMAGES, "y_train": LABELS}
 def test_other_npz_files(tmp_path, arrays, message):
     with pytest.raises(UserError, match=message):
         describe(make_npz(tmp_path / "wrong.npz", **arrays))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_is_one_line_or_unharmed(tmp_path, save):
+    random = np.random.default_rng(0)
+    images = {f"x_{split}": random.integers(0, 255, (4, 3, 2), np.uint8) for split in SPLITS}
+    save(tmp_path / "whole.npz", **images, **{f"y_{split}": LABELS for split in SPLITS})
+    whole, file = (tmp_path / "whole.npz").read_bytes(), tmp_path / "damaged.npz"
+    refused = 0
+    for place, value in zip(random.integers(0, len(whole), 400), random.bytes(400), strict=True):
+        file.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        try:
+            opened = npz.open_file(file)
+        except UserError:
+            refused += 1
+            continue
+        for split, examples in opened.splits.items():
+            assert np.array_equal(examples._images[..., 0], images[f"x_{split}"])
+            assert np.array_equal(examples.labels, LABELS)
+    assert 100 < refused < 400
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),  # in the entry of a file
+    [
+        (6, 99, "zip file version 9.9"),
+        (8, 1, "'x_train.npy' is encrypted"),
+        (10, 99, "compression method is not supported"),
+    ],
+)
+def test_a_strange_npz_says_why(tmp_path, at, value, message):
+    np.savez(tmp_path / "a.npz", **PAIR)
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[content.index(b"PK\x01\x02") + at] = value
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(UserError, match=f"a.npz can't be read as an .npz file: .*{message}"):
+        describe(make_config("npz", tmp_path / "a.npz"))
 
 
 def test_a_label_without_a_class(tmp_path, sharding):
