@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from etils import epath
 
 from aggnets_jax.buckets import is_url
+from aggnets_jax.data.folders import is_visible
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, open_folder
 from aggnets_jax.data.sources import SOURCES, open_source
 from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -88,6 +89,8 @@ def _damaged_file(folder: epath.Path) -> epath.Path | None:
     """Return the first JSON file of a prepared data set that can't be read, if there is one."""
     # In folders of versions, which may be in folders of configs; buckets search no deeper.
     for file in sorted([*folder.glob("*/*.json"), *folder.glob("*/*/*.json")]):
+        if not is_visible(file.name):
+            continue
         try:
             json.loads(file.read_text())
         except (OSError, ValueError, RecursionError):

@@ -11,6 +11,8 @@ severity, such as cifar10_corrupted/fog_3.
 import numpy as np
 
 from aggnets_jax.data.corruptions import SEVERITIES
+from aggnets_jax.data.folders import is_visible
+from aggnets_jax.data.numpy_files import read_array
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import AnyPath, explained
 
@@ -54,9 +56,8 @@ def read_arrays(folder: AnyPath, corruption: str, severity: int) -> tuple[np.nda
 
 
 def _read(file: AnyPath) -> np.ndarray:
-    kinds = OSError, ValueError, EOFError
-    with explained(f"{file} can't be read", *kinds), file.open("rb") as content:
-        return np.lib.format.read_array(content, allow_pickle=False)
+    with explained(f"{file} can't be read", Exception), file.open("rb") as content:
+        return read_array(content)
 
 
 def find_folder(folder: AnyPath, corruption: str) -> AnyPath:
@@ -65,7 +66,8 @@ def find_folder(folder: AnyPath, corruption: str) -> AnyPath:
     Raises:
       UserError: if there is none.
     """
-    for place in [folder / corruption, *sorted(folder.glob(f"*/{corruption}"))]:
+    inner = (place for place in folder.glob(f"*/{corruption}") if is_visible(place.parent.name))
+    for place in [folder / corruption, *sorted(inner)]:
         if place.is_dir():
             return place
     raise UserError(f"{folder} has neither {_LABELS} nor a folder {corruption}")

@@ -9,23 +9,20 @@ import collections
 import os
 import random
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from etils import epath
 
+from aggnets_jax.data.folders import files_below, walk
 from aggnets_jax.data.split_info import SetInfo, make_info, pieces_of
-from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import is_line
 from aggnets_jax.runtime.notes import print_once
 
 IMAGE_FOLDER = "image_folder"
 ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-# Files and folders that systems add to folders of images. Those that begin with a dot are hidden.
-_OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
 class ImageFolder(NamedTuple):
@@ -54,7 +51,7 @@ def open_folder(data_dir: str | None) -> ImageFolder:
         raise UserError(f"data set {IMAGE_FOLDER} needs data_dir: a folder with train/CLASS/*.jpg")
     found: dict[str, list[tuple[str, str]]] = {}
     class_names = set()
-    for split in sorted(next(_walk(data_dir))[1]):
+    for split in sorted(next(walk(data_dir))[1]):
         path = os.path.join(data_dir, split)
         examples, classes = _list_split(path)
         class_names |= classes
@@ -71,7 +68,7 @@ def open_folder(data_dir: str | None) -> ImageFolder:
 
 def _list_split(folder: str) -> tuple[list[tuple[str, str]], set[str]]:
     """Return the pairs of a file and its class, by name, and the classes, also those without."""
-    _, classes, beside = next(_walk(folder))
+    _, classes, beside = next(walk(folder))
     examples, left_out = [], [*beside]
     for name in sorted(classes):
         if not is_line(name):
@@ -98,37 +95,10 @@ def find_files(folder: str) -> tuple[list[str], list[str]]:
       UserError: a folder can't be read.
     """
     images, others = [], []
-    for parent, _, files in _walk(folder):
-        for name in files:
-            image = os.path.splitext(name)[1].lower() in ENDINGS
-            (images if image else others).append(os.path.join(parent, name))
-    return sorted(images), others
-
-
-def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield each folder with its visible folders and files, as `os.walk` does, following links."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(f"folder {error.filename} can't be read: {one_line(error)}") from error
-
-    if "://" in folder:  # in a bucket
-        walk = import_tensorflow().io.gfile.walk(folder)
-    else:
-        walk = os.walk(folder, onerror=fail, followlinks=True)
-    seen = set()
-    for parent, folders, files in walk:
-        place = os.path.realpath(parent)
-        if place in seen:  # a link leads back to a folder above
-            folders.clear()
-            continue
-        seen.add(place)
-        # Names of folders in a bucket end with a slash.
-        folders[:] = filter(_is_visible, [name.rstrip("/") for name in folders])
-        yield parent, folders, [*filter(_is_visible, files)]
-
-
-def _is_visible(name: str) -> bool:
-    return not name.startswith(".") and name not in _OF_SYSTEMS
+    for file in files_below(folder):
+        image = os.path.splitext(file)[1].lower() in ENDINGS
+        (images if image else others).append(file)
+    return images, others
 
 
 def report_left_out(folder: str, files: Iterable[str]) -> None:

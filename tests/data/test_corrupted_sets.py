@@ -61,6 +61,21 @@ def test_folders_may_be_in_groups(tmp_path):
     assert find_folder(tmp_path, "fog") == tmp_path / "fog"
 
 
+def test_folders_that_macos_adds_are_no_groups(tmp_path):
+    for group in ("__MACOSX", "weather"):
+        (tmp_path / ".c" / group / "fog").mkdir(parents=True)
+    assert find_folder(tmp_path / ".c", "fog") == tmp_path / ".c" / "weather" / "fog"
+
+
+def test_a_damaged_header_is_one_line(tmp_path):
+    write_set(tmp_path, np.zeros((5, 4, 4, 3), np.uint8), np.zeros(5, int))
+    whole = (tmp_path / "labels.npy").read_bytes()
+    for damaged in (whole.replace(b"(5,)", b"(4,)"), whole.replace(b"(5,)", b"(5,(")):
+        (tmp_path / "labels.npy").write_bytes(damaged)
+        with pytest.raises(UserError, match=r"labels\.npy can't be read: "):
+            read_arrays(tmp_path, "fog", 1)
+
+
 @pytest.mark.parametrize("name", PREPARED)
 def test_prepared_sets_have_all_corruptions(name):
     tfds = pytest.importorskip("tensorflow_datasets")

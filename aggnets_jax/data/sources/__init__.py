@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aggnets_jax.data.examples import Examples, Joined, Piece
+from aggnets_jax.data.folders import files_below
 from aggnets_jax.data.sources import hf_dataset, npz, webdataset
 from aggnets_jax.data.sources.opened import check_names
 from aggnets_jax.data.sources.sizes import one_shape
@@ -68,9 +69,15 @@ def open_source(name: str, data_dir: str | None) -> Source:
     path = local_path(data_dir)
     if not path.exists():
         raise UserError(f"data_dir {data_dir} does not exist")
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    state = tuple((str(file), file.stat().st_mtime_ns, file.stat().st_size) for file in files)
-    return _open(name, path, state)
+    files = [*map(Path, files_below(str(path)))] if path.is_dir() else [path]
+    return _open(name, path, tuple(map(_state, files)))
+
+
+def _state(file: Path) -> tuple[str, int, int]:
+    """Return what changes with a file; it may be a link to none."""
+    if not file.is_file():
+        return str(file), 0, 0
+    return str(file), file.stat().st_mtime_ns, file.stat().st_size
 
 
 @functools.lru_cache(maxsize=4)

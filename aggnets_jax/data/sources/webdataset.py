@@ -18,10 +18,11 @@ from typing import NamedTuple
 import numpy as np
 
 from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.folders import files_below, is_visible
 from aggnets_jax.data.image_folder import ENDINGS
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import explained
+from aggnets_jax.files import explained, read_text
 
 CLASSES = "classes.txt"
 _NUMBER = re.compile(r"[-_.]?\d+(-of-\d+)?$")  # of a shard
@@ -70,8 +71,9 @@ def open_folder(path: Path) -> Opened:
     if not path.is_dir():
         raise UserError(f"data_dir {path} is no folder with shards such as train-000000.tar")
     shards: dict[str, list[Path]] = {}
-    for file in sorted(path.rglob("*.tar")):
-        shards.setdefault(_split(path, file), []).append(file)
+    for file in sorted(map(Path, files_below(str(path)))):
+        if file.suffix == ".tar":
+            shards.setdefault(_split(path, file), []).append(file)
     if not shards:
         raise UserError(f"{path} holds no shards such as train-000000.tar")
     splits = {
@@ -81,9 +83,7 @@ def open_folder(path: Path) -> Opened:
     if not (file := path / CLASSES).exists():
         labels = [examples.labels for examples in splits.values()]
         return Opened(splits, numbered_classes(labels, str(path)))
-    with explained(f"{file} can't be read", OSError, UnicodeDecodeError):
-        lines = file.read_text(encoding="utf-8-sig").splitlines()  # Windows puts a mark before it
-    names = [name for line in lines if (name := line.strip())]
+    names = [name for line in read_text(file).splitlines() if (name := line.strip())]
     needed = 1 + max(int(examples.labels.max(initial=-1)) for examples in splits.values())
     if len(names) < needed:
         raise UserError(f"{file} has {len(names)} names, the labels need {needed}")
@@ -98,11 +98,15 @@ def _split(folder: Path, file: Path) -> str:
 
 
 def _members(shard: Path) -> Iterator[_Member]:
-    """Yield the examples of a shard; their members stand together."""
+    """Yield the examples of a shard; their visible members stand together."""
+    if not shard.is_file():
+        raise UserError(f"{shard} is no file, or a link to none")
     with explained(f"{shard} can't be read", OSError, tarfile.TarError), shard.open("rb") as file:
         key, image, label = None, None, None
         with tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in filter(tarfile.TarInfo.isfile, archive):
+            for member in archive:
+                if not (member.isfile() and is_visible(member.name)):
+                    continue
                 folder, name = os.path.split(member.name)
                 stem, _, ending = name.partition(".")
                 found = os.path.join(folder, stem)

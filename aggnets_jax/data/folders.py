@@ -1,0 +1,48 @@
+"""The files in a folder that are data: all but those that are hidden or that systems add."""
+
+import os
+from collections.abc import Iterator
+
+from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.errors import UserError, one_line
+
+# Files and folders that systems add to folders of data. Those that begin with a dot are hidden.
+_OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
+
+
+def is_visible(path: str) -> bool:
+    """Return whether no part of a path is hidden, or a file or folder that systems add."""
+    return not any(
+        part in _OF_SYSTEMS or (part.startswith(".") and part != ".") for part in path.split("/")
+    )
+
+
+def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield each folder with its visible folders and files, as `os.walk` does, following links.
+
+    Raises:
+      UserError: a folder can't be read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise UserError(f"folder {error.filename} can't be read: {one_line(error)}") from error
+
+    if "://" in folder:  # in a bucket
+        found = import_tensorflow().io.gfile.walk(folder)
+    else:
+        found = os.walk(folder, onerror=fail, followlinks=True)
+    seen = set()
+    for parent, folders, files in found:
+        place = os.path.realpath(parent)
+        if place in seen:  # a link leads back to a folder above
+            folders.clear()
+            continue
+        seen.add(place)
+        # Names of folders in a bucket end with a slash.
+        folders[:] = filter(is_visible, [name.rstrip("/") for name in folders])
+        yield parent, folders, [*filter(is_visible, files)]
+
+
+def files_below(folder: str) -> list[str]:
+    """Return the paths of the visible files in a folder and below, sorted; errors are `walk`'s."""
+    return sorted(os.path.join(parent, name) for parent, _, files in walk(folder) for name in files)
