@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.data import describe, eval_batches
+from aggnets_jax.data.sources import hf_dataset
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.foreign_sets import png
@@ -54,6 +55,54 @@ def test_names_of_shards_with_a_byte_order_mark(tmp_path):
         _write_tar(tmp_path / f"{split}-0.tar", files)
     (tmp_path / "classes.txt").write_bytes("\ufeffcat\r\ndog\r\n".encode())
     assert describe(make_config("webdataset", tmp_path)).class_names == ("cat", "dog")
+
+
+def write_splits(folder, **splits):
+    """Save splits with columns of images and of labels 0 to 2, by names of columns and classes."""
+    datasets = pytest.importorskip("datasets")
+
+    def rows(label, classes):
+        kind = datasets.ClassLabel(names=classes) if classes else datasets.Value("int64")
+        features = datasets.Features({"image": datasets.Image(), label: kind})
+        images = [{"bytes": png(image), "path": None} for image in IMAGES]
+        return datasets.Dataset.from_dict({"image": images, label: [0, 1, 2, None]}, features)
+
+    made = {split: rows(*columns) for split, columns in splits.items()}
+    datasets.DatasetDict(made).save_to_disk(folder)
+
+
+def test_classes_of_splits_in_other_orders(tmp_path):
+    write_splits(tmp_path, train=("label", "abc"), test=("label", "cab"), more=("label", None))
+    opened = hf_dataset.open_folder(tmp_path)
+    assert opened.class_names == ("a", "b", "c")
+    assert {split: rows.labels.tolist() for split, rows in opened.splits.items()} == {
+        "train": [0, 1, 2, -1],
+        "test": [2, 0, 1, -1],
+        "more": [0, 1, 2, -1],
+    }
+    assert opened.splits["test"].read(0)[1] == 2
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (
+            {"test": ("label", "abd")},
+            "test of .* differs from other splits in its classes: 'c', 'd'",
+        ),
+        ({"test": ("lab", "abc")}, "test of .* lacks train's column 'label'; it has: image, lab"),
+    ],
+)
+def test_splits_that_do_not_fit(tmp_path, splits, message):
+    write_splits(tmp_path, train=("label", "abc"), **splits)
+    with pytest.raises(UserError, match=message):
+        describe(make_config("hf_dataset", tmp_path))
+
+
+def test_a_data_set_without_splits(tmp_path):
+    write_splits(tmp_path)
+    with pytest.raises(UserError, match="is a data set without splits"):
+        describe(make_config("hf_dataset", tmp_path))
 
 
 def write_rows(folder, feature, labels):

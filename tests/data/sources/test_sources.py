@@ -19,7 +19,14 @@ from aggnets_jax.data.sources import npz
 from aggnets_jax.data.sources.hf_dataset import open_folder
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
-from tests.data.foreign_sets import CLASSES, WRITERS, png, write_npz, write_webdataset
+from tests.data.foreign_sets import (
+    CLASSES,
+    WRITERS,
+    hf_dataset,
+    png,
+    write_npz,
+    write_webdataset,
+)
 from tests.data.official_formats import _write_tar
 from tests.data.test_batches import join, pairs, take
 
@@ -198,6 +205,56 @@ def test_names_of_shards_and_classes(tmp_path):
     (tmp_path / "train.tar").write_bytes(b"no tar" * 200)
     with pytest.raises(UserError, match=r"train.tar can't be read"):
         describe(make_config("webdataset", tmp_path))
+
+
+HIDDEN = (".ipynb_checkpoints", "__MACOSX", "train/@eaDir", "train/.hidden")
+
+
+def test_hidden_files_are_no_shards(tmp_path):
+    example = {"0.png": png(IMAGES[0]), "0.cls": b"0", "1.png": png(IMAGES[1]), "1.cls": b"1"}
+    folder = tmp_path / ".hidden"  # the folder itself may be
+    for place in ("train", "test", *HIDDEN):
+        (folder / place).mkdir(parents=True)
+        _write_tar(folder / place / "train-0.tar", example)
+    (folder / "train" / "._train-0.tar").write_bytes(b"x")
+    (folder / "gone").symlink_to("nowhere")
+    # macOS puts such a member before each other.
+    members = {f"./{mark}{name}": example[name] for name in example for mark in ("._", "")}
+    _write_tar(folder / "test" / "train-0.tar", members)
+    source = open_prepared("webdataset", str(folder))
+    assert {split: len(examples) for split, examples in source.examples.items()} == {
+        "train": 2,
+        "test": 2,
+    }
+    assert source.examples["test"].read(1) == (example["1.png"], 1)
+
+    (folder / "train" / "train-1.tar").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"train/train-1.tar is no file, or a link to none"):
+        open_prepared("webdataset", str(folder))
+
+
+@pytest.mark.slow
+def test_hidden_files_are_no_rows(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = hf_dataset(IMAGES[:2], [3, 7])
+    folder = tmp_path / ".hidden"
+    for place in ("train", "test", *HIDDEN):
+        (folder / place).mkdir(parents=True)
+        rows.to_parquet(folder / place / "a.parquet")
+    (folder / "train" / "._a.parquet").write_bytes(b"x")
+    (folder / "gone").symlink_to("nowhere")
+    source = open_prepared("hf_dataset", str(folder))
+    labels = {split: [*examples.labels] for split, examples in source.examples.items()}
+    assert labels == {"train": [3, 7], "test": [3, 7]}
+
+
+def test_a_damaged_parquet_file_is_one_line(tmp_path, capfd):
+    pytest.importorskip("datasets")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match="can't be read as a data set: Parquet magic bytes not"):
+        describe(make_config("hf_dataset", tmp_path))
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_not_there(tmp_path):
