@@ -7,8 +7,9 @@ Modules that wrap a network put prefixes before its names: `torch.compile`, `Dat
 `AveragedModel`, Lightning.
 """
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from aggnets_jax.errors import UserError, unknown
@@ -19,6 +20,7 @@ _INNER = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 _OUTER = ("module", "model")
 _COUNTER = "n_averaged"  # of `AveragedModel`
 _AVERAGE = re.compile(r"(.*[_.])?(ema|swa|avg|average|averaged)([_.].*|\d*)", re.IGNORECASE)
+_FEW = 8  # prefixes of networks that a file may have; more are the parts of a single network
 
 
 def find_weights(
@@ -27,7 +29,8 @@ def find_weights(
     """Return the tensors by name among the content of a file.
 
     If there are several entries with weights, `entry` names one; by default it is the only one
-    that is no average. If the file has names only, `entry` is the prefix of some of them.
+    that is no average. It may also be the prefix of some names, in an entry or in all the file:
+    "ema_model" or "state_dict.ema_model".
 
     Raises:
       UserError: if there are no weights, no such entry, or several among which to choose.
@@ -40,27 +43,25 @@ def find_weights(
         raise UserError(f"{file} holds a {type(content).__name__}, not a state_dict")
     beside = others(content)
     if not beside:
-        return content if entry is None else _with_prefix(file, content, entry)
+        return content if entry is None else _chosen(file, {"": content}, entry)
     outer = _entries({"": content})
     inner, nested = (
         {name: each for name, each in entries.items() if each and not others(each)}
         for entries in (outer, _entries(outer))
     )
     if entry is not None:
-        if entry not in inner | nested:
-            raise unknown(f"entry of {file} with weights", entry, inner | nested)
-        return (inner | nested)[entry]
+        return _chosen(file, inner | nested, entry)
     inner = inner or nested
     if not inner:
+        for key, value in (item for each in (content, *outer.values()) for item in each.items()):
+            if is_tensor(value) and not isinstance(key, str):
+                raise UserError(f"{file} is no state_dict: tensors have names, not {key!r}")
         kind = type(content[beside[0]]).__name__
         raise UserError(f"{file} is no state_dict: {beside[0]!r} is a {kind}, not a tensor")
     names = [*inner]
     chosen = [k for k in names if not _AVERAGE.fullmatch(k)] if len(names) > 1 else names
     if len(chosen) != 1:
-        raise UserError(
-            f"{file} has weights in more than one entry ({', '.join(map(repr, names))}); choose"
-            f" one: entry={names[0]}"
-        )
+        raise _ambiguous(file, names)
     also = [k for k in inner if k != chosen[0]]
     told = f"; weights, too, are in {', '.join(map(repr, also))} (entry=...)" if also else ""
     print(f"{file}: the weights are its entry {chosen[0]!r}, others are not read{told}", flush=True)
@@ -77,11 +78,46 @@ def _entries(groups: Mapping[str, Mapping[Any, Any]]) -> dict[str, Mapping[Any, 
     }
 
 
-def _with_prefix(file: str, names: Mapping[str, Any], prefix: str) -> Mapping[str, Any]:
-    prefix = prefix.removesuffix(".") + "."
-    if found := {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}:
-        return found
-    raise UserError(f"no name in {file} begins with {prefix!r}")
+def _chosen(file: str, entries: Mapping[str, Mapping[str, Any]], entry: str) -> Mapping[str, Any]:
+    """Return an entry with weights, or those whose names have a prefix, without the prefix.
+
+    The entry of a file that has names only is "".
+    """
+    if entry and entry in entries:
+        return entries[entry]
+    found = {}
+    for name, weights in entries.items():
+        prefix = entry.removesuffix(".") + "."
+        if name:
+            prefix = prefix.removeprefix(f"{name}.")
+        if some := {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}:
+            found[f"{name}.{prefix}".strip(".")] = some
+    if len(found) > 1:
+        raise _ambiguous(file, [*found])
+    if not found:
+        names = [name for name in entries if name]
+        for name, weights in entries.items():
+            prefixes = _prefixes(weights)
+            if not name or len(prefixes) <= _FEW:
+                names += [f"{name}.{prefix}".removeprefix(".") for prefix in prefixes]
+        raise unknown(f"entry of {file} with weights", entry, names)
+    (weights,) = found.values()
+    return weights
+
+
+def _prefixes(names: Iterable[str]) -> set[str]:
+    """Return the prefixes by which the names of modules differ first: "model", "ema_model"."""
+    modules = [name.split(".")[:-1] for name in names]
+    columns = zip(*modules, strict=False)
+    shared = len([*itertools.takewhile(lambda parts: len({*parts}) == 1, columns)])
+    return {".".join(module[: shared + 1]) for module in modules if len(module) > shared}
+
+
+def _ambiguous(file: str, names: Sequence[str]) -> UserError:
+    return UserError(
+        f"{file} has weights in more than one entry ({', '.join(map(repr, names))}); choose"
+        f" one: entry={names[0]}"
+    )
 
 
 def take_off_wrappers(file: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:

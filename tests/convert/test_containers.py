@@ -71,7 +71,31 @@ def test_an_entry_may_be_inside_of_another():
 def test_an_entry_may_be_a_prefix():
     both = {**prefixed("model."), **prefixed("ema_model.", {"conv.weight": np.zeros(1)})}
     assert found(both, "ema_model") == {"conv.weight": np.zeros(1)}
-    assert "begins with 'other.'" in one_line_error(found, both, "other")
+    message = "unknown entry of f.pth with weights 'other'; allowed: ema_model, model"
+    assert one_line_error(found, both, "other") == message
+
+
+@pytest.mark.parametrize("prefix", ["ema_model.module", "ema_model.module.", "ema_model"])
+def test_an_average_beside_the_weights_may_be_chosen_by_its_prefix(prefix):
+    """As Lightning's modules with two networks have them in their only entry."""
+    averages = {key: value + 1 for key, value in NAMES.items()}
+    both = {**prefixed("model."), **prefixed("ema_model.module.", averages)}
+    content = {"state_dict": both, "epoch": 3}
+    for entry in (prefix, f"state_dict.{prefix}"):
+        assert take_off_wrappers("f.pth", found(content, entry)) == averages
+    assert found(content, "state_dict") is both
+    message = one_line_error(found, content, "nothing")
+    assert message.endswith("allowed: state_dict, state_dict.ema_model, state_dict.model")
+    several = {**content, "swa": prefixed("ema_model.")}
+    assert "'state_dict.ema_model', 'swa.ema_model'" in one_line_error(found, several, "ema_model")
+    assert found(several, "swa.ema_model") == NAMES
+
+
+def test_many_parts_of_a_network_are_not_listed_as_prefixes():
+    content = {"net": {f"conv{n}.weight": np.ones(1) for n in range(30)}, "swa": NAMES, "epoch": 3}
+    message = one_line_error(found, content, "x")
+    assert message.endswith("'x'; allowed: net, swa, swa.conv, swa.fc")
+    assert found(content, "conv7") == {"weight": np.ones(1)}
 
 
 def test_a_prefix_before_the_names_of_a_network_is_taken_off(capsys):
