@@ -7,6 +7,7 @@ refuses files that contain more than data.
 import argparse
 import codecs
 import contextlib
+import errno
 import json
 import re
 import sys
@@ -247,10 +248,11 @@ def _read_pickle(path: Path) -> Any:
     try:
         with allow(_harmless()):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # UnpicklingError, and any other at a damaged file
-        reason = _reason(path, str(error)) or one_line(error)
+        # A part of a file may have places before its begin, which can't be read.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        reason = _reason(path, error) or one_line(error)
         raise UserError(
             f"{path} can't be read by torch.load(weights_only=True): {reason}"
         ) from error
@@ -266,11 +268,12 @@ def _harmless() -> list[Any]:
     return [argparse.Namespace, np.dtype, np.ndarray, scalar, array, codecs.encode, *kinds]
 
 
-def _reason(path: Path, message: str) -> str | None:
+def _reason(path: Path, error: Exception) -> str | None:
     """Return why a file can't be read as weights in PyTorch's form, if that is known.
 
     PyTorch's own messages are long, and advise to read the file although it may run code.
     """
+    message = str(error)
     if refused := re.search(r"Unsupported (?:global|class|operand).*?([\w]+(?:\.[\w]+)+)", message):
         return (
             f"it holds {refused[1]}, which could run code; save the weights alone in PyTorch, by"
@@ -281,7 +284,8 @@ def _reason(path: Path, message: str) -> str | None:
     with path.open("rb") as file:
         if known := _no_weights(file.read(64)):
             return known
-    return "it is damaged, or not of torch.save" if "Re-running" in message else None
+    damaged = isinstance(error, OSError | EOFError) or re.search("Re-running|corrupt", message)
+    return "it is damaged, or not of torch.save" if damaged else None
 
 
 def _no_weights(head: bytes) -> str | None:

@@ -190,6 +190,8 @@ def test_what_surrounds_the_weights_is_taken_off_and_told(saved, capsys):
         ({"epoch": 3}, "'epoch' is a int, not a tensor"),
         ({"state_dict": {}}, "'state_dict' is a dict, not a tensor"),
         ({"state_dict": {"a": 1}}, "'state_dict' is a dict, not a tensor"),
+        ({1: Tensor(np.ones(1))}, "is no state_dict: tensors have names, not 1"),
+        ({"state_dict": {1: Tensor(np.ones(1))}}, "tensors have names, not 1"),
         ({}, "holds no weights"),
         ([1], "holds a list"),
         (ValueError("Unsupported\nclass"), "torch.load(weights_only=True): Unsupported class"),

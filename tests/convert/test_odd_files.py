@@ -62,6 +62,18 @@ def test_pytorchs_advice_to_run_code_is_left_out(tmp_path):
     assert "weights_only` argument" not in str(error.value)
 
 
+@pytest.mark.parametrize("archive", [True, False])
+@pytest.mark.parametrize("part", [0.001, 0.05, 0.5, 0.999])
+def test_the_begin_of_a_file_is_told_to_be_damaged(tmp_path, archive, part):
+    torch = pytest.importorskip("torch")
+    file = tmp_path / "w.pth"
+    weights = {"conv.weight": torch.ones(300, 300)}
+    torch.save(weights, file, _use_new_zipfile_serialization=archive)
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    with pytest.raises(UserError, match=r"w\.pth can't be read .*: it is damaged, or not of torch"):
+        read_state_dict(file)
+
+
 def test_tensors_with_gradients_and_of_bfloat16_are_arrays():
     torch = pytest.importorskip("torch")
     for tensor in (torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.bfloat16)):
