@@ -116,6 +116,8 @@ def _download(name: str, file: str) -> Path:
 def _client() -> ModuleType:
     missing = "the Hugging Face Hub needs huggingface_hub: pip install 'aggnets-jax[hub]'"
     import_optional("huggingface_hub.errors", missing)
+    # Without its warnings of each new try.
+    import_optional("huggingface_hub.utils.logging", missing).set_verbosity_error()
     return import_optional("huggingface_hub", missing)
 
 

@@ -1,6 +1,8 @@
 """Files of repositories on the Hub, and what can be wrong with them."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -94,6 +96,27 @@ def test_what_is_not_there(hub, monkeypatch):
     with pytest.raises(UserError, match=r"config\.json .* is not on this mach"):
         hub_lib.read_config("hf-hub:user/third")
     assert hub_lib.read_config(NAME)["architecture"] == "densenet121"  # kept from before
+
+
+def test_a_hub_that_can_not_be_reached_is_one_line(tmp_path):
+    """In a process of its own: the client's logger writes to the first standard error."""
+    pytest.importorskip("huggingface_hub")
+    program = """
+import sys, time
+time.sleep = lambda seconds: None  # between the client's tries
+from aggnets_jax import errors, hub
+try:
+    hub.read_config("hf-hub:nobody/doesnotexist")
+except errors.UserError as error:
+    print("error:", error, file=sys.stderr)
+"""
+    there = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-c", program]
+    answer = subprocess.run(command, env={**os.environ, **there}, capture_output=True, text=True)
+    assert answer.stderr == (
+        "error: the Hub can't be reached, and config.json of hf-hub:nobody/doesnotexist is not on"
+        " this machine\n"
+    )
 
 
 def test_a_missing_client_is_one_line(monkeypatch):
