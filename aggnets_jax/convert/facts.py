@@ -143,7 +143,8 @@ def _class_names(
             )
         return names
     if len(names := metadata.get("class_names") or ()) == num_classes:
-        return tuple(names)
+        place = "the list of classes beside the weights (--class_names gives another)"
+        return _checked_names(place, names)
     if config.data.name == _IMAGENET and num_classes == KNOWN[_IMAGENET].num_classes:
         return imagenet_classes()
     return unnamed_classes(num_classes)
@@ -170,10 +171,15 @@ def read_class_names(file: str | Path) -> tuple[str, ...]:
                 raise UserError(f"{path} must have names by the numbers 0, 1, ...")
             names = [names[number] for number in numbers]
         names = [n[0] if isinstance(n, list) and n else n for n in _listed(names)]
+    return _checked_names(path, names)
+
+
+def _checked_names(place: object, names: Sequence[Any]) -> tuple[str, ...]:
+    """Return names of classes; raise `UserError` unless they are different lines of text."""
     if not names or not all(isinstance(n, str) and n and is_line(n) for n in names):
-        raise UserError(f"{path} holds no names of classes: {one_line(repr(names[:1]))}")
+        raise UserError(f"{place} holds no names of classes: {one_line(repr(names[:1]))}")
     if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
-        raise UserError(f"{path} has the name {twice[0]!r} twice")
+        raise UserError(f"{place} has the name {twice[0]!r} twice")
     return tuple(names)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from aggnets_jax import hub
+from aggnets_jax import hub, models
 from aggnets_jax.convert.containers import find_weights, take_off_wrappers
 from aggnets_jax.errors import UserError, import_optional, one_line
 from aggnets_jax.files import (
@@ -39,6 +39,7 @@ _INDEX = ".index.json"
 ENDINGS = (".safetensors", *_PICKLES, _INDEX)
 _SHARD = re.compile(r"(.+-)(\d{5})(-of-)(\d{5})(\.[a-z]+)")
 _METADATA = "aggnets_jax"
+_FACTS = {"class_names": [str], "image_shape": [int], "mean": [float], "std": [float]}
 
 
 def is_file_of_weights(file: PathLike) -> bool:
@@ -98,47 +99,66 @@ def _parts(path: AnyPath) -> list[AnyPath]:
 def read_metadata(file: PathLike) -> dict[str, Any]:
     """Return facts about the data that weights are for, from the file or its `config.json`.
 
-    The first is as `write_state_dict` wrote it, and the second as on the Hugging Face Hub beside
-    timm's weights. Both may lack; a `config.json` of other kinds is ignored.
+    The first is as `write_state_dict` wrote it, and has precedence; the second is as on the Hugging
+    Face Hub beside timm's weights. Both may lack; a `config.json` of other kinds is ignored.
 
     Returns:
       Some of `class_names`, `image_shape`, `mean`, `std`, and `architecture`, timm's name.
+
+    Raises:
+      UserError: for a file that can't be read, or facts of another form.
     """
     path = _readable(file)
     found: dict[str, Any] = {}
-    beside = path.with_name("config.json")
+    beside = path.with_name(hub.CONFIG)
     if beside.is_file():
-        with contextlib.suppress(UserError, AttributeError, TypeError, ValueError):
-            found = _timm_facts(read_json(beside))
+        found = _timm_facts(beside, read_json(beside))
     if path.suffix == ".safetensors" and path.is_file():
-        kinds = safetensors.SafetensorError, OSError
-        with (
-            explained(f"{path} can't be read", *kinds),
-            local_copy(path) as local,
-            safetensors.safe_open(local, "np") as opened,
-        ):
-            own = (opened.metadata() or {}).get(_METADATA)
-        if own:
-            with explained(f"the metadata of {path} are damaged", ValueError, RecursionError):
-                found = json.loads(own)
-            kinds = {"class_names": [str], "image_shape": [int], "mean": [float], "std": [float]}
-            check_fields(path, found, kinds, "metadata")
+        found |= _own_facts(path)
+    if "image_shape" in found:
+        with explained(f"the image_shape of {path} is damaged", UserError):
+            models.check_image_shape(found["image_shape"])
     return found
 
 
-def _timm_facts(content: Mapping[str, Any]) -> dict[str, Any]:
-    if "architecture" not in content:
+def _own_facts(path: AnyPath) -> dict[str, Any]:
+    kinds = safetensors.SafetensorError, OSError
+    with (
+        explained(f"{path} can't be read", *kinds),
+        local_copy(path) as local,
+        safetensors.safe_open(local, "np") as opened,
+    ):
+        own = (opened.metadata() or {}).get(_METADATA)
+    if not own:
         return {}
-    facts, data = {"architecture": str(content["architecture"])}, content.get("pretrained_cfg", {})
-    if size := data.get("input_size"):
-        channels, height, width = map(int, size)
-        facts["image_shape"] = [height, width, channels]
-    for name in ("mean", "std"):
-        if values := data.get(name):
-            facts[name] = [float(value) for value in values]
-    if names := content.get("label_names"):
-        facts["class_names"] = [str(name) for name in names]
-    return facts
+    with explained(f"the metadata of {path} are damaged", ValueError, RecursionError):
+        found = json.loads(own)
+    check_fields(path, found, _FACTS, "metadata")
+    return {name: found[name] for name in _FACTS}
+
+
+def _timm_facts(file: AnyPath, content: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(content.get("architecture"), str):
+        return {}
+    data = content.get("pretrained_cfg") or {}
+    check_fields(file, data, {}, "pretrained_cfg")
+    names = content.get("label_names")
+    if isinstance(names, dict):  # by number; some may lack
+        listed = [names.get(str(number)) for number in range(len(names))]
+        names = None if None in listed else listed
+    facts = {}
+    for name, there, value in (
+        ("class_names", "label_names", names),
+        ("image_shape", "pretrained_cfg.input_size", data.get("input_size")),
+        ("mean", "pretrained_cfg.mean", data.get("mean")),
+        ("std", "pretrained_cfg.std", data.get("std")),
+    ):
+        if value:
+            check_fields(file, value, _FACTS[name], there)
+            facts[name] = value
+    if size := facts.get("image_shape"):
+        facts["image_shape"] = [*size[1:], size[0]]  # there, the channels are first
+    return {"architecture": content["architecture"], **facts}
 
 
 def write_state_dict(

@@ -76,6 +76,17 @@ def test_flags_and_metadata_come_before_what_is_known(photographs, tmp_path):
     assert message.endswith("has 3 names, the weights have 1000 classes")
 
 
+def test_names_in_metadata_are_checked_as_those_of_a_file(photographs, tmp_path):
+    for names, told in (
+        (["a", "b", "a"], "(--class_names gives another) has the name 'a' twice"),
+        (["a", "", "b"], "(--class_names gives another) holds no names of classes: ['a']"),
+    ):
+        assert told in one_line_error(described, photographs[3], {"class_names": names})
+    (tmp_path / "names.txt").write_text("rose\ntulip\nlily\n")
+    _, info = described(photographs[3], {"class_names": ["a"] * 3}, tmp_path / "names.txt")
+    assert info.class_names == ("rose", "tulip", "lily")
+
+
 def test_color_weights_may_be_for_grey_images(photographs):
     _, info = described(photographs[3], data={"mean": (0.4,)})
     assert (info.image_shape, info.mean) == ((224, 224, 1), (0.4,))

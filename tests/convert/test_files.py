@@ -274,6 +274,10 @@ def test_facts_about_the_data_come_back(tmp_path):
         assert other.read_bytes() == file.read_bytes()
     safetensors.numpy.save_file(WEIGHTS, file, {"aggnets_jax": '{"mean": "half"}'})
     assert "damaged" in one_line_error(read_metadata, file)
+    for shape in ([8, 8], [8, 8, 0], [8, 8, 1, 1], []):
+        other = tmp_path / f"{shape}.safetensors"
+        write_state_dict(other, WEIGHTS, {**facts, "image_shape": shape})
+        assert "three whole numbers from 1 to" in one_line_error(read_metadata, other)
     safetensors.numpy.save_file(WEIGHTS, file)
     assert read_metadata(file) == {}
 
@@ -289,8 +293,38 @@ def test_facts_beside_weights_of_timm(tmp_path):
         "mean": [0.5, 0.5, 0.4],
         "std": [1.0, 1.0, 1.0],
     }
+    for names, read in (({"1": "b", "0": "a"}, ["a", "b"]), ({"0": "a", "7": "b"}, None)):
+        config.write_text(json.dumps({"architecture": "resnet50", "label_names": names}))
+        assert read_metadata(file).get("class_names") == read
     config.write_text(json.dumps({"pretrained_cfg": 3}))  # of something else
     assert read_metadata(file) == {}
+
+
+def test_facts_of_the_file_come_before_those_beside_it(tmp_path):
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    facts = {"class_names": ["a", "b"], "image_shape": [8, 8, 1], "mean": [0.5], "std": [1.0]}
+    write_state_dict(file, WEIGHTS, {**facts, "architecture": 3})
+    beside = {"architecture": "tf_efficientnet_b0", "pretrained_cfg": {"mean": [0.1]}}
+    config.write_text(json.dumps(beside))
+    assert read_metadata(file) == {"architecture": "tf_efficientnet_b0", **facts}
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"pretrained_cfg": 3}, "pretrained_cfg must be an object"),
+        ({"pretrained_cfg": {"mean": ["x"]}}, "pretrained_cfg.mean[0] must be a number"),
+        ({"pretrained_cfg": {"std": 1}}, "pretrained_cfg.std must be a list"),
+        ({"pretrained_cfg": {"input_size": [3, 8]}}, "three whole numbers from 1 to"),
+        ({"label_names": [1]}, "label_names[0] must be a line of text"),
+    ],
+)
+def test_damaged_facts_beside_weights_are_one_line(tmp_path, content, told):
+    file = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(WEIGHTS, file)
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", **content}))
+    message = one_line_error(read_metadata, file)
+    assert told in message and "damaged" in message
 
 
 def test_codes_for_terminals_are_left_out_of_messages(saved):

@@ -8,7 +8,7 @@ import pytest
 import safetensors.numpy
 
 from aggnets_jax import create_model
-from aggnets_jax.convert import to_torch
+from aggnets_jax.convert import to_torch, write_state_dict
 from aggnets_jax.convert.on_hub import from_hub, write_repository
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
@@ -98,6 +98,29 @@ def test_timms_layout_is_converted(hub, tmp_path, capsys):  # noqa: F811
     assert "images of 32x32x3, mean (0.4, 0.5, 0.6)" in capsys.readouterr().out
     restored = restore_network(workdir, "latest", replicated(make_mesh()))
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored.variables), variables)
+
+
+def test_facts_of_the_file_do_not_hide_those_of_the_repository(hub, tmp_path):  # noqa: F811
+    """Weights of `aggnets convert --to_torch` have facts of their own."""
+    name = "densenet_bc16_k4"
+    model = create_model(name, 4)
+    variables = random_variables(model, 32, np.float32)
+    facts = {"class_names": [*"abcd"], "image_shape": [32, 32, 3], "mean": [0.5], "std": [1.0]}
+    file = tmp_path / "w.safetensors"
+    write_state_dict(file, to_torch(name, variables, num_classes=4), facts)
+    config = {"architecture": name, "num_classes": 4, "pretrained_cfg": {"mean": ["x"]}}
+    repository = {"model.safetensors": file.read_bytes()}
+    hub.repositories["user/net"] = repository
+    repository["config.json"] = json.dumps(config).encode()
+    with pytest.raises(
+        UserError, match=r"config\.json is damaged: pretrained_cfg.mean.0. must be a number"
+    ):
+        from_hub(NAME)
+    del config["pretrained_cfg"]
+    repository["config.json"] = json.dumps(config).encode()
+    found, read = from_hub(NAME)
+    assert found == model
+    jax.tree.map(np.testing.assert_array_equal, read, variables)
 
 
 def test_what_can_not_be_pushed(hub, finished_run, tmp_path, capsys):  # noqa: F811
