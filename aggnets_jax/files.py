@@ -5,6 +5,7 @@ import errno
 import io
 import json
 import os
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -147,6 +148,18 @@ def filled_folder(folder: AnyPath) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as local:
         yield Path(local)
         upload_folder(Path(local), folder)
+
+
+@contextlib.contextmanager
+def plainly_named(folder: AnyPath) -> Iterator[AnyPath]:
+    """Give another path of a folder if TensorFlow would take its own for a pattern: "run [1]"."""
+    if is_url(folder) or not re.search(r"[][*?\\]", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as made:
+        link = Path(made, "link")
+        link.symlink_to(os.path.abspath(folder))
+        yield link
 
 
 def move_folder(folder: AnyPath, place: AnyPath) -> None:

@@ -20,6 +20,7 @@ from aggnets_jax.files import (
     any_path,
     explained,
     make_folder,
+    plainly_named,
     upload,
     upload_folder,
 )
@@ -81,8 +82,9 @@ def export_network(
         tempfile.TemporaryDirectory(prefix=".export-", dir=beside) as made,
         cleaning_up(functools.partial(shutil.rmtree, made, ignore_errors=True)),
     ):
-        made = Path(made, place.name)
-        difference = _write(program, form, made)
+        with plainly_named(Path(made)) as folder:
+            difference = _write(program, form, folder / "program")
+        made = Path(made, "program")
         if is_url(place):
             (upload_folder if made.is_dir() else upload)(made, place)  # type: ignore[attr-defined]
         else:

@@ -130,6 +130,23 @@ def test_a_run_is_exported_with_its_facts(form, trained, finished_run, tmp_path,
     assert facts["versions"]["jax"] == jax.__version__
 
 
+@pytest.mark.parametrize("form", [marked(form) for form in FORMATS])
+@pytest.mark.parametrize("name", ["sm [1] é", "a*", "a?", "a\\b"])
+def test_names_that_are_patterns(form, name, trained, finished_run, tmp_path):
+    """TensorFlow does not find what it wrote to "sm [1]"."""
+    if form == "onnx":
+        pytest.importorskip("jax2onnx")
+    file = tmp_path / name / name
+    arguments = [f"--workdir={finished_run}", f"--format={form}", f"--output={file}"]
+    assert main(["export", *arguments]) == 0
+    assert [*file.parent.iterdir()] == [file]
+    assert facts_of(form, file)["step"] == 12
+    images = stored_images((8, 8, 1), 2)
+    file.rename(tmp_path / "plain")
+    logits = FUNCTIONS[form].run(tmp_path / "plain", images)
+    assert relative_difference(logits, expected_logits(trained, images)) < 1e-5
+
+
 def test_every_family_is_exported():
     assert {*TINY} == {*list_families()}
 
