@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import sys
 import tarfile
 from typing import TYPE_CHECKING
 
 from aggnets_jax.data.objects.voc import VOC, write_voc
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import local_path, make_folder, plainly_named
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -35,7 +36,8 @@ def prepare(
     tf = import_tensorflow()
     import tensorflow_datasets as tfds
 
-    if manual_dir is not None and not os.path.isdir(os.path.expanduser(manual_dir)):
+    manual = None if manual_dir is None else local_path(manual_dir)
+    if manual is not None and not manual.is_dir():
         raise UserError(f"manual_dir {manual_dir} does not exist or is not a directory")
     builder = find_builder(name, data_dir)
     if builder.name != VOC:
@@ -53,8 +55,13 @@ def prepare(
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()
     try:
-        config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
-        builder.download_and_prepare(download_config=config)
+        # Builders of TFDS look for files by patterns that begin with these folders.
+        with (
+            plainly_named(make_folder(builder.data_dir_root)) as root,
+            plainly_named(manual) if manual else contextlib.nullcontext() as files,
+        ):
+            config = tfds.download.DownloadConfig(manual_dir=files, try_download_gcs=False)
+            builder.download_and_prepare(download_dir=root / "downloads", download_config=config)
     except AssertionError as error:  # TFDS asserts that the manually fetched files exist
         wanted = one_line(builder.MANUAL_DOWNLOAD_INSTRUCTIONS or error)
         raise UserError(f"files for {name} are missing; give --manual_dir: {wanted}") from error

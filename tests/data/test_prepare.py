@@ -7,6 +7,7 @@ import tarfile
 import pytest
 
 from aggnets_jax.data import describe
+from aggnets_jax.data.prepare import prepare
 from aggnets_jax.main import main
 from tests.data.conftest import make_config
 
@@ -24,6 +25,26 @@ def test_what_is_printed(tmp_path, capsys):
     ):
         assert fact in out
     assert describe(make_config("aggnets_digits", tmp_path / "new")).num_train == 1437
+
+
+def test_names_of_folders_that_are_patterns(tmp_path, monkeypatch):
+    """Builders of TFDS, such as "eurosat" and "resisc45", find images by `tf.io.gfile.glob`."""
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    data_dir, manual_dir = tmp_path / "run [1]", tmp_path / "a\\b"
+    for folder in (data_dir / "downloads", manual_dir):
+        folder.mkdir(parents=True)
+        (folder / "1.jpg").touch()
+    found = []
+
+    def look(self, *, download_dir, download_config):
+        for folder in (download_dir, download_config.manual_dir):
+            found.extend(tf.io.gfile.glob(f"{folder}/*.jpg"))
+
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", look)
+    prepare("aggnets_digits", str(data_dir), str(manual_dir))
+    assert len(found) == 2
 
 
 @pytest.mark.slow
