@@ -37,10 +37,17 @@ def compiler_options() -> dict[str, str]:
 
     On CPU a pass removes the barriers that `jax.checkpoint` puts around computations that are to be
     repeated, and the next pass merges them with the first computation: no memory would be saved.
+
+    Several devices of a process share its threads. If a device waits for the others in two
+    all-reduces at once, there may be no thread left for the last device, and all wait for ever. In
+    the order of another scheduler, each waits in one at a time.
     """
-    if backend() == "cpu":
-        return {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    return {}
+    if backend() != "cpu":
+        return {}
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    if jax.local_device_count() > 1:
+        options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
+    return options
 
 
 def fast_compile_options() -> dict[str, int]:

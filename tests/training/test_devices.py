@@ -101,3 +101,20 @@ def test_optimisers_whose_state_is_divided_change_rounding_alone(optimizer):
     changes = [f"optimizer={optimizer}", "sam_radius=0.05", "ema_decay=0"]
     alone = losses(1, changes=changes)
     assert losses(4, "fsdp", changes=changes) == pytest.approx(alone, rel=1e-7)
+
+
+@pytest.mark.slow
+def test_more_devices_than_cores_do_not_wait_for_ever(data_dir, tmp_path):
+    # With XLA's own order of operations a device waited in two all-reduces at once, until no
+    # thread was left for the last device; XLA then ended the process.
+    process = runs.start(
+        "--config=configs/digits.py",
+        f"--config.data.data_dir={data_dir}",
+        f"--workdir={tmp_path / 'run'}",
+        "--config.num_seeds=5",
+        "--config.total_steps=4",
+        "--config.schedule_args.warmup_steps=1",
+        devices=4,
+    )
+    code, _, error = runs.finish(process)
+    assert (code, error) == (0, "")
