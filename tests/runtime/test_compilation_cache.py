@@ -1,6 +1,7 @@
 """Programs are compiled once, and kept in a folder that nobody else may write to."""
 
 import os
+import random
 import stat
 
 import jax
@@ -21,8 +22,13 @@ def caches(tmp_path, monkeypatch):
     jax.config.update("jax_compilation_cache_dir", before)
 
 
-# As nothing else that the tests compile, so that it is not in the cache before.
-OF_ITS_OWN = {"total_steps": 2, "batch_size": 23, "model": {"name": "sparsenet10_k4"}}
+# A number of this process in the program, so that no test, and no earlier call of pytest, kept it.
+OF_ITS_OWN = {
+    "total_steps": 2,
+    "batch_size": 23,
+    "weight_decay": 1e-4 * random.random(),
+    "model": {"name": "sparsenet10_k4"},
+}
 
 
 def _assert_same_run(summary, workdir, expected, expected_workdir):
