@@ -28,7 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
 from aggnets_jax.detection.roi_align import METHODS, pool
-from aggnets_jax.detection.training import Objects, total
+from aggnets_jax.detection.training import Objects
 from aggnets_jax.layers.convolution import native
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.tables import write_csv
@@ -129,7 +129,8 @@ def train_step(detector: Detector, optimizer: optax.GradientTransformation) -> C
 
         def loss(params: Any) -> jax.Array:
             variables = {**rest, "params": params}
-            return total(detector.apply(variables, images, sizes, objects, keys, method="losses"))
+            losses = detector.apply(variables, images, sizes, objects, keys, method="losses")
+            return sum(losses.values())
 
         value, gradient = jax.value_and_grad(loss)(params)
         updates, state = optimizer.update(gradient, state, params)

@@ -216,7 +216,7 @@ def steps_in_tensorboard(workdir: Path) -> dict[str, list[int]]:
 
 
 def differences(workdir: Path, unbroken: Path) -> list[str]:
-    """In what the files of a run differ from those of the unbroken one."""
+    """Return the differences of a run's files from the files of the unbroken one."""
     summaries = [json.loads((run / "summary.json").read_text()) for run in (workdir, unbroken)]
     seen = [
         (f"{field} of summary.json", *(summary[field] for summary in summaries))
@@ -238,7 +238,7 @@ def differences(workdir: Path, unbroken: Path) -> list[str]:
 
 
 def evaluation_differences(program: Program, workdir: Path) -> list[str]:
-    """In what evaluations of a run's checkpoints differ from what its summary says."""
+    """Return the differences of evaluations of a run's checkpoints from its summary."""
     summary = json.loads((workdir / "summary.json").read_text())
     wrong = []
     for checkpoint, field in (("latest", "final"), ("best", "best")):
@@ -252,7 +252,7 @@ def evaluation_differences(program: Program, workdir: Path) -> list[str]:
 
 
 def steps_lost(kills: Sequence[Kill]) -> list[str]:
-    """After which kills a run did not go on from the newest checkpoint."""
+    """Return a line for each kill after which a run lost a checkpoint."""
     return [
         f"{kill.run}: went on from step {kill.went_on_from}, not {kill.newest_checkpoint}"
         for kill in kills
@@ -268,10 +268,10 @@ def work_in_lane(
     workdir = program.folder / f"{lane}-unbroken"
     seconds = program.train_unbroken(workdir)
     kills, wrong = [], differences(workdir, unbroken)
-    for run in itertools.count():
-        if wrong or len(kills) == number:
-            return kills, wrong
+    run = 0
+    while not wrong and len(kills) < number:
         workdir = program.folder / f"{lane}-{run}"
+        run += 1
         of_run = train_with_kills(program, workdir, generator, seconds, number - len(kills))
         kills += of_run
         wrong += steps_lost(of_run)
@@ -280,10 +280,11 @@ def work_in_lane(
         print(f"run {workdir.name}: {len(of_run)} kills, {len(wrong)} differences", flush=True)
         if not wrong:
             shutil.rmtree(workdir)
+    return kills, wrong
 
 
 def measure(folder: Path, number: int, seed: int) -> tuple[list[Kill], list[str], dict]:
-    """Kills so many times; returns the kills, what was wrong, and the unbroken run's summary."""
+    """Kill so many times; return the kills, the differences, and the unbroken run's summary."""
     program, unbroken = Program(folder), folder / "unbroken"
     program.train_unbroken(unbroken)
     with ThreadPoolExecutor(LANES) as pool:
