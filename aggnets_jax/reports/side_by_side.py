@@ -33,8 +33,8 @@ _OF_SEEDS = (
 _SINGLE = (
     "Single runs can't tell which network is better. Another seed often changes a network's result"
     " by as much as these runs differ, and no interval of a single run contains this change. Train"
-    " each network with several seeds (--config.num_seeds=5) and compare again: differences are"
-    " then paired by seed, with an interval and a test."
+    " each network with several seeds ({seeds}) and compare again: differences are then paired by"
+    " seed, with an interval and a test."
 )
 _SAME_IMAGES = (
     "All runs were evaluated on the same images, so overlapping intervals are no test either."
@@ -173,10 +173,11 @@ def _explanation(groups: Groups) -> list[str]:
     if not any(single):
         return texts
     if precisions(groups):
-        return [*texts, _SINGLE]
+        return [*texts, _SINGLE.format(seeds="--config.seed=1, --config.seed=2, ...")]
     found = {field for group in groups[1:] for field in changes(groups[0], group)}
     same = not found & {"data.name", "data.eval_split"}
-    return [*texts, _SINGLE, *[_SAME_IMAGES] * same]
+    several = _SINGLE.format(seeds="--config.num_seeds=5")
+    return [*texts, several, *[_SAME_IMAGES] * same]
 
 
 def show(groups: Groups) -> None:

@@ -76,6 +76,14 @@ def test_detectors_are_compared_by_their_precision(detectors, tmp_path, capsys):
     assert (row["measure"], row["reference_mean"], row["difference"]) == ("bbox_AP", "55", "0")
 
 
+def test_single_detectors_need_seeds_one_by_one(tmp_path, capsys):
+    change = with_precisions("bbox_AP", "bbox_AP50", "bbox_AP75")
+    pair = [write_run(tmp_path / f"lr{lr}", [0.1], [f"lr={lr}"], change=change) for lr in (1, 2)]
+    assert main(["compare", *pair]) == 0
+    out = capsys.readouterr().out
+    assert "several seeds (--config.seed=1, --config.seed=2, ...)" in out and "Wilson" not in out
+
+
 def test_detectors_are_shown_side_by_side(detectors, tmp_path, capsys):
     assert main(["report", *detectors, f"--output={tmp_path / 'curves.png'}"]) == 0
     out = capsys.readouterr().out

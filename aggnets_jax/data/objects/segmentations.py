@@ -31,7 +31,10 @@ def mask_problem(mask: Any, height: int, width: int) -> str | None:
             return "has a mask whose counts don't add up to its image"
         return None
     if not (isinstance(mask, list) and mask and all(map(_is_polygon, mask))):
-        return "needs a mask: polygons of three points or more, or run-length counts"
+        return (
+            "needs a mask: polygons of three points or more, or run-length counts (or, for boxes"
+            " alone, config.task_args.detector='faster_rcnn_fpn')"
+        )
     furthest = _FURTHEST * max(height, width)
     if any(abs(number) > furthest for polygon in mask for number in polygon):
         return "has a polygon far outside its image"

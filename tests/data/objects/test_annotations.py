@@ -58,6 +58,7 @@ ANNOTATIONS = [
     (first(id="a"), "annotation 0 of the list has no whole number as 'id'"),
     (first(id=2), "annotation 2 comes twice"),
     (first(segmentation=[]), "annotation 1 needs a mask"),
+    (first(segmentation=[]), "for boxes alone, config.task_args.detector='faster_rcnn_fpn'"),
     (first(segmentation=[[1, 2, 3, 4]]), "annotation 1 needs a mask"),
     (
         first(segmentation={"size": [4, 4], "counts": [16]}),
