@@ -137,8 +137,9 @@ def _problem_of_memory(error: Exception) -> str | None:
 
     if not is_out_of_memory(error):
         return None
+    reason = one_line(str(error).partition("\n")[0] or type(error).__name__)
     less = "smaller batches, fewer seeds, accumulation_steps and model.remat need less"
-    return f"too little memory: {one_line(str(error).partition(chr(10))[0])}; {less}"
+    return f"too little memory: {reason}; {less}"
 
 
 def _problem_of_devices() -> str | None:

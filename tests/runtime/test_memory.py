@@ -48,3 +48,11 @@ def test_words_of_xla_and_torch_are_known():
     assert memory.is_out_of_memory(MemoryError())
     assert not memory.is_out_of_memory(RuntimeError("INTERNAL: no"))
     assert not memory.is_out_of_memory(ValueError("out of memory"))
+
+
+def test_an_error_without_words_is_named(capsys):
+    def program():
+        raise MemoryError
+
+    assert exit_code(program) == 2
+    assert "too little memory: MemoryError; smaller" in capsys.readouterr().err
