@@ -39,6 +39,8 @@ SHAPES = [
     (64, 32, 24, 24, 3, 1, 24, 1, False),
     (64, 32, 24, 24, 3, 1, 24, 2, False),
     (64, 16, 64, 64, 5, 1, 64, 1, False),
+    (16, 16, 256, 256, 3, 1, 1, 1, False),
+    (16, 8, 512, 512, 3, 1, 1, 1, False),
 ]
 # Turns of a loop: XLA unrolls a loop of one turn.
 ROUNDS = 2

@@ -7,6 +7,7 @@ necessary for the gradients of grouped convolutions, and for any gradient inside
 * A 1x1 convolution is a product of matrices.
 * The gradients of a convolution are convolutions with transposed operands. JAX's own gradients
   permute the dimension numbers instead, for which XLA has no fast code inside a loop.
+* Very wide convolutions are sums of products of matrices, one for each position of the kernel.
 * Groups are convolved side by side; narrow groups are merged with a block-diagonal kernel.
 * A depthwise convolution is a sum of shifted products.
 
@@ -39,6 +40,9 @@ _MOST_PARTS = 8
 _VECTOR = 16
 # From this many channels per feature on, the kernel's gradient is faster as a product of matrices.
 _MUCH_WIDER = 8
+# With so many channels and features, a convolution, or the gradient of its kernel, is faster as
+# products of matrices, one for each position of the kernel.
+_VERY_WIDE, _VERY_WIDE_GRADIENT = 384, 128
 
 _NHWC = ("NHWC", "HWIO", "NHWC")
 _Pair = tuple[int, int]
@@ -157,6 +161,33 @@ def _in_xla(x: jax.Array, kernel: jax.Array, *, window: _Window) -> jax.Array:
     return lax.conv_general_dilated(x, kernel, *slides, _NHWC, precision=precision)  # type: ignore[call-arg]
 
 
+def _on_cpu(x: jax.Array, kernel: jax.Array, *, window: _Window) -> jax.Array:
+    # The sum over positions rounds at each of them, which would show in bfloat16.
+    summable = window.lhs_dilation == (1, 1) and x.dtype.itemsize >= 4
+    if not summable or min(kernel.shape[2:]) < _VERY_WIDE:
+        return _in_xla(x, kernel, window=window)
+    kernels = kernel.reshape(-1, *kernel.shape[2:])
+    sizes = jax.eval_shape(partial(_in_xla, window=window), x, kernel).shape[1:3]
+    parts = _positions(x, kernel.shape[:2], sizes, window)
+    product = partial(jnp.matmul, precision=window.precision)
+    outputs = sum(product(part, each) for part, each in zip(parts, kernels, strict=True))
+    return outputs.reshape(len(x), *sizes, -1)
+
+
+def _positions(
+    x: jax.Array, kernel_sizes: Sequence[int], sizes: Sequence[int], window: _Window
+) -> Iterator[jax.Array]:
+    """Yield what each position of a kernel meets, [batch * output height * width, channels]."""
+    pads = [(*pair, 0) for pair in ((0, 0), *window.pads, (0, 0))]  # below 0 they cut
+    x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    for position in np.ndindex(*kernel_sizes):
+        rows, columns = (
+            slice(i * d, i * d + (n - 1) * s + 1, s)
+            for i, n, d, s in zip(position, sizes, window.rhs_dilation, window.strides, strict=True)
+        )
+        yield x[:, rows, columns].reshape(-1, x.shape[-1])
+
+
 def _output_type(x: ShapedArray, kernel: ShapedArray, *, window: _Window) -> ShapedArray:
     output = jax.eval_shape(partial(_in_xla, window=window), x, kernel)
     return ShapedArray(output.shape, output.dtype)
@@ -210,6 +241,11 @@ def _kernel_gradient(
 ) -> jax.Array:
     """Return the gradient for the kernel."""
     sizes, channels, features = kernel.aval.shape[:2], x.shape[-1], gradient.shape[-1]
+    if window.lhs_dilation == (1, 1) and min(channels, features) >= _VERY_WIDE_GRADIENT:
+        rows = gradient.reshape(-1, features)
+        parts = _positions(x, sizes, gradient.shape[1:3], window)
+        products = [jnp.matmul(part.T, rows, precision=window.precision) for part in parts]
+        return jnp.stack(products).reshape(*sizes, channels, features)
     slides = {*window.strides, *window.lhs_dilation, *window.rhs_dilation}
     if slides == {1} and channels >= _MUCH_WIDER * features:
         # All pairs of a channel and a shifted gradient at once.
@@ -231,9 +267,9 @@ def _kernel_gradient(
 # XLA's convolution in one group, with other gradients than JAX's. As a bilinear primitive it has
 # derivatives of any order and mode.
 _dense_p = Primitive("dense_convolution")
-_dense_p.def_impl(_in_xla)
+_dense_p.def_impl(_on_cpu)
 _dense_p.def_abstract_eval(_output_type)
-mlir.register_lowering(_dense_p, mlir.lower_fun(_in_xla, multiple_results=False))
+mlir.register_lowering(_dense_p, mlir.lower_fun(_on_cpu, multiple_results=False))
 ad.defbilinear(_dense_p, _x_gradient, _kernel_gradient)
 batching.primitive_batchers[_dense_p] = _one_by_one
 

@@ -2,6 +2,7 @@
 
 import re
 from functools import partial
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
 
-from aggnets_jax.layers import common
+from aggnets_jax.layers import common, convolution
 from aggnets_jax.layers.convolution import convolve, native
 
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -47,6 +48,8 @@ def outputs_and_gradients(function, x, kernel, strides, pads, dilations, groups)
     return output, *gradients(jnp.cos(jnp.arange(output.size, dtype=x.dtype)).reshape(output.shape))
 
 
+# A convolution of so many channels is very wide: none here, and all of them.
+@pytest.mark.parametrize("very_wide", [1000, 1])
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     grouping=st.sampled_from(GROUPS),
@@ -56,14 +59,18 @@ def outputs_and_gradients(function, x, kernel, strides, pads, dilations, groups)
     pads=st.tuples(*[st.tuples(st.integers(0, 2), st.integers(0, 2))] * 2),
     size=st.tuples(st.integers(9, 12), st.integers(9, 12)),
 )
-def test_equals_the_native_convolution(grouping, kernel_size, strides, dilations, pads, size):
+def test_equals_the_native_convolution(
+    very_wide, grouping, kernel_size, strides, dilations, pads, size
+):
     groups, channels, features = grouping
     random = np.random.default_rng(0)
     with jax.enable_x64(True):
         x = jnp.asarray(random.standard_normal((2, *size, groups * channels)))
         kernel = jnp.asarray(random.standard_normal((*kernel_size, channels, groups * features)))
         arguments = (x, kernel, strides, pads, dilations, groups)
-        ours = outputs_and_gradients(convolve, *arguments)
+        widths = {"_VERY_WIDE": very_wide, "_VERY_WIDE_GRADIENT": very_wide}
+        with mock.patch.multiple(convolution, **widths):
+            ours = outputs_and_gradients(partial(convolve), *arguments)  # traced each time
         native = outputs_and_gradients(lax.conv_general_dilated, *arguments)
     for actual, expected in zip(ours, native, strict=True):
         assert actual.dtype == jnp.float64
@@ -113,10 +120,10 @@ def test_the_cpu_is_given_what_it_has_fast_code_for(groups, strides):
     program = jax.jit(gradients(strides, groups)).lower(x, kernel).as_text()
     convolutions = re.findall(r"stablehlo.convolution.*", program)
     assert len(convolutions) == {1: 3, 4: 3, 32: 0}[groups]
-    for convolution in convolutions:
-        assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in convolution
-        assert "batch_group_count = 1" in convolution
-        assert "feature_group_count = 1" in convolution
+    for line in convolutions:
+        assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        assert "batch_group_count = 1" in line
+        assert "feature_group_count = 1" in line
 
 
 def test_dtype_of_the_layers_is_kept():
