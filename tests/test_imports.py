@@ -43,6 +43,7 @@ def test_models_import_jax_and_flax_alone():
     assert out == "1000\n"
 
 
+@pytest.mark.slow
 def test_modules_are_imported_where_system_calls_of_unix_are_missing():
     program = """
 import signal, sys

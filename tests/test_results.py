@@ -19,6 +19,7 @@ def test_a_script_finds_all_that_it_imports(name):
     assert callable(script.main)
 
 
+@pytest.mark.slow
 def test_the_measured_step_of_a_detector_trains_it():
     detector, variables = tiny.detector(), tiny.variables()
     params, optimizer = variables["params"], optax.sgd(0.01, 0.9)

@@ -139,7 +139,7 @@ def test_streamed_run_stopped_and_started_again(data_dir, tmp_path, monkeypatch)
     _assert_same_run(resumed, tmp_path / "run", summary, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("step", [slow(2), 9])
+@pytest.mark.parametrize("step", [slow(2), slow(9)])
 def test_crashed_at_a_step_and_started_again(step, whole, data_dir, tmp_path, monkeypatch):
     workdir, summary = whole
 

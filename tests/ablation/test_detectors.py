@@ -22,6 +22,7 @@ def restored(finished_detection):
     return restore_network(finished_detection, "latest", mesh_lib.replicated(mesh_lib.make_mesh()))
 
 
+@pytest.mark.slow
 def test_a_cut_link_changes_the_features_behind_it_alone(restored):
     stages = linked_stages(restored)
     images = jnp.asarray(np.random.default_rng(0).standard_normal((1, 64, 64, 3)), jnp.float32)

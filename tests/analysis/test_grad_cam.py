@@ -60,6 +60,7 @@ def shifted(model, variables, images, readers, shift):
         return model.apply(variables, images)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     ["sparsenet", *(pytest.param(f, marks=pytest.mark.slow) for f in SLOWER)],

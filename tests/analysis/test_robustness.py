@@ -179,6 +179,7 @@ def test_the_command_writes_a_picture(measured):
     ]
 
 
+@pytest.mark.slow
 def test_networks_are_compared(workdir, measured, tmp_path, capsys):
     copy = tmp_path / "copy"
     copy.symlink_to(workdir)

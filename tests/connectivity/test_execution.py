@@ -15,6 +15,7 @@ from aggnets_jax.models import count
 from aggnets_jax.models.flops import Count
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.training.losses import cross_entropy
+from tests.marks import mostly_slow
 from tests.models.execution import train_pass
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
@@ -105,7 +106,7 @@ def test_rematerialisation_changes_nothing(family, overrides, remat):
     assert largest_difference(one, other) < 1e-12
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("backend", "family", "overrides", "remat"),
     [
         ("cpu", "densenet_bc", {"stage_depths": (2, 1)}, "norm"),
@@ -113,6 +114,7 @@ def test_rematerialisation_changes_nothing(family, overrides, remat):
         ("cpu", "resnet_cifar", {}, "none"),
         ("tpu", "densenet_bc", {"stage_depths": (2, 1)}, "none"),
     ],
+    quick=(0, 1, 3),
 )
 def test_by_default_cpus_recompute_the_normalised_concatenation(
     monkeypatch, backend, family, overrides, remat

@@ -13,6 +13,7 @@ from aggnets_jax.connectivity.features import (
 )
 from aggnets_jax.layers.batch_norm import AffineBatchNorm, BatchNorm
 from aggnets_jax.layers.shortcuts import NORMS
+from tests.marks import mostly_slow
 
 FAR = ((0, 1), (10, 0.1), (100, 1), (100, 0.1), (300, 0.1), (1000, 1), (1000, 0.1))
 
@@ -50,7 +51,7 @@ def test_normalisations_of_one_image_keep_their_digits_far_from_zero(norm):
     np.testing.assert_allclose(found.factor[:, 0, 0], factor, rtol=1e-3)
 
 
-@pytest.mark.parametrize("shape", [(16, 3), (16, 1, 1, 3), (2, 5, 4, 3), (1, 7, 7, 3)])
+@mostly_slow("shape", [(16, 3), (16, 1, 1, 3), (2, 5, 4, 3), (1, 7, 7, 3)], quick=(1, 2))
 def test_the_shift_changes_neither_values_nor_derivatives(shape):
     """In float64, against two passes."""
     with jax.enable_x64(True):

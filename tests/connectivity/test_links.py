@@ -71,7 +71,7 @@ def plain_logits_of(model, jit=jit):
 
 
 def quick_ones(families):
-    quick = set(KINDS) - {"hcgnet", "mdnet", "seqresnet"}
+    quick = ("densenet_bc", "dsnet_cifar", "fractalnet", "hardnet", "highway", "sparsenet", "wrn")
     return [f if f in quick else pytest.param(f, marks=pytest.mark.slow) for f in families]
 
 

@@ -17,7 +17,7 @@ from tests.models.variables import shapes_of, starting_from_zeros
 from tests.patterns import one_line_error
 
 PLAIN = "densenet40_k12"
-LONG = re.compile("c1000$|^(amoeba|en|nas|pnas)net|^hcgnet")
+QUICK = ("densenet40_k12_c10", "dsn_cifar_c10", "nin_cifar_c100", "seqresnet_k8_r4_n1_c10")
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def refusal(state_dict, name=PLAIN, **keywords):
 
 @pytest.mark.parametrize(
     "file",
-    [pytest.param(f, marks=pytest.mark.slow if LONG.search(f) else ()) for f in golden.FILES],
+    [pytest.param(f, marks=() if f in QUICK else pytest.mark.slow) for f in golden.FILES],
 )
 def test_every_weight_of_a_reference_arrives_once_and_can_be_taken_back(file):
     reference = golden.load(file)
@@ -274,9 +274,9 @@ WINDOW = {"topology": "windowed", "topology_args": {"window": 1}}
         (DENSENET, {"aggregation": "mean", **WINDOW}),
         (DENSENET, {"pool": "flatten"}),
         ("sparsenet_bc28_k4", {"topology_args": {"base": 3}}),
-        ("efficientnet_b0", {"topology": "dense"}),
-        ("micro_dense_efficientnet_b0", {}),
-        (HCGNET, {"topology": "sparse"}),
+        pytest.param("efficientnet_b0", {"topology": "dense"}, marks=pytest.mark.slow),
+        pytest.param("micro_dense_efficientnet_b0", {}, marks=pytest.mark.slow),
+        pytest.param(HCGNET, {"topology": "sparse"}, marks=pytest.mark.slow),
         (HCGNET, {"gate_activation": "relu"}),
         ("resnet_cifar", {**DEEPER, "attention": "gates"}),
         ("resnet_cifar", {**DEEPER, "dynamic_regularisation": True, "branch_scale": 0.5}),
@@ -380,6 +380,7 @@ def fpnasnet_shapes():
     return {**shapes, "features.18.0": (1280, 320, 1, 1), "classifier.1": (1000, 1280)}
 
 
+@pytest.mark.slow
 def test_fpnasnet_has_the_names_of_its_authors():
     variables = any_variables(create_model("fpnasnet"), (32, 32, 3))
     written = to_torch("fpnasnet", variables)

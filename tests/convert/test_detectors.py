@@ -36,8 +36,12 @@ def variables():
     return weights(make())
 
 
-def test_weights_go_to_torchvision_and_back(variables):
-    state_dict = detector_to_torch(make(), variables)
+@pytest.fixture(scope="module")
+def state_dict(variables):
+    return detector_to_torch(make(), variables)
+
+
+def test_weights_go_to_torchvision_and_back(variables, state_dict):
     assert state_dict["roi_heads.mask_predictor.conv5_mask.weight"].shape == (4, 4, 2, 2)
     assert state_dict["roi_heads.box_head.fc6.weight"].shape == (8, 4 * 49)
     assert state_dict["backbone.body.layer2.0.downsample.0.weight"].shape == (128, 64, 1, 1)
@@ -45,6 +49,7 @@ def test_weights_go_to_torchvision_and_back(variables):
     jax.tree.map(np.testing.assert_array_equal, back, variables)
 
 
+@pytest.mark.slow
 def test_the_published_files_older_names_are_read(variables):
     state_dict = detector_to_torch(make(), variables)
     older = {}
@@ -69,6 +74,7 @@ def test_the_80_classes_are_picked_from_the_91_ids():
     np.testing.assert_array_equal(picked["deltas"]["bias"], wanted)
 
 
+@pytest.mark.slow
 def test_weights_for_another_epsilon_normalise_as_there(variables):
     state_dict = detector_to_torch(make(), variables)
     state_dict["backbone.body.bn1.running_var"] = np.full(64, 1e-5)
@@ -87,8 +93,8 @@ def test_weights_for_another_epsilon_normalise_as_there(variables):
         (lambda d: d.update({"rpn.head.cls_logits.bias": np.full(3, np.nan)}), "finite"),
     ],
 )
-def test_wrong_weights_are_named(variables, change, message):
-    state_dict = detector_to_torch(make(), variables)
+def test_wrong_weights_are_named(state_dict, change, message):
+    state_dict = dict(state_dict)
     change(state_dict)
     with pytest.raises(UserError, match=message):
         detector_from_torch(make(), state_dict)

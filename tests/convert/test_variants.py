@@ -48,9 +48,8 @@ def test_padding_as_in_tensorflow(kernel_size, size):
             np.testing.assert_allclose(found[0, row, column], expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("padding", "readers"), [pytest.param("symmetric", 4, marks=pytest.mark.slow), ("same", 1)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("padding", "readers"), [("symmetric", 4), ("same", 1)])
 def test_efficientnet_pads_as_it_is_told(padding, readers):
     """A pixel in the second row and column is read at four places of the stem, or at one."""
     images = jnp.zeros((1, 32, 32, 3)).at[0, 1, 1].set(1.0)
@@ -91,6 +90,7 @@ def test_twins_with_the_same_names_are_told(name, arguments, told, capsys):
     assert told in out and bool(told) == bool(out)
 
 
+@pytest.mark.slow
 def test_another_epsilon_becomes_a_part_of_the_scales(variables):
     """The function of a network with that epsilon, exactly to rounding."""
     images = np.random.default_rng(1).normal(size=(2, 8, 8, 3)).astype(np.float32)

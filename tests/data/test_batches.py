@@ -14,6 +14,7 @@ from aggnets_jax.data.host_pipeline import load_split
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.foreign_sets import WRITERS
+from tests.marks import mostly_slow
 
 
 def take(batches, count):
@@ -112,7 +113,7 @@ def test_another_seed_is_another_order(training_set, sharding):
 
 
 @pytest.mark.parametrize("resident", ["always", "never"])
-@pytest.mark.parametrize("split", ["train", "train[60%:]+train[10%:40%]", "test+train[5:50]"])
+@mostly_slow("split", ["train", "train[60%:]+train[10%:40%]", "test+train[5:50]"], quick=(1,))
 def test_index_is_the_place_in_reading_order(cifar10, sharding, resident, split):
     config = make_config("cifar10", cifar10[0], resident=resident, train_split=split)
     builder = open_prepared("cifar10", str(cifar10[0]))

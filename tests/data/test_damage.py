@@ -158,6 +158,7 @@ def test_skipped_images_keep_their_places_and_are_named_once(
         )
 
 
+@pytest.mark.slow
 def test_skipping_does_not_depend_on_start_or_rows(damaged, sharding):
     config = make_config("cifar10", damaged[0], resident="never", damaged="skip")
     through = train(config, sharding, 10)

@@ -20,6 +20,7 @@ from aggnets_jax.predict import find_images
 from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_batches import join, take
+from tests.marks import mostly_slow
 
 SIZE = 16
 
@@ -146,7 +147,7 @@ def test_crops_differ_between_epochs(colours, sharding):
     assert (first != second).any((1, 2, 3)).all()
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("form", "mode"),
     [("JPEG", mode) for mode in ("RGB", "L", "CMYK")]
     + [("PNG", mode) for mode in ("RGB", "L", "P", "RGBA", "LA", "I;16")]
@@ -154,6 +155,7 @@ def test_crops_differ_between_epochs(colours, sharding):
     + [("BMP", mode) for mode in ("RGB", "L", "P", "RGBA")]
     + [("TIFF", mode) for mode in ("RGB", "L", "P", "RGBA", "CMYK", "I;16")]
     + [("WEBP", mode) for mode in ("RGB", "RGBA")],
+    quick=(0, 2, 5, 8, 10, 14, 20, 22),
 )
 def test_images_of_all_kinds_get_three_channels(colours, tmp_path, sharding, form, mode):
     y, x = np.mgrid[:SIZE, :SIZE]

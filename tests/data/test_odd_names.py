@@ -13,6 +13,7 @@ from aggnets_jax.data import describe, eval_batches, train_batches
 from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.test_batches import join, take
+from tests.marks import mostly_slow
 
 NAMES = [
     *("a b", " a ", "a.b", "..a", "-a", "--config=a", "~", "~a", "$HOME", "%20", "%s", "{a}", "a]"),
@@ -20,7 +21,7 @@ NAMES = [
     *("run[1]", "[ab]", "a*", "a**b", "a?", "a\\b", "a:b", "gs:", "<a>", "x" * 200, "3.tmp", "con"),
     *("ünïcødé", "e\u0301", "日本語", "\U0001f600"),
 ]
-FAST = ("a b", "run[1]", "a*", "a\\b", "gs:", "日本語")
+FAST = ("run[1]", "日本語")
 ROOTS = [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
@@ -91,7 +92,7 @@ def test_names_of_classes_that_cannot_be_printed_are_told(name, tmp_path):
     assert str(error.value).isascii()
 
 
-@pytest.mark.parametrize("name", ["my train", "train-é", "a,b", "(a)"])
+@mostly_slow("name", ["my train", "train-é", "a,b", "(a)"], quick=(2,))
 def test_names_of_splits(name, tmp_path, sharding):
     make_folder(tmp_path, splits=(name, "other"))
     shades = read_shades(tmp_path, sharding, train_split=name, eval_split="other")
@@ -106,6 +107,7 @@ def test_names_that_are_no_splits_are_told(name, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_forms_of_a_path(tmp_path, sharding):
     make_folder(tmp_path / "data")
     (tmp_path / "link").symlink_to(tmp_path / "data")

@@ -25,6 +25,7 @@ from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
 from tests.data.official_formats import prepare_small_cifar10
 from tests.data.test_batches import join
+from tests.marks import mostly_slow
 
 NUM_TRAIN, NUM_TEST, FILES = 163, 50, 16
 
@@ -137,7 +138,7 @@ def through(request, many_files):
 
 
 @pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("start_step", [1, 10, 11, 53])  # 163 examples end within step 10
+@mostly_slow("start_step", [1, 10, 11, 53], quick=(0, 2))  # 163 examples end within step 10
 def test_going_on(many_files, through, start_step, skip):
     rows, batches = through
     goes_on = train(many_files, 13, rows=rows, start_step=start_step, skip=skip)
@@ -195,7 +196,7 @@ def test_a_process_reads_its_part(many_files, records_read, process):
     assert NUM_TRAIN // 4 <= len(records_read) <= NUM_TRAIN // 4 + 1 + -(-NUM_TRAIN // FILES)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 8, 50, 64])
+@mostly_slow("batch_size", [1, 2, 8, 50, 64], quick=(2,))
 def test_evaluation_in_processes(many_files, batch_size):
     """Files hold three or four images: with smaller batches they are read as a whole."""
 

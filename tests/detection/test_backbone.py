@@ -24,8 +24,8 @@ def shapes(backbone, size=64):
     [
         ("resnet18", (64, 128, 256, 512)),
         ("dsnet50", (256, 512, 1024, 2048)),
-        ("densenet121", (256, 512, 1024, 1024)),
-        ("efficientnet_b0", (24, 40, 112, 320)),
+        pytest.param("densenet121", (256, 512, 1024, 1024), marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", (24, 40, 112, 320), marks=pytest.mark.slow),
         pytest.param("hcgnet_b", (160, 368, 952, 1244), marks=pytest.mark.slow),
     ],
 )
@@ -44,6 +44,7 @@ def test_networks_for_small_images_have_a_level_of_each_stride():
     assert [level.shape[1] for level in levels] == [32, 16, 8]
 
 
+@pytest.mark.slow
 def test_levels_of_residual_networks_are_the_endpoints():
     backbone = make_backbone("resnet18")
     levels, variables = Levels(backbone).init_with_output(jax.random.key(0), IMAGES)
@@ -54,6 +55,7 @@ def test_levels_of_residual_networks_are_the_endpoints():
         np.testing.assert_allclose(level, endpoints[f"stage{i}"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_levels_of_preactivated_networks_are_normalised_and_activated():
     backbone = make_backbone("sparsenet_bc16_k4")
     levels, variables = Levels(backbone).init_with_output(jax.random.key(0), IMAGES)

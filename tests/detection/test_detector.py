@@ -126,6 +126,7 @@ def test_faster_rcnn_has_no_masks():
     assert detections.boxes.shape == (2, 6, 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_boxes_in_float32():
     detector = tiny.detector(dtype=jnp.bfloat16)
     images, sizes, _ = tiny.scenes()

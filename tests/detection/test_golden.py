@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import jax
+import pytest
 
 from tests.detection import checks, network_checks
 
@@ -16,12 +17,17 @@ CHECKS = {
     for name, check in {**vars(checks), **vars(network_checks)}.items()
     if name.startswith("check_")  # a file of another kind is a failure
 }
+SLOW = ("proposals_a", "roi_align_a", "torchvision_a")
 
 
 def pytest_generate_tests(metafunc):
     folder = Path(metafunc.config.getoption("golden") or FOLDER)
     files = sorted(file for file in folder.glob("*.json") if not file.name.startswith("dissection"))
-    metafunc.parametrize("file", files, ids=[file.stem for file in files])
+    cases = [
+        pytest.param(file, id=file.stem, marks=pytest.mark.slow if file.stem in SLOW else ())
+        for file in files
+    ]
+    metafunc.parametrize("file", cases)
 
 
 def test_figures(file):

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 
 from aggnets_jax.detection.conventions import CENTER
@@ -117,6 +118,7 @@ def test_boxes_beyond_the_image_and_without_a_side_can_be_pasted():
         assert not pasted[2].any()
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_targets_of_cropped_masks_are_close_to_those_of_whole_masks(seed):

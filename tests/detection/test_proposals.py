@@ -38,6 +38,7 @@ def test_proposals_are_in_order_in_the_image_and_padded_at_the_end(seed):
         assert min(width.min(), height.min()) >= conventions.least_side
 
 
+@pytest.mark.slow
 def test_no_gradient_flows_through_proposals():
     logits, deltas, anchors = predictions(0)
 

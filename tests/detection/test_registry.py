@@ -68,6 +68,7 @@ def test_counts_of_faster_rcnn_with_hcgnet_b():
     assert (info.params, info.trainable) == (29_563_929, 29_450_816)
 
 
+@pytest.mark.slow
 def test_conventions_differ_in_the_background_s_outputs():
     sizes = {"num_classes": 90, "image_size": (64, 64)}
     with starting_from_zeros():

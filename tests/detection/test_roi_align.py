@@ -69,6 +69,7 @@ def test_bins_within_a_plane_have_the_value_of_their_centre():
     np.testing.assert_allclose(pooled[0, :, :, 0], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_both_methods_have_one_gradient():
     random = np.random.default_rng(0)
     levels = [jnp.asarray(random.standard_normal((n, n + 4, 2))) for n in (16, 8)]

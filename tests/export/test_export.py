@@ -20,6 +20,7 @@ from aggnets_jax.models import list_families
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.workdir.restore import Restored, restore_network
 from tests import runs
+from tests.marks import mostly_slow
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
 
@@ -131,7 +132,7 @@ def test_a_run_is_exported_with_its_facts(form, trained, finished_run, tmp_path,
 
 
 @pytest.mark.parametrize("form", [marked(form) for form in FORMATS])
-@pytest.mark.parametrize("name", ["sm [1] é", "a*", "a?", "a\\b"])
+@mostly_slow("name", ["sm [1] é", "a*", "a?", "a\\b"], quick=(0,))
 def test_names_that_are_patterns(form, name, trained, finished_run, tmp_path):
     """TensorFlow does not find what it wrote to "sm [1]"."""
     if form == "onnx":

@@ -10,6 +10,7 @@ import pytest
 from aggnets_jax import create_model
 from aggnets_jax import hub as hub_lib
 from aggnets_jax.errors import UserError
+from tests.marks import mostly_slow
 
 NAME = "hf-hub:user/net"
 
@@ -56,7 +57,7 @@ def test_a_second_read_needs_no_network_but_the_answer_that_nothing_changed(hub)
     assert hub.requests[first:] == ["HEAD /user/net/resolve/main/config.json"]
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("content", "message"),
     [
         ({}, "config.json of hf-hub:user/net is damaged: architecture must be a line of text"),
@@ -66,6 +67,7 @@ def test_a_second_read_needs_no_network_but_the_answer_that_nothing_changed(hub)
         ({"architecture": "a", "aggnets_jax": 3}, "aggnets_jax must be a config"),
         ({"architecture": "a", "aggnets_jax": {"lrr": 1}}, "lrr"),
     ],
+    quick=(0, 1, 4),
 )
 def test_damaged_configs(hub, content, message):
     put(hub, content)

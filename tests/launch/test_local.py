@@ -107,6 +107,7 @@ def test_who_is_stopped_before_it_can_notice_is_stopped_all_the_same():
     assert (process.returncode, err) == (75, "")
 
 
+@pytest.mark.slow
 def test_who_was_asked_to_stop_gets_no_second_signal_when_another_fails():
     slow = TRAINS.replace("time.sleep(0.2)", "time.sleep(1.5)")
     fails = TRAINS.replace("sys.exit(75)", "sys.exit(74)")

@@ -173,6 +173,7 @@ def test_who_stops_with_75_is_queued_again(ended):
     assert f"job {job['JobId']} is queued again, after exit code 75" in lines
 
 
+@pytest.mark.slow
 def test_what_slurm_ends_it_starts_again_or_not(ended):
     for name, state, starts in (("requeued", "COMPLETED", 2), ("cancelled", "CANCELLED", 0)):
         job, log = ended[name]

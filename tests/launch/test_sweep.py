@@ -207,6 +207,7 @@ def test_without_slurm_its_command_can_still_be_seen(file, tmp_path, capsys, mon
     assert "there is no SLURM here (no sbatch); --dry_run prints" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_array_trains_each_row(file, stand_in, slurm, tmp_path, capfd, monkeypatch):
     monkeypatch.setenv("SLURM_CONF", slurm.env["SLURM_CONF"])
     folder, log = tmp_path / "runs", f"{tmp_path}/%a"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.marks import mostly_slow
 from tests.runs import ROOT
 
 LAUNCH = ROOT / "launch"
@@ -108,6 +109,7 @@ def cloud(tmp_path, checkout):
 STARTED = ["tpu-vm scp", "install", "start", "follow"]
 
 
+@pytest.mark.slow
 def test_a_slice_is_made_and_after_a_preemption_made_again(cloud):
     cloud.write("runs", "preempted", 0)
     code, out, err = cloud.train("--spot", "--setup=touch mounted")
@@ -143,7 +145,7 @@ def test_the_exit_codes_after_which_a_run_is_not_started_again(cloud, code):
     assert cloud.kinds() == ["tpu-vm create", *STARTED]
 
 
-@pytest.mark.parametrize("code", [74, 75, 76, 137])
+@mostly_slow("code", [74, 75, 76, 137], quick=(1,))
 def test_a_run_that_can_go_on_is_started_again_on_the_same_slice(cloud, code):
     cloud.write("runs", code, 0)
     assert cloud.train()[0] == 0
@@ -201,6 +203,7 @@ def test_the_run_outlives_the_script_and_is_followed_again_or_stopped(cloud):
     assert cloud.kinds().count("start") == 1
 
 
+@pytest.mark.slow
 def test_a_lost_connection_loses_and_doubles_no_line_of_the_log(cloud):
     """Also not in the second log, of the second slice."""
     cloud.write("runs", "preempted", "count")
@@ -274,7 +277,7 @@ def dry_run(cloud, *flags):
     return [line for line in out.splitlines() if not line.startswith("#")]
 
 
-@pytest.mark.parametrize("flags", [(), ("--spot", "--queued", "--project=p")])
+@mostly_slow("flags", [(), ("--spot", "--queued", "--project=p")], quick=(1,))
 def test_a_dry_run_prints_the_commands(cloud, flags):
     printed = [shlex.split(line)[3:] for line in dry_run(cloud, *flags)]
     cloud.write("runs", "preempted", 0)
@@ -302,6 +305,7 @@ def documented(program):
     return re.findall(rf"^    ({program} .*)$", page, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 def test_gcloud_knows_the_commands_of_the_documentation(tmp_path):
     commands = documented("gcloud")
@@ -317,6 +321,7 @@ def test_the_script_takes_the_commands_of_the_documentation(cloud):
         assert (code, err) == (0, ""), command
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("gcloud") is None, reason="gcloud is not installed")
 @pytest.mark.parametrize("flags", [(), ("--spot", "--queued", "--project=p")])
 def test_gcloud_knows_the_commands_and_their_flags(cloud, flags, tmp_path):

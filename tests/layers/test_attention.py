@@ -10,6 +10,7 @@ import pytest
 from aggnets_jax import create_model
 from aggnets_jax.layers import common
 from aggnets_jax.layers.attention import ATTENTIONS, largest
+from tests.marks import mostly_slow
 from tests.models import residual_numpy
 from tests.models.residual import jit
 from tests.models.test_hcgnet import Reference
@@ -77,7 +78,7 @@ def test_gates_of_hcgnet_go_around_any_unit(kind, expected, train):
     np.testing.assert_allclose(gated, expected(variables, x, train), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["resnet20_cifar", "seresnet18", "res2net50_26w_4s"])
+@mostly_slow("name", ["resnet20_cifar", "seresnet18", "res2net50_26w_4s"], quick=(0, 1))
 def test_residual_networks_have_the_gates_as_attention(name):
     model = create_model(name, attention="gates")
     images = jnp.zeros((1, 32, 32, 3))

@@ -13,6 +13,7 @@ from aggnets_jax.layers.common import (
 )
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
+from tests.marks import mostly_slow
 from tests.patterns import one_line_error
 
 EMPTY = "images are too small for this network: its last map is 0x0"
@@ -40,7 +41,7 @@ def test_a_network_says_what_it_takes():
         assert "PyTorch" in one_line_error(call, first, jnp.zeros((1, 3, 8, 8)))
 
 
-@pytest.mark.parametrize("train", [False, True])
+@mostly_slow("train", [False, True], quick=(0,))
 def test_an_empty_map_is_the_same_error_everywhere(train, tmp_path, data_dir):
     model = create_model("densenet_imagenet", 10, **SMALL)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))

@@ -14,6 +14,7 @@ from flax import traverse_util
 from aggnets_jax import create_model, make_topology
 from aggnets_jax.layers import common
 from aggnets_jax.layers.seqconv import Features, Group, ResidualBlock, SeqConv
+from tests.marks import mostly_slow
 from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
@@ -109,7 +110,7 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(("case", "train"), [(case, case == "imagenet") for case in NETWORKS])
+@mostly_slow(("case", "train"), [(case, case == "imagenet") for case in NETWORKS], quick=(1, 5))
 def test_networks_written_out(case, train):
     name, overrides, ks, cs, blocks, windowed = NETWORKS[case]
     with jax.enable_x64(True):

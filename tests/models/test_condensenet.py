@@ -141,6 +141,7 @@ def test_a_run_condenses_and_checkpoints_keep_what_is_lost(trained):
         assert (later != earlier).any()
 
 
+@pytest.mark.slow
 def test_the_condensed_form_of_a_run_classifies_alike(trained):
     restored = restore_network(trained, "latest", replicated(make_mesh()))
     other, exported = export(restored.model, restored.variables)

@@ -26,6 +26,7 @@ from aggnets_jax.models.flops import (
     with_elementwise,
 )
 from aggnets_jax.models.registry import find_family, find_printed
+from tests.marks import mostly_slow
 from tests.models.misprints import (
     ELSEWHERE,
     FLOPS_MISPRINTS,
@@ -49,16 +50,18 @@ SMALLEST = {
     find_family(name).name: name for name in sorted(list_models(), key=_numbers, reverse=True)
 }
 QUICK = {*SMALLEST.values()} - {
-    *(name for name in SMALLEST.values() if re.match("(amoeba|en|nas|pnas)net", name)),
-    "aognet_12m",
-    "densenet121",
-    "hcgnet_a1",
-    "hcgnet_c",
-    "mdnet21_a64_n5",
-    "micro_dense_resnext164_w25",
-    "res2net54_2w_16s_w64_128_256",
-    "seqresnet_b_k16_r7_n1",
-    "seqresnext24",
+    *(name for name in SMALLEST.values() if re.match("(amoeba|enas|nas|pnas)net", name)),
+    *("aognet_12m", "cbam_resnet50", "condensenet86_k8_16_32", "densenet121", "densenet_bc100_k12"),
+    *("dpn68", "hardnet39ds", "hcgnet_a1", "hcgnet_c", "mdnet21_a64_n5", "mixnet100_k12_12"),
+    *(
+        "micro_dense_resnext164_w25",
+        "mixnet105",
+        "pyramidnet110_a48",
+        "pyramidnet_imagenet200_a300",
+    ),
+    *("pyramidnet_bottleneck164_a270", "res2net50_14w_8s", "res2net54_2w_16s_w64_128_256"),
+    *("res2next50_8x4d_4s", "seqresnet_b22", "seqresnet_b_k16_r7_n1", "seqresnet_k8_r3_n121_full"),
+    *("seqresnext24", "sknet50", "sparsenet121_k32", "sparsenet_bc100_k12"),
 }
 
 # A network's MACs, its FLOPs and its size need the same counts.
@@ -168,7 +171,7 @@ def test_tables_here_are_of_listed_models():
     assert list_models() == sorted(ROWS)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("name", "overrides", "printed"),
     [
         ("densenet100_k16_32_64", {"stem_features": 24}, "61.1M"),
@@ -177,6 +180,7 @@ def test_tables_here_are_of_listed_models():
         ("densenet_bc100_k16_32_64", {"stem_features": 48}, "7.9M"),
         ("densenet264", {"stage_depths": (6, 12, 64, 32)}, "27.21M"),
     ],
+    quick=(2, 3),
 )
 def test_misprint_is_the_size_of_another_network(name, overrides, printed):
     counted = info(name, 1000 if name == "densenet264" else 100, **overrides)

@@ -25,8 +25,7 @@ GMACS = {"dpn68": 2.33, "dpn92": 6.50, "dpn98": 11.67, "dpn107": 18.30, "dpn131"
     "name",
     [
         "dpn68",
-        "dpn92",
-        *(pytest.param(f"dpn{depth}", marks=pytest.mark.slow) for depth in (98, 107, 131)),
+        *(pytest.param(f"dpn{depth}", marks=pytest.mark.slow) for depth in (92, 98, 107, 131)),
     ],
 )
 def test_sizes(name):
@@ -98,6 +97,7 @@ def shapes(name, size=32, **overrides):
     return {name: value.shape for name, value in endpoints.items()}
 
 
+@pytest.mark.slow
 def test_endpoints_of_the_listed_networks():
     # The residual path, twice the step, and the step for each layer.
     assert shapes("dpn68", 224) == {

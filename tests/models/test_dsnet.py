@@ -1,5 +1,6 @@
 """DSNet, DS2Net and the rows of Table 1 against straight-line code, and their sizes."""
 
+import re
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family, find_printed
+from tests.marks import mostly_slow
 from tests.models import residual_numpy
 from tests.models.residual import SIZE, assert_is, drawn, jit, parameters, shapes
 from tests.models.variables import random_variables
@@ -72,7 +74,7 @@ def test_ds2next_has_them_with_groups():
     assert_is("ds2net_cifar", ds(block), **TINY, groups=2)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("suffix", "keywords"),
     [
         ("a", {"variant": "a"}),
@@ -82,6 +84,7 @@ def test_ds2next_has_them_with_groups():
         ("nonorm", {"norm": "none"}),
         ("noweight", {}),
     ],
+    quick=(1, 5),
 )
 def test_rows_of_table_1(suffix, keywords):
     assert_is(f"dsnet_cifar_{suffix}", ds(**keywords), **TINY)
@@ -190,10 +193,9 @@ CIFAR_100 = {
 
 
 def slow_if_deep(names):
-    deep = ("77", "101")
+    quick = re.compile("26|net50_cifar_w25|29_6x64d")
     return [
-        pytest.param(name, marks=pytest.mark.slow if any(d in name for d in deep) else ())
-        for name in names
+        pytest.param(name, marks=() if quick.search(name) else pytest.mark.slow) for name in names
     ]
 
 

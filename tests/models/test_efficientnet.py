@@ -228,6 +228,7 @@ def test_numbers_that_fit_no_network(name, overrides, said):
     assert said in one_line_error(create_model, name, **overrides)
 
 
+@pytest.mark.slow
 def test_other_shortcuts_have_the_same_parameters():
     plain = abstract(create_model("efficientnet_b0"))
     dense = abstract(create_model("efficientnet_b0", topology="dense", aggregation="mean"))

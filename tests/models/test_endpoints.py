@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aggnets_jax import create_model
 from tests.models.test_sparsenet import jit
@@ -31,6 +32,7 @@ def test_endpoints_of_a_cifar_network():
     }
 
 
+@pytest.mark.slow
 def test_endpoints_of_imagenet_networks():
     densenet, _ = abstract_endpoints(create_model("densenet121"), (2, 224, 224, 3))
     assert {name: value.shape for name, value in densenet.items()} == {

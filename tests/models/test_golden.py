@@ -10,20 +10,13 @@ from aggnets_jax import create_model
 from aggnets_jax.convert import from_torch
 from tests.models import golden
 
-# What takes a quarter of a minute or more.
-SLOW = {*golden.FILES} - {"dsn_cifar_c10", "nin_cifar_c100", "sparsenet40_k24_c100"}
-SLOW_IN_FLOAT32 = {*golden.FILES} - {
-    "dsn_cifar_c10",
-    "googlenet_cifar_c100",
-    "mobilenet_v2_cifar_c10",
-    "nin_cifar_c100",
-    "sparsenet40_k24_c100",
-    "sparsenet_bc100_k24_c10",
-}
-
-
-def marked(slow):
-    return [pytest.param(f, marks=pytest.mark.slow if f in slow else ()) for f in golden.FILES]
+# All but three take long to compile.
+FILES = [
+    pytest.param(
+        file, marks=() if file.startswith(("dsn", "nin", "sparsenet40")) else pytest.mark.slow
+    )
+    for file in golden.FILES
+]
 
 
 def _setup(reference, dtype):
@@ -39,7 +32,7 @@ def _relative_error(actual, expected):
     return np.max(np.abs(np.asarray(actual) - expected)) / np.max(np.abs(expected))
 
 
-@pytest.mark.parametrize("file", marked(SLOW))
+@pytest.mark.parametrize("file", FILES)
 def test_float64_outputs_gradients_and_training(file):
     reference = golden.load(file)
     with jax.enable_x64(True):
@@ -90,7 +83,7 @@ def test_float64_outputs_gradients_and_training(file):
     assert losses[2] == pytest.approx(reference["sgd_losses"][2], rel=rounding)
 
 
-@pytest.mark.parametrize("file", marked(SLOW_IN_FLOAT32))
+@pytest.mark.parametrize("file", FILES)
 def test_float32_logits(file):
     reference = golden.load(file)
     model, variables, images, _ = _setup(reference, jnp.float32)

@@ -69,6 +69,7 @@ def unmasked(family, variables):
 NORM = ("params", "params", "batch_stats")
 
 
+@pytest.mark.slow
 def test_a_weight_multiplies_the_operation_of_a_cell():
     # h3 = sep3 h1 + id h1 carries operation 2 on the link to h1; h5 = sep3 h0 + sep5 h2 carries 7.
     _, variables, *_ = network("amoebanet_a_cifar")
@@ -81,6 +82,7 @@ def test_a_weight_multiplies_the_operation_of_a_cell():
     )
 
 
+@pytest.mark.slow
 def test_a_weight_multiplies_the_root_of_an_and_or_block():
     # A normalisation of w y is one of y with 1/w of the mean and w times the scale.
     _, variables, stages, _ = network("aognet")

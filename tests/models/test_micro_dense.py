@@ -10,6 +10,7 @@ import pytest
 from aggnets_jax import create_model, model_info
 from aggnets_jax.layers import common
 from aggnets_jax.layers.micro_dense_blocks import MicroDenseBlock, micro_dense_block
+from tests.marks import mostly_slow
 from tests.models.straight_line import Layers, assert_straight_line, at, halves, jit
 from tests.models.test_counts import info
 from tests.models.test_pyramidnet import widen
@@ -312,13 +313,14 @@ def dense_layers(net, x, path, features, stride):
     return micro_dense(net, x, path, features, stride, c, widths, groups)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("name", "block"),
     [
         ("resnext20_2x32d_w25", grouped),
         ("res2next20_2x16d_3s_w25", multi_scale),
         ("micro_dense_resnext20_w25", dense_layers),
     ],
+    quick=(0, 1),
 )
 def test_rivals_differ_from_micro_dense_nets_in_the_block(name, block):
     reference = functools.partial(residual, block=block, widths=(64, 128, 256))

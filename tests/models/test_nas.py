@@ -10,6 +10,7 @@ from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.flops import count
 from aggnets_jax.models.nas_cells import CELLS, read_cell
+from tests.marks import mostly_slow
 from tests.models.variables import random_variables, starting_from_zeros
 
 SIZE = 8
@@ -65,13 +66,14 @@ def test_links_of_cells_can_be_cut():
 
 
 # Sizes with the auxiliary head, which NAO prints as 50.9M, 52.7M and 53.0M.
-@pytest.mark.parametrize(
+@mostly_slow(
     ("name", "classes", "params"),
     [
         ("nasnet_a_cifar_n6_f128", 100, 50_875_720),
         ("enasnet_cifar_n6_f128", 100, 52_669_256),
         ("pnasnet_cifar_n6_f128", 10, 52_960_404),
     ],
+    quick=(0,),
 )
 def test_sizes_with_the_auxiliary_head(name, classes, params):
     with starting_from_zeros():

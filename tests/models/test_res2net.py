@@ -10,6 +10,7 @@ from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family, find_printed
 from aggnets_jax.models.res2net import scale_wiring
+from tests.marks import mostly_slow
 from tests.models import residual_numpy as layers
 from tests.models.residual import assert_is, parameters, shapes
 
@@ -95,13 +96,9 @@ CIFAR_10 = {
     "res2next29_8x25d_4s": 33_812_986,
     "res2next29_6x24d_6s": 36_709_130,
 }
-DEEP = {"res2net50_26w_6s", "res2net50_26w_8s", "res2net101_26w_4s", "res2net50_14w_8s"}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if n in DEEP else ()) for n in RELEASED | CIFAR_10],
-)
+@mostly_slow("name", RELEASED | CIFAR_10, quick=(0, 8))
 def test_sizes(name):
     assert parameters(name, size=32) == (RELEASED | CIFAR_10)[name]
 

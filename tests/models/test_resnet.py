@@ -11,6 +11,7 @@ from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.residual_blocks import block_numbers
 from aggnets_jax.models.registry import find_family
+from tests.marks import mostly_slow
 from tests.models import residual_numpy
 from tests.models.residual import assert_is, drawn, parameters, shapes
 from tests.models.variables import model_info
@@ -84,10 +85,7 @@ IMAGENET = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow if "10" in n or "15" in n else ()) for n in IMAGENET],
-)
+@mostly_slow("name", IMAGENET, quick=(0, 2))
 def test_sizes_are_those_of_other_implementations(name):
     assert parameters(name, size=32) == IMAGENET[name]
 

@@ -39,7 +39,7 @@ COUNTS = {
     "seqresnext24": ("26.2M", {1000: (26_211_784, 4_543_979_520)}),
 }
 # A second or two to trace.
-DEEP = {"seqresnet_b_k32_r12_n3", "seqresnet_b42", "seqresnext24"}
+DEEP = {*COUNTS} - {"seqresnet_k16_r3_n122", "seqresnet_k16_r4_n1"}
 
 
 @pytest.mark.parametrize(

@@ -27,17 +27,29 @@ TOPOLOGIES = {
     "harmonic": {},
     "random": {"density": 0.6, "seed": 3},
 }
-# Networks of one size only take long to compile.
+# Networks of one size only, and cells, take long to trace.
 LARGE = {
+    "amoebanet_a_cifar",
+    "amoebanet_b_cifar",
     "aognet",
     "efficientnet_b0",
+    "enasnet_cifar",
+    "enasnet_cifar_nao",
     "fpnasnet",
     "googlenet_cifar",
     "micro_dense_efficientnet_b0",
     "mobilenet_v2_cifar",
+    "nasnet_a_cifar",
+    "nasnet_a_imagenet",
+    "pnasnet_cifar",
+    "pnasnet_cifar_nao",
     "pyramidnet_imagenet",
     "shufflenet_v2_cifar",
 }
+
+
+def small(families):
+    return [pytest.param(f, marks=pytest.mark.slow if f in LARGE else ()) for f in families]
 
 
 def one_step(model, size):
@@ -105,7 +117,7 @@ def test_every_family_takes_a_topology_and_an_aggregation(family):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float32", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("family", sorted(TINY))
+@pytest.mark.parametrize("family", small(sorted(TINY)))
 def test_endpoints_and_dtypes_of_every_family(family, dtype):
     arguments, size = TINY[family]
     model = create_model(family, 7, **arguments, dtype=jnp.dtype(dtype))
@@ -123,11 +135,6 @@ def test_endpoints_and_dtypes_of_every_family(family, dtype):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype(jnp.float32)}
     assert set(variables) <= {"params", "batch_stats"}
     assert len(model.topologies) >= 1
-
-
-def small(families):
-    marks = {family: pytest.mark.slow for family in LARGE}
-    return [pytest.param(family, marks=marks.get(family, ())) for family in families]
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
+from tests.marks import mostly_slow
 from tests.models import residual_numpy as layers
 from tests.models.residual import SIZE, assert_is, drawn, jit, parameters, shapes
 from tests.models.variables import model_info, random_variables
@@ -79,7 +80,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize(("name", "classes"), SIZES)
+@mostly_slow(("name", "classes"), SIZES, quick=(1, 4, 6))
 def test_sizes(name, classes):
     assert parameters(name, classes) == SIZES[name, classes]
 

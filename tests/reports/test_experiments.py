@@ -14,6 +14,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.reports import experiments
 from tests import runs
+from tests.marks import mostly_slow
 from tests.models.variables import starting_from_zeros
 
 
@@ -67,7 +68,7 @@ def test_cost_is_three_times_the_network_for_each_image():
     assert experiments.training_cost(two_seeds) == 3 * macs * 10 * 64 * 2
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("name", "overrides"),
     [
         ("configs/sparsenet/table2.py:densenet40_k12_c10", []),
@@ -77,6 +78,7 @@ def test_cost_is_three_times_the_network_for_each_image():
         ("configs/sparsenet/table4.py:sparsenet121_k32", ["data.image_size=64"]),
         ("configs/sparsenet/table2.py:densenet40_k12_c10", ["model.args.stem_features=8"]),
     ],
+    quick=(0, 2, 5),
 )
 def test_the_page_of_networks_says_what_counting_gives(name, overrides):
     config = load(name, *overrides)

@@ -37,6 +37,7 @@ def _assert_same_run(summary, workdir, expected, expected_workdir):
     assert runs.metrics(workdir) == runs.metrics(expected_workdir)
 
 
+@pytest.mark.slow
 def test_a_run_says_whether_its_step_was_kept_and_trains_to_the_same_bits(
     data_dir, tmp_path, capsys
 ):

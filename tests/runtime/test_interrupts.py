@@ -15,6 +15,7 @@ from PIL import Image
 from aggnets_jax import commands
 from aggnets_jax.runtime import interrupts
 from tests import runs
+from tests.marks import mostly_slow
 
 MOMENTS = 30  # for each subcommand
 
@@ -110,7 +111,7 @@ def test_signals_at_random_moments(name, places, tmp_path):
         check(name, number, interrupt(name, number, draws.uniform(0, 6), places, new), new)
 
 
-@pytest.mark.parametrize("delay", [0, 0.003, 0.01, 0.03])
+@mostly_slow("delay", [0, 0.003, 0.01, 0.03], quick=(2,))
 def test_a_signal_after_the_end_of_the_work_changes_nothing(delay, tmp_path):
     """Python resets handlers of signals while it ends."""
     process = runs.start("compare", f"{tmp_path}/a", "--against", f"{tmp_path}/b")

@@ -27,7 +27,7 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
 @pytest.mark.parametrize(
     ("signals", "code"),
     [
-        ("SIGTERM later SIGTERM", 143),
+        pytest.param("SIGTERM later SIGTERM", 143, marks=pytest.mark.slow),
         pytest.param("SIGTERM SIGINT", 130, marks=pytest.mark.slow),
         pytest.param("SIGINT SIGINT", 130, marks=pytest.mark.slow),
         ("SIGINT", 0),

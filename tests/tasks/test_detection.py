@@ -57,6 +57,7 @@ def test_a_run_logs_losses_and_cocos_figures(whole):
     assert summary["network"]["links"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_in_parts_is_the_same_to_the_bit(whole, scenes_dir, tmp_path):
     config = tiny_detection(scenes_dir)
     train_and_evaluate({**config, "total_steps": 2}, tmp_path / "parts")

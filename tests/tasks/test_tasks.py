@@ -71,6 +71,7 @@ class Brightness(Task):
         return Evaluation(metrics, len(found), 0)
 
 
+@pytest.mark.slow
 def test_the_loop_trains_another_task_and_goes_on_with_it(data_dir, tmp_path, capsys):
     changes = {"log_every_steps": 2, "eval_every_steps": 2, "checkpoint_every_steps": 2}
     config = runs.tiny_config(data_dir, total_steps=4, accumulation_steps=2, **changes)

@@ -14,6 +14,7 @@ from aggnets_jax.workdir.folder import CONFIG as CONFIG_FILE
 from aggnets_jax.workdir.folder import open_workdir
 from aggnets_jax.workdir.names import is_plain
 from tests import runs
+from tests.marks import mostly_slow
 from tests.workdir.test_checkpoints import CONFIG, assert_is, restore, save
 
 PLAIN = [
@@ -38,7 +39,7 @@ def temporary(tmp_path, monkeypatch):
     assert not list(folder.iterdir())
 
 
-@pytest.mark.parametrize("name", PLAIN + MISREAD)
+@mostly_slow("name", MISREAD + PLAIN, quick=range(0, len(MISREAD + PLAIN), 3))
 def test_checkpoints_are_found_again(name, tmp_path):
     assert is_plain(tmp_path / name) == (name in PLAIN)
     with open_workdir(tmp_path / name, CONFIG) as workdir:

@@ -79,6 +79,7 @@ def test_a_read_only_disk_is_told_in_one_line_and_can_be_evaluated(small_disk, d
     assert "not written to" in out
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_gone_for_a_while(data_dir, tmp_path, monkeypatch, capsys):
     """The folder of the checkpoints vanishes after step 5 and is back after step 10."""
     save = RunCheckpoints.save

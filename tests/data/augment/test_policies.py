@@ -12,6 +12,7 @@ from aggnets_jax.data.augment.policies import CIFAR, IMAGENET, make_policy
 from aggnets_jax.errors import UserError
 from tests.data.augment import pil
 from tests.data.augment.draws import COUNT, over_keys
+from tests.marks import mostly_slow
 
 IMAGE = pil.photo(30, 24)
 
@@ -50,7 +51,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@mostly_slow("case", CASES, quick=(0, 2))
 def test_outcomes_are_pils_and_as_frequent_as_the_paper_says(case):
     chains, arguments = CASES[case]
     expected = {}

@@ -48,6 +48,7 @@ def erased():
     return out, (out != -1).all(-1)
 
 
+@pytest.mark.slow
 def test_erased_areas_and_aspects_are_uniform(erased):
     out, marked = erased
     assert np.array_equal(marked, (out != -1).any(-1))

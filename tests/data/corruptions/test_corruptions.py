@@ -15,6 +15,7 @@ from aggnets_jax.data.corruptions.jpeg import jpeg_compression
 from aggnets_jax.data.corruptions.severities import LARGE, SMALL, constants
 from aggnets_jax.errors import UserError
 from tests.data.corruptions import reference
+from tests.marks import mostly_slow
 
 KEY = jax.random.key(3)
 RGB = (20, 28, 3)
@@ -123,7 +124,7 @@ def test_every_corruption_is_its_formula(name):
 
 
 @pytest.mark.parametrize("quality", [7, 25, 58, 90])
-@pytest.mark.parametrize("shape", [RGB, (33, 18, 3), (21, 40, 1), (9, 3, 3)])
+@mostly_slow("shape", [RGB, (33, 18, 3), (21, 40, 1), (9, 3, 3)], quick=(2, 3))
 def test_jpegs_are_pils_to_the_bit(shape, quality):
     image = make_image(shape)
     found = jpeg_compression(KEY, np.float32(image) / 255, quality)
