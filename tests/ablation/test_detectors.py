@@ -15,6 +15,7 @@ from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
+from tests.marks import mostly_slow
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +73,8 @@ def test_precision_without_masks_is_of_boxes_alone():
     assert np.isnan(found[3:]).all()
 
 
-@pytest.mark.parametrize(
-    "flags", [["--export=out", "--cut=stage1:1-0"], ["--reestimate_batch_statistics=1"]]
+@mostly_slow(
+    "flags", [["--export=out", "--cut=stage1:1-0"], ["--reestimate_batch_statistics=1"]], quick=(0,)
 )
 def test_what_is_for_classification_is_refused(finished_detection, flags, capsys, tmp_path):
     flags = [f.replace("=out", f"={tmp_path / 'out'}") for f in flags]

@@ -18,6 +18,7 @@ from aggnets_jax.analysis.units import dissect, unique_detectors
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.runtime.mesh import make_mesh
+from tests.marks import mostly_slow
 
 FOLDER = Path(__file__).parents[1] / "golden" / "detection"
 
@@ -136,7 +137,7 @@ def small_set(tmp_path):
     return folder
 
 
-@pytest.mark.parametrize("layer", ["pre_logits_2d", "pooled"])
+@mostly_slow("layer", ["pre_logits_2d", "pooled"], quick=(0,))
 def test_command(finished_run, small_set, tmp_path, layer, capsys):
     flags = [f"--data_dir={small_set}", "--categories=object,scene", f"--layer={layer}"]
     flags += ["--batch_size=4", "--quantile=0.9", "--units=2", f"--output={tmp_path / 'out'}"]

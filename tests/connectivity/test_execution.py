@@ -47,7 +47,8 @@ def shapes_of(model, size):
 
 
 @pytest.mark.parametrize(
-    "family", ["densenet", "sparsenet_bc", pytest.param("hcgnet", marks=pytest.mark.slow)]
+    "family",
+    ["sparsenet_bc", *(pytest.param(f, marks=pytest.mark.slow) for f in ("densenet", "hcgnet"))],
 )
 def test_shared_statistics_change_nothing(family):
     few = {} if family == "hcgnet" else {"stage_depths": (2, 1)}

@@ -12,6 +12,7 @@ from aggnets_jax.connectivity.patterns import PATTERNS
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
+from tests.marks import mostly_slow
 
 TOPOLOGIES = [
     *(make_topology(name, 7) for name in sorted(set(PATTERNS) - {"custom"})),
@@ -85,7 +86,7 @@ def check(module, x, reference):
 X = np.random.default_rng(0).standard_normal((2, 2, 2, 4))
 
 
-@pytest.mark.parametrize("aggregation", ["concat", "sum", "mean"])
+@mostly_slow("aggregation", ["concat", "sum", "mean"], quick=(0, 1))
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=label)
 def test_stage_is_the_straight_line_loop(topology, aggregation):
     check(
@@ -95,7 +96,7 @@ def test_stage_is_the_straight_line_loop(topology, aggregation):
     )
 
 
-@pytest.mark.parametrize("aggregation", ["concat", "sum", "mean"])
+@mostly_slow("aggregation", ["concat", "sum", "mean"], quick=(0, 1))
 @pytest.mark.parametrize("topology", TOPOLOGIES, ids=label)
 def test_projection_stands_for_the_input_from_layer_2_on(topology, aggregation):
     check(

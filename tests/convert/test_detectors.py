@@ -14,6 +14,7 @@ from aggnets_jax.convert.detectors import (
 )
 from aggnets_jax.detection import create_detector
 from aggnets_jax.errors import UserError
+from tests.marks import mostly_slow
 
 SIZES = {"pyramid": 4, "hidden": 8, "mask": 4}
 
@@ -84,7 +85,7 @@ def test_weights_for_another_epsilon_normalise_as_there(variables):
     np.testing.assert_allclose(here, there, rtol=1e-6)
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("change", "message"),
     [
         (lambda d: d.pop("rpn.head.cls_logits.bias"), "1 weights .* first 'rpn.head.cls_logits"),
@@ -92,6 +93,7 @@ def test_weights_for_another_epsilon_normalise_as_there(variables):
         (lambda d: d.update({"rpn.head.cls_logits.bias": np.zeros(4)}), r"shape \(4,\), .*\(3,\)"),
         (lambda d: d.update({"rpn.head.cls_logits.bias": np.full(3, np.nan)}), "finite"),
     ],
+    quick=(0, 2),
 )
 def test_wrong_weights_are_named(state_dict, change, message):
     state_dict = dict(state_dict)

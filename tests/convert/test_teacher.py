@@ -121,6 +121,7 @@ def test_devices_change_rounding_alone(data_dir, teacher, tmp_path):
     assert found == pytest.approx(straight_line(data_dir, teacher, **asked), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_teacher_that_does_not_fit_is_refused(data_dir, teacher, tmp_path):
     def message(**changes):
         config = config_of(data_dir, STUDENT, **{"teacher": teacher[0], **changes})

@@ -55,7 +55,7 @@ def test_batches_are_what_they_say(training_set, sharding):
     assert all(array.sharding.is_equivalent_to(sharding, array.ndim) for array in batch.values())
 
 
-@pytest.mark.parametrize("batch_size", [16, 260])  # not a divisor of N; larger than two epochs
+@mostly_slow("batch_size", [16, 260], quick=(1,))  # not a divisor of N; larger than two epochs
 def test_every_example_once_an_epoch(training_set, sharding, batch_size):
     count = describe(training_set).num_train
     steps = -(-3 * count // batch_size)
@@ -95,7 +95,7 @@ def through(training_set, sharding):
     return settings, take(train_batches(training_set, **settings), 44)
 
 
-@pytest.mark.parametrize("start_step", [1, 9, 40])
+@mostly_slow("start_step", [1, 9, 40], quick=(1,))
 def test_resuming_changes_nothing(training_set, through, start_step):
     settings, batches = through
     resumed = take(train_batches(training_set, start_step=start_step, **settings), 4)

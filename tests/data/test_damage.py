@@ -30,6 +30,7 @@ from tests.data.damaging import (
 )
 from tests.data.image_folders import make_image_folder
 from tests.data.test_batches import join, take
+from tests.marks import mostly_slow
 
 SLOWLY = pytest.mark.slow
 
@@ -56,7 +57,7 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@mostly_slow("damage", DAMAGES, quick=(0, 3, 4, 6))
 def test_the_first_damage_is_named(cifar10, tmp_path, damage):
     change, message = DAMAGES[damage]
     file = shard(copy_of(cifar10[0], tmp_path / "data"), "train", 1)

@@ -71,6 +71,7 @@ def test_levels_of_preactivated_networks_are_normalised_and_activated():
     assert now[0].mean() > levels[0].mean()
 
 
+@pytest.mark.slow
 def test_stem_and_first_stage_get_no_gradient_and_the_rest_does():
     backbone = make_backbone("sparsenet_bc16_k4")
     levels = Levels(backbone)

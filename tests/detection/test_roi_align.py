@@ -9,9 +9,10 @@ from aggnets_jax.detection.roi_align import level_of, pool, roi_align
 from aggnets_jax.errors import UserError
 from tests.detection import definition
 from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
+from tests.marks import mostly_slow
 
 
-@pytest.mark.parametrize("ratio", [0, 1, 2, 3])
+@mostly_slow("ratio", [0, 1, 2, 3], quick=(0, 2))
 @given(SEEDS)
 @few
 def test_bins_are_those_of_the_loops(ratio, seed):

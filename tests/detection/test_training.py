@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 
 from aggnets_jax.detection import training
@@ -49,6 +50,7 @@ def check(samples, image, candidates, assigned, objects, stds, name):
     assert found[3].sum() == min(count[1], 24 - found[2].sum())
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_sampled_anchors_have_the_targets_of_the_definition(seed):

@@ -183,6 +183,7 @@ def test_what_slurm_ends_it_starts_again_or_not(ended):
         assert "queued again" not in log
 
 
+@pytest.mark.slow
 def test_a_lost_process_is_tried_again_and_a_mistake_is_not(ended):
     ends = {name: ended[name][0] for name in ("lost", "early", "wrong", "one_failed")}
     assert {name: (end["ExitCode"], end["Restarts"]) for name, end in ends.items()} == {
@@ -193,6 +194,7 @@ def test_a_lost_process_is_tried_again_and_a_mistake_is_not(ended):
     }
 
 
+@pytest.mark.slow
 def test_a_task_of_an_array_is_queued_again_alone(ended):
     (_, first), (job, second) = (ended[f"array_{task}"] for task in (0, 1))
     assert first.count("start") == 1

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
@@ -17,6 +18,7 @@ from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from aggnets_jax.training.step import make_train_step
 from tests import runs
+from tests.models.variables import random_variables
 from tests.patterns import one_line_error
 
 PROGRAM = """
@@ -117,8 +119,8 @@ def test_each_device_or_group_of_devices_normalises_as_if_alone():
 MODEL = create_model("hcgnet", num_classes=4, modules=(1, 1), growth_rate=4)
 
 
-def _gradients(images, labels, variables=None):
-    variables = variables or MODEL.init(jax.random.key(0), images[:1])
+def _gradients(images, labels):
+    variables = random_variables(MODEL, 8, np.float32)
 
     def loss(params):
         (logits, _), _ = MODEL.apply(
@@ -161,7 +163,7 @@ def test_a_step_names_the_smallest_batch_size(accumulation_steps):
 
 
 def test_larger_maps_and_evaluation_take_one_image():
-    variables = MODEL.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    variables = random_variables(MODEL, 8, np.float32)
     jax.eval_shape(lambda v: MODEL.apply(v, jnp.zeros((1, 8, 8, 3))), variables)
     norm = BatchNorm(use_running_average=False, dtype=jnp.float32)
     variables = norm.init(jax.random.key(0), jnp.zeros((1, 2, 1, 3)))

@@ -13,6 +13,7 @@ from aggnets_jax import create_model
 from aggnets_jax.convert import from_torch, to_torch
 from aggnets_jax.layers import common
 from aggnets_jax.layers.regularisation import DropBlock, DynamicScale
+from tests.marks import mostly_slow
 from tests.models.straight_line import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
@@ -192,8 +193,14 @@ def test_blocks_that_could_share_a_loop_have_reaches_of_their_own(family, tiny):
             marks=pytest.mark.slow,
         ),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"dynamic_regularisation": True}, 3),
-        ("resnet_three_stages", {"depth": 8}, {"dynamic_regularisation": True}, 3),
-        ("wrn", {"depth": 10, "widening": 1}, {"dynamic_regularisation": True}, 3),
+        pytest.param(
+            *("resnet_three_stages", {"depth": 8}, {"dynamic_regularisation": True}, 3),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *("wrn", {"depth": 10, "widening": 1}, {"dynamic_regularisation": True}, 3),
+            marks=pytest.mark.slow,
+        ),
         ("preact_resnet", {"depth": 11}, {"dynamic_regularisation": True}, 3),
         ("pyramidnet", {"depth": 8, "alpha": 6}, {"stochastic_depth": 0.5}, 0),
     ],
@@ -282,7 +289,7 @@ def test_survival_falls_linearly_with_the_block():
     assert (common.stochastic_depth(0.5, 4, train=False)(4).apply({}, x) == x).all()
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("family", "arguments", "blocks"),
     [
         ("resnet", {}, 7),
@@ -296,6 +303,7 @@ def test_survival_falls_linearly_with_the_block():
         ("pyramidnet_imagenet", {}, 16),
         ("mdnet", {"dynamic_regularisation": True}, 6),
     ],
+    quick=(0, 2, 4, 6, 7),
 )
 def test_every_block_is_dropped_with_its_rate(family, arguments, blocks):
     rates = []

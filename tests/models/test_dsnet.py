@@ -193,7 +193,7 @@ CIFAR_100 = {
 
 
 def slow_if_deep(names):
-    quick = re.compile("26|net50_cifar_w25|29_6x64d")
+    quick = re.compile("26|29_6x64d")
     return [
         pytest.param(name, marks=() if quick.search(name) else pytest.mark.slow) for name in names
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.layers import common
+from tests.marks import mostly_slow
 from tests.models.residual_numpy import convolve
 from tests.models.variables import random_variables
 
@@ -172,13 +173,14 @@ NETWORKS = {
 }
 
 
-@pytest.mark.parametrize(
+@mostly_slow(
     ("network", "train"),
     [
         *((network, True) for network in NETWORKS),
         ("sparsenet", False),
         ("sparsenet_imagenet", False),
     ],
+    quick=(0, 2, 3, 5, 6, 7),
 )
 def test_network_is_the_straight_line_code(network, train):
     (name, overrides), size, (rules, depths, bottleneck, *options) = NETWORKS[network]

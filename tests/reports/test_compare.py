@@ -8,6 +8,7 @@ from scipy import stats
 
 from aggnets_jax.main import main
 from aggnets_jax.reports import compare, experiments
+from tests.marks import mostly_slow
 from tests.reports.test_results import write_run
 
 DENSE = ("model.topology=dense",)
@@ -44,7 +45,7 @@ def drawn(count, seed):
     ).tolist()
 
 
-@pytest.mark.parametrize("pairs", [2, 5, 6, 9])
+@mostly_slow("pairs", [2, 5, 6, 9], quick=(0, 2))
 def test_numbers_are_those_of_scipy(pairs, tmp_path):
     (ours, our_losses), (theirs, their_losses) = drawn(pairs, 1), drawn(pairs, 2)
     found = compare.compare(

@@ -51,7 +51,7 @@ CASES = {
 }
 
 
-@mostly_slow("case", CASES, quick=(0, 2))
+@mostly_slow("case", CASES, quick=(2,))
 def test_outcomes_are_pils_and_as_frequent_as_the_paper_says(case):
     chains, arguments = CASES[case]
     expected = {}
