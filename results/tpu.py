@@ -1,14 +1,16 @@
 """Compile a network of each family for TPUs, without a TPU: `python results/tpu.py`.
 
 Writes results/tpu.csv, a row for each network, size of images and target, with the results of
-`aggnets dry-run` for a training step. A row takes minutes on a few cores. It is written as soon as
-it is known, and the same command goes on after an interruption: rows with results are kept, unless
-`--again` is given. `--networks`, `--targets` and `--images` select some.
+`aggnets dry-run` for a training step. At the optimisation level O1 a row takes about a minute on a
+core, at the default one many minutes. It is written as soon as it is known, and the same
+command goes on after an interruption: rows with results are kept, unless `--again` is given.
+`--networks`, `--targets` and `--images` select some.
 """
 
 import csv
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +28,7 @@ HERE = Path(__file__).parent
 # Data set, and images on each chip, by the side of a family's images.
 DATA = {32: ("cifar10", 64), 224: ("imagenet2012", 32)}
 TARGETS = ("v5e:2x2", "v5e:4x4")
+KEY = ("network", "target", "dtype", "batch_per_chip", "level")
 
 
 def networks() -> list[str]:
@@ -39,7 +42,7 @@ def networks() -> list[str]:
     return [name for name in smallest.values() if find_family(name).input_shape[0] in DATA]
 
 
-def compiled(network: str, target: str, dtype: str, images: int) -> dict[str, Any]:
+def compiled(network: str, target: str, dtype: str, images: int, level: str) -> dict[str, Any]:
     """Return the dry run of a network, with so many images on each chip."""
     size = find_family(network).input_shape[0]
     data = DATA[size][0]
@@ -59,7 +62,10 @@ def compiled(network: str, target: str, dtype: str, images: int) -> dict[str, An
         file = Path(folder, "found.json")
         command = [sys.executable, "-m", "aggnets_jax", "dry-run", f"--json={file}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
-        done = subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True)
+        levels = {} if level == "default" else {"JAX_OPTIMIZATION_LEVEL": level}
+        done = subprocess.run(
+            command, cwd=HERE.parent, env=os.environ | levels, capture_output=True, text=True
+        )
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             print(f"{network} for {target}: {lines[-1] if lines else done.returncode}", flush=True)
@@ -67,10 +73,10 @@ def compiled(network: str, target: str, dtype: str, images: int) -> dict[str, An
         return json.loads(file.read_text())
 
 
-def row(network: str, target: str, dtype: str, images: int) -> dict[str, Any]:
+def row(network: str, target: str, dtype: str, images: int, level: str) -> dict[str, Any]:
     """Return the row of a network; its figures are empty if it could not be compiled."""
-    found = compiled(network, target, dtype, images)
-    key = {"network": network, "target": target, "dtype": dtype, "batch_per_chip": images}
+    values = network, target, dtype, images, level
+    key, found = dict(zip(KEY, values, strict=True)), compiled(*values)
     names = ("compile_s", "memory_gb", "gflop", "flop_ratio")
     moved = ("gb", "byte_ratio", "hbm_gb", "hbm_ratio")
     collectives = ("all_reduces", "all_reduce_mb", "other_collectives")
@@ -110,6 +116,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--images", type=int, help="images on each chip; default 64 of CIFAR, else 32"
     )
     parser.add_argument(
+        "--level",
+        choices=("default", "O0", "O1", "O2", "O3"),
+        default="O1",
+        help="how much the compiler optimises (JAX_OPTIMIZATION_LEVEL); default %(default)s",
+    )
+    parser.add_argument(
         "--again", action="store_true", help="compile rows again that the table has"
     )
     parser.add_argument("--output", default=str(HERE / "tpu.csv"), help="default %(default)s")
@@ -119,15 +131,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if file.exists():
         with file.open(newline="") as lines:
             for line in csv.DictReader(lines):
-                columns = ("network", "target", "dtype", "batch_per_chip")
-                rows[tuple(line[column] for column in columns)] = line
+                rows[tuple(line[column] for column in KEY)] = line
     for target in given.targets.split(","):
         for network in names:
             for dtype in given.dtypes.split(","):
                 images = given.images or DATA[find_family(network).input_shape[0]][1]
-                key = network, target, dtype, str(images)
+                key = network, target, dtype, str(images), given.level
                 if given.again or not rows.get(key, {}).get("compile_s"):
-                    rows[key] = row(network, target, dtype, images)
+                    rows[key] = row(network, target, dtype, images, given.level)
                     print(*rows[key].values(), flush=True)
                     write_csv(file, rows.values())
 

@@ -17,7 +17,7 @@ from aggnets_jax.runtime import interrupts
 from tests import runs
 from tests.marks import mostly_slow
 
-MOMENTS = 30  # for each subcommand
+MOMENTS = 10  # for each subcommand
 
 # What each subcommand does while it is interrupted.
 WORK = {
