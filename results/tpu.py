@@ -2,9 +2,9 @@
 
 Writes results/tpu.csv, a row for each network, size of images and target, with the results of
 `aggnets dry-run` for a training step. At the optimisation level O1 a row takes about a minute on a
-core, at the default one many minutes. It is written as soon as it is known, and the same
-command goes on after an interruption: rows with results are kept, unless `--again` is given.
-`--networks`, `--targets` and `--images` select some.
+core, at the default one many minutes. It is written as soon as it is known, and the same command
+goes on after an interruption: rows with results are kept, unless `--again` is given. `--networks`,
+`--targets` and `--images` select some.
 """
 
 import csv

@@ -31,8 +31,8 @@ def test_networks_are_of_all_families_once():
 def compiled(monkeypatch):
     seen = []
 
-    def compiled(network, target, dtype, images):
-        seen.append((network, target, images))
+    def compiled(network, target, dtype, images, level):
+        seen.append((network, target, images) if level == "O1" else (network, level))
         return {} if network == "densenet121" else FOUND
 
     monkeypatch.setattr(tpu, "compiled", compiled)
@@ -71,6 +71,7 @@ def test_kept_programs_send_no_images_and_compute_little_but_the_network():
     for line in kept:
         assert line["other_collectives"] == "none"
         assert 0.8 < float(line["flop_ratio"]) < 1.3
-        # At most twice; resnet18, with 32 images on a chip, is above (docs/performance.md).
-        assert 0 < float(line["hbm_ratio"]) < (2.5 if line["network"] == "resnet18" else 2)
-        assert float(line["hbm_ratio"]) < float(line["byte_ratio"])
+        if line["level"] == "default":
+            # At most twice; resnet18, with 32 images on a chip, is above (docs/performance.md).
+            assert 0 < float(line["hbm_ratio"]) < (2.5 if line["network"] == "resnet18" else 2)
+            assert float(line["hbm_ratio"]) < float(line["byte_ratio"])
