@@ -110,7 +110,7 @@ def convolve(
     if groups == 1:
         return _one_group(lhs, rhs, window)
     if rhs.shape[2] == 1:
-        return _depthwise(lhs, rhs, strides, pads, dilations)
+        return _depthwise(lhs, rhs, window)
 
     # Merge the least number of groups that makes a convolution wide.
     channels = rhs.shape[2]
@@ -149,9 +149,7 @@ class _Window(NamedTuple):
 def _one_group(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     if kernel.shape[:2] == (1, 1) and window.pads == ((0, 0), (0, 0)):
         x = x[:, :: window.strides[0], :: window.strides[1]]
-        # In two dimensions: XLA is slow to contract three for the kernel's gradient.
-        rows = x.reshape(-1, x.shape[-1])
-        outputs = jnp.matmul(rows, kernel[0, 0], precision=window.precision)
+        outputs = jnp.matmul(_rows(x), kernel[0, 0], precision=window.precision)
         return outputs.reshape(*x.shape[:-1], kernel.shape[-1])
     return _dense_p.bind(x, kernel, window=window)
 
@@ -167,25 +165,29 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, *, window: _Window) -> jax.Array:
     if not summable or min(kernel.shape[2:]) < _VERY_WIDE:
         return _in_xla(x, kernel, window=window)
     kernels = kernel.reshape(-1, *kernel.shape[2:])
-    sizes = jax.eval_shape(partial(_in_xla, window=window), x, kernel).shape[1:3]
-    parts = _positions(x, kernel.shape[:2], sizes, window)
+    parts = [*_positions(x, kernel.shape[:2], window)]
     product = partial(jnp.matmul, precision=window.precision)
-    outputs = sum(product(part, each) for part, each in zip(parts, kernels, strict=True))
-    return outputs.reshape(len(x), *sizes, -1)
+    outputs = sum(product(_rows(part), each) for part, each in zip(parts, kernels, strict=True))
+    return outputs.reshape(*parts[0].shape[:3], -1)
 
 
-def _positions(
-    x: jax.Array, kernel_sizes: Sequence[int], sizes: Sequence[int], window: _Window
-) -> Iterator[jax.Array]:
-    """Yield what each position of a kernel meets, [batch * output height * width, channels]."""
+def _positions(x: jax.Array, kernel_sizes: Sequence[int], window: _Window) -> Iterator[jax.Array]:
+    """Yield what each position of a kernel meets, [batch, output height, width, channels]."""
+    dilations, strides = window.rhs_dilation, window.strides
     pads = [(*pair, 0) for pair in ((0, 0), *window.pads, (0, 0))]  # below 0 they cut
     x = lax.pad(x, jnp.zeros((), x.dtype), pads)
+    spans = [n - (k - 1) * d for n, k, d in zip(x.shape[1:3], kernel_sizes, dilations, strict=True)]
     for position in np.ndindex(*kernel_sizes):
         rows, columns = (
-            slice(i * d, i * d + (n - 1) * s + 1, s)
-            for i, n, d, s in zip(position, sizes, window.rhs_dilation, window.strides, strict=True)
+            slice(i * d, i * d + n, s)
+            for i, d, n, s in zip(position, dilations, spans, strides, strict=True)
         )
-        yield x[:, rows, columns].reshape(-1, x.shape[-1])
+        yield x[:, rows, columns]
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """Return pixels as rows; XLA is slow to contract more than one dimension."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _output_type(x: ShapedArray, kernel: ShapedArray, *, window: _Window) -> ShapedArray:
@@ -242,16 +244,15 @@ def _kernel_gradient(
     """Return the gradient for the kernel."""
     sizes, channels, features = kernel.aval.shape[:2], x.shape[-1], gradient.shape[-1]
     if window.lhs_dilation == (1, 1) and min(channels, features) >= _VERY_WIDE_GRADIENT:
-        rows = gradient.reshape(-1, features)
-        parts = _positions(x, sizes, gradient.shape[1:3], window)
-        products = [jnp.matmul(part.T, rows, precision=window.precision) for part in parts]
+        parts = map(_rows, _positions(x, sizes, window))
+        rows, precision = _rows(gradient), window.precision
+        products = [jnp.matmul(part.T, rows, precision=precision) for part in parts]
         return jnp.stack(products).reshape(*sizes, channels, features)
     slides = {*window.strides, *window.lhs_dilation, *window.rhs_dilation}
     if slides == {1} and channels >= _MUCH_WIDER * features:
         # All pairs of a channel and a shifted gradient at once.
         shifted = _shifts(gradient, window.pads, sizes)
-        columns = shifted.reshape(-1, shifted.shape[-1])
-        product = jnp.matmul(x.reshape(-1, channels).T, columns, precision=window.precision)
+        product = jnp.matmul(_rows(x).T, _rows(shifted), precision=window.precision)
         return product.reshape(channels, *sizes, features).transpose(1, 2, 0, 3)
 
     images = x.transpose(3, 1, 2, 0)
@@ -308,27 +309,13 @@ def _block_diagonal(kernel: jax.Array, groups: int) -> jax.Array:
     return diagonal.reshape(height, width, groups * channels, features)
 
 
-def _depthwise(
-    x: jax.Array, kernel: jax.Array, strides: _Pair, pads: _Pads, dilations: _Pair
-) -> jax.Array:
+def _depthwise(x: jax.Array, kernel: jax.Array, window: _Window) -> jax.Array:
     """Sum shifted images times one weight per feature over the positions of the kernel.
 
     The sum is in at least float32, as in XLA's convolutions.
     """
     dtype, sum_dtype = x.dtype, jnp.promote_types(x.dtype, jnp.float32)
     x = jnp.repeat(x, kernel.shape[3] // x.shape[3], axis=-1).astype(sum_dtype)
-    kernel = kernel.astype(sum_dtype)
-    x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    height, width = (
-        (n - (k - 1) * d - 1) // s + 1
-        for n, k, d, s in zip(x.shape[1:3], kernel.shape[:2], dilations, strides, strict=True)
-    )
-
-    def shifted(i: int, j: int) -> jax.Array:
-        top, left = i * dilations[0], j * dilations[1]
-        bottom, right = top + height * strides[0], left + width * strides[1]
-        return x[:, top : bottom : strides[0], left : right : strides[1]]
-
-    positions = np.ndindex(*kernel.shape[:2])
-    total = sum(shifted(i, j) * kernel[i, j, 0] for i, j in positions)
-    return total.astype(dtype)
+    weights = kernel.astype(sum_dtype).reshape(-1, kernel.shape[3])
+    parts = _positions(x, kernel.shape[:2], window)
+    return sum(x * each for x, each in zip(parts, weights, strict=True)).astype(dtype)
