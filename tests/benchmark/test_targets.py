@@ -1,5 +1,6 @@
 """Programs for TPUs that are not here, by their own compiler where it is installed."""
 
+import csv
 import importlib.util
 import json
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 from aggnets_jax.benchmark import targets
 from aggnets_jax.errors import UserError
+from results import tpu
 from tests import runs
 
 needs_libtpu = pytest.mark.skipif(
@@ -78,3 +80,16 @@ def test_the_steps_of_a_recipe_with_mixup_are_compiled_for_chips(tmp_path):
     assert found["bytes"] > found["memory_bytes"] > found["state_bytes"]
     assert found["evaluation"]["flops"] < found["flops"]
     assert set(found["evaluation"]["collectives"]) == {"all-reduce"}
+
+
+@needs_libtpu
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["all_cnn_c", "resnet20_cifar", "dsnet26_cifar_w25"])
+def test_a_row_of_the_table_is_found_again(name):
+    key = {"network": name, "target": "v5e:2x2", "level": "O1"}
+    with (runs.ROOT / "results" / "tpu.csv").open() as lines:
+        (kept,) = (line for line in csv.DictReader(lines) if key.items() <= line.items())
+    found = tpu.row(name, "v5e:2x2", kept["dtype"], int(kept["batch_per_chip"]), "O1")
+    for column in ("memory_gb", "gflop", "gb", "hbm_gb", "all_reduces", "all_reduce_mb"):
+        assert float(found[column]) == pytest.approx(float(kept[column]), rel=0.02), column
+    assert found["other_collectives"] == "none"
