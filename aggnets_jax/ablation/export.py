@@ -48,7 +48,7 @@ def check_new_folder(folder: PathLike) -> AnyPath:
     """Return the path of a new folder; raise `UserError` if something is in it."""
     path = any_path(folder)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise UserError(f"{folder} exists already; give the name of a new folder to export to")
+        raise UserError(f"{folder} exists already; give the name of a new folder")
     return path
 
 

@@ -22,8 +22,8 @@ from aggnets_jax.ablation.pruning import (
 )
 from aggnets_jax.ablation.removal import Smaller, smaller_network
 from aggnets_jax.ablation.sets import StageLink, to_text
+from aggnets_jax.ablation.sweep import linked_stages
 from aggnets_jax.connectivity.drawing import save_topologies
-from aggnets_jax.connectivity.links import find_links
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate, make_eval_step
 from aggnets_jax.files import AnyPath, PathLike, write_json, write_text
@@ -118,9 +118,9 @@ def learn(config: ml_collections.ConfigDict, workdir: PathLike, penalty: Penalty
     task = get_task(config)
     info = task.describe(config)
     model = task.make_network(config, info.num_classes)
-    links = WeighedLinks.of(find_links(model, info.image_shape))
-    penalty.check(links)
     given = Restored(0, config, info, model, {})
+    links = WeighedLinks.of(linked_stages(given))
+    penalty.check(links)
     smaller_network(given, links.stages, [])  # refuses networks whose patterns can't be set
 
     # The task says what the checkpoints hold, so that no other program takes them for a network's.

@@ -149,7 +149,7 @@ class Penalty(NamedTuple):
 
     Attributes:
       name: "l1", on the weights of all links, or "topk", on all but the K strongest.
-      strength: in loss by weight: the worth that a weight needs to stay.
+      strength: loss per unit of weight; a weight stays if it lowers the loss by more.
       keep: K, or the K of each stage: the links that are left in the end. None, with "l1": the
         links with any weight then.
     """
@@ -200,6 +200,11 @@ class WeighedNetwork(NamedTuple):
     def num_classes(self) -> int:
         """Number of the network's classes."""
         return self.model.num_classes
+
+    @property
+    def loss(self) -> str | None:
+        """Name of the network's own loss; None if it has none."""
+        return getattr(self.model, "loss", None)
 
     def init(self, *arguments: Any, **keywords: Any) -> Variables:
         """Initialise the network's variables, with weights of 1."""

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from aggnets_jax import data
 from aggnets_jax.ablation.batch_statistics import make_estimate
+from aggnets_jax.ablation.export import check_new_folder
 from aggnets_jax.analysis import command, members
 from aggnets_jax.analysis.members import Member
 from aggnets_jax.analysis.outputs import Outputs, split_logits
@@ -75,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the accuracies of checkpoints and averages; save one if asked for."""
+    if given.save:
+        check_new_folder(given.save)
     mesh = mesh_lib.make_mesh()
     batches = evaluation_batches(restored, mesh, given.data_dir)
     averaged = Averages(list(members.find_members(given)), batches, given.batches)

@@ -148,7 +148,7 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
       UserError: a table is missing or damaged, there is no such category, or no image has a label
         of the categories.
     """
-    folder = Path(folder)
+    folder, categories = Path(folder), tuple(dict.fromkeys(categories))
     rows = _read_table(folder / "index.csv", ("image", "ih", "iw", "sh", "sw"))
     there = [name for name in rows[0] if name not in ("image", "split", "ih", "iw", "sh", "sw")]
     for category in categories:
@@ -166,6 +166,8 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
     table = _read_table(folder / "label.csv", ("number", "name"))
     with explained(f"{folder / 'label.csv'} is damaged", *_NO_NUMBER):
         labels = {int(row["number"]): row["name"] for row in table}
+    if min(labels) < 0:
+        raise UserError(f"{folder / 'label.csv'} has the number {min(labels)}; the least is 0")
     names = tuple(labels.get(number, "") for number in range(max(labels) + 1))
     coverage = np.zeros((len(categories), len(names)))
     for number, category in enumerate(categories):
@@ -177,7 +179,7 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
                 raise UserError(f"{file} has the label {label}, which label.csv lacks")
             coverage[number, label] = share
     primary = np.where(coverage.any(axis=0), coverage.argmax(axis=0), -1)
-    return Broden(folder, tuple(categories), tuple(labelled), names, primary)
+    return Broden(folder, categories, tuple(labelled), names, primary)
 
 
 def _read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:

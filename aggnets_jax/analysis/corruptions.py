@@ -295,13 +295,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw errors by corruption."""
-    if restored.config.task != "classification":
-        raise UserError(f"corruptions are for classification, not for {restored.config.task}")
     reading = _reading(given, restored.info)
     mesh = mesh_lib.make_mesh()
     networks = {given.workdir: restored}
     if given.against is not None:
-        other = restore_network(given.against, "latest", mesh_lib.replicated(mesh))
+        if any_path(given.against).resolve() == any_path(given.workdir).resolve():
+            raise UserError(f"--against={given.against} is the workdir itself")
+        other = restore_network(given.against, given.checkpoint, mesh_lib.replicated(mesh))
         networks[given.against] = other._replace(variables=other.variables_at(given.seed))
     records, found = [], {}
     for workdir, network in networks.items():

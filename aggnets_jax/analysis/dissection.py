@@ -142,8 +142,8 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
 def _read_counts(workdir: str) -> dict[str, int]:
     file = any_path(workdir) / "analysis" / "dissection.json"
     try:
-        return read_json(file)["unique"]
-    except (OSError, KeyError, ValueError):
+        return {str(name): int(count) for name, count in read_json(file)["unique"].items()}
+    except (AttributeError, OSError, KeyError, TypeError, ValueError):
         why = f"{file} is missing or damaged; make it by: aggnets analyse dissection"
         raise UserError(f"--beside={workdir}: {why} --workdir={workdir} ...") from None
 

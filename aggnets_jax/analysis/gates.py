@@ -151,10 +151,13 @@ def describe(gate: Gate) -> dict[str, float]:
 
 def draw(found: Mapping[GateName, Gate], class_names: Sequence[str]) -> Figure:
     """Draw a row for each kind of gate: its values, and its means by class."""
-    modules = list(dict.fromkeys(module for module, _ in found))
-    figure = Figure((4 + 0.6 * len(modules), 6.4), dpi=120, layout="compressed")
-    for (left, right), (kind, title) in zip(figure.subplots(2, 2), _TITLES.items(), strict=True):
-        gates = [found[module, kind] for module in modules]
+    modules = {kind: [module for module, other in found if other == kind] for kind in _TITLES}
+    titles = {kind: title for kind, title in _TITLES.items() if modules[kind]}
+    most_modules = max(map(len, modules.values()))
+    figure = Figure((4 + 0.6 * most_modules, 3.2 * len(titles)), dpi=120, layout="compressed")
+    rows = figure.subplots(len(titles), 2, squeeze=False)
+    for (left, right), (kind, title) in zip(rows, titles.items(), strict=True):
+        gates = [found[module, kind] for module in modules[kind]]
         _draw_values(left, gates)
         left.set_title(title, fontsize=9)
         means = [gate.of_classes / np.maximum(gate.images, 1) for gate in gates]
@@ -169,7 +172,7 @@ def draw(found: Mapping[GateName, Gate], class_names: Sequence[str]) -> Figure:
         right.set_yticks(range(0, len(class_names), step), names)
         figure.colorbar(image, ax=right).ax.tick_params(labelsize=7)
         for axes in (left, right):
-            axes.set_xticks(range(len(modules)), modules, rotation=90)
+            axes.set_xticks(range(len(gates)), modules[kind], rotation=90)
             axes.tick_params(labelsize=7)
     return figure
 

@@ -182,8 +182,6 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
     """Print, write and draw the costs and paths of patterns."""
     images, _ = command.first_images(restored, given)
     found = patterns(restored, images)
-    if not found:
-        raise UserError(f"{restored.config.model.name} has no stage with links")
     sums = getattr(restored.model, "aggregation", "concat") in ("sum", "mean")
     rows = [
         describe(name, pattern, sums or has_shortcuts(pattern.stage))

@@ -18,14 +18,17 @@ from flax import linen as nn
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.unit import make_layer
-from aggnets_jax.errors import unknown
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.workdir.restore import Restored
 
 
 def stages_of(restored: Restored) -> dict[str, StageLinks]:
-    """Return the stages of a network that have links."""
+    """Return the stages of a network that have links; raise `UserError` if none has."""
     stages = find_links(restored.model, restored.info.image_shape)
-    return {name: stage for name, stage in stages.items() if stage.links}
+    found = {name: stage for name, stage in stages.items() if stage.links}
+    if not found:
+        raise UserError(f"{restored.config.model.name!r} has no stage with links")
+    return found
 
 
 def choose(stages: Mapping[str, Any], pattern: str) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from typing import Any
 from aggnets_jax.analysis import ANALYSES, OF_ALL_SEEDS, first_line
 from aggnets_jax.cli import Parser
 from aggnets_jax.commands.command import CHECKPOINT, SEED, WORKDIR, CommandParser, command
+from aggnets_jax.errors import UserError
 from aggnets_jax.files import any_path, make_folder
 
 _ANALYSES = {**ANALYSES, "efficiency": "aggnets_jax.reports.efficiency"}
+_WITHOUT_LABELS = ("weights", "shortcuts", "reuse", "dissection")
 _OF_RESULTS = ("efficiency",)  # without a checkpoint: their `run` is `run(flags, output)`
 _OTHER_NAMES = {"dissection": ["dissect"]}
 _EXAMPLES = {
@@ -76,6 +78,12 @@ def analyse(flags: argparse.Namespace) -> None:
     if flags.analysis not in _OF_RESULTS:
         everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
         restored = restore_network(flags.workdir, flags.checkpoint, everywhere)
+        task, tasks = restored.config.task, ["classification"]
+        if flags.analysis in _WITHOUT_LABELS:
+            tasks.append("multilabel")
+        if task not in tasks:
+            allowed = " and ".join(tasks)
+            raise UserError(f"{flags.analysis} is for {allowed}, and this is a run of {task}")
         if flags.analysis not in OF_ALL_SEEDS:
             restored = restored._replace(variables=restored.variables_at(flags.seed))
         inputs.append(restored)

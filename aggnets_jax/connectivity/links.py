@@ -91,6 +91,8 @@ def _no_link(name: str, stage: StageLinks, link: Link) -> str:
     sources = [s for n, s in stage.links if n == layer]
     if not sources:
         layers = sorted({n for n, _ in stage.links})
+        if not layers:
+            return f"{name} has no links"
         return f"{name} has no layer {layer} with links; allowed: {layers[0]}..{layers[-1]}"
     return f"{name}: layer {layer} does not read {source}; allowed: {', '.join(map(str, sources))}"
 

@@ -103,7 +103,7 @@ def from_torch(
             value = adapt_channels(key, value, wanted)
         if value.shape != wanted:
             raise UserError(f"{key!r} has the shape {value.shape}, {name!r} needs {wanted}")
-        converted[path] = _from_torch_layout(_cast(key, value, dtype))
+        converted[path] = _from_torch_layout(cast_weights(key, value, dtype))
     if epsilon is not None:
         here = {path: (epsilon, own) for path, own in facts.epsilons.items()}
         converted |= change_epsilons(converted, here)
@@ -254,8 +254,8 @@ def _floating(dtype: DTypeLike) -> np.dtype:
     raise UserError(f"dtype must be a floating-point one such as float32, got {dtype!r}")
 
 
-def _cast(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Cast weights, and check that a network can have them."""
+def cast_weights(key: str, value: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Cast weights, and check that a network can have them; raise `UserError` if not."""
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UserError(f"{key!r} must hold floating-point numbers, not {value.dtype}")
     with np.errstate(over="ignore"):

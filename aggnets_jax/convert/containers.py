@@ -121,22 +121,33 @@ def _ambiguous(file: str, names: Sequence[str]) -> UserError:
 
 
 def take_off_wrappers(file: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Take off the prefixes of wrapping modules; print which."""
+    """Take off the prefixes of wrapping modules; print which.
+
+    Raises:
+      UserError: if two names become equal.
+    """
     taken = []
     parts = {key: key.split(".") for key in state_dict}
     for part in _INNER:
-        if any(part in each for each in parts.values()):
+        if any(part in each[:-1] for each in parts.values()):
             taken.append(part)
-            parts = {key: [p for p in each if p != part] for key, each in parts.items()}
+            parts = {
+                key: [*(p for p in each[:-1] if p != part), each[-1]] for key, each in parts.items()
+            }
     while parts:
-        first = {each[0] for key, each in parts.items() if key != _COUNTER}
-        if len(first) != 1 or (part := first.pop()) not in _OUTER:
+        inner = [each for key, each in parts.items() if key != _COUNTER]
+        first = {each[0] for each in inner}
+        if len(first) != 1 or min(map(len, inner)) < 2 or (part := first.pop()) not in _OUTER:
             break
         taken.append(part)
         parts = {key: each[1:] for key, each in parts.items() if key != _COUNTER}
     if taken:
         print(f"{file}: the names' prefix {'.'.join(taken) + '.'!r} is taken off", flush=True)
-    return {".".join(each): state_dict[key] for key, each in parts.items()}
+    found: dict[str, str] = {}
+    for key, each in parts.items():
+        if (other := found.setdefault(".".join(each), key)) != key:
+            raise UserError(f"{file}: {other!r} and {key!r} are one name without their prefix")
+    return {name: state_dict[key] for name, key in found.items()}
 
 
 def take_off_prefix(

@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
 
+from aggnets_jax.convert import cast_weights
 from aggnets_jax.convert.names import DIALECTS, Rule, torch_names
 from aggnets_jax.detection.detector import Detector
 from aggnets_jax.errors import UserError, unknown
@@ -83,7 +84,7 @@ def detector_from_torch(
 
     Raises:
       UserError: for a detector without known names, and for a weight that is missing, unknown, of
-        another shape, or not finite.
+        another shape, not finite in `dtype`, or a variance below 0.
     """
     names, shapes = detector_names(detector), _shapes(detector)
     given = {_today(str(key)): np.asarray(value) for key, value in state_dict.items()}
@@ -95,7 +96,7 @@ def detector_from_torch(
         raise UserError(f"{len(missing)} weights of the detector are missing, first {missing[0]!r}")
     converted = {}
     for key, path in names.items():
-        value = _picked(key, given[key], detector.num_classes)
+        value = _picked(key, cast_weights(key, given[key], np.dtype(dtype)), detector.num_classes)
         if key.startswith(_BODY) and path.endswith("/scale"):
             var = given[key.removesuffix("weight") + "running_var"]
             value = value * np.sqrt((var + _EPSILON) / (var + epsilon))
@@ -105,8 +106,6 @@ def detector_from_torch(
                 f"{key!r} has the shape {given[key].shape}, which fits no {path!r} of the shape"
                 f" {shapes[path]}"
             )
-        if not np.isfinite(value).all():
-            raise UserError(f"{key!r} must hold numbers that are finite as {np.dtype(dtype)}")
         converted[path] = value
     return traverse_util.unflatten_dict(converted, sep="/")
 

@@ -87,7 +87,8 @@ def _parts(path: AnyPath) -> list[AnyPath]:
     if path.name.endswith(_INDEX):
         names = read_json(path).get("weight_map")
         check_fields(path, names, dict, "weight_map")
-        files = sorted({str(path.with_name(PurePath(name).name)) for name in names.values()})
+        with explained(f"{path} is damaged: weight_map", ValueError, TypeError):
+            files = sorted({str(path.with_name(PurePath(name).name)) for name in names.values()})
         return [_path(file, ENDINGS[:-1]) for file in files]
     if match := _SHARD.fullmatch(path.name):
         begin, _, of, count, end = match.groups()

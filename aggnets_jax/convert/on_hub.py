@@ -25,7 +25,10 @@ from aggnets_jax.workdir.folder import SUMMARY, read_summary
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 # Fields of a config that tell of a machine, not of a network.
-_OF_MACHINE = ("data_dir", "init_from", "file")
+_OF_MACHINE = (
+    *("data_dir", "init_from", "file", "teacher", "teacher_args"),
+    *("trackers", "tracker_args"),
+)
 
 
 def from_hub(name: str, **overrides: Any) -> tuple[nn.Module, dict[str, Any]]:
@@ -113,7 +116,7 @@ def write_repository(
 
 
 def _config_json(config: ml_collections.ConfigDict, info: DatasetInfo, step: int) -> dict[str, Any]:
-    """Return `config.json`: timm's fields, and the config of the run without paths."""
+    """Return `config.json`: timm's fields, and the config without paths and trackers."""
     height, width, channels = info.image_shape
     own = config_lib.to_json(config)
     for group in (own, own["data"]):
@@ -151,10 +154,11 @@ def _card(
             dataset_type=info.name,
             dataset_name=info.name,
             dataset_split=info.eval_split,
-            metric_type=metric,
-            metric_value=found[metric],
+            metric_type=name,
+            metric_value=value,
         )
-        for metric in (("accuracy", "accuracy_top5") if found else ())
+        for name, value in (_metrics(found) if found else {}).items()
+        if name != "loss"
     ]
     facts = ModelCardData(
         library_name="aggnets_jax",
@@ -186,15 +190,21 @@ def _evaluation(
     return next((found for found in made if found.get("step") == step), None)
 
 
+def _metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return what an evaluation has measured, whatever the task; not its step and its images."""
+    return {name: value for name, value in evaluation.items() if isinstance(value, float)}
+
+
 def _row(summary: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, str]:
     network = summary["network"]
     return {
         "links": f"{network['links']:,}",
         "parameters": f"{network['params']:,}",
         "multiply-adds": f"{network['macs']:,}",
-        "accuracy": f"{final['accuracy']:.2%}",
-        "top 5": f"{final['accuracy_top5']:.2%}",
-        "loss": f"{final['loss']:.4f}",
+        **{
+            name.replace("_", " "): f"{value:.4f}" if name == "loss" else f"{value:.2%}"
+            for name, value in _metrics(final).items()
+        },
         "devices": str(summary["hardware"]),
         "commit": str(summary["commit"]),
     }

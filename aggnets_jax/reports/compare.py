@@ -12,7 +12,14 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import any_path, read_json
 from aggnets_jax.reports import transfer as transfer_results
-from aggnets_jax.reports.results import Result, groups, precisions, provenance, read_run
+from aggnets_jax.reports.results import (
+    Result,
+    check_one_task,
+    groups,
+    precisions,
+    provenance,
+    read_run,
+)
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
 from aggnets_jax.workdir.folder import CONFIG, read_summary
@@ -96,6 +103,7 @@ def networks(
             f"--against has runs of several configs, such as {reference[0].workdir} and"
             f" {others[0][0].workdir}; give runs that differ only in the seed"
         )
+    check_one_task([reference, *grouped])
     return [reference, *grouped]
 
 

@@ -65,12 +65,13 @@ def measured_points(results: Path) -> list[Point]:
         try:
             numbers = {"params": int(row["params"]), "macs": int(row["macs"])}
             numbers["error"] = float(row["error"])
+            key = row["config"], row["overrides"], row["seed"]
+            numbers |= {name: row[name] for name in ("network", "data")}
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{file} can't be read: {one_line(error)}") from error
         if not (min(numbers["params"], numbers["macs"]) > 0 and 0 <= numbers["error"] <= 100):
             raise UserError(f"{file} is damaged: sizes must be above 0, errors in 0..100 %")
-        by_seed = rows.setdefault((row["config"], row["overrides"]), {})
-        by_seed[row["seed"]] = {**row, **numbers}
+        rows.setdefault(key[:2], {})[key[2]] = {**row, **numbers}
     return [_measured(*names, list(by_seed.values())) for names, by_seed in rows.items()]
 
 

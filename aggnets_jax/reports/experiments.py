@@ -253,6 +253,8 @@ def show(family: str | None, results: Path, form: str) -> None:
         return
     errors = measured_errors(results)
     records = [_record(each, errors) for each in list_experiments(family)]
+    if not records:
+        raise UserError(f"configs/{family} has no experiments of a paper")
     if form == "csv":
         print(csv_text(records), end="")
         return

@@ -162,6 +162,12 @@ def _error(accuracy: float) -> float:
     return round(100 * (1 - accuracy), 4)
 
 
+def check_one_task(grouped: Iterable[Sequence[Result]]) -> None:
+    """Raise `UserError` if results are of different tasks."""
+    if len({"bbox_AP" in result.record for group in grouped for result in group}) > 1:
+        raise UserError("runs of detectors and of classifiers have no table in common")
+
+
 def groups(results: Iterable[Result]) -> list[list[Result]]:
     """Group results that differ only in the seed, in the order of their first results.
 
@@ -169,8 +175,7 @@ def groups(results: Iterable[Result]) -> list[list[Result]]:
       UserError: if two results have the same config and seed, or are of different tasks.
     """
     results = list(results)
-    if len({"bbox_AP" in result.record for result in results}) > 1:
-        raise UserError("runs of detectors and of classifiers have no table in common")
+    check_one_task([results])
     by_config: dict[tuple[str, str], dict[int, Result]] = {}
     for result in results:
         record = result.record

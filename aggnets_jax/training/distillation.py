@@ -18,7 +18,7 @@ The teacher gets the same images as the student, augmented and mixed.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -73,7 +73,7 @@ class Distillation:
 
     weight: float = 0.9
     temperature: float = 4.0
-    hints: tuple[tuple[str, str], ...] = ()
+    hints: Sequence[tuple[str, str]] = ()
     hint: str = "features"
     hint_weight: float = 1.0
     dtype: str = "bfloat16"

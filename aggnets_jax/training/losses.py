@@ -99,7 +99,8 @@ def focal(logits: jax.Array, targets: jax.Array, *, gamma: float = 2.0) -> jax.A
     """
     check_number("gamma", gamma, 0)
     log_p = jax.nn.log_softmax(logits)
-    focus = (1 - jnp.exp(log_p)) ** gamma
+    # Above 0, where a power below 1 has no derivative.
+    focus = jnp.maximum(1 - jnp.exp(log_p), jnp.finfo(log_p.dtype).tiny) ** gamma
     return -jnp.sum(_probabilities(targets, logits) * focus * log_p, axis=-1)
 
 
@@ -135,7 +136,7 @@ def make_loss(config: ml_collections.ConfigDict, model: Any, default: str) -> Lo
     Raises:
       UserError: for an unknown loss or a wrong argument of it.
     """
-    name = config.loss or getattr(model, "loss", default)
+    name = config.loss or getattr(model, "loss", None) or default
     loss = choose("loss", LOSSES, name)
     check_arguments(f"loss {name!r}", loss, config.loss_args)
     return partial(loss, **config.loss_args)

@@ -55,7 +55,7 @@ def check_new_or_same(
     *,
     allow_config_change: bool = False,
 ) -> None:
-    """Check that a run can use a workdir, before anything slow is imported; write nothing.
+    """Check that a run can use a workdir, before anything slow is imported; leave nothing behind.
 
     The config is resolved, as JSON data; None if it is not known yet.
 
@@ -72,7 +72,7 @@ def check_new_or_same(
         if not os.access(there, os.W_OK | os.X_OK):
             number = errno.EROFS if _is_read_only(there) else errno.EACCES
             raise OSError(number, os.strerror(number), str(there))
-        if there != path.absolute():
+        if not path.exists():
             with tempfile.TemporaryDirectory(prefix=".", dir=there):  # not in /proc, say
                 pass
         _check_same_run(path, config, allow_config_change)

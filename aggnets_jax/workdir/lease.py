@@ -139,14 +139,19 @@ class Lease(contextlib.AbstractContextManager):
         while not self._ended.wait(BEAT):
             try:
                 before = self._number
-                if self._create(before + 1):
+                # The next holder deletes older objects, so this number may be free again.
+                is_mine = self._create(before + 1)
+                newest = self._numbers()[-1]
+                if is_mine and newest == before + 1:
                     self._delete([before])
                     continue
+                if is_mine:
+                    self._delete([before + 1])
             except Exception as error:
                 if not is_storage_error(error):
                     raise
                 continue  # a later beat may come through
-            print(f"error: {self._in_use(before + 1)}, which took it over", file=sys.stderr)
+            print(f"error: {self._in_use(newest)}, which took it over", file=sys.stderr)
             sys.stderr.flush()
             os._exit(UserError.exit_code)
 

@@ -6,6 +6,7 @@ can't grow, so for a bucket the files are written on this machine and uploaded a
 """
 
 import contextlib
+import heapq
 import json
 import os
 import tempfile
@@ -142,9 +143,9 @@ class MetricLog(contextlib.AbstractContextManager):
             remember=partial(remember_id, self._workdir, name),
         )
         tracker = Guarded(kind, partial(kind, run, **arguments))  # type: ignore[call-arg]
-        for file in self._files.values() if own is None else ():
-            for line in file.kept:
-                _show([tracker], line)
+        kept = [file.kept for file in self._files.values()] if own is None else []
+        for line in heapq.merge(*kept, key=lambda line: line["step"]):
+            _show([tracker], line)
         return tracker
 
     def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
