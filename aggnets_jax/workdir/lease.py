@@ -145,8 +145,7 @@ class Lease(contextlib.AbstractContextManager):
                 if is_mine and newest == before + 1:
                     self._delete([before])
                     continue
-                if is_mine:
-                    self._delete([before + 1])
+                self._delete([before, before + 1] if is_mine else [before])
             except Exception as error:
                 if not is_storage_error(error):
                     raise

@@ -80,3 +80,10 @@ def test_what_is_for_classification_is_refused(finished_detection, flags, capsys
     flags = [f.replace("=out", f"={tmp_path / 'out'}") for f in flags]
     assert main(["ablate", f"--workdir={finished_detection}", *flags]) == 2
     assert "classification" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("analysis", ["weights", "grad_cam", "calibration"])
+def test_analyses_are_for_classifiers(finished_detection, analysis, capsys):
+    assert main(["analyse", analysis, f"--workdir={finished_detection}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{analysis} is for classification" in error and "a run of detection" in error

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from aggnets_jax import config as config_lib
 from aggnets_jax import create_model
 from aggnets_jax.ablation.pruning import (
     LINKS,
@@ -18,6 +19,7 @@ from aggnets_jax.ablation.pruning import (
 from aggnets_jax.connectivity.links import StageLinks, find_links
 from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
+from aggnets_jax.training.losses import make_loss
 from tests.connectivity.test_stage import jit
 
 
@@ -232,3 +234,15 @@ def test_weights_of_one_change_nothing_and_gradients_reach_them():
     shifted = weights + 1e-2 * np.eye(6, dtype=np.float32)[4]
     change = (value_and_gradients(shifted)[0] - value) / 1e-2
     np.testing.assert_allclose(change, gradients[4], rtol=0.1)
+
+
+def test_the_loss_is_the_network_s_own():
+    config = config_lib.resolve({})
+    for name in ("dsn_cifar", "resnet20_cifar"):
+        model = create_model(name, 10)
+        found, own = (
+            make_loss(config, each, "cross_entropy")
+            for each in (WeighedNetwork(model, dense(3)), model)
+        )
+        logits, labels = jnp.array([[2.0, -1.0, 0.5]]), jnp.array([1])
+        np.testing.assert_array_equal(found(logits, labels), own(logits, labels))

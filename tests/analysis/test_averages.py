@@ -89,3 +89,11 @@ def test_a_checkpoint_that_is_not_there_is_told(two_runs, tmp_path, capsys, whic
     flags = [f"--workdir={two_runs / 'a'}", f"--output={tmp_path}", f"--checkpoints={which}"]
     assert main(["analyse", "ensemble", *flags]) == 2
     assert "heckpoint" in capsys.readouterr().err
+
+
+def test_a_folder_in_use_is_told_before_the_work(two_runs, tmp_path, capsys):
+    flags = [f"--workdir={two_runs / 'a'}", f"--with={two_runs / 'b'}", f"--output={tmp_path}"]
+    assert main(["analyse", "averages", *flags, f"--save={two_runs / 'b'}"]) == 2
+    error = capsys.readouterr().err
+    assert "exists already; give the name of a new folder" in error
+    assert not (tmp_path / "averages.csv").exists()

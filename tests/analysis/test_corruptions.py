@@ -174,3 +174,9 @@ def test_arrays_of_other_images_are_refused(finished_run, tmp_path, capsys):
 def test_a_corruption_needs_images_of_eight_pixels():
     with pytest.raises(UserError, match="at least 8 pixels"):
         corruptions.make_changer("fog", 1, (4, 8, 1), corruptions.Reading())
+
+
+def test_a_run_is_not_compared_with_itself(finished_run, tmp_path, capsys):
+    flags = [f"--workdir={finished_run}", f"--against={finished_run}/", f"--output={tmp_path}"]
+    assert main(["analyse", "corruptions", *flags]) == 2
+    assert "is the workdir itself" in capsys.readouterr().err

@@ -210,3 +210,25 @@ def test_damaged_sets_name_the_file(small_set, damage):
     broden = open_broden(small_set, ["object", "scene"])
     with pytest.raises(UserError, match="label" if damage == "label" else "7_object"):
         list(broden.batches(4))
+
+
+def test_a_category_counts_once(small_set):
+    once, twice = (open_broden(small_set, ["object", "scene", *more]) for more in ([], ["object"]))
+    assert once.categories == twice.categories == ("object", "scene")
+
+
+def test_a_negative_label_is_refused(small_set):
+    text = (small_set / "label.csv").read_text()
+    (small_set / "label.csv").write_text(text.replace("\n1,", "\n-1,", 1))
+    with pytest.raises(UserError, match=r"label.csv has the number -1; the least is 0"):
+        open_broden(small_set, ["object", "scene"])
+
+
+@pytest.mark.parametrize("unique", ["[1]", '{"object": "many"}', "{"])
+def test_damaged_counts_beside_are_told(finished_run, small_set, tmp_path, unique, capsys):
+    (tmp_path / "analysis").mkdir()
+    (tmp_path / "analysis" / "dissection.json").write_text(f'{{"unique": {unique}}}')
+    flags = [f"--data_dir={small_set}", "--categories=object,scene", f"--beside={tmp_path}"]
+    arguments = [f"--workdir={finished_run}", *flags, f"--output={tmp_path / 'out'}"]
+    assert main(["analyse", "dissection", *arguments]) == 2
+    assert "dissection.json is missing or damaged" in capsys.readouterr().err

@@ -123,6 +123,13 @@ def test_the_command_writes_tables_and_a_picture(network, found, tmp_path, capsy
     assert (tmp_path / "gates.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_networks_may_have_gates_of_one_kind(data_dir, tmp_path):
+    network = restored(data_dir, "resnet_cifar", stage_depths=(1, 1), attention="forget_gate")
+    gates.run(network, make_parser("analyse").parse(["gates", "--workdir=w"]), tmp_path)
+    with (tmp_path / "gates.csv").open() as file:
+        assert {row["gate"] for row in csv.DictReader(file)} == {"forget"}
+
+
 def test_networks_without_gates_are_refused(data_dir, tmp_path):
     network = restored(data_dir, "sparsenet", depth=10, growth_rate=4)
     with pytest.raises(UserError, match="sparsenet has no gates; HCGNet has"):

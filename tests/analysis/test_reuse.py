@@ -3,13 +3,16 @@
 import csv
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from aggnets_jax.analysis import reuse
+from aggnets_jax.analysis.output_gradients import measured_paths
 from aggnets_jax.analysis.reuse import by_distance, of_output, uses
 from aggnets_jax.analysis.shortcut_weights import shortcut_weights
 from aggnets_jax.analysis.weights import heat_maps
+from aggnets_jax.errors import UserError
 from tests.analysis.networks import restored
 
 NAN = np.nan
@@ -59,3 +62,10 @@ def test_without_weights_of_concatenations_links_count_by_what_scales_them(data_
     assert use.by == "links"
     assert use.matrix[1, 0] == use.matrix[2, 0] == use.matrix[2, 1] == 1
     assert np.isfinite(use.matrix).sum() == 3
+
+
+def test_networks_without_links_are_refused(data_dir):
+    network = restored(data_dir, "resnet8_cifar")
+    for analyse in (uses, lambda network: measured_paths(network, jnp.zeros((1, 8, 8, 1)))):
+        with pytest.raises(UserError, match="'resnet8_cifar' has no stage with links"):
+            analyse(network)

@@ -132,3 +132,14 @@ def test_files_of_pytorch(tmp_path):
         read = read_state_dict(tmp_path / "w.pth")
         assert sorted(read) == sorted(NAMES)
         assert all(np.array_equal(read[key], NAMES[key]) for key in NAMES)
+
+
+@pytest.mark.parametrize("name", ["model", "module", "_orig_mod"])
+def test_a_name_is_no_prefix(name):
+    assert take_off_wrappers("f.pth", {name: np.ones(1)}) == {name: np.ones(1)}
+
+
+def test_two_names_do_not_become_one():
+    names = {"_orig_mod.a": np.ones(1), "a": np.zeros(1)}
+    message = one_line_error(take_off_wrappers, "f.pth", names)
+    assert "'_orig_mod.a' and 'a' are one name without their prefix" in message

@@ -92,6 +92,10 @@ def test_weights_for_another_epsilon_normalise_as_there(variables):
         (lambda d: d.update({"rpn.head.cls_logit.bias": 0}), "nearest: rpn.head.cls_logits.bias"),
         (lambda d: d.update({"rpn.head.cls_logits.bias": np.zeros(4)}), r"shape \(4,\), .*\(3,\)"),
         (lambda d: d.update({"rpn.head.cls_logits.bias": np.full(3, np.nan)}), "finite"),
+        (
+            lambda d: d.update({"backbone.body.bn1.running_var": np.full(64, -1.0)}),
+            "at least 0, got -1",
+        ),
     ],
     quick=(0, 2),
 )

@@ -1,6 +1,7 @@
 """Networks to and from the Hub: the same outputs, and nothing that is private or a pickle."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -135,3 +136,27 @@ def test_what_can_not_be_pushed(hub, finished_run, tmp_path, capsys):  # noqa: F
     restored.config.task = "detection"
     with pytest.raises(UserError, match="push is for classification"):
         write_repository(tmp_path, restored, finished_run, "user/net")
+
+
+def test_what_tells_of_the_machine_stays_here(finished_run, tmp_path):
+    restored = restore_network(finished_run, "latest", replicated(make_mesh()))
+    given = {"teacher": "/home/me/teacher", "trackers": ("mlflow",)}
+    restored.config.update(given | {"tracker_args": {"mlflow": {"tracking_uri": "user:secret@a"}}})
+    write_repository(tmp_path, restored, finished_run, "user/net")
+    text = (tmp_path / "config.json").read_text()
+    assert not any(word in text for word in ("/home/me", "secret", "mlflow"))
+
+
+def test_a_card_has_the_metrics_of_its_task(finished_run, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished_run, workdir)
+    summary = runs.summary(workdir)
+    final = {"step": 12, "mAP": 0.625, "F1": 0.5, "loss": 0.25, "examples": 6}
+    of_seed = {**summary["seeds"][0], "final": final, "best": final}
+    summary |= {"final": final, "best": final, "seeds": [of_seed]}
+    (workdir / "summary.json").write_text(json.dumps(summary))
+    restored = restore_network(workdir, "latest", replicated(make_mesh()))
+    restored.config.task = "multilabel"
+    write_repository(tmp_path / "hub", restored, workdir, "user/net")
+    text = (tmp_path / "hub" / "README.md").read_text()
+    assert "62.50%" in text and "0.2500" in text and "type: mAP" in text

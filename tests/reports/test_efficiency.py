@@ -130,6 +130,7 @@ def test_the_command_writes_numbers_and_a_picture(tmp_path, capsys):
         (["--results=FOLDER/text"], "a.csv can't be read: could not convert string to float"),
         (["--results=FOLDER/large"], "a.csv is damaged: sizes must be above 0, errors in 0..100"),
         (["--results=FOLDER/few"], "a.csv can't be read: 'params'"),
+        (["--results=FOLDER/less"], "a.csv can't be read: 'network'"),
         (["--output=FOLDER/text/a.csv/below"], "can't be written"),
         (["--workdir=FOLDER"], "not for aggnets analyse efficiency"),
     ],
@@ -140,10 +141,13 @@ def test_bad_input_is_one_line(tmp_path, capsys, flags, message):
         write(tmp_path / name / "a.csv", (SPARSENET, 0, error))
     (tmp_path / "few").mkdir()
     (tmp_path / "few" / "a.csv").write_text("config,overrides,seed,error\nc,,0,1\n")
+    (tmp_path / "less").mkdir()
+    text = "config,overrides,params,macs,seed,error\nc,,5,5,0,1\n"
+    (tmp_path / "less" / "a.csv").write_text(text)
     flags = [f"--results={tmp_path}", f"--output={tmp_path}", *flags]
     flags = [flag.replace("FOLDER", str(tmp_path)) for flag in flags]
     assert main(["analyse", "efficiency", *flags]) == 2
     captured = capsys.readouterr()
     assert message.replace("FOLDER", str(tmp_path)) in captured.err
     assert captured.err.count("\n") == 1 and captured.out == ""
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["few", "large", "text"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["few", "large", "less", "text"]

@@ -205,3 +205,9 @@ def test_the_config_in_the_documentation_is_one(tmp_path):
         theirs = config_lib.to_json(load(f"configs/sparsenet/table3.py:{row}"))
         assert config_lib.differences(ours, theirs) == []
         assert ours["paper"]["error"] == theirs["paper"]["error"]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "markdown"])
+def test_configs_of_no_paper_are_no_experiments(form, capsys):
+    assert main(["experiments", "--family=detection", f"--format={form}"]) == 2
+    assert "configs/detection has no experiments of a paper" in capsys.readouterr().err

@@ -51,6 +51,8 @@ def test_attention_compares_where_features_are_large():
         ({"temperature": 0.0}, "teacher_args.temperature must be a number"),
         ({"hint": "atention"}, "nearest: attention"),
         ({"hints": ("stage1", "stage1")}, "must be pairs of endpoints"),
+        ({"hints": 5}, "'hints' of teacher must be"),
+        ({"hints": (("a", "b", "c"),)}, "hints"),
         ({"cached": True, "hints": (("a", "b"),)}, "it allows neither hints"),
     ],
 )

@@ -89,6 +89,14 @@ def test_focal_losses():
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_certain_images_have_finite_gradients(gamma):
+    """In float32, p is 1."""
+    logits = jnp.array([[30.0, 0.0], [0.0, 120.0]])
+    gradient = jax.grad(lambda x: focal(x, jnp.array([0, 0]), gamma=gamma).sum())(logits)
+    assert np.isfinite(gradient).all() and gradient[1, 1] > 0.9
+
+
 @pytest.mark.parametrize("loss", [binary_cross_entropy, binary_focal, focal])
 def test_labels_are_one_hot_targets_of_every_loss(loss):
     hot = loss(jnp.asarray(LOGITS), jnp.asarray(np.eye(7)[LABELS]))

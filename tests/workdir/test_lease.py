@@ -76,7 +76,9 @@ def test_a_process_elsewhere_that_gives_a_sign_has_it(place, monkeypatch):
     assert names(place) == [".lease/3", ".lease/4"]
 
 
-def test_it_is_renewed_and_the_loser_ends(place, monkeypatch, capsys):
+@pytest.mark.parametrize("deleted", [False, True])
+def test_it_is_renewed_and_the_loser_ends(deleted, place, monkeypatch, capsys):
+    """Also when its next number is free again, because the winner has gone on."""
     ended = []
     monkeypatch.setattr(lease_module, "BEAT", 0.1)
     path = any_path(place)
@@ -89,8 +91,8 @@ def test_it_is_renewed_and_the_loser_ends(place, monkeypatch, capsys):
         first = lease._number
         while lease._number < first + 3:
             time.sleep(0.05)
-        put(path, lease._number + 1, host="elsewhere", pid=7)
-        put(path, lease._number + 2, host="elsewhere", pid=7)
+        for number in (5,) if deleted else (1, 2):
+            put(path, lease._number + number, host="elsewhere", pid=7)
         lease._thread.join(timeout=20)
     assert ended == [2]
     assert (

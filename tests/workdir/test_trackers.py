@@ -93,11 +93,13 @@ def test_a_damaged_file_of_ids_is_a_warning_and_a_new_run(recorder, tmp_path, ca
 
 def test_a_service_that_is_new_to_a_run_gets_its_earlier_lines(recorder, tmp_path):
     with MetricLog(tmp_path, {}, make_config()) as log:
-        log.write(1, {"train/loss": 0.5})
+        for step in (1, 2):
+            log.write(step, {"train/loss": step / 2})
+            log.write(step, {"images_per_second": 7.0}, "timing")
         lines = log.lines
     with MetricLog(tmp_path, lines, make_config("recorder")) as log:
-        log.write(2, {"train/loss": 0.4})
-    assert written(recorder) == [1, 2]
+        log.write(3, {"train/loss": 0.4})
+    assert written(recorder) == [1, 1, 2, 2, 3]  # steps never decrease
     assert recorder.calls[1] == ("write", 1, {"train/loss": 0.5})
 
 
