@@ -29,10 +29,10 @@ class Precision(NamedTuple):
     Attributes:
       bbox_AP: average precision of the boxes.
       delta: its change.
-      bbox_AP50: that at an IoU of 0.5.
-      segm_AP: average precision of the masks; NaN without masks, as the next.
+      bbox_AP50: average precision of the boxes at an IoU of 0.5.
+      segm_AP: average precision of the masks; NaN, like the next two, for a detector without masks.
       segm_delta: its change.
-      segm_AP50: that at an IoU of 0.5.
+      segm_AP50: average precision of the masks at an IoU of 0.5.
     """
 
     bbox_AP: float

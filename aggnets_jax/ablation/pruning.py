@@ -145,7 +145,7 @@ class Penalty(NamedTuple):
     For the first third of the steps all weights are 1, so that there is a network before its links
     are judged. In the second third the penalty is on all weights, which orders them by their worth;
     in the last "topk" leaves the K strongest alone. The weights' learning rate is such that the
-    penalty alone takes all of one in a ninth of the steps.
+    penalty alone reduces a weight from 1 to 0 in a ninth of the steps.
 
     Attributes:
       name: "l1", on the weights of all links, or "topk", on all but the K strongest.

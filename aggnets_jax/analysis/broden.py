@@ -40,7 +40,7 @@ class Batch(NamedTuple):
     Attributes:
       images: uint8 [B, ih, iw, 3], RGB.
       maps: label of each pixel in each channel, int32 [B, C, sh, sw]; a category has as many
-        channels as its most entries of one image.
+        channels as the most entries of it that one image has.
       whole: labels of whole images, int32 [B, W], filled up with 0.
     """
 

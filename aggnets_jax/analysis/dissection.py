@@ -7,8 +7,9 @@ of all images, its mask M_u = (S(A_u) > T_u), with S the bilinear resizing to th
 
     IoU[u, c] = sum |M_u and L_c| / sum |M_u or L_c|,
 
-summed over the images that have labels of c's category. The unit's label is the c of largest IoU;
-with at least 0.04 the unit is a detector. The number of different labels is printed by category.
+summed over the images where M_u meets a label of c's category, or that have one as a whole. The
+unit's label is the c of largest IoU; with at least 0.04 the unit is a detector. The number of
+different labels is printed by category.
 
 The original code estimates the threshold with a randomised sketch, at place 994 of 1000; here it is
 the exact quantile of all activations. In an image without labels of pixels, the original adds to

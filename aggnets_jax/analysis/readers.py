@@ -93,7 +93,7 @@ def _make_nan_channels(
                 x = arguments[0]
                 touched[path] = jnp.isnan(x).any(range(x.ndim - 1)) | touched.get(path, False)
             results = call(*arguments, **keywords)
-            # A layer's output is whole again, so that the next layer is tried by its own links.
+            # NaN goes no further, so that only its own links can bring it to the next layer.
             return jax.tree.map(jnp.nan_to_num, results) if path in layers else results
 
         images = jnp.zeros((1, *restored.info.image_shape))

@@ -7,7 +7,7 @@ Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv 1706.06083, 
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -158,7 +158,7 @@ def measure(
     restored: Restored,
     batches: data.EvalBatches,
     attacks: Sequence[Attack],
-    epsilons: Iterable[float],
+    epsilons: Sequence[float],
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Evaluate a network on its evaluation split, unchanged and under attacks.

@@ -202,7 +202,8 @@ def intersection_over_union(tally: Tally, primary: np.ndarray) -> np.ndarray:
     """Return the IoU of each unit with each label, float64 [U, L].
 
     `primary` is the number of each label's category, -1 for none. The union of a unit and a label
-    counts the unit's pixels in images that have labels of the label's category.
+    counts the unit's pixels in images where its mask meets a label of the label's category, or that
+    have one as a whole.
     """
     union = tally.unit_category[:, primary] + tally.label - tally.both
     known = (primary >= 0) & (tally.label > 0)

@@ -111,7 +111,7 @@ def _replaced_in_detector(
     detector = get_task(config).make_network(config, info.num_classes)
     source, same_classes, is_detector = config.init_from, True, False
     if is_file_of_weights(config.init_from):
-        state_dict = read_state_dict(config.init_from)
+        state_dict = _read(config)
         is_detector = _BOX_PREDICTOR in state_dict
         given = _detector_from_file(config, detector, state_dict)
     else:
@@ -151,11 +151,6 @@ def _detector_from_file(
     config: ml_collections.ConfigDict, detector: Detector, state_dict: dict[str, Any]
 ) -> dict[str, Any]:
     """Return the variables of a detector, or of the network of its backbone."""
-    if config.init_checkpoint != "latest":
-        raise UserError(
-            f"config.init_checkpoint={config.init_checkpoint} is for the workdir of a run, and"
-            f" config.init_from is the file {config.init_from}"
-        )
     if _BOX_PREDICTOR in state_dict:
         outputs = len(state_dict[_BOX_PREDICTOR])
         if not (outputs == 91 and detector.num_classes == len(COCO_IDS)):
@@ -176,13 +171,18 @@ def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
     return restore_network(folder, config.init_checkpoint, everywhere)
 
 
-def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
+def _read(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Read the weights of the file that `config.init_from` names."""
     if config.init_checkpoint != "latest":
         raise UserError(
             f"config.init_checkpoint={config.init_checkpoint} is for the workdir of a run, and"
             f" config.init_from is the file {config.init_from}"
         )
-    state_dict = read_state_dict(config.init_from)
+    return read_state_dict(config.init_from)
+
+
+def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
+    state_dict = _read(config)
     network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
     return from_torch(config.model.name, state_dict, **network)
 

@@ -155,7 +155,7 @@ class Teacher(struct.PyTreeNode):
       apply: `apply(variables, images) -> (logits, endpoints)`.
       names: names of the endpoints that hints need.
       factor: factor of each channel of the student's images.
-      shift: summand of each channel; factor and shift make the images normalised as the teacher's.
+      shift: summand of each channel: images * factor + shift are normalised as for the teacher.
       mesh: devices of the variables.
     """
 

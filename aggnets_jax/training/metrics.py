@@ -15,7 +15,7 @@ from aggnets_jax.training.task import Task
 def training_metrics(
     task: Task, totals: Totals, config: ml_collections.ConfigDict
 ) -> dict[str, float]:
-    """Return means over the finite steps; with several seeds over these, too, and of each.
+    """Return means over the finite steps; of several seeds, the mean over them and each one's.
 
     Raises:
       Diverged: if no step is finite, or the sum of the losses is infinite.

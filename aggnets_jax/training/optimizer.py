@@ -77,7 +77,7 @@ def make_optimizer(
 
 
 def trained(lr_factors: Sequence[Any]) -> Callable[[Any], Any]:
-    """Return the function from the parameters to which of them are not frozen, as bools.
+    """Return a function that maps the parameters to a tree of bools: True where they are trained.
 
     The factors are those of `config.lr_factors`.
     """

@@ -255,7 +255,7 @@ class Rates:
         return jax.device_get(self._compute(block * self._size + np.arange(self._size)))
 
     def before(self, step: int) -> float:
-        """Return the rate of the update after which a run has made so many steps."""
+        """Return the learning rate of update number `step`, counted from 1."""
         block, place = divmod(step - 1, self._size)
         return float(self._block(block)[place])
 

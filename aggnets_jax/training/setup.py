@@ -140,7 +140,7 @@ def set_up(
     If `mesh` is given, training batches must be divisible over its devices.
 
     Raises:
-      UserError: for a config that fits no run, and data that are not there.
+      UserError: if the config is not valid, or the data are missing.
     """
     if mesh is not None:
         parts = config.accumulation_steps

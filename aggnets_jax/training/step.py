@@ -126,7 +126,7 @@ def _averages(
 
 
 def ema_rate(config: ml_collections.ConfigDict, updates: jax.Array) -> float | jax.Array:
-    """Return the share of the new weights in their average, after a number of updates before."""
+    """Return the share of the new weights in their average, for the update after `updates`."""
     if not config.ema_warmup:
         return 1 - config.ema_decay
     updates = updates.astype(jnp.float32)
@@ -206,7 +206,7 @@ class CompiledSteps:
     Attributes:
       program: the program of the first feed, from the function of `make_train_steps`.
       seconds: time that its compilation took.
-      seconds_saved: by the compilation cache; None if the program was not in it.
+      seconds_saved: time that the compilation cache saved; None if the program was not in it.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class CompiledSteps:
         return program
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
-        """Make so many updates."""
+        """Make `count` updates."""
         shapes = _shapes(feed)
         if shapes not in self._programs:
             began = time.perf_counter()

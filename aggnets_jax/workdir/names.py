@@ -13,7 +13,8 @@ _SCHEMES = ("gs", "s3", "az", "hf")
 def plain_path(path: Path, links: ExitStack) -> Path:
     """Return a path to the same folder that Orbax and TensorStore can handle.
 
-    If the path itself is none, it is a symbolic link in a temporary folder, which `links` removes.
+    If they can't handle the path itself, this is a symbolic link in a temporary folder, which
+    `links` removes.
 
     Raises:
       UserError: if there can be no link.

@@ -28,9 +28,9 @@ class Progress:
       final: the last evaluation, or None; `best` is the best one.
       best_of_seeds: with several seeds, the best evaluation of each.
       lines: number of lines of each file of metrics.
-      images: number of images that were trained on in so many `seconds`.
+      images: number of images that were trained on, in `seconds`.
       compile_seconds: time to compile the step, in the process that saved this.
-      compile_seconds_saved: by the compilation cache; None if the step was not in it.
+      compile_seconds_saved: time that the compilation cache saved; None if the step was not in it.
       peak_memory_bytes: of one device, in that process.
       commits: revisions of the code that the run's processes had, if they are known.
       config_changes: "step" and "changes" for each change of the config.
