@@ -37,6 +37,7 @@ def compiler_options() -> dict[str, str]:
 
     On CPU a pass removes the barriers that `jax.checkpoint` puts around computations that are to be
     repeated, and the next pass merges them with the first computation: no memory would be saved.
+    Another pass makes one operation of a loop over small arrays, which can't have barriers in it.
 
     Several devices of a process share its threads. If a device waits for the others in two
     all-reduces at once, there may be no thread left for the last device, and all wait for ever. In
@@ -44,7 +45,7 @@ def compiler_options() -> dict[str, str]:
     """
     if backend() != "cpu":
         return {}
-    options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander,small-while-loop-hoisting"}
     if jax.local_device_count() > 1:
         options["xla_cpu_scheduler_type"] = "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"
     return options
