@@ -178,6 +178,8 @@ def resolve(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
       UserError: for a field that is unknown or ill-typed, a value out of range, and a required
         field without a value.
     """
+    if not isinstance(given, Mapping | ml_collections.ConfigDict):
+        raise UserError(f"a config must be a mapping of fields, got {given!r}")
     config = _merged(given, {})
     import_installed(config.plugins)  # one that is missing may not be needed
     check(config)

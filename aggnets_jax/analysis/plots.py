@@ -55,7 +55,9 @@ def label_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def add_legend(axes: Axes) -> None:
-    """Add the legend of lines or bars that have the names of folders."""
+    """Add the legend of lines or bars that have the names of folders, if there are any."""
+    if not axes.get_legend_handles_labels()[0]:
+        return
     for text in axes.legend(frameon=False, fontsize=9).get_texts():
         text.set_parse_math(False)  # names of folders are no formulas
 

@@ -106,6 +106,8 @@ def runs(given: argparse.Namespace) -> list[Run]:
     from aggnets_jax.files import is_line, read_json
     from aggnets_jax.workdir.folder import CONFIG, SUMMARY, config_change_error
 
+    if ".py:" in given.config:
+        raise UserError(f"a sweep trains all rows: give --config={given.config.partition(':')[0]}")
     rows = list(config_lib.rows(given.config))
     if not rows:
         raise UserError(f"{given.config} has no sweep(); train it with aggnets train")

@@ -61,6 +61,8 @@ def compare(flags: argparse.Namespace) -> None:
     networks = compare.networks(flags.workdirs, flags.against)
     single = all(len(runs) == 1 for runs in networks)
     if flags.against is None and single and len(networks) > 1:
+        if flags.may_differ:
+            raise UserError("--may_differ is for several seeds of each network, or with --against")
         if flags.transfer:
             records = transfer.show(networks)
             if output:

@@ -12,7 +12,7 @@ from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import from_torch, read_state_dict, some
 from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
-from aggnets_jax.convert.files import is_file_of_weights, read_metadata
+from aggnets_jax.convert.files import ENDINGS, is_file_of_weights, read_metadata
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.detection import Detector
 from aggnets_jax.errors import UserError, unknown
@@ -167,6 +167,11 @@ def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
     folder, own = any_path(config.init_from), any_path(workdir)
     if folder == own or (not is_url(folder) and folder.resolve() == own.resolve()):
         raise UserError(f"config.init_from {config.init_from} is the workdir itself")
+    if folder.is_file():
+        raise UserError(
+            f"config.init_from {config.init_from} is neither a workdir nor a file of weights"
+            f" ({', '.join(ENDINGS)})"
+        )
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     return restore_network(folder, config.init_checkpoint, everywhere)
 

@@ -255,7 +255,7 @@ def _is_resident(
         if data_config.resident == "always":
             raise UserError(
                 f"resident='always' needs images of one size, and those of {data_config.name} "
-                "vary; set resident='auto'"
+                "may vary; set resident='auto'"
             )
         return False
     fits = num_train * int(np.prod(stored_shape)) <= RESIDENT_BYTES
@@ -274,7 +274,7 @@ def _image_shape(
         raise UserError(f"images of {name} vary in their number of channels")
     if None in (height, width):
         if size is None:
-            raise UserError(f"images of {name} vary in size: set image_size, for example 224")
+            raise UserError(f"images of {name} may vary in size: set image_size, for example 224")
         return (size, size, channels), True
     if size is None or (size, size) == (height, width):
         return (height, width, channels), False

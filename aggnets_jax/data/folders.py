@@ -1,7 +1,7 @@
 """The files in a folder that are data: all but those that are hidden or that systems add."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
@@ -21,7 +21,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
     """Yield each folder with its visible folders and files, as `os.walk` does, following links.
 
     Raises:
-      UserError: a folder can't be read.
+      UserError: a folder can't be read, or holds a pipe, a socket or a device.
     """
 
     def fail(error: OSError) -> None:
@@ -40,7 +40,18 @@ def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
         seen.add(place)
         # Names of folders in a bucket end with a slash.
         folders[:] = filter(is_visible, [name.rstrip("/") for name in folders])
-        yield parent, folders, [*filter(is_visible, files)]
+        files = [*filter(is_visible, files)]
+        if "://" not in folder:
+            _check_regular(parent, files)
+        yield parent, folders, files
+
+
+def _check_regular(folder: str, files: Sequence[str]) -> None:
+    """Raise `UserError` for a pipe, a socket or a device, which might never end."""
+    with os.scandir(folder) as entries:  # most file systems tell the kind with the name
+        others = {e.name for e in entries if not (e.is_file() or e.is_symlink() or e.is_dir())}
+    if strange := sorted(others & {*files}):
+        raise UserError(f"{os.path.join(folder, strange[0])} is no file but a pipe or device")
 
 
 def files_below(folder: str) -> list[str]:

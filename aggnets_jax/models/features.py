@@ -128,10 +128,17 @@ def _chosen_levels(
     name: str, levels: dict[int, str], out_indices: Sequence[int] | None
 ) -> tuple[str, ...]:
     """Return the endpoints of the chosen levels; None: all."""
-    chosen = tuple(levels) if out_indices is None else tuple(out_indices)
+    if out_indices is None:
+        out_indices = tuple(levels)
+    numbers = isinstance(out_indices, Sequence) and all(type(i) is int for i in out_indices)
+    if not numbers:
+        raise UserError(
+            f"out_indices must be numbers of levels such as (1, 2), got {out_indices!r}"
+        )
+    chosen = tuple(out_indices)
     for index in chosen:
         if index not in levels:
-            raise unknown(f"level of {name!r}", repr(index), map(str, levels))
+            raise unknown(f"level of {name!r}", str(index), map(str, levels))
     if not chosen or sorted(set(chosen)) != list(chosen):
         raise UserError(f"out_indices must be ascending numbers of levels, got {out_indices!r}")
     return tuple(levels[index] for index in chosen)
@@ -141,7 +148,7 @@ def _checked_norms(
     network: nn.Module, shape: tuple[int, int, int], patterns: Sequence[str]
 ) -> tuple[str, ...]:
     """Return the patterns; raise `UserError` for one that matches no normalisation."""
-    if isinstance(patterns, str):
+    if isinstance(patterns, str) or not isinstance(patterns, Sequence):
         raise UserError(f"evaluated_norms must be a list of patterns, got {patterns!r}")
     if not patterns:
         return ()

@@ -319,7 +319,10 @@ def list_models(*patterns: str | Sequence[str]) -> list[str]:
     """
     known, texts = papers.first_rows(), []
     for pattern in patterns or ("*",):
-        texts += [pattern] if isinstance(pattern, str) else pattern
+        several = pattern if isinstance(pattern, list | tuple) else [pattern]
+        if not all(isinstance(text, str) for text in several):
+            raise UserError(f"patterns of names must be texts, got {pattern!r}")
+        texts += several
     return sorted({name for text in texts for name in fnmatch.filter(known, text)})
 
 

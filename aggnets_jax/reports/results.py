@@ -219,6 +219,8 @@ def provenance(results: Sequence[Result]) -> list[str]:
 def output_path(given: str) -> Path:
     """Return the path of --output=NAME; raise `UserError` if it names one of the two files."""
     output = any_path(given)
+    if given.endswith("/"):
+        raise UserError(f"--output={given} names a folder: give it with a name, {given}NAME")
     if output.suffix in (".csv", ".md"):
         raise UserError(f"--output={output} makes two files: give it without {output.suffix}")
     return output

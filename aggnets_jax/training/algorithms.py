@@ -62,7 +62,7 @@ def adamw(
     nesterov: bool = False,
 ) -> Transforms:
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101, Algorithm 2); with `nesterov`, NAdamW."""
-    _check_rates(b1=b1, b2=b2)
+    _check_rates(b1=b1, b2=b2, eps=eps)
     return [optax.scale_by_adam(b1, b2, eps, nesterov=nesterov), common.decay, common.rate]
 
 
@@ -79,7 +79,7 @@ def lamb(
     Without `always_adapt`, updates of parameters that do not decay are not scaled by norms, as in
     timm.
     """
-    _check_rates(b1=b1, b2=b2)
+    _check_rates(b1=b1, b2=b2, eps=eps)
     trust = _trust_ratio(1.0, None if always_adapt else common.decayed)
     return [optax.scale_by_adam(b1, b2, eps), common.decay, trust, common.rate]
 
@@ -115,7 +115,7 @@ def rmsprop(
 
     TensorFlow's squared gradients begin with `initial_scale=1`; PyTorch adds `eps` to the root.
     """
-    _check_rates(decay=decay)
+    _check_rates(decay=decay, eps=eps)
     scale = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt=eps_in_sqrt)
     momentum = optax.trace(common.momentum, common.nesterov)
     return [common.decay, scale, common.rate, momentum]
@@ -136,7 +136,7 @@ def adafactor(
     `min_dim_size_to_factor` entries.
     """
     check_number("decay_rate", decay_rate, 0, 1)
-    check_number("clipping_threshold", clipping_threshold, 0)
+    check_number("clipping_threshold", clipping_threshold, 1e-6)
     check_whole_number("min_dim_size_to_factor", min_dim_size_to_factor, 1)
     inner = optax.adafactor(
         min_dim_size_to_factor=min_dim_size_to_factor,
@@ -220,7 +220,7 @@ def schedule_free_adamw(
     weight_lr_power: float = 2.0,
 ) -> Transforms:
     """Schedule-free AdamW (arXiv 2405.15682), for a schedule that does not fall."""
-    _check_rates(b2=b2)
+    _check_rates(b2=b2, eps=eps)
     direction = [optax.scale_by_rms(b2, eps, eps_in_sqrt=False, bias_correction=True), common.decay]
     return _schedule_free(common, direction, b1, weight_lr_power)
 
@@ -306,7 +306,8 @@ def _check_no_loop(path: Any) -> None:
         )
 
 
-def _check_rates(**rates: float) -> None:
+def _check_rates(*, eps: float = 1e-8, **rates: float) -> None:
+    check_number("eps", eps, 0)
     for name, rate in rates.items():
         if not 0 <= rate < 1:
             raise UserError(f"{name} of the optimiser must be in [0, 1), got {rate}")

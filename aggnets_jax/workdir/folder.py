@@ -104,6 +104,8 @@ def open_workdir(
         then left as it was.
       OSError: if it is in a bucket that does not answer.
     """
+    if workdir == "":
+        raise UserError("workdir is empty")
     path = any_path(workdir)
     if is_url(path):
         _check_same_run(path, config, allow_config_change)
@@ -173,7 +175,7 @@ def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     """Make the error for resuming a run with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
-        " workdir, or --allow_config_change to go on with the changed one"
+        " workdir, or aggnets train the flag --allow_config_change to go on with the changed one"
     )
 
 

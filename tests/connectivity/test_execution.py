@@ -14,7 +14,9 @@ from aggnets_jax.layers import batch_norm
 from aggnets_jax.models import count
 from aggnets_jax.models.flops import Count
 from aggnets_jax.runtime.compilation import compiler_options
+from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.training.losses import cross_entropy
+from tests import runs
 from tests.marks import mostly_slow
 from tests.models.execution import train_pass
 from tests.models.tiny import TINY
@@ -276,3 +278,12 @@ def test_links_of_loops_are_not_masked():
 def test_unknown_ways_of_computing_are_refused(wrong, said):
     with pytest.raises(UserError, match=said):
         tiny("sparsenet", **wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
+def test_loops_over_small_maps_compile(data_dir, tmp_path):
+    """XLA:CPU makes one operation of a loop over few values, in which it knows no barriers."""
+    network = {"name": "resnet20_cifar", "scan": True}
+    config = runs.tiny_config(data_dir, total_steps=1, batch_size=8, model=network)
+    assert train_and_evaluate(config, tmp_path)["steps"] == 1

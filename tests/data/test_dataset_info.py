@@ -144,7 +144,7 @@ def test_mistakes_with_cifar10(cifar10, mistake):
 
 
 IMAGENET_MISTAKES = {
-    "no size": ({}, "images of imagenet2012 vary in size: set image_size, for example 224"),
+    "no size": ({}, "images of imagenet2012 may vary in size: set image_size, for example 224"),
     "resident": ({"image_size": 32, "resident": "always"}, "vary; set resident='auto'"),
     "unlabelled": ({"image_size": 32, "eval_split": "test"}, "its splits: train, validation"),
 }

@@ -14,6 +14,7 @@ from aggnets_jax.models.registry import input_shape
 from tests.models.test_sparsenet import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
+from tests.patterns import one_line_error
 
 FAST = ("sparsenet_bc",)
 
@@ -193,3 +194,10 @@ def test_mistakes_are_told_in_a_line():
         features(scan=True)
     with pytest.raises(UserError, match="set features_only=True"):
         create_model("sparsenet_bc16_k4", out_indices=(1, 2))
+
+
+@pytest.mark.parametrize("indices", [1, "12", (1.0,), (True,)])
+def test_levels_are_whole_numbers(indices):
+    keywords = {"features_only": True, "out_indices": indices}
+    message = one_line_error(create_model, "resnet18", **keywords)
+    assert message.startswith("out_indices must be numbers of levels such as (1, 2), got ")

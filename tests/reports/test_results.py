@@ -12,6 +12,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.reports import experiments, results
+from aggnets_jax.reports.results import output_path
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
 
@@ -298,3 +299,8 @@ def test_mistakes_are_one_line(arguments, message, tmp_path, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_folder_is_no_name_of_tables(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/ names a folder: give it with a name"):
+        output_path(f"{tmp_path}/")

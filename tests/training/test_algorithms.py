@@ -219,6 +219,11 @@ def test_factors_and_clipping_apply_to_all(name):
         ({"optimizer": "muon", "optimizer_args": {"adam_on": "("}}, "is no regular expression"),
         ({"optimizer": "schedule_free_sgd", "optimizer_args": {"b1": 0.0}}, "must be above 0"),
         ({"optimizer": "adafactor", "optimizer_args": {"decay_rate": "x"}}, "must be float"),
+        ({"optimizer": "adafactor", "optimizer_args": {"clipping_threshold": 0.0}}, "at least"),
+        *(
+            ({"optimizer": name, "optimizer_args": {"eps": -1.0}}, "eps must be a number")
+            for name in ("adamw", "lamb", "rmsprop")
+        ),
     ],
 )
 def test_what_is_refused(changes, message):
