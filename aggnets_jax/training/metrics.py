@@ -22,8 +22,13 @@ def training_metrics(
     """
     totals = jax.device_get(totals)
     steps = totals["steps"] - totals["nonfinite_steps"]
-    if not np.all(steps) or not np.all(np.isfinite(totals["loss"])):
-        raise Diverged("the losses since the last line of the log have no finite mean")
+    if not np.all(steps):
+        raise Diverged(
+            f"all {int(np.max(totals['steps']))} steps since the last line of the log were skipped:"
+            " their losses or gradients are not finite"
+        )
+    if not np.all(np.isfinite(totals["loss"])):
+        raise Diverged("the sum of the losses since the last line of the log is infinite")
     means = {
         "loss": np.float64(totals["loss"]) / steps,
         **task.train_metrics(totals, steps, config.batch_size),
