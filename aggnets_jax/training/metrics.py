@@ -24,8 +24,8 @@ def training_metrics(
     steps = totals["steps"] - totals["nonfinite_steps"]
     if not np.all(steps):
         raise Diverged(
-            f"all {int(np.max(totals['steps']))} steps since the last line of the log were skipped:"
-            " their losses or gradients are not finite"
+            "no step since the last line of the log had a finite loss and gradient"
+            f" ({int(np.max(totals['steps']))} were skipped)"
         )
     if not np.all(np.isfinite(totals["loss"])):
         raise Diverged("the sum of the losses since the last line of the log is infinite")

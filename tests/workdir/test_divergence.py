@@ -89,7 +89,7 @@ def test_more_steps_than_may_be_skipped_end_the_run(spoil, data_dir, tmp_path):
 @pytest.mark.slow
 def test_a_line_of_the_log_without_a_finite_step_ends_the_run(spoil, data_dir, tmp_path):
     spoil(13)  # which is logged alone
-    with pytest.raises(Diverged, match="all 1 steps since the last line of the log were skipped"):
+    with pytest.raises(Diverged, match=r"no step since the last line .* \(1 were skipped\)"):
         train_and_evaluate(
             runs.tiny_config(data_dir, total_steps=13, skip_nonfinite_steps=2), tmp_path
         )
