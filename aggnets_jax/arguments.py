@@ -38,7 +38,8 @@ def check_arguments(kind: str, function: Callable, arguments: Mapping[str, Any])
         if name not in allowed:
             raise UserError(no_argument(kind, str(name), allowed))
         if not _fits(value, allowed[name].annotation):
-            wanted = inspect.formatannotation(allowed[name].annotation)
+            annotation = inspect.formatannotation(allowed[name].annotation)
+            wanted = annotation.replace("collections.abc.", "")
             raise UserError(f"argument {name!r} of {kind} must be {wanted}, got {value!r}")
     for name, parameter in allowed.items():
         if parameter.default is parameter.empty and name not in arguments:
