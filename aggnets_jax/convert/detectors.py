@@ -106,6 +106,8 @@ def detector_from_torch(
                 f"{key!r} has the shape {given[key].shape}, which fits no {path!r} of the shape"
                 f" {shapes[path]}"
             )
+        if not np.isfinite(value).all():  # a variance and an epsilon of 0
+            raise UserError(f"{key!r} must hold numbers that are finite as {np.dtype(dtype)}")
         converted[path] = value
     return traverse_util.unflatten_dict(converted, sep="/")
 

@@ -141,7 +141,7 @@ class Lease(contextlib.AbstractContextManager):
                 before = self._number
                 # The next holder deletes older objects, so this number may be free again.
                 is_mine = self._create(before + 1)
-                newest = self._numbers()[-1]
+                newest = max(self._numbers(), default=before + 1)
                 if is_mine and newest == before + 1:
                     self._delete([before])
                     continue

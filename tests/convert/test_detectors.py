@@ -113,3 +113,9 @@ def test_detectors_that_torchvision_has_not_are_refused():
         detector_names(
             create_detector("faster_rcnn_fpn", "dsnet50", conventions="torchvision", sizes=SIZES)
         )
+
+
+def test_a_variance_of_0_without_an_epsilon_is_refused(state_dict):
+    weights = {**state_dict, "backbone.body.bn1.running_var": np.zeros(64, np.float32)}
+    with np.errstate(divide="ignore"), pytest.raises(UserError, match="finite as float32"):
+        detector_from_torch(make(), weights, epsilon=0.0)

@@ -16,7 +16,6 @@ from tests.models import golden
 PUBLISHED = published.load()
 WAYS = [(name, way) for name, ways in PUBLISHED.items() for way in ways]
 # The others differ from one of these in numbers alone.
-DIFFERENT = ("densenet121", "efficientnet_b0", "res2net50_26w_4s", "resnet50", "resnext50_32x4d")
 
 
 def ways(quick):

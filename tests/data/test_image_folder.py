@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import shutil
 
 import numpy as np
@@ -22,7 +21,6 @@ from tests.data.conftest import make_config
 from tests.data.image_folders import COLOURS, make_image_folder
 from tests.data.test_batches import join, take
 from tests.marks import mostly_slow
-from tests.patterns import one_line_error
 
 SIZE = 16
 
@@ -400,12 +398,3 @@ def fails_with(message, call):
     with pytest.raises(UserError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
-
-
-def test_a_pipe_is_told_and_not_waited_for(colours, tmp_path):
-    folder = tmp_path / "data"
-    shutil.copytree(colours, folder)
-    place = next(path for path in sorted(folder.glob("*/*")) if path.is_dir())
-    os.mkfifo(place / "x.png")
-    message = one_line_error(describe, config_of(folder))
-    assert message == f"{place / 'x.png'} is no file but a pipe or device"

@@ -1,5 +1,6 @@
 """Odd names of data folders, splits and classes."""
 
+import os
 import re
 import shutil
 import unicodedata
@@ -14,6 +15,7 @@ from aggnets_jax.errors import UserError
 from tests.data.conftest import make_config
 from tests.data.test_batches import join, take
 from tests.marks import mostly_slow
+from tests.patterns import one_line_error
 
 NAMES = [
     *("a b", " a ", "a.b", "..a", "-a", "--config=a", "~", "~a", "$HOME", "%20", "%s", "{a}", "a]"),
@@ -122,3 +124,10 @@ def test_folders_of_prepared_data(name, data_dir, tmp_path, sharding):
     assert describe(config).num_train == 1437
     seen = join(take(eval_batches(config, batch_size=360, sharding=sharding), 2))
     assert seen["mask"].sum() == 360
+
+
+def test_a_pipe_is_told_and_not_waited_for(tmp_path):
+    pipe = make_folder(tmp_path) / "train" / "one" / "x.png"
+    os.mkfifo(pipe)
+    config = make_config("image_folder", tmp_path, image_size=8, crop_padding=0)
+    assert one_line_error(describe, config) == f"{pipe} is no file but a pipe or device"
