@@ -15,7 +15,6 @@ from tests.models import golden
 
 PUBLISHED = published.load()
 WAYS = [(name, way) for name, ways in PUBLISHED.items() for way in ways]
-# The others differ from one of these in numbers alone.
 
 
 def ways(quick):
