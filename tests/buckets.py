@@ -29,7 +29,8 @@ class Proxy(ThreadingHTTPServer):
     """A server that passes requests on to another one, which may be told to misbehave.
 
     `refuse` is called with the path of each request and returns a status, or None to pass it on;
-    `delay` is in seconds; while it is `away`, connections are cut. `requests` are all so far.
+    `delay` is in seconds; while it is `away`, connections are cut. It leaves when it has done a
+    request in which `last` is found, a regular expression. `requests` are all so far.
     """
 
     daemon_threads = True
@@ -45,6 +46,7 @@ class Proxy(ThreadingHTTPServer):
     def behave(self):
         self.refuse = lambda path: None
         self.delay, self.away, self.requests = 0.0, False, []
+        self.last = r"(?!)"
 
     def refuse_some(self, share, *statuses):
         """Answer a share of requests, drawn at random, with one of the statuses."""
@@ -71,7 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
             return
-        proxy.requests.append(f"{self.command} {self.path}")
+        request = f"{self.command} {self.path}"
+        proxy.requests.append(request)
         body = self._body()
         time.sleep(proxy.delay)
         if status := proxy.refuse(self.path):
@@ -84,6 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {k: v for k, v in self.headers.items() if k.lower() != "transfer-encoding"}
             connection.request(self.command, self.path, body, headers)
             answer = connection.getresponse()
+            proxy.away |= bool(re.search(proxy.last, request))
             self._answer(answer.status, dict(answer.getheaders()), answer.read())
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _pass_on

@@ -63,6 +63,8 @@ class RunCheckpoints(Checkpoints):
         # How to wait for it, by folder; and the thread that uploads it.
         self._pending: dict[str, Callable[[], Any]] = {}
         self._thread = ThreadPoolExecutor(1)
+        # Whether a whole state of this run is known to be there.
+        self._resumable = False
         # Names, dtypes and shapes of the newest state that is saved, by item.
         self._saved: dict[str, Any] = {}
 
@@ -102,8 +104,14 @@ class RunCheckpoints(Checkpoints):
         self._begin(LATEST, state.updates, progress, arrays)
 
     def save_best(self, state: TrainState, progress: Progress) -> None:
-        """Begin to save the network of the best evaluation so far."""
+        """Begin to save the network of the best evaluation so far.
+
+        It may be complete before a state whose saving has begun: as long as there is no whole one,
+        it says that the run has never had one.
+        """
         self._settle(BEST)
+        if not self._resumable:
+            progress = dataclasses.replace(progress, lines={})
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
 
     def finish(self) -> None:
@@ -166,7 +174,9 @@ class RunCheckpoints(Checkpoints):
         """Wait for the newest save; return whether it succeeded."""
         if error := error_in_any(self._wait(folder)):
             self.note_failure(error, self._begun[folder], folder)
-        return folder not in self._failures
+        saved = folder not in self._failures
+        self._resumable |= saved and folder == LATEST and folder in self._begun
+        return saved
 
     def note_failure(self, error: Exception, step: int, folder: str = LATEST) -> None:
         """Note why the state after a step could not be saved; all processes must call this."""
@@ -226,6 +236,7 @@ class RunCheckpoints(Checkpoints):
             on_first_process(lambda: self._set_aside(damaged))
             self._forget(LATEST)
             self._drop_best_after(step, progress)
+            self._resumable = True
             return restored, progress
         if damaged:
             raise UserError(f"no checkpoint of {self._workdir} is intact: {damaged[0]}")

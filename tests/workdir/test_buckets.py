@@ -195,12 +195,9 @@ def test_trouble_changes_nothing(trouble, place, server, data_dir, finished_run,
 def test_a_server_that_stays_away(place, server, data_dir, finished_run, tmp_path):
     file = runs.write_config(tmp_path / "tiny.py", runs.tiny_config(data_dir))
     arguments = (f"--config={file}", f"--workdir={place}")
-    process = runs.start(*arguments)
-    while not any("checkpoints/5/commit_success" in request for request in server.requests):
-        assert process.poll() is None
-        time.sleep(0.05)
-    server.away = True
-    code, _, err = runs.finish(process, timeout=900)
+    server.last = "PUT .*/checkpoints/5/commit_success|/checkpoints/5/commit_success.*&upload_id="
+    code, _, err = runs.finish(runs.start(*arguments), timeout=900)
+    assert server.away
     *warnings, error = buckets.own_lines(err)
     assert code == 74
     assert error.startswith("error: the state after step 12 could not be saved: ")

@@ -187,11 +187,33 @@ def test_a_run_does_not_start_again_where_its_checkpoints_are_gone(tmp_path):
     assert restore(tmp_path) is None
     assert not any(p.name.isdigit() for p in (tmp_path / "best").iterdir())
     with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3), Progress())
+        checkpoints.finish()
         checkpoints.save_best(make_state(4), Progress(lines={"metrics": 3}))
         checkpoints.finish()
+    shutil.rmtree(tmp_path / "checkpoints/3")
     with pytest.raises(UserError, match="has had checkpoints"):
         restore(tmp_path)
     assert (tmp_path / "best" / "4").is_dir()
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_best_network_that_is_complete_before_the_first_state(failed, tmp_path):
+    """Killed then, the run starts again: it loses nothing that was there."""
+    progress = Progress(lines={"metrics": 3})
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3), progress)
+        if failed:
+            checkpoints.note_failure(OSError("full"), 3)
+        checkpoints.save_best(make_state(4), progress)
+        if failed:
+            with pytest.raises(Unsaved):
+                checkpoints.finish()
+        else:
+            checkpoints.finish()
+    assert progress.lines == {"metrics": 3}
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert restore(tmp_path) is None
 
 
 @pytest.mark.parametrize(("older", "best"), [(1, 1), (2, None)])
