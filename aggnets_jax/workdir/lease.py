@@ -19,7 +19,7 @@ from typing import Any, Self
 
 from etils import epath
 
-from aggnets_jax.buckets import denial, file_system, is_storage_error, storage
+from aggnets_jax.buckets import denial, file_system, storage
 from aggnets_jax.errors import UserError
 
 LEASE = ".lease"
@@ -146,9 +146,7 @@ class Lease(contextlib.AbstractContextManager):
                     self._delete([before])
                     continue
                 self._delete([before, before + 1] if is_mine else [before])
-            except Exception as error:
-                if not is_storage_error(error):
-                    raise
+            except Exception:  # clients raise any; without beats, another process would take over
                 continue  # a later beat may come through
             print(f"error: {self._in_use(newest)}, which took it over", file=sys.stderr)
             sys.stderr.flush()

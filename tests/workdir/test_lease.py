@@ -101,6 +101,24 @@ def test_it_is_renewed_and_the_loser_ends(deleted, place, monkeypatch, capsys):
     )
 
 
+def test_a_client_that_fails_in_any_way_ends_no_beats(place, monkeypatch):
+    monkeypatch.setattr(lease_module, "BEAT", 0.1)
+    lease = Lease(any_path(place))
+    numbers, errors = lease._numbers, iter([ValueError("no list"), TypeError("no number")])
+
+    def failing():
+        if error := next(errors, None):
+            raise error
+        return numbers()
+
+    with lease:
+        monkeypatch.setattr(lease, "_numbers", failing)
+        first = lease._number
+        while lease._number < first + 5:
+            assert lease._thread.is_alive()
+            time.sleep(0.05)
+
+
 def test_an_answer_that_is_lost_loses_no_lease(place, server):
     """The server does what it is asked, and the answer gets lost: the client asks again."""
     lease = Lease(any_path(place))
