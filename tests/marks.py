@@ -15,3 +15,9 @@ def mostly_slow(names: str | tuple[str, ...], cases: Iterable[Any], quick: Colle
         for place, case in enumerate(cases)
     ]
     return pytest.mark.parametrize(names, marked)
+
+
+def slow_but(cases: Iterable[Any], quick: Collection[Any]) -> list[Any]:
+    """Return cases for a test, marked as slow but for the quick ones."""
+    slow = pytest.mark.slow
+    return [case if case in quick else pytest.param(case, marks=slow) for case in cases]

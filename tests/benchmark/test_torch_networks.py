@@ -12,9 +12,11 @@ import pytest
 from aggnets_jax import create_model, list_families
 from aggnets_jax.connectivity.topology import make_topology
 from aggnets_jax.errors import UserError
+from tests.marks import slow_but
 from tests.models.straight_line import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables
+from tests.patterns import one_line_error
 
 torch = pytest.importorskip("torch")
 
@@ -73,17 +75,6 @@ NAMED = {
     "sparsenet121_k32": 64,
     "wrn40_1": 32,
 }
-
-
-def slow_but(names, quick):
-    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
-
-
-def one_line_error(function, *arguments, **keywords):
-    with pytest.raises(UserError) as error:
-        function(*arguments, **keywords)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def make(name, size, classes, dtype, channels=3, **arguments):

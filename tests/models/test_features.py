@@ -11,6 +11,7 @@ from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from aggnets_jax.layers.batch_norm import BatchNorm
 from aggnets_jax.models.registry import input_shape
+from tests.marks import slow_but
 from tests.models.test_sparsenet import jit
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
@@ -47,15 +48,11 @@ def made(family, **arguments):
     return network, random_variables(network, side, np.float32), levels, images
 
 
-def each(chosen, fast):
-    return [pytest.param(name, marks=[pytest.mark.slow] * (name not in fast)) for name in chosen]
-
-
 def is_norm(module, method):
     return type(module) is BatchNorm and method == "__call__"
 
 
-@pytest.mark.parametrize("family", each(TINY, FAST))
+@pytest.mark.parametrize("family", slow_but(TINY, FAST))
 def test_levels_are_the_classifier_s_endpoints(family):
     network, variables, levels, images = made(family)
     run = partial(network.apply, capture_intermediates=is_norm, mutable=["intermediates"])
@@ -88,7 +85,7 @@ def test_preactivated_levels_are_normalised_as_by_hcgnet_s_authors():
     }
 
 
-@pytest.mark.parametrize("family", each(TINY, FAST))
+@pytest.mark.parametrize("family", slow_but(TINY, FAST))
 def test_dilated_levels_are_the_same_at_the_positions_of_the_original(family):
     stride = 4 if input_shape(family)[0] > 32 else 1
     if family.startswith(UNDILATED):

@@ -10,6 +10,7 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.training.algorithms import averaged
 from aggnets_jax.training.optimizer import make_optimizer
+from tests.marks import slow_but
 from tests.patterns import one_line_error
 from tests.training import formulas
 from tests.training.test_optimizer import leaves_by_path, random_tree, updated
@@ -79,14 +80,8 @@ FORMULAS = {
 }
 
 
-def some_slow(names, *fast):
-    """Return all of the names, marked as slow but for a few."""
-    slow = pytest.mark.slow
-    return [name if name in fast else pytest.param(name, marks=slow) for name in names]
-
-
 @pytest.mark.parametrize(
-    "name", some_slow(FORMULAS, "adamw", "lamb of timm", "adafactor, factored", "muon")
+    "name", slow_but(FORMULAS, ("adamw", "lamb of timm", "adafactor, factored", "muon"))
 )
 def test_updates_are_those_of_the_formula(name):
     arguments, formula = FORMULAS[name]
@@ -106,7 +101,7 @@ def test_updates_are_those_of_the_formula(name):
 
 
 @pytest.mark.parametrize(
-    "name", some_slow(["schedule_free_sgd", "schedule_free_adamw"], "schedule_free_adamw")
+    "name", slow_but(["schedule_free_sgd", "schedule_free_adamw"], ["schedule_free_adamw"])
 )
 def test_schedule_free_optimisers_train_y_and_evaluate_x(name):
     config = config_lib.resolve({"optimizer": name, **RATES, **RISING})
@@ -153,7 +148,7 @@ def test_schedule_free_optimisers_freeze_and_scale():
 ALL = ("sgd", "adamw", "lamb", "lars", "lion", "rmsprop", "muon", "schedule_free_adamw")
 
 
-@pytest.mark.parametrize("name", some_slow(ALL, "lamb", "muon"))
+@pytest.mark.parametrize("name", slow_but(ALL, ("lamb", "muon")))
 def test_layers_in_a_loop_are_optimised_apart(name):
     def tree():
         values = {"scale": RNG.normal(size=3), "kernel": RNG.normal(size=(3, 3, 4, 5))}
@@ -185,7 +180,7 @@ def test_adafactor_refuses_layers_in_a_loop():
     assert "set config.model.scan=False" in one_line_error(updated, config, params, [params])
 
 
-@pytest.mark.parametrize("name", some_slow(["adamw", "lamb", "muon", "adafactor"], "adamw"))
+@pytest.mark.parametrize("name", slow_but(["adamw", "lamb", "muon", "adafactor"], ["adamw"]))
 def test_factors_and_clipping_apply_to_all(name):
     """Frozen parameters keep every bit, and gradients are clipped by the norm of the others."""
     factors = (("stage1/.*", 0), ("classifier/.*", 0.5))
