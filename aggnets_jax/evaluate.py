@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from aggnets_jax import data
 from aggnets_jax.config import override_evaluation
 from aggnets_jax.errors import Stopped, UserError, one_line
-from aggnets_jax.files import PathLike, any_path, check_fields, read_json, write_json
+from aggnets_jax.files import PathLike, any_path, check_fields, has_folder, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
@@ -23,9 +23,9 @@ from aggnets_jax.tasks import get_task
 from aggnets_jax.training.gradients import inside_mesh
 from aggnets_jax.training.state import Variables, over_seeds
 from aggnets_jax.training.task import Task
-from aggnets_jax.workdir.checkpoints import LATEST, Checkpoints
+from aggnets_jax.workdir.checkpoints import Checkpoints
 from aggnets_jax.workdir.divergence import check_evaluation
-from aggnets_jax.workdir.folder import SUMMARY
+from aggnets_jax.workdir.folder import LATEST, SUMMARY
 from aggnets_jax.workdir.progress import print_evaluation
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -278,7 +278,7 @@ def _look(workdir: PathLike) -> tuple[int, int]:
     """Return the steps of the newest checkpoint (or -1) and of the finished run (or -2)."""
     path = any_path(workdir)
     newest, last = -1, -2
-    if path.is_dir():
+    if has_folder(path):
         with Checkpoints(path) as checkpoints:
             newest = checkpoints.newest()
     if (path / SUMMARY).exists():
@@ -295,4 +295,4 @@ def _look_together(workdir: PathLike) -> tuple[int, int]:
 
 def _all_see(workdir: PathLike, step: int) -> bool:
     """Return whether all processes see a checkpoint, which they restore together."""
-    return not in_any_process(not (any_path(workdir) / LATEST / str(step)).is_dir())
+    return not in_any_process(not has_folder(any_path(workdir) / LATEST / str(step)))

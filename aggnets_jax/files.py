@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
@@ -74,6 +75,27 @@ def make_folder(folder: PathLike) -> AnyPath:
         with explained(f"{folder} can't be written"):
             path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def has_folder(path: AnyPath) -> bool:
+    """Return whether a folder is there; in a bucket, whether anything is.
+
+    Raises:
+      OSError: if the storage does not answer. gcsfs's `is_dir` would say that nothing is there.
+    """
+    if not is_url(path):
+        return path.is_dir()
+    with storage(path):
+        return path.exists()
+
+
+def remove_folder(folder: AnyPath) -> None:
+    """Delete a folder with all that is in it; raise `OSError` if that fails."""
+    if not is_url(folder):
+        shutil.rmtree(folder)
+        return
+    with storage(folder):
+        file_system(folder).rm(str(folder), recursive=True)
 
 
 def write_json(file: AnyPath, value: Mapping[str, Any]) -> None:

@@ -142,7 +142,7 @@ def train_and_evaluate(
                 sharding=over_batch,
             )
             if config.teacher is not None:
-                training = with_teacher(training, setup, preprocess, mesh)
+                training = with_teacher(training, setup, preprocess, mesh, progress)
             rates = Rates(setup.schedule, total_steps)
             if is_first() and (doubt := low_peak(rates, highest_learning_rate(config))):
                 print(f"warning: {doubt}", file=sys.stderr, flush=True)
@@ -155,10 +155,10 @@ def train_and_evaluate(
         # ---- From here on, the files of this run are written to the workdir.
         params = at_seed(state.params, 0, config.num_seeds)
         if is_first():
-            write_json(workdir / CONFIG, config_json)
-            if start < total_steps:  # files of an earlier end of the run
+            if start < total_steps:  # files of an earlier end of the run, before the config changes
                 (workdir / SUMMARY).unlink(missing_ok=True)
                 (workdir / REPORT).unlink(missing_ok=True)
+            write_json(workdir / CONFIG, config_json)
             table = get_parameter_overview(params, include_stats=False)
             write_text(workdir / "parameters.txt", table + "\n")
         log = stack.enter_context(MetricLog(workdir, progress.lines, config, writes=is_first()))
@@ -206,8 +206,11 @@ def train_and_evaluate(
             stopping = stop.agreed(mesh)
 
             # ---- Evaluate. A run that is stopping makes up for it when it resumes.
-            due = last or (step > 0 and step % config.eval_every_steps == 0)
-            if due and not stopping and progress.evaluated < step:
+            due = last or step == progress.owed or step % config.eval_every_steps == 0
+            owed = due and progress.evaluated < step
+            if owed and stopping:
+                progress.owed = step
+            elif owed:
                 catch_up()
                 with clock.paused():
                     metrics = evaluate(
@@ -258,6 +261,8 @@ def train_and_evaluate(
                 state = state.replace(totals=jax.tree.map(jnp.copy, zero_totals))
 
         # ---- All checkpoints are saved.
+        if error := error_in_any(log.flush()):
+            raise error
         summary = summarise(setup, network, mesh, state, progress, clock)
         if is_first():
             write_json(workdir / SUMMARY, summary)

@@ -44,7 +44,7 @@ from aggnets_jax.data.corruptions import (
 from aggnets_jax.data.image_folder import IMAGE_FOLDER
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, other_evaluation
-from aggnets_jax.files import AnyPath, any_path
+from aggnets_jax.files import AnyPath, any_path, has_folder
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 from aggnets_jax.runtime.notes import note
@@ -332,7 +332,7 @@ def _reading(given: argparse.Namespace, info: data.DatasetInfo) -> Reading:
         for flag in ("frost", "draw_seed"):
             if getattr(given, flag) is not None:
                 raise UserError(f"--{flag} is for the run's own images, not for --data")
-        if given.data not in PREPARED and not any_path(given.data).is_dir():
+        if given.data not in PREPARED and not has_folder(any_path(given.data)):
             raise unknown("corrupted set, or folder,", given.data, PREPARED)
     seed = given.draw_seed or 0
     if not 0 <= seed < 2**32:

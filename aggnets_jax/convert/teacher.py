@@ -27,6 +27,7 @@ from aggnets_jax.training.distillation import (
 )
 from aggnets_jax.training.setup import Setup
 from aggnets_jax.training.state import Variables
+from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 
@@ -35,8 +36,11 @@ def with_teacher(
     setup: Setup,
     preprocess: data.Preprocess,
     mesh: Mesh,
+    progress: Progress,
 ) -> TaughtData:
-    """Put the teacher of a run beside its training data.
+    """Put the teacher of a run beside its training data, and note its step in the progress.
+
+    A run that goes on has the teacher that it had, also if the teacher has learnt more since.
 
     The weights are on every device, or divided over the devices as `config.sharding` says for the
     student's.
@@ -52,7 +56,7 @@ def with_teacher(
             f"config.teacher {config.teacher} is a file: make a workdir of it with aggnets convert"
         )
     note(f"restoring the teacher of {config.teacher}")
-    restored = restore_network(config.teacher, config.teacher_checkpoint, mesh_lib.replicated(mesh))
+    restored = _restore(config, mesh, progress)
     _check_fits(restored, setup, config)
     own = ml_collections.ConfigDict(restored.config)
     own.dtype = asked.dtype
@@ -72,6 +76,24 @@ def with_teacher(
     return TaughtData(
         training, _cached(teacher, setup, preprocess, mesh) if asked.cached else teacher
     )
+
+
+def _restore(config: ml_collections.ConfigDict, mesh: Mesh, progress: Progress) -> Restored:
+    named = {"workdir": config.teacher, "checkpoint": config.teacher_checkpoint}
+    before = progress.teacher or {}
+    which, hint = config.teacher_checkpoint, ""
+    if named.items() <= before.items():
+        which = before["step"]
+        hint = (
+            f"; this run has learnt from step {which}: to go on with another, set"
+            " config.teacher_checkpoint and --allow_config_change"
+        )
+    try:
+        restored = restore_network(config.teacher, which, mesh_lib.replicated(mesh))
+    except UserError as error:
+        raise UserError(f"{error}{hint}") from error
+    progress.teacher = {**named, "step": restored.step}
+    return restored
 
 
 def _check_fits(restored: Restored, setup: Setup, config: ml_collections.ConfigDict) -> None:

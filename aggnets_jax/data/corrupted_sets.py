@@ -14,7 +14,7 @@ from aggnets_jax.data.corruptions import SEVERITIES
 from aggnets_jax.data.folders import is_visible
 from aggnets_jax.data.numpy_files import read_array
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import AnyPath, explained
+from aggnets_jax.files import AnyPath, explained, has_folder
 
 PREPARED = ("cifar10_corrupted", "imagenet2012_corrupted")
 """Names of the sets in TFDS."""
@@ -68,6 +68,6 @@ def find_folder(folder: AnyPath, corruption: str) -> AnyPath:
     """
     inner = (place for place in folder.glob(f"*/{corruption}") if is_visible(place.parent.name))
     for place in [folder / corruption, *sorted(inner)]:
-        if place.is_dir():
+        if has_folder(place):
             return place
     raise UserError(f"{folder} has neither {_LABELS} nor a folder {corruption}")

@@ -12,7 +12,7 @@ import ml_collections
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import PathLike, any_path, make_folder, read_json, write_text
+from aggnets_jax.files import PathLike, any_path, has_folder, make_folder, read_json, write_text
 from aggnets_jax.statistics import mean_and_interval
 from aggnets_jax.tables import csv_text, markdown
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, read_summary
@@ -53,7 +53,7 @@ def read_run(workdir: PathLike) -> list[Result]:
       UserError: if there is no finished run, or its files are damaged.
     """
     path = any_path(workdir)
-    if not path.is_dir():
+    if not has_folder(path):
         raise UserError(f"workdir {workdir} does not exist or is no directory")
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {workdir} holds no run: it has no {CONFIG}")

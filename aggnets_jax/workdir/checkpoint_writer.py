@@ -14,23 +14,20 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
-from aggnets_jax.buckets import is_url, storage
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
-from aggnets_jax.files import PathLike, make_folder, move_folder
+from aggnets_jax.files import PathLike, has_folder, make_folder, move_folder
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import (
-    BEST,
     JSON_ITEMS,
-    LATEST,
     Checkpoints,
     array_checksums,
     json_checksum,
 )
-from aggnets_jax.workdir.folder import config_change_error
-from aggnets_jax.workdir.mirror import COMMITTED
+from aggnets_jax.workdir.folder import BEST, LATEST, config_change_error
+from aggnets_jax.workdir.mirror import delete_checkpoint
 from aggnets_jax.workdir.progress import Progress
 
 DAMAGED = "damaged"
@@ -249,7 +246,7 @@ class RunCheckpoints(Checkpoints):
         best = self._steps(BEST)
         # The lines of the log are counted when a checkpoint is saved.
         lost = best and self._read(BEST, best[-1], "progress")["progress"]["lines"]
-        if lost or (self._workdir / DAMAGED).is_dir():
+        if lost or has_folder(self._workdir / DAMAGED):
             raise UserError(
                 f"{self._workdir} has had checkpoints, and has none to resume from; to start again,"
                 " give another workdir"
@@ -259,24 +256,12 @@ class RunCheckpoints(Checkpoints):
         """Delete the best networks of steps that the run has yet to reach again."""
         later = [best for best in self._steps(BEST) if best > step]
         for best in later:
-            on_first_process(partial(self._uncommit, best))
-            self._manager(BEST).delete(best)
-        if later and self._mirror:
-            self._mirror.send(BEST)
+            on_first_process(partial(delete_checkpoint, self._workdir / BEST / str(best)))
+        if later:
+            self._forget(BEST)
         # They had replaced the one that was the best at that step.
         if later and progress.best and progress.best["step"] not in self._steps(BEST):
             progress.best = None
-
-    def _uncommit(self, best: int) -> None:
-        """Make a best network in a bucket one that was never complete.
-
-        Orbax deletes objects in any order. A process that is killed meanwhile must leave nothing
-        that looks like a whole checkpoint.
-        """
-        if is_url(self._workdir):
-            place = self._workdir / BEST / str(best) / COMMITTED
-            with storage(place):
-                place.unlink(missing_ok=True)
 
     def _changes(self, step: int, allow_config_change: bool) -> list[str]:
         """Return the differences between this run and the one that saved a checkpoint."""

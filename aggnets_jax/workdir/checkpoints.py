@@ -34,14 +34,14 @@ from jax.sharding import Sharding
 from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
-from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields, has_folder
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import to_host
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.folder import BEST, LATEST
 from aggnets_jax.workdir.mirror import Mirror
 from aggnets_jax.workdir.names import plain_path
 
-LATEST, BEST = "checkpoints", "best"
 JSON_ITEMS = ("config", "dataset", "progress")
 
 # How TensorStore's errors begin when the storage has not given what was asked of it.
@@ -84,7 +84,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         self._links = contextlib.ExitStack()
         for folder in (LATEST, BEST):
             path = self._workdir / folder
-            if path.exists() and not path.is_dir():
+            if not is_url(path) and path.exists() and not path.is_dir():
                 raise UserError(f"{path} must be a directory of checkpoints")
         self._managers: dict[str, ocp.CheckpointManager] = {}
         in_s3 = str(self._workdir).startswith("s3://")
@@ -131,7 +131,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Raise `UserError` if there is none.
         """
-        if not self._workdir.is_dir():
+        if not has_folder(self._workdir):
             raise UserError(f"there is no workdir {self._workdir}")
         folders = {"latest": LATEST, "best": BEST}
         steps = {name: self._steps(folder) for name, folder in folders.items()}
@@ -158,10 +158,10 @@ class Checkpoints(contextlib.AbstractContextManager):
 
     def _steps(self, folder: str) -> list[int]:
         place = self._workdir / folder
+        # A manager would make a folder that is not there, or fail on its own terms.
+        if not has_folder(place):
+            return []
         with storage(place) if is_url(place) else contextlib.nullcontext():
-            # A manager would make a folder that is not there, or fail on its own terms.
-            if not place.is_dir():
-                return []
             return sorted(self._manager(folder).all_steps())
 
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
@@ -252,6 +252,8 @@ def _reported(path: AnyPath, error: Exception) -> Exception:
     """Return the error to report for one while a checkpoint was read: damaged or out of reach."""
     why = one_line(error)
     refused = _REFUSED.search(str(error))
+    if _is_gone(path):
+        return UserError(f"checkpoint {path} is gone: a run that goes on deletes older ones")
     # Orbax takes a folder that may not be read for one that is not there.
     forbidden = None if is_url(path) else _forbidden(path)
     if forbidden or isinstance(error, PermissionError):
@@ -263,6 +265,16 @@ def _reported(path: AnyPath, error: Exception) -> Exception:
     if isinstance(error, MemoryError | OSError) or refused:
         return UserError(f"{path} can't be read: {why}")
     return Damaged(path, f"it can't be read: {why}")
+
+
+def _is_gone(path: AnyPath) -> bool:
+    try:
+        if is_url(path):
+            return not has_folder(path)
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 def _forbidden(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from aggnets_jax.files import (
     explained,
     partial_name,
     read_json,
+    remove_folder,
 )
 from aggnets_jax.runtime.interrupts import cleaning_up
 from aggnets_jax.workdir.lease import LEASE, Lease
@@ -31,6 +33,7 @@ except ImportError:  # Windows, where nothing keeps two processes from one workd
 CONFIG = "config.json"
 LOCK = ".lock"
 SUMMARY = "summary.json"
+LATEST, BEST = "checkpoints", "best"
 
 # Fields that readers of a summary rely on.
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
@@ -110,6 +113,7 @@ def open_workdir(
     if is_url(path):
         _check_same_run(path, config, allow_config_change)
         with Lease(path) as lease:
+            _remove_half_made(path)
             try:
                 yield path
             finally:
@@ -130,6 +134,7 @@ def open_workdir(
         except OSError:  # some network file systems know no locks
             pass
         with cleaning_up(lambda: _remove_empty(path, missing)):
+            _remove_half_made(path)
             yield path
 
 
@@ -137,11 +142,31 @@ def _remove_empty(path: AnyPath, made: Sequence[AnyPath]) -> None:
     """Remove the folders that were made for a run that has written nothing."""
     # The run must not end with the error of a storage that is gone.
     with contextlib.suppress(OSError):
-        if not (path / CONFIG).exists():
+        if _is_new(path):
+            _remove_half_made(path)
             (path / LOCK).unlink(missing_ok=True)
             for folder in made:
                 if not any(folder.iterdir()):
                     folder.rmdir()
+
+
+def _is_new(path: AnyPath) -> bool:
+    """Return whether nothing in a folder is of a run, but what one that was killed has left.
+
+    A run without a config has come to nothing; a state of step 0 is of a conversion, which writes
+    its config last.
+    """
+    own = {LOCK, LEASE, partial_name(path / CONFIG).name}
+    names = {file.name for file in path.iterdir()} - own if path.exists() else set()
+    return not names or (
+        names == {LATEST}
+        and all(re.match(r"0(\.|$)", state.name) for state in (path / LATEST).iterdir())
+    )
+
+
+def _remove_half_made(path: AnyPath) -> None:
+    if _is_new(path) and (path / LATEST).exists():
+        remove_folder(path / LATEST)
 
 
 def read_summary(workdir: AnyPath) -> dict[str, Any]:
@@ -182,9 +207,7 @@ def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
 def _check_same_run(
     path: AnyPath, config: Mapping[str, Any] | None, allow_config_change: bool
 ) -> None:
-    # Files of a process that was killed before it had written the config do not count.
-    own = {LOCK, LEASE, partial_name(path / CONFIG).name}
-    if not path.exists() or all(file.name in own for file in path.iterdir()):
+    if _is_new(path):
         return
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")

@@ -48,28 +48,33 @@ class JsonLines:
             )
         write_text(file, "".join(map(_line, self.kept)))
         self.number = keep
-        self._unwritten = b""
+        # The lines that may not be on the disk yet, how much of them was written, and where.
+        self._unsynced, self._written = b"", 0
         self._file = os.open(file, os.O_WRONLY)
         self._end = os.fstat(self._file).st_size
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Append a line; if it can't be written now, it is kept for later."""
-        self._unwritten += _line(values).encode()
+        self._unsynced += _line(values).encode()
         self.number += 1
         with contextlib.suppress(OSError):
             self._write()
 
     def _write(self) -> None:
         # At a given position, so that half a line is overwritten by the whole one.
-        while self._unwritten:
-            written = os.pwrite(self._file, self._unwritten, self._end)
-            self._unwritten = self._unwritten[written:]
-            self._end += written
+        while rest := self._unsynced[self._written :]:
+            self._written += os.pwrite(self._file, rest, self._end + self._written)
 
     def flush(self) -> None:
         """Write all lines to the disk; raise `OSError` if that fails."""
         self._write()
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+        except OSError:
+            self._written = 0  # the system may have dropped what it could not write, and told once
+            raise
+        self._end += self._written
+        self._unsynced, self._written = b"", 0
 
     def close(self) -> None:
         """Close the file."""

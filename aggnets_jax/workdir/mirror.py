@@ -10,9 +10,10 @@ import tempfile
 from pathlib import Path
 
 from etils import epath
+from orbax.checkpoint.utils import TMP_DIR_SUFFIX
 
-from aggnets_jax.buckets import file_system, object_names, storage
-from aggnets_jax.files import make_folder
+from aggnets_jax.buckets import file_system, is_url, object_names, storage
+from aggnets_jax.files import AnyPath, make_folder
 
 COMMITTED = "commit_success.txt"
 
@@ -49,9 +50,16 @@ class Mirror:
         here = self.root / series / str(step)
         if not any(here.iterdir()):
             place = self._workdir / series / str(step)
-            with storage(place):
-                names = object_names(place)
-                self._client.get([f"{place}/{n}" for n in names], [str(here / n) for n in names])
+            try:
+                with storage(place):
+                    names = object_names(place)
+                    self._client.get(
+                        [f"{place}/{n}" for n in names], [str(here / n) for n in names]
+                    )
+            except BaseException:
+                shutil.rmtree(here)
+                here.mkdir()
+                raise
 
     def send(self, series: str) -> None:
         """Upload checkpoints that are not in the bucket, and delete those that are not here."""
@@ -60,7 +68,7 @@ class Mirror:
         steps = {folder.name for folder in here.iterdir() if folder.name.isdecimal()}
         with storage(place):
             for step in sorted(steps - there, key=int):
-                self._delete(f"{series}/{step}")  # what a killed process has left
+                delete_checkpoint(place / step)  # what a killed process has left
                 files = [file for file in (here / step).rglob("*") if file.is_file()]
                 names = [file.relative_to(here).as_posix() for file in files]
                 names = [name for name in names if name != f"{step}/{COMMITTED}"]
@@ -68,7 +76,7 @@ class Mirror:
                 self._client.pipe_file(f"{place}/{step}/{COMMITTED}", b"")
             present = {name.partition("/")[0] for name in object_names(place)}
             for step in present - steps:
-                self._delete(f"{series}/{step}")
+                delete_checkpoint(place / step)
 
     def _committed(self, series: str) -> set[str]:
         place = self._workdir / series
@@ -76,9 +84,20 @@ class Mirror:
             pairs = (name.split("/") for name in object_names(place))
             return {step for step, *rest in pairs if rest == [COMMITTED] and step.isdecimal()}
 
-    def _delete(self, below: str) -> None:
-        place = self._workdir / below
+
+def delete_checkpoint(place: AnyPath) -> None:
+    """Delete a checkpoint so that a process that is killed meanwhile leaves none that looks whole.
+
+    Raises:
+      OSError: if it can't be deleted.
+    """
+    if not is_url(place):
+        # Orbax deletes folders with such names when it opens the series, maybe at this moment.
+        doomed = place.rename(place.with_name(place.name + TMP_DIR_SUFFIX))
+        shutil.rmtree(doomed, ignore_errors=True)
+        return
+    with storage(place):
         names = object_names(place)
         for some in ([n for n in names if n == COMMITTED], [n for n in names if n != COMMITTED]):
             if some:
-                self._client.rm([f"{place}/{name}" for name in some])
+                file_system(place).rm([f"{place}/{name}" for name in some])

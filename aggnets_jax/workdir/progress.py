@@ -27,7 +27,9 @@ class Progress:
       evaluated: the step that was evaluated last; 0 if none was.
       final: the last evaluation, or None; `best` is the best one.
       best_of_seeds: with several seeds, the best evaluation of each.
+      owed: the step of an evaluation that a stop has put off; 0 if none was.
       lines: number of lines of each file of metrics.
+      teacher: its "workdir" and "checkpoint", as the config names them, and its "step"; or None.
       images: number of images that were trained on, in `seconds`.
       compile_seconds: time to compile the step, in the process that saved this.
       compile_seconds_saved: time that the compilation cache saved; None if the step was not in it.
@@ -40,7 +42,9 @@ class Progress:
     final: dict[str, Any] | None = None
     best: dict[str, Any] | None = None
     best_of_seeds: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    owed: int = 0
     lines: dict[str, int] = dataclasses.field(default_factory=dict)
+    teacher: dict[str, Any] | None = None
     images: int = 0
     seconds: float = 0.0
     compile_seconds: float | None = None

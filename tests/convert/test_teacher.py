@@ -1,5 +1,7 @@
 """Runs with a teacher, compared with a straight-line computation of their first loss."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -106,6 +108,28 @@ def test_a_teacher_in_bfloat16_is_near(data_dir, teacher, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_a_run_that_goes_on_has_the_teacher_that_it_had(data_dir, teacher, tmp_path, capsys):
+    """The teacher of step 0 has learnt more since, and then has its newest state alone."""
+    source = shutil.copytree(teacher[0], tmp_path / "teacher")
+    own = config_of(data_dir, TEACHER, data={"mean": (0.25,), "std": (0.5,)})
+    changes = {"teacher": str(source), "teacher_args": {}}
+    student = config_of(data_dir, STUDENT, **changes)
+    train_and_evaluate(student, tmp_path / "student")
+    train_and_evaluate(own, source)
+    capsys.readouterr()
+    two_steps = {**student, "total_steps": 2}
+    train_and_evaluate(two_steps, tmp_path / "student", allow_config_change=True)
+    assert f"taught by {source} after step 0\n" in capsys.readouterr().out
+    shutil.rmtree(source / "checkpoints" / "0")
+    three_steps = {**student, "total_steps": 3}
+    with pytest.raises(UserError, match=r"no checkpoint '0' .*; this run has learnt from step 0: "):
+        train_and_evaluate(three_steps, tmp_path / "student", allow_config_change=True)
+    three_steps["teacher_checkpoint"] = "1"
+    train_and_evaluate(three_steps, tmp_path / "student", allow_config_change=True)
+    assert f"taught by {source} after step 1\n" in capsys.readouterr().out
+
+
 def test_devices_change_rounding_alone(data_dir, teacher, tmp_path):
     changes = {
         "teacher": teacher[0],

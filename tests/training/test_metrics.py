@@ -26,7 +26,8 @@ def events(workdir):
 
 
 def steps(workdir, name="metrics"):
-    return [json.loads(line)["step"] for line in (workdir / f"{name}.jsonl").open()]
+    lines = (workdir / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines]
 
 
 def test_a_resumed_log_has_each_step_once_in_every_file(tmp_path):
@@ -90,7 +91,28 @@ def test_no_line_is_lost_or_doubled_while_the_disk_is_full(tmp_path_factory, roo
             except OSError:
                 pass
         lines.close()
-    assert [json.loads(line)["step"] for line in file.open()] == list(range(5))
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == list(range(5))
+
+
+def test_lines_that_the_system_has_dropped_are_written_again(tmp_path, monkeypatch):
+    """A network file system may find out at `fsync` that there is no room, and tells it once."""
+    with MetricLog(tmp_path, {}) as log:
+        log.write(1, {"loss": 1.0})
+        assert log.flush() is None
+        file = tmp_path / "metrics.jsonl"
+        there = file.stat().st_size
+
+        def drop(descriptor):
+            monkeypatch.undo()
+            os.truncate(file, there)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        log.write(2, {"loss": 2.0})
+        monkeypatch.setattr(os, "fsync", drop)
+        assert log.flush().errno == errno.ENOSPC
+        log.write(3, {"loss": 3.0})
+        assert log.flush() is None
+    assert steps(tmp_path) == [1, 2, 3]
 
 
 def test_without_tensorboard_the_run_goes_on(tmp_path, capsys):

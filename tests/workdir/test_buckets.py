@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from aggnets_jax.buckets import file_system
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint, watch
 from aggnets_jax.files import any_path
@@ -85,8 +86,9 @@ def test_a_kill_while_the_best_is_deleted_leaves_no_half_of_it(
     config = runs.tiny_config(data_dir)
     train_and_evaluate({**config, "total_steps": 4}, place)
     any_path(f"{place}/checkpoints").rmtree()
+    client = file_system(any_path(place))
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
-        patch.setattr(ocp.CheckpointManager, "delete", lambda *_: 1 / 0)
+        patch.setattr(client, "rm", lambda names: client.rm_file(names[0]) or 1 / len(names[1:]))
         train_and_evaluate(config, place, allow_config_change=True)
     left = buckets.objects(f"{place}/best")
     assert left and "4/commit_success.txt" not in left

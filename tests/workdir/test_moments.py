@@ -1,0 +1,165 @@
+"""What a process leaves that was killed, or lost its storage, at an unlucky moment."""
+
+import json
+import shutil
+import signal
+
+import numpy as np
+import pytest
+
+from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import file_system
+from aggnets_jax.convert.runs import write_new_run
+from aggnets_jax.errors import Stopped, UserError
+from aggnets_jax.evaluate import evaluate
+from aggnets_jax.files import any_path
+from aggnets_jax.models import create_configured_model
+from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.checkpoints import Checkpoints
+from aggnets_jax.workdir.mirror import Mirror
+from aggnets_jax.workdir.progress import Progress
+from aggnets_jax.workdir.restore import restore_network
+from tests import buckets, runs
+from tests.models.variables import random_variables
+from tests.workdir.states import assert_is, make_state, open_checkpoints, restore, save
+
+
+def fail(*_, **__):
+    raise OSError("gone")
+
+
+def test_a_best_network_that_was_being_deleted(tmp_path, monkeypatch):
+    """On a disk; in buckets, see `test_buckets`."""
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save_best(make_state(4), Progress())
+        checkpoints.finish()
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(shutil, "rmtree", fail)
+        restore(tmp_path)
+    with Checkpoints(tmp_path) as reader:
+        assert reader.steps() == []
+    assert restore(tmp_path) is None
+
+
+def test_a_checkpoint_that_a_run_has_deleted_meanwhile_is_gone_and_not_damaged(place, copy):
+    save(place, 1)
+    for workdir, step in ((any_path(place), 1), (copy, 2)):
+        with Checkpoints(workdir) as reader:
+            assert reader.find("latest") == ("checkpoints", step)
+            folder = workdir / "checkpoints" / str(step)
+            (shutil.rmtree if workdir is copy else type(folder).rmtree)(folder)
+            with pytest.raises(
+                UserError, match=rf"checkpoint {folder} is gone: a run that goes on"
+            ):
+                reader.restore_config("checkpoints", step)
+
+
+def test_a_bucket_out_of_reach_is_not_taken_for_an_empty_one(place, monkeypatch):
+    save(place, 1)
+    with monkeypatch.context() as patch:
+        # gcsfs takes it for the answer that there is no folder.
+        patch.setattr(type(file_system(any_path(place))), "_info", fail)
+        with pytest.raises(OSError, match="gone"):
+            restore(place)
+        with pytest.raises(OSError, match="gone"), Checkpoints(place) as reader:
+            reader.find("latest")
+    assert_is(restore(place), 1)
+
+
+def test_a_download_that_was_cut_begins_again(s3_server, monkeypatch):
+    workdir = any_path(f"{s3_server.bucket}/cut")
+    save(workdir, 1)
+    mirror, client = Mirror(workdir), file_system(workdir)
+
+    def cut(sources, targets):
+        client.get_file(sources[0], targets[0])
+        fail()
+
+    mirror.look("checkpoints")
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr(client, "get", cut)
+        mirror.fetch("checkpoints", 1)
+    mirror.fetch("checkpoints", 1)
+    names = buckets.objects(f"{workdir}/checkpoints/1")
+    assert all((mirror.root / "checkpoints/1" / name).is_file() for name in names)
+    mirror.close()
+
+
+def convert(data_dir, workdir, bias=1.0):
+    config = config_lib.resolve(runs.tiny_config(data_dir))
+    model = create_configured_model(config, runs.DATASET.num_classes)
+    variables = random_variables(model, 8, np.float32, channels=1)
+    variables["params"]["classifier"]["bias"] = np.full(2, bias, np.float32)
+    write_new_run(config, runs.DATASET, variables, workdir)
+
+
+def bias_of(workdir):
+    restored = restore_network(workdir, "latest", mesh_lib.replicated(mesh_lib.make_mesh()))
+    return np.asarray(restored.variables["params"]["classifier"]["bias"]).tolist()
+
+
+def test_a_conversion_that_was_killed_can_be_repeated(place, data_dir, tmp_path):
+    """The config is written last."""
+    for workdir in (any_path(place), tmp_path / "killed"):
+        convert(data_dir, workdir)
+        with pytest.raises(UserError, match="holds a run already"):
+            convert(data_dir, workdir, 2.0)
+        (workdir / "config.json").unlink()
+        convert(data_dir, workdir, 2.0)
+        assert bias_of(workdir) == [2.0, 2.0]
+
+
+def test_a_conversion_that_fails_leaves_no_workdir(data_dir, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr("aggnets_jax.convert.runs.write_json", fail)
+        convert(data_dir, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_states_without_a_config_are_no_conversion(data_dir, copy):
+    """They are of steps 1 and 2."""
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        convert(data_dir, copy)
+
+
+@pytest.mark.slow
+def test_a_longer_run_has_no_summary_of_the_shorter_one(
+    finished_run, data_dir, tmp_path, monkeypatch
+):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    longer = runs.tiny_config(data_dir, total_steps=13)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+        patch.setattr("aggnets_jax.train.write_json", fail)
+        train_and_evaluate(longer, workdir, allow_config_change=True)
+    assert not (workdir / "summary.json").exists()
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == 12
+    train_and_evaluate(longer, workdir, allow_config_change=True)
+    assert runs.summary(workdir)["steps"] == 13
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_a_stop_has_put_off_is_there_when_the_run_is_made_longer(
+    data_dir, tmp_path, monkeypatch
+):
+    """After step 12 one is due as the last, and not in the longer run."""
+    config = runs.tiny_config(data_dir, eval_every_steps=5)
+    longer = {**config, "total_steps": 14}
+    workdirs = [tmp_path / "whole", tmp_path / "stopped"]
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(*arguments)
+
+    train_and_evaluate({**config, "total_steps": 11}, workdirs[0])
+    shutil.copytree(workdirs[0], workdirs[1])
+    train_and_evaluate(config, workdirs[0], allow_config_change=True)
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr("aggnets_jax.train.evaluate", stopped)
+        train_and_evaluate(config, workdirs[1], allow_config_change=True)
+    train_and_evaluate(config, workdirs[1], allow_config_change=True)
+    for workdir in workdirs:
+        train_and_evaluate(longer, workdir, allow_config_change=True)
+    assert runs.metrics(workdirs[1]) == runs.metrics(workdirs[0])
+    whole, stopped = map(runs.summary, workdirs)
+    assert (stopped["best"], stopped["fingerprint"]) == (whole["best"], whole["fingerprint"])
