@@ -98,6 +98,8 @@ DIGITS = ("train", "--config=configs/digits.py", "--workdir=W")
         (["train", "--config=a.py", "--config=b.py", "--workdir=W"], "--config is given 2 times"),
         (["train", "--config=configs/digit.py", "--workdir=W"], "nearest in configs: digits.py"),
         ([*DIGITS, "--config.lrr=1"], "nearest: lr"),
+        ([*DIGITS, "--config.init_from="], "error: config.init_from is empty"),
+        ([*DIGITS, "--config.lr="], "error: config.lr is empty"),
         (
             [*DIGITS, "--config.lr", "high"],
             "type float",

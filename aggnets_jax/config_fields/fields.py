@@ -152,9 +152,11 @@ def _set_arguments(config: ml_collections.ConfigDict, field: str, path: str, val
 
 
 def parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:
-    """Return the value of a text on the command line."""
+    """Return the value of a text on the command line; raise `UserError` if it is empty."""
     if not any(path.startswith(f"{field}.") for field in FREE_FORM):
         group, name = locate(config, path)
+        if not text and group[name] != "":  # a variable of the shell that is not set
+            raise UserError(f"config.{path} is empty")
         if group.get_type(name) is float and text.lower() in ("nan", "inf", "-inf"):
             return float(text)
         if group.get_type(name) is str and text != "None":

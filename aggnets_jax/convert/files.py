@@ -256,8 +256,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     with path.open("rb") as file:
         if reason := _no_weights(file.read(64)):
             raise UserError(f"{path} can't be read: {reason}")
-    kinds = safetensors.SafetensorError, TypeError, KeyError, AttributeError
-    with explained(f"{path} can't be read", *kinds):
+    kinds = safetensors.SafetensorError, TypeError, KeyError
+    lacking = f"{path} has weights of a type that NumPy lacks; convert them to float32"
+    with explained(f"{path} can't be read", *kinds), explained(lacking, AttributeError):
         return safetensors.numpy.load_file(path)
 
 

@@ -25,8 +25,12 @@ JPEG_TRANSFORM = "INTEGER_ACCURATE"
 CROP_AREA = (0.08, 1.0)
 CROP_ASPECT = (3 / 4, 4 / 3)
 CROP_TRIES = 10
-# Bytes at the beginning of a JPEG among which EXIF data begin, if there are any: they come first.
+# Bytes at the beginning of a JPEG among which EXIF data begin, if there are any, or the tables that
+# come after them; only large data of another kind, such as a profile of colours, leave no room.
 _JPEG_HEAD = 1 << 12
+# Longer sides, relative to the other one, are cut before they are resized: whole, they would take
+# gigabytes.
+LONGEST = 8
 # Evaluation resizes the short side to this multiple of the crop's side: 256 for 224.
 EVAL_RESIZE = 256 / 224
 
@@ -81,19 +85,32 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     Python runs only for the few images that tell it, a JPEG at its beginning.
     """
     tf = import_tensorflow()
-    head = tf.case(
+    told = tf.case(
         [
-            (tf.io.is_jpeg(encoded), lambda: tf.strings.substr(encoded, 0, _JPEG_HEAD)),
-            (_is_png(encoded), lambda: encoded),
+            (tf.io.is_jpeg(encoded), lambda: _jpeg_may_tell(encoded)),
+            (_is_png(encoded), lambda: _has_exif(encoded)),
         ],
-        default=lambda: b"",
+        default=lambda: False,
     )
-    told = tf.strings.regex_full_match(head, r"\C*(?:Exif|eXIf|exif|xap/1|adobe\.xmp)\C*")
 
     def read() -> tf.Tensor:
         return tf.ensure_shape(tf.numpy_function(_read_orientation, [encoded], tf.int32), ())
 
     return tf.cond(told, read, lambda: 1)
+
+
+def _has_exif(part: tf.Tensor) -> tf.Tensor:
+    pattern = r"\C*(?:Exif|eXIf|exif|xap/1|adobe\.xmp)\C*"
+    return import_tensorflow().strings.regex_full_match(part, pattern)
+
+
+def _jpeg_may_tell(encoded: tf.Tensor) -> tf.Tensor:
+    """Return whether a JPEG has EXIF data, or so long a head that they may come later."""
+    tf = import_tensorflow()
+    head = tf.strings.substr(encoded, 0, _JPEG_HEAD)
+    values = tf.io.decode_raw(head, tf.uint8)
+    tables = (values[:-2] == 0xFF) & (values[1:-1] == 0xDB) & (values[2:] == 0)
+    return _has_exif(head) | ~tf.reduce_any(tables)
 
 
 def _read_orientation(encoded: bytes) -> np.int32:
@@ -163,7 +180,11 @@ def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor
     def centre(encoded: tf.Tensor) -> tf.Tensor:
         image = decode(encoded)
         extent = tf.shape(image)[:2]
-        extent = extent * short_side // tf.reduce_min(extent)
+        longest = LONGEST * tf.reduce_min(extent)
+        part = tf.minimum(extent, longest + (extent - longest) % 2)  # with the same centre
+        top, left = tf.unstack((extent - part) // 2)
+        image = image[top : top + part[0], left : left + part[1]]
+        extent = part * short_side // tf.reduce_min(part)
         top, left = tf.unstack((extent - size) // 2)
         image = _resize(image, extent)[top : top + size, left : left + size]
         return _to_uint8(image, shape)

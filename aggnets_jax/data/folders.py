@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
@@ -31,7 +32,7 @@ def walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
         found = import_tensorflow().io.gfile.walk(folder)
     else:
         found = os.walk(folder, onerror=fail, followlinks=True)
-    seen = set()
+    seen = {str(parent) for parent in Path(os.path.realpath(folder)).parents}
     for parent, folders, files in found:
         place = os.path.realpath(parent)
         if place in seen:  # a link leads back to a folder above

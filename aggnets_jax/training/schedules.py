@@ -56,7 +56,8 @@ def step(
     check_number("factor", factor, 0, 1)
     check_number("warmup_steps", warmup_steps, 0, 2**31)
     check_number("warmup_factor", warmup_factor, 0, 1)
-    starts = np.array([0, *(round(b * total_steps) for b in boundaries)], np.int32)
+    # The first step has the highest rate, however short the run is.
+    starts = np.array([0, *(max(1, round(b * total_steps)) for b in boundaries)], np.int32)
     values = (lr * factor ** np.arange(len(starts))).astype(np.float32)
     if not round(warmup_steps):
         return lambda count: jnp.asarray(values)[_last_begun(starts, count)]

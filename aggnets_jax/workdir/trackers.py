@@ -7,6 +7,7 @@ the run goes on. Services are called in a thread, so that the run does not wait 
 import abc
 import importlib.util
 import queue
+import re
 import secrets
 import sys
 import threading
@@ -205,7 +206,11 @@ class MLflow(Tracker):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        metrics = [Metric(name, float(value), now, step) for name, value in scalars.items()]
+        # Where MLflow writes files, a name can't be a folder, too: "loss" and "loss/seed0".
+        metrics = [
+            Metric(re.sub(r"/(seed\d+)$", r".\1", name), float(value), now, step)
+            for name, value in scalars.items()
+        ]
         self._client.log_batch(self._id, metrics)
 
     def flush(self) -> None:

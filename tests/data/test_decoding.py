@@ -1,15 +1,16 @@
 """Crops and resizing on the host, against PIL and against what the crops show of themselves."""
 
+import dataclasses
 import io
 import math
 
 import numpy as np
 import pytest
 import scipy.stats
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aggnets_jax.data import describe, eval_batches, train_batches
-from aggnets_jax.data.decoding import _random_window, train_image
+from aggnets_jax.data.decoding import _random_window, eval_image, image_decoder, train_image
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
 from tests.data.test_batches import join, take
@@ -47,6 +48,44 @@ def pil_centre_crop(data, size):
     image = image.resize((width, height), Image.Resampling.BILINEAR)
     left, top = (width - size) // 2, (height - size) // 2
     return np.asarray(image.crop((left, top, left + size, top + size))).astype(int)
+
+
+def jpeg(pixels, exif, profile):
+    """A JPEG whose EXIF data come after those of a profile of colours, if there is one."""
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "JPEG", exif=exif)
+        content = file.getvalue()
+    segment = b"ICC_PROFILE\0\1\1" + bytes(profile)
+    length = (len(segment) + 2).to_bytes(2, "big")
+    return content[:2] + (b"\xff\xe2" + length + segment if profile else b"") + content[2:]
+
+
+@pytest.mark.parametrize("profile", [0, 6000, 60_000])
+def test_orientations_after_a_long_profile_are_found(profile):
+    decode = import_tensorflow().function(image_decoder(3))
+    exif = Image.Exif()
+    for orientation, shape in ((None, (20, 30, 3)), (6, (30, 20, 3))):
+        if orientation:
+            exif[ExifTags.Base.Orientation] = orientation
+        encoded = jpeg(np.zeros((20, 30, 3), np.uint8), exif, profile)
+        assert decode(import_tensorflow().constant(encoded)).shape == shape
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 8001), (8000, 2), (1, 9)])
+def test_very_long_images_are_evaluated_by_their_centre(height, width, tmp_path):
+    """Resized whole, they would take gigabytes."""
+    pixels = np.zeros((height, width), np.uint8)
+    rows, columns = (slice(max(0, side // 2 - 2), side // 2 + 3) for side in pixels.shape)
+    pixels[rows, columns] = 200
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, "PNG")
+        encoded = file.getvalue()
+    info = dataclasses.replace(
+        describe(make_config("aggnets_digits", tmp_path)), resized=True, image_shape=(16, 16, 1)
+    )
+    image = eval_image(info)(import_tensorflow().constant(encoded))
+    assert image.shape == (16, 16, 1)
+    assert np.asarray(image).min() > 150
 
 
 def test_training_crops_are_uint8_of_the_size(imagenet, sharding):

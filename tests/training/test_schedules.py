@@ -62,6 +62,7 @@ def test_constant():
         (1_000_900, (0.3, 0.6, 0.9), (300_270, 600_540, 900_810)),  # 100 epochs of ImageNet
         (2**31 - 1, (0.5, 0.75), (2**30, 1_610_612_735)),
         (3, (0.3, 0.4), (1, 1)),
+        (2, (0.2, 0.9), (1, 2)),  # the first step has the highest rate
     ],
 )
 def test_step_divides_by_ten_at_each_boundary(total, boundaries, edges):

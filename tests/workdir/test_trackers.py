@@ -208,6 +208,21 @@ def test_mlflow_goes_on_with_the_same_run(mlflow_uri, tmp_path):
 
 
 @pytest.mark.slow
+def test_mlflow_takes_means_and_seeds(mlflow_uri, tmp_path, capsys):
+    """In its folder, a metric is a file and can't be the folder of others."""
+    from mlflow.tracking import MlflowClient
+
+    config = make_config("mlflow", mlflow={"tracking_uri": mlflow_uri, "experiment": "seeds"})
+    with MetricLog(tmp_path, {}, config) as log:
+        log.write(1, {"train/loss": 0.5, "train/loss/seed0": 0.25, "train/loss/seed1": 0.75})
+    assert capsys.readouterr().err == ""
+    client = MlflowClient(mlflow_uri)
+    (run,) = client.search_runs([client.get_experiment_by_name("seeds").experiment_id])
+    expected = {"train/loss": 0.5, "train/loss.seed0": 0.25, "train/loss.seed1": 0.75}
+    assert run.data.metrics == expected
+
+
+@pytest.mark.slow
 def test_weights_and_biases_offline_go_on_with_the_same_run(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     config = make_config("wandb", wandb={"mode": "offline", "project": "digits"})

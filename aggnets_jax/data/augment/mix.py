@@ -1,7 +1,6 @@
 """Mixup and CutMix: pairs of images of a batch are mixed, and so are their targets."""
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import ml_collections
 
 from aggnets_jax.arguments import check_number
 from aggnets_jax.data.augment.transforms import Stream, example_key, rectangle
-from aggnets_jax.errors import unknown
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.runtime.mesh import map_blocks
 
 Mix = Callable[..., tuple[jax.Array, jax.Array]]
@@ -27,9 +26,10 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
     """Return `mix(images, targets, batch, seed) -> (images, targets)`, or None without mixing.
 
     Each example keeps a share of its own image and target and takes the rest from a partner. The
-    partners are a random permutation of each block of gcd(B, 16) consecutive examples, so that few
-    images, or none, go from device to device, and the result does not depend on the number of
-    devices. The share is drawn from Beta(alpha, alpha).
+    partners are a random permutation of each block of consecutive examples, whose number is the
+    largest divisor of B up to 16, so that few images, or none, go from device to device, and the
+    result does not depend on the number of devices. The share is drawn from Beta(alpha, alpha).
+    A batch whose only such divisor is 1 raises `UserError`.
     Mixup (Zhang et al., arXiv 1710.09412) averages the pixels with it. CutMix (Yun et al., arXiv
     1905.04899) pastes a rectangle from the partner, whose relative area is 1 - share before it is
     clipped at the image's edges; the targets are mixed by the clipped area. If both are set, each
@@ -83,7 +83,12 @@ def make_mix(data_config: ml_collections.ConfigDict) -> Mix | None:
         images: jax.Array, targets: jax.Array, batch: Mapping[str, jax.Array], seed: int | jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         epoch, index = batch["epoch"], batch["index"]
-        block = math.gcd(len(images), _BLOCK)
+        block = max(n for n in range(1, _BLOCK + 1) if len(images) % n == 0)
+        if block == 1:
+            raise UserError(
+                f"mixup and cutmix need a batch_size with a divisor from 2 to {_BLOCK}, not"
+                f" {len(images)}"
+            )
         mapped = map_blocks(functools.partial(mix_blocks, block), block)
         return mapped((images, targets, epoch, index), (seed, epoch[0], index[0]))
 

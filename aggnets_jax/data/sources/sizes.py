@@ -3,9 +3,10 @@
 import io
 from collections.abc import Collection
 
-from PIL import ExifTags, Image
+from PIL import Image
 
 from aggnets_jax.data.examples import Examples
+from aggnets_jax.data.image_files import upright_size
 
 # Sets that would take more bytes, uncompressed, can't live on the devices. Their images are
 # streamed and resized, so that their sizes do not matter.
@@ -36,9 +37,6 @@ def _shape(examples: Examples, index: int) -> tuple[int, int, int] | None:
     """Return the shape of an upright image, or None if it is damaged, which is reported later."""
     try:
         image = Image.open(io.BytesIO(examples.read(index)[0]))
-        width, height = image.size
-        if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5:  # stored lying on its side
-            width, height = height, width
-        return height, width, 1 if image.mode in _GREY else 3
+        return *upright_size(image), 1 if image.mode in _GREY else 3
     except Exception:
         return None

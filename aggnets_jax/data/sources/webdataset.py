@@ -19,7 +19,7 @@ import numpy as np
 
 from aggnets_jax.data.examples import Examples
 from aggnets_jax.data.folders import files_below, is_visible
-from aggnets_jax.data.image_folder import ENDINGS
+from aggnets_jax.data.image_folder import ENDINGS, report_left_out
 from aggnets_jax.data.sources.opened import Opened, numbered_classes
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import explained, read_text
@@ -98,11 +98,15 @@ def _split(folder: Path, file: Path) -> str:
 
 
 def _members(shard: Path) -> Iterator[_Member]:
-    """Yield the examples of a shard; their visible members stand together."""
+    """Yield the examples of a shard; their visible members stand together.
+
+    Members without an image of their key are counted in a line on stderr.
+    """
     if not shard.is_file():
         raise UserError(f"{shard} is no file, or a link to none")
     with explained(f"{shard} can't be read", OSError, tarfile.TarError), shard.open("rb") as file:
-        key, image, label = None, None, None
+        key, image, label, own = None, None, None, []
+        left_out: list[str] = []
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if not (member.isfile() and is_visible(member.name)):
@@ -113,13 +117,19 @@ def _members(shard: Path) -> Iterator[_Member]:
                 if found != key:
                     if image is not None:
                         yield _whole(shard, key, image, label)
-                    key, image, label = found, None, None
+                    else:
+                        left_out += own
+                    key, image, label, own = found, None, None, []
+                own.append(member.name)
                 if f".{ending.lower()}" in ENDINGS:
                     image = member.offset_data, member.size
-                elif ending == "cls":
+                elif ending.lower() == "cls":
                     label = archive.extractfile(member).read(20)
         if image is not None:
             yield _whole(shard, key, image, label)
+        else:
+            left_out += own
+    report_left_out(str(shard), left_out)
 
 
 def _whole(shard: Path, key: str, image: tuple[int, int], label: bytes | None) -> _Member:

@@ -148,7 +148,7 @@ def test_draws_follow_from_seed_epoch_and_index(per):
 
 def test_partners_are_of_the_same_block_of_sixteen():
     mix = jax.jit(make_mix(make_config("made up", None, mixup=1.0, mix_ratio_per="batch")))
-    for count, block in ((64, 16), (24, 8), (7, 1)):
+    for count, block in ((64, 16), (24, 12), (25, 5), (7, 7)):
         targets = np.stack([mix(*make_batch(count), seed)[1] for seed in range(20)])
         mixed = targets.any(0).reshape(count // block, block, count // block, block)
         apart = np.einsum("aibj->ab", mixed)
@@ -157,6 +157,12 @@ def test_partners_are_of_the_same_block_of_sixteen():
         blocks = np.stack([own[:, i, :, i] for i in range(count // block)])
         if len(blocks) > 1 and block > 1:  # each with partners of its own
             assert not np.array_equal(blocks[0] > 0, blocks[1] > 0)
+
+
+def test_a_batch_without_blocks_is_told():
+    mix = make_mix(make_config("made up", None, cutmix=1.0))
+    with pytest.raises(UserError, match="with a divisor from 2 to 16, not 17"):
+        mix(*make_batch(17), 0)
 
 
 def test_nothing_to_mix():

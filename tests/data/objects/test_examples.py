@@ -1,5 +1,6 @@
 import dataclasses
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import ExifTags, Image, ImageOps
 
 pytest.importorskip("pycocotools")
 
-from aggnets_jax.data.image_files import read_picture
+from aggnets_jax.data.image_files import read_picture, upright_size
 from aggnets_jax.data.objects import Annotated, read_annotations
 from aggnets_jax.data.objects.examples import (
     Form,
@@ -189,19 +190,21 @@ def one_file(folder, name, height, width):
     return Annotated(folder / "some.json", folder, (image,), ((),), {1: "a"}, 0)
 
 
-def turned(orientation):
-    """Return a PNG of 3x2 pixels that is stored turned, and its pixels as stored and upright."""
+def turned(orientation, form="PNG"):
+    """Return a file of 3x2 pixels that is stored turned, and its pixels as stored and upright."""
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG", exif=exif)
+    Image.fromarray(pixels).save(file, form, exif=exif)
     return file.getvalue(), pixels, np.asarray(ImageOps.exif_transpose(Image.open(file)))
 
 
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_objects_were_annotated(tmp_path, orientation):
-    encoded, stored, upright = turned(orientation)
+def test_an_image_is_turned_as_its_objects_were_annotated(tmp_path, orientation, form):
+    """PIL turns a TIFF by itself."""
+    encoded, stored, upright = turned(orientation, form)
     (tmp_path / "a.png").write_bytes(encoded)
     # The size tells which of the two was annotated; where it can't, the upright one was.
     for height, width in {upright.shape[:2], stored.shape[:2]}:
@@ -210,6 +213,23 @@ def test_an_image_is_turned_as_its_objects_were_annotated(tmp_path, orientation)
         example = load_image(data, 0, TINY_FORM, SIZE)
         np.testing.assert_array_equal(example["image"][:height, :width], expected)
     assert np.array_equal(read_picture(encoded), upright)
+    with Image.open(io.BytesIO(encoded)) as image:
+        assert upright_size(image) == upright.shape[:2]
+
+
+def test_exif_data_that_pil_can_not_write_again_are_no_damage():
+    """A fraction of -1, which its type has no sign for."""
+    tags = [
+        struct.pack(">HHLHH", ExifTags.Base.Orientation, 3, 1, 6, 0),
+        struct.pack(">HHLL", ExifTags.Base.XResolution, 10, 1, 38),  # at that place
+    ]
+    content = b"Exif\0\0MM\0*\0\0\0\x08\0\x02" + b"".join(tags) + struct.pack(">lll", 0, -1, 1)
+    file = io.BytesIO()
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    Image.fromarray(pixels).save(file, "PNG", exif=content)
+    with pytest.raises(struct.error):
+        ImageOps.exif_transpose(Image.open(file))
+    assert np.array_equal(read_picture(file.getvalue()), np.rot90(pixels, -1))
 
 
 def test_a_nonsense_orientation_is_upright():
@@ -223,3 +243,26 @@ def test_sixteen_bits_are_divided_not_clipped(tmp_path):
         Image.fromarray(pixels).save(tmp_path / "a.png", form)
         example = load_image(one_file(tmp_path, "a.png", 2, 3), 0, TINY_FORM, SIZE)
         assert example["image"][:2, :3, 1].tolist() == [[0, 0, 1], [117, 254, 255]]
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_tiff_whose_0_is_white(kind):
+    file = io.BytesIO()
+    pixels = np.array([[0, 100, 255]], kind) * kind(257 if kind is np.uint16 else 1)
+    Image.fromarray(pixels).save(file, "TIFF")
+    photometric = struct.pack("<HHLHH", 262, 3, 1, 1, 0)
+    content = file.getvalue().replace(photometric, struct.pack("<HHLHH", 262, 3, 1, 0, 0))
+    assert content != file.getvalue()
+    assert read_picture(content)[..., 0].tolist() == [[255, 155, 0]]
+
+
+def test_a_tiff_of_twelve_bits():
+    file = io.BytesIO()
+    Image.fromarray(np.array([[0, 0]], np.uint16)).save(file, "TIFF")
+    content = file.getvalue()
+    bits = struct.pack("<HHLHH", 258, 3, 1, 16, 0)
+    assert bits in content
+    content = content.replace(bits, struct.pack("<HHLHH", 258, 3, 1, 12, 0))
+    start = Image.open(file).tag_v2[273][0]  # of the pixels
+    content = content[:start] + bytes([0x80, 0x0F, 0xFF, 0]) + content[start + 4 :]  # 800 and FFF
+    assert read_picture(content)[..., 0].tolist() == [[128, 255]]

@@ -207,6 +207,17 @@ def test_names_of_shards_and_classes(tmp_path):
         describe(make_config("webdataset", tmp_path))
 
 
+def test_members_without_an_image_of_their_key_are_counted(tmp_path, capsys):
+    """A key ends at the first dot: these two are no images, but `05.png` and `05.cls` of IMG_0."""
+    image = png(np.zeros((5, 5, 3), np.uint8))
+    for split in ("train", "val"):
+        members = {"0.PNG": image, "0.CLS": b"0", "IMG_0.05.png": image, "IMG_0.05.cls": b"1"}
+        _write_tar(tmp_path / f"{split}.tar", {**members, "2.png": image, "2.cls": b"1"})
+    assert describe(make_config("webdataset", tmp_path, resident="never")).num_train == 2
+    line = f"left out in {tmp_path}/{{}}.tar: 1 .cls, 1 .png\n"
+    assert sorted(capsys.readouterr().err.splitlines(True)) == [*map(line.format, ("train", "val"))]
+
+
 HIDDEN = (".ipynb_checkpoints", "__MACOSX", "train/@eaDir", "train/.hidden")
 
 
