@@ -276,13 +276,11 @@ def test_hidden_files_and_folders_are_no_data(colours, tmp_path):
 
 def test_classes_have_the_images_of_folders_below(shades, tmp_path):
     shutil.copytree(shades, tmp_path, dirs_exist_ok=True)
-    (tmp_path / "train" / "class1" / "more" / "again").mkdir(parents=True)
-    (tmp_path / "train" / "class1" / "1.png").rename(
-        tmp_path / "train" / "class1" / "more" / "again" / "1.png"
-    )
-    for place in ("train/class1", "train"):
-        link = tmp_path / "train" / "class1" / "more" / f"round{len(place)}"
-        link.symlink_to(tmp_path / place)
+    folder = tmp_path / "train" / "class1"
+    (folder / "more" / "again").mkdir(parents=True)
+    (folder / "1.png").rename(folder / "more" / "again" / "1.png")
+    (folder / "more" / "round").symlink_to(folder)
+    (folder / "more" / "rounder").symlink_to(folder.parent)
     files, labels = examples(tmp_path, "train")
     numbers = [int(file.rpartition("/")[2].removesuffix(".png")) for file in files]
     assert sorted(numbers) == list(range(20))
