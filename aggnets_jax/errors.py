@@ -29,6 +29,13 @@ class Damaged(UserError):
         self.reason = reason
 
 
+class Gone(UserError):
+    """A checkpoint at `path` that was there before."""
+
+    def __init__(self, path: PurePath) -> None:
+        super().__init__(f"checkpoint {path} is gone: a run that goes on deletes older ones")
+
+
 class OtherArrays(UserError):
     """An intact checkpoint at `path` with other arrays than expected; `reason` names them."""
 

@@ -85,8 +85,8 @@ def _restore(config: ml_collections.ConfigDict, mesh: Mesh, progress: Progress) 
     if named.items() <= before.items():
         which = before["step"]
         hint = (
-            f"; this run has learnt from step {which}: to go on with another, set"
-            " config.teacher_checkpoint and --allow_config_change"
+            f"; this run has learnt from step {which}: to go on with another one, set"
+            " config.teacher_checkpoint to its number, with --allow_config_change"
         )
     try:
         restored = restore_network(config.teacher, which, mesh_lib.replicated(mesh))

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
-from aggnets_jax.errors import Damaged, OtherArrays, Unsaved, UserError, one_line
+from aggnets_jax.errors import Damaged, Gone, OtherArrays, Unsaved, UserError, one_line
 from aggnets_jax.files import PathLike, has_folder, make_folder, move_folder
 from aggnets_jax.runtime.distributed import error_in_any, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
@@ -103,10 +103,12 @@ class RunCheckpoints(Checkpoints):
     def save_best(self, state: TrainState, progress: Progress) -> None:
         """Begin to save the network of the best evaluation so far.
 
-        It may be complete before a state whose saving has begun: as long as there is no whole one,
-        it says that the run has never had one.
+        It waits for the first state of the run: a network says, by the lines of its progress, that
+        there is one. If that could not be saved, it does not.
         """
         self._settle(BEST)
+        if not self._resumable:
+            self._settle(LATEST)
         if not self._resumable:
             progress = dataclasses.replace(progress, lines={})
         self._begin(BEST, state.updates, progress, {"model": _split(state)[0]})
@@ -189,7 +191,7 @@ class RunCheckpoints(Checkpoints):
         steps = self._steps(BEST)
         try:
             saved = steps and self._read(BEST, steps[-1], "progress")["progress"]["best"]
-        except Damaged as error:
+        except (Damaged, Gone) as error:
             self._warn(str(error))
             saved = None
         progress.best = saved or None
@@ -223,6 +225,8 @@ class RunCheckpoints(Checkpoints):
                 restored, progress = self._restore_state(step, like, changes)
                 if other:
                     restored = _rearranged(restored, state)
+            except Gone:
+                continue
             except Damaged as error:
                 damaged.append(error)
                 continue

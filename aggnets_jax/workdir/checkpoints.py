@@ -33,7 +33,7 @@ from jax.sharding import Sharding
 
 from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
-from aggnets_jax.errors import Damaged, OtherArrays, UserError, one_line
+from aggnets_jax.errors import Damaged, Gone, OtherArrays, UserError, one_line
 from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields, has_folder
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import to_host
@@ -171,6 +171,7 @@ class Checkpoints(contextlib.AbstractContextManager):
 
         Raises:
           Damaged: if an item can't be read, or differs from the saved one.
+          Gone: if there is no such checkpoint any more.
           OtherArrays: if an item is intact, but does not fit `arrays`.
         """
         path = self._workdir / folder / str(step)
@@ -253,7 +254,7 @@ def _reported(path: AnyPath, error: Exception) -> Exception:
     why = one_line(error)
     refused = _REFUSED.search(str(error))
     if _is_gone(path):
-        return UserError(f"checkpoint {path} is gone: a run that goes on deletes older ones")
+        return Gone(path)
     # Orbax takes a folder that may not be read for one that is not there.
     forbidden = None if is_url(path) else _forbidden(path)
     if forbidden or isinstance(error, PermissionError):

@@ -118,6 +118,7 @@ def open_workdir(
                 yield path
             finally:
                 with contextlib.suppress(OSError), storage(path):
+                    _remove_half_made(path)
                     lease.keep = (path / CONFIG).exists()
         return
     with explained(f"workdir {workdir} can't be used"):
@@ -153,14 +154,18 @@ def _remove_empty(path: AnyPath, made: Sequence[AnyPath]) -> None:
 def _is_new(path: AnyPath) -> bool:
     """Return whether nothing in a folder is of a run, but what one that was killed has left.
 
-    A run without a config has come to nothing; a state of step 0 is of a conversion, which writes
-    its config last.
+    A run without a config has come to nothing; a state of step 0, beside a lock or a lease, is of a
+    conversion, which writes its config last.
     """
     own = {LOCK, LEASE, partial_name(path / CONFIG).name}
-    names = {file.name for file in path.iterdir()} - own if path.exists() else set()
-    return not names or (
-        names == {LATEST}
-        and all(re.match(r"0(\.|$)", state.name) for state in (path / LATEST).iterdir())
+    names = {file.name for file in path.iterdir()} if path.exists() else set()
+    if names - own != {LATEST}:
+        return names <= own
+    states = path / LATEST
+    return (
+        (LEASE if is_url(path) else LOCK) in names
+        and (is_url(path) or (states.is_dir() and not states.is_symlink()))
+        and all(re.match(r"0(\.orbax-checkpoint-tmp|$)", state.name) for state in states.iterdir())
     )
 
 

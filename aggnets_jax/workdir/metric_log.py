@@ -49,7 +49,7 @@ class JsonLines:
         write_text(file, "".join(map(_line, self.kept)))
         self.number = keep
         # The lines that may not be on the disk yet, how much of them was written, and where.
-        self._unsynced, self._written = b"", 0
+        self._unsynced, self._written = bytearray(), 0
         self._file = os.open(file, os.O_WRONLY)
         self._end = os.fstat(self._file).st_size
 
@@ -62,8 +62,9 @@ class JsonLines:
 
     def _write(self) -> None:
         # At a given position, so that half a line is overwritten by the whole one.
-        while rest := self._unsynced[self._written :]:
-            self._written += os.pwrite(self._file, rest, self._end + self._written)
+        while self._written < len(self._unsynced):
+            with memoryview(self._unsynced)[self._written :] as rest:
+                self._written += os.pwrite(self._file, rest, self._end + self._written)
 
     def flush(self) -> None:
         """Write all lines to the disk; raise `OSError` if that fails."""
@@ -74,7 +75,7 @@ class JsonLines:
             self._written = 0  # the system may have dropped what it could not write, and told once
             raise
         self._end += self._written
-        self._unsynced, self._written = b"", 0
+        self._unsynced, self._written = bytearray(), 0
 
     def close(self) -> None:
         """Close the file."""

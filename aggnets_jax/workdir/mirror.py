@@ -89,10 +89,10 @@ def delete_checkpoint(place: AnyPath) -> None:
     """Delete a checkpoint so that a process that is killed meanwhile leaves none that looks whole.
 
     Raises:
-      OSError: if it can't be deleted.
+      OSError: if it can't be renamed on this machine, or deleted in a bucket.
     """
     if not is_url(place):
-        # Orbax deletes folders with such names when it opens the series, maybe at this moment.
+        # Orbax deletes folders with such names when it opens the series, what is left here, too.
         doomed = place.rename(place.with_name(place.name + TMP_DIR_SUFFIX))
         shutil.rmtree(doomed, ignore_errors=True)
         return

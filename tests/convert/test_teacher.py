@@ -108,7 +108,6 @@ def test_a_teacher_in_bfloat16_is_near(data_dir, teacher, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_a_run_that_goes_on_has_the_teacher_that_it_had(data_dir, teacher, tmp_path, capsys):
     """The teacher of step 0 has learnt more since, and then has its newest state alone."""
     source = shutil.copytree(teacher[0], tmp_path / "teacher")
@@ -123,13 +122,14 @@ def test_a_run_that_goes_on_has_the_teacher_that_it_had(data_dir, teacher, tmp_p
     assert f"taught by {source} after step 0\n" in capsys.readouterr().out
     shutil.rmtree(source / "checkpoints" / "0")
     three_steps = {**student, "total_steps": 3}
-    with pytest.raises(UserError, match=r"no checkpoint '0' .*; this run has learnt from step 0: "):
+    with pytest.raises(UserError, match=r"no checkpoint '0' .* learnt from step 0: .* number"):
         train_and_evaluate(three_steps, tmp_path / "student", allow_config_change=True)
     three_steps["teacher_checkpoint"] = "1"
     train_and_evaluate(three_steps, tmp_path / "student", allow_config_change=True)
     assert f"taught by {source} after step 1\n" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_devices_change_rounding_alone(data_dir, teacher, tmp_path):
     changes = {
         "teacher": teacher[0],

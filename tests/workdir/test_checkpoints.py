@@ -186,34 +186,6 @@ def test_a_run_does_not_start_again_where_its_checkpoints_are_gone(tmp_path):
     # As a kill before the first checkpoint leaves it: the run comes to that network again.
     assert restore(tmp_path) is None
     assert not any(p.name.isdigit() for p in (tmp_path / "best").iterdir())
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(3), Progress())
-        checkpoints.finish()
-        checkpoints.save_best(make_state(4), Progress(lines={"metrics": 3}))
-        checkpoints.finish()
-    shutil.rmtree(tmp_path / "checkpoints/3")
-    with pytest.raises(UserError, match="has had checkpoints"):
-        restore(tmp_path)
-    assert (tmp_path / "best" / "4").is_dir()
-
-
-@pytest.mark.parametrize("failed", [False, True])
-def test_a_best_network_that_is_complete_before_the_first_state(failed, tmp_path):
-    """Killed then, the run starts again: it loses nothing that was there."""
-    progress = Progress(lines={"metrics": 3})
-    with open_checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(make_state(3), progress)
-        if failed:
-            checkpoints.note_failure(OSError("full"), 3)
-        checkpoints.save_best(make_state(4), progress)
-        if failed:
-            with pytest.raises(Unsaved):
-                checkpoints.finish()
-        else:
-            checkpoints.finish()
-    assert progress.lines == {"metrics": 3}
-    shutil.rmtree(tmp_path / "checkpoints")
-    assert restore(tmp_path) is None
 
 
 @pytest.mark.parametrize(("older", "best"), [(1, 1), (2, None)])
@@ -232,13 +204,20 @@ def test_the_best_network_is_one_that_the_run_has_come_to(older, best, tmp_path)
         assert checkpoints.find(1) == checkpoints.find("1")
 
 
-def test_a_best_network_that_is_damaged_does_not_keep_the_state_from_being_saved(tmp_path, capsys):
+@pytest.mark.parametrize("deleted", [False, True])
+def test_a_best_network_that_is_damaged_or_gone_keeps_no_state_from_being_saved(
+    deleted, tmp_path, capsys
+):
     best = {"step": 1, "accuracy": 0.5}
     with open_checkpoints(tmp_path) as checkpoints:
         checkpoints.save_best(make_state(1), Progress(best=best))
         checkpoints.finish()
-        (tmp_path / "best/1/progress/metadata").write_text("{")
         checkpoints.note_failure(OSError("full"), 2, "best")
+        if deleted:
+            checkpoints._steps("best")
+            shutil.rmtree(tmp_path / "best/1")
+        else:
+            (tmp_path / "best/1/progress/metadata").write_text("{")
         checkpoints.save(make_state(3), progress := Progress(best=best))
         checkpoints.finish()
     assert progress.best is None

@@ -10,7 +10,7 @@ import pytest
 from aggnets_jax import config as config_lib
 from aggnets_jax.buckets import file_system
 from aggnets_jax.convert.runs import write_new_run
-from aggnets_jax.errors import Stopped, UserError
+from aggnets_jax.errors import Stopped, Unsaved, UserError
 from aggnets_jax.evaluate import evaluate
 from aggnets_jax.files import any_path
 from aggnets_jax.models import create_configured_model
@@ -27,6 +27,39 @@ from tests.workdir.states import assert_is, make_state, open_checkpoints, restor
 
 def fail(*_, **__):
     raise OSError("gone")
+
+
+def test_a_best_network_after_a_first_state_that_could_not_be_saved(tmp_path):
+    """Killed then, the run starts again: nothing was there to go on from."""
+    progress = Progress(lines={"metrics": 3})
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.note_failure(OSError("full"), 3)
+        checkpoints.save_best(make_state(4), progress)
+        with pytest.raises(Unsaved):
+            checkpoints.finish()
+    assert progress.lines == {"metrics": 3}
+    assert restore(tmp_path) is None
+
+
+def test_a_best_network_comes_after_the_first_state(tmp_path, monkeypatch):
+    """A run that was killed between them would be taken for one that has lost its states."""
+    with open_checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(3), Progress())
+        begin, state = checkpoints._begin, tmp_path / "checkpoints/3"
+
+        def begin_late(*arguments):
+            assert state.is_dir()
+            begin(*arguments)
+
+        monkeypatch.setattr(
+            checkpoints, "_begin", lambda *a: begin(*a) if state.is_dir() else 1 / 0
+        )
+        checkpoints.save_best(make_state(4), Progress(lines={"metrics": 3}))
+        checkpoints.finish()
+    shutil.rmtree(state)
+    with pytest.raises(UserError, match="has had checkpoints"):
+        restore(tmp_path)
+    assert (tmp_path / "best" / "4").is_dir()
 
 
 def test_a_best_network_that_was_being_deleted(tmp_path, monkeypatch):
@@ -110,17 +143,23 @@ def test_a_conversion_that_was_killed_can_be_repeated(place, data_dir, tmp_path)
         assert bias_of(workdir) == [2.0, 2.0]
 
 
-def test_a_conversion_that_fails_leaves_no_workdir(data_dir, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
-        patch.setattr("aggnets_jax.convert.runs.write_json", fail)
-        convert(data_dir, tmp_path / "new")
+def test_a_conversion_that_fails_leaves_no_workdir(place, data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("aggnets_jax.convert.runs.write_json", fail)
+    for workdir in (place, tmp_path / "new"):
+        with pytest.raises(OSError, match="gone"):
+            convert(data_dir, workdir)
+    assert buckets.objects(place) == {}
     assert not (tmp_path / "new").exists()
 
 
-def test_states_without_a_config_are_no_conversion(data_dir, copy):
-    """They are of steps 1 and 2."""
-    with pytest.raises(UserError, match="is not empty and holds no run"):
-        convert(data_dir, copy)
+def test_states_without_a_config_are_no_conversion(data_dir, copy, tmp_path):
+    """They are of steps 1 and 2; or another program's, beside which there is no lock."""
+    other = tmp_path / "other" / "checkpoints" / "0"
+    other.mkdir(parents=True)
+    for workdir in (copy, other.parents[1]):
+        with pytest.raises(UserError, match="is not empty and holds no run"):
+            convert(data_dir, workdir)
+    assert other.is_dir()
 
 
 @pytest.mark.slow

@@ -76,10 +76,12 @@ def open_folder(path: Path) -> Opened:
             shards.setdefault(_split(path, file), []).append(file)
     if not shards:
         raise UserError(f"{path} holds no shards such as train-000000.tar")
-    splits = {
-        split: Shards([member for file in files for member in _members(file)])
-        for split, files in shards.items()
-    }
+    splits = {}
+    for split, files in shards.items():
+        left_out: list[str] = []
+        splits[split] = Shards([each for file in files for each in _members(file, left_out)])
+        place = f"shards of {split!r} in {path}, where a key ends at the first dot"
+        report_left_out(place, left_out)
     if not (file := path / CLASSES).exists():
         labels = [examples.labels for examples in splits.values()]
         return Opened(splits, numbered_classes(labels, str(path)))
@@ -97,16 +99,15 @@ def _split(folder: Path, file: Path) -> str:
     return re.split(r"[-_]", _NUMBER.sub("", file.stem))[-1] or "train"
 
 
-def _members(shard: Path) -> Iterator[_Member]:
+def _members(shard: Path, left_out: list[str]) -> Iterator[_Member]:
     """Yield the examples of a shard; their visible members stand together.
 
-    Members without an image of their key are counted in a line on stderr.
+    The names of members without an image of their key are added to `left_out`.
     """
     if not shard.is_file():
         raise UserError(f"{shard} is no file, or a link to none")
     with explained(f"{shard} can't be read", OSError, tarfile.TarError), shard.open("rb") as file:
         key, image, label, own = None, None, None, []
-        left_out: list[str] = []
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
                 if not (member.isfile() and is_visible(member.name)):
@@ -129,7 +130,6 @@ def _members(shard: Path) -> Iterator[_Member]:
             yield _whole(shard, key, image, label)
         else:
             left_out += own
-    report_left_out(str(shard), left_out)
 
 
 def _whole(shard: Path, key: str, image: tuple[int, int], label: bytes | None) -> _Member:

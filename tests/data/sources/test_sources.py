@@ -214,7 +214,8 @@ def test_members_without_an_image_of_their_key_are_counted(tmp_path, capsys):
         members = {"0.PNG": image, "0.CLS": b"0", "IMG_0.05.png": image, "IMG_0.05.cls": b"1"}
         _write_tar(tmp_path / f"{split}.tar", {**members, "2.png": image, "2.cls": b"1"})
     assert describe(make_config("webdataset", tmp_path, resident="never")).num_train == 2
-    line = f"left out in {tmp_path}/{{}}.tar: 1 .cls, 1 .png\n"
+    rule = "where a key ends at the first dot"
+    line = f"left out in shards of '{{}}' in {tmp_path}, {rule}: 1 .cls, 1 .png\n"
     assert sorted(capsys.readouterr().err.splitlines(True)) == [*map(line.format, ("train", "val"))]
 
 
