@@ -30,7 +30,7 @@ CROP_TRIES = 10
 _JPEG_HEAD = 1 << 12
 # Longer sides, relative to the other one, are cut before they are resized: whole, they would take
 # gigabytes.
-LONGEST = 8
+_LONGEST = 8
 # Evaluation resizes the short side to this multiple of the crop's side: 256 for 224.
 EVAL_RESIZE = 256 / 224
 
@@ -180,7 +180,7 @@ def eval_image(info: DatasetInfo, any_size: bool = False) -> Callable[[tf.Tensor
     def centre(encoded: tf.Tensor) -> tf.Tensor:
         image = decode(encoded)
         extent = tf.shape(image)[:2]
-        longest = LONGEST * tf.reduce_min(extent)
+        longest = _LONGEST * tf.reduce_min(extent)
         part = tf.minimum(extent, longest + (extent - longest) % 2)  # with the same centre
         top, left = tf.unstack((extent - part) // 2)
         image = image[top : top + part[0], left : left + part[1]]

@@ -47,19 +47,17 @@ class Mirror:
 
     def fetch(self, series: str, step: int) -> None:
         """Download a checkpoint, if it is not here."""
-        here = self.root / series / str(step)
-        if not any(here.iterdir()):
-            place = self._workdir / series / str(step)
-            try:
-                with storage(place):
-                    names = object_names(place)
-                    self._client.get(
-                        [f"{place}/{n}" for n in names], [str(here / n) for n in names]
-                    )
-            except BaseException:
-                shutil.rmtree(here)
-                here.mkdir()
-                raise
+        here, there = (root / series / str(step) for root in (self.root, self._workdir))
+        if any(here.iterdir()):
+            return
+        try:
+            with storage(there):
+                names = object_names(there)
+                self._client.get([f"{there}/{n}" for n in names], [str(here / n) for n in names])
+        except BaseException:  # a part of it would be taken for all
+            shutil.rmtree(here)
+            here.mkdir()
+            raise
 
     def send(self, series: str) -> None:
         """Upload checkpoints that are not in the bucket, and delete those that are not here."""
