@@ -282,6 +282,16 @@ def total_steps(config: ml_collections.ConfigDict, num_train: int) -> int:
     )
 
 
+def check_profile_steps(config: ml_collections.ConfigDict, last: int) -> None:
+    """Raise `UserError` unless the steps to profile are among the steps 1 to `last`."""
+    if profiled := config.profile_steps:
+        whole = len(profiled) == 2 and all(type(step) is int for step in profiled)
+        if not (whole and 0 < profiled[0] <= profiled[1] <= last):
+            end = "the last" if last == 2**31 else f"step {last}, the last"
+            allowed = f"(first, last), from step 1 to {end}"
+            raise UserError(f"config.profile_steps must be {allowed}, got {profiled}")
+
+
 def model_arguments(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Return the keyword arguments for `create_model` in `config.model`, besides the name."""
     fields = plain(config.model)
@@ -309,11 +319,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(_ONE_LENGTH)
     if epochs is not None and not 0 < epochs < 2**31:
         raise UserError(f"config.total_epochs must be above 0 and below 2**31, got {epochs}")
-    if profiled := config.profile_steps:
-        whole = len(profiled) == 2 and all(type(step) is int for step in profiled)
-        if not (whole and 0 < profiled[0] <= profiled[1] <= (steps or 2**31)):
-            allowed = "(first, last), from step 1 to the last"
-            raise UserError(f"config.profile_steps must be {allowed}, got {profiled}")
+    check_profile_steps(config, steps or 2**31)
     if config.num_seeds > 10_000:  # memory and results hold a list of them
         raise UserError(f"config.num_seeds must be at most 10000, got {config.num_seeds}")
     last = 2**31 - config.num_seeds
@@ -331,8 +337,6 @@ def check(config: ml_collections.ConfigDict) -> None:
         )
     if config.ema_warmup and not config.ema_decay:
         raise UserError("config.ema_warmup is for averaged weights: set config.ema_decay, too")
-    if config.ema_decay and config.optimizer.startswith("schedule_free"):
-        raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
     if config.progressive and config.num_seeds > 1:
         raise UserError("config.progressive is for one seed at a time: set config.num_seeds=1")
     if not 0 < config.layer_decay <= 1:

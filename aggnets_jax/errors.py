@@ -34,6 +34,7 @@ class Gone(UserError):
 
     def __init__(self, path: PurePath) -> None:
         super().__init__(f"checkpoint {path} is gone: a run that goes on deletes older ones")
+        self.path = path
 
 
 class OtherArrays(UserError):

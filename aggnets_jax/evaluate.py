@@ -7,16 +7,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from aggnets_jax import data
 from aggnets_jax.config import override_evaluation
-from aggnets_jax.errors import Stopped, UserError, one_line
+from aggnets_jax.errors import Diverged, Stopped, UserError, one_line
 from aggnets_jax.files import PathLike, any_path, check_fields, has_folder, read_json, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
-from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first
+from aggnets_jax.runtime.distributed import error_in_any, in_any_process, is_first, of_first_process
 from aggnets_jax.runtime.notes import counted, note
 from aggnets_jax.runtime.preemption import StopRequest
 from aggnets_jax.tasks import get_task
@@ -24,8 +23,8 @@ from aggnets_jax.training.gradients import inside_mesh
 from aggnets_jax.training.state import Variables, over_seeds
 from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoints import Checkpoints
-from aggnets_jax.workdir.divergence import check_evaluation
-from aggnets_jax.workdir.folder import LATEST, SUMMARY
+from aggnets_jax.workdir.divergence import REPORT, check_evaluation
+from aggnets_jax.workdir.folder import EVALUATION, LATEST, SUMMARY
 from aggnets_jax.workdir.progress import print_evaluation
 from aggnets_jax.workdir.restore import Restored, restore_network
 
@@ -98,6 +97,7 @@ def evaluate(
     return metrics
 
 
+@data.listing_once()
 def evaluate_checkpoint(
     workdir: PathLike,
     which: str = "latest",
@@ -148,7 +148,7 @@ def evaluate_checkpoint(
         return metrics
     try:
         if is_first():
-            write_json(any_path(workdir) / "evaluation.json", metrics)
+            write_json(any_path(workdir) / EVALUATION, metrics)
             for each in results:
                 write_json(any_path(workdir) / "results.json", each)
     except OSError as error:
@@ -193,8 +193,8 @@ def other_evaluation(
 ) -> tuple[Any, data.EvalBatches]:
     """Open another data set than the one on which a network has learnt.
 
-    The set needs no training split, and its images are resized to the network's. It has the
-    network's classes, or what `Task.other_eval_data` accepts.
+    The set needs no training split, and its images are resized to the network's. It may have a part
+    of the network's classes, see `data.map_classes`.
 
     Args:
       restored: network.
@@ -208,23 +208,35 @@ def other_evaluation(
       The network, whose logits are the ones of the set's classes, and the batches.
 
     Raises:
-      UserError: as `evaluation_batches`, or if the images have other channels.
+      UserError: as `evaluation_batches`, if the images have other channels, or for a run of another
+        task than classification.
     """
-    config, task = restored.config.copy_and_resolve_references(), get_task(restored.config)
+    config, learnt = restored.config.copy_and_resolve_references(), restored.info
+    if config.task != "classification":
+        raise UserError(f"--data is for classification, and this is a run of {config.task}")
     if data_dir is not None:
         config.data.data_dir = data_dir
     config.data.update({"name": name, "resident": "never", "eval_split": split})
-    config.data.image_size = restored.info.image_shape[0]
+    config.data.image_size = learnt.image_shape[0]
     config.data.train_split = data.evaluation_split(config.data)
-    info = task.describe(config)
-    channels, own = info.image_shape[-1], restored.info.image_shape[-1]
+    info = data.describe(config.data)
+    channels, own = info.image_shape[-1], learnt.image_shape[-1]
     if channels != own:
         raise UserError(
             f"images of {info.name} have {channels} channels, and the network takes {own}"
         )
     mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
-    sharding = mesh_lib.batch_sharding(mesh)
-    return task.other_eval_data(restored.model, restored.info, config, info, sharding, whole=whole)
+    class_map = data.map_classes(learnt, info)
+    batches = data.eval_batches(
+        config.data,
+        batch_size=config.eval_batch_size,
+        sharding=mesh_lib.batch_sharding(mesh),
+        class_map=class_map,
+        whole=whole,
+    )
+    if class_map is None or len(class_map.classes) == learnt.num_classes:
+        return restored.model, batches
+    return data.Among(restored.model, class_map), batches
 
 
 def watch(
@@ -240,16 +252,18 @@ def watch(
     begin. There are `look_every` seconds between two looks at the workdir.
 
     Raises:
-      Stopped: after SIGTERM or SIGINT; other errors are as for `evaluate_checkpoint`.
+      Stopped: after SIGTERM or SIGINT.
+      Diverged: if the run has diverged; its newest checkpoint is evaluated before. Other errors are
+        as for `evaluate_checkpoint`.
     """
-    evaluated, announced = -1, None
+    evaluated, announced, ended = -1, None, False
     mesh = mesh_lib.make_mesh()
     with StopRequest() as stop:
         asked = partial(stop.agreed, mesh)
         while True:
             if signal := asked():
                 raise Stopped(f"{signal}: watched up to step {max(evaluated, 0)}")
-            newest, last = _look_together(workdir)
+            newest, last, diverged = of_first_process(partial(_look, workdir))
             if newest > evaluated and _all_see(workdir, newest):
                 metrics = error = None
                 try:
@@ -260,22 +274,29 @@ def watch(
                     error = raised
                 if error := error_in_any(error):
                     # The run keeps a few: if it has deleted this one since, there is a newer one.
-                    if _look_together(workdir)[0] == newest:
+                    if of_first_process(partial(_look, workdir))[0] == newest:
                         raise error
                 elif metrics is None:
                     continue  # a signal came
                 evaluated = newest
             elif evaluated == last:
                 return
+            elif diverged and ended:
+                raise Diverged(f"the run has diverged: see {any_path(workdir) / REPORT}")
             else:
+                # A checkpoint may come after the report: the next look shows it.
+                ended = diverged
                 if announced != evaluated:
                     print(f"waiting for a checkpoint in {workdir}", flush=True)
                     announced = evaluated
                 time.sleep(look_every)
 
 
-def _look(workdir: PathLike) -> tuple[int, int]:
-    """Return the steps of the newest checkpoint (or -1) and of the finished run (or -2)."""
+def _look(workdir: PathLike) -> tuple[int, int, bool]:
+    """Return the steps of the newest checkpoint (or -1) and of the finished run (or -2).
+
+    The third value says whether the run has diverged.
+    """
     path = any_path(workdir)
     newest, last = -1, -2
     if has_folder(path):
@@ -285,12 +306,7 @@ def _look(workdir: PathLike) -> tuple[int, int]:
         found = read_json(path / SUMMARY)
         check_fields(path / SUMMARY, found, {"steps": int})
         last = found["steps"]
-    return newest, last
-
-
-def _look_together(workdir: PathLike) -> tuple[int, int]:
-    """Return the first process's result in all processes."""
-    return tuple(multihost_utils.broadcast_one_to_all(np.int32(_look(workdir))).tolist())
+    return newest, last, (path / REPORT).exists()
 
 
 def _all_see(workdir: PathLike, step: int) -> bool:

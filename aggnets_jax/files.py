@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import unicodedata
@@ -122,8 +123,8 @@ def write_bytes(file: AnyPath, content: bytes) -> None:
             file_system(file).pipe_file(str(file), content)
         return
     try:
-        partial_name(file).write_bytes(content)
-        os.replace(partial_name(file), file)
+        with whole_file(file) as partial:
+            partial.write_bytes(content)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(file)) from error
 
@@ -152,7 +153,8 @@ def whole_file(file: AnyPath) -> Iterator[Path]:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             partial = Path(folder, file.name)
         else:
-            partial = partial_name(file)
+            # Another process may write the same file.
+            partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.tmp")
             stack.callback(partial.unlink, missing_ok=True)
         yield partial
         if is_url(file):
@@ -208,9 +210,10 @@ def upload(file: Path, place: AnyPath) -> None:
         file_system(place).put_file(str(file), str(place))
 
 
-def partial_name(file: AnyPath) -> AnyPath:
-    """Return the path of a file on this machine while it is written."""
-    return file.with_name(f".{file.name}.tmp")
+def partial_of(name: str) -> str | None:
+    """Return the name that a file on this machine gets when it is written; None if it has it."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp", name)
+    return found and found[1]
 
 
 def read_json(file: AnyPath) -> dict[str, Any]:

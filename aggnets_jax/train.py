@@ -12,6 +12,7 @@ import ml_collections
 from clu.parameter_overview import get_parameter_overview
 
 from aggnets_jax import config as config_lib
+from aggnets_jax import data
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.convert.teacher import with_teacher
 from aggnets_jax.errors import Stopped, UserError
@@ -31,7 +32,7 @@ from aggnets_jax.training.state import at_seed, seeds
 from aggnets_jax.training.step import CompiledSteps, default_steps_per_dispatch, make_train_steps
 from aggnets_jax.training.task import Task
 from aggnets_jax.workdir.checkpoint_writer import RunCheckpoints
-from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals
+from aggnets_jax.workdir.divergence import REPORT, check_evaluation, check_totals, reporting
 from aggnets_jax.workdir.folder import CONFIG, SUMMARY, open_workdir
 from aggnets_jax.workdir.metric_log import MetricLog
 from aggnets_jax.workdir.profiler import Profile
@@ -46,6 +47,7 @@ from aggnets_jax.workdir.provenance import commit, peak_memory, summarise
 from aggnets_jax.workdir.trackers import check_trackers
 
 
+@data.listing_once()
 def train_and_evaluate(
     config: ml_collections.ConfigDict | Mapping[str, Any],
     workdir: PathLike,
@@ -199,6 +201,7 @@ def train_and_evaluate(
                     progress.lines = log.lines
                     checkpoints.save(state, progress)
 
+        stack.enter_context(reporting(workdir))
         stack.enter_context(_saving_before_an_error(lambda: step > start and save()))  # type: ignore[func-returns-value]
         stop.listen()
         while True:

@@ -124,6 +124,14 @@ def test_split_is_of_the_other_set(finished_run, data_dir, capsys):
     assert "of 100 images" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("task", ["detection", "multilabel"])
+def test_only_classifiers_are_evaluated_on_another_set(task, scenes_dir):
+    network = restored(["lily", "oak"], [0.0, 1.0])
+    network.config.task = task
+    with pytest.raises(UserError, match=f"^--data is for classification, .* a run of {task}$"):
+        other_evaluation(network, mesh_lib.make_mesh(), "coco_folder", scenes_dir)
+
+
 def test_weights_without_data_are_not_judged_among_a_part_unasked(tmp_path):
     from aggnets_jax.evaluate import evaluation_batches
 

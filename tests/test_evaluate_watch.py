@@ -29,7 +29,8 @@ def test_a_finished_run_is_evaluated_once(workdir, capsys):
 
 def test_checkpoints_are_evaluated_as_they_come(workdir, monkeypatch, capsys):
     """One that is gone is passed over, one that comes twice is not evaluated again."""
-    looks = iter([(-1, -2), (-1, -2), (5, -2), (10, -2), (10, -2), (12, 12), (12, 12)])
+    found = [(-1, -2), (-1, -2), (5, -2), (10, -2), (10, -2), (12, 12), (12, 12)]
+    looks = iter([(newest, last, False) for newest, last in found])
     monkeypatch.setattr(watch_module, "_look", lambda _: next(looks))
     slept = []
     monkeypatch.setattr(watch_module.time, "sleep", slept.append)
@@ -41,6 +42,20 @@ def test_checkpoints_are_evaluated_as_they_come(workdir, monkeypatch, capsys):
     assert slept == [3, 3, 3, 3]
 
 
+def test_a_run_that_diverges_ends_it(workdir, tmp_path, monkeypatch, capsys):
+    """The report may be there before the last checkpoint, which is evaluated."""
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    (copy / "summary.json").unlink()
+    (copy / "checkpoints" / "12").rename(tmp_path / "12")
+    (copy / "divergence.json").write_text("{}")
+    sleeps = iter([lambda: (tmp_path / "12").rename(copy / "checkpoints" / "12"), lambda: None])
+    monkeypatch.setattr(watch_module.time, "sleep", lambda _: next(sleeps)())
+    assert main(["eval", "--watch", f"--workdir={copy}"]) == 3
+    output = capsys.readouterr()
+    assert re.findall(r"^step (\d+)  evaluation", output.out, re.M) == ["10", "12"]
+    assert output.err == f"error: the run has diverged: see {copy}/divergence.json\n"
+
+
 def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch_module.time, "sleep", lambda _: signal.raise_signal(signal.SIGTERM))
     assert main(["eval", "--watch", f"--workdir={tmp_path / 'none'}"]) == 75
@@ -50,7 +65,7 @@ def test_a_signal_ends_it(tmp_path, monkeypatch, capsys):
 
 
 def test_a_signal_ends_an_evaluation(workdir, monkeypatch):
-    monkeypatch.setattr(watch_module, "_look", lambda _: (12, -2))
+    monkeypatch.setattr(watch_module, "_look", lambda _: (12, -2, False))
     evaluate = watch_module.evaluate_checkpoint
 
     def stopped_in(*arguments, interrupted, **options):
@@ -64,7 +79,7 @@ def test_a_signal_ends_an_evaluation(workdir, monkeypatch):
 
 
 def test_a_damaged_checkpoint_is_an_error(workdir, monkeypatch):
-    monkeypatch.setattr(watch_module, "_look", lambda _: (10, -2))
+    monkeypatch.setattr(watch_module, "_look", lambda _: (10, -2, False))
     (workdir / "checkpoints" / "10" / "model" / "manifest.ocdbt").unlink()
     with pytest.raises(UserError, match="damaged"):
         watch(workdir)
@@ -78,7 +93,7 @@ def test_a_damaged_summary_is_an_error(steps, tmp_path):
 
 
 def test_a_checkpoint_that_goes_while_it_is_evaluated_is_passed_over(workdir, monkeypatch, capsys):
-    looks = iter([(10, -2), (12, -2), (12, 12), (12, 12)])
+    looks = iter([(10, -2, False), (12, -2, False), (12, 12, False), (12, 12, False)])
     monkeypatch.setattr(watch_module, "_look", lambda _: next(looks))
     evaluate = watch_module.evaluate_checkpoint
 

@@ -1,13 +1,17 @@
 """The loop keeps the devices busy: nothing between them and it that has to be waited for."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from aggnets_jax import data, train
+from aggnets_jax.data import image_folder
 from aggnets_jax.train import train_and_evaluate
 from tests import runs
+from tests.data.image_folders import make_image_folder
 
 # The step at which the loop goes around for the second time, and that at which it ends.
 FIRST, LAST = 2, 8
@@ -83,3 +87,25 @@ def test_the_guard_sees_what_is_moved_unasked():
 def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
     train_and_evaluate(runs.tiny_config(data_dir, total_steps=4, profile_steps=(2, 3)), tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+def test_a_run_lists_a_folder_once(tmp_path, monkeypatch):
+    """Also if an image comes meanwhile, which the next run has."""
+    folder = make_image_folder(tmp_path / "data", {"test": 2, "train": 2})
+    listed, list_split = [], image_folder._list_split
+
+    def listing(split):
+        listed.append(split)
+        found = list_split(split)
+        shutil.copy(folder / "test/red/0.jpg", folder / f"test/red/new{len(listed)}.jpg")
+        return found
+
+    monkeypatch.setattr(image_folder, "_list_split", listing)
+    config = {
+        **{"total_steps": 1, "batch_size": 6, "model": {"name": "densenet7_k4"}},
+        "data": {"name": "image_folder", "data_dir": str(folder), "image_size": 8},
+    }
+    for number, images in enumerate((6, 8)):
+        summary = train_and_evaluate(config, tmp_path / f"run{number}")
+        assert summary["final"]["examples"] == images
+    assert listed == [str(folder / split) for split in ("test", "train")] * 2

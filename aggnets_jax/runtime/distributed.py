@@ -7,13 +7,14 @@ writes all other files.
 import contextlib
 import ctypes
 import importlib.util
+import json
 import os
 import re
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -114,7 +115,8 @@ def find_cluster() -> str | None:
         return "SLURM"
     if variables.get("OMPI_COMM_WORLD_SIZE", "1") != "1":
         return "Open MPI"
-    platforms = variables.get("JAX_PLATFORMS", "")
+    # JAX sets its platforms to "tpu,cpu" where it finds chips. libtpu alone may only compile.
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
     if importlib.util.find_spec("libtpu") and platforms in ("", "tpu", "tpu,cpu"):
         return "Cloud TPU"
     if "KUBERNETES_SERVICE_HOST" in variables and "JOB_COMPLETION_INDEX" in variables:
@@ -199,16 +201,44 @@ def to_host(array: jax.Array | np.ndarray) -> np.ndarray:
 
 
 def on_first_process(action: Callable[[], Result]) -> Result | None:
-    """Call a function in the first process; others wait, return None, and raise its `UserError`."""
+    """Call a function in the first process; others wait, and return None.
+
+    If it raises an error, the others raise one that reports it: `UserError` for a `UserError`, else
+    `OSError`.
+    """
     result = error = None
     if is_first():
         try:
             result = action()
-        except UserError as raised:
+        except Exception as raised:
             error = raised
+    told = "the first process has stopped, and says why"
+    if in_any_process(isinstance(error, UserError)):
+        raise error or UserError(told)
     if in_any_process(error is not None):
-        raise error or UserError("the first process has stopped, and says why")
+        raise error or OSError(told)
     return result
+
+
+def of_first_process(action: Callable[[], Result]) -> Result:
+    """Call a function in the first process, and return its result in all processes.
+
+    The result is JSON data; other processes get its tuples as lists. Errors are as for
+    `on_first_process`.
+    """
+    result = on_first_process(action)
+    return next(found for first, found in gather((is_first(), result)) if first)
+
+
+def gather(value: Any) -> list[Any]:
+    """Return the values of all processes, JSON data, in one order everywhere."""
+    if jax.process_count() == 1:
+        return [value]
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    largest = int(multihost_utils.process_allgather(np.int32(text.size)).max())
+    padded = np.full(-(-largest // 4096) * 4096, ord(" "), np.uint8)  # few sizes to compile
+    padded[: text.size] = text
+    return [json.loads(row.tobytes()) for row in multihost_utils.process_allgather(padded)]
 
 
 def in_any_process(flag: bool) -> bool:

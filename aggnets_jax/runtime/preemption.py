@@ -44,9 +44,11 @@ class StopRequest:
 
     def listen(self) -> None:
         """Note signals from now on, until the context ends."""
+        numbers = heeded()
         # Python lets only the main thread handle signals.
-        if not self._previous and threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in heeded()}
+        of_main = threading.current_thread() is threading.main_thread()
+        if numbers and of_main and not self._previous:
+            self._previous = {number: signal.signal(number, self._note) for number in numbers}
             # The main thread may be in a compilation of minutes when the second signal comes.
             reader, self._writer = os.pipe()
             os.set_blocking(self._writer, False)

@@ -116,8 +116,9 @@ def make_distillation(config: ml_collections.ConfigDict) -> Distillation | None:
     """
     arguments = config.teacher_args.to_dict()
     if config.teacher is None:
-        if arguments:
-            raise UserError("config.teacher_args is for a teacher: set config.teacher")
+        if arguments or config.teacher_checkpoint != "latest":
+            field = "teacher_args" if arguments else "teacher_checkpoint"
+            raise UserError(f"config.{field} is for a teacher: set config.teacher")
         return None
     if config.task != "classification":
         raise UserError(f"config.teacher is for classification, not for {config.task}")

@@ -39,9 +39,9 @@ def make_optimizer(
     `schedules`. `layers` returns the layers in order, for `config.layer_decay`.
 
     Raises:
-      UserError: for an unknown schedule or optimiser, a wrong argument of it, or ill-formed
-        `config.lr_factors`; from the optimiser's `init`, for a pattern there that fits no
-        parameter.
+      UserError: for an unknown schedule or optimiser, a wrong argument of it, averages of its
+        averages, or ill-formed `config.lr_factors`; from the optimiser's `init`, for a pattern
+        there that fits no parameter.
     """
     highest = highest_learning_rate(config)
     schedule = make_schedule(
@@ -56,6 +56,8 @@ def make_optimizer(
         layers() if config.layer_decay != 1 else (),
     )
     inside = is_schedule_free(config.optimizer)  # where the factors act
+    if inside and config.ema_decay:
+        raise UserError(f"config.optimizer {config.optimizer!r} has averages: set ema_decay=0")
     common = Common(
         schedule,
         optax.add_decayed_weights(config.weight_decay, mask=decayed),

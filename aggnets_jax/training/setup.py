@@ -15,6 +15,7 @@ from aggnets_jax.connectivity.execution import with_loops
 from aggnets_jax.connectivity.stored_patterns import rows_of
 from aggnets_jax.connectivity.topology import recording
 from aggnets_jax.data import DatasetInfo, Preprocess
+from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import fast_compile_options
@@ -146,6 +147,8 @@ def set_up(
         parts = config.accumulation_steps
         mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
     make_distillation(config)  # a wrong one is an error before anything is read
+    if config.init_from is None and config.init_checkpoint != "latest":
+        raise UserError("config.init_checkpoint is for weights to start from: set config.init_from")
     info = info or task.describe(config)
     with recording() as made:
         network = task.make_network(config, info.num_classes)
@@ -153,6 +156,7 @@ def set_up(
         config.model.patterns = rows_of(made)
     model = task.trained_model(network)
     total_steps = config_lib.total_steps(config, info.num_train)
+    config_lib.check_profile_steps(config, total_steps)
     steps_per_epoch = info.num_train / config.batch_size
     optimizer, schedule = task.make_optimizer(
         model, config, total_steps, steps_per_epoch, info.image_shape

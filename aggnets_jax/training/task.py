@@ -84,36 +84,6 @@ class Task(abc.ABC):
     def eval_data(self, config: Config, sharding: NamedSharding) -> data.EvalBatches:
         """Open the evaluation split, with the interface of `data.EvalBatches`."""
 
-    def other_eval_data(
-        self,
-        model: Any,
-        learnt: data.DatasetInfo,
-        config: Config,
-        info: data.DatasetInfo,
-        sharding: NamedSharding,
-        *,
-        whole: bool,
-    ) -> tuple[Any, data.EvalBatches]:
-        """Open the evaluation split of another data set than the one a network has learnt.
-
-        Args:
-          model: network.
-          learnt: facts about the data set that it has learnt.
-          config: config of the other data set.
-          info: facts about the other data set.
-          sharding: sharding of the batch axis.
-          whole: whether images are resized as a whole, without cutting out their centre.
-
-        Returns:
-          The network, whose outputs are for the other set's classes, and the batches.
-
-        Raises:
-          UserError: for other classes; as `eval_data`.
-        """
-        if learnt.class_names != info.class_names:
-            raise data.other_classes(learnt, info)
-        return model, self.eval_data(config, sharding)
-
     def make_preprocess(self, config: Config, info: data.DatasetInfo) -> data.Preprocess:
         """Make the function from stored images to the network's input."""
         return data.make_preprocess(config.data, info)
@@ -152,10 +122,10 @@ class Task(abc.ABC):
         layers = partial(layers_in_order, model, image_shape)
         optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch, layers)
         if constrain := getattr(model, "constrain", None):
-            if is_schedule_free(config.optimizer):
+            if is_schedule_free(config.optimizer) or config.ema_decay:
                 raise UserError(
-                    f"config.optimizer {config.optimizer!r} averages parameters, which network"
-                    f" {config.model.name} keeps within a set: choose another optimiser"
+                    f"network {config.model.name} keeps its parameters within a set, which averages"
+                    " leave: it needs config.ema_decay=0, and an optimiser that does not average"
                 )
             optimizer = optax.chain(optimizer, constrain(total_steps))
         return optimizer, schedule

@@ -18,15 +18,11 @@ from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Gone, OtherArrays, Unsaved, UserError, one_line
 from aggnets_jax.files import PathLike, has_folder, make_folder, move_folder
-from aggnets_jax.runtime.distributed import error_in_any, on_first_process
+from aggnets_jax.runtime.distributed import error_in_any, of_first_process, on_first_process
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
-from aggnets_jax.workdir.checkpoints import (
-    JSON_ITEMS,
-    Checkpoints,
-    array_checksums,
-    json_checksum,
-)
+from aggnets_jax.workdir.checkpoints import Checkpoints, array_checksums, json_checksum
 from aggnets_jax.workdir.folder import BEST, LATEST, config_change_error
+from aggnets_jax.workdir.managers import JSON_ITEMS, open_writer
 from aggnets_jax.workdir.mirror import delete_checkpoint
 from aggnets_jax.workdir.progress import Progress
 
@@ -54,6 +50,8 @@ class RunCheckpoints(Checkpoints):
         self._dataset = dataset
         # Two of the best, because a run may go on from before the newer one.
         self._keep = {LATEST: keep, BEST: 2}
+        # The managers that save, by folder.
+        self._writers: dict[str, ocp.CheckpointManager] = {}
         # The step of the newest save, and its error if it failed, by folder.
         self._begun: dict[str, int] = {}
         self._failures: dict[str, str] = {}
@@ -72,13 +70,16 @@ class RunCheckpoints(Checkpoints):
         self._thread.shutdown()
         super().__exit__(*exception)
 
-    def _options(self, folder: str) -> dict[str, Any]:
-        return {
-            "max_to_keep": self._keep[folder],
-            "cleanup_tmp_directories": True,
-            # Otherwise threads wait for a directory that can't be made, past the run's end.
-            "async_options": ocp.AsyncOptions(create_directories_asynchronously=False),
-        }
+    def _writer(self, folder: str) -> ocp.CheckpointManager:
+        if folder not in self._writers:
+            self._writers[folder] = open_writer(self._series(folder), self._keep[folder])
+        return self._writers[folder]
+
+    def _forget(self, folder: str) -> None:
+        super()._forget(folder)
+        if writer := self._writers.pop(folder, None):
+            with contextlib.suppress(Exception):  # a failed save's, once more
+                writer.close()
 
     # ---- Saving.
 
@@ -150,7 +151,7 @@ class RunCheckpoints(Checkpoints):
             items[item] = ocp.args.JsonSave(value)
 
         def save() -> None:
-            manager = self._manager(folder)
+            manager = self._writer(folder)
             self._pending[folder] = manager.wait_until_finished
             if step not in manager.all_steps():
                 manager.save(step, args=ocp.args.Composite(**items))
@@ -188,7 +189,7 @@ class RunCheckpoints(Checkpoints):
         self._forget(folder)
 
     def _name_saved_best(self, progress: Progress) -> None:
-        steps = self._steps(BEST)
+        steps = of_first_process(partial(self._steps, BEST))
         try:
             saved = steps and self._read(BEST, steps[-1], "progress")["progress"]["best"]
         except (Damaged, Gone) as error:
@@ -215,8 +216,8 @@ class RunCheckpoints(Checkpoints):
           UserError: if no checkpoint is whole, or it is of another run; none is set aside then.
         """
         damaged: list[Damaged] = []
-        steps = self._steps(LATEST)
-        for step in reversed(steps):
+        # The processes may see different lists of what another machine has written.
+        for step in reversed(of_first_process(partial(self._steps, LATEST))):
             try:
                 changes = self._changes(step, allow_config_change)
                 scan = config_lib.resolve(self.restore_config(LATEST, step)).model.scan
@@ -247,10 +248,12 @@ class RunCheckpoints(Checkpoints):
 
     def _check_new(self) -> None:
         """Check that a run without a checkpoint has never had one."""
-        best = self._steps(BEST)
+        best, had_damaged = of_first_process(
+            lambda: (self._steps(BEST), has_folder(self._workdir / DAMAGED))
+        )
         # The lines of the log are counted when a checkpoint is saved.
         lost = best and self._read(BEST, best[-1], "progress")["progress"]["lines"]
-        if lost or has_folder(self._workdir / DAMAGED):
+        if lost or had_damaged:
             raise UserError(
                 f"{self._workdir} has had checkpoints, and has none to resume from; to start again,"
                 " give another workdir"
@@ -258,13 +261,19 @@ class RunCheckpoints(Checkpoints):
 
     def _drop_best_after(self, step: int, progress: Progress) -> None:
         """Delete the best networks of steps that the run has yet to reach again."""
-        later = [best for best in self._steps(BEST) if best > step]
-        for best in later:
-            on_first_process(partial(delete_checkpoint, self._workdir / BEST / str(best)))
-        if later:
-            self._forget(BEST)
+
+        def drop() -> list[int] | None:
+            """Return the steps that are left; None if nothing was deleted."""
+            steps = self._steps(BEST)
+            left = [best for best in steps if best <= step]
+            for best in steps[len(left) :]:
+                delete_checkpoint(self._workdir / BEST / str(best))
+            return left if left != steps else None
+
+        left = of_first_process(drop)
+        self._forget(BEST)
         # They had replaced the one that was the best at that step.
-        if later and progress.best and progress.best["step"] not in self._steps(BEST):
+        if left is not None and progress.best and progress.best["step"] not in left:
             progress.best = None
 
     def _changes(self, step: int, allow_config_change: bool) -> list[str]:

@@ -15,20 +15,20 @@ complete checkpoint gets the object `commit_success.txt`.
 """
 
 import contextlib
-import functools
 import hashlib
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Sharding
 
 from aggnets_jax.buckets import is_storage_error, is_url, storage
@@ -36,13 +36,14 @@ from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Gone, OtherArrays, UserError, one_line
 from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields, has_folder
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.runtime.distributed import gather, to_host
 from aggnets_jax.training.state import leaves_by_path
 from aggnets_jax.workdir.folder import BEST, LATEST
+from aggnets_jax.workdir.managers import open_reader
 from aggnets_jax.workdir.mirror import Mirror
 from aggnets_jax.workdir.names import plain_path
 
-JSON_ITEMS = ("config", "dataset", "progress")
+Result = TypeVar("Result")
 
 # How TensorStore's errors begin when the storage has not given what was asked of it.
 _REFUSED = re.compile(
@@ -62,17 +63,6 @@ _DATASET = {
     "std": [float],
     "category_ids": [int],
 }
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Leave out Orbax's warnings that a manager which only reads will not write."""
-    before = absl.logging.get_verbosity()
-    absl.logging.set_verbosity(min(before, absl.logging.ERROR))
-    try:
-        yield
-    finally:
-        absl.logging.set_verbosity(before)
 
 
 class Checkpoints(contextlib.AbstractContextManager):
@@ -97,34 +87,25 @@ class Checkpoints(contextlib.AbstractContextManager):
         if self._mirror:
             self._mirror.close()
 
-    def _options(self, folder: str) -> dict[str, Any]:
-        return {"read_only": True}
-
-    @functools.cached_property
+    @cached_property
     def _plain_workdir(self) -> AnyPath:
         return self._workdir if is_url(self._workdir) else plain_path(self._workdir, self._links)
 
     def _manager(self, folder: str) -> ocp.CheckpointManager:
         if folder not in self._managers:
-            if self._mirror:
-                self._mirror.look(folder)
-            with _without_warnings():
-                self._managers[folder] = ocp.CheckpointManager(
-                    (self._mirror.root if self._mirror else self._plain_workdir) / folder,
-                    options=ocp.CheckpointManagerOptions(
-                        # The metadata of a damaged checkpoint would be an error before any is read.
-                        lightweight_initialize=True,
-                        **self._options(folder),
-                    ),
-                    item_names=("model", "training", *JSON_ITEMS, "checksums"),
-                )
+            self._managers[folder] = open_reader(self._series(folder))
         return self._managers[folder]
+
+    def _series(self, folder: str) -> AnyPath:
+        """Return where Orbax finds the checkpoints of a folder that are there now."""
+        if self._mirror:
+            self._mirror.look(folder)
+        return (self._mirror.root if self._mirror else self._plain_workdir) / folder
 
     def _forget(self, folder: str) -> None:
         """Close the manager of a folder, so that the next one looks at the disk."""
         if manager := self._managers.pop(folder, None):
-            with contextlib.suppress(Exception):  # a failed save's, once more
-                manager.close()
+            manager.close()
 
     def find(self, which: str | int) -> tuple[str, int]:
         """Return folder and step of the "latest", the "best" or a step's checkpoint.
@@ -165,9 +146,10 @@ class Checkpoints(contextlib.AbstractContextManager):
             return sorted(self._manager(folder).all_steps())
 
     def _read(self, folder: str, step: int, *json_items: str, **arrays: Any) -> dict[str, Any]:
-        """Read items of a checkpoint, and compare them with their checksums.
+        """Read items of a checkpoint in all processes, and compare them with their checksums.
 
-        `arrays` has the shapes, dtypes and shardings of the items that are arrays.
+        `arrays` has the shapes, dtypes and shardings of the items that are arrays. An error in one
+        process is raised in all of them.
 
         Raises:
           Damaged: if an item can't be read, or differs from the saved one.
@@ -175,35 +157,46 @@ class Checkpoints(contextlib.AbstractContextManager):
           OtherArrays: if an item is intact, but does not fit `arrays`.
         """
         path = self._workdir / folder / str(step)
-        manager = self._manager(folder)
-        try:
-            if self._mirror:
-                self._mirror.fetch(folder, step)
-            json_args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
-            items = dict(manager.restore(step, args=ocp.args.Composite(**json_args)).items())
-            saved = items.pop("checksums")
-            for item, target in arrays.items():
-                if reason := difference(item, saved[item], target):
-                    found = manager.restore(
-                        step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()})
-                    )
-                    whole = array_checksums(found[item]) == saved[item]
-                    raise (OtherArrays if whole else Damaged)(path, reason)
-            if arrays:
-                array_args = {k: ocp.args.StandardRestore(target) for k, target in arrays.items()}
-                items |= manager.restore(step, args=ocp.args.Composite(**array_args)).items()
-            for item in json_items:
-                if json_checksum(items[item]) != saved[item]:
-                    raise Damaged(path, f"its {item} has another checksum")
+        saved, items = _together(path, partial(self._read_json, folder, step, json_items, arrays))
+        if not arrays:
+            return items
+        args = {item: ocp.args.StandardRestore(target) for item, target in arrays.items()}
+        items |= _together(path, partial(self._restore, folder, step, args))
+        # All processes have their parts of the arrays now, and sum up those of the others.
+        found = {item: array_checksums(items[item]) for item in arrays}
+
+        def compare() -> None:
             for item in arrays:
-                for name, found in array_checksums(items[item]).items():
-                    if found != saved[item][name]:
+                for name, checksum in found[item].items():
+                    if checksum != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
-        except (Damaged, OtherArrays):
-            raise
-        except Exception as error:  # Orbax, TensorStore and JSON raise any at a damaged file
-            raise _reported(path, error) from error
+
+        _together(path, compare)
         return items
+
+    def _restore(self, folder: str, step: int, args: Mapping[str, Any]) -> dict[str, Any]:
+        return dict(self._manager(folder).restore(step, args=ocp.args.Composite(**args)).items())
+
+    def _read_json(
+        self, folder: str, step: int, json_items: Sequence[str], arrays: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return checksums and JSON items of a checkpoint; raise if it has other `arrays`."""
+        path = self._workdir / folder / str(step)
+        if self._mirror:
+            self._manager(folder)
+            self._mirror.fetch(folder, step)
+        args = {item: ocp.args.JsonRestore() for item in ("checksums", *json_items)}
+        items = self._restore(folder, step, args)
+        saved = items.pop("checksums")
+        for item, target in arrays.items():
+            if reason := difference(item, saved[item], target):
+                found = _as_saved(self._manager(folder).directory / str(step) / item)
+                whole = array_checksums(found) == saved[item]
+                raise (OtherArrays if whole else Damaged)(path, reason)
+        for item in json_items:
+            if json_checksum(items[item]) != saved[item]:
+                raise Damaged(path, f"its {item} has another checksum")
+        return saved, items
 
     def restore_config(self, folder: str, step: int) -> dict[str, Any]:
         """Restore the resolved config of a checkpoint, as JSON data."""
@@ -247,6 +240,41 @@ class Checkpoints(contextlib.AbstractContextManager):
         """Restore the averages, or the variables without any; arguments as for `restore_model`."""
         model = self.restore_model(*arguments, averaged=averaged)
         return model["ema"] or {name: model[name] for name in ("params", "batch_stats")}
+
+
+def _as_saved(place: epath.Path) -> Any:
+    """Read arrays to this host's memory as they are, whatever the devices that saved them."""
+    with contextlib.closing(ocp.StandardCheckpointHandler()) as handler:
+        tree = handler.metadata(place).tree
+        target = jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
+        return handler.restore(place, args=ocp.args.StandardRestore(target))
+
+
+def _together(path: AnyPath, action: Callable[[], Result]) -> Result:
+    """Call a function that reads a checkpoint in all processes; raise one error in all of them."""
+    result: Any = None
+    error: Exception | None = None
+    cause: Exception | None = None
+    try:
+        result = action()
+    except (Damaged, OtherArrays) as raised:
+        error = cause = raised
+    except Exception as raised:  # Orbax, TensorStore and JSON raise any at a damaged file
+        error, cause = _reported(path, raised), raised
+    told = error and (type(error).__name__, getattr(error, "reason", str(error)))
+    for kind, reason in filter(None, gather(told)):
+        raise error_as_told(path, kind, reason) from cause
+    return result
+
+
+def error_as_told(path: AnyPath, kind: str, reason: str) -> Exception:
+    """Return an error at a checkpoint from the name of its class, and its reason or message."""
+    if kind == Gone.__name__:
+        return Gone(path)
+    for known in (Damaged, OtherArrays):
+        if kind == known.__name__:
+            return known(path, reason)
+    return OSError(reason) if kind == OSError.__name__ else UserError(reason)
 
 
 def _reported(path: AnyPath, error: Exception) -> Exception:

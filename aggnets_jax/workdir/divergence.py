@@ -1,7 +1,8 @@
 """Checks for divergence: a loss, a gradient or a parameter is NaN or infinite."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -41,6 +42,18 @@ def check_totals(
             except (OSError, UserError) as error:
                 raise Diverged(f"{found}; its batch could not be written: {error}") from error
             raise Diverged(f"{found}; its batch is in {workdir / REPORT}")
+
+
+@contextlib.contextmanager
+def reporting(workdir: AnyPath) -> Iterator[None]:
+    """Write `divergence.json` for a `Diverged` that has left none: it tells others of the end."""
+    try:
+        yield
+    except Diverged as error:
+        with contextlib.suppress(OSError):  # the storage may be gone, and the run must say why
+            if is_first() and not (workdir / REPORT).exists():
+                write_json(workdir / REPORT, {"error": str(error)})
+        raise
 
 
 def check_evaluation(task: Task, metrics: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from aggnets_jax.files import (
     any_path,
     check_fields,
     explained,
-    partial_name,
+    partial_of,
     read_json,
     remove_folder,
 )
@@ -33,6 +33,7 @@ except ImportError:  # Windows, where nothing keeps two processes from one workd
 CONFIG = "config.json"
 LOCK = ".lock"
 SUMMARY = "summary.json"
+EVALUATION = "evaluation.json"
 LATEST, BEST = "checkpoints", "best"
 
 # Fields that readers of a summary rely on.
@@ -136,6 +137,7 @@ def open_workdir(
             pass
         with cleaning_up(lambda: _remove_empty(path, missing)):
             _remove_half_made(path)
+            _remove_half_written(path)
             yield path
 
 
@@ -157,8 +159,9 @@ def _is_new(path: AnyPath) -> bool:
     A run without a config has come to nothing; a state of step 0, beside a lock or a lease, is of a
     conversion, which writes its config last.
     """
-    own = {LOCK, LEASE, partial_name(path / CONFIG).name}
+    own = {LOCK, LEASE}
     names = {file.name for file in path.iterdir()} if path.exists() else set()
+    names = {name for name in names if partial_of(name) != CONFIG}
     if names - own != {LATEST}:
         return names <= own
     states = path / LATEST
@@ -172,6 +175,13 @@ def _is_new(path: AnyPath) -> bool:
 def _remove_half_made(path: AnyPath) -> None:
     if _is_new(path) and (path / LATEST).exists():
         remove_folder(path / LATEST)
+
+
+def _remove_half_written(path: AnyPath) -> None:
+    """Remove files that a killed run has not written to their ends; an evaluation may go on."""
+    for file in path.iterdir():
+        if partial_of(file.name) not in (None, EVALUATION):
+            file.unlink(missing_ok=True)
 
 
 def read_summary(workdir: AnyPath) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 
 import jax
 
+from aggnets_jax.errors import one_line
 from aggnets_jax.files import AnyPath, filled_folder
 
 
@@ -13,6 +15,7 @@ class Profile(contextlib.AbstractContextManager):
     """A trace of the steps (first, last), counted from 1, in a folder that TensorBoard shows.
 
     Without steps, (), there is no trace. For a bucket, it is written on this machine and uploaded.
+    A trace that fails ends with one warning, and the run goes on.
     """
 
     def __init__(self, steps: Sequence[int], folder: AnyPath) -> None:
@@ -27,9 +30,10 @@ class Profile(contextlib.AbstractContextManager):
     def before(self, step: int) -> None:
         """Start the trace if this step is the first."""
         if step == self._first:
-            folder = self._stack.enter_context(filled_folder(self._folder))
-            jax.profiler.start_trace(str(folder))
-            self._running = True
+            with self._warning(), contextlib.ExitStack() as stack:
+                folder = stack.enter_context(filled_folder(self._folder))
+                jax.profiler.start_trace(str(folder))
+                self._stack, self._running = stack.pop_all(), True
 
     def next_boundary(self, step: int) -> float:
         """Return the next step, later than `step`, after which a trace starts or stops."""
@@ -44,6 +48,16 @@ class Profile(contextlib.AbstractContextManager):
 
     def _stop(self) -> None:
         if self._running:
-            jax.profiler.stop_trace()
             self._running = False
-            self._stack.close()
+            # Nothing is uploaded after an error.
+            with self._warning(), self._stack:
+                jax.profiler.stop_trace()
+
+    @contextlib.contextmanager
+    def _warning(self) -> Iterator[None]:
+        """Print a warning in place of an error: a full disk, a folder that can't be written."""
+        try:
+            yield
+        except Exception as error:
+            told = f"warning: no profile is written to {self._folder}: {one_line(error)}"
+            print(told, file=sys.stderr, flush=True)

@@ -19,6 +19,7 @@ import aggnets_jax
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.runtime.compilation import allocated_bytes
 from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.runtime.memory import peak_bytes
 from aggnets_jax.runtime.mesh import bytes_per_device
 from aggnets_jax.training.setup import Setup
 from aggnets_jax.training.state import TrainState, at_seed, seeds
@@ -27,8 +28,7 @@ from aggnets_jax.workdir.progress import Clock, Progress
 
 def peak_memory(compiled: jax.stages.Compiled) -> int | None:
     """Return the peak of bytes on one device; if it isn't counted, the bytes that XLA allocates."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use") or allocated_bytes(compiled)
+    return peak_bytes() or allocated_bytes(compiled)
 
 
 def fingerprint(params: Any) -> str:

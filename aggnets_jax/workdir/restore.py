@@ -15,6 +15,7 @@ from aggnets_jax.connectivity.execution import without_loops
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike
+from aggnets_jax.runtime.distributed import of_first_process
 from aggnets_jax.tasks import get_task
 from aggnets_jax.training.state import (
     Variables,
@@ -67,7 +68,8 @@ def restore_network(
     those of a network without loops.
     """
     with Checkpoints(workdir) as checkpoints:
-        folder, step = checkpoints.find(which)
+        # The processes may see different lists of a run that goes on.
+        folder, step = of_first_process(partial(checkpoints.find, which))
         config = config_lib.resolve(checkpoints.restore_config(folder, step))
         info = checkpoints.restore_dataset(folder, step)
         model = get_task(config).make_network(config, info.num_classes)

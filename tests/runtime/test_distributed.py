@@ -1,9 +1,13 @@
 """Several processes: how they find each other, what they compute, and what if one is gone."""
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -59,6 +63,31 @@ def test_a_process_finds_what_started_it(variables, cluster, initialized, monkey
     if cluster is None:
         join()
         assert initialized == []
+
+
+@pytest.mark.parametrize(
+    ("platforms", "cluster"), [("tpu,cpu", "Cloud TPU"), ("tpu", "Cloud TPU"), ("cpu", None)]
+)
+def test_a_tpu_vm_is_a_machine_with_chips(platforms, cluster, initialized, monkeypatch, tmp_path):
+    Path(tmp_path, "libtpu.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(type(jax.config), "jax_platforms", platforms)
+    assert find_cluster() == cluster
+
+
+def test_libtpu_alone_is_no_cluster(tmp_path):
+    """Who compiles for TPUs has libtpu, and trains on the same machine without chips."""
+    Path(tmp_path, "libtpu.py").write_text("get_library_path = lambda: 'libtpu.so'")
+    code = "from aggnets_jax.runtime.distributed import find_cluster; print(find_cluster())"
+    variables = {name: value for name, value in os.environ.items() if name != "JAX_PLATFORMS"}
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=variables | {"PYTHONPATH": f"{tmp_path}:{os.getcwd()}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.split() == ["None"], found.stderr
 
 
 def test_the_cluster_says_what_flags_do_not(initialized, monkeypatch):

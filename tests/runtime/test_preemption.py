@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -22,6 +23,15 @@ def test_a_signal_is_noted_and_the_handlers_are_put_back():
             signal.raise_signal(number)
             assert stop.agreed(mesh) == number.name
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_nothing_listens_where_all_signals_are_ignored(monkeypatch):
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN)
+    threads, writer = threading.active_count(), signal.set_wakeup_fd(-1)
+    with StopRequest() as stop:
+        stop.listen()
+        assert threading.active_count() == threads
+        assert signal.set_wakeup_fd(writer) == -1
 
 
 @pytest.mark.parametrize(

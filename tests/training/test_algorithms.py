@@ -215,6 +215,7 @@ def test_factors_and_clipping_apply_to_all(name):
         ({"optimizer": "schedule_free_sgd", "optimizer_args": {"b1": 0.0}}, "must be above 0"),
         ({"optimizer": "adafactor", "optimizer_args": {"decay_rate": "x"}}, "must be float"),
         ({"optimizer": "adafactor", "optimizer_args": {"clipping_threshold": 0.0}}, "at least"),
+        ({"optimizer": "schedule_free_sgd", "ema_decay": 0.9}, "set ema_decay=0"),
         *(
             ({"optimizer": name, "optimizer_args": {"eps": -1.0}}, "eps must be a number")
             for name in ("adamw", "lamb", "rmsprop")
@@ -223,11 +224,6 @@ def test_factors_and_clipping_apply_to_all(name):
 )
 def test_what_is_refused(changes, message):
     assert message in one_line_error(make_optimizer, config_lib.resolve(changes), 10, 2.5)
-
-
-def test_averages_are_not_averaged_again():
-    changes = {"optimizer": "schedule_free_sgd", "ema_decay": 0.9}
-    assert "set ema_decay=0" in one_line_error(config_lib.resolve, changes)
 
 
 def torch_steps(make, start, gradients, rates):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
 from aggnets_jax.training.distillation import Distillation, make_distillation
 
@@ -41,6 +42,14 @@ def test_attention_compares_where_features_are_large():
     maps = [(x**2).sum(-1).reshape(3, -1) for x in (MAPS[0], narrow)]
     maps = [q / np.linalg.norm(q, axis=1, keepdims=True) for q in maps]
     np.testing.assert_allclose(found, LOSSES + ((maps[0] - maps[1]) ** 2).sum(1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "field", [{"teacher_args": {"weight": 0.5}}, {"teacher_checkpoint": "best"}]
+)
+def test_fields_for_a_teacher_need_one(field):
+    with pytest.raises(UserError, match=f"^config.{next(iter(field))} is for a teacher: set"):
+        make_distillation(config_lib.resolve(field))
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import absl.logging
 import jax
@@ -16,8 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aggnets_jax.errors import Damaged, Unsaved, UserError
-from aggnets_jax.workdir.checkpoints import Checkpoints
+from aggnets_jax.errors import Damaged, Gone, OtherArrays, Unsaved, UserError
+from aggnets_jax.workdir.checkpoints import Checkpoints, error_as_told
 from aggnets_jax.workdir.progress import Progress
 from tests.runs import DATASET
 from tests.workdir.states import (
@@ -40,6 +41,19 @@ def test_the_newest_is_restored(two):
 def test_nothing_is_restored_where_there_is_nothing(tmp_path):
     assert restore(tmp_path) is None
     assert list(tmp_path.iterdir()) == []
+
+
+PLACE = Path("run/checkpoints/3")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Damaged(PLACE, "why"), OtherArrays(PLACE, "why"), Gone(PLACE), OSError("x"), UserError("y")],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_another_process_keeps_its_class_and_words(error):
+    told = error_as_told(PLACE, type(error).__name__, getattr(error, "reason", str(error)))
+    assert (type(told), str(told)) == (type(error), str(error))
 
 
 # ---- Damage.
@@ -129,6 +143,25 @@ def test_a_checkpoint_of_other_arrays_is_told_and_not_damaged(change, reason, co
         f" (JAX_ENABLE_X64) or version of aggnets_jax: {reason}"
     )
     assert (copy / "checkpoints/2").is_dir() and not (copy / "damaged").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: make_state(2, width=4), "float32 [4] there"),
+        (lambda state: jax.tree.map(lambda x: x.astype("float64"), state), "float64 [3] there"),
+    ],
+)
+def test_a_checkpoint_of_other_arrays_and_other_devices_is_not_damaged(change, reason, copy):
+    shutil.rmtree(copy / "checkpoints/2")
+    with jax.enable_x64(), open_checkpoints(copy) as checkpoints:
+        checkpoints.save(change(make_state(2)), Progress())
+    for file in (copy / "checkpoints/2").rglob("_sharding"):
+        file.write_text(file.read_text().replace("cpu:0", "tpu:7"))
+    with pytest.raises(UserError) as error:
+        restore(copy)
+    assert "checkpoints/2 is intact, but of another network" in str(error.value)
+    assert reason in str(error.value)
 
 
 def test_a_checkpoint_of_other_arrays_with_a_wrong_checksum_is_damaged(copy, capsys):

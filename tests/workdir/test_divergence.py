@@ -102,6 +102,17 @@ def test_an_evaluation_that_is_not_finite_is_told():
     check_evaluation(Classification(), metrics)
 
 
+def test_a_run_whose_evaluation_diverges_leaves_a_report(data_dir, tmp_path, monkeypatch):
+    def evaluate(*arguments):
+        return {"loss": float("nan"), "accuracy": 0.5, "accuracy_top5": 0.5, "examples": 1}
+
+    monkeypatch.setattr("aggnets_jax.train.evaluate", evaluate)
+    with pytest.raises(Diverged, match="the loss of the evaluation is not finite at step 4") as end:
+        train_and_evaluate(runs.tiny_config(data_dir), tmp_path)
+    report = json.loads((tmp_path / "divergence.json").read_text())
+    assert report == {"error": str(end.value)}
+
+
 @pytest.mark.slow
 def test_a_last_step_that_diverges_is_not_saved(data_dir, tmp_path):
     with pytest.raises(Diverged, match="not finite at step 1"):

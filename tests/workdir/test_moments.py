@@ -17,12 +17,13 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.checkpoints import Checkpoints
+from aggnets_jax.workdir.folder import check_new_or_same, open_workdir
 from aggnets_jax.workdir.mirror import Mirror
 from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import restore_network
 from tests import buckets, runs
 from tests.models.variables import random_variables
-from tests.workdir.states import assert_is, make_state, open_checkpoints, restore, save
+from tests.workdir.states import CONFIG, assert_is, make_state, open_checkpoints, restore, save
 
 
 def fail(*_, **__):
@@ -158,6 +159,27 @@ def test_states_without_a_config_are_no_conversion(data_dir, copy, tmp_path):
         with pytest.raises(UserError, match="is not empty and holds no run"):
             convert(data_dir, workdir)
     assert other.is_dir()
+
+
+def test_a_run_that_was_killed_before_its_config_was_whole_can_begin_again(tmp_path):
+    left = [tmp_path / name for name in (".lock", ".config.json.0f1e2d3c.tmp")]
+    for file in left:
+        file.touch()
+    with open_workdir(tmp_path, CONFIG):
+        pass
+    (tmp_path / ".metrics.json.0f1e2d3c.tmp").touch()
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        check_new_or_same(tmp_path)
+
+
+def test_a_resumed_run_removes_what_a_killed_one_has_half_written(finished_run, tmp_path):
+    copy = shutil.copytree(finished_run, tmp_path / "run")
+    going_on = copy / ".evaluation.json.0f1e2d3c.tmp"
+    for file in (copy / ".summary.json.0f1e2d3c.tmp", going_on, copy / ".mine.tmp"):
+        file.touch()
+    with open_workdir(copy, json.loads((copy / "config.json").read_text())):
+        hidden = {file.name for file in copy.glob(".*")}
+    assert hidden == {".lock", ".mine.tmp", going_on.name}
 
 
 @pytest.mark.slow
