@@ -23,10 +23,11 @@ from aggnets_jax.data.dataset_info import (
     describe,
     describe_known,
     evaluation_split,
-    unnamed_classes,
 )
+from aggnets_jax.data.image_folder import listing_once
 from aggnets_jax.data.preprocess import Preprocess, as_they_are, make_preprocess
 from aggnets_jax.data.resident import Batch, ResidentData
+from aggnets_jax.data.sources.opened import unnamed_classes
 
 __all__ = [
     "Among",
@@ -45,6 +46,7 @@ __all__ = [
     "eval_batches",
     "evaluation_split",
     "file_batches",
+    "listing_once",
     "make_mix",
     "make_preprocess",
     "map_classes",

@@ -13,9 +13,14 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from aggnets_jax.arguments import check_whole_number
-from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.class_maps import ClassMap
-from aggnets_jax.data.dataset_info import DatasetInfo, Split, describe, shared_examples
+from aggnets_jax.data.dataset_info import (
+    DatasetInfo,
+    Split,
+    may_stay,
+    open_and_describe,
+    shared_examples,
+)
 from aggnets_jax.data.host_pipeline import (
     HostBatch,
     eval_dataset,
@@ -136,8 +141,7 @@ def train_data(
 
 
 def _open_split(data_config: ml_collections.ConfigDict, *, train: bool) -> Split:
-    info = describe(data_config)
-    builder = open_prepared(data_config.name, data_config.data_dir)
+    builder, info = open_and_describe(data_config)
     name = info.train_split if train else info.eval_split
     return Split(builder, info, name, skip=data_config.damaged == "skip")
 
@@ -170,8 +174,9 @@ class EvalBatches:
 
     Yields dicts: "image" uint8 [B, H, W, C], "label" int32 [B], "mask" bool [B]. The last batch
     is padded with zeros, where the mask is False. The mask is also False for skipped images, whose
-    label is -1, if `skip` is set. Batches of resident sets stay on the devices after the first
-    pass. The constructor reads nothing; `read` begins a pass over "image" and "label" of the rows.
+    label is -1, if `skip` is set. Batches stay on the devices after the first pass if the info's
+    images are resident. The constructor reads nothing; `read` begins a pass over "image" and
+    "label" of the rows.
 
     `label_sets`, int32 [N, L], has several labels of each image: "labels" int32 [B, L] are in the
     batch, filled up with -1, and "label" is the first. `class_map` maps single labels.
@@ -252,10 +257,13 @@ def eval_batches(
     labels are checked in a pass.
     """
     split = _open_split(data_config, train=False)._replace(whole=whole)
-    rows = _eval_rows(batch_size, split.info.num_eval, sharding)
+    info = split.info
+    rows = _eval_rows(batch_size, info.num_eval, sharding)
+    # The evaluation split may be larger than the training split.
+    stays = info.resident and may_stay(data_config, info.num_eval, info.image_shape)
     return EvalBatches(
         eval_dataset(split, rows),
-        split.info,
+        dataclasses.replace(info, resident=stays),
         rows,
         sharding,
         split.skip,

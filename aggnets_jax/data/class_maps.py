@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from aggnets_jax.data.dataset_info import DatasetInfo, unnamed_classes
+from aggnets_jax.data.dataset_info import DatasetInfo
 from aggnets_jax.data.image_folder import IMAGE_FOLDER
+from aggnets_jax.data.sources.opened import unnamed_classes
 from aggnets_jax.errors import UserError, one_line
 
 # Sets of TFDS whose labels are ImageNet's 1000 classes, but whose images are of 200 of them.

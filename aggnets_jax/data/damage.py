@@ -6,6 +6,7 @@ images keep theirs. The same holds for records that are lost after a damaged pla
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -47,6 +48,17 @@ def decode_or_blank(
         return decoded.concatenate(otherwise).take(1).get_single_element()
 
     return example
+
+
+@contextlib.contextmanager
+def naming(damage: FileDamage | RecordDamage | ExampleDamage, split: Split) -> Iterator[None]:
+    """Raise `UserError` with the first damage of a split for errors of its pipeline."""
+    try:
+        yield
+    except import_tensorflow().errors.OpError as error:
+        # TensorFlow does not name the place; the search goes through everything once more.
+        always = f"split {split.name!r} can't always be read ({type(error).__name__})"
+        raise UserError(damage.first() or always) from error
 
 
 class FileDamage:

@@ -103,16 +103,18 @@ class Split(NamedTuple):
         return self.builder.info.splits[self.name].file_instructions
 
 
-def unnamed_classes(num_classes: int) -> tuple[str, ...]:
-    """Return the names of classes that have none: "class 0", "class 1", ..."""
-    return tuple(f"class {number}" for number in range(num_classes))
-
-
 def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     """Return the facts about a data set, from its metadata only; never download.
 
     Of the augmentation only `crop_padding` is read. Raise `UserError` if the config can't be met.
     """
+    return open_and_describe(data_config)[1]
+
+
+def open_and_describe(
+    data_config: ml_collections.ConfigDict,
+) -> tuple[tfds.core.DatasetBuilder, DatasetInfo]:
+    """Return the builder of a config's data set with the facts, as `describe`."""
     name, train_split = data_config.name, data_config.train_split
     builder = open_prepared(name, data_config.data_dir)
     image_key, label_key = feature_keys(builder)
@@ -131,7 +133,7 @@ def describe(data_config: ml_collections.ConfigDict) -> DatasetInfo:
     if not 0 <= padding <= largest:
         raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
     mean, std = normalisation(data_config, builder.name, image_shape[-1])
-    return DatasetInfo(
+    return builder, DatasetInfo(
         name=name,
         num_classes=len(class_names),
         class_names=class_names,
@@ -258,7 +260,14 @@ def _is_resident(
                 "may vary; set resident='auto'"
             )
         return False
-    fits = num_train * int(np.prod(stored_shape)) <= RESIDENT_BYTES
+    return may_stay(data_config, num_train, stored_shape)
+
+
+def may_stay(
+    data_config: ml_collections.ConfigDict, num_examples: int, image_shape: Sequence[int]
+) -> bool:
+    """Return whether so many images of one shape may live on the devices."""
+    fits = num_examples * int(np.prod(image_shape)) <= RESIDENT_BYTES
     return data_config.resident == "always" or (data_config.resident == "auto" and fits)
 
 

@@ -1,11 +1,17 @@
-"""The files in a folder that are data: all but those that are hidden or that systems add."""
+"""Folders of data: their files but for hidden ones, and folders that are written once, whole."""
 
+import functools
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from aggnets_jax.buckets import is_url
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import explained, local_path
+from aggnets_jax.runtime.interrupts import cleaning_up
 
 # Files and folders that systems add to folders of data. Those that begin with a dot are hidden.
 _OF_SYSTEMS = {"@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini"}
@@ -58,3 +64,41 @@ def _check_regular(folder: str, files: Sequence[str]) -> None:
 def files_below(folder: str) -> list[str]:
     """Return the paths of the visible files in a folder and below, sorted; errors are `walk`'s."""
     return sorted(os.path.join(parent, name) for parent, _, files in walk(folder) for name in files)
+
+
+def make_once(folder: str, write: Callable[[Path], object]) -> Path:
+    """Return a folder of data; if it is not there, write it beside its place and rename it.
+
+    Other processes, also on other machines, may do the same at the same time: the first one wins.
+
+    Args:
+      folder: folder on this machine.
+      write: function that makes a folder and its files.
+
+    Raises:
+      UserError: for a folder in a bucket, or one that can't be written.
+    """
+    check_local(folder)
+    place = local_path(folder)
+    if place.is_dir():
+        return place
+    with explained(f"cannot write {folder}"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            tempfile.TemporaryDirectory(prefix=f".{place.name}.", dir=place.parent) as made,
+            cleaning_up(functools.partial(shutil.rmtree, made, ignore_errors=True)),
+        ):
+            # Within the temporary folder, which other users may not read.
+            write(begun := Path(made, place.name))
+            try:
+                begun.rename(place)
+            except OSError:
+                if not place.is_dir():
+                    raise
+    return place
+
+
+def check_local(folder: str) -> None:
+    """Raise `UserError` if a folder of data that is written here would be in a bucket."""
+    if is_url(folder):
+        raise UserError(f"{folder} is in a bucket: give --data_dir, a folder on this machine")

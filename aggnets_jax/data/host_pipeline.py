@@ -28,6 +28,7 @@ from aggnets_jax.data.damage import (
     Record,
     RecordDamage,
     decode_or_blank,
+    naming,
 )
 from aggnets_jax.data.dataset_info import DatasetInfo, Split
 from aggnets_jax.data.decoding import eval_image, train_image
@@ -47,7 +48,6 @@ from aggnets_jax.data.records import SplitReader, check_classes, check_labels
 from aggnets_jax.data.small_splits import is_small, read_small
 from aggnets_jax.data.sources import Source
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -119,8 +119,7 @@ class HostBatches:
         self._printed: set[str] = set()
 
     def __iter__(self) -> Iterator[HostBatch]:
-        tf = import_tensorflow()
-        try:
+        with naming(self._damage, self._split):
             for batch in self._dataset.as_numpy_iterator():
                 damaged = batch.pop("damaged", None)
                 stored = batch["label"]
@@ -129,10 +128,6 @@ class HostBatches:
                     self._print(damaged[damaged != b""])
                 check_labels(stored, self._split.info.num_classes, self._split.name)
                 yield batch
-        except tf.errors.OpError as error:
-            # TensorFlow does not name the place; the search goes through everything once more.
-            always = f"split {self._split.name!r} can't always be read ({type(error).__name__})"
-            raise UserError(self._damage.first() or always) from error
 
     def _print(self, damaged: np.ndarray) -> None:
         for identity in damaged:

@@ -6,10 +6,12 @@ because it takes hidden files for images, reads only two formats, and cannot sli
 """
 
 import collections
+import contextlib
 import os
 import random
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +42,24 @@ class ImageFolder(NamedTuple):
     name: str = IMAGE_FOLDER
 
 
+# The folders that `listing_once` has listed, by data_dir.
+_listed: ContextVar[dict[str, ImageFolder] | None] = ContextVar("listed", default=None)
+
+
+@contextlib.contextmanager
+def listing_once() -> Iterator[None]:
+    """List each folder once in this context, so that a run has one view of a folder that grows.
+
+    Listing a large folder in a bucket takes minutes.
+    """
+    outer = _listed.get()
+    token = _listed.set({} if outer is None else outer)
+    try:
+        yield
+    finally:
+        _listed.reset(token)
+
+
 def open_folder(data_dir: str | None) -> ImageFolder:
     """Return a folder of images; each folder in it is a split, and each folder in these a class.
 
@@ -49,6 +69,15 @@ def open_folder(data_dir: str | None) -> ImageFolder:
     """
     if data_dir is None:
         raise UserError(f"data set {IMAGE_FOLDER} needs data_dir: a folder with train/CLASS/*.jpg")
+    listed = _listed.get()
+    if listed is None:
+        return _list_folder(data_dir)
+    if data_dir not in listed:
+        listed[data_dir] = _list_folder(data_dir)
+    return listed[data_dir]
+
+
+def _list_folder(data_dir: str) -> ImageFolder:
     found: dict[str, list[tuple[str, str]]] = {}
     class_names = set()
     for split in sorted(next(walk(data_dir))[1]):

@@ -6,6 +6,7 @@ the labels that raters gave an image; images without a label do not count.
 
 import numpy as np
 
+from aggnets_jax.data.damage import RecordDamage, naming
 from aggnets_jax.data.dataset_info import Split
 from aggnets_jax.data.records import SplitReader, leave_images_encoded
 from aggnets_jax.data.tf_runtime import import_tensorflow
@@ -18,6 +19,9 @@ def read_label_sets(split: Split) -> np.ndarray | None:
     """Return the labels of each image of a split, int32 [N, L], filled up with -1.
 
     All records are read for this. The result is None if the data set has one label for each image.
+
+    Raises:
+      UserError: at a damaged record that is not skipped.
     """
     key = LABELS.get(split.builder.name)
     if key is None:
@@ -31,7 +35,9 @@ def read_label_sets(split: Split) -> np.ndarray | None:
         example = features.deserialize_example(record["record"], decoders=decoders)
         return record["index"], example[key]
 
-    found = dict(records.map(parse, tf.data.AUTOTUNE).as_numpy_iterator())
+    examples = records.map(parse, tf.data.AUTOTUNE)
+    with naming(RecordDamage(split), split):
+        found = dict((examples.ignore_errors() if split.skip else examples).as_numpy_iterator())
     sets = np.full((reader.num_examples, max([1, *map(len, found.values())])), -1, np.int32)
     for index, labels in found.items():
         sets[index, : len(labels)] = labels

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING
 
+from aggnets_jax.data.folders import check_local
 from aggnets_jax.data.objects.voc import VOC, write_voc
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import local_path, make_folder, plainly_named
@@ -25,7 +26,7 @@ def prepare(
     original files; None downloads them. `file_format` is TFDS's name of one, by default "tfrecord".
 
     Raises:
-      UserError: the set is unknown or not for image classification, files are missing or damaged,
+      UserError: the set is unknown or not for this package, files are missing or damaged,
         there is no network, a directory cannot be written, or the set is there in another format.
     """
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # each retried download warns once more
@@ -40,7 +41,9 @@ def prepare(
     if manual is not None and not manual.is_dir():
         raise UserError(f"manual_dir {manual_dir} does not exist or is not a directory")
     builder = find_builder(name, data_dir)
-    if builder.name != VOC:
+    if builder.name == VOC:
+        check_local(str(builder.data_path))
+    else:
         feature_keys(builder)
     stored = builder.info.file_format.value
     if is_prepared(builder):

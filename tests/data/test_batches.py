@@ -184,6 +184,17 @@ def test_resident_evaluation_batches_stay_on_the_device(cifar10, sharding):
         assert ours["image"] is theirs["image"]
 
 
+def test_a_large_evaluation_stays_only_if_it_must(cifar10, sharding, monkeypatch):
+    monkeypatch.setattr("aggnets_jax.data.dataset_info.RESIDENT_BYTES", 60 * 32 * 32 * 3)
+    config = make_config("cifar10", cifar10[0], train_split="test", eval_split="train")
+    for resident, stays in (("auto", False), ("always", True)):
+        config.resident = resident
+        assert describe(config).resident  # 50 images fit, and 103 do not
+        batches = eval_batches(config, batch_size=16, sharding=sharding)
+        first, second = (next(iter(batches))["image"] for _ in range(2))
+        assert (first is second) == stays
+
+
 def test_an_interrupted_pass_leaves_the_next_one_whole(cifar10, sharding):
     batches = eval_batches(make_config("cifar10", cifar10[0]), batch_size=16, sharding=sharding)
     next(iter(batches))

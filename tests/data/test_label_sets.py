@@ -7,8 +7,10 @@ import pytest
 
 from aggnets_jax import data
 from aggnets_jax.config import default_config
+from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import score
+from tests.data.damaging import replace, shard, truncate
 from tests.data.official_formats import prepare_small_imagenet_real
 
 REAL = [[65, 3], [], [230], [809, 968, 504], [516, 57], [334], []]
@@ -32,6 +34,19 @@ def test_batches_have_the_labels_of_real(tmp_path):
     masks = np.concatenate([batch["mask"] for batch in found])
     assert np.count_nonzero(masks) == 5 and len(masks) == 8
     assert len(labels) == batches.num_examples == 7
+
+    file = shard(tmp_path, "validation", 0)
+    for damage, told in (
+        (lambda: replace(file, 1, b"nothing"), "image 1 of .* is damaged"),
+        (lambda: truncate(file, 0), "is damaged from record 0 on"),
+    ):
+        damage()
+        config.damaged = "stop"
+        with pytest.raises(UserError, match=told):
+            data.eval_batches(config, batch_size=4, sharding=sharding)
+        config.damaged = "skip"
+        first = next(iter(data.eval_batches(config, batch_size=4, sharding=sharding)))
+        assert (jax.device_get(first["labels"])[1] == -1).all()
 
 
 def test_a_prediction_is_right_if_it_is_one_of_the_labels():

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from aggnets_jax.buckets import storage
 from aggnets_jax.data.image_files import read_picture
 from aggnets_jax.data.objects.annotations import Annotated
 from aggnets_jax.data.objects.segmentations import decode_mask
@@ -102,11 +103,14 @@ def load_image(data: Annotated, index: int, form: Form, size: Sequence[int]) -> 
 
     Raises:
       UserError: for a file that is damaged, or not of the size that the annotations state.
+      OSError: if the file can't be read, or the storage does not answer.
     """
     record, path = data.images[index], data.path(index)
     wanted = record["height"], record["width"]
+    with storage(path):
+        content = path.read_bytes()
     try:
-        image = read_picture(path.read_bytes(), size=wanted)
+        image = read_picture(content, size=wanted)
     except Exception as error:  # PIL raises any at a damaged file
         raise UserError(f"{path} is damaged: {one_line(error)}") from error
     if image.shape[:2] != wanted:
@@ -161,7 +165,11 @@ def load_objects(
         if form.masks:
             mask = decode_mask(annotation["segmentation"], image["height"], image["width"])
             if form.mask_side is None:
-                found["masks"][place, : new[0], : new[1]] = _sampled(mask, (0, 0), mask.shape, new)
+                # The nearest pixel as OpenCV and PyTorch define it.
+                rows, columns = (
+                    np.arange(n) * m // n for n, m in zip(new, mask.shape, strict=True)
+                )
+                found["masks"][place, : new[0], : new[1]] = mask[rows][:, columns]
             else:
                 first, last = corner[::-1] / factors[::-1], (end + extent)[::-1] / factors[::-1]
                 found["masks"][place] = _sampled(mask, first, last - first, shape)

@@ -9,7 +9,6 @@ images: one without objects, one with a crowd alone, and in the test split one o
 
 import json
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import numpy as np
 from PIL import Image
 
 from aggnets_jax.data.catalog import SCENES
+from aggnets_jax.data.folders import make_once
 from aggnets_jax.detection.images import resize
-from aggnets_jax.errors import UserError, one_line
 
 VERSION = "1.0.0"
 SPLITS = {"train": 600, "test": 200}
@@ -37,21 +36,11 @@ def prepare_scenes(data_dir: str | None) -> Path:
       data_dir: local folder of data sets, made if necessary; None is TFDS's default.
 
     Raises:
-      UserError: if it can't be written.
+      UserError: as `make_once`.
     """
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    folder = Path(data_dir).expanduser() / SCENES / VERSION
-    if folder.is_dir():
-        return folder
-    begun = folder.with_name(f".{VERSION}.{os.getpid()}")
-    try:
-        write_scenes(begun, SPLITS)
-        begun.rename(folder)
-    except OSError as error:
-        shutil.rmtree(begun, ignore_errors=True)
-        if not folder.is_dir():  # else another process that started at the same time made it
-            raise UserError(f"cannot write {SCENES} to {data_dir}: {one_line(error)}") from error
-    return folder
+    folder = os.path.join(data_dir, SCENES, VERSION)
+    return make_once(folder, lambda begun: write_scenes(begun, SPLITS))
 
 
 def write_scenes(folder: Path, numbers: dict[str, int], seed: int = 0) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.data.folders import make_once
+from aggnets_jax.data.tf_runtime import import_tensorflow
+from aggnets_jax.files import explained
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
@@ -29,26 +29,20 @@ def write_voc(builder: tfds.core.DatasetBuilder) -> Path:
     pixels, from the first to the last. Objects that are hard to recognise have "difficult".
 
     Raises:
-      UserError: if it can't be written.
+      UserError: as `make_once`, or if a record is damaged.
     """
-    source = Path(str(builder.data_path))
-    folder = source.with_name(f"{source.name}-coco")
-    if folder.is_dir():
-        return folder
-    begun = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
-        contents = {split: _write_split(builder, split, begun) for split in builder.info.splits}
+    damage = import_tensorflow().errors.OpError, UnidentifiedImageError
+
+    def write(folder: Path) -> None:
+        with explained(f"{builder.data_path} can't be read", *damage):
+            contents = {name: _write_split(builder, name, folder) for name in builder.info.splits}
         contents["trainval"] = _joined([contents["train"], contents["validation"]])
-        (begun / "annotations").mkdir()
+        (folder / "annotations").mkdir()
         for split, content in contents.items():
-            file = begun / "annotations" / f"instances_{split}.json"
+            file = folder / "annotations" / f"instances_{split}.json"
             file.write_text(json.dumps(content))
-        begun.rename(folder)
-    except OSError as error:
-        shutil.rmtree(begun, ignore_errors=True)
-        if not folder.is_dir():  # else another process made it
-            raise UserError(f"cannot write {folder}: {one_line(error)}") from error
-    return folder
+
+    return make_once(f"{builder.data_path}-coco", write)
 
 
 def _write_split(builder: tfds.core.DatasetBuilder, split: str, folder: Path) -> dict[str, Any]:

@@ -26,8 +26,13 @@ class Opened(NamedTuple):
     shape: tuple[int, int, int] | None = None
 
 
+def unnamed_classes(num_classes: int) -> tuple[str, ...]:
+    """Return the names of classes that have none: "class 0", "class 1", ..."""
+    return tuple(f"class {number}" for number in range(num_classes))
+
+
 def numbered_classes(labels: Iterable[np.ndarray], place: str) -> tuple[str, ...]:
-    """Return names for classes without any, "class 0" and so on, as many as the labels need.
+    """Return names for classes without any, as many as the labels need.
 
     A line on stderr counts the classes without any image: the labels may begin at 1, or have gaps.
 
@@ -43,7 +48,7 @@ def numbered_classes(labels: Iterable[np.ndarray], place: str) -> tuple[str, ...
             f"{len(unused)} of the {largest + 1} classes of {place} have no images, such as"
             f" {unused[0]}: classes are numbered from 0 to the largest label"
         )
-    return tuple(f"class {number}" for number in range(largest + 1))
+    return unnamed_classes(largest + 1)
 
 
 def check_names(names: Sequence[str], place: str) -> None:

@@ -139,3 +139,14 @@ def test_a_damaged_image_ends_the_run_or_is_blank(scenes_dir, sharding, tmp_path
     assert batch["size"].tolist() == [[0, 0], [64, 64]]
     assert not batch["valid"][0].any()
     assert capsys.readouterr().err.count("skipped: ") == 1
+
+
+def test_a_file_that_can_not_be_read_is_no_damaged_image(scenes_dir, sharding, tmp_path):
+    """A storage may answer again later."""
+    folder = Path(shutil.copytree(scenes_dir, tmp_path / "scenes"))
+    index = int(trained(folder, sharding).feed(0)["index"][0])
+    file = folder / "train" / f"{index + 1:06d}.png"
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OSError, match=file.name):
+        trained(folder, sharding, skip=True).feed(0)

@@ -121,6 +121,16 @@ def test_a_mirrored_example_is_mirrored_in_all_its_parts(tests, conventions, mas
             np.testing.assert_allclose(again[name], value, atol=1e-5)
 
 
+def test_whole_masks_are_resized_by_nearest_pixels(data):
+    """OpenCV and PyTorch take the pixel floor(i * old / new)."""
+    form = dataclasses.replace(FORM, long=48, short=48)
+    small, whole = (load(data, 0, each)["masks"] for each in (form, FORM))
+    (height, width), sides = form.resized(data.images[0]), FORM.resized(data.images[0])
+    rows, columns = (np.arange(n) * m // n for n, m in zip((height, width), sides, strict=True))
+    np.testing.assert_array_equal(small[:, :height, :width], whole[:, rows][:, :, columns])
+    assert small.any()
+
+
 def test_masks_can_be_cropped_to_their_boxes(data):
     whole = load(data, 0, FORM)
     x1, y1, x2, y2 = whole["boxes"][0].astype(int)

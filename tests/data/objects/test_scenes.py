@@ -1,9 +1,13 @@
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from aggnets_jax.data.objects import scenes
 from aggnets_jax.data.objects.scenes import SPLITS, make_scene, prepare_scenes, write_scenes
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
@@ -68,5 +72,50 @@ def test_scenes_are_prepared_once_and_whole(tmp_path, monkeypatch, capsys):
     assert file.read_text() == "kept"
     assert [each.name for each in folder.parent.iterdir()] == ["1.0.0"]
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot write aggnets_digit_scenes"):
+    with pytest.raises(UserError, match=r"cannot write .*/file/aggnets_digit_scenes"):
         prepare_scenes(str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("flag", ["--manual_dir=d", "--file_format=tfrecord"])
+def test_flags_of_tfdss_sets_are_refused(flag, tmp_path, capsys):
+    arguments = ["--name=aggnets_digit_scenes", f"--data_dir={tmp_path}", flag]
+    assert main(["prepare-data", *arguments]) == 2
+    assert f"{flag.partition('=')[0]} is for TFDS's data sets" in capsys.readouterr().err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_scenes_are_not_prepared_in_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", "gs://bucket/tfds")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^gs://bucket/tfds/aggnets_digit_scenes/1\.0\.0 is in a"):
+        prepare_scenes(None)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_processes_of_the_same_number_do_not_meet(tmp_path, monkeypatch):
+    """On hosts that share a disk, the processes in containers all have the number 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    barrier = threading.Barrier(2)
+
+    def write(folder, numbers):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("whole")
+        barrier.wait(timeout=5)
+
+    monkeypatch.setattr(scenes, "write_scenes", write)
+    with ThreadPoolExecutor(2) as pool:
+        made = [*pool.map(prepare_scenes, [str(tmp_path)] * 2)]
+    assert made == [tmp_path / "aggnets_digit_scenes" / "1.0.0"] * 2
+    assert [file.name for file in made[0].iterdir()] == ["file"]
+    assert [*made[0].parent.iterdir()] == made[:1]
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(folder, numbers):
+        folder.mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scenes, "write_scenes", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_scenes(str(tmp_path))
+    assert not [*(tmp_path / "aggnets_digit_scenes").iterdir()]

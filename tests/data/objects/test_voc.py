@@ -1,12 +1,16 @@
 import io
 import json
+import types
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from aggnets_jax.data import catalog
 from aggnets_jax.data.objects import read_annotations
 from aggnets_jax.data.objects.voc import write_voc
+from aggnets_jax.data.prepare import prepare
+from tests.patterns import one_line_error
 
 # Image, and VOC's own numbers (xmin, ymin, xmax, ymax), which count pixels from 1 to the last.
 OBJECTS = {
@@ -81,3 +85,22 @@ def test_voc_becomes_a_folder_in_cocos_format(tmp_path):
     assert [len(both.trained(index)) for index in (0, 1)] == [1, 1]  # not the difficult one
     assert both.path(1).exists()
     assert write_voc(builder) == folder
+
+
+def test_a_damaged_record_is_one_line_and_leaves_nothing(tmp_path):
+    builder = Voc(data_dir=tmp_path)
+    builder.download_and_prepare()
+    (file,) = builder.data_path.glob("*-train.tfrecord*")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(bytes(content))
+    message = one_line_error(write_voc, builder)
+    assert message.startswith(f"{builder.data_path} can't be read: ")
+    assert [each.name for each in builder.data_path.parent.iterdir()] == [builder.data_path.name]
+
+
+def test_in_a_bucket_it_is_refused_before_anything_is_fetched(monkeypatch):
+    builder = types.SimpleNamespace(name="voc", data_path="gs://bucket/voc/2007/4.0.0")
+    monkeypatch.setattr(catalog, "find_builder", lambda *_: builder)
+    for call in (lambda: prepare("voc/2007", "gs://bucket", None), lambda: write_voc(builder)):
+        assert "is in a bucket: give --data_dir" in one_line_error(call)
