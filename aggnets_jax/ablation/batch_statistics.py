@@ -1,18 +1,19 @@
 """Batch statistics of a changed network, estimated again from training batches.
 
 Without a link, the features have other means and variances than the normalisations have stored.
-Here the stored values are replaced by the means, over a few training batches, of the means and
-variances of the batches: "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv
-2105.07576, Section 3). The running averages of training would weigh the last batches most.
+Here the stored values are replaced by the mean and variance of all values in a few training
+batches: "PreciseBN" (Wu and Johnson, "Rethinking 'Batch' in BatchNorm", arXiv 2105.07576, Section
+3). The running averages of training would weigh the last batches most.
 """
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
+from flax import traverse_util
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax import data
@@ -71,7 +72,7 @@ def make_estimate(
     Random crops that the host takes from images of several sizes are the exception.
 
     Returns:
-      A function from changes to their "batch_stats", the means over the batches: NumPy arrays.
+      A function from changes to their "batch_stats", over the values of all batches: NumPy arrays.
 
     Raises:
       UserError: if there are no batch statistics, or no batches.
@@ -98,11 +99,19 @@ def make_estimate(
     compiled = on_each_device(statistics, mesh, PartitionSpec())
 
     def estimate(changed: Changed) -> Any:
-        totals = None
-        for batch in batches:
-            found = jax.device_get(compiled(restored.variables, changed, batch))
-            wide = jax.tree.map(lambda x: x.astype(np.float64), found)
-            totals = wide if totals is None else jax.tree.map(np.add, totals, wide)
-        return jax.tree.map(lambda t, x: (t / len(batches)).astype(x.dtype), totals, found)
+        found = [jax.device_get(compiled(restored.variables, changed, batch)) for batch in batches]
+        return _of_all([traverse_util.flatten_dict(one) for one in found])
 
     return estimate
+
+
+def _of_all(batches: Sequence[Mapping[tuple[str, ...], np.ndarray]]) -> Any:
+    """Return the statistics of all values, from those of batches of one size."""
+    together = {}
+    for path, first in batches[0].items():
+        value = np.mean([batch[path] for batch in batches], axis=0, dtype=np.float64)
+        if path[-1] == "var":  # within the batches, and between them
+            means = [batch[*path[:-1], "mean"] for batch in batches]
+            value += np.var(means, axis=0, dtype=np.float64)
+        together[path] = value.astype(first.dtype)
+    return traverse_util.unflatten_dict(together)

@@ -278,6 +278,9 @@ def prepare_data(flags: argparse.Namespace) -> None:
     from aggnets_jax.data.prepare import prepare, report
 
     if flags.name == SCENES:
+        for name in ("manual_dir", "file_format"):
+            if getattr(flags, name) is not None:
+                raise UserError(f"--{name} is for TFDS's data sets, not for {SCENES}")
         print(f"{SCENES} is prepared in {prepare_scenes(flags.data_dir)}")
         where = f" --data_dir={flags.data_dir}" if flags.data_dir else ""
         print(f"use it with --config.task=detection --config.data.name={SCENES}{where}")

@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 from jax.typing import DTypeLike
 
+from aggnets_jax.arguments import check_number
 from aggnets_jax.convert import cast_weights
 from aggnets_jax.convert.names import DIALECTS, Rule, torch_names
 from aggnets_jax.detection.detector import Detector
@@ -83,9 +84,10 @@ def detector_from_torch(
       Variables for `detector.apply`: "params" and "batch_stats", NumPy arrays.
 
     Raises:
-      UserError: for a detector without known names, and for a weight that is missing, unknown, of
-        another shape, not finite in `dtype`, or a variance below 0.
+      UserError: for a detector without known names, a negative epsilon, and for a weight that is
+        missing, unknown, of another shape, not finite in `dtype`, or a variance below 0.
     """
+    check_number("epsilon", epsilon, 0)
     names, shapes = detector_names(detector), _shapes(detector)
     given = {_today(str(key)): np.asarray(value) for key, value in state_dict.items()}
     for key in given:

@@ -17,8 +17,8 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax.config_fields.known_data import KNOWN, KnownData
 from aggnets_jax.convert import weight_shapes
-from aggnets_jax.data import DatasetInfo
-from aggnets_jax.data.dataset_info import default_normalisation, unnamed_classes
+from aggnets_jax.data import DatasetInfo, unnamed_classes
+from aggnets_jax.data.dataset_info import default_normalisation
 from aggnets_jax.data.image_folder import IMAGE_FOLDER
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import explained, is_line, local_path, read_text

@@ -13,6 +13,7 @@ from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.convert import from_torch, read_state_dict, some
 from aggnets_jax.convert.detectors import COCO_IDS, detector_from_torch, epsilon_of
 from aggnets_jax.convert.files import ENDINGS, is_file_of_weights, read_metadata
+from aggnets_jax.convert.variants import epsilon_of_variant
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.detection import Detector
 from aggnets_jax.errors import UserError, unknown
@@ -66,7 +67,8 @@ def _replaced(
 ) -> Variables:
     """Replace the variables of a network without loops."""
     if is_file_of_weights(config.init_from):
-        source, given, num_seeds = config.init_from, _from_file(config, info), 1
+        source, num_seeds = config.init_from, 1
+        given = _from_file(config, _read(config), info.image_shape)
         # A file does not name them; a repository on the Hub may.
         names = read_metadata(source).get("class_names") if is_on_hub(source) else None
         same_classes = names is None or tuple(names) == info.class_names
@@ -156,11 +158,7 @@ def _detector_from_file(
         if not (outputs == 91 and detector.num_classes == len(COCO_IDS)):
             detector = detector.clone(num_classes=outputs - 1)
         return detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
-    network = {
-        "input_shape": detector.backbone.image_shape,
-        **config_lib.model_arguments(config),
-    }
-    return from_torch(config.model.name, state_dict, **network)
+    return _from_file(config, state_dict, detector.backbone.image_shape)
 
 
 def _from_run(config: ml_collections.ConfigDict, workdir: PathLike) -> Restored:
@@ -186,10 +184,17 @@ def _read(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return read_state_dict(config.init_from)
 
 
-def _from_file(config: ml_collections.ConfigDict, info: DatasetInfo) -> dict[str, Any]:
-    state_dict = _read(config)
-    network = {"input_shape": info.image_shape, **config_lib.model_arguments(config)}
-    return from_torch(config.model.name, state_dict, **network)
+def _from_file(
+    config: ml_collections.ConfigDict,
+    state_dict: dict[str, Any],
+    image_shape: tuple[int, int, int],
+) -> dict[str, Any]:
+    """Return the variables of the config's network from weights that `_read` has read."""
+    arguments = config_lib.model_arguments(config)
+    epsilon = epsilon_of_variant(read_metadata(config.init_from), arguments)
+    return from_torch(
+        config.model.name, state_dict, input_shape=image_shape, epsilon=epsilon, **arguments
+    )
 
 
 def _check_paths(

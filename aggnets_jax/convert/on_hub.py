@@ -13,6 +13,7 @@ from aggnets_jax import config as config_lib
 from aggnets_jax import hub
 from aggnets_jax.convert import OWN, from_torch, read_state_dict, to_torch, write_state_dict
 from aggnets_jax.convert.files import read_metadata
+from aggnets_jax.convert.variants import epsilon_of_variant
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.data.decoding import EVAL_RESIZE
 from aggnets_jax.errors import UserError
@@ -52,7 +53,7 @@ def from_hub(name: str, **overrides: Any) -> tuple[nn.Module, dict[str, Any]]:
         read_state_dict(name),
         num_classes=classes,
         input_shape=metadata.get("image_shape"),
-        epsilon=1e-3 if metadata["architecture"].startswith("tf_") else None,
+        epsilon=epsilon_of_variant(metadata, arguments),
         **arguments,
     )
     return create_model(network, classes, **arguments), variables
@@ -122,6 +123,9 @@ def _config_json(config: ml_collections.ConfigDict, info: DatasetInfo, step: int
     for group in (own, own["data"]):
         for field in _OF_MACHINE:
             group.pop(field, None)
+    crop = {"crop_pct": 1 / EVAL_RESIZE if info.resized else 1.0}
+    if config.task == "multilabel":  # whole images with a border, without a crop
+        crop = {"crop_pct": 1.0, "crop_mode": "border"}
     return {
         "architecture": config.model.name,
         "num_classes": info.num_classes,
@@ -131,7 +135,7 @@ def _config_json(config: ml_collections.ConfigDict, info: DatasetInfo, step: int
             "mean": list(info.mean),
             "std": list(info.std),
             "interpolation": "bilinear",
-            "crop_pct": 1 / EVAL_RESIZE if info.resized else 1.0,
+            **crop,
             "num_classes": info.num_classes,
         },
         "step": step,

@@ -1,8 +1,6 @@
 """`aggnets convert`: weights from PyTorch into a new workdir, and from a workdir to PyTorch."""
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,8 @@ from aggnets_jax.convert import from_torch, read_state_dict, to_torch, write_sta
 from aggnets_jax.convert.detectors import detector_from_torch, detector_to_torch, epsilon_of
 from aggnets_jax.convert.facts import describe_weights
 from aggnets_jax.convert.files import check_new_file, read_metadata
-from aggnets_jax.errors import UserError
+from aggnets_jax.convert.variants import epsilon_of_variant
+from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import PathLike, write_json
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks import get_task
@@ -45,19 +44,23 @@ def import_weights(
       workdir: new directory.
       file: as for `read_state_dict`.
       entry: as for `read_state_dict`.
-      class_names: as for `describe_weights`.
-      epsilon: as for `from_torch`.
+      class_names: as for `describe_weights`; for classification alone.
+      epsilon: as for `from_torch`; default the weights', as far as the file tells it.
 
     Raises:
-      UserError: if the weights are not the config's network's; nothing is written.
+      UserError: if the weights are not the config's network's, or for an argument that is not for
+        its task; nothing is written.
     """
     if config.num_seeds > 1:
         raise UserError("a file has the weights of one network: set config.num_seeds=1")
     if config.task == "detection":
+        if class_names is not None:
+            raise UserError("--class_names is for classification: a detector's data name them")
         task = get_task(config)
         info, state_dict = task.describe(config), read_state_dict(file, entry)
         detector = task.make_network(config, info.num_classes)
-        variables = detector_from_torch(detector, state_dict, epsilon=epsilon_of(state_dict))
+        epsilon = epsilon_of(state_dict) if epsilon is None else epsilon
+        variables = detector_from_torch(detector, state_dict, epsilon=epsilon)
     else:
         info, variables = _classifier(config, file, entry, epsilon, class_names)
     write_new_run(config, info, variables, workdir)
@@ -72,37 +75,24 @@ def _classifier(
     class_names: str | None,
 ) -> tuple[data.DatasetInfo, Variables]:
     """Return the data set and the variables of a classifier from a file."""
-    state_dict = read_state_dict(file, entry)
+    state_dict, metadata = read_state_dict(file, entry), read_metadata(file)
+    arguments = config_lib.model_arguments(config)
+    own = epsilon_of_variant(metadata, arguments)
     if config.data.data_dir is not None:
         if class_names is not None:
             raise UserError("--class_names and a folder of data (--data_dir) both name the classes")
         info = data.describe(config.data)
     else:
-        metadata = read_metadata(file)
-        _check_architecture(config, metadata, epsilon)
         info = describe_weights(config, state_dict, metadata, class_names)
     variables = from_torch(
         config.model.name,
         state_dict,
         num_classes=info.num_classes,
         input_shape=info.image_shape,
-        epsilon=epsilon,
-        **config_lib.model_arguments(config),
+        epsilon=own if epsilon is None else epsilon,
+        **arguments,
     )
     return info, variables
-
-
-def _check_architecture(
-    config: ml_collections.ConfigDict, metadata: Mapping[str, Any], epsilon: float | None
-) -> None:
-    """Raise `UserError` if metadata say that weights come from TensorFlow and the flags don't."""
-    there = metadata.get("architecture", "")
-    same = config.model.args.get("padding") == "same" and epsilon is not None
-    if there.startswith("tf_") and not same:
-        raise UserError(
-            f"these are the weights of {there}, which pads as TensorFlow and adds 1e-3 to"
-            " variances: set --config.model.args.padding=same --epsilon=1e-3"
-        )
 
 
 def write_new_run(
@@ -147,13 +137,18 @@ def export_weights(
     names of the classes, the size of the images, mean and deviation, too.
 
     Raises:
-      UserError: if there is no such checkpoint, no such dialect of its network, or the file exists.
+      UserError: if there is no such checkpoint, no such dialect of its network, or the file exists,
+        and for the epsilon of a detector.
     """
     check_new_file(file)
     everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
     restored = restore_network(workdir, which, everywhere)
     facts = None
     if restored.config.task == "detection":
+        if dialect not in (None, "torchvision"):
+            raise unknown("dialect of detectors", dialect, ["torchvision"])
+        if epsilon is not None:
+            raise UserError("--epsilon is for --from_torch, and for --to_torch of a classifier")
         state_dict = detector_to_torch(restored.model, restored.variables_at(seed))
     else:
         info = restored.info

@@ -41,6 +41,27 @@ def print_twins(network: nn.Module) -> None:
         )
 
 
+def epsilon_of_variant(metadata: Mapping[str, Any], arguments: Mapping[str, Any]) -> float | None:
+    """Return the epsilon of a file's weights, if it is another one than the network's here.
+
+    Args:
+      metadata: facts about the weights, from `read_metadata`.
+      arguments: arguments of the network.
+
+    Raises:
+      UserError: for weights from TensorFlow, if the network does not pad as TensorFlow does.
+    """
+    architecture = metadata.get("architecture", "")
+    if not architecture.startswith("tf_"):
+        return None
+    if arguments.get("padding") != "same":
+        raise UserError(
+            f"these are the weights of {architecture}, which pads as TensorFlow does: set"
+            " --config.model.args.padding=same"
+        )
+    return 1e-3
+
+
 class Facts(NamedTuple):
     """Facts about a network's modules.
 

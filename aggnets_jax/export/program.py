@@ -45,11 +45,11 @@ def make_program(restored: Restored, *, seed: int | None = None, fold: bool = Fa
         of it.
 
     Raises:
-      UserError: for a detector.
+      UserError: for a run of another task than classification.
     """
     config, info = restored.config.copy_and_resolve_references(), restored.info
-    if config.task == "detection":
-        raise UserError("export is for classification, and this is a run of detection")
+    if config.task != "classification":
+        raise UserError(f"export is for classification, and this is a run of {config.task}")
     config.dtype = "float32"
     model = create_configured_model(config, info.num_classes)
     variables = jax.device_get(restored.variables_at(seed))

@@ -67,8 +67,9 @@ def export_network(
         of it.
 
     Raises:
-      UserError: for a missing checkpoint, an unknown format, a detector, a network with operations
-        that the format lacks, a program with other logits, or an output that can't be written.
+      UserError: for a missing checkpoint, an unknown format, a run of another task than
+        classification, a network with operations that the format lacks, a program with other
+        logits, or an output that can't be written.
     """
     if form not in FORMATS:
         raise unknown("format", form, FORMATS)

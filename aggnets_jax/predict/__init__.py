@@ -1,6 +1,7 @@
 """`aggnets predict`: the classes of images in files, or the objects in them."""
 
 import io
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -167,9 +168,9 @@ def draw_objects(
     names: set[str] = set()
     files = []
     for detected in predictions:
-        stem = name = Path(detected.image).stem
-        while name in names:
-            name = f"{stem}_{len(names)}"
+        stem = Path(detected.image).stem
+        numbered = (f"{stem}_{number}" for number in itertools.count(1))
+        name = next(name for name in itertools.chain([stem], numbered) if name not in names)
         names.add(name)
         files.append(folder / f"{name}.png")
         with explained(f"{files[-1]} can't be written"), io.BytesIO() as picture:

@@ -42,7 +42,7 @@ _MORE = "above zero, the network is better. AP is COCO's average precision in pe
 _PAGE = """# {name}
 
 Made by `aggnets compare WORKDIR ... --against WORKDIR ... --output={output}`;
-the reference, given by --against, is `{against}`. [{name}.csv]({name}.csv) has the same as plain
+the reference is `{against}`. [{name}.csv]({name}.csv) has the same as plain
 numbers.
 """
 

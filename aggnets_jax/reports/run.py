@@ -11,7 +11,7 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.curves import save_curves
 from aggnets_jax.reports.metrics import curves_of, metrics_in
 from aggnets_jax.tables import print_table
-from aggnets_jax.workdir.folder import CONFIG, metrics_of, read_summary
+from aggnets_jax.workdir.folder import CONFIG, EVALUATION, metrics_of, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 
@@ -45,7 +45,7 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
     print(f"connection pattern: {workdir / 'topology.png'}")
     print(f"training curves: {workdir / 'curves.png'}")
 
-    evaluation, file = None, workdir / "evaluation.json"
+    evaluation, file = None, workdir / EVALUATION
     if file.exists():
         evaluation, final = read_json(file), summary["final"]
         check_fields(file, evaluation, {"step": int, **metrics_of(final)})

@@ -9,15 +9,18 @@ import numpy as np
 import pytest
 
 from aggnets_jax import config as config_lib
-from aggnets_jax import data
-from aggnets_jax.convert import to_torch, weight_shapes, write_state_dict
+from aggnets_jax import create_model, data
+from aggnets_jax.convert import from_torch, to_torch, weight_shapes, write_state_dict
 from aggnets_jax.convert.initialize import initial_variables
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.training.setup import set_up
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 from tests.data.official_formats import prepare_small_cifar10, prepare_small_cifar100
+from tests.models.variables import random_variables
 from tests.patterns import one_line_error
 
 RNG = np.random.default_rng(0)
@@ -90,6 +93,29 @@ def test_a_file_has_the_same_weights(folder, file, capsys):
     _, start = started(config_of(folder, init_from=str(file)), folder)
     assert equal(start, stored(folder))
     assert f"starting from {file}\n" in capsys.readouterr().out
+
+
+def test_weights_of_tensorflow_are_refused_for_a_network_that_pads_otherwise(
+    folder, file, tmp_path
+):
+    copied = shutil.copy(file, tmp_path)
+    (tmp_path / "config.json").write_text('{"architecture": "tf_densenet7_k4"}')
+    message = one_line_error(started, config_of(folder, init_from=str(copied)), folder)
+    assert message.startswith("these are the weights of tf_densenet7_k4, which pads as TensorFlow")
+
+
+@pytest.mark.slow
+def test_weights_of_tensorflow_have_its_epsilon(folder, tmp_path):
+    name, network = "efficientnet_b0", {"input_shape": (32, 32, 3), "padding": "same"}
+    variables = random_variables(create_model(name, 10, padding="same"), 32, np.float32)
+    weights = to_torch(name, variables, num_classes=10, dialect="timm", **network)
+    write_state_dict(tmp_path / "w.safetensors", weights)
+    (tmp_path / "config.json").write_text('{"architecture": "tf_efficientnet_b0"}')
+    model = {"name": name, "args": {"padding": "same"}}
+    init_from = str(tmp_path / "w.safetensors")
+    _, start = started(config_of(folder, model=model, init_from=init_from), folder)
+    assert equal(start, from_torch(name, weights, epsilon=1e-3, **network))
+    assert not equal(start, variables)
 
 
 @pytest.mark.parametrize("source", ["source", "weights.safetensors"])
@@ -191,7 +217,12 @@ def test_what_no_run_starts_from(folder, file, changes, message):
     assert message in one_line_error(started, config_of(folder, **changes), folder)
 
 
-@pytest.mark.slow
+def test_a_checkpoint_needs_a_run_to_start_from():
+    config = config_lib.resolve({"init_checkpoint": "best"})
+    message = one_line_error(set_up, config, get_task(config), info=runs.DATASET)
+    assert message.startswith("config.init_checkpoint is for weights to start from")
+
+
 @pytest.mark.slow
 def test_networks_of_several_seeds_start_as_many(folder, tmp_path):
     config = config_of(folder, num_seeds=2, total_steps=1)

@@ -1,5 +1,6 @@
 """Networks to and from the Hub: the same outputs, and nothing that is private or a pickle."""
 
+import dataclasses
 import json
 import shutil
 
@@ -160,3 +161,14 @@ def test_a_card_has_the_metrics_of_its_task(finished_run, tmp_path):
     write_repository(tmp_path / "hub", restored, workdir, "user/net")
     text = (tmp_path / "hub" / "README.md").read_text()
     assert "62.50%" in text and "0.2500" in text and "type: mAP" in text
+
+
+def test_images_of_several_labels_are_padded_and_not_cropped(finished_run, tmp_path):
+    restored = restore_network(finished_run, "latest", replicated(make_mesh()))
+    restored = restored._replace(info=dataclasses.replace(restored.info, resized=True))
+    for task, expected in (("classification", 224 / 256), ("multilabel", 1.0)):
+        restored.config.task = task
+        write_repository(tmp_path / task, restored, finished_run, "user/net")
+        told = json.loads((tmp_path / task / "config.json").read_text())["pretrained_cfg"]
+        assert told["crop_pct"] == expected
+        assert told.get("crop_mode") == ("border" if task == "multilabel" else None)

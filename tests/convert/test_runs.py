@@ -18,6 +18,7 @@ from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
 from tests import runs
+from tests.tasks.detection_runs import tiny_detection
 
 # Without the arguments that the config has for its own.
 ANOTHER = "--config.model.args={} --config.model.name"
@@ -143,6 +144,30 @@ def test_a_workdir_that_holds_a_run_stays_as_it_was(trained, capsys):
     assert "holds a run already" in capsys.readouterr().err
     assert sorted(workdir.rglob("*")) == before
     assert evaluation(workdir) == final
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("--config=CONFIG --workdir=NEW --from_torch=W --class_names=N", "is for classification"),
+        ("--workdir=RUN --to_torch=OUT --dialect=timm", "'timm'; allowed: torchvision"),
+        ("--workdir=RUN --to_torch=OUT --epsilon=1e-3", "--epsilon is for --from_torch, and"),
+    ],
+)
+def test_flags_that_are_not_for_detectors(
+    finished_detection, scenes_dir, tmp_path, capsys, arguments, said
+):
+    config = runs.write_config(tmp_path / "tiny.py", tiny_detection(scenes_dir))
+    for word, stands_for in [
+        ("CONFIG", config),
+        ("NEW", tmp_path / "new"),
+        ("RUN", finished_detection),
+        ("OUT", tmp_path / "out.safetensors"),
+    ]:
+        arguments = arguments.replace(word, str(stands_for))
+    assert main(["convert", *arguments.split()]) == 2
+    assert said in capsys.readouterr().err
+    assert [*tmp_path.iterdir()] == [config]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,12 @@ import pytest
 
 from aggnets_jax import create_model
 from aggnets_jax.convert import from_torch, to_torch, weight_shapes
-from aggnets_jax.convert.variants import adapt_channels, change_epsilons, print_twins
+from aggnets_jax.convert.variants import (
+    adapt_channels,
+    change_epsilons,
+    epsilon_of_variant,
+    print_twins,
+)
 from aggnets_jax.layers.common import conv
 from tests.models.variables import shapes_of
 from tests.patterns import one_line_error
@@ -88,6 +93,15 @@ def test_twins_with_the_same_names_are_told(name, arguments, told, capsys):
     print_twins(create_model(name, 10, **arguments))
     out = capsys.readouterr().out
     assert told in out and bool(told) == bool(out)
+
+
+def test_weights_of_tensorflow_are_for_networks_that_pad_as_it_does():
+    there = {"architecture": "tf_efficientnet_b0"}
+    assert epsilon_of_variant(there, {"padding": "same"}) == 1e-3
+    assert epsilon_of_variant({"architecture": "efficientnet_b0"}, {"padding": "same"}) is None
+    assert epsilon_of_variant({}, {}) is None
+    message = one_line_error(epsilon_of_variant, there, {"padding": "symmetric"})
+    assert message.endswith("set --config.model.args.padding=same")
 
 
 @pytest.mark.slow

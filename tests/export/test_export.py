@@ -192,10 +192,11 @@ def test_what_can_not_be_exported(finished_run, tmp_path, capsys):
         assert main(["export", *arguments]) == 2
         assert message in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [there]
-    detector = restored("sparsenet_bc")
-    detector.config.task = "detection"
-    with pytest.raises(UserError, match="export is for classification, and this is a run of"):
-        make_program(detector)
+    other = restored("sparsenet_bc")
+    for task in ("detection", "multilabel"):
+        other.config.task = task
+        with pytest.raises(UserError, match=f"export is for classification, .* a run of {task}"):
+            make_program(other)
 
 
 def test_a_missing_package_is_one_line(monkeypatch, finished_run, tmp_path, capsys):

@@ -44,6 +44,8 @@ def test_a_network_of_timm(hub):
     model = create_model(NAME, dtype="bfloat16")
     assert model == create_model("densenet121", 7, dtype="bfloat16")
     assert create_model(NAME, 3).num_classes == 3
+    with pytest.raises(UserError, match="num_classes"):
+        create_model(NAME, 0)
 
     put(hub, {"architecture": "tf_efficientnet_b0", "num_classes": 1000})
     assert create_model(NAME).padding == "same"

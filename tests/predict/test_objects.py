@@ -101,13 +101,12 @@ BOX = {"class": "three", "category_id": 3, "score": 0.75, "bbox": [10.0, 20.0, 3
 
 
 def test_boxes_are_drawn_where_they_are_and_pictures_get_names_of_their_own(tmp_path):
-    images = []
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
-        images.append(str(tmp_path / folder / "x.png"))
-        Image.new("RGB", (300, 320)).save(images[-1])
+    images = [str(tmp_path / name) for name in ("x.png", "x_2.png", "b/x.png")]
+    (tmp_path / "b").mkdir()
+    for image in images:
+        Image.new("RGB", (300, 320)).save(image)
     files = draw_objects([Detected(name, (320, 300), (BOX,)) for name in images], tmp_path / "d")
-    assert [file.name for file in files] == ["x.png", "x_1.png"]
+    assert [file.name for file in files] == ["x.png", "x_2.png", "x_1.png"]
     pixels = np.asarray(Image.open(files[0]))
     assert pixels.shape == (320, 300, 3)
     assert pixels[40, 10].any() and pixels[60, 25].any()
