@@ -25,6 +25,7 @@ from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHe
 from aggnets_jax.detection.losses import own_class
 from aggnets_jax.detection.proposals import Detections, Proposals
 from aggnets_jax.detection.roi_align import pool
+from aggnets_jax.errors import UserError
 from aggnets_jax.models.levels import Backbone, Levels
 from aggnets_jax.runtime.mesh import map_images
 
@@ -147,6 +148,12 @@ class Detector(nn.Module):
         """Return losses that are normalised within groups of images, and their mean over groups."""
         if self.loss_group is None:
             return losses(*inputs)
+        images = len(jax.tree.leaves(inputs)[0])
+        if images % self.loss_group:
+            raise UserError(
+                f"loss_group={self.loss_group} must divide the images of a batch, or of a part of"
+                f" it with config.accumulation_steps: {images}"
+            )
         inputs = jax.tree.map(lambda x: x.reshape(-1, self.loss_group, *x.shape[1:]), inputs)
         return {name: loss.mean() for name, loss in jax.vmap(losses)(*inputs).items()}
 

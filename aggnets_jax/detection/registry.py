@@ -113,10 +113,10 @@ def create_detector(
         fields["sizes"] = _named("size of a detector", Sizes, fields["sizes"])
     if "samples" in fields:
         fields["samples"] = _named("number of samples", SampleSizes, fields["samples"])
-    if fields.get("limits") is not None:
-        fields["limits"] = tuple(
-            _named("limit of proposals", Limits, each) for each in fields["limits"]
-        )
+    if (limits := fields.get("limits")) is not None:
+        if len(limits) != 2:
+            raise UserError(f"limits are (training, evaluation), got {len(limits)}")
+        fields["limits"] = tuple(_named("limit of proposals", Limits, each) for each in limits)
     if fields.get("roi_method", METHODS[0]) not in METHODS:
         raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
     made = make_backbone(
@@ -140,7 +140,7 @@ def _named(what: str, kind: type[Any], given: Any) -> Any:
         if name not in kind._fields:
             raise unknown(what, str(name), kind._fields)
     if missing := set(kind._fields) - set(kind._field_defaults) - set(given):
-        raise UserError(f"{', '.join(sorted(missing))} of the {what}s must be given")
+        raise UserError(f"a {what} is missing: {', '.join(sorted(missing))}")
     return kind(**given)
 
 

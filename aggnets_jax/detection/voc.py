@@ -1,7 +1,8 @@
 """Pascal VOC's mean average precision, of boxes.
 
 Source: Everingham et al., "The Pascal Visual Object Classes (VOC) Challenge", IJCV 2010, Section
-4.2; the development kit of 2007.
+4.2; the development kit of 2007. As in the paper, the IoU exceeds the threshold; the kit accepts
+the threshold, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-# As the kit computes them: 0.3, 0.6 and 0.7 are above the recalls 3/10, 6/10 and 7/10 by a rounding
-# error, so that these don't reach them.
+# As the kit's Python versions compute them: 0.3, 0.6 and 0.7 are above the recalls 3/10, 6/10 and
+# 7/10 by a rounding error, so that these don't reach them.
 _RECALLS = np.linspace(0, 1, 11)
 
 

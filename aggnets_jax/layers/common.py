@@ -186,8 +186,10 @@ def deep_stem(x: jax.Array, features: int, *, norm: Norm, conv: Conv) -> jax.Arr
     """Compute [conv3x3-BN-ReLU] x 3, the first at stride 2, the last with twice the channels.
 
     Maps x [batch, height, width, channels] to [batch, height / 2, width / 2, features], with
-    `stem_conv1`, `stem_norm1` and so on.
+    `stem_conv1`, `stem_norm1` and so on. Raise `UserError` for an odd number of features.
     """
+    if features % 2:
+        raise UserError(f"stem_features must be an even number, got {features}")
     half = features // 2
     for i, (width, stride) in enumerate(((half, 2), (half, 1), (features, 1)), 1):
         x = conv(width, 3, stride=stride, name=f"stem_conv{i}")(x)

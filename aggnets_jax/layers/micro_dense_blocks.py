@@ -32,6 +32,7 @@ from aggnets_jax.connectivity.aggregation import check_aggregation
 from aggnets_jax.connectivity.stage import Stage
 from aggnets_jax.connectivity.topology import Topology, TopologyLike, stage_topologies
 from aggnets_jax.layers import common
+from aggnets_jax.layers.pooling import check_even
 from aggnets_jax.layers.pyramid_blocks import Block, Branch
 
 # Channels and groups of the 3x3 convolution of layer l, from c_0.
@@ -102,7 +103,8 @@ class MicroDense(Block):
 class MicroDenseBlock(Branch):
     """The unit F of a network: BN, compression, dense layers, 1x1 over all of them.
 
-    A stride of 2 is a 4x4 convolution in the place of the first 1x1. The output has `expansion`
+    A stride of 2 is a 4x4 convolution in the place of the first 1x1, for maps with even sides. The
+    output has `expansion`
     times as many channels as `features` says.
     """
 
@@ -112,6 +114,8 @@ class MicroDenseBlock(Branch):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[batch, height, width, channels] -> [batch, height / stride, width / stride, any]."""
+        if self.stride == 2:
+            check_even(x)
         compressed = self.block.compressed(x.shape[-1])
         compress = self.conv(
             compressed, 1 if self.stride == 1 else 4, stride=self.stride, name="compress_conv"

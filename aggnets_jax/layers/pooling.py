@@ -8,9 +8,19 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from aggnets_jax.errors import UserError
 from aggnets_jax.layers.dilation import Pads, Sampling, sampling_of
 
 _Padding = str | Pads
+
+
+def check_even(x: jax.Array) -> None:
+    """Raise `UserError` for a map x [batch, height, width, channels] that can't be halved."""
+    if x.shape[1] % 2 or x.shape[2] % 2:
+        raise UserError(
+            f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
+            " as in all stages for images with sides that are multiples of 32"
+        )
 
 
 def max_pool(

@@ -17,9 +17,8 @@ from flax import linen as nn
 
 from aggnets_jax.connectivity.aggregation import pad_channels
 from aggnets_jax.connectivity.topology import Topology
-from aggnets_jax.errors import UserError
 from aggnets_jax.layers.common import Conv, Norm
-from aggnets_jax.layers.pooling import avg_pool
+from aggnets_jax.layers.pooling import avg_pool, check_even
 
 
 class Branch(nn.Module):
@@ -94,10 +93,6 @@ def joined(
 
 
 def average_halves(x: jax.Array) -> jax.Array:
-    """Return [batch, height / 2, width / 2, channels], by 2x2 averages."""
-    if x.shape[1] % 2 or x.shape[2] % 2:
-        raise UserError(
-            f"a map of {x.shape[1]}x{x.shape[2]} can't be halved; allowed: even heights and widths,"
-            " as in all stages for images with sides that are multiples of 32"
-        )
+    """Return [batch, height / 2, width / 2, channels], by 2x2 averages; see `check_even`."""
+    check_even(x)
     return avg_pool(x, (2, 2), strides=(2, 2))

@@ -71,20 +71,24 @@ class GroupNorm(nn.Module):
         """
         channels = x.shape[-1]
         groups = self.groups(channels)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x.reshape(x.shape[0], -1, groups, channels // groups)
-        if x.shape[1] * x.shape[3] == 1 and not self.is_initializing():
+        wide = jnp.promote_types(x.dtype, jnp.float32)
+        x = x.reshape(x.shape[0], -1, channels)
+        if x.shape[1] * channels == groups and not self.is_initializing():
             raise UserError(
                 f"the normalisation {'/'.join(self.path)!r} gets one value in each group and would"
                 " always return 0; it needs larger images, or more channels in a group"
             )
-        keep = partial(jnp.mean, axis=(1, 3), keepdims=True)
-        shift = keep(x[:, x.shape[1] // 2, None])
-        mean, var = shifted_moments(x, shift, partial(jax.tree.map, keep))
-        mean, var = mean[:, 0, :, 0], var[:, 0, :, 0]
+
+        def mean(values: jax.Array) -> jax.Array:
+            # Over positions first: groups of x itself would be another layout, so a copy of it.
+            by_channel = values.mean(1).reshape(-1, groups, channels // groups)
+            return jnp.repeat(by_channel.mean(2), channels // groups, 1)[:, None]
+
+        # Each reader widens x for itself: a wide copy would be written for the two of them.
+        center = mean(x[:, x.shape[1] // 2, None].astype(wide))
+        average, var = shifted_moments(x.astype(wide), center, partial(jax.tree.map, mean))
         factor = jax.lax.rsqrt(var + 1e-5)
-        both = Affine(factor, -mean * factor)
-        return jax.tree.map(lambda v: jnp.repeat(v, channels // groups, 1)[:, None, None], both)
+        return jax.tree.map(lambda v: v[:, None], Affine(factor, -average * factor))
 
 
 def _identity(x: jax.Array) -> Affine:

@@ -72,7 +72,7 @@ def two_for_each_multiply_add(operations: Operations) -> float:
 
 
 def with_elementwise(operations: Operations) -> float:
-    """Return the FLOPs of HCGNet, Tables 2 and 3: 2 for each element of a norm."""
+    """Return the FLOPs of HCGNet, Tables 2 and 3, to their digits: 2 for each element of a norm."""
     elementwise = 2 * operations.norms + operations.rectified + operations.pooled
     return multiply_adds(operations) + elementwise
 

@@ -11,7 +11,9 @@ The SMG module, with its equations, is in `layers.smg`.
 Where the paper and the reference code (https://github.com/winycg/HCGNet) differ:
 * The middle of a transition has C_in - floor((C_in - C_out) / 2) channels, about 1.5 C_out (alpha).
 * The code for ImageNet applies dropout to a tensor that it does not use; the paper has 0.1 before
-  the classifier. DropBlock for CIFAR is only in the code; its squares are cut off at the border.
+  the classifier. DropBlock for CIFAR is only in the code; its squares are cut off at the border,
+  and begin at each position with probability strength / size^2. Here all squares lie within the
+  map, see `layers.regularisation.DropBlock`.
 * The printed FLOPs are multiply-adds of convolutions and of the classifier, two operations for each
   element of a normalisation of maps, and one for each element of a ReLU and value that a pooling
   reads. The code that counts them ignores dilation, so B's maps have two rows and columns more.

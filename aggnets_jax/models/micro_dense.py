@@ -56,7 +56,7 @@ def mdnet(
       widths: channels of each stage, in the place of `alpha`; the stem is as wide as the first.
       num_layers: n, dense layers in a block.
       compression: width to which a block first brings its input, as a part of the input's; default
-        as in the paper's tables, else 0.275.
+        as in the paper's tables, or as in its figure with so many layers, else 0.275.
       width_rule: "pyramidal", "pyramidal_narrow" or "pyramidal_finely_grouped".
       growing: whether the layers of a block widen.
       final_relu: whether a block's last convolution is rectified.

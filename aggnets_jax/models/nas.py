@@ -140,7 +140,10 @@ class NASNet(Network):
         if not self.auxiliary_weight:
             return None
         last_of_second = max(i for i, (stage, *_) in enumerate(plan) if stage == 2)
-        return last_of_second + (0 if self.auxiliary_stage == 2 else 2)
+        index = last_of_second + (0 if self.auxiliary_stage == 2 else 2)
+        if index >= len(plan):
+            raise UserError("the auxiliary classifier needs a second cell in the last stage")
+        return index
 
     def _head(self, x: jax.Array, train: bool) -> dict[str, Any]:
         dropout = nn.Dropout(self.dropout, deterministic=not train)

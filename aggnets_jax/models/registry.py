@@ -241,7 +241,8 @@ def create_model(
     """
     if hub.is_on_hub(name):
         name, classes, arguments = network_on_hub(name)
-        num_classes, overrides = num_classes or classes, {**arguments, **overrides}
+        num_classes = classes if num_classes is None else num_classes
+        overrides = {**arguments, **overrides}
     chosen = {
         "out_indices": out_indices,
         "output_stride": output_stride,

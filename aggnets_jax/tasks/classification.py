@@ -53,29 +53,6 @@ class Classification(Task):
         """Open the evaluation split."""
         return data.eval_batches(config.data, batch_size=config.eval_batch_size, sharding=sharding)
 
-    def other_eval_data(
-        self,
-        model: Any,
-        learnt: data.DatasetInfo,
-        config: Config,
-        info: data.DatasetInfo,
-        sharding: NamedSharding,
-        *,
-        whole: bool,
-    ) -> tuple[Any, data.EvalBatches]:
-        """Open another data set, which may have a part of the classes, see `data.map_classes`."""
-        class_map = data.map_classes(learnt, info)
-        batches = data.eval_batches(
-            config.data,
-            batch_size=config.eval_batch_size,
-            sharding=sharding,
-            class_map=class_map,
-            whole=whole,
-        )
-        if class_map is None or len(class_map.classes) == learnt.num_classes:
-            return model, batches
-        return data.Among(model, class_map), batches
-
     def make_prepare(
         self, model: Any, preprocess: data.Preprocess, config: Config
     ) -> Callable[[data.Batch, jax.Array], Examples]:

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.arguments import check_whole_number, choose
+from aggnets_jax.config_fields.fields import flatten, plain
 from aggnets_jax.data import objects as object_data
 from aggnets_jax.data.objects.segmentations import mask_coding
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
@@ -40,6 +41,7 @@ MOST_OBJECTS = 100
 # Fields of a config that are not for images with objects, and their neutral values.
 _NOT_FOR_OBJECTS = {
     "loss": None,
+    "loss_args": {},
     "label_smoothing": 0.0,
     "progressive": (),
     "data.image_size": None,
@@ -353,10 +355,12 @@ class Detection(Task):
 
 def check_fields(config: Config, task: str, apart: Sequence[str] = ()) -> None:
     """Raise `UserError` if a field is set that is not for images with objects, except `apart`."""
+    fields = flatten(plain(config))
     for field, value in _NOT_FOR_OBJECTS.items():
-        *groups, name = field.split(".")
-        if field not in apart and (config[groups[0]] if groups else config)[name] != value:
+        if field not in apart and fields[field] != value:
             raise UserError(f"config.{field} is not for {task}: it must be {value!r}")
+    if config.data.resident == "always":
+        raise UserError(f"config.data.resident='always' is not for {task}: set 'auto'")
 
 
 def preprocess_padded(info: data.DatasetInfo) -> data.Preprocess:

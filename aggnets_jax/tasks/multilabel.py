@@ -77,7 +77,8 @@ class MultiLabel(Task):
 
     def describe(self, config: Config) -> data.DatasetInfo:
         """Describe the data set of a config."""
-        check_fields(config, "the task 'multilabel'", apart=("loss", "model.scan"))
+        apart = ("loss", "loss_args", "model.scan")
+        check_fields(config, "the task 'multilabel'", apart)
         return object_data.describe_objects(config.data, self.form, **self._chosen)
 
     def batch_shapes(

@@ -8,11 +8,12 @@ from 0.1 to 0 by cosines of 10, 20, 40, ... 320 epochs. A single crop is evaluat
 
 Not in the paper, but in the authors' code: Nesterov momentum; one mixing ratio for a batch; one
 learning rate for an epoch, in proportion to the batch; the smoothed probability is shared by the
-other classes; random crops of 224 pixels, mirrored. The paper's "augmentation following" DenseNet
-would have colour jitter 0.4 and lighting 0.1, too. Their batches were on two GPUs, each with batch
+other classes; random crops of 224 pixels, mirrored. Their batches were on two GPUs, each with batch
 statistics of its own: --config.batch_norm=device on two devices.
 
-What differs: in the authors' code the dropout has no effect.
+What differs: in the authors' code the dropout has no effect, and AutoAugment's policy is applied
+(--config.data.policy=autoaugment_imagenet), which the paper does not mention. The paper's
+"augmentation following" DenseNet may mean colour jitter 0.4 and lighting 0.1, too.
 """
 
 import ml_collections

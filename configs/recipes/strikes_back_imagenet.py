@@ -9,7 +9,9 @@ with 224.
 
 Different from the paper: RandAugment has the same strength for all images, and applies all of its
 operations; batches of three copies have 2016 images, not 2048, and the learning rate is in
-proportion; a3 scales images of 224 pixels down; the central crop of an evaluation is the usual one.
+proportion; a sixth of the images are mixed with a copy of themselves, because copies stand side by
+side; gradients are clipped to the norm 1, as timm's LAMB does; a3 scales images of 224 pixels down;
+the central crop of an evaluation is the usual one.
 """
 
 import ml_collections
@@ -50,7 +52,7 @@ def get_config():
 
 
 def sweep():
-    shorter = {"weight_decay": 0.02, "label_smoothing": 0.0}
+    shorter = {"weight_decay": 0.02, "label_smoothing": 0.0, "data.mixup": 0.1}
     yield "a1", {}
     yield "a2", {"total_epochs": 300, **shorter}
     yield (
@@ -64,6 +66,5 @@ def sweep():
             "model.args": {"stochastic_depth": 0.0},
             "data.repeats": 1,
             "data.policy_args": {"magnitude": 6},
-            "data.mixup": 0.1,
         },
     )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.detection.sampling import image_keys
+from aggnets_jax.errors import UserError
 from tests.detection import tiny
 from tests.detection.scenes import RECORDS
 
@@ -83,6 +84,8 @@ def test_groups_of_images_have_normalisers_of_their_own():
         tiny.detector(loss_group=n)._by_group(mean, values, counted)["loss"] for n in (None, 2)
     ]
     assert losses == [3.0, (1.0 + 4.0) / 2]
+    with pytest.raises(UserError, match=r"loss_group=3 must divide .*: 4"):
+        tiny.detector(loss_group=3)._by_group(mean, values, counted)
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.restore import restore_network
 from tests.models.variables import random_variables, starting_from_zeros
+from tests.patterns import one_line_error
 from tests.runs import tiny_config
 
 SIZE = 8
@@ -118,13 +119,27 @@ def test_training_condenses_at_a_sixth_a_third_and_half_of_its_steps():
     assert shares == [{0.0}, {0.25}, {0.25}, {0.5}, {0.5}, {0.75}, {0.75}, {0.75}]
 
 
+NETWORK = {"name": "condensenet", "args": {"stage_depths": (1, 2), "growth_rate": (4, 8)}}
+
+
+@pytest.mark.parametrize(
+    "averaging",
+    [{"ema_decay": 0.9}, {"optimizer": "schedule_free_sgd", "schedule": "constant"}],
+    ids=lambda changes: min(changes),
+)
+def test_averages_of_a_network_that_condenses_are_refused(averaging, data_dir, tmp_path):
+    config = tiny_config(data_dir, model=NETWORK, **averaging)
+    message = one_line_error(train_and_evaluate, config, tmp_path / "run")
+    assert "condensenet keeps its parameters within a set, which averages leave" in message
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.fixture(scope="module")
 def trained(data_dir, tmp_path_factory):
     """The workdir of a run whose 12 steps condense after 2, 4 and 6."""
     workdir = tmp_path_factory.mktemp("condensenet")
-    network = {"name": "condensenet", "args": {"stage_depths": (1, 2), "growth_rate": (4, 8)}}
     schedule = {"log_every_steps": 12, "eval_every_steps": 12, "checkpoint_every_steps": 3}
-    train_and_evaluate(tiny_config(data_dir, model=network, **schedule), workdir)
+    train_and_evaluate(tiny_config(data_dir, model=NETWORK, **schedule), workdir)
     return workdir
 
 

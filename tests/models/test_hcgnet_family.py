@@ -155,6 +155,7 @@ def test_names_and_arguments():
     ("name", "overrides", "said"),
     [
         ("hcgnet", {}, "'modules' and 'growth_rate', or 'variant'"),
+        ("hcgnet_b", {"stem_features": 33}, "stem_features must be an even number, got 33"),
         ("hcgnet", {"modules": (8, 8, 8)}, "'modules' and 'growth_rate'"),
         ("hcgnet", {"modules": (), "growth_rate": 12}, "'modules' and 'growth_rate'"),
         ("hcgnet", {"variant": "a4"}, "nearest: a"),

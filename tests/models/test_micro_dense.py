@@ -370,6 +370,7 @@ def test_topologies_of_a_micro_dense_resnext_are_those_of_stages_and_all_blocks(
 
 
 def test_images_that_cannot_be_halved_are_told():
-    message = one_line_error(model_info, "mdnet3_a5", input_shape=(10, 10, 3))
-    assert "5x5 can't be halved; allowed: even heights and widths" in message
-    assert "multiples of 32" in message
+    for name in ("mdnet3_a5", "micro_dense_resnext29_w25"):
+        message = one_line_error(model_info, name, input_shape=(10, 10, 3))
+        assert "5x5 can't be halved; allowed: even heights and widths" in message
+        assert "multiples of 32" in message

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import create_model
+from aggnets_jax import create_model, model_info
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
 from aggnets_jax.errors import UserError
 from aggnets_jax.models.flops import count
 from aggnets_jax.models.nas_cells import CELLS, read_cell
 from tests.marks import mostly_slow
 from tests.models.variables import random_variables, starting_from_zeros
+from tests.patterns import one_line_error
 
 SIZE = 8
 
@@ -79,6 +80,14 @@ def test_sizes_with_the_auxiliary_head(name, classes, params):
     with starting_from_zeros():
         parts = count(create_model(name, classes, auxiliary_weight=0.4), (32, 32, 3)).values()
     assert sum(part.params for part in parts) == params
+
+
+def test_an_auxiliary_head_without_its_cell_is_told():
+    assert tiny("pnasnet_cifar").plan
+    message = one_line_error(
+        model_info, "pnasnet_cifar", num_cells=1, features=4, auxiliary_weight=0.4
+    )
+    assert message == "the auxiliary classifier needs a second cell in the last stage"
 
 
 @pytest.mark.slow

@@ -98,6 +98,8 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
     [
         ({"data.mixup": 1.0}, r"config\.data\.mixup is not for detection: it must be 0\.0"),
         ({"num_seeds": 2}, r"config\.num_seeds is not for detection"),
+        ({"loss_args": {"gamma": 2.0}}, r"config\.loss_args is not for detection"),
+        ({"data.resident": "always"}, r"config\.data\.resident='always' is not for detection"),
         ({"task_args.detector": "mask_rcnn"}, "unknown detector 'mask_rcnn'; nearest: mask_rcnn"),
         ({"task_args.conventions": "centre"}, "unknown conventions 'centre'; nearest: center"),
         ({"task_args.shorter": 64}, "task 'detection' has no argument 'shorter'; nearest: short"),
@@ -107,7 +109,10 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
             "detector 'mask_rcnn_fpn' has no argument 'froze'",
         ),
         ({"task_args.detector_args": {"samples": {"roi": 1}}}, "unknown number of samples 'roi'"),
-        ({"task_args.detector_args": {"limits": [{"pre_nms": 1}] * 2}}, "post_nms, proposals of"),
+        (
+            {"task_args.detector_args": {"limits": [{"pre_nms": 1}] * 2}},
+            "proposals is missing: post_nms",
+        ),
         ({"data.name": "aggnets_digits"}, "unknown data set for detection"),
         ({"data.data_dir": None}, "coco_folder needs data_dir"),
         ({"data.train_split": "trian"}, "unknown split .*nearest: train"),
@@ -261,6 +266,16 @@ def test_weights_go_to_torchvisions_names_and_back(scenes_dir, tmp_path):
     arguments = (f"--config={file}", f"--workdir={tmp_path}/back", f"--from_torch={weights}")
     assert main(["convert", *arguments]) == 0
     assert evaluate_checkpoint(tmp_path / "back") == {**final, "step": 0}
+    other = (arguments[0], f"--workdir={tmp_path}/other", arguments[2], "--epsilon=0.5")
+    assert main(["convert", *other]) == 0
+    scale = "params/backbone/stem_norm/scale"
+    own, changed = (
+        leaves_by_path(
+            restore_network(tmp_path / name, "latest", replicated(make_mesh())).variables
+        )
+        for name in ("back", "other")
+    )
+    assert (changed[scale] < own[scale]).all()
 
 
 @pytest.mark.slow

@@ -131,6 +131,7 @@ def test_evaluation_reads_the_classes_of_the_annotations(scenes_dir):
     ("changes", "message"),
     [
         ({"data": {"name": "coco_folder", "mixup": 0.1}}, "config.data.mixup is not for the task"),
+        ({"data": {"resident": "always"}}, "config.data.resident='always' is not for the task"),
         ({"task_args": {"size": 0}}, "size must be a whole number of at least 1"),
         ({"loss": "cross_entropy"}, "unknown loss of the task 'multilabel' 'cross_entropy'"),
     ],
