@@ -72,6 +72,7 @@ def test_kept_programs_send_no_images_and_compute_little_but_the_network():
         assert line["other_collectives"] == "none"
         assert 0.8 < float(line["flop_ratio"]) < 1.3
         if line["level"] == "default":
-            # At most twice; resnet18, with 32 images on a chip, is above (docs/performance.md).
-            assert 0 < float(line["hbm_ratio"]) < (2.5 if line["network"] == "resnet18" else 2)
+            # At most twice; docs/performance.md says why two are above.
+            above = line["network"] in ("resnet18", "densenet40_k12")
+            assert 0 < float(line["hbm_ratio"]) < (2.5 if above else 2)
             assert float(line["hbm_ratio"]) < float(line["byte_ratio"])

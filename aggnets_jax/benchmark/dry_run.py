@@ -172,14 +172,18 @@ def _costs(jitted: Any, *arguments: Any) -> dict[str, Any]:
     }
 
 
-def smaller(config: ml_collections.ConfigDict) -> Iterator[dict[str, Any]]:
-    """Yield changes of a config that need less and less memory, first those with equal results."""
+def smaller(config: ml_collections.ConfigDict, devices: int) -> Iterator[dict[str, Any]]:
+    """Yield changes of a config that need less and less memory, first those with equal results.
+
+    The number of devices divides each part of an accumulated batch.
+    """
     remat = [kind for kind in ("norm", "layer") if kind != config.model.remat]
     yield from ({"model.remat": kind} for kind in remat)
     if config.sharding != "fsdp":
         yield {"model.remat": "layer", "sharding": "fsdp"}
-    batch_size = config.batch_size
-    while batch_size % 2 == 0:
+    batch_size, parts = config.batch_size, config.accumulation_steps
+    # Parts of one image are too small.
+    while batch_size % (2 * devices * parts) == 0 and not batch_size == 2 * parts > 2:
         batch_size //= 2
         yield {"model.remat": "layer", "batch_size": batch_size}
 
@@ -194,7 +198,7 @@ def fit(
     Raises:
       UserError: if none fits; or as `dry_run`.
     """
-    for changes in ({}, *smaller(config)):
+    for changes in ({}, *smaller(config, len(target.devices))):
         flags = " ".join(f"--config.{name}={value}" for name, value in changes.items())
         changed = config_lib.resolve({**config_lib.to_json(config), **changes})
         try:

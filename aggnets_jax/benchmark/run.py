@@ -19,6 +19,7 @@ from aggnets_jax.benchmark.workload import Workload
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import local_path
 from aggnets_jax.models import check_image_shape, input_shape
+from aggnets_jax.runtime.mesh import check_divisible
 from aggnets_jax.training.step import default_steps_per_dispatch
 
 TORCH, TF_DATA = "torch", "tf.data"
@@ -28,7 +29,8 @@ def run(given: argparse.Namespace) -> None:
     """Measure, print the table, and write it.
 
     Raises:
-      UserError: for flags that are not allowed, and networks that can't be created.
+      UserError: for flags that are not allowed, networks that can't be created, and a batch that
+        the devices can't divide.
     """
     check(given)
     if given.against == TORCH:
@@ -70,6 +72,7 @@ def check(given: argparse.Namespace) -> None:
 
 
 def _workload(model: str, given: argparse.Namespace) -> Workload:
+    check_divisible("batch_size", given.batch_size, jax.device_count())
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])

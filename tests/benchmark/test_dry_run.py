@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_in_a_line(flags, said, capsys):
     assert said in capsys.readouterr().err
 
 
-V5E = Target("tpu", CHIPS["v5e"], [])
+V5E = Target("tpu", CHIPS["v5e"], [None] * 4)
 
 
 class Full:
@@ -151,8 +151,25 @@ def test_changes_are_tried_until_one_fits(monkeypatch, capsys):
     assert lines[0] == "as the config is: too much"
     assert lines[-1] == "--config.model.remat=layer --config.batch_size=12: it fits"
 
+
+@pytest.mark.parametrize(
+    ("devices", "parts", "batch_size", "halves"),
+    [(4, 1, 48, [24, 12]), (4, 2, 48, [24]), (1, 4, 16, [8]), (1, 1, 2, [1]), (4, 1, 4, [])],
+)
+def test_batches_are_halved_as_far_as_devices_and_parts_allow(
+    monkeypatch, devices, parts, batch_size, halves
+):
+    tried = []
+
+    def dry_run(config, target):
+        tried.append(config.batch_size)
+        raise module.DoesNotFit("too much")
+
+    monkeypatch.setattr(module, "dry_run", dry_run)
+    config = config_lib.resolve({"batch_size": batch_size, "accumulation_steps": parts})
     with pytest.raises(UserError, match="no change that was tried fits"):
-        module.fit(config_lib.resolve({"batch_size": 13}), V5E)
+        module.fit(config, V5E._replace(devices=[None] * devices))
+    assert [*dict.fromkeys(tried)] == [batch_size, *halves]
 
 
 def test_the_roofline_is_each_resource_at_its_published_rate():

@@ -195,6 +195,14 @@ def test_mistakes_are_one_line(flags, message, capsys, monkeypatch):
     assert printed.err.count("\n") == 1
 
 
+def test_a_batch_that_the_devices_can_not_divide_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 3)
+    monkeypatch.setitem(modes.MODES, "eval", _fake([]))
+    assert main(["benchmark", *NETWORK, "--modes=eval"]) == 2
+    error = capsys.readouterr().err
+    assert error == "error: config.batch_size 4 is not divisible by 3 devices; nearest: 3\n"
+
+
 def test_every_column_is_explained():
     text = (Path(__file__).parents[2] / "docs" / "benchmark.md").read_text()
     assert [name for name in (*FIELDS, *ORIGIN) if f"`{name}`" not in text] == []
