@@ -5,6 +5,7 @@ import importlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 import aggnets_jax
@@ -44,6 +45,18 @@ def test_the_examples_are_found():
 def test_links_lead_somewhere(page):
     for target in LINK.findall(page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_network_of_a_run_classifies_in_a_program_of_ones_own(finished_run):
+    page = (runs.ROOT / "docs" / "own_loop.md").read_text()
+    code = (
+        page.partition("## The network of a run")[2].partition("```python\n")[2].partition("```")[0]
+    )
+    names = {}
+    exec(code.replace("runs/sparse", str(finished_run)), names)
+    restored = names["restored"]
+    classes = names["classify"](restored.variables, np.zeros((3, 8, 8, 1), np.uint8))
+    assert [restored.info.class_names[i] for i in classes] == [str(classes[0])] * 3
 
 
 def shell_commands(text):
