@@ -89,6 +89,7 @@ def test_a_profile_is_written_for_the_steps_asked_for(data_dir, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow
 def test_a_run_lists_a_folder_once(tmp_path, monkeypatch):
     """Also if an image comes meanwhile, which the next run has."""
     folder = make_image_folder(tmp_path / "data", {"test": 2, "train": 2})

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,11 +15,17 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.buckets import is_url
 from aggnets_jax.connectivity.scan_variables import match_layout
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Gone, OtherArrays, Unsaved, UserError, one_line
 from aggnets_jax.files import PathLike, has_folder, make_folder, move_folder
-from aggnets_jax.runtime.distributed import error_in_any, of_first_process, on_first_process
+from aggnets_jax.runtime.distributed import (
+    error_in_any,
+    is_first,
+    of_first_process,
+    on_first_process,
+)
 from aggnets_jax.training.state import TrainState, at_seed, over_seeds
 from aggnets_jax.workdir.checkpoints import Checkpoints, array_checksums, json_checksum
 from aggnets_jax.workdir.folder import BEST, LATEST, config_change_error
@@ -159,8 +166,19 @@ class RunCheckpoints(Checkpoints):
                     upload = self._thread.submit(self._upload, folder, manager)
                     self._pending[folder] = upload.result
 
-        if error := error_in_any(_error_of(save)):
-            self.note_failure(error, step, folder)
+        # Orbax's processes would wait for the first if it could not make a folder.
+        for action in (partial(self._try_series, folder), save):
+            if error := error_in_any(_error_of(action)):
+                self.note_failure(error, step, folder)
+                return
+
+    def _try_series(self, folder: str) -> None:
+        """Make the folder of a series, and for a moment one in it, in the first process."""
+        series = self._series(folder)
+        if is_first() and not is_url(series):
+            make_folder(series)
+            with tempfile.TemporaryDirectory(dir=series, prefix="."):
+                pass
 
     def _upload(self, folder: str, manager: ocp.CheckpointManager) -> None:
         manager.wait_until_finished()

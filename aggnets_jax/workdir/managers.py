@@ -1,6 +1,7 @@
 """Orbax's managers of a series of checkpoints: one that reads, and one that saves."""
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,9 @@ from aggnets_jax.files import AnyPath
 
 JSON_ITEMS = ("config", "dataset", "progress")
 
+# The writers that this process has opened; all processes open them in one order.
+_OPENED = itertools.count()
+
 
 def open_reader(series: AnyPath) -> ocp.CheckpointManager:
     """Open a series for reading; the manager waits for no other process."""
@@ -22,12 +26,19 @@ def open_reader(series: AnyPath) -> ocp.CheckpointManager:
 
 
 def open_writer(series: AnyPath, keep: int) -> ocp.CheckpointManager:
-    """Open a series for saving, and make its folder; all processes must call this.
+    """Open a series, whose folder is there, for saving; all processes must call this.
 
-    The latest `keep` checkpoints are kept.
+    The latest `keep` checkpoints are kept. The processes wait for each other by a name of this
+    manager: what others wait for at that time, or a failed one left, can't come between.
     """
+    processes = ocp.options.MultiprocessingOptions(
+        active_processes=set(range(jax.process_count())),
+        barrier_sync_key_prefix=f"writer-{next(_OPENED)}",
+    )
     return _open(
         series,
+        create=False,
+        multiprocessing_options=processes,
         max_to_keep=keep,
         cleanup_tmp_directories=True,
         # Otherwise threads wait for a directory that can't be made, past the run's end.

@@ -44,6 +44,7 @@ def test_a_cut_link_changes_the_features_behind_it_alone(restored):
         assert jnp.abs(changed[-1] - whole[-1]).max() > 0, link
 
 
+@pytest.mark.slow
 def test_a_sweep_writes_average_precision_of_each_link(
     restored, finished_detection, tmp_path, capsys
 ):

@@ -70,6 +70,7 @@ def corrupted_digits(name, severity):
     return levels, digits.target[test]
 
 
+@pytest.mark.slow
 def test_generated_images_and_arrays_give_the_same_accuracy(finished_run, tmp_path, capsys):
     """The arrays are made by the reference, in the format of CIFAR-10-C."""
     flags = ("--corruptions", "brightness", "--severities", "1", "5")

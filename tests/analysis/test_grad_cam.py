@@ -191,6 +191,7 @@ def test_the_command_tells_of_each_image_and_endpoint(workdir, tmp_path, capsys)
     assert "grad_cam.png" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_are_looked_at_as_images_of_the_split(workdir, tmp_path, capsys):
     _, rows = look(workdir, tmp_path, *ENDPOINTS, "--class=7")
     restored = restore_network(workdir, "latest", replicated(make_mesh()))

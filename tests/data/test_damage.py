@@ -238,7 +238,7 @@ def evaluation_of(config, sharding):
     return eval_batches(config, batch_size=4, sharding=sharding)
 
 
-@pytest.mark.parametrize("policy", ["stop", "skip"])
+@mostly_slow("policy", ["stop", "skip"], quick=(0,))
 def test_records_that_vanish_are_not_skipped(cifar10, tmp_path, sharding, policy):
     data_dir = copy_of(cifar10[0], tmp_path / "data")
     config = make_config("cifar10", data_dir, resident="never", damaged=policy)

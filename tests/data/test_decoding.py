@@ -14,12 +14,13 @@ from aggnets_jax.data.decoding import _random_window, eval_image, image_decoder,
 from aggnets_jax.data.tf_runtime import import_tensorflow
 from tests.data.conftest import make_config
 from tests.data.test_batches import join, take
+from tests.marks import mostly_slow
 
 WIDTH, HEIGHT = 240, 180
 COUNT = 400
 
 
-@pytest.mark.parametrize("size", [24, 56])
+@mostly_slow("size", [24, 56], quick=(0,))
 def test_evaluation_is_pils_resize_and_centre_crop(imagenet, sharding, size):
     data_dir, official = imagenet
     config = make_config("imagenet2012", data_dir, image_size=size)

@@ -113,6 +113,7 @@ def test_every_example_once_an_epoch_and_index_is_its_number(shades, sharding, s
     assert np.array_equal(seen["label"], labels[seen["index"]])
 
 
+@pytest.mark.slow
 def test_order_and_crops_depend_on_the_seed_only(colours, sharding):
     """And not on the size of batches, on where the run begins, or on which rows are read."""
     config = config_of(colours)

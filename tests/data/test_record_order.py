@@ -137,7 +137,7 @@ def through(request, many_files):
     return request.param, train(many_files, 53 + 13, rows=request.param)
 
 
-@pytest.mark.parametrize("skip", [False, True])
+@mostly_slow("skip", [False, True], quick=(1,))
 @mostly_slow("start_step", [1, 10, 11, 53], quick=(2,))  # 163 examples end within step 10
 def test_going_on(many_files, through, start_step, skip):
     rows, batches = through

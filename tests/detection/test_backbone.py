@@ -23,7 +23,7 @@ def shapes(backbone, size=64):
     ("name", "features"),
     [
         ("resnet18", (64, 128, 256, 512)),
-        ("dsnet50", (256, 512, 1024, 2048)),
+        pytest.param("dsnet50", (256, 512, 1024, 2048), marks=pytest.mark.slow),
         pytest.param("densenet121", (256, 512, 1024, 1024), marks=pytest.mark.slow),
         pytest.param("efficientnet_b0", (24, 40, 112, 320), marks=pytest.mark.slow),
         pytest.param("hcgnet_b", (160, 368, 952, 1244), marks=pytest.mark.slow),

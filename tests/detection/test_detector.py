@@ -27,6 +27,7 @@ def step(detector, variables, scenes, number=0, keys=None):
     return jax.jit(jax.grad(loss, has_aux=True))(variables["params"])[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conventions", QUICK_FIRST)
 def test_detections_have_static_shapes_and_lie_in_the_image(conventions):
     detector = tiny.detector(conventions=conventions)

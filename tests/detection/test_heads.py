@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from aggnets_jax.detection.heads import BoxHead, FeaturePyramid, MaskHead, RPNHead, Upsample
 
@@ -59,6 +60,7 @@ def test_the_rpn_s_outputs_are_in_the_order_of_the_anchors():
     )
 
 
+@pytest.mark.slow
 def test_heads_have_outputs_for_each_class():
     logits, deltas = BoxHead(4, 3, 8).init_with_output(jax.random.key(0), random(5, 7, 7, 2))[0]
     assert (logits.shape, deltas.shape) == ((5, 4), (5, 3, 4))

@@ -16,6 +16,7 @@ from tests.detection import definition
 from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_a_full_mask_has_full_targets_and_an_empty_one_empty_targets(seed):
@@ -64,6 +65,7 @@ def test_pasted_masks_are_those_of_the_loops(seed):
         np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_a_target_of_a_whole_crop_is_the_crop(seed):

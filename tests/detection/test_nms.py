@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -46,6 +47,7 @@ def test_padding_suppresses_nothing():
     assert keep.tolist() == [False, True, False]
 
 
+@pytest.mark.slow
 def test_mapped_over_images_nms_is_that_of_each():
     objects = jnp.stack([jnp.asarray(boxes(seed, 20, size=(30, 30))) for seed in range(4)])
     valid = jnp.ones((4, 20), bool)

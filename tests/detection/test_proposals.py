@@ -111,6 +111,7 @@ def test_detections_are_those_of_the_loops(seed):
                 compare(found, (found.boxes, found.scores, found.labels), wanted)
 
 
+@pytest.mark.slow
 def test_candidates_that_are_left_out_are_counted():
     arguments = (jnp.full((6, 2), 0.5), jnp.zeros((6, 2, 4)), jnp.asarray(boxes(0, 6)))
     found = detect(*arguments, jnp.ones(6, bool), jnp.array([60, 80]), RECORDS[1], candidates=5)

@@ -152,6 +152,7 @@ def test_losses_of_the_rpn_are_those_of_the_definition(seed):
             np.testing.assert_allclose(found["rpn_box"], box / max(count, 1), rtol=1e-9)
 
 
+@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_losses_of_the_heads_are_those_of_the_definition(seed):

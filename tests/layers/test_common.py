@@ -41,6 +41,7 @@ def test_a_network_says_what_it_takes():
         assert "PyTorch" in one_line_error(call, first, jnp.zeros((1, 3, 8, 8)))
 
 
+@pytest.mark.slow
 @mostly_slow("train", [False, True], quick=(0,))
 def test_an_empty_map_is_the_same_error_everywhere(train, tmp_path, data_dir):
     model = create_model("densenet_imagenet", 10, **SMALL)

@@ -64,6 +64,7 @@ def test_lost_weights_have_no_gradient():
         assert np.any(gradient[kernel != 0] != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32])
 def test_the_condensed_form_computes_the_same(dtype):
     model = small()

@@ -10,11 +10,9 @@ from aggnets_jax import create_model
 from aggnets_jax.convert import from_torch
 from tests.models import golden
 
-# All but three take long to compile.
+# All but two take long to compile.
 FILES = [
-    pytest.param(
-        file, marks=() if file.startswith(("dsn", "nin", "sparsenet40")) else pytest.mark.slow
-    )
+    pytest.param(file, marks=() if file.startswith(("dsn", "nin")) else pytest.mark.slow)
     for file in golden.FILES
 ]
 

@@ -11,6 +11,7 @@ from matplotlib.patches import Arc
 from aggnets_jax import create_model
 from aggnets_jax.connectivity.drawing import draw_topology
 from aggnets_jax.connectivity.links import collection, find_links, masks_without
+from tests.marks import mostly_slow
 from tests.models.tiny import TINY
 from tests.models.variables import random_variables, starting_from_zeros
 
@@ -112,7 +113,7 @@ def test_a_weight_multiplies_the_rows_of_a_kernel_of_log_densenet_v2():
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@mostly_slow("family", FAMILIES, quick=(0,))
 def test_their_topologies_are_drawn(family):
     model, *_ = network(family)
     for topology in set(model.topologies):

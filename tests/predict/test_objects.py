@@ -26,6 +26,7 @@ def test_images(scenes_dir):
     return Path(scenes_dir) / "test"
 
 
+@pytest.mark.slow
 def test_objects_in_files_are_those_of_the_evaluation(workdir, scenes_dir, test_images):
     evaluate_checkpoint(workdir)
     results = json.loads((workdir / "results.json").read_text())

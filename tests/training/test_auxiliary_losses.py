@@ -55,6 +55,7 @@ def test_companions_add_their_squared_hinge_by_weight_and_strength():
     )
 
 
+@pytest.mark.slow
 def test_auxiliary_heads_of_googlenet_add_their_cross_entropy():
     model = create_model("googlenet_cifar", 3, auxiliary_weight=0.3)
     endpoints = endpoints_of(model, 24)

@@ -14,10 +14,10 @@ pytestmark = pytest.mark.slow
 
 PROGRAM = """
 import sys, time
-from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from aggnets_jax.files import any_path
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import in_any_process, is_first, join
 from aggnets_jax.workdir.checkpoints import Checkpoints
@@ -25,7 +25,7 @@ from aggnets_jax.workdir.progress import Progress
 from aggnets_jax.workdir.restore import restore_network
 from tests.workdir.states import make_state, open_checkpoints, restore
 
-address, number, workdir = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+address, number, workdir = sys.argv[1], int(sys.argv[2]), any_path(sys.argv[3])
 join(address, 2, number)
 everywhere = mesh_lib.replicated(mesh_lib.make_mesh())
 replicated = jax.jit(lambda tree: tree, out_shardings=everywhere)
@@ -119,3 +119,46 @@ tell(state.updates, progress.best, in_any_process(False))
 """
     assert run_two(program, tmp_path) == [["found 3 None False"], ["found 3 None False"]]
     assert not [path for path in (tmp_path / "best").iterdir() if path.name.isdecimal()]
+
+
+@pytest.mark.parametrize("place", ["disk", "gs"])
+def test_all_processes_save_and_go_on(place, tmp_path, request):
+    workdir = tmp_path
+    if place == "gs":
+        proxy = request.getfixturevalue("gs_server")
+        proxy.behave()
+        workdir = f"{proxy.bucket}/two"
+    program = """
+for steps in ((1, 2), (3, 4)):
+    with open_checkpoints(workdir) as checkpoints:
+        for step in steps:
+            checkpoints.save_best(state_of(step), Progress())
+            checkpoints.save(state_of(step), Progress(evaluated=step))
+        checkpoints.finish()
+    tell(restore(workdir, state=state_of(0))[0].updates)
+"""
+    assert run_two(program, workdir) == [["found 2", "found 4"], ["found 2", "found 4"]]
+
+
+def test_a_folder_that_the_first_process_can_not_make(tmp_path):
+    program = """
+import os
+make, full = os.mkdir, is_first()
+def mkdir(path, *arguments, **keywords):
+    if full and "checkpoints" in str(path):
+        raise OSError(28, "No space left on device", str(path))
+    make(path, *arguments, **keywords)
+os.mkdir = mkdir
+with open_checkpoints(workdir) as checkpoints:
+    checkpoints.save(state_of(1), Progress())
+    full = False
+    checkpoints.save(state_of(2), Progress())
+    checkpoints.finish()
+tell(restore(workdir, state=state_of(0))[0].updates)
+"""
+    told, folder = "warning: the state after step 1 could not be saved: ", tmp_path / "checkpoints"
+    why = f"{folder} can't be written: [Errno 28] No space left on device: '{folder}'"
+    assert run_two(program, tmp_path) == [
+        [told + why, "found 2"],
+        [told + "in another process, which says why", "found 2"],
+    ]
