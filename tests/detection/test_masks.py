@@ -16,7 +16,6 @@ from tests.detection import definition
 from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 
-@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_a_full_mask_has_full_targets_and_an_empty_one_empty_targets(seed):
@@ -25,9 +24,9 @@ def test_a_full_mask_has_full_targets_and_an_empty_one_empty_targets(seed):
     rois, index = jnp.asarray(np.floor(boxes(seed, 5))), jnp.zeros(5, jnp.int32)
     with jax.enable_x64(True):
         for conventions in RECORDS:
-            targets = mask_targets(full, rois, index, 7, conventions)
-            np.testing.assert_allclose(targets, 1, atol=1e-6)
-            assert (mask_targets(0 * full, rois, index, 7, conventions) == 0).all()
+            read = compiled(mask_targets, size=7, conventions=conventions)
+            np.testing.assert_allclose(read(full, rois, index), 1, atol=1e-6)
+            assert (read(0 * full, rois, index) == 0).all()
 
 
 @given(SEEDS)
@@ -65,7 +64,6 @@ def test_pasted_masks_are_those_of_the_loops(seed):
         np.testing.assert_allclose(found, wanted, atol=1e-9)
 
 
-@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_a_target_of_a_whole_crop_is_the_crop(seed):
@@ -74,9 +72,8 @@ def test_a_target_of_a_whole_crop_is_the_crop(seed):
     roi = np.array([[3.0, 5, 10, 12]])  # 8x8 pixels with the last, 7x7 without
     for conventions in RECORDS:
         side = int(7 + conventions.extent)
-        targets = mask_targets(
-            jnp.asarray(masks), jnp.asarray(roi), jnp.array([1]), side, conventions
-        )
+        read = compiled(mask_targets, size=side, conventions=conventions)
+        targets = read(jnp.asarray(masks), jnp.asarray(roi), jnp.array([1]))
         if conventions.mask_target != "soft":  # which samples between pixels
             np.testing.assert_array_equal(targets[0], masks[1, 5 : 5 + side, 3 : 3 + side])
 

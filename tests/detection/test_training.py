@@ -11,7 +11,7 @@ from aggnets_jax.detection.anchors import level_anchors
 from aggnets_jax.detection.boxes import ROI_STDS, RPN_STDS
 from aggnets_jax.detection.proposals import Proposals
 from tests.detection import definition
-from tests.detection.scenes import RECORDS, SEEDS, boxes, few
+from tests.detection.scenes import RECORDS, SEEDS, boxes, compiled, few
 
 NUMBERS = training.SampleSizes(24, 8, 24, 8)
 NUMBER = np.array([4, 1, 0])  # objects of the images; `boxes` makes the third like the first
@@ -60,9 +60,8 @@ def test_sampled_anchors_have_the_targets_of_the_definition(seed):
             name = conventions.name
             anchors = level_anchors((64, 96), (16, 32), conventions, scale=2, dtype=jnp.float64)
             every = np.concatenate(anchors)
-            samples = training.sample_anchors(
-                keys(seed), objects, anchors, jnp.asarray(SIZES), conventions, NUMBERS
-            )
+            sample = compiled(training.sample_anchors, conventions=conventions, numbers=NUMBERS)
+            samples = sample(keys(seed), objects, anchors, jnp.asarray(SIZES))
             for image, (height, width) in enumerate(SIZES):
                 allowed = np.ones(len(every), bool)
                 if name != "torchvision":
@@ -88,7 +87,8 @@ def test_sampled_rois_have_the_targets_of_the_definition(seed):
         proposals = Proposals(jnp.asarray(proposed), None, None, jnp.asarray(real))
         for conventions in RECORDS:
             name = conventions.name
-            samples = training.sample_rois(keys(seed), objects, proposals, conventions, NUMBERS)
+            sample = compiled(training.sample_rois, conventions=conventions, numbers=NUMBERS)
+            samples = sample(keys(seed), objects, proposals)
             for image, number in enumerate(NUMBER):
                 truth = np.asarray(objects.boxes[image, :number])
                 table = definition.overlaps(truth, proposed[image], name)
@@ -152,7 +152,6 @@ def test_losses_of_the_rpn_are_those_of_the_definition(seed):
             np.testing.assert_allclose(found["rpn_box"], box / max(count, 1), rtol=1e-9)
 
 
-@pytest.mark.slow
 @given(SEEDS)
 @few
 def test_losses_of_the_heads_are_those_of_the_definition(seed):
@@ -168,9 +167,10 @@ def test_losses_of_the_heads_are_those_of_the_definition(seed):
             logits = random.standard_normal((2, 6, 4))
             deltas = random.standard_normal((2, 6, outputs, 4))
             pictures = random.standard_normal((2, 6, outputs, 5, 5))
-            found = training.roi_losses(
-                jnp.asarray(logits), jnp.asarray(deltas), samples, 3, conventions
-            ) | training.mask_losses(jnp.asarray(pictures), samples, objects, conventions)
+            of_boxes = compiled(training.roi_losses, num_classes=3, conventions=conventions)
+            of_masks = compiled(training.mask_losses, conventions=conventions)
+            found = of_boxes(jnp.asarray(logits), jnp.asarray(deltas), samples)
+            found |= of_masks(jnp.asarray(pictures), samples, objects)
             first = 0 if name == "center" else 1  # column of the first class
             beta = {"legacy": 1.0, "center": 0.0, "torchvision": 1 / 9}[name]
             score, box, mask, count = 0, 0, [], 0
