@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,9 +32,9 @@ def open_writer(series: AnyPath, keep: int) -> ocp.CheckpointManager:
     The latest `keep` checkpoints are kept. The processes wait for each other by a name of this
     manager: what others wait for at that time, or a failed one left, can't come between.
     """
+    name = f"writer-{next(_OPENED)}"
     processes = ocp.options.MultiprocessingOptions(
-        active_processes=set(range(jax.process_count())),
-        barrier_sync_key_prefix=f"writer-{next(_OPENED)}",
+        active_processes=set(range(jax.process_count())), barrier_sync_key_prefix=name
     )
     return _open(
         series,
@@ -41,9 +42,57 @@ def open_writer(series: AnyPath, keep: int) -> ocp.CheckpointManager:
         multiprocessing_options=processes,
         max_to_keep=keep,
         cleanup_tmp_directories=True,
-        # Otherwise threads wait for a directory that can't be made, past the run's end.
-        async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        async_options=ocp.AsyncOptions(
+            # Otherwise threads wait for a directory that can't be made, past the run's end.
+            create_directories_asynchronously=False,
+            barrier_sync_fn=_SaveBarriers(name),
+        ),
     )
+
+
+class _SaveBarriers:
+    """The waits of processes for each other in a save; it fails in all if it fails in one.
+
+    Orbax's processes would wait 20 minutes for one that can't write its part. They wait twice in
+    each save: until all have written, and until the first has given the checkpoint its name. Before
+    and after it, however it ends, they set a value together.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._saves = 0
+        self._left: list[str] = []
+
+    def __call__(self, *, key: str, timeout_ms: int) -> None:
+        if "set_value" not in key:
+            self._wait_in_save(timeout_ms)
+            return
+        if self._left and sys.exception():
+            # This process has failed, and the others wait for it.
+            client = ocp.multihost.get_jax_distributed_client()
+            client.key_value_set(f"{self._failure}/{jax.process_index()}", "")
+            with contextlib.suppress(OSError):
+                self._wait_in_save(timeout_ms)
+        self._wait(key, timeout_ms)
+        if key.endswith("set_value_end"):
+            self._saves += 1
+            self._left = ["written", "named"]
+
+    @property
+    def _failure(self) -> str:
+        return f"{self._name}/failed/{self._saves}"
+
+    def _wait_in_save(self, timeout_ms: int) -> None:
+        self._wait(f"{self._name}/{self._saves}/{self._left.pop(0)}", timeout_ms)
+        client = ocp.multihost.get_jax_distributed_client()
+        if client.key_value_dir_get(self._failure):
+            self._left = []
+            raise OSError("in another process, which says why")
+
+    @staticmethod
+    def _wait(key: str, timeout_ms: int) -> None:
+        processes = set(range(jax.process_count()))
+        ocp.multihost.get_barrier_sync_fn(processes=processes)(key=key, timeout_ms=timeout_ms)
 
 
 def _open(series: AnyPath, **options: Any) -> ocp.CheckpointManager:

@@ -162,3 +162,31 @@ tell(restore(workdir, state=state_of(0))[0].updates)
         [told + why, "found 2"],
         [told + "in another process, which says why", "found 2"],
     ]
+
+
+@pytest.mark.parametrize("full", [0, 1])
+def test_a_save_that_fails_in_one_process_fails_in_all_and_they_go_on(full, tmp_path):
+    """Each process writes a half of an array, and one has a full disk."""
+    program = f"""
+from resource import RLIM_INFINITY, RLIMIT_FSIZE, setrlimit
+from jax.sharding import PartitionSpec
+halves = jax.NamedSharding(everywhere.mesh, PartitionSpec(everywhere.mesh.axis_names[0]))
+def halved(step):
+    ones = np.ones((512, 512), np.float32)
+    large = jax.make_array_from_callback(ones.shape, halves, ones.__getitem__)
+    state = state_of(step)
+    return state.replace(params=dict(state.params, large=large))
+with open_checkpoints(workdir) as checkpoints:
+    if number == {full}:
+        setrlimit(RLIMIT_FSIZE, (1000, RLIM_INFINITY))
+    checkpoints.save(halved(1), Progress())
+    checkpoints._settle("checkpoints")
+    setrlimit(RLIMIT_FSIZE, (RLIM_INFINITY, RLIM_INFINITY))
+    checkpoints.save(halved(2), Progress())
+    checkpoints.finish()
+tell(restore(workdir, state=halved(0))[0].updates)
+"""
+    told = "warning: the state after step 1 could not be saved: "
+    lines = [[told + "in another process, which says why", "found 2"] for _ in range(2)]
+    lines[full][0] = told + "[Errno 27] File too large"
+    assert run_two(program, tmp_path) == lines
