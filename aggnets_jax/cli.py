@@ -24,10 +24,16 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        self._words: Sequence[str] = ()
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> None:
-        """Raise `UserError`."""
+        """Raise `UserError`; a flag that is missing may be there with a mistake in its name."""
+        for word in self._words if "are required" in message else ():
+            flag = word.partition("=")[0]
+            known = self.has(flag) or flag.startswith("--config.")
+            if flag.startswith("--") and not known:
+                raise self.unknown_flag(word)
         raise UserError(f"{message}; see {self.prog} --help")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -49,7 +55,8 @@ class Parser(argparse.ArgumentParser):
           UserError: for a flag that is unknown, missing or empty.
         """
         words = list(sys.argv[1:] if arguments is None else arguments)
-        flags, rest = self.parse_known_args(_with_flag_files(words))
+        self._words = _with_flag_files(words)
+        flags, rest = self.parse_known_args(self._words)
         overrides = []
         rest.reverse()
         while rest:

@@ -56,14 +56,30 @@ def any_path(path: PathLike) -> AnyPath:
     return bucket_path(str(path)) if is_url(path) else local_path(path)
 
 
+# Errors of a disk that may be well again: it is full, or its server does not answer.
+_PASSING = {
+    *(errno.EDQUOT, errno.EIO, errno.EHOSTDOWN, errno.ENETDOWN, errno.ENOSPC, errno.ENOTCONN),
+    *(errno.ESTALE, errno.ETIMEDOUT),
+}
+
+
+def passes(error: BaseException) -> bool:
+    """Return whether an error is of a disk that is full, or whose server does not answer now."""
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
 @contextlib.contextmanager
 def explained(problem: str, *kinds: type[Exception]) -> Iterator[None]:
-    """Raise `UserError`, "PROBLEM: reason", for errors of these kinds, by default `OSError`."""
+    """Raise `UserError`, "PROBLEM: reason", for errors of these kinds, by default `OSError`.
+
+    An error that `passes` is raised as an `OSError`.
+    """
     kinds = kinds or (OSError,)
     try:
         yield
     except kinds as error:
-        raise UserError(f"{problem}: {one_line(error)}") from error
+        told = f"{problem}: {one_line(error)}"
+        raise OSError(error.errno, told) if passes(error) else UserError(told) from error
 
 
 def make_folder(folder: PathLike) -> AnyPath:
@@ -239,7 +255,7 @@ def read_text(file: AnyPath) -> str:
         except FileNotFoundError as error:
             raise UserError(f"{file} can't be read: {os.strerror(errno.ENOENT)}") from error
         except OSError as error:
-            if is_url(file):
+            if is_url(file) or passes(error):
                 raise
             raise UserError(f"{file} can't be read: {error.strerror}") from error
 

@@ -140,7 +140,7 @@ def train_and_evaluate(
                 config,
                 seeds=seeds(config),
                 start_step=start,
-                most_steps=min(dispatched, total_steps, *intervals),
+                most_steps=min(dispatched, total_steps),
                 sharding=over_batch,
             )
             if config.teacher is not None:
@@ -280,7 +280,7 @@ def _saving_before_an_error(save: Callable[[], Any]) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, OSError):
         if jax.process_count() == 1:
             save()
         raise

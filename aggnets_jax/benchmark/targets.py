@@ -80,6 +80,8 @@ def open_target(name: str, slices: int = 1) -> Target:
     open_kind = _gpus if kind == "h100" else _tpus
     try:
         platform, devices = open_kind(topology if kind == "h100" else name, slices)
+    except UserError:
+        raise
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:
         raise UserError(f"target {name} can't be compiled for: {one_line(error)}") from error
     return Target(platform, CHIPS[kind], devices)

@@ -4,7 +4,7 @@ import ast
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -109,8 +109,8 @@ def set_field(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
     if isinstance(group[name], ml_collections.ConfigDict):
         raise UserError(f"config.{path} is a group of fields, got {value!r}")
     wanted = group.get_type(name)
-    if wanted is tuple and isinstance(value, list):
-        value = tuple(value)
+    if wanted is tuple and isinstance(value, list | str):
+        value = (value,) if isinstance(value, str) else tuple(value)
     if wanted is float and type(value) is int and abs(value) < 2**1023:  # a larger one is no float
         value = float(value)
     fits = isinstance(value, wanted) and not (isinstance(value, bool) and wanted is int)
@@ -127,13 +127,13 @@ def set_field(config: ml_collections.ConfigDict, path: str, value: Any) -> None:
 
 
 def _set_arguments(config: ml_collections.ConfigDict, field: str, path: str, value: Any) -> None:
-    """Set all arguments in a free-form field, or add the one that `path` names to them."""
+    """Set all arguments in a free-form field, or add the one that `path` leads to."""
     group, name = locate(config, field)
     if path != field:
         given = plain(group[name]) or {}
         if not isinstance(given, Mapping):
             raise UserError(f"config.{path} can't be set: config.{field} differs by stage")
-        value = {**given, path.removeprefix(f"{field}."): value}
+        value = _with_argument(given, path.removeprefix(f"{field}.").split("."), value)
     by_stage = field == "model.topology_args"
     if value is None and not by_stage:
         value = {}
@@ -149,6 +149,15 @@ def _set_arguments(config: ml_collections.ConfigDict, field: str, path: str, val
             group[name] = value
     except (AttributeError, ValueError) as error:  # a dot in an argument's name; __class__
         raise UserError(f"config.{field}: {one_line(error)}") from error
+
+
+def _with_argument(given: Mapping[str, Any], names: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return arguments with one more, which the names lead to through mappings."""
+    name, *inner = names
+    if inner:
+        group = given.get(name)
+        value = _with_argument(group if isinstance(group, Mapping) else {}, inner, value)
+    return {**given, name: value}
 
 
 def parse(config: ml_collections.ConfigDict, path: str, text: str) -> Any:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Arc
 
 from aggnets_jax.connectivity.topology import Topology
-from aggnets_jax.files import AnyPath, write_figure
+from aggnets_jax.files import PathLike, any_path, write_figure
 
 # Colours of the shortest and the longest links, of layers and text, and of the input and output.
 SHORT, LONG, INK, ACCENT = "#9db4c0", "#c1440e", "#253237", "#1f6f8b"
@@ -47,7 +47,7 @@ def _height(topology: Topology) -> float:
     return _FLATNESS * longest / 2 + 0.7
 
 
-def save_topologies(topologies: Sequence[Topology], file: AnyPath) -> None:
+def save_topologies(topologies: Sequence[Topology], file: PathLike) -> None:
     """Draw patterns below each other and save them; the file's extension is the format."""
     heights = [_height(topology) + 0.7 for topology in topologies]
     inches = 10 / max(topology.depth + 2.4 for topology in topologies)
@@ -56,4 +56,4 @@ def save_topologies(topologies: Sequence[Topology], file: AnyPath) -> None:
     for topology, axes in zip(topologies, grid.flat, strict=True):
         draw_topology(topology, axes)
     figure.tight_layout()
-    write_figure(file, figure)
+    write_figure(any_path(file), figure)

@@ -18,7 +18,7 @@ UNITS: dict[str, Callable[..., nn.Module]] = {}
 
 
 def register_unit(name: str, make: Callable[..., nn.Module]) -> None:
-    """Register a unit under a name, for the argument `unit` of DenseNets and SparseNets.
+    """Register a unit under a name, for the argument `unit` of DenseNets, SparseNets and others.
 
     Args:
       name: name of the unit in configs.

@@ -115,6 +115,9 @@ def _replaced_in_detector(
     if is_file_of_weights(config.init_from):
         state_dict = _read(config)
         is_detector = _BOX_PREDICTOR in state_dict
+        if is_detector and len(state_dict[_BOX_PREDICTOR]) == 91:  # a file names no classes
+            coco = info.category_ids == COCO_IDS
+            same_classes = coco or detector.num_classes != len(COCO_IDS)
         given = _detector_from_file(config, detector, state_dict)
     else:
         restored = _from_run(config, workdir)

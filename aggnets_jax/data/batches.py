@@ -50,17 +50,17 @@ class StreamedData:
         self._placed = map(place, batches)
         self._ahead = self._next()
 
-    def _next(self) -> Batch | UserError:
+    def _next(self) -> Batch | Exception:
         try:
             return next(self._placed)
-        except UserError as error:
+        except (UserError, OSError) as error:
             return error  # raised at the step of this batch, which may never come
 
     def feed(self, step: int) -> Batch:
         """Return the batch of the next step."""
         del step  # the number of earlier calls determines the batch
         now = self._ahead
-        if isinstance(now, UserError):
+        if isinstance(now, Exception):
             raise now
         self._ahead = self._next()
         return now

@@ -139,7 +139,7 @@ def _existing(data_dir: str | None) -> str | None:
         # A run may be evaluated from another folder than the one where it was trained.
         where = "" if is_url(data_dir) or path.is_absolute() else f" in {os.getcwd()}"
         raise UserError(
-            f"data_dir {data_dir} does not exist or is not a directory{where}; give --data_dir"
+            f"data_dir {data_dir} does not exist or is not a directory{where}; change --data_dir"
         )
     return str(path)
 

@@ -52,13 +52,28 @@ def decode_or_blank(
 
 @contextlib.contextmanager
 def naming(damage: FileDamage | RecordDamage | ExampleDamage, split: Split) -> Iterator[None]:
-    """Raise `UserError` with the first damage of a split for errors of its pipeline."""
+    """Raise `UserError` with the first damage of a split for errors of its pipeline.
+
+    Without damage it may be the storage: then `OSError`.
+    """
     try:
         yield
     except import_tensorflow().errors.OpError as error:
         # TensorFlow does not name the place; the search goes through everything once more.
+        if found := damage.first():
+            raise UserError(found) from error
         always = f"split {split.name!r} can't always be read ({type(error).__name__})"
-        raise UserError(damage.first() or always) from error
+        raise _kind_of(error)(always) from error
+
+
+def _kind_of(error: Exception) -> type[Exception]:
+    """Return `OSError` for an error of storage that may be well again, else `UserError`."""
+    errors = import_tensorflow().errors
+    passing = (
+        *(errors.AbortedError, errors.DeadlineExceededError, errors.ResourceExhaustedError),
+        *(errors.UnavailableError, errors.UnknownError),
+    )
+    return OSError if isinstance(error, passing) else UserError
 
 
 class FileDamage:
@@ -186,7 +201,7 @@ def _damaged(images: tf.data.Dataset, files: Iterable[str]) -> Iterator[tuple[in
             yield place, True
             return
         except tf.errors.OpError as error:
-            raise UserError(f"{file} can't be read ({type(error).__name__})") from error
+            raise _kind_of(error)(f"{file} can't be read ({type(error).__name__})") from error
 
 
 def _lost_message(file: str, place: int) -> str:

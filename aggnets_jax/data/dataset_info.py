@@ -283,7 +283,9 @@ def _image_shape(
         raise UserError(f"images of {name} vary in their number of channels")
     if None in (height, width):
         if size is None:
-            raise UserError(f"images of {name} may vary in size: set image_size, for example 224")
+            raise UserError(
+                f"images of {name} may vary in size: set config.data.image_size, such as 224"
+            )
         return (size, size, channels), True
     if size is None or (size, size) == (height, width):
         return (height, width, channels), False

@@ -190,6 +190,10 @@ class Detector(nn.Module):
         logits, deltas = self.rpn(maps)
         proposals = self.propose(images.shape[1:3], logits, deltas, sizes, train=False)
         scores, box_deltas = self.predict_boxes(maps, proposals.boxes)
+        outputs = (*logits, *deltas, scores, box_deltas)
+        # For who asks for it: no score above the least one can be of a network that has diverged.
+        finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in outputs]
+        self.sow("finite", "outputs", jnp.stack(finite).all(axis=0))
         detections = self.detect(scores, box_deltas, proposals, sizes)
         if not self.masks:
             return detections, None

@@ -45,7 +45,7 @@ def cropped_targets(
 
     A crop takes far less memory than a mask of the whole image. Its targets differ at the edges of
     objects: a pixel is 1 where one bilinear sample of the crop is at least 0.5. The sample is where
-    the convention samples the whole mask.
+    the convention samples the whole mask. A soft target is the mean of 4x4 samples.
 
     Args:
       crops: masks of an image's objects in their own boxes, 0 or 1 [objects, side, side].
@@ -60,18 +60,20 @@ def cropped_targets(
         boxes = jnp.trunc(boxes)  # RoIs are of whole pixels
     # Without the shift of half a pixel, the convention has the centre of the first pixel at 0, but
     # here it is at 0.5.
-    late = 0.5 if conventions.mask_target == "soft" else 0.0
+    soft = conventions.mask_target == "soft"
+    late, samples = (0.5, 4) if soft else (0.0, 1)
     sides, own_sides = conventions.sides(boxes), conventions.sides(own)
     axes = []
     for axis in (0, 1):
-        places = (jnp.arange(size) + 0.5) / size * sides[axis][:, None]
+        places = (jnp.arange(size * samples) + 0.5) / (size * samples) * sides[axis][:, None]
         pixels = boxes[:, axis, None] + late + places
         length = jnp.maximum(own_sides[axis], 1e-6)[:, None]
         cells = (pixels - own[:, axis, None]) / length * side - 0.5
-        axes.append(jnp.maximum(0, 1 - jnp.abs(cells[..., None] - jnp.arange(side))))
+        weights = jnp.maximum(0, 1 - jnp.abs(cells[..., None] - jnp.arange(side)))
+        axes.append(weights.reshape(-1, size, samples, side).mean(axis=2))
     columns, rows = axes
     sampled = jnp.einsum("rih,rhw,rjw->rij", rows, crops[index].astype(rows.dtype), columns)
-    return (sampled >= 0.5).astype(boxes.dtype)
+    return sampled if soft else (sampled >= 0.5).astype(boxes.dtype)
 
 
 def _pooled(

@@ -167,7 +167,7 @@ def detect(
     boxes = decode(deltas, proposals[:, None], ROI_STDS, conventions)
     boxes = clip(boxes, size, conventions)
     width, height = conventions.sides(boxes)
-    allowed = valid[:, None] & (scores > least_score)
+    allowed = valid[:, None] & (scores > least_score) & jnp.isfinite(boxes).all(axis=-1)
     if conventions.least_detection:
         allowed &= jnp.minimum(width, height) >= conventions.least_detection
     index, real = descending(scores.reshape(-1), allowed.reshape(-1), candidates)

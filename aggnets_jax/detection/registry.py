@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from aggnets_jax.arguments import check_whole_number, choose, no_argument
+from aggnets_jax.arguments import check_number, check_whole_number, choose, no_argument
 from aggnets_jax.detection.backbone import make_backbone
 from aggnets_jax.detection.conventions import CONVENTIONS
 from aggnets_jax.detection.detector import Detector, Sizes
@@ -105,20 +105,10 @@ def create_detector(
     if conventions is None:
         conventions = named.conventions if named else "legacy"
     record = choose("conventions", CONVENTIONS, conventions)
-    allowed = {*Detector.__dataclass_fields__} - {"parent", "name", "backbone", "masks"}
-    for field in fields:
-        if field not in allowed:
-            raise UserError(no_argument(f"detector {name!r}", field, allowed))
-    if "sizes" in fields:
-        fields["sizes"] = _named("size of a detector", Sizes, fields["sizes"])
-    if "samples" in fields:
-        fields["samples"] = _named("number of samples", SampleSizes, fields["samples"])
-    if (limits := fields.get("limits")) is not None:
-        if len(limits) != 2:
-            raise UserError(f"limits are (training, evaluation), got {len(limits)}")
-        fields["limits"] = tuple(_named("limit of proposals", Limits, each) for each in limits)
-    if fields.get("roi_method", METHODS[0]) not in METHODS:
-        raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
+    fields = _checked(name, fields)
+    if levels is not None and (isinstance(levels, str) or not isinstance(levels, Sequence)):
+        raise UserError(f"levels must be names of stages, got {levels!r}")
+    check_whole_number("frozen", frozen, 0)
     made = make_backbone(
         backbone,
         endpoints=levels,
@@ -128,6 +118,44 @@ def create_detector(
         **(backbone_args or {}),
     )
     return Detector(made, num_classes, record, masks=KINDS[kind], dtype=dtype, **fields)
+
+
+def _checked(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields of `Detector` with named tuples in the place of dictionaries."""
+    fields = dict(fields)
+    own = {*Detector.__dataclass_fields__} - {"parent", "name", "backbone", "masks"}
+    for field in fields:
+        if field not in own:
+            others = ("backbone_args", "frozen", "levels", "trains_statistics")
+            raise UserError(no_argument(f"detector {name!r}", field, sorted({*own, *others})))
+    if "sizes" in fields:
+        sizes = fields["sizes"] = _named("size of a detector", Sizes, fields["sizes"])
+        for part in ("pyramid", "hidden", "mask", "mask_depth"):
+            check_whole_number(f"sizes: {part}", getattr(sizes, part), 1)
+        for part in ("anchor_scale", "finest"):
+            if (size := getattr(sizes, part)) is not None:
+                check_number(f"sizes: {part}", size, 1)
+    if "samples" in fields:
+        samples = fields["samples"] = _named("number of samples", SampleSizes, fields["samples"])
+        for part, number in samples._asdict().items():
+            check_whole_number(f"samples: {part}", number, 1)
+    if (limits := fields.get("limits")) is not None:
+        if not isinstance(limits, Sequence) or len(limits) != 2:
+            raise UserError(f"limits are (training, evaluation), got {limits!r}")
+        fields["limits"] = tuple(_named("limit of proposals", Limits, each) for each in limits)
+        for limit in fields["limits"]:
+            check_number("limits: threshold", limit.threshold, 0, 1)
+            for part in ("pre_nms", "post_nms", "proposals"):
+                if (number := getattr(limit, part)) is not None or part != "post_nms":
+                    check_whole_number(f"limits: {part}", number, 1)
+    for field in ("most", "candidates", "loss_group"):
+        if field in fields and (field, fields[field]) != ("loss_group", None):
+            check_whole_number(field, fields[field], 1)
+    for field in {"least_score", "nms_threshold"} & fields.keys():
+        check_number(field, fields[field], 0, 1)
+    if fields.get("roi_method", METHODS[0]) not in METHODS:
+        raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
+    return fields
 
 
 def _named(what: str, kind: type[Any], given: Any) -> Any:

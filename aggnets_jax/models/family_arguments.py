@@ -58,6 +58,8 @@ def list_arguments(build: functools.partial) -> dict[str, Argument]:
 
 def _readable(annotation: Any) -> str:
     """Return an annotation as it is written in the code."""
+    if annotation is inspect.Parameter.empty:
+        return "Any"
     text = inspect.formatannotation(annotation)
     for name, alias in _ALIASES.items():
         text = text.replace(inspect.formatannotation(alias), name)

@@ -160,22 +160,27 @@ def draw_objects(
     """Draw the objects of each image into a PNG file of a folder, which is made.
 
     Raises:
-      UserError: for predictions of classes, or a folder that can't be written.
+      UserError: for predictions of classes, a folder that can't be written, or one in which a
+        drawing would replace an image.
     """
     if not isinstance(predictions[0], Detected):
         raise UserError("draw is for detection, and this is a run of classification")
     folder = make_folder(folder)
-    names: set[str] = set()
-    files = []
+    names: dict[str, Detected] = {}
     for detected in predictions:
         stem = Path(detected.image).stem
         numbered = (f"{stem}_{number}" for number in itertools.count(1))
         name = next(name for name in itertools.chain([stem], numbered) if name not in names)
-        names.add(name)
-        files.append(folder / f"{name}.png")
-        with explained(f"{files[-1]} can't be written"), io.BytesIO() as picture:
+        names[name] = detected
+    files = [folder / f"{name}.png" for name in names]
+    images = {Path(detected.image).resolve() for detected in predictions}
+    for file in files:
+        if not is_url(file) and file.resolve() in images:
+            raise UserError(f"drawings would replace the image {file}: give another folder")
+    for file, detected in zip(files, names.values(), strict=True):
+        with explained(f"{file} can't be written"), io.BytesIO() as picture:
             objects.draw(detected).save(picture, format="PNG")
-            write_bytes(files[-1], picture.getvalue())
+            write_bytes(file, picture.getvalue())
     return files
 
 

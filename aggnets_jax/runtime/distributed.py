@@ -28,6 +28,9 @@ Result = TypeVar("Result")
 # What JAX's errors say when another process is gone.
 _GONE = re.compile("gloo|connection|coordination|heartbeat|socket|peer", re.IGNORECASE)
 
+# Where processes note, for the others, the exit codes with which they end.
+_LEFT = "aggnets_jax/left"
+
 _ABORTED = b"error: JAX ended this process, most likely because another one was lost: see above\n"
 
 
@@ -176,11 +179,20 @@ def _end_aborted(number: int) -> None:
 
 @contextlib.contextmanager
 def report_lost_processes() -> Iterator[None]:
-    """Raise `LostProcess` when a program failed because another process was lost."""
+    """Raise `LostProcess` when a program failed because another process was lost.
+
+    Raise `UserError` if that one has ended with such an error: a new start would not help.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.distributed.is_initialized() and _GONE.search(str(error)):
+    except UserError:
+        raise
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        # Gloo's may be a ValueError.
+        gone = "Gloo" in str(error) if isinstance(error, ValueError) else _GONE.search(str(error))
+        if jax.distributed.is_initialized() and gone:
+            if _has_left(UserError.exit_code):
+                raise UserError("another process has stopped, and says why") from error
             raise LostProcess(
                 f"another process was lost; start all of them again: {one_line(error)}"
             ) from error
@@ -264,4 +276,20 @@ def leave(code: int) -> None:
     if code != Stopped.exit_code and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
+        with contextlib.suppress(Exception):  # the first process may be gone
+            _client().key_value_set(f"{_LEFT}/{code}/{jax.process_index()}", "")
         os._exit(code)
+
+
+def _has_left(code: int) -> bool:
+    """Return whether a process is known to have ended with a code."""
+    try:
+        return bool(_client().key_value_dir_get(f"{_LEFT}/{code}"))
+    except Exception:  # the first process, which knows, may be gone
+        return False
+
+
+def _client() -> Any:
+    from orbax.checkpoint import multihost
+
+    return multihost.get_jax_distributed_client()

@@ -38,6 +38,16 @@ from aggnets_jax.training.task import Config, Evaluation, Task
 # No image of COCO has more.
 MOST_OBJECTS = 100
 
+# Arguments of detectors that other fields of a config give.
+_ELSEWHERE = {
+    "backbone": "config.model.name",
+    "backbone_args": "config.model.args",
+    "conventions": "config.task_args.conventions",
+    "cropped_masks": "config.task_args.mask_side",
+    "dtype": "config.dtype",
+    "num_classes": "another data set",
+}
+
 # Fields of a config that are not for images with objects, and their neutral values.
 _NOT_FOR_OBJECTS = {
     "loss": None,
@@ -83,12 +93,14 @@ class Gathered(NamedTuple):
       found: detections of each image, by its place in the split, in COCO's format.
       skipped: places of skipped images.
       cut: number of boxes of each batch that were left out before NMS, see `Detections`.
+      finite: whether the network's outputs for each batch are finite.
     """
 
     data: object_data.Annotated
     found: dict[int, list[dict[str, Any]]]
     skipped: set[int]
     cut: list[int]
+    finite: list[bool]
 
 
 class Detection(Task):
@@ -151,6 +163,11 @@ class Detection(Task):
         self.bucketed_eval = bucketed_eval
         self._chosen = {"empty": keep_empty, "least_side": least_side}
         self._arguments = dict(detector_args or {})
+        for argument in self._arguments:
+            if argument in _ELSEWHERE:
+                raise UserError(
+                    f"config.task_args.detector_args has no {argument}: set {_ELSEWHERE[argument]}"
+                )
         parts = ["rpn_class", "rpn_box", "class", "box", *(["mask"] if masks else [])]  # type: ignore[truthy-function]
         self.sums = {**dict.fromkeys(parts, jnp.float32), "skipped": jnp.int32}
         figures = [f"{kind}_{figure}" for kind in self.kinds for figure in FIGURES]
@@ -285,15 +302,18 @@ class Detection(Task):
 
         def eval_step(variables: Variables, batch: data.Batch) -> dict[str, Any]:
             images = preprocess(batch, train=False)
-            detections, masks = model.apply(variables, images, batch["size"])
+            (detections, masks), noted = model.apply(
+                variables, images, batch["size"], mutable=["finite"]
+            )
             facts = {name: batch[name] for name in ("index", "mask", "original", "factors")}
-            return {**facts, **detections._asdict(), "masks": masks}
+            (finite,) = noted["finite"]["outputs"]
+            return {**facts, **detections._asdict(), "masks": masks, "finite": finite}
 
         return eval_step
 
     def start_gathering(self, batches: object_data.EvaluatedImages) -> Gathered:
         """Return the ground truth, and nothing found."""
-        return Gathered(batches.data, {}, set(), [])
+        return Gathered(batches.data, {}, set(), [], [])
 
     def gather(self, gathered: Gathered, outputs: Mapping[str, Any]) -> Gathered:
         """Add the detections of a batch, in COCO's format."""
@@ -305,6 +325,7 @@ class Detection(Task):
             else:
                 gathered.found[index] = coco_results(found, image, ids, self.form.conventions)
         gathered.cut.append(int(to_host(outputs["cut"]).sum()))
+        gathered.finite.append(bool(to_host(outputs["finite"]).all()))
         return gathered
 
     def read(self, outputs: Mapping[str, Any]) -> dict[int, Found]:
@@ -332,6 +353,7 @@ class Detection(Task):
         """Return COCO's twelve figures for boxes and, with a mask head, for masks.
 
         "cut" is the number of boxes that were left out before NMS, because `candidates` limits it.
+        The figures are NaN if outputs of the network are not finite.
 
         Raises:
           UserError: if all images are damaged.
@@ -350,6 +372,8 @@ class Detection(Task):
             metrics |= {f"{kind}_{name}": np.float64(x) for name, x in figures.items()}
         if self.voc:
             metrics["voc_mAP"] = np.float64(voc_figures(truth, results)[0])
+        if not all(gathered.finite):
+            metrics = dict.fromkeys(metrics, np.float64(np.nan))
         return Evaluation(metrics, len(found), len(skipped), results)
 
 

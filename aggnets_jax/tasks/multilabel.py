@@ -219,10 +219,12 @@ def multilabel_metrics(logits: np.ndarray, targets: np.ndarray) -> dict[str, np.
       recall of the rise times the precision there; `F1` of all pairs of image and class together,
       for probabilities above one half; `F1_of_classes`, the mean over classes of their F1; `loss`,
       the mean binary cross entropy. The means over classes leave out classes without an image, and
-      are 0 if there is no other. All are float64 [].
+      are 0 if there is no other. All are float64 []; NaN if a logit is not finite.
     """
     from sklearn.metrics import average_precision_score
 
+    if not np.isfinite(logits).all():
+        return dict.fromkeys(("mAP", "F1", "F1_of_classes", "loss"), np.float64(np.nan))
     found, present = logits > 0, targets.any(axis=0)
     # scikit-learn's F1 takes a single class for two, the images with it and those without.
     hits, pairs = (found & targets).sum(axis=0), found.sum(axis=0) + targets.sum(axis=0)

@@ -140,7 +140,7 @@ class Factors:
         for pattern, _ in self._patterns:
             paths = list(leaves_by_path(params))
             if not any(map(pattern.fullmatch, paths)):
-                raise unknown("path of parameters in config.lr_factors", pattern.pattern, paths)
+                raise unknown("pattern of parameters in config.lr_factors", pattern.pattern, paths)
         return jax.tree.map(bool, self._by_pattern(params))
 
     def multiply(self, updates: Any, params: Any) -> Any:

@@ -224,6 +224,7 @@ class CompiledSteps:
         self.seconds = time.perf_counter() - began
         self.seconds_saved = sum(hits) if hits else None
         self._programs = {_shapes(feed): self.program}
+        self._done: jax.Array | None = None
 
     def _compile(self, state: TrainState, feed: Any) -> jax.stages.Compiled:
         program = self._jitted.lower(state, feed, _count(1, self._mesh)).compile()
@@ -231,14 +232,20 @@ class CompiledSteps:
         return program
 
     def __call__(self, state: TrainState, feed: Any, count: int) -> TrainState:
-        """Make `count` updates."""
+        """Begin to make `count` updates, and wait for those of the call before.
+
+        Otherwise the host could be 32 calls ahead, which a run that is to stop must finish.
+        """
         shapes = _shapes(feed)
         if shapes not in self._programs:
             began = time.perf_counter()
             self._programs[shapes] = self._compile(state, feed)
             seconds = time.perf_counter() - began
             print(f"step compiled for batches of another size in {seconds:.1f} s", flush=True)
-        return self._programs[shapes](state, feed, _count(count, self._mesh))
+        state = self._programs[shapes](state, feed, _count(count, self._mesh))
+        before, self._done = self._done, jnp.copy(state.step)
+        jax.block_until_ready(before)
+        return state
 
 
 def _shapes(feed: Any) -> tuple[tuple[int, ...], ...]:

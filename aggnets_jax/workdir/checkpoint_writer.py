@@ -125,7 +125,8 @@ class RunCheckpoints(Checkpoints):
         """Wait until everything is saved; raise `Unsaved` if the last state can't be read back."""
         self._settle(BEST)
         saved = self._settle(LATEST) and self._saved
-        if saved and (error := error_in_any(_error_of(self._read_back))):
+        # By one process: thousands would read the whole state from one storage.
+        if saved and (error := error_in_any(_error_of(self._read_back) if is_first() else None)):
             self.note_failure(error, self._begun[LATEST])
         if LATEST in self._failures:
             steps: list[int] = []
@@ -138,7 +139,7 @@ class RunCheckpoints(Checkpoints):
 
     def _read_back(self) -> None:
         """Read the newest state as another process would; raise `UserError` if that fails."""
-        with Checkpoints(self._workdir) as reader:
+        with Checkpoints(self._workdir, alone=True) as reader:
             reader._read(LATEST, self._begun[LATEST], *JSON_ITEMS, **self._saved)
 
     def _begin(self, folder: str, step: int, progress: Progress, arrays: Mapping[str, Any]) -> None:

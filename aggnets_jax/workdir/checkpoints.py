@@ -34,7 +34,7 @@ from jax.sharding import Sharding
 from aggnets_jax.buckets import is_storage_error, is_url, storage
 from aggnets_jax.data import DatasetInfo
 from aggnets_jax.errors import Damaged, Gone, OtherArrays, UserError, one_line
-from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields, has_folder
+from aggnets_jax.files import AnyPath, PathLike, any_path, check_fields, has_folder, passes
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.distributed import gather, to_host
 from aggnets_jax.training.state import leaves_by_path
@@ -66,9 +66,13 @@ _DATASET = {
 
 
 class Checkpoints(contextlib.AbstractContextManager):
-    """The checkpoints of a workdir, for reading; nothing is written."""
+    """The checkpoints of a workdir, for reading; nothing is written.
 
-    def __init__(self, workdir: PathLike) -> None:
+    Several processes read each checkpoint together, but for a process that is `alone`.
+    """
+
+    def __init__(self, workdir: PathLike, *, alone: bool = False) -> None:
+        self._alone = alone
         path = any_path(workdir)
         self._workdir = path if is_url(path) else path.absolute()
         self._links = contextlib.ExitStack()
@@ -157,11 +161,13 @@ class Checkpoints(contextlib.AbstractContextManager):
           OtherArrays: if an item is intact, but does not fit `arrays`.
         """
         path = self._workdir / folder / str(step)
-        saved, items = _together(path, partial(self._read_json, folder, step, json_items, arrays))
+        saved, items = self._together(
+            path, partial(self._read_json, folder, step, json_items, arrays)
+        )
         if not arrays:
             return items
         args = {item: ocp.args.StandardRestore(target) for item, target in arrays.items()}
-        items |= _together(path, partial(self._restore, folder, step, args))
+        items |= self._together(path, partial(self._restore, folder, step, args))
         # All processes have their parts of the arrays now, and sum up those of the others.
         found = {item: array_checksums(items[item]) for item in arrays}
 
@@ -171,8 +177,24 @@ class Checkpoints(contextlib.AbstractContextManager):
                     if checksum != saved[item][name]:
                         raise Damaged(path, f"{item}/{name} has another checksum")
 
-        _together(path, compare)
+        self._together(path, compare)
         return items
+
+    def _together(self, path: AnyPath, action: Callable[[], Result]) -> Result:
+        """Call a function that reads a checkpoint in all processes; raise one error in all."""
+        result: Any = None
+        error: Exception | None = None
+        cause: Exception | None = None
+        try:
+            result = action()
+        except (Damaged, OtherArrays) as raised:
+            error = cause = raised
+        except Exception as raised:  # Orbax, TensorStore and JSON raise any at a damaged file
+            error, cause = _reported(path, raised), raised
+        told = error and (type(error).__name__, getattr(error, "reason", str(error)))
+        for kind, reason in filter(None, [told] if self._alone else gather(told)):
+            raise error_as_told(path, kind, reason) from cause
+        return result
 
     def _restore(self, folder: str, step: int, args: Mapping[str, Any]) -> dict[str, Any]:
         return dict(self._manager(folder).restore(step, args=ocp.args.Composite(**args)).items())
@@ -250,23 +272,6 @@ def _as_saved(place: epath.Path) -> Any:
         return handler.restore(place, args=ocp.args.StandardRestore(target))
 
 
-def _together(path: AnyPath, action: Callable[[], Result]) -> Result:
-    """Call a function that reads a checkpoint in all processes; raise one error in all of them."""
-    result: Any = None
-    error: Exception | None = None
-    cause: Exception | None = None
-    try:
-        result = action()
-    except (Damaged, OtherArrays) as raised:
-        error = cause = raised
-    except Exception as raised:  # Orbax, TensorStore and JSON raise any at a damaged file
-        error, cause = _reported(path, raised), raised
-    told = error and (type(error).__name__, getattr(error, "reason", str(error)))
-    for kind, reason in filter(None, gather(told)):
-        raise error_as_told(path, kind, reason) from cause
-    return result
-
-
 def error_as_told(path: AnyPath, kind: str, reason: str) -> Exception:
     """Return an error at a checkpoint from the name of its class, and its reason or message."""
     if kind == Gone.__name__:
@@ -289,7 +294,7 @@ def _reported(path: AnyPath, error: Exception) -> Exception:
         return UserError(f"{forbidden or path} may not be read: {why}")
     if isinstance(error, IsADirectoryError | NotADirectoryError | FileNotFoundError):
         return Damaged(path, why)
-    if is_url(path) and (is_storage_error(error) or refused):
+    if passes(error) or (is_url(path) and (is_storage_error(error) or refused)):
         return OSError(f"{path}: it can't be read: {why}")
     if isinstance(error, MemoryError | OSError) or refused:
         return UserError(f"{path} can't be read: {why}")

@@ -36,6 +36,11 @@ SUMMARY = "summary.json"
 EVALUATION = "evaluation.json"
 LATEST, BEST = "checkpoints", "best"
 
+_FILES_OF_RUNS = {
+    *(CONFIG, SUMMARY, "divergence.json", "metrics.jsonl", "parameters.txt", "timing.jsonl"),
+    "trackers.json",
+}
+
 # Fields that readers of a summary rely on.
 METRICS = {"accuracy": float, "accuracy_top5": float, "loss": float}
 # A run of a detector has no accuracy, but these and more.
@@ -178,9 +183,9 @@ def _remove_half_made(path: AnyPath) -> None:
 
 
 def _remove_half_written(path: AnyPath) -> None:
-    """Remove files that a killed run has not written to their ends; an evaluation may go on."""
+    """Remove files that a killed run has not written to their ends; other commands may go on."""
     for file in path.iterdir():
-        if partial_of(file.name) not in (None, EVALUATION):
+        if partial_of(file.name) in _FILES_OF_RUNS:
             file.unlink(missing_ok=True)
 
 
@@ -215,7 +220,7 @@ def config_change_error(workdir: AnyPath, changes: Sequence[str]) -> UserError:
     """Make the error for resuming a run with another config."""
     return UserError(
         f"workdir {workdir} holds a run of another config ({'; '.join(changes)}); give another"
-        " workdir, or aggnets train the flag --allow_config_change to go on with the changed one"
+        " workdir, or --allow_config_change to go on with the changed config"
     )
 
 

@@ -55,7 +55,11 @@ class Lease(contextlib.AbstractContextManager):
             numbers = self._numbers()
             newest = numbers[-1] if numbers else 0
             if newest and not self._is_free(newest):
-                raise self._in_use(newest)
+                # Its process may have ended meanwhile.
+                numbers = self._numbers()
+                newest = numbers[-1] if numbers else 0
+                if newest and not self._read(newest).get("released"):
+                    raise self._in_use(newest)
             try:
                 taken = self._create(newest + 1)
             except Exception as error:

@@ -8,6 +8,7 @@ can't grow, so for a bucket the files are written on this machine and uploaded a
 import contextlib
 import heapq
 import json
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -90,7 +91,7 @@ def read_json_lines(file: AnyPath, number: int | None = None) -> list[dict[str, 
     """Read `number` lines of JSON, or all but a last one that a killed process left unfinished.
 
     Raises:
-      UserError: if it can't be read, or a line is not a JSON object.
+      UserError: if it can't be read, or a line is not a JSON object of a step and finite numbers.
     """
     if not file.exists():
         return []
@@ -98,9 +99,13 @@ def read_json_lines(file: AnyPath, number: int | None = None) -> list[dict[str, 
     lines = []
     for place, text in enumerate(texts[:number], start=1):
         try:
-            lines.append(dict(json.loads(text)))
-        except (TypeError, ValueError, RecursionError) as error:
-            raise UserError(f"{file} is damaged: line {place} is not a JSON object") from error
+            line = json.loads(text)
+            if not (isinstance(line["step"], int) and all(map(math.isfinite, line.values()))):
+                raise ValueError(line)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            what = "a JSON object of a step and finite numbers"
+            raise UserError(f"{file} is damaged: line {place} is not {what}") from error
+        lines.append(line)
     return lines
 
 

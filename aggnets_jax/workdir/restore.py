@@ -7,7 +7,7 @@ import jax
 import ml_collections
 import numpy as np
 from flax import linen as nn
-from jax.sharding import Sharding
+from jax.sharding import Sharding, SingleDeviceSharding
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
@@ -58,15 +58,21 @@ class Restored(NamedTuple):
 
 
 def restore_network(
-    workdir: PathLike, which: str | int, devices: Sharding, *, keep_loops: bool = False
+    workdir: PathLike,
+    which: str | int,
+    devices: Sharding | jax.Device | None = None,
+    *,
+    keep_loops: bool = False,
 ) -> Restored:
     """Restore a network from the directory of its run; no data set is needed.
 
     `which` is "latest", "best" or the number of a step; if there is no such checkpoint, `UserError`
-    is raised. `devices` is the sharding of the variables. With `keep_loops`, a network with loops
-    over its layers (`model.scan`) keeps them, which compiles fast; without, its variables come as
-    those of a network without loops.
+    is raised. `devices` is the sharding of the variables, or the device for them; None: the first
+    of this process. With `keep_loops`, a network with loops over its layers (`model.scan`) keeps
+    them, which compiles fast; without, its variables come as those of a network without loops.
     """
+    if not isinstance(devices, Sharding):
+        devices = SingleDeviceSharding(devices or jax.local_devices()[0])
     with Checkpoints(workdir) as checkpoints:
         # The processes may see different lists of a run that goes on.
         folder, step = of_first_process(partial(checkpoints.find, which))

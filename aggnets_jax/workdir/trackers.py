@@ -302,14 +302,16 @@ class Guarded:
             self._calls.put((method, *arguments))
 
     def close(self, finished: bool) -> None:
-        """Close the tracker; wait a minute at most for a service."""
+        """Close the tracker; wait for a service, not long if the run has not finished."""
         self.call("close", finished)
         if self._thread is None:
             return
         self._calls.put(None)
-        self._thread.join(_PATIENCE_SECONDS)
+        # Schedulers kill a run 15 to 30 s after they have asked it to stop.
+        patience = _PATIENCE_SECONDS if finished else min(_PATIENCE_SECONDS, 5)
+        self._thread.join(patience)
         if self._thread.is_alive():
-            self._warn(f"it has not taken all metrics in {_PATIENCE_SECONDS} s")
+            self._warn(f"it has not taken all metrics in {patience} s")
 
     def _work(self) -> None:
         self._do("open")

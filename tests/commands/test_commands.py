@@ -24,7 +24,7 @@ MISTAKES = {
     "report": ("--workdir=W --htlm", "unknown flag '--htlm'; nearest: --html"),
     "analyse": ("weigths --workdir=W", "unknown analysis 'weigths'; nearest: weights"),
     "ablate": ("--workdir=W --draws=ten", "invalid int value: 'ten'"),
-    "learn": ("--config=a.py --workdir=W --penalty=l1", "are required: --strength"),
+    "learn": ("--config=a.py --workdir=W --penalti=l1", "unknown flag '--penalti'; nearest: --pe"),
     "compare": ("W", "workdir W does not exist or is no directory"),
     "results": ("W --output=table.csv", "makes two files: give it without .csv"),
     "experiments": ("--format=xml", "unknown format 'xml'; allowed: csv, markdown, sizes, table"),

@@ -118,7 +118,7 @@ CIFAR_MISTAKES = {
     "data_dir": ({"data_dir": "/nowhere/at/all"}, "/nowhere/at/all does not exist"),
     "relative data_dir": (
         {"data_dir": "nowhere"},
-        f"nowhere does not exist or is not a directory in {os.getcwd()}; give --data_dir",
+        f"nowhere does not exist or is not a directory in {os.getcwd()}; change --data_dir",
     ),
     "train split": ({"train_split": "trian"}, "'trian'.*its splits: test, train"),
     "slice": ({"train_split": "train[200:]"}, "train.200:.*103 examples"),
@@ -144,7 +144,10 @@ def test_mistakes_with_cifar10(cifar10, mistake):
 
 
 IMAGENET_MISTAKES = {
-    "no size": ({}, "images of imagenet2012 may vary in size: set image_size, for example 224"),
+    "no size": (
+        {},
+        "images of imagenet2012 may vary in size: set config.data.image_size, such as 224",
+    ),
     "resident": ({"image_size": 32, "resident": "always"}, "vary; set resident='auto'"),
     "unlabelled": ({"image_size": 32, "eval_split": "test"}, "its splits: train, validation"),
 }

@@ -103,7 +103,7 @@ def test_the_papers_detectors_are_made_of_their_backbones(name):
         (["mask_rcnn_fpn", "resnet18"], {"roi_method": "x"}, "unknown method of RoIAlign 'x'"),
         (["mask_rcnn_fpn", "resnet18"], {"sizes": {"hiden": 3}}, "'hiden'; nearest: hidden"),
         (["mask_rcnn_fpn", "resnet18"], {"frozen": 9}, "frozen must be .* at most 4, got 9"),
-        (["mask_rcnn_fpn", "resnet18"], {"limits": [{}]}, "are .training, evaluation., got 1"),
+        (["mask_rcnn_fpn", "resnet18"], {"limits": [{}]}, "are .training, evaluation., got .{}."),
     ],
 )
 def test_wrong_arguments_are_named(arguments, fields, message):

@@ -126,3 +126,15 @@ def test_an_image_without_objects_has_a_row_in_the_table_and_a_record():
     assert table([nothing]).row_count == 1
     record = {"image": "x.png", "height": 5, "width": 6, "objects": []}
     assert json_records([nothing]) == [record]
+
+
+def test_drawings_replace_no_image(tmp_path):
+    files = [tmp_path / name for name in ("a.jpg", "b.png")]
+    for file in files:
+        Image.new("RGB", (30, 20)).save(file)
+    before = files[1].read_bytes()
+    detected = [Detected(str(file), (30, 20), ()) for file in files]
+    with pytest.raises(UserError, match=f"would replace the image {files[1]}"):
+        draw_objects(detected, tmp_path)
+    assert sorted(tmp_path.iterdir()) == files
+    assert files[1].read_bytes() == before

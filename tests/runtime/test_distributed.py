@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -258,3 +259,44 @@ def test_another_number_of_processes_than_expected_is_refused(data_dir, tmp_path
         assert code == 2
         assert err.splitlines()[-1] == "error: --expected_processes is 3, and there are 2"
     assert not (tmp_path / "run").exists()
+
+
+LEAVES = """
+import sys
+from aggnets_jax.cli import exit_code
+from aggnets_jax.errors import UserError
+from aggnets_jax.runtime.distributed import (
+    in_any_process, is_first, join, leave, report_lost_processes
+)
+join(sys.argv[1], 2, int(sys.argv[2]))
+def program():
+    with report_lost_processes():
+        for step in range(1000):
+            if step == 5 and not is_first():
+                raise UserError("image 5 is damaged")
+            in_any_process(False)
+leave(exit_code(program))
+"""
+
+
+@pytest.mark.slow
+def test_a_user_s_error_in_one_process_is_no_lost_process_to_the_other():
+    """Launchers start a run again that has lost a process."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", LEAVES, address, str(number)],
+            cwd=runs.ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(2)
+    ]
+    errors = [process.communicate(timeout=100)[1].splitlines()[-1] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert errors == [
+        "error: another process has stopped, and says why",
+        "error: image 5 is damaged",
+    ]

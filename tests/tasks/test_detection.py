@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("pycocotools")
 
 import jax
+import jax.numpy as jnp
 import safetensors.numpy
 
 from aggnets_jax import config as config_lib
@@ -17,14 +18,15 @@ from aggnets_jax.config_fields.known_data import num_train
 from aggnets_jax.convert import to_torch
 from aggnets_jax.data.objects import read_annotations
 from aggnets_jax.detection.coco import FIGURES, coco_figures
-from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluate_checkpoint
+from aggnets_jax.errors import Diverged, UserError
+from aggnets_jax.evaluate import evaluate, evaluate_checkpoint, make_eval_step
 from aggnets_jax.main import main
 from aggnets_jax.models import create_model
-from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.runtime.mesh import batch_sharding, make_mesh, replicated
 from aggnets_jax.tasks import get_task
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.training.state import leaves_by_path
+from aggnets_jax.workdir.divergence import check_evaluation
 from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 from tests.runtime.test_preemption import start_processes
@@ -112,6 +114,22 @@ def test_the_ids_of_the_categories_are_in_the_checkpoint(whole):
         (
             {"task_args.detector_args": {"limits": [{"pre_nms": 1}] * 2}},
             "proposals is missing: post_nms",
+        ),
+        *(
+            ({"task_args.detector_args": {argument: value}}, message)
+            for argument, value, message in (
+                ("conventions", "legacy", "no conventions: set config.task_args.conventions"),
+                ("dtype", "bfloat16", "no dtype: set config.dtype"),
+                ("levels", 3, "levels must be names of stages, got 3"),
+                ("limits", 3, r"limits are \(training, evaluation\), got 3"),
+                ("most", "5", "most must be a whole number of at least 1, got '5'"),
+                ("candidates", 0, "candidates must be a whole number of at least 1"),
+                ("loss_group", 0, "loss_group must be a whole number of at least 1"),
+                ("least_score", "x", "least_score must be a number from 0 to 1"),
+                ("nms_threshold", None, "nms_threshold must be a number from 0 to 1"),
+                ("samples", {"rois": -1}, "samples: rois must be a whole number of at least 1"),
+                ("sizes", {"finest": 0}, "sizes: finest must be a number at least 1"),
+            )
         ),
         ({"data.name": "aggnets_digits"}, "unknown data set for detection"),
         ({"data.data_dir": None}, "coco_folder needs data_dir"),
@@ -311,3 +329,17 @@ def test_scenes_of_digits_are_learnt(tmp_path, optimised):
     assert final["bbox_AP"] >= 0.45
     assert final["bbox_AP50"] >= 0.75
     assert final["segm_AP"] >= 0.45
+
+
+@pytest.mark.slow
+def test_a_detector_that_has_diverged_has_no_average_precision(finished_detection):
+    """Its scores are above no threshold, and its weights are finite."""
+    restored = restore_network(finished_detection, "latest")
+    rpn = restored.variables["params"]["rpn"]["conv"]
+    rpn["kernel"] = jnp.full_like(rpn["kernel"], 1e38)
+    task, mesh = get_task(restored.config), make_mesh()
+    batches = task.eval_data(restored.config, batch_sharding(mesh))
+    preprocess = task.make_preprocess(restored.config, restored.info)
+    step = make_eval_step(task, restored.model, preprocess, 1, mesh)
+    with pytest.raises(Diverged, match="of the evaluation is not finite at step 1"):
+        check_evaluation(task, {"step": 1, **evaluate(task, step, restored.variables, batches)})

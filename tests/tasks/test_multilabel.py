@@ -141,3 +141,9 @@ def test_what_is_refused(changes, message, scenes_dir, tmp_path):
     given["data"] |= changes.pop("data", {})
     with pytest.raises(UserError, match=message):
         train_and_evaluate({**given, **changes}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_without_finite_logits_nothing_is_known(value):
+    metrics = multilabel_metrics(np.array([[value, 0], [0, 0]]), np.eye(2, dtype=bool))
+    assert np.isnan([*metrics.values()]).all()

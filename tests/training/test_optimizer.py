@@ -147,10 +147,10 @@ def test_the_learning_rate_grows_with_the_batch():
     [
         (
             (("stem", 0.0),),
-            "unknown path of parameters in config.lr_factors 'stem'; allowed: class",
+            "unknown pattern of parameters in config.lr_factors 'stem'; allowed: class",
         ),
         ((("stage1/norm/scales", 0.0),), "nearest: stage1/norm/scale"),
-        ((("stem_conv.*", 0.0), ("", 1.0)), "unknown path"),
+        ((("stem_conv.*", 0.0), ("", 1.0)), "unknown pattern"),
         ((("(", 0.0),), "'(' is no regular expression"),
         ((("stem.*", -0.5),), "must be at least 0 and finite, got -0.5"),
         ((("stem.*", float("nan")),), "must be at least 0 and finite"),

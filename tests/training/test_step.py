@@ -1,5 +1,6 @@
 """One step of training, against what it says it computes."""
 
+import time
 from functools import cache, partial
 
 import jax
@@ -10,12 +11,14 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import create_model
+from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.training.optimizer import make_optimizer
 from aggnets_jax.training.state import create_state
-from aggnets_jax.training.step import ema_rate, make_train_step
+from aggnets_jax.training.step import CompiledSteps, ema_rate, make_train_step
 from tests.connectivity.test_stage import jit
 from tests.patterns import one_line_error
+from tests.workdir.states import make_state
 
 RNG = np.random.default_rng(0)
 
@@ -229,3 +232,23 @@ def test_a_run_of_finite_steps_is_the_same_where_others_may_be_undone():
     RNG.bit_generator.state = start.bit_generator.state
     _, allowed = _after({"skip_nonfinite_steps": 3}, 0, 0)
     _assert_close(allowed.params, plain.params)
+
+
+def test_the_host_is_one_call_ahead_at_most():
+    """What the devices have in their queue, a run that is to stop must finish."""
+    finished = []
+
+    def slow(state, feed, count):
+        step = state.step + count
+        jax.debug.callback(lambda step: (time.sleep(0.05), finished.append(int(step))), step)
+        return state.replace(step=step)
+
+    mesh = mesh_lib.make_mesh()
+    state = jax.device_put(make_state(0), mesh_lib.replicated(mesh))
+    steps = CompiledSteps(slow, state, jnp.zeros(1), mesh)
+    for call in range(1, 5):
+        state = steps(state, jnp.zeros(1), 1)
+        assert len(finished) >= call - 1
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    assert finished == [1, 2, 3, 4]

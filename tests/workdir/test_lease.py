@@ -76,6 +76,15 @@ def test_a_process_elsewhere_that_gives_a_sign_has_it(place, monkeypatch):
     assert names(place) == [".lease/3", ".lease/4"]
 
 
+def test_a_process_elsewhere_that_ends_meanwhile_has_it_no_more(place, monkeypatch):
+    monkeypatch.setattr(lease_module, "EXPIRES", 20.0)
+    path = any_path(place)
+    put(path, 3, host="elsewhere", pid=7)
+    threading.Timer(1, put, (path, 4), {"host": "elsewhere", "pid": 7, "released": True}).start()
+    with Lease(path):
+        assert names(place) == [".lease/5"]
+
+
 @pytest.mark.parametrize("deleted", [False, True])
 def test_it_is_renewed_and_the_loser_ends(deleted, place, monkeypatch, capsys):
     """Also when its next number is free again, because the winner has gone on."""
