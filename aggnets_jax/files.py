@@ -12,7 +12,7 @@ import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from etils import epath
 
@@ -63,7 +63,7 @@ _PASSING = {
 }
 
 
-def passes(error: BaseException) -> bool:
+def passes(error: BaseException) -> TypeGuard[OSError]:
     """Return whether an error is of a disk that is full, or whose server does not answer now."""
     return isinstance(error, OSError) and error.errno in _PASSING
 
