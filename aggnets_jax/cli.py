@@ -30,6 +30,8 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:
         """Raise `UserError`; a flag that is missing may be there with a mistake in its name."""
         for word in self._words if "are required" in message else ():
+            if word == "--":
+                break
             flag = word.partition("=")[0]
             known = self.has(flag) or flag.startswith("--config.")
             if flag.startswith("--") and not known:

@@ -89,6 +89,8 @@ class CommandParser(Parser):
         of_config = flag.partition(".")[0] == "--config" and not self.has("--config")
         if of_config and self.has("--workdir"):
             return UserError(f"{self.prog} takes the config of the workdir, not --config")
+        if self.prog == "aggnets sweep" and flag.startswith("--config."):
+            return UserError(f"unknown flag {flag!r}: fields of the runs come after --: -- {text}")
         others = [f"aggnets {name}" for name in COMMANDS if make_parser(name).has(flag)]
         if others:
             return UserError(f"{flag} is for {', '.join(others)}, not for {self.prog}")

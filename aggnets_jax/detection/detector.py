@@ -193,7 +193,8 @@ class Detector(nn.Module):
         outputs = (*logits, *deltas, scores, box_deltas)
         # For who asks for it: no score above the least one can be of a network that has diverged.
         finite = [jnp.isfinite(x).all(axis=range(1, x.ndim)) for x in outputs]
-        self.sow("finite", "outputs", jnp.stack(finite).all(axis=0))
+        if not self.is_initializing():
+            self.sow("finite", "outputs", jnp.stack(finite).all(axis=0))
         detections = self.detect(scores, box_deltas, proposals, sizes)
         if not self.masks:
             return detections, None

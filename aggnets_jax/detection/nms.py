@@ -58,5 +58,6 @@ def descending(scores: jax.Array, valid: jax.Array, most: int) -> tuple[jax.Arra
     Returns:
       int32 [min(most, n)], the real ones first, and bool [min(most, n)].
     """
+    scores = jnp.where(scores == 0, 0, scores)  # to top_k, 0 is above -0
     values, index = jax.lax.top_k(jnp.where(valid, scores, -jnp.inf), min(most, scores.shape[0]))
     return index.astype(jnp.int32), values > -jnp.inf

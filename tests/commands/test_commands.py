@@ -35,7 +35,7 @@ MISTAKES = {
     "dry-run": ("--config=none.py --devices=0", "devices must be a whole number of at least 1"),
     "benchmark": ("--models=densenet121 --modes=trian", "unknown mode 'trian'; nearest: train"),
     "prepare-data": ("--name=cifar11", "unknown data set 'cifar11'; nearest: cifar10"),
-    "sweep": ("--config=none.py --workdir=W --config.lr=1", "unknown flag '--config.lr'"),
+    "sweep": ("--config=none.py --workdir=W --config.lr=1", "runs come after --: -- --config.lr=1"),
     "completion": ("bahs", "unknown shell 'bahs'; nearest: bash"),
 }
 

@@ -340,7 +340,10 @@ def test_mistakes_are_one_line(tmp_path, damage):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"image_size": None}, "images of image_folder may vary in size: set image_size"),
+        (
+            {"image_size": None},
+            "images of image_folder may vary in size: set config.data.image_size",
+        ),
         ({"resident": "always"}, "images of one size"),
         ({"data_dir": None}, "image_folder needs data_dir"),
         ({"name": "image_foldr"}, "unknown data set 'image_foldr'; nearest: image_folder"),

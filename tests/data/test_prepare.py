@@ -79,7 +79,8 @@ def test_unknown_name(capfd):
 
 
 def test_arguments(capfd):
-    fails_with(capfd, "required: --name", "--nam=cifar10")
+    fails_with(capfd, "required: --name")
+    fails_with(capfd, "unknown flag '--nam'; nearest: --name", "--nam=cifar10")
     fails_with(capfd, "unknown flag '--dir'; nearest: --data_dir", "--name=cifar10", "--dir=x")
 
 
