@@ -70,11 +70,7 @@ def test_parts_of_one_image_are_refused():
         ("model.topology=windowed", lambda c: c.model.topology, "windowed"),
         ("model.topology=('dense','plain')", lambda c: c.model.topology, ("dense", "plain")),
         ("model.topology_args.base=3", lambda c: dict(c.model.topology_args), {"base": 3}),
-        (
-            "task_args.detector_args.sizes.mask=8",
-            lambda c: c.task_args.to_dict(),
-            {"detector_args": {"sizes": {"mask": 8}}},
-        ),
+        ("task_args.a.b.c=8", lambda c: c.task_args.to_dict(), {"a": {"b": {"c": 8}}}),
         ("trackers=wandb", lambda c: c.trackers, ("wandb",)),
         ("model.topology_args={'base': 3}", lambda c: dict(c.model.topology_args), {"base": 3}),
         ("model.args.bottleneck=false", lambda c: c.model.args.to_dict(), {"bottleneck": False}),

@@ -80,3 +80,23 @@ def test_a_run_goes_on_in_the_other_form(before, data_dir, tmp_path):
     apart = jax.tree.map(lambda x, y: np.max(np.abs(x - y)), changed, same)
     assert max(jax.tree.leaves(moved)) > 1e-2
     assert max(jax.tree.leaves(apart)) < 1e-4
+
+
+@pytest.mark.slow
+def test_how_often_a_run_saves_changes_no_bit(data_dir, tmp_path, optimised):
+    """XLA does not round alike in a loop and without, where it fuses more, such as augmentation."""
+    fingerprints = set()
+    for every in (1, 8):
+        config = tiny_config(
+            data_dir,
+            total_steps=8,
+            checkpoint_every_steps=every,
+            steps_per_dispatch=10,
+            optimizer="adamw",
+            ema_decay=0.9,
+            label_smoothing=0.1,
+            model={"name": "sparsenet10_k4", "args": {"dropout": 0.1}},
+        )
+        config["data"] |= {"mixup": 0.2, "cutmix": 1.0, "policy": "randaugment"}
+        fingerprints.add(train_and_evaluate(config, tmp_path / str(every))["fingerprint"])
+    assert len(fingerprints) == 1

@@ -17,7 +17,6 @@ from jax.typing import DTypeLike
 from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.arguments import check_whole_number, choose
-from aggnets_jax.config_fields.fields import flatten, plain
 from aggnets_jax.data import objects as object_data
 from aggnets_jax.data.objects.segmentations import mask_coding
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
@@ -32,6 +31,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count
 from aggnets_jax.runtime.compilation import backend
 from aggnets_jax.runtime.distributed import to_host
+from aggnets_jax.tasks.padded_images import check_fields, preprocess_padded
 from aggnets_jax.training.state import Variables, model_key
 from aggnets_jax.training.task import Config, Evaluation, Task
 
@@ -46,26 +46,6 @@ _ELSEWHERE = {
     "cropped_masks": "config.task_args.mask_side",
     "dtype": "config.dtype",
     "num_classes": "another data set",
-}
-
-# Fields of a config that are not for images with objects, and their neutral values.
-_NOT_FOR_OBJECTS = {
-    "loss": None,
-    "loss_args": {},
-    "label_smoothing": 0.0,
-    "progressive": (),
-    "data.image_size": None,
-    "data.flip_alternately": False,
-    "data.repeats": 1,
-    "data.policy": "none",
-    "data.color_jitter": 0.0,
-    "data.lighting": 0.0,
-    "data.cutout": 0,
-    "data.erasing": 0.0,
-    "data.mixup": 0.0,
-    "data.cutmix": 0.0,
-    "model.scan": False,
-    "num_seeds": 1,
 }
 
 
@@ -375,33 +355,6 @@ class Detection(Task):
         if not all(gathered.finite):
             metrics = dict.fromkeys(metrics, np.float64(np.nan))
         return Evaluation(metrics, len(found), len(skipped), results)
-
-
-def check_fields(config: Config, task: str, apart: Sequence[str] = ()) -> None:
-    """Raise `UserError` if a field is set that is not for images with objects, except `apart`."""
-    fields = flatten(plain(config))
-    for field, value in _NOT_FOR_OBJECTS.items():
-        if field not in apart and fields[field] != value:
-            raise UserError(f"config.{field} is not for {task}: it must be {value!r}")
-    if config.data.resident == "always":
-        raise UserError(f"config.data.resident='always' is not for {task}: set 'auto'")
-
-
-def preprocess_padded(info: data.DatasetInfo) -> data.Preprocess:
-    """Return the function that normalises padded images; their padding is 0 afterwards."""
-    mean, std = np.asarray(info.mean, np.float32), np.asarray(info.std, np.float32)
-
-    def preprocess(
-        batch: Mapping[str, jax.Array], *, train: bool, seed: int | jax.Array = 0
-    ) -> jax.Array:
-        del train, seed  # images are mirrored on the host, together with their objects
-        images = (batch["image"].astype(jnp.float32) / 255 - mean) / std
-        rows, columns = (jnp.arange(side) for side in images.shape[1:3])
-        height, width = (batch["size"][:, i, None, None, None] for i in (0, 1))
-        inside = (rows[:, None, None] < height) & (columns[:, None] < width)
-        return jnp.where(inside, images, 0)
-
-    return preprocess
 
 
 def _checked_buckets(

@@ -15,7 +15,8 @@ from aggnets_jax.data import objects as object_data
 from aggnets_jax.detection import CONVENTIONS
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.runtime.distributed import to_host
-from aggnets_jax.tasks.detection import MOST_OBJECTS, check_fields, preprocess_padded
+from aggnets_jax.tasks.detection import MOST_OBJECTS
+from aggnets_jax.tasks.padded_images import check_fields, preprocess_padded
 from aggnets_jax.training.losses import make_loss, training_losses
 from aggnets_jax.training.state import Variables
 from aggnets_jax.training.task import Config, Evaluation, Task

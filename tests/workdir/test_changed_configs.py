@@ -1,18 +1,16 @@
 """Checkpoints that a run with another config or data set goes on from, or refuses."""
 
 import dataclasses
+import shutil
 
+import jax
 import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError
+from aggnets_jax.workdir.progress import Progress
 from tests.runs import DATASET
-from tests.workdir.states import (
-    CONFIG,
-    changed,
-    make_state,
-    restore,
-)
+from tests.workdir.states import CONFIG, changed, make_state, open_checkpoints, restore
 
 
 def test_another_config_is_refused_and_may_be_allowed(copy):
@@ -51,3 +49,22 @@ def test_a_config_from_before_a_field_there_is_now_is_the_same(copy):
 
 
 # ---- Checksums.
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda state: make_state(2, width=4), "float32 [4] there"),
+        (lambda state: jax.tree.map(lambda x: x.astype("float64"), state), "float64 [3] there"),
+    ],
+)
+def test_a_checkpoint_of_other_arrays_and_other_devices_is_not_damaged(change, reason, copy):
+    shutil.rmtree(copy / "checkpoints/2")
+    with jax.enable_x64(), open_checkpoints(copy) as checkpoints:
+        checkpoints.save(change(make_state(2)), Progress())
+    for file in (copy / "checkpoints/2").rglob("_sharding"):
+        file.write_text(file.read_text().replace("cpu:0", "tpu:7"))
+    with pytest.raises(UserError) as error:
+        restore(copy)
+    assert "checkpoints/2 is intact, but of another network" in str(error.value)
+    assert reason in str(error.value)
