@@ -13,6 +13,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -30,6 +31,9 @@ _GONE = re.compile("gloo|connection|coordination|heartbeat|socket|peer", re.IGNO
 
 # Where processes note, for the others, the exit codes with which they end.
 _LEFT = "aggnets_jax/left"
+
+# How long the first process, which keeps these notes, waits for those of the others.
+_SECONDS_TO_LEAVE = 5
 
 _ABORTED = b"error: JAX ended this process, most likely because another one was lost: see above\n"
 
@@ -268,17 +272,31 @@ def error_in_any(error: Exception | None) -> Exception | None:
 
 
 def leave(code: int) -> None:
-    """End one of several processes after an error, at once.
+    """End one of several processes after an error, without the usual end.
 
-    The usual end waits for the others, which may be waiting for this one. A run that was asked to
-    stop does so in all processes.
+    That one waits for the others, which may be waiting for this one. A run that was asked to stop
+    does so in all processes.
     """
     if code != Stopped.exit_code and jax.distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
         with contextlib.suppress(Exception):  # the first process may be gone
             _client().key_value_set(f"{_LEFT}/{code}/{jax.process_index()}", "")
+            if is_first() and code != LostProcess.exit_code:
+                _let_others_leave()
         os._exit(code)
+
+
+def _let_others_leave() -> None:
+    """Wait a few seconds until the others have ended: those with the same error are a bit behind.
+
+    JAX aborts them as soon as the first process is gone.
+    """
+    end = time.monotonic() + _SECONDS_TO_LEAVE
+    while time.monotonic() < end:
+        time.sleep(0.1)
+        if len(_client().key_value_dir_get(_LEFT)) == jax.process_count():
+            break
 
 
 def _has_left(code: int) -> bool:

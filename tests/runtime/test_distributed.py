@@ -262,32 +262,35 @@ def test_another_number_of_processes_than_expected_is_refused(data_dir, tmp_path
 
 
 LEAVES = """
-import sys
+import sys, time
 from aggnets_jax.cli import exit_code
 from aggnets_jax.errors import UserError
 from aggnets_jax.runtime.distributed import (
     in_any_process, is_first, join, leave, report_lost_processes
 )
 join(sys.argv[1], 2, int(sys.argv[2]))
-def program():
+def in_one():
     with report_lost_processes():
         for step in range(1000):
             if step == 5 and not is_first():
                 raise UserError("image 5 is damaged")
             in_any_process(False)
-leave(exit_code(program))
+def in_all():
+    if not is_first():
+        time.sleep(1)
+    raise UserError("no such field")
+leave(exit_code({program}))
 """
 
 
-@pytest.mark.slow
-def test_a_user_s_error_in_one_process_is_no_lost_process_to_the_other():
-    """Launchers start a run again that has lost a process."""
+def errors_of_both(program):
+    """Return the codes with which two processes leave, and the last lines of their errors."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", LEAVES, address, str(number)],
+            [sys.executable, "-c", LEAVES.format(program=program), address, str(number)],
             cwd=runs.ROOT,
             stderr=subprocess.PIPE,
             text=True,
@@ -295,8 +298,18 @@ def test_a_user_s_error_in_one_process_is_no_lost_process_to_the_other():
         for number in range(2)
     ]
     errors = [process.communicate(timeout=100)[1].splitlines()[-1] for process in processes]
-    assert [process.returncode for process in processes] == [2, 2]
-    assert errors == [
-        "error: another process has stopped, and says why",
-        "error: image 5 is damaged",
-    ]
+    return [process.returncode for process in processes], errors
+
+
+@pytest.mark.slow
+def test_a_user_s_error_in_one_process_is_no_lost_process_to_the_other():
+    """Launchers start a run again that has lost a process."""
+    assert errors_of_both("in_one") == (
+        [2, 2],
+        ["error: another process has stopped, and says why", "error: image 5 is damaged"],
+    )
+
+
+@pytest.mark.slow
+def test_the_first_process_does_not_abort_another_with_the_same_error():
+    assert errors_of_both("in_all") == ([2, 2], ["error: no such field"] * 2)
