@@ -129,7 +129,7 @@ def check(code: int, workdir: Path) -> None:
 
 
 def unfinished(workdir: Path) -> set[Path]:
-    """Checkpoints that are being written, or were when a process was killed."""
+    """Return checkpoints that are being written, or were when a process was killed."""
     return {
         path
         for series in ("checkpoints", "best")

@@ -84,7 +84,7 @@ def bare_steps(changes: dict[str, Any]) -> Program:
 
 
 def speeds(changes: dict[str, Any], steps: int) -> tuple[float, float, float]:
-    """Seconds of a bare step and of one of the loop, and the median of their ratios."""
+    """Return the seconds of a bare step and of one of the loop, and the median of their ratios."""
     changes = {
         **changes,
         "schedule": "constant",

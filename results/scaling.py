@@ -124,23 +124,23 @@ def network_of(workload: Workload) -> Network:
 
 
 def state_bytes(network: Network, kind: str, devices: int) -> float:
-    """Parameters and momentum, 4 bytes each, and two running averages of each channel."""
+    """Return the bytes of parameters, momentum and two running averages of each channel."""
     divided = network.divided if kind == "fsdp" else 0
     return 8 * (network.params - divided + divided / devices) + 8 * network.channels
 
 
 def reduced_bytes(network: Network) -> int:
-    """Results of all-reduces: gradients, and two sums of each channel, forward and backward."""
+    """Return the bytes of all-reduces: gradients, and two sums of each channel, both ways."""
     return 4 * network.params + 16 * network.channels
 
 
 def gathered_bytes(network: Network, kind: str) -> int:
-    """Results of all-gathers: the parameters that are divided."""
+    """Return the bytes of all-gathers: the parameters that are divided."""
     return 4 * network.divided if kind == "fsdp" else 0
 
 
 def seconds(network: Network, workload: Workload, system: System, devices: int) -> dict[str, float]:
-    """Seconds of a step: of computation, of gradients and gathered parameters, of statistics."""
+    """Return the seconds of a step: computation, gradients and gathered parameters, statistics."""
     compute = 6 * network.macs * workload.batch / (UTILISATION * system.flops)
     if devices == 1:
         return {"compute": compute, "gradients": 0.0, "statistics": 0.0}
@@ -255,7 +255,7 @@ def timed() -> Iterator[dict[str, Any]]:
 
 
 def step_seconds(workload: Workload, devices: int) -> float:
-    """Seconds of a step, as the benchmark measures it in a process with so many devices."""
+    """Return the seconds of a step by the benchmark, in a process with so many devices."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "rows.json")
         command = [sys.executable, "-m", "aggnets_jax", "benchmark", f"--models={workload.network}"]

@@ -110,14 +110,17 @@ OTHERS_BESIDE_TORCH = (
 
 
 def cpu_families() -> Iterator[Command]:
-    """All families on a CPU, against their plain form; single steps, as loops slow that down."""
+    """Return the commands for all families on a CPU, against their plain form.
+
+    They time single steps, because loops slow the plain form down.
+    """
     short = ["--batch_size=16", "--steps_per_dispatch=1", "--repeats=3", "--seconds=1"]
     for model in ON_CPU:
         yield [*f"--models={model}".split(), "--forms=plain,default", *short]
 
 
 def cpu_torch() -> Iterator[Command]:
-    """Networks in PyTorch, on a CPU: five, and one of each other family."""
+    """Return the commands for five networks, and one of each other family, beside PyTorch."""
     rival = ["--against=torch", "--against_forms=eager+channels_last"]
     for model in BESIDE_TORCH:
         yield [f"--models={model}", "--forms=default,remat=none", *rival]
@@ -137,7 +140,7 @@ def memory() -> Iterator[Command]:
 
 
 def depth() -> Iterator[Command]:
-    """Compile time and memory of networks by their depth, and steps at depths 100 and 110."""
+    """Return the commands for compile time and memory by depth, and steps at depths 100 and 110."""
     for family, depths in (
         ("sparsenet_sum{}", (56, 110, 200, 1001, 2000)),
         ("preact_resnet{}", (56, 110, 200, 1001)),
@@ -160,7 +163,7 @@ def dsnet() -> Iterator[Command]:
 
 
 def sweeps() -> Iterator[Command]:
-    """Networks without some links, in one program."""
+    """Return the commands for networks without some links, in one program."""
     for model in ("densenet40_k12", "sparsenet_bc100_k12", "dsnet50_cifar_w25"):
         yield [f"--models={model}", "--modes=ablation"]
 
@@ -178,7 +181,10 @@ def beside_tf_data() -> Iterator[Command]:
 
 
 def gpu_families() -> Iterator[Command]:
-    """All families on a GPU, beside PyTorch; `-- --profile=runs/profile` adds traces."""
+    """Return the commands for all families on a GPU, beside PyTorch.
+
+    `-- --profile=runs/profile` adds traces.
+    """
     common = [
         "--modes=train,eval",
         "--forms=default,remat=norm",
