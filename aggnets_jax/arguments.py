@@ -70,10 +70,10 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def check_number(what: str, value: float, least: float, most: float = math.inf) -> None:
-    """Raise `UserError` unless a value is a number from `least` to `most`."""
+    """Raise `UserError` unless a value is a finite number from `least` to `most`."""
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not least <= value <= most:
-        allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+    if not number or not least <= value <= most or math.isinf(value):
+        allowed = f"at least {least}, and finite" if most == math.inf else f"from {least} to {most}"
         raise UserError(f"{what} must be a number {allowed}, got {value!r}")
 
 

@@ -178,7 +178,13 @@ def evaluation_batches(
     info = task.describe(config)
     if restored.info.class_names != info.class_names:
         raise data.other_classes(restored.info, info)
-    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    if config.task != "detection" and restored.info.image_shape != info.image_shape:
+        theirs, own = ("x".join(map(str, i.image_shape)) for i in (info, restored.info))
+        raise UserError(
+            f"images of {info.name} are {theirs}, and the checkpoint's are {own};"
+            f" --data={info.name} resizes them"
+        )
+    mesh_lib.check_divisible("config.eval_batch_size", config.eval_batch_size, mesh.size)
     return task.eval_data(config, mesh_lib.batch_sharding(mesh))
 
 
@@ -217,15 +223,21 @@ def other_evaluation(
     if data_dir is not None:
         config.data.data_dir = data_dir
     config.data.update({"name": name, "resident": "never", "eval_split": split})
-    config.data.image_size = learnt.image_shape[0]
+    sides = learnt.image_shape[:2]
+    config.data.image_size = sides[0] if sides[0] == sides[1] else None
     config.data.train_split = data.evaluation_split(config.data)
     info = data.describe(config.data)
+    if info.image_shape[:2] != sides:
+        raise UserError(
+            f"images of {info.name} are {'x'.join(map(str, info.image_shape[:2]))}, and the"
+            f" network's are {'x'.join(map(str, sides))}; they are resized to squares alone"
+        )
     channels, own = info.image_shape[-1], learnt.image_shape[-1]
     if channels != own:
         raise UserError(
             f"images of {info.name} have {channels} channels, and the network takes {own}"
         )
-    mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+    mesh_lib.check_divisible("config.eval_batch_size", config.eval_batch_size, mesh.size)
     class_map = data.map_classes(learnt, info)
     batches = data.eval_batches(
         config.data,

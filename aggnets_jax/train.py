@@ -91,7 +91,7 @@ def train_and_evaluate(
         task = task or get_task(config)
         mesh = mesh_lib.make_mesh(config.slices)
         over_batch = mesh_lib.batch_sharding(mesh)
-        mesh_lib.check_divisible("eval_batch_size", config.eval_batch_size, mesh.size)
+        mesh_lib.check_divisible("config.eval_batch_size", config.eval_batch_size, mesh.size)
         setup = set_up(config, task, mesh=mesh)
         check_trackers(config)
         config_json = config_lib.to_json(config)

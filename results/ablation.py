@@ -16,6 +16,7 @@ import numpy as np
 
 from aggnets_jax import data
 from aggnets_jax.ablation import sets, sweep
+from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -32,7 +33,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="best", help="latest, best or a step")
     parser.add_argument("--repeats", type=int, default=7, help="number of sweeps; default 7")
     parser.add_argument("--output", default=str(Path(__file__).with_suffix(".csv")))
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    check_whole_number("--repeats", given.repeats, 1)
+    return given
 
 
 def evaluation(restored: Restored) -> Callable[[], None]:
@@ -82,7 +85,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ratio": f"{np.median(ratios):.2f}",
         "spread": f"{ratios.min():.2f} to {ratios.max():.2f}",
         "repeats": given.repeats,
-        "command": f"python results/ablation.py --repeats={given.repeats}",
+        "command": f"python results/ablation.py --workdir={given.workdir}"
+        f" --checkpoint={given.checkpoint} --repeats={given.repeats}",
         "commit": commit(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "hardware": hardware(),

@@ -12,7 +12,7 @@ import csv
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import optax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from aggnets_jax.cli import Parser, exit_code
 from aggnets_jax.detection import CONVENTIONS, Detector, create_detector
 from aggnets_jax.detection.roi_align import METHODS, pool
 from aggnets_jax.detection.training import Objects
@@ -217,9 +218,11 @@ KINDS = {
 }
 
 
-def main(kind: str) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure costs of a kind, and add each row to the table."""
-    for row in KINDS[kind]():
+    parser = Parser(prog="python results/detection.py")
+    parser.add_argument("kind", choices=KINDS)
+    for row in KINDS[parser.parse_args(arguments).kind]():
         rows = list(csv.DictReader(FILE.open())) if FILE.exists() else []
         key = [row[name] for name in COLUMNS[:3]]
         kept = [each for each in rows if [each[name] for name in COLUMNS[:3]] != key]
@@ -228,4 +231,4 @@ def main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    sys.exit(exit_code(main))

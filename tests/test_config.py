@@ -52,6 +52,15 @@ def test_a_config_file_may_return_a_dict(tmp_path):
     assert config.model.args.to_dict() == {"depth": 40, "growth_rate": 12}
 
 
+def test_a_config_file_is_read_again_within_the_same_second(tmp_path):
+    file, found = tmp_path / "c.py", []
+    for lr in (0.1, 0.2, 0.3):
+        file.write_text(f"def get_config():\n    return {{'lr': {lr}}}")
+        found.append(config_lib.load(str(file)).lr)
+    assert found == [0.1, 0.2, 0.3]
+    assert list(tmp_path.iterdir()) == [file]  # no byte code
+
+
 def test_parts_of_one_image_are_refused():
     message = one_line_error(config_lib.resolve, {"batch_size": 4, "accumulation_steps": 4})
     assert "one image in each part" in message and message.endswith("allowed: at most 2")

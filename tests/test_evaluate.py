@@ -1,5 +1,7 @@
 """Evaluation on another data set than the one on which a network has learnt."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from aggnets_jax import data
 from aggnets_jax.config import default_config
 from aggnets_jax.convert.facts import imagenet_classes
 from aggnets_jax.errors import UserError
-from aggnets_jax.evaluate import evaluate, make_eval_step, other_evaluation
+from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step, other_evaluation
 from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.tasks.classification import Classification
@@ -116,6 +118,33 @@ def test_images_with_other_channels_are_refused(finished_run, tmp_path, capsys):
     assert "have 3 channels, and the network takes 1" in capsys.readouterr().err
 
 
+def make_npz(file, shape):
+    labels = np.arange(4) % 2
+    arrays = {f"x_{split}": np.zeros((4, *shape), np.uint8) for split in ("train", "test")}
+    np.savez(file, **arrays, y_train=labels, y_test=labels, class_names=["lily", "oak"])
+    return str(file)
+
+
+def test_only_square_images_are_resized(tmp_path):
+    network = restored(["lily", "oak"], [0.0, 1.0])
+    info = dataclasses.replace(network.info, image_shape=(12, 20, 3))
+    network, mesh = network._replace(info=info), mesh_lib.make_mesh()
+    same, other = (make_npz(tmp_path / f"{n}.npz", (12, n, 3)) for n in (20, 12))
+    _, images, _ = images_of(other_evaluation(network, mesh, "npz", same), network)
+    assert images.shape == (4, 12, 20, 3)
+    with pytest.raises(UserError, match="are 12x12, and the network's are 12x20"):
+        other_evaluation(network, mesh, "npz", other)
+
+
+def test_data_elsewhere_have_the_same_shape(tmp_path):
+    network = restored(["lily", "oak"], [0.0, 1.0])
+    info = dataclasses.replace(network.info, num_train=4, image_shape=(12, 12, 3))
+    network.config.data.name = "npz"
+    file = make_npz(tmp_path / "a.npz", (12, 12, 1))
+    with pytest.raises(UserError, match="npz are 12x12x1, and the checkpoint's are 12x12x3"):
+        evaluation_batches(network._replace(info=info), mesh_lib.make_mesh(), file)
+
+
 def test_split_is_of_the_other_set(finished_run, data_dir, capsys):
     flags = [f"--workdir={finished_run}", f"--data_dir={data_dir}"]
     assert main(["eval", *flags, "--split=train"]) == 2
@@ -133,8 +162,6 @@ def test_only_classifiers_are_evaluated_on_another_set(task, scenes_dir):
 
 
 def test_weights_without_data_are_not_judged_among_a_part_unasked(tmp_path):
-    from aggnets_jax.evaluate import evaluation_batches
-
     network = restored(["lily", "oak", "rose"], [0.0, 1.0, 2.0])
     network.config.data.name = "image_folder"
     folder = make_folder(tmp_path, ["lily", "oak"], (32, 32))

@@ -16,9 +16,11 @@ from aggnets_jax.ablation.removal import least_harmful, smaller_network
 from aggnets_jax.ablation.sets import CutSet, StageLink, Stages
 from aggnets_jax.ablation.sweep import Ablation, Measured, linked_stages
 from aggnets_jax.ablation.sweep_tables import Row
+from aggnets_jax.data.catalog import is_of_folder
 from aggnets_jax.errors import UserError, one_line, unknown
 from aggnets_jax.files import AnyPath, any_path, make_folder
 from aggnets_jax.runtime import mesh as mesh_lib
+from aggnets_jax.workdir.provenance import fingerprint
 from aggnets_jax.workdir.restore import Restored, restore_network
 
 SWEEPS = ("links", "sources", "layers", "distance", "random")
@@ -90,7 +92,7 @@ def ablate(
         )
     if restored.config.task == "detection":
         restored = restored._replace(variables=restored.variables_at(seed))
-        network = _network(restored, seed, options)
+        network = _network(restored, seed, options, data_dir)
         return _ablate_detector(workdir, restored, stages, kinds, network, mesh, options, data_dir)
     if options.export is not None:
         listed = () if options.export_least else kinds["list"]
@@ -107,7 +109,7 @@ def ablate(
         reestimated=options.reestimate_batch_statistics,
     )
     folder = make_folder(options.output or any_path(workdir) / "ablation")
-    network = _network(restored, seed, options)
+    network = _network(ablation.restored, seed, options, data_dir)
     earlier = sweep_tables.earlier_sweeps(folder, network, kinds)
     together = list(itertools.chain(*kinds.values()))
     print(f"step {restored.step}: sets of links to cut: {len(together)}", flush=True)
@@ -176,6 +178,7 @@ def _ablate_detector(
 def _check(options: Options) -> None:
     """Refuse options that are wrong for any network."""
     kinds = options.kinds
+    sets_lib.check_draws(options.draws, options.draw_seed)
     if options.reestimate_batch_statistics < 0:
         number = options.reestimate_batch_statistics
         raise UserError(f"--reestimate_batch_statistics must be at least 0 batches, not {number}")
@@ -209,13 +212,21 @@ def _sets(stages: Stages, options: Options) -> dict[str, list[CutSet]]:
     return kinds
 
 
-def _network(restored: Restored, seed: int | None, options: Options) -> dict[str, Any]:
-    """Return the ablated network as JSON data; sets of links are compared on the same network."""
+def _network(
+    restored: Restored, seed: int | None, options: Options, data_dir: str | None
+) -> dict[str, Any]:
+    """Return the ablated network, with variables of one seed, and its images as JSON data.
+
+    Sets of links are compared on the same network and images.
+    """
+    config = restored.config.data
     return {
         "name": restored.config.model.name,
+        "fingerprint": fingerprint(restored.variables["params"]),
         "step": restored.step,
         "seed": restored.config.seed if seed is None else seed,
         "data": restored.info.name,
+        "data_dir": (data_dir or config.data_dir) if is_of_folder(config.name) else None,
         "split": restored.info.eval_split,
         "reestimate_batch_statistics": options.reestimate_batch_statistics,
     }

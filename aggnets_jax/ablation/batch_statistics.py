@@ -82,7 +82,7 @@ def make_estimate(
         raise UserError(f"batches for batch statistics must be at least 1, not {num_batches}")
     if not jax.tree.leaves(restored.variables.get("batch_stats", {})):
         raise UserError(f"{config.model.name!r} has no batch statistics to estimate anew")
-    mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size)
+    mesh_lib.check_divisible("config.batch_size", config.batch_size, mesh.size)
     batches = data.train_batches(
         config.data,
         batch_size=config.batch_size,

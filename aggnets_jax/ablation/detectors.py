@@ -10,15 +10,12 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from aggnets_jax.ablation.sets import CutSet, StageLink
+from aggnets_jax.ablation.tally import BOX_COLUMNS, MASK_COLUMNS
 from aggnets_jax.connectivity import links as links_lib
 from aggnets_jax.evaluate import evaluate, evaluation_batches, make_eval_step
 from aggnets_jax.tables import print_table
 from aggnets_jax.tasks import get_task
 from aggnets_jax.workdir.restore import Restored
-
-BOX_COLUMNS = ("bbox_AP", "delta", "bbox_AP50")
-MASK_COLUMNS = ("segm_AP", "segm_delta", "segm_AP50")
-"""Fields of a `Precision` in CSV files, and those that only detectors with masks have."""
 
 _SHOWN = 10
 

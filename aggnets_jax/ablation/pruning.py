@@ -56,7 +56,8 @@ class WeighedLinks(NamedTuple):
         masks, begin = {}, 0
         for name, stage in self.stages.items():
             mine = weights[begin : begin + len(stage.links)]
-            masks[name] = jnp.asarray(stage.ones()).at[tuple(np.transpose(stage.links))].set(mine)
+            links = np.array(stage.links, int).reshape(-1, 2).T  # also for a stage without links
+            masks[name] = jnp.asarray(stage.ones()).at[tuple(links)].set(mine)
             begin += len(mine)
         return masks
 

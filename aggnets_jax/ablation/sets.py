@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.ablation.tally import COLUMNS
+from aggnets_jax.ablation.tally import BOX_COLUMNS, COLUMNS, MASK_COLUMNS
 from aggnets_jax.connectivity.links import StageLinks, all_links, masks_without
 from aggnets_jax.connectivity.patterns import Link
 from aggnets_jax.errors import UserError, one_line, unknown
@@ -81,6 +81,14 @@ def _grouped(stages: Stages, key_of: Callable[[str, Link], Mapping[str, Any]]) -
     ]
 
 
+def check_draws(draws: int, seed: int) -> None:
+    """Raise `UserError` for less than one draw, or a seed below 0."""
+    if draws < 1:
+        raise UserError(f"draws must be at least 1, not {draws}")
+    if seed < 0:
+        raise UserError(f"the seed of the draws must be at least 0, not {seed}")
+
+
 def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
     """Return random sets of 1, 2, 4, 8, ... links, and all: `links`, `draw`, `seed`, and `cut`.
 
@@ -89,12 +97,9 @@ def random_sets(stages: Stages, draws: int = 10, seed: int = 0) -> list[CutSet]:
     draws leave the first ones as they are. `cut` names the links, see `to_text`.
 
     Raises:
-      UserError: for less than one draw, or a seed below 0.
+      UserError: as `check_draws`.
     """
-    if draws < 1:
-        raise UserError(f"draws must be at least 1, not {draws}")
-    if seed < 0:
-        raise UserError(f"the seed of the draws must be at least 0, not {seed}")
+    check_draws(draws, seed)
     links = all_links(stages)
     orders = [np.random.default_rng([seed, draw]).permutation(len(links)) for draw in range(draws)]
     sizes = [2**i for i in range((len(links) - 1).bit_length())]
@@ -160,7 +165,7 @@ def _read_file(file: str) -> dict[str, list[StageLink]]:
         raise UserError(f"{file} can't be read: {one_line(error)}") from error
     columns = lines[0] if lines else []
     for column in columns:
-        if column not in ("set", *_KEY, *COLUMNS):
+        if column not in ("set", *_KEY, *COLUMNS, *BOX_COLUMNS, *MASK_COLUMNS):
             raise unknown(f"column of {file}", column, ("set", *_KEY))
     if any(columns.count(column) != 1 for column in _KEY):
         raise UserError(f"{file} must have each of the columns {', '.join(_KEY)} once, in line 1")

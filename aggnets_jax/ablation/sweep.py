@@ -110,7 +110,9 @@ class Ablation:
         self.restored = restored._replace(variables=restored.variables_at(seed))
         config = restored.config.copy_and_resolve_references()
         # As many batches, of equal sizes: rows that are no example cost as much as others.
-        size = _equal_parts(restored.info.num_eval, config.eval_batch_size)
+        size = _equal_parts(
+            restored.info.num_eval or config.eval_batch_size, config.eval_batch_size
+        )
         config.eval_batch_size = -(-size // mesh.size) * mesh.size
         self.batches = evaluation_batches(restored._replace(config=config), mesh, data_dir)
         if at_once is None:

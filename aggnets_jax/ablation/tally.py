@@ -19,6 +19,9 @@ from aggnets_jax.statistics import accuracy_change_interval, mean_interval
 
 COLUMNS = ("accuracy", "delta", "ci_low", "ci_high", "loss")
 """The fields of a `Measurement` in CSV files, after the columns that name the change."""
+BOX_COLUMNS = ("bbox_AP", "delta", "bbox_AP50")
+MASK_COLUMNS = ("segm_AP", "segm_delta", "segm_AP50")
+"""The fields of detectors there, see `detectors.Precision`, and those of detectors with masks."""
 
 
 class Measurement(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aggnets_jax import data
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.evaluate import evaluation_batches
 from aggnets_jax.files import AnyPath, write_figure
 from aggnets_jax.runtime import mesh as mesh_lib
@@ -108,6 +108,15 @@ def accuracy_cells(record: Mapping[str, Any]) -> dict[str, str]:
         "accuracy": f"{record['accuracy']:.2%}",
         "95 % interval": f"{record['low']:.2%} to {record['high']:.2%}",
     }
+
+
+def check_same_images(workdir: str, other: data.DatasetInfo, ours: data.DatasetInfo) -> None:
+    """Raise `UserError` if the network of --against=WORKDIR is evaluated on other images."""
+    for field in ("name", "eval_split", "num_eval", "class_names"):
+        theirs, own = getattr(other, field), getattr(ours, field)
+        if theirs != own:
+            why = f"its data set's {field} is {one_line(theirs)}, not {one_line(own)}"
+            raise UserError(f"--against={workdir} has other images: {why}")
 
 
 def headline(restored: Restored, given: argparse.Namespace, text: str) -> str:

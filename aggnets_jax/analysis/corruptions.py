@@ -302,7 +302,10 @@ def run(restored: Restored, given: argparse.Namespace, output: AnyPath) -> None:
         if any_path(given.against).resolve() == any_path(given.workdir).resolve():
             raise UserError(f"--against={given.against} is the workdir itself")
         other = restore_network(given.against, given.checkpoint, mesh_lib.replicated(mesh))
-        networks[given.against] = other._replace(variables=other.variables_at(given.seed))
+        other = networks[given.against] = other._replace(variables=other.variables_at(given.seed))
+        if reading.source is None:
+            each = (evaluation_batches(of, mesh, given.data_dir).info for of in (other, restored))
+            command.check_same_images(given.against, *each)
     records, found = [], {}
     for workdir, network in networks.items():
         rows = measure(network, mesh, reading)

@@ -175,7 +175,8 @@ def _features(restored: Restored, given: argparse.Namespace) -> tuple[Outputs, O
     config, info = restored.config, restored.info
     if given.data is not None:
         # The images of another set are read as those of the network's own.
-        config.data.update({"name": given.data, "data_dir": None, "eval_split": None})
+        another = {"name": given.data, "data_dir": None, "train_split": "train", "eval_split": None}
+        config.data.update({**another, "resident": "never"})
         config.data.image_size = info.image_shape[0]
     if given.data_dir is not None:
         config.data.data_dir = given.data_dir

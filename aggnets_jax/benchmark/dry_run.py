@@ -66,7 +66,9 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
     with compile_for(target.platform) if target else native():
         setup = set_up(config, task, info=info, mesh=mesh)
         if target:
-            mesh_lib.check_divisible("eval_batch_size", setup.config.eval_batch_size, mesh.size)
+            mesh_lib.check_divisible(
+                "config.eval_batch_size", setup.config.eval_batch_size, mesh.size
+            )
         found = {
             "devices": mesh.size,
             "params": sum(x.size for x in jax.tree.leaves(setup.state_shapes().params)),
@@ -77,7 +79,7 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
             found["evaluation"] = _evaluation_costs(setup, mesh)
     if target:
         for costs in (found, found["evaluation"]):
-            costs["roofline"] = roofline(costs, target.chip, mesh.size)
+            costs["roofline"] = roofline(costs, target.chip, mesh.size, loops=_has_loops(config))
             # The compiler of a TPU has refused it before; a GPU's does not look.
             needed, there = costs["allocated_bytes"] / 1e9, target.chip.memory_bytes / 1e9
             if target.platform == "gpu" and needed > there:
@@ -85,20 +87,33 @@ def dry_run(config: ml_collections.ConfigDict, target: Target | None = None) -> 
     return found
 
 
-def roofline(costs: Mapping[str, Any], chip: Chip, devices: int) -> dict[str, float]:
+def _has_loops(config: ml_collections.ConfigDict) -> bool:
+    return config.accumulation_steps > 1 or bool(config.model.scan)
+
+
+def roofline(
+    costs: Mapping[str, Any], chip: Chip, devices: int, *, loops: bool = False
+) -> dict[str, float]:
     """Return the least seconds of a step for `arithmetic`, `memory` and `links`.
 
     The rates are published ones. A step takes at least the largest of the three. Collectives are in
-    a ring over all devices. Where XLA counts no FLOPs and bytes, the network's own are taken.
+    a ring over all devices. Where XLA counts no FLOPs and bytes, the network's own are taken; in a
+    program with loops, of which XLA counts one turn, too, if they are more.
 
     Args:
       costs: costs of a step, see `dry_run`.
       chip: rates of a device.
       devices: number of devices.
+      loops: whether the program has loops.
     """
+    flops, memory = costs["flops"] or 0, costs["memory_bytes"] or 0
+    if loops or not flops:
+        flops = max(flops, costs["model_flops"])
+    if loops or not memory:
+        memory = max(memory, costs["model_bytes"])
     return {
-        "arithmetic": (costs["flops"] or costs["model_flops"]) / chip.flops,
-        "memory": (costs["memory_bytes"] or costs["model_bytes"]) / chip.memory_bandwidth,
+        "arithmetic": flops / chip.flops,
+        "memory": memory / chip.memory_bandwidth,
         "links": moved_bytes(costs["collectives"], devices) / chip.link_bandwidth,
     }
 
@@ -246,7 +261,7 @@ def report(
         f" {batch} over {devices}, {batch // found['devices']} on each"
     )
     _print_costs(found, target)
-    if config.accumulation_steps > 1 or config.model.scan:
+    if _has_loops(config):
         print("collectives and XLA's counts include one turn of each loop")
     if file is not None:
         write_json(file, found)

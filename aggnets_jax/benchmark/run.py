@@ -60,6 +60,10 @@ def check(given: argparse.Namespace) -> None:
     for file in (given.json, given.csv):
         if file is not None and not local_path(file).parent.is_dir():
             raise UserError(f"{file} can't be written: it has no folder")
+        if file is not None and local_path(file).is_dir():
+            raise UserError(f"{file} can't be written: it is a folder")
+    if given.profile is not None and local_path(given.profile).is_file():
+        raise UserError(f"--profile={given.profile} must be a folder, and is a file")
     if given.against_forms is not None and given.against != TORCH:
         raise UserError("--against_forms needs --against=torch")
     for mode in given.modes:
@@ -72,7 +76,7 @@ def check(given: argparse.Namespace) -> None:
 
 
 def _workload(model: str, given: argparse.Namespace) -> Workload:
-    check_divisible("batch_size", given.batch_size, jax.device_count())
+    check_divisible("--batch_size", given.batch_size, jax.device_count())
     shape = input_shape(model)
     if given.image_size is not None:
         shape = (given.image_size, given.image_size, shape[-1])

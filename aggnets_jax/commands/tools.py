@@ -1,6 +1,7 @@
 """Subcommands that compare runs, describe and measure networks, and prepare data."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from aggnets_jax.commands.command import (
     switch,
 )
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import local_path
+from aggnets_jax.files import local_path, make_folder
 
 _RUNS = flag("workdirs", "directory of a finished run", nargs="+", metavar="WORKDIR")
 
@@ -66,6 +67,7 @@ def compare(flags: argparse.Namespace) -> None:
         if flags.transfer:
             records = transfer.show(networks)
             if output:
+                make_folder(output.parent)
                 write_csv(output.with_name(f"{output.name}.csv"), records)
                 print(f"{output}.csv")
             return
@@ -282,7 +284,7 @@ def prepare_data(flags: argparse.Namespace) -> None:
             if getattr(flags, name) is not None:
                 raise UserError(f"--{name} is for TFDS's data sets, not for {SCENES}")
         print(f"{SCENES} is prepared in {prepare_scenes(flags.data_dir)}")
-        where = f" --data_dir={flags.data_dir}" if flags.data_dir else ""
+        where = f" --data_dir={shlex.quote(flags.data_dir)}" if flags.data_dir else ""
         print(f"use it with --config.task=detection --config.data.name={SCENES}{where}")
         return
     builder = prepare(flags.name, flags.data_dir, flags.manual_dir, flags.file_format)

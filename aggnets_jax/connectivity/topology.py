@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import dataclasses
 import math
+import numbers
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -53,7 +54,11 @@ class Topology:
                 raise UserError(f"topology {self.name!r}: {reader} reads nothing")
             if len(set(sources)) < len(sources):
                 raise UserError(f"topology {self.name!r}: {reader} reads an output twice")
-            wrong = [source for source in sources if not 0 <= source < layer]
+            wrong = [
+                each
+                for each in sources
+                if not (isinstance(each, numbers.Integral) and 0 <= each < layer)
+            ]
             if wrong:
                 raise UserError(
                     f"topology {self.name!r}: {reader} reads {wrong[0]}; allowed: 0..{layer - 1}"
@@ -132,7 +137,10 @@ class Topology:
         Raises:
           UserError: for a link that does not exist, or a layer that would read nothing.
         """
-        removed = {(int(layer), int(source)) for layer, source in links}
+        try:
+            removed = {(int(layer), int(source)) for layer, source in links}
+        except (TypeError, ValueError) as error:
+            raise UserError("links to remove must be pairs (layer, source) of numbers") from error
         absent = sorted(removed - set(self.links))
         if absent:
             raise UserError(f"topology {self.name!r} has no link {absent[0]} (layer, source)")

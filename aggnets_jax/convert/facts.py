@@ -49,7 +49,8 @@ def describe_weights(
     name, arguments = config.model.name, config_lib.model_arguments(config)
     shape = input_shape(name)
     sizes = weight_shapes(name, state_dict, input_shape=shape, **arguments)
-    known = _known_data(config, shape, sizes.num_classes)
+    trained_on = metadata.get("image_shape") or shape
+    known = _known_data(config, shape, tuple(trained_on), sizes.num_classes)
     given = metadata.get("image_shape") or (known.image_shape if known else (*shape[:2], None))
     sides = tuple(given[:2]) if config.data.image_size is None else (config.data.image_size,) * 2
     channels = len(config.data.mean) or given[-1] or sizes.channels
@@ -83,15 +84,19 @@ def describe_weights(
 
 
 def _known_data(
-    config: ml_collections.ConfigDict, shape: Sequence[int], num_classes: int
+    config: ml_collections.ConfigDict,
+    shape: Sequence[int],
+    trained_on: tuple[int, ...],
+    num_classes: int,
 ) -> KnownData | None:
     """Return a known data set with these classes, or None; name it in the config.
 
-    The default set is one only for networks whose images have its size.
+    The default set is one only for networks whose images have its size, and were trained on it.
     """
     default = config_lib.default_config().data.name
     known = KNOWN.get(config.data.name)
-    chosen = known and (config.data.name != default or known.image_shape == tuple(shape))
+    alike = known and known.image_shape == tuple(shape) == trained_on
+    chosen = known and (config.data.name != default or alike)
     if chosen and known.num_classes == num_classes:
         return known
     imagenet = KNOWN[_IMAGENET]

@@ -197,7 +197,7 @@ class EvalBatches:
         self.batch_size = rows.batch_size
         self.skip = skip
         self._read = read
-        self._info = info
+        self.info = info
         self._sharding = sharding
         self._rows = rows.held
         self._label_sets = label_sets
@@ -212,7 +212,7 @@ class EvalBatches:
         next(iter(self))
 
     def __iter__(self) -> Iterator[Batch]:
-        if not self._info.resident:
+        if not self.info.resident:
             return self._batches()
         if self._kept is None:
             self._kept = list(self._batches())
@@ -222,7 +222,7 @@ class EvalBatches:
         host = self._read()
         for start in range(0, self.num_examples, self.batch_size):
             mask = start + self._rows < self.num_examples
-            images = np.zeros((len(mask), *self._info.image_shape), np.uint8)
+            images = np.zeros((len(mask), *self.info.image_shape), np.uint8)
             labels = np.zeros(len(mask), np.int32)
             if mask.any():  # the last batch may end before the rows of this process
                 examples = next(host)
@@ -230,6 +230,7 @@ class EvalBatches:
             batch = {"image": images, "label": labels}
             if self._label_sets is not None:
                 sets = self._label_sets[np.minimum(start + self._rows, self.num_examples - 1)]
+                sets = self._mapped(sets)
                 batch["labels"] = np.where((labels < 0)[:, None], labels[:, None], sets)
                 batch["label"] = labels = np.where(mask, batch["labels"][:, 0], 0)
             batch["mask"] = mask & (labels >= 0)

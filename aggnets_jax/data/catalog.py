@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from etils import epath
@@ -30,6 +31,11 @@ SHIPPED = {
 COCO_FOLDER, SCENES = "coco_folder", "aggnets_digit_scenes"
 OBJECT_SETS = (COCO_FOLDER, SCENES)
 """Names of data sets of objects, see `aggnets_jax.data.objects`."""
+
+
+def is_of_folder(name: str) -> bool:
+    """Return whether `data_dir` itself is the data set of this name, and not a folder of sets."""
+    return name in (IMAGE_FOLDER, COCO_FOLDER, *SOURCES)
 
 
 def find_builder(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
@@ -120,10 +126,13 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         return builder
     if builder.name in SHIPPED:
         return _prepare_shipped(builder, name, data_dir)
-    where = data_dir or builder.data_dir_root
+    from aggnets_jax.data.dataset_info import feature_keys  # which imports this module
+
+    feature_keys(builder)  # a set that can be prepared
+    where = str(data_dir or builder.data_dir_root)
     raise UserError(
         f"data set {name} is not prepared in {where}; prepare it once with: "
-        f"aggnets prepare-data --name={name} --data_dir={where}"
+        f"aggnets prepare-data --name={name} --data_dir={shlex.quote(where)}"
     )
 
 

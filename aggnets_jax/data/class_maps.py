@@ -5,7 +5,9 @@ The lists of the 200 classes of ImageNet-A and of ImageNet-R are in `imagenet_a.
 and https://github.com/hendrycks/imagenet-r, `eval.py`).
 """
 
+import dataclasses
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,20 +71,28 @@ def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None
     """
     own, theirs = trained.class_names, evaluated.class_names
     base = re.split("[:/]", evaluated.name)[0]
-    if base in _LISTED and own == theirs:
+    unnamed = own == unnamed_classes(len(own))
+    if base in _LISTED and ((unnamed and len(own) == len(theirs)) or {*theirs} <= {*own}):
+        if unnamed:
+            _tell_first(theirs)
+            trained = dataclasses.replace(trained, class_names=theirs)
         return _part(trained, evaluated, listed_classes(base))
     if own == theirs:
         return None
     numbers = tuple(map(str, range(len(own))))
-    if len(own) == len(theirs) and own == unnamed_classes(len(own)):
+    if unnamed and theirs == own[: len(theirs)]:  # a set without images of the last classes
+        return ClassMap(np.arange(len(own)), np.arange(len(theirs)))
+    if unnamed and len(own) == len(theirs):
         if all(map(str.isdecimal, theirs)) and sorted(theirs, key=int) != list(theirs):
+            names = "--class_names of aggnets convert"
+            if trained.num_train:
+                names = "training on a set with names of its classes"
             raise UserError(
                 f"the checkpoint's classes have no names, and those of {evaluated.name} are numbers"
-                f" in alphabetical order ({', '.join(theirs[:4])}, ...): convert the weights with"
-                " --class_names, which names the outputs in their order"
+                f" in alphabetical order ({', '.join(theirs[:4])}, ...): {names} names the outputs"
+                " in their order"
             )
-        first = theirs[0]
-        print(f"the checkpoint's classes have no names: the first is {first!r}, and so on in order")
+        _tell_first(theirs)
         return None
     if theirs == numbers and base in _NUMBERED:
         return None
@@ -95,6 +105,10 @@ def map_classes(trained: DatasetInfo, evaluated: DatasetInfo) -> ClassMap | None
     if {*theirs} < {*own}:
         return _part(trained, evaluated, theirs)
     raise other_classes(trained, evaluated)
+
+
+def _tell_first(names: Sequence[str]) -> None:
+    print(f"the checkpoint's classes have no names: the first is {names[0]!r}, and so on in order")
 
 
 def _part(trained: DatasetInfo, evaluated: DatasetInfo, names: tuple[str, ...]) -> ClassMap:

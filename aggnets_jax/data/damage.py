@@ -19,7 +19,8 @@ from aggnets_jax.data.examples import Examples, reader_of
 from aggnets_jax.data.record_order import encoded
 from aggnets_jax.data.records import parse, read_file
 from aggnets_jax.data.tf_runtime import import_tensorflow
-from aggnets_jax.errors import UserError
+from aggnets_jax.errors import UserError, one_line
+from aggnets_jax.files import explained
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -56,9 +57,10 @@ def naming(damage: FileDamage | RecordDamage | ExampleDamage, split: Split) -> I
 
     Without damage it may be the storage: then `OSError`.
     """
+    errors = import_tensorflow().errors  # now: a generator may end when Python does
     try:
         yield
-    except import_tensorflow().errors.OpError as error:
+    except errors.OpError as error:
         # TensorFlow does not name the place; the search goes through everything once more.
         if found := damage.first():
             raise UserError(found) from error
@@ -123,10 +125,21 @@ class ExampleDamage:
         return None if first is None else self.message(str(first[0]))
 
     def message(self, identity: str) -> str:
-        """Return the message about a damaged example, by its number."""
+        """Return the message about a damaged example, by its number.
+
+        Raise `UserError`, or `OSError` if that may pass, if its file can't be read.
+        """
+        place = self._examples.place(int(identity))
+        with explained(f"{place} can't be read"):
+            try:
+                self._examples.read(int(identity))
+            except OSError:
+                raise
+            except Exception as error:  # of the libraries that read records
+                return f"{place} is damaged: {one_line(error)}"
         shape = "x".join(map(str, self._info.image_shape))
         wanted = f"no {FORMATS}" if self._info.resized else f"not of {shape}"
-        return f"{self._examples.place(int(identity))} is damaged, or {wanted}"
+        return f"{place} is damaged, or {wanted}"
 
 
 class RecordDamage:

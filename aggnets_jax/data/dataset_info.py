@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import ml_collections
 import numpy as np
 
+from aggnets_jax.arguments import check_whole_number
 from aggnets_jax.config_fields.known_data import KNOWN, known_data, num_train
 from aggnets_jax.data.catalog import open_prepared
 from aggnets_jax.data.image_folder import IMAGE_FOLDER, list_classes
@@ -129,9 +130,7 @@ def open_and_describe(
     stored_shape = builder.info.features[image_key].shape
     resident = _is_resident(data_config, stored_shape, num_train)
     image_shape, resized = _image_shape(data_config, stored_shape, resident)
-    padding, largest = data_config.crop_padding, min(image_shape[:2])
-    if not 0 <= padding <= largest:
-        raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
+    _check_padding(data_config, image_shape)
     mean, std = normalisation(data_config, builder.name, image_shape[-1])
     return builder, DatasetInfo(
         name=name,
@@ -154,7 +153,10 @@ def describe_known(config: ml_collections.ConfigDict) -> DatasetInfo:
 
     There are no names of classes and no evaluation split. Raise `UserError` if it is not `KNOWN`.
     """
+    if config.data.image_size is not None:
+        check_whole_number("image_size", config.data.image_size, 1)
     known, name = known_data(config), config.data.name
+    _check_padding(config.data, known.image_shape)
     mean, std = normalisation(config.data, name, known.image_shape[-1])
     return DatasetInfo(
         name=name,
@@ -227,7 +229,7 @@ def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
     splits = builder.info.splits
     try:
         count = splits[split].num_examples
-    except (AssertionError, KeyError, ValueError) as error:
+    except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"split {split!r} of {builder.name} cannot be read ({one_line(error)}); "
             f"its splits: {', '.join(sorted(splits))}"
@@ -276,11 +278,13 @@ def _image_shape(
 ) -> tuple[tuple[int, int, int], bool]:
     """Return the shape of the network's images, and whether the host resizes to it."""
     name, size = data_config.name, data_config.image_size
-    if size is not None and size < 1:
-        raise UserError(f"image_size must be at least 1, not {size}")
+    if size is not None:
+        check_whole_number("image_size", size, 1)
     height, width, channels = stored_shape
     if channels is None:
         raise UserError(f"images of {name} vary in their number of channels")
+    if channels not in (1, 3):
+        raise UserError(f"images of {name} have {channels} channels; allowed: 1, 3")
     if None in (height, width):
         if size is None:
             raise UserError(
@@ -295,6 +299,14 @@ def _image_shape(
             f" {size}: leave image_size unset, or set resident='never'"
         )
     return (size, size, channels), True
+
+
+def _check_padding(
+    data_config: ml_collections.ConfigDict, image_shape: tuple[int, int, int]
+) -> None:
+    padding, largest = data_config.crop_padding, min(image_shape[:2])
+    if not 0 <= padding <= largest:
+        raise UserError(f"crop_padding must be between 0 and {largest}, not {padding}")
 
 
 def default_normalisation(

@@ -88,13 +88,16 @@ def reader_of(
 ) -> Callable[[dict[str, tf.Tensor]], tuple[tf.Tensor, tf.Tensor]]:
     """Return a function from a record with its "index" to the encoded image and the label.
 
-    For data pipelines; both are scalars, and what can't be read is an `InvalidArgumentError`.
+    For data pipelines; both are scalars. A damaged record is an `InvalidArgumentError`, a file that
+    can't be read an `UnknownError`.
     """
     tf = import_tensorflow()
 
     def read(index: np.int64) -> tuple[bytes, np.int64]:
         try:
             image, label = examples.read(int(index))
+        except OSError:  # not the image's fault: TensorFlow reports it as an unknown error
+            raise
         except Exception as error:  # TensorFlow reports a ValueError as a wrong argument
             raise ValueError(f"{examples.place(int(index))}: {error}") from error
         return image, np.int64(label)

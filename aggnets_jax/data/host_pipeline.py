@@ -58,6 +58,8 @@ SHUFFLE_BYTES = 1 << 30
 DECODE_BATCH = 512
 # The index in a batch of an example that is lost because its file is damaged.
 LOST = -1
+# How many damaged images are named in messages.
+_NAMED = 100
 
 HostBatch = dict[str, np.ndarray]
 
@@ -130,10 +132,14 @@ class HostBatches:
                 yield batch
 
     def _print(self, damaged: np.ndarray) -> None:
+        """Name each damaged image once, and only the first `_NAMED`."""
         for identity in damaged:
+            if len(self._printed) > _NAMED:
+                return
             message = self._message(os.fsdecode(identity))
             if message not in self._printed:
                 self._printed.add(message)
+                message = message if len(self._printed) <= _NAMED else "more images, not named"
                 print(f"skipped: {message}", file=sys.stderr, flush=True)
 
 

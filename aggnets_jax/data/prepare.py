@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import sys
 import tarfile
 from typing import TYPE_CHECKING
@@ -43,6 +44,8 @@ def prepare(
     builder = find_builder(name, data_dir)
     if builder.name == VOC:
         check_local(str(builder.data_path))
+        if file_format == "array_record":
+            raise UserError(f"--file_format is not for {name}: it becomes a folder of JPEG files")
     else:
         feature_keys(builder)
     stored = builder.info.file_format.value
@@ -89,8 +92,8 @@ def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -
     if builder.name == VOC:
         folder = write_voc(builder)
         print(f"{name} is prepared in COCO's format in {folder}")
-        flags = f"--config.task=detection --config.data.name=coco_folder --data_dir={folder}"
-        print(f"use it with {flags}")
+        where = f"--config.data.name=coco_folder --data_dir={shlex.quote(str(folder))}"
+        print(f"use it with --config.task=detection {where}")
         return
     from aggnets_jax.data.dataset_info import feature_keys
 
@@ -100,5 +103,5 @@ def report(builder: tfds.core.DatasetBuilder, name: str, data_dir: str | None) -
     image, label = feature_keys(builder)
     print(f"  classes: {builder.info.features[label].num_classes}")
     print(f"  images: {builder.info.features[image].shape}")
-    where = f" --data_dir={data_dir}" if data_dir else ""
+    where = f" --data_dir={shlex.quote(data_dir)}" if data_dir else ""
     print(f"use it with --config.data.name={name}{where}")

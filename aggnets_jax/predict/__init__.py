@@ -68,8 +68,6 @@ def predict(
       UserError: no such checkpoint, no such files, one that is no image, or an argument for the
         other task.
     """
-    if top is not None and top < 1:
-        raise UserError(f"top must be at least 1, not {top}")
     if top is not None:
         check_whole_number("top", top, 1)
     if least_score is not None and not 0 <= least_score <= 1:

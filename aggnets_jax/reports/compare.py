@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.data.catalog import is_of_folder
 from aggnets_jax.errors import UserError, unknown
 from aggnets_jax.files import any_path, read_json
 from aggnets_jax.reports import transfer as transfer_results
@@ -217,6 +218,9 @@ def changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, s
         for field, (was, now) in config_lib.changes(theirs, ours).items()
         if field not in ("seed", "num_seeds")
     }
+    was, now = theirs["data"]["data_dir"], ours["data"]["data_dir"]
+    if is_of_folder(ours["data"]["name"]) and was != now:
+        found["data.data_dir"] = f"{was!r} and {now!r}"
     for folder in folders:
         for change in read_summary(folder)["config_changes"]:
             for text in change["changes"]:

@@ -249,6 +249,8 @@ def show(family: str | None, results: Path, form: str) -> None:
       UserError: as `list_experiments` and `measured_errors`.
     """
     if form == "sizes":
+        if family is not None:
+            raise UserError("--family is not for --format=sizes, which has the networks of all")
         print(sizes_text(), end="")
         return
     errors = measured_errors(results)

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import json
 import os
 import shlex
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from aggnets_jax import config as config_lib
+from aggnets_jax.data.catalog import is_of_folder
 from aggnets_jax.errors import UserError, one_line
 from aggnets_jax.files import PathLike, any_path, has_folder, make_folder, read_json, write_text
 from aggnets_jax.statistics import mean_and_interval
@@ -38,7 +41,7 @@ distribution."""
 class Result(NamedTuple):
     """Result of a run for one of its seeds: the columns of the CSV file.
 
-    The workdir is as given; the command reproduces the run.
+    The workdir is as given; the command reproduces the run, if need be with what its comments name.
     """
 
     workdir: str
@@ -72,6 +75,11 @@ def read_run(workdir: PathLike) -> list[Result]:
         # A single command does not reproduce this run: add the change as a comment.
         changed = f"after step {change['step']}: {', '.join(change['changes'])}"
         command, overrides = f"{command} # {changed}", f"{overrides} # {changed}".strip()
+    if patterns := config.model.patterns:
+        # Code may change under one name: the links tell networks apart.
+        links = zlib.crc32(json.dumps(patterns.to_dict(), sort_keys=True).encode())
+        code = f"{', '.join(sorted(patterns))} of {config.file}, links {links:08x}"
+        command, overrides = f"{command} # {code}", f"{overrides} # {code}".strip()
     return [
         Result(str(workdir), command, _record(config, name, overrides, summary, each))
         for each in summary["seeds"]
@@ -98,6 +106,8 @@ def config_and_overrides(config: ml_collections.ConfigDict) -> tuple[str, list[s
                 break
     flags = [f"--config.plugins={config.plugins!r}"] if config.plugins != base.plugins else []
     seeds = []
+    if is_of_folder(config.data.name):
+        flags.append(f"--config.data.data_dir={config.data.data_dir}")
     changes = config_lib.changes(config_lib.to_json(base), config_lib.to_json(config))
     for field, (_, value) in changes.items():
         if value is None and field in config_lib.LENGTHS:

@@ -175,7 +175,7 @@ def _explanation(groups: Groups) -> list[str]:
     if precisions(groups):
         return [*texts, _SINGLE.format(seeds="--config.seed=1, --config.seed=2, ...")]
     found = {field for group in groups[1:] for field in changes(groups[0], group)}
-    same = not found & {"data.name", "data.eval_split"}
+    same = not found & {"data.data_dir", "data.name", "data.eval_split"}
     several = _SINGLE.format(seeds="--config.num_seeds=5")
     return [*texts, several, *[_SAME_IMAGES] * same]
 

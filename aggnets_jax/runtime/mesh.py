@@ -159,7 +159,7 @@ def check_divisible(name: str, size: int, devices: int, accumulation_steps: int 
     if size % parts:
         times = f" times {accumulation_steps} accumulation steps" if accumulation_steps > 1 else ""
         raise UserError(
-            f"config.{name} {size} is not divisible by {devices} devices{times};"
+            f"{name} {size} is not divisible by {devices} devices{times};"
             f" nearest: {max(1, round(size / parts)) * parts}"
         )
 

@@ -145,7 +145,7 @@ def set_up(
     """
     if mesh is not None:
         parts = config.accumulation_steps
-        mesh_lib.check_divisible("batch_size", config.batch_size, mesh.size, parts)
+        mesh_lib.check_divisible("config.batch_size", config.batch_size, mesh.size, parts)
     make_distillation(config)  # a wrong one is an error before anything is read
     if config.init_from is None and config.init_checkpoint != "latest":
         raise UserError("config.init_checkpoint is for weights to start from: set config.init_from")

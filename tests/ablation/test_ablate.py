@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 
@@ -83,11 +84,13 @@ def test_each_sweep_has_its_table(ablated):
 def test_the_record_says_what_was_done(ablated, workdir):
     folder, _ = ablated
     record = json.loads((folder / "ablation.json").read_text())
+    assert len(record["network"].pop("fingerprint")) == 64
     assert record["network"] == {
         "name": "densenet",
         "step": 0,
         "seed": 0,
         "data": "aggnets_digits",
+        "data_dir": None,
         "split": "test",
         "reestimate_batch_statistics": 0,
     }
@@ -239,10 +242,14 @@ def test_flags_of_this_mode_are_for_no_other(workdir, capsys):
         assert "is for aggnets ablate" in capsys.readouterr().err
 
 
-def test_tables_of_another_network_are_not_mixed(ablated, workdir, capsys):
+def test_tables_of_another_network_are_not_mixed(ablated, workdir, data_dir, tmp_path, capsys):
     arguments = ["ablate", f"--workdir={workdir}", "--cut=stage1:2-0"]
     assert main([*arguments, "--reestimate_batch_statistics=1"]) == 2
     assert "tables of another network, or of other batch statistics" in capsys.readouterr().err
+    others = write_run(tmp_path / "other", data_dir, seed=0, model={**NETWORK, "topology": "plain"})
+    other = ["ablate", f"--workdir={others}", "--cut=stage1:2-1", f"--output={ablated[0]}"]
+    assert main(other) == 2
+    assert "tables of another network" in capsys.readouterr().err
     record = ablated[0] / "ablation.json"
     right = record.read_text()
     for wrong in ("{", '{"sweeps": {"links": 3}}'):
@@ -250,3 +257,14 @@ def test_tables_of_another_network_are_not_mixed(ablated, workdir, capsys):
         assert main(arguments) == 2
         assert "ablation.json is damaged" in capsys.readouterr().err
     record.write_text(right)
+
+
+def test_weights_from_a_file_are_cut_on_the_data_set_of_their_config(data_dir, tmp_path, capsys):
+    config = config_lib.resolve(runs.tiny_config(data_dir, model=NETWORK))
+    info = data.describe(config.data)
+    model = create_configured_model(config, info.num_classes)
+    variables = random_variables(model, 8, np.float32, channels=1)
+    info = dataclasses.replace(info, num_train=0, num_eval=0, eval_split="")
+    write_new_run(config, info, variables, tmp_path / "run")
+    assert main(["ablate", f"--workdir={tmp_path / 'run'}", "--cut=stage1:2-0"]) == 0
+    assert "of 360 images" in capsys.readouterr().out

@@ -30,6 +30,14 @@ def dense(*depths):
     return WeighedLinks.of(stages)
 
 
+def test_a_stage_may_have_no_links():
+    some, none = make_topology("dense", 2), make_topology("plain", 1)
+    stages = {"stage1": StageLinks(some, some.links), "stage2": StageLinks(none, ())}
+    masks = WeighedLinks.of(stages).masks(jnp.full(len(some.links), 0.5))
+    assert {*np.unique(masks["stage1"])} <= {0.5, 1.0} and 0.5 in np.ravel(masks["stage1"])
+    np.testing.assert_array_equal(masks["stage2"], stages["stage2"].ones())
+
+
 def step_by_loops(links, weights, gradients, rate, strength, spared):
     """Compute `WeighedLinks.step` link by link, as its docstring defines it."""
     moved = {link: weights[i] - rate * gradients[i] for i, link in enumerate(links.links)}

@@ -85,11 +85,17 @@ def test_lists_are_files_and_texts(stages, tmp_path):
     assert listed[2].links == (("stage1", (3, 2)), ("stage1", (3, 1)))
 
 
-def test_lines_of_a_table_of_links_are_a_list(stages, tmp_path):
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "stage,layer,source,accuracy,delta,ci_low,ci_high,loss\r\nstage2,2,1,1,0,0,0,0.1\r\n",
+        "stage,layer,source,bbox_AP,delta,bbox_AP50,segm_AP,segm_delta,segm_AP50\r\n"
+        "stage2,2,1,1,0,0,0,0,0\r\n",
+    ],
+)
+def test_lines_of_a_table_of_links_are_a_list(stages, tmp_path, lines):
     file = tmp_path / "links.csv"
-    file.write_text(
-        "\ufeffstage,layer,source,accuracy,delta,ci_low,ci_high,loss\r\nstage2,2,1,1,0,0,0,0.1\r\n"
-    )
+    file.write_text(f"\ufeff{lines}")
     (only,) = sets.listed_sets([str(file)], stages)
     assert only == ({"set": "links", "links": 1}, (("stage2", (2, 1)),))
 

@@ -1,8 +1,8 @@
 """Attacks against closed forms and their bounds; the command against a computation of its own."""
 
 import csv
-import dataclasses
 import os
+import shutil
 import subprocess
 import sys
 
@@ -233,10 +233,12 @@ def test_bad_input_is_one_line(workdir, tmp_path, capsys, flags, message):
 def test_other_images_are_not_compared(workdir, tmp_path, monkeypatch, capsys):
     def restore(path, *arguments):
         restored = restore_network(path, *arguments)
-        return restored._replace(info=dataclasses.replace(restored.info, eval_split="train"))
+        restored.config.data.eval_split = "train"
+        return restored
 
     monkeypatch.setattr("aggnets_jax.analysis.robustness.restore_network", restore)
-    flags = [f"--workdir={workdir}", f"--output={tmp_path}", f"--against={workdir}"]
+    other = shutil.copytree(workdir, tmp_path / "run")
+    flags = [f"--workdir={workdir}", f"--output={tmp_path}", f"--against={other}"]
     assert main(["analyse", "robustness", *flags]) == 2
     assert (
         "has other images: its data set's eval_split is train, not test" in capsys.readouterr().err

@@ -79,6 +79,19 @@ def test_command(finished_run, tmp_path, capsys):
     assert float(rows["linear"]["accuracy"]) > 0.3  # a network of twelve steps
 
 
+def test_another_data_set_is_resized(finished_run, tmp_path):
+    labels = np.arange(20) % 2
+    images = np.where(labels[:, None, None] == 1, 250, 5) * np.ones((20, 12, 12))
+    arrays = {"x_train": images.astype(np.uint8), "y_train": labels}
+    arrays |= {"x_test": arrays["x_train"], "y_test": labels}
+    np.savez(tmp_path / "a.npz", **arrays)
+    flags = ["--data=npz", f"--data_dir={tmp_path / 'a.npz'}", "--shots=1", "--draws=2"]
+    given = [f"--workdir={finished_run}", f"--output={tmp_path}", *flags]
+    assert main(["analyse", "transfer", *given]) == 0
+    rows = csv.DictReader((tmp_path / "transfer.csv").read_text().splitlines())
+    assert {row["data"] for row in rows} == {"npz"}
+
+
 def test_wrong_flags_are_one_line(finished_run, tmp_path, capsys):
     for flag in ("--shots=0", "--draws=1", "--endpoint=last", "--data=nothing"):
         given = [f"--workdir={finished_run}", f"--output={tmp_path}", flag]

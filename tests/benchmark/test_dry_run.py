@@ -87,6 +87,19 @@ def test_a_detector_has_the_first_size_of_training():
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("image_size=-8", "image_size must be a whole number of at least 1, got -8"),
+        ("crop_padding=50", "crop_padding must be between 0 and 8, not 50"),
+    ],
+)
+def test_a_config_is_checked_as_it_is_for_training(change, said):
+    config = config_lib.load("configs/digits.py", [f"data.{change}"])
+    with pytest.raises(UserError, match=said):
+        get_task(config).describe_known(config)
+
+
+@pytest.mark.parametrize(
     ("flags", "said"),
     [
         (["--devices=0"], "devices must be a whole number of at least 1"),
@@ -180,4 +193,8 @@ def test_the_roofline_is_each_resource_at_its_published_rate():
     assert found == pytest.approx({"arithmetic": 1e-3, "memory": 1e-2, "links": 6e-3})
     own = {"flops": None, "memory_bytes": None, "model_flops": 394e9, "model_bytes": 819e6}
     found = module.roofline({**costs, **own}, CHIPS["v5e"], 4)
+    # Of a loop, XLA counts one turn.
+    once = {**own, "flops": 197e9, "memory_bytes": 819e7}
+    looped = module.roofline({**costs, **once}, CHIPS["v5e"], 4, loops=True)
+    assert (looped["arithmetic"], looped["memory"]) == pytest.approx((2e-3, 1e-2))
     assert found == pytest.approx({"arithmetic": 2e-3, "memory": 1e-3, "links": 6e-3})

@@ -183,6 +183,9 @@ def test_other_errors_are_not_backed_off(monkeypatch, capsys):
         (["--against_forms=eager"], "--against_forms needs --against=torch"),
         (["--against=tf.data"], "--against=tf.data is for the mode input, not eval"),
         (["--json=/nowhere/rows.json"], "/nowhere"),
+        (["--json=/tmp", "--csv=/tmp/rows.csv"], "/tmp can't be written: it is a folder"),
+        ([f"--profile={__file__}"], "must be a folder, and is a file"),
+        (["--seconds=inf"], "seconds must be a number at least 0, and finite, got inf"),
         (["--batchsize=3"], "unknown flag '--batchsize'; nearest: --batch_size"),
     ],
 )
@@ -200,7 +203,7 @@ def test_a_batch_that_the_devices_can_not_divide_is_one_line(capsys, monkeypatch
     monkeypatch.setitem(modes.MODES, "eval", _fake([]))
     assert main(["benchmark", *NETWORK, "--modes=eval"]) == 2
     error = capsys.readouterr().err
-    assert error == "error: config.batch_size 4 is not divisible by 3 devices; nearest: 3\n"
+    assert error == "error: --batch_size 4 is not divisible by 3 devices; nearest: 3\n"
 
 
 def test_every_column_is_explained():

@@ -103,6 +103,13 @@ def test_digits_are_known():
     assert config.to_dict() == config_lib.resolve(given).to_dict()
 
 
+def test_a_network_of_other_images_is_not_of_the_default_data():
+    weights = weights_of("densenet7_k4", 10, (8, 8, 1))
+    config = config_lib.resolve({"model": {"name": "densenet7_k4"}})
+    info = describe_weights(config, weights, {"image_shape": [8, 8, 1]})
+    assert (info.image_shape, info.num_train, config.data.name) == ((8, 8, 1), 0, "image_folder")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [

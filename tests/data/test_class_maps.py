@@ -59,8 +59,11 @@ def test_classes_in_another_order_are_found_by_their_names():
 
 def test_numbers_have_no_order_for_a_network_without_names():
     theirs = sorted(map(str, range(11)))  # outputs 0, 1, 2 or 0, 1, 10?
-    with pytest.raises(UserError, match=r"\(0, 1, 10, 2, \.\.\.\): convert .* --class_names"):
+    with pytest.raises(UserError, match=r"\(0, 1, 10, 2, \.\.\.\): training on a set"):
         map_classes(info(unnamed_classes(11)), info(theirs))
+    converted = dataclasses.replace(info(unnamed_classes(11)), num_train=0)
+    with pytest.raises(UserError, match="--class_names of aggnets convert names the outputs"):
+        map_classes(converted, info(theirs))
     assert map_classes(info(unnamed_classes(10)), info("0123456789")) is None
 
 
@@ -70,6 +73,23 @@ def test_equal_and_unnamed_classes_need_no_map():
     assert map_classes(info(unnamed_classes(3)), info("abc")) is None
     numbered = info("0123456789", "cifar10_corrupted/fog_3")
     assert map_classes(cifar, numbered) is None
+
+
+def test_imagenet_a_is_of_its_classes_in_any_order_and_without_names(capsys):
+    names = imagenet_classes()
+    other = dataclasses.replace(IMAGENET, name="imagenet_a:0.1.0")
+    for own in (names[::-1], [*names, "a class more"]):
+        found = map_classes(info(own), other)
+        assert [own[number] for number in found.classes] == list(listed_classes("imagenet_a"))
+        assert np.count_nonzero(found.labels >= 0) == 200
+    found = map_classes(info(unnamed_classes(1000)), other)
+    np.testing.assert_array_equal(found.classes, map_classes(IMAGENET, other).classes)
+    assert f"the first is {names[0]!r}" in capsys.readouterr().out
+
+
+def test_without_names_a_set_may_lack_the_last_classes():
+    found = map_classes(info(unnamed_classes(4)), info(unnamed_classes(3)))
+    assert found.classes.tolist() == [0, 1, 2, 3] and found.labels.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("names", ["abx", "0123", "abcde"])

@@ -209,6 +209,17 @@ def test_more_than_the_network_may_differ_only_on_purpose(tmp_path, capsys):
     assert "unknown field that differs 'lrr'; nearest: lr" in error
 
 
+def test_another_folder_that_is_a_data_set_is_a_difference(tmp_path, capsys):
+    def folder(name):
+        return ["data.name=npz", f"data.data_dir={name}"]
+
+    here = write(tmp_path / "here", [0.75, 0.74], folder("a.npz"))
+    there = write(tmp_path / "there", [0.7, 0.71], [*DENSE, *folder("b.npz")])
+    assert main(["compare", *there, "--against", *here]) == 2
+    assert "(data.data_dir: 'a.npz' and 'b.npz')" in capsys.readouterr().err
+    assert main(["compare", *there, "--against", *here, "--may_differ=data.data_dir"]) == 0
+
+
 def test_a_config_that_changed_on_the_way_is_a_difference(tmp_path, capsys):
     changes = [{"step": 5, "changes": ["lr: 0.1 -> 0.2"]}]
 

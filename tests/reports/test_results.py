@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -158,6 +159,46 @@ def test_runs_that_differ_in_the_seed_alone_are_a_group(tmp_path):
     again = results.read_run(write_run(tmp_path / "again", [0.9], ["seed=3"]))
     with pytest.raises(UserError, match=r"workdirs \S+/2 and \S+/again .* seed 3"):
         results.groups([*grouped[0], *again])
+
+
+def with_links(workdir, sources):
+    """Give the config of a run the links that a pattern of its user made."""
+    file = Path(workdir, "config.json")
+    config = json.loads(file.read_text())
+    row = {"depth": len(sources), "arguments": {}, "sources": sources}
+    config["model"]["patterns"] = {"mine": [row]}
+    file.write_text(json.dumps(config))
+    return workdir
+
+
+def test_other_links_by_a_pattern_of_the_same_name_are_another_network(tmp_path):
+    plain, dense = [[0], [1]], [[0], [0, 1]]
+    rows, page = build(
+        tmp_path,
+        with_links(write_run(tmp_path / "a", [0.75], ["seed=0"]), plain),
+        with_links(write_run(tmp_path / "b", [0.5], ["seed=1"]), dense),
+        with_links(write_run(tmp_path / "c", [0.25], ["seed=2"]), dense),
+    )
+    assert rows[0]["overrides"] != rows[1]["overrides"] == rows[2]["overrides"]
+    assert rows[0]["overrides"].startswith("# mine of ")
+    assert "| 1 | 25.00 |  |  |" in page and "| 2 | 62.50 | 17.68 |" in page
+
+
+def test_another_folder_that_is_a_data_set_is_another_data_set(tmp_path):
+    def folder(name):
+        return ["data.name=npz", f"data.data_dir={tmp_path / name}"]
+
+    rows, page = build(
+        tmp_path,
+        write_run(tmp_path / "a", [0.75], [*folder("a.npz"), "seed=0"]),
+        write_run(tmp_path / "b", [0.5], [*folder("b.npz"), "seed=1"]),
+        # Where TFDS keeps its sets makes no difference.
+        write_run(tmp_path / "c", [0.75], ["data.data_dir=here", "seed=0"]),
+        write_run(tmp_path / "d", [0.5], ["data.data_dir=there", "seed=1"]),
+    )
+    assert f"--config.data.data_dir={tmp_path}/a.npz" in rows[0]["overrides"]
+    assert f"--config.data.data_dir={tmp_path}/b.npz --config.data.name=npz" in page
+    assert page.count("| 1 | ") == 2 and page.count("| 2 | ") == 1
 
 
 def test_the_list_of_experiments_finds_them(tmp_path):

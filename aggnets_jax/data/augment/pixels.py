@@ -89,7 +89,7 @@ def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Arra
     """
     pixels = image.astype(jnp.int32)
     grey = _grey(pixels)
-    mean = (2 * grey.sum() + grey.size) // (2 * grey.size)
+    mean = _rounded_mean(grey[..., 0])
     without = jax.lax.select_n(
         quality,
         pixels,
@@ -101,6 +101,19 @@ def enhance(image: jax.Array, quality: jax.Array, factor: jax.Array) -> jax.Arra
     # Truncated, as in PIL. The 256 makes up for rounded factors that end just below a whole number.
     blended = without + ((factor * (pixels - without) + 256) >> 16)
     return jnp.clip(blended, 0, 255).astype(jnp.uint8)
+
+
+def _rounded_mean(grey: jax.Array) -> jax.Array:
+    """Return the mean of int32 [H, W], in 0..255, rounded: int32 [].
+
+    The sum of all may be too large for int32. The one of the rows' means, and the one of what they
+    leave, are not.
+    """
+    height, width = grey.shape
+    means, left = jnp.divmod(grey.sum(axis=1), width)
+    mean, rows_left = jnp.divmod(means.sum(), height)
+    left = width * rows_left + left.sum()
+    return mean + (2 * left + grey.size) // (2 * grey.size)
 
 
 def _grey(pixels: jax.Array) -> jax.Array:

@@ -136,12 +136,14 @@ def _whole_numbers(labels: np.ndarray, place: str) -> np.ndarray:
     """Return labels as int64 [N], -1 for rows without one; they are numbers, which may be floats.
 
     Raises:
-      UserError: for text, lists, and numbers that are not whole.
+      UserError: for text, lists, and numbers that are not whole or too large.
     """
     number = labels.ndim == 1 and labels.dtype.kind in "biuf"
     # `datasets` makes floats of whole numbers if some are missing.
     given = np.nan_to_num(labels, nan=-1.0) if number and labels.dtype.kind == "f" else labels
-    if not number or np.any((given != np.floor(given)) | (abs(given) >= 2**31)):
+    if number and np.any(abs(given) >= 2**31):
+        raise UserError(f"{place} must be below 2**31")
+    if not number or np.any(given != np.floor(given)):
         kinds = f"{labels.dtype} {list(labels.shape)}"
         raise UserError(f"{place} must have whole numbers or names of classes, got {kinds}")
     return given.astype(np.int64)

@@ -76,6 +76,11 @@ def open_file(path: Path) -> Opened:
         texts = np.ravel(class_names)
         texts = np.char.decode(texts, errors="replace") if texts.dtype.kind == "S" else texts
         classes = tuple(map(str, texts))
+        needed = 1 + max(int(examples.labels.max(initial=-1)) for examples in splits.values())
+        if len(classes) < needed:
+            raise UserError(
+                f"class_names of {path} has {len(classes)} names, the labels need {needed}"
+            )
     return Opened(splits, classes, shapes.pop())
 
 

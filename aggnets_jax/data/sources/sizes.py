@@ -11,7 +11,7 @@ from aggnets_jax.data.image_files import upright_size
 # Sets that would take more bytes, uncompressed, can't live on the devices. Their images are
 # streamed and resized, so that their sizes do not matter.
 MOST_BYTES = 1 << 30
-_GREY = ("1", "L", "LA", "I", "I;16")
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16B")
 
 
 def one_shape(splits: Collection[Examples]) -> tuple[int | None, int | None, int]:

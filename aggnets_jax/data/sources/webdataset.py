@@ -8,12 +8,13 @@ example in any order. WebDataset's own library reads shards from beginning to en
 again when a run resumes.
 """
 
+import itertools
 import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -126,10 +127,21 @@ def _members(shard: Path, left_out: list[str]) -> Iterator[_Member]:
                     image = member.offset_data, member.size
                 elif ending.lower() == "cls":
                     label = archive.extractfile(member).read(20)
+            file.seek(archive.offset)
+            if not _is_end(file):  # which `tarfile` takes for the end
+                raise UserError(f"{shard} is damaged from byte {archive.offset} on")
         if image is not None:
             yield _whole(shard, key, image, label)
         else:
             left_out += own
+
+
+def _is_end(file: BinaryIO) -> bool:
+    """Return whether the rest of a file is the end of an archive: blocks of zeros."""
+    if len(block := file.read(tarfile.BLOCKSIZE)) < tarfile.BLOCKSIZE:
+        return False
+    pieces = itertools.chain([block], iter(lambda: file.read(1 << 20), b""))
+    return all(piece.count(0) == len(piece) for piece in pieces)
 
 
 def _whole(shard: Path, key: str, image: tuple[int, int], label: bytes | None) -> _Member:

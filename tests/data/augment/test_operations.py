@@ -1,9 +1,11 @@
 """Operations against PIL's, at every magnitude, on colours, noise and grey."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from aggnets_jax.data.augment import pixels
 from aggnets_jax.data.augment.operations import OPERATIONS, SIGNED, both_directions
 from tests.data.augment import pil
 
@@ -33,6 +35,15 @@ def test_operations_are_pils(image):
             wrong = np.asarray(ours).astype(int) - pil.operate(name, magnitude / 9, image)
             assert np.abs(wrong).max() <= (name in ROUNDED), (name, magnitude)
             assert (wrong != 0).mean() < 0.06, (name, magnitude)
+
+
+def test_no_contrast_is_the_rounded_mean_also_of_large_images():
+    random = np.random.default_rng(0)
+    images = [random.integers(0, 256, (h, w, 1), np.uint8) for h, w in ((1, 1), (3, 7), (20, 6))]
+    images.append(np.repeat(np.array([250, 251], np.uint8), 1100)[:, None, None].repeat(2000, 1))
+    for image in images:
+        found = np.unique(pixels.enhance(jnp.asarray(image), pixels.CONTRAST, 0))
+        assert found.tolist() == [np.floor(image.mean(dtype=np.float64) + 0.5)]
 
 
 def test_the_identity_and_the_middle_of_a_range_change_nothing():

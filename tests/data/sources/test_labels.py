@@ -22,6 +22,7 @@ def make_npz(path, **arrays):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
+        ({"class_names": ["a"]}, r"class_names of .*set.npz has 1 names, the labels need 2"),
         ({"class_names": ["a", "a"]}, r"set.npz has the class 'a' 2 times; names must differ"),
         ({"class_names": ["a\nb", "c"]}, r"set.npz has the class 'a\\nb'; names must be lines"),
         ({"y_train": LABELS.astype(np.uint64) + 2**63}, r"must be below 2\*\*31, got 92233720368"),

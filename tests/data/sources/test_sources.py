@@ -2,6 +2,7 @@
 
 import itertools
 import sys
+import tarfile
 from unittest import mock
 
 import jax
@@ -101,6 +102,40 @@ def test_damaged_images_are_named_or_skipped(cifar10, sharding, tmp_path, capfd)
     assert f"skipped: {message}\n" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("policy", ["stop", "skip"])
+def test_a_shard_that_is_gone_is_not_skipped(policy, cifar10, sharding, tmp_path):
+    images, labels = cifar10[1]["train"]
+    official = {"train": (images[:20], labels[:20]), "test": cifar10[1]["test"]}
+    name, folder = write_webdataset(tmp_path, official, shards=1)
+    config = make_config(name, folder, resident="never", damaged=policy)
+    batches = eval_batches(config, batch_size=20, sharding=sharding)
+    gone = tmp_path / "cifar-test-000000.tar"
+    gone.unlink()
+    with pytest.raises((UserError, OSError), match=f"in {gone} can't be read"):
+        list(batches)
+
+
+def test_a_damaged_header_is_not_the_end_of_a_shard(cifar10, tmp_path):
+    images, labels = cifar10[1]["train"]
+    official = {"train": (images[:8], labels[:8]), "test": cifar10[1]["test"]}
+    name, folder = write_webdataset(tmp_path, official, shards=1)
+    shard = tmp_path / "cifar-train-000000.tar"
+    with tarfile.open(shard) as archive:
+        header = archive.getmembers()[10].offset
+    whole = shard.read_bytes()
+    wrong = bytearray(whole)
+    wrong[header + 30] ^= 1
+    for damaged in (
+        bytes(wrong),
+        whole[:header] + bytes(512) + whole[header + 512 :],
+        whole[: header + 100],
+        whole[:header],
+    ):
+        shard.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"{shard} is damaged from byte {header} on"):
+            describe(make_config(name, folder))
+
+
 def make_npz(path, **arrays):
     np.savez(path, **arrays)
     return make_config("npz", path)
@@ -179,9 +214,9 @@ def test_a_strange_npz_says_why(tmp_path, at, value, message):
 
 def test_a_label_without_a_class(tmp_path, sharding):
     config = make_npz(
-        tmp_path / "few.npz", class_names=["a", "b"], **PAIR, x_test=IMAGES, y_test=LABELS + 1
+        tmp_path / "few.npz", class_names=["a", "b"], **PAIR, x_test=IMAGES, y_test=LABELS - 1
     )
-    with pytest.raises(UserError, match="without a label between 0 and 1, such as 2"):
+    with pytest.raises(UserError, match="without a label between 0 and 1, such as -1"):
         next(iter(eval_batches(config, batch_size=4, sharding=sharding)))
 
 
