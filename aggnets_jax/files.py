@@ -79,7 +79,11 @@ def explained(problem: str, *kinds: type[Exception]) -> Iterator[None]:
         yield
     except kinds as error:
         told = f"{problem}: {one_line(error)}"
-        raise OSError(error.errno, told) if passes(error) else UserError(told) from error
+        if not passes(error):
+            raise UserError(told) from error
+        passing = OSError(told)  # given here, the number would be told twice
+        passing.errno = error.errno
+        raise passing from error
 
 
 def make_folder(folder: PathLike) -> AnyPath:
