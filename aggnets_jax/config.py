@@ -15,7 +15,7 @@ from aggnets_jax.config_fields.fields import parse_value as parse_value
 from aggnets_jax.config_fields.files import configs_folder as configs_folder
 from aggnets_jax.config_fields.files import default_config as default_config
 from aggnets_jax.config_fields.plugins import import_installed, import_plugins
-from aggnets_jax.errors import UserError, unknown
+from aggnets_jax.errors import UserError, one_line, unknown
 
 # Fields that may change when a run goes on, since they change no result.
 CHANGEABLE = (
@@ -114,6 +114,10 @@ def load(file: str, overrides: Sequence[str] = ()) -> ml_collections.ConfigDict:
     if row and not allowed and not files.takes_text(module):
         raise UserError(f"{path} has no rows; give --config={path}")
     given = files.given(path, module, "" if allowed else row)
+    try:
+        plain(given, missing=[])
+    except TypeError as error:  # of ml_collections, which sorts the keys
+        raise UserError(f"{path}: keys of a config must be names: {one_line(error)}") from error
     changes = dict(allowed.get(row, {}))
     for name, value in changes.items():
         _change(given, name, value)

@@ -165,9 +165,16 @@ def local_copy(file: AnyPath) -> Iterator[Path]:
 def whole_file(file: AnyPath) -> Iterator[Path]:
     """Give a file on this machine to write; when the context ends, `file` is there with all of it.
 
+    A link stays, and its target is written.
+
     Raises:
       OSError: if it can't be written.
+      UserError: if it is a device or a pipe, which would be replaced.
     """
+    if not is_url(file):
+        file = type(file)(os.path.realpath(file))
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            raise UserError(f"{file} is a device or a pipe: give a file")
     with contextlib.ExitStack() as stack:
         if is_url(file):
             folder = stack.enter_context(tempfile.TemporaryDirectory())

@@ -142,6 +142,10 @@ def test_overrides_that_are_refused(override, message):
         ("def get_config():\n\n    return 1 / 0", "broken.py, line 3: ZeroDivisionError"),
         ("x = 1\nimport nowhere_to_be_found", "broken.py, line 2: ModuleNotFoundError"),
         ("def get_config(text):\n    return {}", "get_config() missing 1 required"),
+        (
+            "def get_config():\n    return {'model': {'name': 'vgg'}, 3: 4}",
+            "keys of a config must be",
+        ),
         ("x = 1\n\ny = (", "broken.py, line 3: SyntaxError"),
         (
             "import ml_collections\ndef get_config():\n"

@@ -1,11 +1,12 @@
 """Files that are whole or absent, whoever else writes them."""
 
 import errno
+import os
 
 import pytest
 
 from aggnets_jax.errors import UserError
-from aggnets_jax.files import explained, whole_file, write_bytes
+from aggnets_jax.files import explained, whole_file, write_bytes, write_text
 
 
 def test_two_writers_of_one_file_keep_apart(tmp_path):
@@ -34,3 +35,15 @@ def test_a_disk_that_may_be_well_again_is_no_mistake_of_the_user(number, kind):
     ):
         raise OSError(number, "gone")
     assert type(told.value) is kind
+
+
+def test_a_link_is_followed_and_a_pipe_is_refused(tmp_path):
+    target, link, pipe = (tmp_path / name for name in ("target", "link", "pipe"))
+    target.write_text("before")
+    link.symlink_to(target)
+    write_text(link, "now")
+    assert link.is_symlink() and target.read_text() == "now"
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=f"{pipe} is a device or a pipe: give a file"):
+        write_text(pipe, "now")
+    assert pipe.is_fifo() and sorted(tmp_path.iterdir()) == [link, pipe, target]

@@ -52,7 +52,7 @@ def initial_variables(
     if not config.model.scan:
         return _replaced(config, info, variables, workdir)
     # Other runs and files have the weights of each layer apart.
-    apart = ml_collections.ConfigDict(config)
+    apart = config.copy_and_resolve_references()
     apart.model.scan = False
     first = jax.eval_shape(partial(at_seed, number=0, num_seeds=config.num_seeds), variables)
     model = create_configured_model(apart, info.num_classes)

@@ -27,7 +27,8 @@ from aggnets_jax.workdir.restore import Restored, restore_network
 
 # Fields of a config that tell of a machine, not of a network.
 _OF_MACHINE = (
-    *("data_dir", "init_from", "file", "teacher", "teacher_args"),
+    *("data_dir", "file", "init_checkpoint", "init_from"),
+    *("teacher", "teacher_args", "teacher_checkpoint"),
     *("trackers", "tracker_args"),
 )
 

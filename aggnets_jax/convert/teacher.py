@@ -169,7 +169,7 @@ def _cached(
             f" {setup.info.name} do not"
         )
     note("computing the teacher's logits of all training images")
-    config = ml_collections.ConfigDict(setup.config)
+    config = setup.config.copy_and_resolve_references()
     config.data.eval_split = setup.info.train_split
     sharding = mesh_lib.batch_sharding(mesh)
     batches = setup.task.eval_data(config, sharding)

@@ -126,9 +126,6 @@ def open_prepared(name: str, data_dir: str | None) -> tfds.core.DatasetBuilder:
         return builder
     if builder.name in SHIPPED:
         return _prepare_shipped(builder, name, data_dir)
-    from aggnets_jax.data.dataset_info import feature_keys  # which imports this module
-
-    feature_keys(builder)  # a set that can be prepared
     where = str(data_dir or builder.data_dir_root)
     raise UserError(
         f"data set {name} is not prepared in {where}; prepare it once with: "

@@ -143,7 +143,7 @@ class CondenseNet(Network):
             steps = sum((count >= share * total_steps).astype(jnp.int32) for share in CONDENSED_AT)
 
             def keep(path: tuple[str, ...], step: jax.Array) -> jax.Array:
-                if LEARNED not in path:
+                if LEARNED not in path or isinstance(step, optax.MaskedNode):  # frozen
                     return step
                 weights = weights_by_path[path]
                 return jnp.where(lost(weights, steps), -weights, step)

@@ -11,7 +11,7 @@ import numpy as np
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.catalog import is_of_folder
 from aggnets_jax.errors import UserError, unknown
-from aggnets_jax.files import any_path, read_json
+from aggnets_jax.files import any_path
 from aggnets_jax.reports import transfer as transfer_results
 from aggnets_jax.reports.results import (
     Result,
@@ -23,7 +23,7 @@ from aggnets_jax.reports.results import (
 )
 from aggnets_jax.statistics import LEAST_RANKED, holm, mean_and_interval, paired_p_values
 from aggnets_jax.tables import markdown, print_table
-from aggnets_jax.workdir.folder import CONFIG, read_summary
+from aggnets_jax.workdir.folder import read_config, read_summary
 
 MEASURES = ("error", "loss")
 _P_VALUES = {"p_t": "p", "p_t_holm": "p (Holm)", "p_wilcoxon": "W", "p_wilcoxon_holm": "W (Holm)"}
@@ -210,9 +210,7 @@ def _check_fields(grouped: Sequence[Sequence[Result]], may_differ: Sequence[str]
 def changes(reference: Sequence[Result], group: Sequence[Result]) -> dict[str, str]:
     """Return how each field differs between runs or changed during a run; seeds are ignored."""
     folders = [any_path(results[0].workdir) for results in (reference, group)]
-    theirs, ours = (
-        config_lib.to_json(config_lib.resolve(read_json(folder / CONFIG))) for folder in folders
-    )
+    theirs, ours = (config_lib.to_json(read_config(folder)) for folder in folders)
     found = {
         field: "other links" if field == "model.patterns" else f"{was!r} and {now!r}"
         for field, (was, now) in config_lib.changes(theirs, ours).items()

@@ -15,10 +15,10 @@ import ml_collections
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.catalog import is_of_folder
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import PathLike, any_path, has_folder, make_folder, read_json, write_text
+from aggnets_jax.files import PathLike, any_path, has_folder, make_folder, write_text
 from aggnets_jax.statistics import mean_and_interval
 from aggnets_jax.tables import csv_text, markdown
-from aggnets_jax.workdir.folder import CONFIG, SUMMARY, read_summary
+from aggnets_jax.workdir.folder import CONFIG, read_config, read_summary
 
 _PAGE = """# {name}
 
@@ -60,13 +60,7 @@ def read_run(workdir: PathLike) -> list[Result]:
         raise UserError(f"workdir {workdir} does not exist or is no directory")
     if not (path / CONFIG).exists():
         raise UserError(f"workdir {workdir} holds no run: it has no {CONFIG}")
-    if not (path / SUMMARY).exists():
-        raise UserError(f"workdir {workdir} holds a run that is not finished: no {SUMMARY}")
-    try:
-        config = config_lib.resolve(read_json(path / CONFIG))
-    except UserError as error:
-        raise UserError(f"workdir {workdir}: {error}") from error
-    summary = read_summary(path)
+    config, summary = read_config(path), read_summary(path)
     name, overrides, seeds = config_and_overrides(config)
     command = ["aggnets", "train", f"--config={name}", *overrides, *seeds]
     command = shlex.join([*command, f"--workdir={workdir}"])

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aggnets_jax import config as config_lib
 from aggnets_jax.connectivity.drawing import save_topologies
 from aggnets_jax.errors import UserError
 from aggnets_jax.files import PathLike, any_path, check_fields, read_json
@@ -11,7 +10,7 @@ from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.curves import save_curves
 from aggnets_jax.reports.metrics import curves_of, metrics_in
 from aggnets_jax.tables import print_table
-from aggnets_jax.workdir.folder import CONFIG, EVALUATION, metrics_of, read_summary
+from aggnets_jax.workdir.folder import EVALUATION, metrics_of, read_config, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 
@@ -31,7 +30,7 @@ def report(workdir: PathLike, *, html: bool = False, data_dir: str | None = None
     """
     workdir = any_path(workdir)
     summary = read_summary(workdir)
-    config = config_lib.resolve(read_json(workdir / CONFIG))
+    config = read_config(workdir)
     topologies = create_configured_model(config, num_classes=1).topologies
     curves = read_json_lines(workdir / "metrics.jsonl")
     for number, line in enumerate(curves, start=1):

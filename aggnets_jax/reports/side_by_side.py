@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aggnets_jax import config as config_lib
 from aggnets_jax.errors import UserError, one_line
-from aggnets_jax.files import AnyPath, any_path, explained, read_json
+from aggnets_jax.files import AnyPath, any_path, explained
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.reports.compare import changes, name_of
 from aggnets_jax.reports.curves import Lines, points, save_several
@@ -13,7 +12,7 @@ from aggnets_jax.reports.metrics import curves_of
 from aggnets_jax.reports.results import Result, precisions, provenance
 from aggnets_jax.statistics import accuracy_interval, mean_and_interval
 from aggnets_jax.tables import markdown, print_table
-from aggnets_jax.workdir.folder import CONFIG, read_summary
+from aggnets_jax.workdir.folder import read_config, read_summary
 from aggnets_jax.workdir.metric_log import read_json_lines
 
 Groups = Sequence[Sequence[Result]]
@@ -94,7 +93,7 @@ def _with_interval(name: str, values: Sequence[float]) -> dict[str, float | None
 
 def _pattern(workdir: str) -> str:
     """Return the names of the patterns of a run's stages; "" if its code is missing."""
-    config = config_lib.resolve(read_json(any_path(workdir) / CONFIG))
+    config = read_config(any_path(workdir))
     try:
         topologies = create_configured_model(config, num_classes=2).topologies
     except UserError:

@@ -8,9 +8,11 @@ argument that is out of range.
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from aggnets_jax.arguments import check_number, check_whole_number
@@ -87,8 +89,10 @@ def lamb(
 def lars(
     common: Common, *, trust_coefficient: float = 0.001, always_adapt: bool = True
 ) -> Transforms:
-    """LARS (You et al., arXiv 1708.03888, Algorithm 1), with the config's momentum.
+    """LARS (You et al., arXiv 1708.03888), with the config's momentum.
 
+    As in Optax, the trust ratio is of the norm of the gradient with the weight decay; the paper's
+    Algorithm 1 has the sum of both norms.
     `always_adapt` is as for `lamb`.
     """
     check_number("trust_coefficient", trust_coefficient, 0)
@@ -113,7 +117,8 @@ def rmsprop(
 ) -> Transforms:
     """RMSProp with the config's momentum, after the learning rate, as in TensorFlow.
 
-    TensorFlow's squared gradients begin with `initial_scale=1`; PyTorch adds `eps` to the root.
+    TensorFlow's squared gradients begin with `initial_scale=1`; PyTorch adds `eps` to the root, and
+    multiplies by the learning rate after momentum. Neither has Nesterov's momentum.
     """
     _check_rates(decay=decay, eps=eps)
     scale = optax.scale_by_rms(decay, eps, initial_scale, eps_in_sqrt=eps_in_sqrt)
@@ -172,8 +177,8 @@ def muon(
     Both have Nesterov's momentum, or neither. The kernel of a convolution is the matrix [height x
     width x inputs, outputs]. Its orthogonal update is multiplied by sqrt(max(1, outputs / rows));
     or, with `consistent_rms`, by this number times sqrt(max(rows, outputs)). AdamW also updates the
-    kernels whose path matches the regular expression `adam_on`. Its learning rate is the run's
-    times `adam_lr_factor`.
+    kernels whose path matches the regular expression `adam_on`. Its learning rate, also of the
+    weight decay, is the run's times `adam_lr_factor`.
     """
     _check_rates(beta=beta, adam_b1=adam_b1, adam_b2=adam_b2)
     check_whole_number("ns_steps", ns_steps, 1, 100)
@@ -196,12 +201,37 @@ def muon(
         consistent_rms=consistent_rms,
         adam_b1=adam_b1,
         adam_b2=adam_b2,
-        adam_learning_rate=adam_lr_factor,
+        adam_learning_rate=1.0,
         muon_weight_dimension_numbers=lambda params: jax.tree_util.tree_map_with_path(
             matrix, params
         ),
     )
-    return [direction, optax.scale(-1.0), common.decay, common.rate]
+
+    def of_real_size(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        """Scale updates of layers in a loop for the rows and outputs that each layer has."""
+        if not _has_layers(path) or matrix(path, param) is None:
+            return update
+        used = (param != 0).reshape(len(param), -1, param.shape[-1])  # padding is zero
+        rows, outputs = used.any(2).sum(1), used.any(1).sum(1)
+        scale = _muon_scale(rows, outputs, consistent_rms)
+        scale /= _muon_scale(*used.shape[1:], consistent_rms)
+        return update * scale.astype(update.dtype).reshape(-1, *(1,) * (param.ndim - 1))
+
+    def of_adam(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
+        return adam_lr_factor * update if matrix(path, param) is None else update
+
+    size, factor = (
+        optax.stateless(partial(jax.tree_util.tree_map_with_path, function))
+        for function in (of_real_size, of_adam)
+    )
+    return [direction, size, optax.scale(-1.0), common.decay, factor, common.rate]
+
+
+def _muon_scale(rows: Any, outputs: Any, consistent_rms: float | None) -> jax.Array:
+    """Return the factor of Muon's orthogonal updates of matrices [rows, outputs]."""
+    if consistent_rms is not None:
+        return consistent_rms * jnp.sqrt(jnp.maximum(rows, outputs))
+    return jnp.sqrt(jnp.maximum(1, outputs / jnp.maximum(rows, 1)))
 
 
 def schedule_free_sgd(

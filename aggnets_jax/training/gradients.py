@@ -152,10 +152,10 @@ class Phases:
                 f"the fractions of config.progressive must rise from 0, got {fractions}"
             )
         self._starts = np.array([round(f * total_steps) for f in fractions], np.int32)
-        self._sides = [side for _, side in pairs]
+        self.sides = [side for _, side in pairs]
 
     def __bool__(self) -> bool:
-        return bool(self._sides)
+        return bool(self.sides)
 
     def gradient(self, gradient_fn: GradientFn, step: jax.Array) -> GradientFn:
         """Compute the function for scaled images: one of several programs, chosen by step."""
@@ -168,7 +168,7 @@ class Phases:
             return gradient_fn(params, batch_stats, examples, *others)
 
         phase = jnp.searchsorted(jnp.asarray(self._starts), step, side="right") - 1
-        return partial(jax.lax.switch, phase, [partial(scaled, side) for side in self._sides])
+        return partial(jax.lax.switch, phase, [partial(scaled, side) for side in self.sides])
 
 
 def at_sharpest(

@@ -28,6 +28,7 @@ from aggnets_jax.training.state import (
     Variables,
     create_state,
     initial_state,
+    model_shapes,
     over_seeds,
     seeds,
 )
@@ -123,8 +124,17 @@ class Setup:
 
     @functools.cached_property
     def phases(self) -> Phases:
-        """Parts of the run with images of another size."""
-        return Phases(self.config.progressive, self.total_steps, self.info.image_shape)
+        """Parts of the run with images of another size; `UserError` if the weights depend on it."""
+        height, width, channels = self.info.image_shape
+        phases = Phases(self.config.progressive, self.total_steps, self.info.image_shape)
+        whole = model_shapes(self.model, self.info.image_shape) if phases else None
+        for side in phases.sides:
+            if model_shapes(self.model, (side, side, channels)) != whole:
+                raise UserError(
+                    f"config.progressive needs a network of the same weights for images of {side}"
+                    f" and of {height}x{width} pixels; {self.config.model.name} has others"
+                )
+        return phases
 
 
 def set_up(

@@ -19,7 +19,7 @@ from aggnets_jax.errors import UserError
 from aggnets_jax.models import Count, count, create_configured_model
 from aggnets_jax.training.algorithms import is_schedule_free
 from aggnets_jax.training.layer_decay import layers_in_order
-from aggnets_jax.training.optimizer import make_optimizer
+from aggnets_jax.training.optimizer import make_optimizer, trained
 from aggnets_jax.training.state import Variables
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -122,12 +122,14 @@ class Task(abc.ABC):
         layers = partial(layers_in_order, model, image_shape)
         optimizer, schedule = make_optimizer(config, total_steps, steps_per_epoch, layers)
         if constrain := getattr(model, "constrain", None):
-            if is_schedule_free(config.optimizer) or config.ema_decay:
+            if is_schedule_free(config.optimizer) or config.ema_decay or config.sam_radius:
                 raise UserError(
                     f"network {config.model.name} keeps its parameters within a set, which averages"
-                    " leave: it needs config.ema_decay=0, and an optimiser that does not average"
+                    " and SAM leave: it needs config.ema_decay=0, config.sam_radius=0, and an"
+                    " optimiser that does not average"
                 )
-            optimizer = optax.chain(optimizer, constrain(total_steps))
+            within = optax.masked(constrain(total_steps), trained(config.lr_factors))
+            optimizer = optax.chain(optimizer, within)
         return optimizer, schedule
 
     def replace_network(

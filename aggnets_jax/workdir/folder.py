@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import ml_collections
+
 from aggnets_jax import config as config_lib
 from aggnets_jax.buckets import is_url, storage
 from aggnets_jax.errors import UserError
@@ -189,11 +191,21 @@ def _remove_half_written(path: AnyPath) -> None:
             file.unlink(missing_ok=True)
 
 
+def read_config(workdir: AnyPath) -> ml_collections.ConfigDict:
+    """Read the config of a run; raise `UserError` if it is missing, damaged or no config."""
+    try:
+        return config_lib.resolve(read_json(workdir / CONFIG))
+    except UserError as error:
+        raise UserError(f"workdir {workdir}: {error}") from error
+
+
 def read_summary(workdir: AnyPath) -> dict[str, Any]:
     """Read the summary of a finished run; raise `UserError` if it is missing or damaged.
 
     An older one gets the fields that it lacks.
     """
+    if not (workdir / SUMMARY).exists():
+        raise UserError(f"workdir {workdir} holds a run that is not finished: no {SUMMARY}")
     summary = read_json(workdir / SUMMARY)
     summary.setdefault("hardware", summary.get("devices"))
     summary.setdefault("config_changes", [])
@@ -230,9 +242,11 @@ def _check_same_run(
     if _is_new(path):
         return
     if not (path / CONFIG).exists():
+        if (path / "checkpoints").exists():
+            raise UserError(f"workdir {path} has checkpoints but no {CONFIG}: copy it there, too")
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
     if config is None:
         return
-    changes = config_lib.differences(read_json(path / CONFIG), config)
+    changes = config_lib.differences(config_lib.to_json(read_config(path)), config)
     if changes and not allow_config_change:
         raise config_change_error(path, changes)

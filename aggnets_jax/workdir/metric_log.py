@@ -45,7 +45,8 @@ class JsonLines:
         if len(self.kept) < keep:
             raise UserError(
                 f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
-                " checkpoint was saved"
+                " checkpoint was saved; restore the file from a copy, or begin a new run from this"
+                " one's weights (config.init_from)"
             )
         write_text(file, "".join(map(_line, self.kept)))
         self.number = keep

@@ -2,12 +2,13 @@
 
 aggnets train --config=configs/recipes/speed_cifar.py --workdir=runs/speed
 
-From airbench: Muon for the kernels and AdamW for the rest, batches of 1024 images, a learning rate
-that rises and falls linearly, label smoothing of 0.2, images that are mirrored in every other
-epoch, translations by 2 pixels, Cutout, averaged weights, bfloat16 with float32 parameters.
+From its several versions: Muon for the kernels, batches of 1024 images, a learning rate that rises
+and falls linearly, label smoothing of 0.2, images that are mirrored in every other epoch,
+translations by 2 pixels, Cutout, averaged weights, bfloat16 with float32 parameters.
 
-Different from airbench: a Wide ResNet instead of its own network, twice its epochs, no whitened
-first layer, no averaging over mirrored images in the evaluation.
+Different from airbench: AdamW for the other parameters instead of SGD, a Wide ResNet instead of its
+own network, twice its epochs, no whitened first layer, no averaging over mirrored images in the
+evaluation.
 """
 
 import ml_collections

@@ -253,7 +253,7 @@ def test_evaluation_augments_nothing(pictures):
         ({"color_jitter": 0.4}, 2, "color_jitter=0.4 needs images of 1 or 3 channel"),
         ({"color_jitter": 1.5}, 3, "color_jitter must be a number from 0 to 1, got 1.5"),
         ({"lighting": 0.1}, 1, "lighting=0.1 needs images of 3 channel(s), and those of made up"),
-        ({"lighting": -0.1}, 3, "lighting must be a number at least 0, got -0.1"),
+        ({"lighting": -0.1}, 3, "lighting must be a number at least 0, and finite, got -0.1"),
         ({"erasing": 1.5}, 3, "erasing must be a number from 0 to 1, got 1.5"),
         ({"cutout": -2}, 3, "cutout must be a whole number of at least 0, got -2"),
         ({"cutout": 9}, 3, "cutout must be a whole number of at most 8, got 9"),

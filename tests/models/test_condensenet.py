@@ -7,12 +7,14 @@ import optax
 import pytest
 from flax import traverse_util
 
+from aggnets_jax import config as config_lib
 from aggnets_jax import create_model
 from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.models.condensenet import LEARNED, condense, export, lost
 from aggnets_jax.models.flops import count
 from aggnets_jax.runtime.mesh import make_mesh, replicated
+from aggnets_jax.tasks.classification import Classification
 from aggnets_jax.train import train_and_evaluate
 from aggnets_jax.workdir.restore import restore_network
 from tests.models.variables import random_variables, starting_from_zeros
@@ -120,18 +122,35 @@ def test_training_condenses_at_a_sixth_a_third_and_half_of_its_steps():
     assert shares == [{0.0}, {0.25}, {0.25}, {0.5}, {0.5}, {0.75}, {0.75}, {0.75}]
 
 
+def test_frozen_kernels_are_not_condensed():
+    config = config_lib.resolve({"model": {"name": "condensenet"}})
+    config.lr_factors = ((".*stage1.*", 0.0),)
+    model = small()
+    params = random_variables(model, SIZE, np.float32)["params"]
+    optimizer, _ = Classification().make_optimizer(model, config, 2, 1.0, (SIZE, SIZE, 3))
+    state = optimizer.init(params)
+    updates, _ = jax.jit(optimizer.update)(jax.tree.map(jnp.ones_like, params), state, params)
+    found = optax.apply_updates(params, updates)
+    jax.tree.map(np.testing.assert_array_equal, found["stage1"], params["stage1"])
+    assert {float((kernel == 0).mean()) for kernel in learned(found)} == {0.0, 0.75}
+
+
 NETWORK = {"name": "condensenet", "args": {"stage_depths": (1, 2), "growth_rate": (4, 8)}}
 
 
 @pytest.mark.parametrize(
     "averaging",
-    [{"ema_decay": 0.9}, {"optimizer": "schedule_free_sgd", "schedule": "constant"}],
+    [
+        {"ema_decay": 0.9},
+        {"sam_radius": 0.1},
+        {"optimizer": "schedule_free_sgd", "schedule": "constant"},
+    ],
     ids=lambda changes: min(changes),
 )
 def test_averages_of_a_network_that_condenses_are_refused(averaging, data_dir, tmp_path):
     config = tiny_config(data_dir, model=NETWORK, **averaging)
     message = one_line_error(train_and_evaluate, config, tmp_path / "run")
-    assert "condensenet keeps its parameters within a set, which averages leave" in message
+    assert "condensenet keeps its parameters within a set, which averages and SAM leave" in message
     assert not (tmp_path / "run").exists()
 
 

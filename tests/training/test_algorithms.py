@@ -167,6 +167,35 @@ def test_layers_in_a_loop_are_optimised_apart(name):
     )
 
 
+@pytest.mark.parametrize("rms", [None, 0.2])
+def test_muon_scales_narrower_layers_of_a_loop_by_their_own_size(rms):
+    config = config_lib.resolve({"optimizer": "muon", "optimizer_args": {"consistent_rms": rms}})
+
+    def padded(kernel):
+        return np.pad(kernel, [(0, 0), (0, 0), (0, 4 - kernel.shape[2]), (0, 0)])
+
+    def trees():
+        kernels = [RNG.normal(size=(1, 1, rows, 3)).astype(np.float32) for rows in (2, 4)]
+        apart = {f"layer{i}": {"kernel": kernel} for i, kernel in enumerate(kernels, 2)}
+        return apart, {"layers2_3": {"kernel": np.stack([*map(padded, kernels)])}}
+
+    start, looped_start = trees()
+    gradient, looped_gradient = trees()
+    apart, _ = updated(config, start, [gradient])
+    looped, _ = updated(config, looped_start, [looped_gradient])
+    expected = np.stack([padded(apart[f"layer{i}"]["kernel"]) for i in (2, 3)])
+    np.testing.assert_allclose(looped["layers2_3"]["kernel"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weight_decay_of_muons_adam_has_its_learning_rate():
+    changes = {"optimizer": "muon", "lr": 1.0, "weight_decay": 0.01, "schedule": "constant"}
+    config = config_lib.resolve({**changes, "optimizer_args": {"adam_lr_factor": 0.1}})
+    kernels = {name: {"kernel": jnp.ones((2, 3))} for name in ("classifier", "head")}
+    found, _ = updated(config, kernels, [jax.tree.map(jnp.zeros_like, kernels)])
+    np.testing.assert_allclose(found["classifier"]["kernel"], 0.999, rtol=1e-6)
+    np.testing.assert_allclose(found["head"]["kernel"], 0.99, rtol=1e-6)
+
+
 RNG = np.random.default_rng(1)
 
 
