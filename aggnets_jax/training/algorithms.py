@@ -214,7 +214,7 @@ def muon(
         used = (param != 0).reshape(len(param), -1, param.shape[-1])  # padding is zero
         rows, outputs = used.any(2).sum(1), used.any(1).sum(1)
         scale = _muon_scale(rows, outputs, consistent_rms)
-        scale /= _muon_scale(*used.shape[1:], consistent_rms)
+        scale /= _muon_scale(used.shape[1], used.shape[2], consistent_rms)
         return update * scale.astype(update.dtype).reshape(-1, *(1,) * (param.ndim - 1))
 
     def of_adam(path: Any, update: jax.Array, param: jax.Array) -> jax.Array:
