@@ -79,7 +79,7 @@ def test_a_run_that_can_not_go_on_loses_nothing(whole, data_dir, tmp_path):
     (workdir / "metrics.jsonl").write_text("")
     before = {name: (workdir / name).read_bytes() for name in ("config.json", "summary.json")}
     config = runs.tiny_config(data_dir, total_steps=16)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: it has 0 lines, .*\.init_from"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: it has 0 lines"):
         train_and_evaluate(config, workdir, allow_config_change=True)
     assert {name: (workdir / name).read_bytes() for name in before} == before
 

@@ -243,7 +243,10 @@ def _check_same_run(
         return
     if not (path / CONFIG).exists():
         if (path / "checkpoints").exists():
-            raise UserError(f"workdir {path} has checkpoints but no {CONFIG}: copy it there, too")
+            raise UserError(
+                f"workdir {path} is not empty and holds no run: it has checkpoints but no"
+                f" {CONFIG}; copy it there, too, or give an empty or new one"
+            )
         raise UserError(f"workdir {path} is not empty and holds no run; give an empty or new one")
     if config is None:
         return

@@ -273,7 +273,7 @@ def test_a_damaged_file_is_one_line_and_exit_code_2(trained, tmp_path):
         (["--images=EMPTY/none.jpg"], "no file or folder EMPTY/none.jpg"),
         ([], "the following arguments are required: --images"),
         (["--images="], "--images is empty"),
-        (["--images=IMAGES", "--top=0"], "top must be at least 1, not 0"),
+        (["--images=IMAGES", "--top=0"], "top must be a whole number of at least 1, got 0"),
         (["--images=IMAGES", "--top=some"], "invalid int value"),
         (["--images=IMAGES", "--format=xml"], "unknown format 'xml'; allowed: csv, json, table"),
         (["--images=IMAGES", "--output=EMPTY"], "EMPTY must be a file in an existing folder"),
