@@ -9,6 +9,7 @@ import pytest
 
 from aggnets_jax import config as config_lib
 from aggnets_jax.data.objects.scenes import write_scenes
+from aggnets_jax.errors import UserError
 from aggnets_jax.models.registry import find_family
 from aggnets_jax.reports import experiments
 from aggnets_jax.tasks import get_task
@@ -203,3 +204,19 @@ def test_config_trains(file, all_data, train):
         assert summary["final"]["examples"] == numbers.get(name, 20)
         measured = "bbox_AP" if name == "coco_folder" else "accuracy"
         assert 0 <= summary["final"][measured] <= 1
+
+
+def test_a_config_file_is_read_again_within_the_same_second(tmp_path):
+    file, found = tmp_path / "c.py", []
+    for lr in (0.1, 0.2, 0.3):
+        file.write_text(f"def get_config():\n    return {{'lr': {lr}}}")
+        found.append(config_lib.load(str(file)).lr)
+    assert found == [0.1, 0.2, 0.3]
+    assert list(tmp_path.iterdir()) == [file]  # no byte code
+
+
+def test_keys_of_a_config_file_are_names(tmp_path):
+    file = tmp_path / "c.py"
+    file.write_text("def get_config():\n    return {'lr': 1.0, 3: 4}")
+    with pytest.raises(UserError, match="keys of a config must be names"):
+        config_lib.load(str(file))

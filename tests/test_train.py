@@ -7,20 +7,16 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from flax import linen as nn
 
-from aggnets_jax import config as config_lib
 from aggnets_jax import data
 from aggnets_jax.errors import Diverged, Stopped, UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.train import train_and_evaluate
-from aggnets_jax.training.setup import Setup
 from aggnets_jax.workdir.provenance import fingerprint
 from tests import runs
 
@@ -72,30 +68,6 @@ def test_a_restored_checkpoint_evaluates_to_the_same_numbers(whole):
     assert evaluate_checkpoint(workdir) == summary["final"]
     assert evaluate_checkpoint(workdir, "best") == summary["best"]
     assert evaluate_checkpoint(workdir, "12") == summary["final"]
-
-
-def test_a_run_that_can_not_go_on_loses_nothing(whole, data_dir, tmp_path):
-    workdir = shutil.copytree(whole[0], tmp_path / "run")
-    (workdir / "metrics.jsonl").write_text("")
-    before = {name: (workdir / name).read_bytes() for name in ("config.json", "summary.json")}
-    config = runs.tiny_config(data_dir, total_steps=16)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: it has 0 lines"):
-        train_and_evaluate(config, workdir, allow_config_change=True)
-    assert {name: (workdir / name).read_bytes() for name in before} == before
-
-
-def test_weights_that_depend_on_the_size_of_images_need_one_size():
-    class Flat(nn.Module):
-        @nn.compact
-        def __call__(self, images, *, train=False):
-            del train
-            return nn.Dense(2)(images.reshape(len(images), -1)), {}
-
-    config = config_lib.resolve({"progressive": ((0.0, 4), (0.5, 8))})
-    info = SimpleNamespace(image_shape=(8, 8, 1))
-    setup = SimpleNamespace(config=config, total_steps=4, info=info, model=Flat())
-    with pytest.raises(UserError, match="of the same weights for images of 4 and of 8x8 pixels"):
-        Setup.phases.func(setup)
 
 
 def test_a_finished_run_is_left_as_it_is(whole, data_dir):

@@ -1,9 +1,12 @@
-"""Runs of networks that are computed in one way or another, and go on in the other."""
+"""Runs of networks that are computed in one way or another, and go on in the other, or can't."""
+
+import shutil
 
 import jax
 import numpy as np
 import pytest
 
+from aggnets_jax.errors import UserError
 from aggnets_jax.evaluate import evaluate_checkpoint
 from aggnets_jax.runtime.mesh import make_mesh, replicated
 from aggnets_jax.train import train_and_evaluate
@@ -100,3 +103,13 @@ def test_how_often_a_run_saves_changes_no_bit(data_dir, tmp_path, optimised):
         config["data"] |= {"mixup": 0.2, "cutmix": 1.0, "policy": "randaugment"}
         fingerprints.add(train_and_evaluate(config, tmp_path / str(every))["fingerprint"])
     assert len(fingerprints) == 1
+
+
+def test_a_run_that_can_not_go_on_loses_nothing(finished_run, data_dir, tmp_path):
+    workdir = shutil.copytree(finished_run, tmp_path / "run")
+    (workdir / "metrics.jsonl").write_text("")
+    before = {name: (workdir / name).read_bytes() for name in ("config.json", "summary.json")}
+    config = tiny_config(data_dir, total_steps=16)
+    with pytest.raises(UserError, match=r"metrics\.jsonl is damaged: it has 0 lines"):
+        train_and_evaluate(config, workdir, allow_config_change=True)
+    assert {name: (workdir / name).read_bytes() for name in before} == before
