@@ -7,6 +7,7 @@ there are links, the median of the repeats' ratios; spread is the smallest and t
 """
 
 import argparse
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -85,8 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ratio": f"{np.median(ratios):.2f}",
         "spread": f"{ratios.min():.2f} to {ratios.max():.2f}",
         "repeats": given.repeats,
-        "command": f"python results/ablation.py --workdir={given.workdir}"
-        f" --checkpoint={given.checkpoint} --repeats={given.repeats}",
+        "command": shlex.join(
+            ["python", "results/ablation.py"]
+            + [f"--{name}={getattr(given, name)}" for name in ("workdir", "checkpoint", "repeats")]
+        ),
         "commit": commit(),
         "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
         "hardware": hardware(),

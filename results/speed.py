@@ -253,8 +253,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure tables, and write each row as soon as it is measured."""
     given = parse(arguments)
     models = given.models and [f"--models={model}" for model in given.models.split(",")]
+    there = {command[0] for table in given.tables for command in TABLES[table]()}
     for model in models or ():
-        there = {command[0] for table in given.tables for command in TABLES[table]()}
         if model not in there:
             raise unknown("--models in these tables", model, there)
     failed = 0

@@ -178,6 +178,7 @@ class EvalBatches:
     images are resident. The constructor reads nothing; `read` begins a pass over "image" and
     "label" of the rows.
 
+    `info` describes the data set that is read, also where a network comes from another one.
     `label_sets`, int32 [N, L], has several labels of each image: "labels" int32 [B, L] are in the
     batch, filled up with -1, and "label" is the first. `class_map` maps single labels.
     """

@@ -229,6 +229,7 @@ def _num_examples(builder: tfds.core.DatasetBuilder, split: str) -> int:
     splits = builder.info.splits
     try:
         count = splits[split].num_examples
+    # NotImplementedError: TFDS does not slice "all".
     except (AssertionError, KeyError, NotImplementedError, ValueError) as error:
         raise UserError(
             f"split {split!r} of {builder.name} cannot be read ({one_line(error)}); "
@@ -283,8 +284,8 @@ def _image_shape(
     height, width, channels = stored_shape
     if channels is None:
         raise UserError(f"images of {name} vary in their number of channels")
-    if channels not in (1, 3):
-        raise UserError(f"images of {name} have {channels} channels; allowed: 1, 3")
+    if channels not in (1, 3, 4):  # as images are decoded
+        raise UserError(f"images of {name} have {channels} channels; allowed: 1, 3, 4")
     if None in (height, width):
         if size is None:
             raise UserError(

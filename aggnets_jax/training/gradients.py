@@ -135,6 +135,9 @@ class Phases:
       total_steps: number of updates in the run.
       image_shape: [height, width, channels] of the images.
 
+    Attributes:
+      sides: of the images, one after another.
+
     Raises:
       UserError: if the fractions do not rise from 0 to below 1, or a side is larger than the image.
     """

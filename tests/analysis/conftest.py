@@ -11,6 +11,7 @@ from aggnets_jax import data
 from aggnets_jax.convert.runs import write_new_run
 from aggnets_jax.models import create_configured_model
 from aggnets_jax.train import train_and_evaluate
+from aggnets_jax.workdir.restore import restore_network
 from tests import runs
 from tests.models.variables import random_variables
 
@@ -40,3 +41,18 @@ def two_runs(made_once, data_dir):
             write_new_run(config, data.describe(config.data), moved, folder / name)
 
     return made_once("two_runs", make)
+
+
+@pytest.fixture
+def against_other_images(monkeypatch):
+    """Return a function that gives the networks of an analysis's --against another split."""
+
+    def change(module, split):
+        def restore(path, *arguments):
+            restored = restore_network(path, *arguments)
+            restored.config.data.eval_split = split
+            return restored
+
+        monkeypatch.setattr(module, "restore_network", restore)
+
+    return change

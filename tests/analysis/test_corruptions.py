@@ -17,7 +17,7 @@ from aggnets_jax.data.digits import digits_split
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.workdir.restore import Restored, restore_network
+from aggnets_jax.workdir.restore import Restored
 from tests.data.corruptions import reference
 from tests.data.official_formats import prepare_small_cifar10_c
 
@@ -172,13 +172,10 @@ def test_arrays_of_other_images_are_refused(finished_run, tmp_path, capsys):
     assert "the network takes [8, 8, 1]" in capsys.readouterr().err
 
 
-def test_a_reference_of_other_images_is_refused(finished_run, tmp_path, monkeypatch, capsys):
-    def restore(path, *arguments):
-        restored = restore_network(path, *arguments)
-        restored.config.data.eval_split = "train_10_per_class"
-        return restored
-
-    monkeypatch.setattr("aggnets_jax.analysis.corruptions.restore_network", restore)
+def test_a_reference_of_other_images_is_refused(
+    finished_run, tmp_path, against_other_images, capsys
+):
+    against_other_images(corruptions, "train_10_per_class")
     other = shutil.copytree(finished_run, tmp_path / "run")
     flags = [f"--workdir={finished_run}", f"--output={tmp_path}", f"--against={other}"]
     assert main(["analyse", "corruptions", *flags]) == 2

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+from aggnets_jax.analysis import robustness
 from aggnets_jax.analysis.robustness import as_pixels, make_attack, make_attacker, parse_epsilons
 from aggnets_jax.evaluate import evaluate_checkpoint, evaluation_batches
 from aggnets_jax.main import main
@@ -230,13 +231,8 @@ def test_bad_input_is_one_line(workdir, tmp_path, capsys, flags, message):
     assert not list(tmp_path.iterdir())
 
 
-def test_other_images_are_not_compared(workdir, tmp_path, monkeypatch, capsys):
-    def restore(path, *arguments):
-        restored = restore_network(path, *arguments)
-        restored.config.data.eval_split = "train"
-        return restored
-
-    monkeypatch.setattr("aggnets_jax.analysis.robustness.restore_network", restore)
+def test_other_images_are_not_compared(workdir, tmp_path, against_other_images, capsys):
+    against_other_images(robustness, "train")
     other = shutil.copytree(workdir, tmp_path / "run")
     flags = [f"--workdir={workdir}", f"--output={tmp_path}", f"--against={other}"]
     assert main(["analyse", "robustness", *flags]) == 2
