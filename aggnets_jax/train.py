@@ -156,7 +156,7 @@ def train_and_evaluate(
 
         # ---- From here on, the files of this run are written to the workdir.
         params = at_seed(state.params, 0, config.num_seeds)
-        log = stack.enter_context(MetricLog(workdir, progress.lines, config, writes=is_first()))
+        log = MetricLog(workdir, progress.lines, config, writes=is_first())
         if is_first():
             if start < total_steps:  # files of an earlier end of the run, before the config changes
                 (workdir / SUMMARY).unlink(missing_ok=True)
@@ -164,6 +164,7 @@ def train_and_evaluate(
             write_json(workdir / CONFIG, config_json)
             table = get_parameter_overview(params, include_stats=False)
             write_text(workdir / "parameters.txt", table + "\n")
+        stack.enter_context(log)
         clock = Clock(progress.images, progress.seconds)
         # The step of the log's next line, its sums, and further scalars of the parameters.
         due_line: tuple[int, dict[str, jax.Array], dict[str, jax.Array]] | None = None

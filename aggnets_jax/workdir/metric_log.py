@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ml_collections
 import numpy as np
@@ -36,20 +36,12 @@ from aggnets_jax.workdir.trackers import (
 class JsonLines:
     """A growing file with one JSON object a line; no line is lost while the disk is full.
 
-    It begins with the first `keep` lines of another or the same one, which are `kept`; later ones
-    are of a run that was killed. `number` is the number of lines so far.
+    It begins with lines that are kept. `number` is the number of lines so far.
     """
 
-    def __init__(self, file: Path, before: AnyPath, keep: int) -> None:
-        self.kept = read_json_lines(before, keep)
-        if len(self.kept) < keep:
-            raise UserError(
-                f"{before} is damaged: it has {len(self.kept)} lines, and had {keep} when the"
-                " checkpoint was saved; restore the file from a copy, or begin a new run from this"
-                " one's weights (config.init_from)"
-            )
-        write_text(file, "".join(map(_line, self.kept)))
-        self.number = keep
+    def __init__(self, file: Path, kept: Sequence[Mapping[str, Any]]) -> None:
+        write_text(file, "".join(map(_line, kept)))
+        self.number = len(kept)
         # The lines that may not be on the disk yet, how much of them was written, and where.
         self._unsynced, self._written = bytearray(), 0
         self._file = os.open(file, os.O_WRONLY)
@@ -110,12 +102,28 @@ def read_json_lines(file: AnyPath, number: int | None = None) -> list[dict[str, 
     return lines
 
 
+def _first_lines(file: AnyPath, number: int) -> list[dict[str, Any]]:
+    """Read the lines to keep; later ones are of a run that was killed."""
+    lines = read_json_lines(file, number)
+    if len(lines) < number:
+        raise UserError(
+            f"{file} is damaged: it has {len(lines)} lines, and had {number} when the checkpoint"
+            " was saved; restore the file from a copy, or begin a new run from this one's weights"
+            " (config.init_from)"
+        )
+    return lines
+
+
 class MetricLog(contextlib.AbstractContextManager):
     """The writer of a run's metrics, in the one process that `writes`.
 
     `lines` is the number of lines to keep of each file: as many as it had at the checkpoint from
     which the run goes on, so that no line comes twice. Trackers that know nothing of an earlier
     start get the lines that are kept. `config` is the run's, with its trackers; None: TensorBoard.
+    Nothing is written before the context begins.
+
+    Raises:
+      UserError: if a file is damaged, or has fewer lines than are to be kept.
     """
 
     def __init__(
@@ -126,22 +134,29 @@ class MetricLog(contextlib.AbstractContextManager):
         *,
         writes: bool = True,
     ) -> None:
+        self._workdir, self._folder, self._config, self._writes = workdir, workdir, config, writes
+        self._kept = {
+            name: _first_lines(workdir / f"{name}.jsonl", lines.get(name, 0))
+            for name in ("metrics", "timing")
+            if writes
+        }
         self._files: dict[str, JsonLines] = {}
         self._trackers: list[Guarded] = []
         self._stack = contextlib.ExitStack()
-        self._workdir, self._folder = workdir, workdir
-        if not writes:
-            return
-        if is_url(workdir):
+
+    def __enter__(self) -> Self:
+        if not self._writes:
+            return self
+        if is_url(self._workdir):
             folder = tempfile.TemporaryDirectory(prefix="aggnets_log_", ignore_cleanup_errors=True)
             self._folder = Path(self._stack.enter_context(folder))
-        for name in ("metrics", "timing"):
-            place = f"{name}.jsonl"
-            self._files[name] = JsonLines(self._folder / place, workdir / place, lines.get(name, 0))
+        for name, kept in self._kept.items():
+            self._files[name] = JsonLines(self._folder / f"{name}.jsonl", kept)
         for name in ("tensorboard", "clu"):  # in a bucket, besides this machine's
-            remove_events(workdir / name)
-        for name in ("tensorboard",) if config is None else config.trackers:
-            self._trackers.append(self._open(name, config))
+            remove_events(self._workdir / name)
+        for name in ("tensorboard",) if self._config is None else self._config.trackers:
+            self._trackers.append(self._open(name, self._config))
+        return self
 
     def _open(self, name: str, config: ml_collections.ConfigDict | None) -> Guarded:
         """Open a tracker, and show it the lines that it does not have from an earlier start."""
@@ -155,7 +170,7 @@ class MetricLog(contextlib.AbstractContextManager):
             remember=partial(remember_id, self._workdir, name),
         )
         tracker = Guarded(kind, partial(kind, run, **arguments))  # type: ignore[call-arg]
-        kept = [file.kept for file in self._files.values()] if own is None else []
+        kept = self._kept.values() if own is None else ()
         for line in heapq.merge(*kept, key=lambda line: line["step"]):
             _show([tracker], line)
         return tracker

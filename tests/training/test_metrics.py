@@ -81,7 +81,7 @@ def test_no_line_is_lost_or_doubled_while_the_disk_is_full(tmp_path_factory, roo
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "pwrite", full)
-        lines = JsonLines(file, file, 0)
+        lines = JsonLines(file, [])
         for step in range(5):
             lines.append({"step": step})
         for _ in range(len(room) + 1):
