@@ -16,7 +16,7 @@ import pytest
 from flax import linen as nn
 
 from aggnets_jax import create_model, list_models, model_info
-from aggnets_jax.models import page, registry
+from aggnets_jax.models import page, papers, registry
 from aggnets_jax.models.flops import (
     Count,
     Operations,
@@ -89,6 +89,12 @@ def marked(names):
 def test_every_listed_model_is_in_the_table():
     missing = sorted(set(list_models()) ^ set(ROWS))
     assert not missing, "aggnets models --page > docs/models.md"
+
+
+def test_the_table_has_the_remarks_of_the_papers_rows():
+    """Without counting, so in the fast tests for all networks."""
+    for name, printed in papers.first_rows().items():
+        assert ROWS[name].line.endswith(f" {printed.remark} |"), name
 
 
 @pytest.mark.parametrize("name", marked(list_models()))
