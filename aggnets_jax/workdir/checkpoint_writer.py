@@ -239,8 +239,8 @@ class RunCheckpoints(Checkpoints):
         for step in reversed(of_first_process(partial(self._steps, LATEST))):
             try:
                 changes = self._changes(step, allow_config_change)
-                scan = config_lib.resolve(self.restore_config(LATEST, step)).model.scan
-                other = other_form and scan != self._config["model"]["scan"]
+                before = config_lib.resolve(self.restore_config(LATEST, step))
+                other = other_form and before.model.scan != self._config["model"]["scan"]
                 like = _like(other_form(), state) if other else state
                 restored, progress = self._restore_state(step, like, changes)
                 if other:
@@ -255,6 +255,7 @@ class RunCheckpoints(Checkpoints):
                     raise UserError(f"{damaged[0]}; the one before: {error}") from error
                 raise
             on_first_process(lambda: self._set_aside(damaged))
+            on_first_process(lambda: self._delete_old(step, before.keep_checkpoints))
             self._forget(LATEST)
             self._drop_best_after(step, progress)
             self._resumable = True
@@ -278,14 +279,20 @@ class RunCheckpoints(Checkpoints):
                 " give another workdir"
             )
 
+    def _delete_old(self, step: int, keep: int) -> None:
+        """Delete checkpoints that the process had yet to delete when it was killed."""
+        older = [old for old in self._steps(LATEST) if old <= step]
+        for old in older[: -max(keep, self._keep[LATEST])]:
+            delete_checkpoint(self._workdir / LATEST / str(old))
+
     def _drop_best_after(self, step: int, progress: Progress) -> None:
-        """Delete the best networks of steps that the run has yet to reach again."""
+        """Delete the best networks of steps that the run has yet to reach again, and old ones."""
 
         def drop() -> list[int] | None:
             """Return the steps that are left; None if nothing was deleted."""
             steps = self._steps(BEST)
-            left = [best for best in steps if best <= step]
-            for best in steps[len(left) :]:
+            left = [best for best in steps if best <= step][-self._keep[BEST] :]
+            for best in sorted({*steps} - {*left}):
                 delete_checkpoint(self._workdir / BEST / str(best))
             return left if left != steps else None
 

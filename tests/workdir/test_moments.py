@@ -24,7 +24,15 @@ from aggnets_jax.workdir.restore import restore_network
 from tests import buckets, runs
 from tests.marks import slow_but
 from tests.models.variables import random_variables
-from tests.workdir.states import CONFIG, assert_is, make_state, open_checkpoints, restore, save
+from tests.workdir.states import (
+    CONFIG,
+    assert_is,
+    changed,
+    make_state,
+    open_checkpoints,
+    restore,
+    save,
+)
 
 
 @pytest.fixture(params=slow_but(["disk", "gs", "s3"], quick=["disk"]))
@@ -51,6 +59,21 @@ def test_a_best_network_after_a_first_state_that_could_not_be_saved(tmp_path):
             checkpoints.finish()
     assert progress.lines == {"metrics": 3}
     assert restore(tmp_path) is None
+
+
+@pytest.mark.parametrize(("saved", "now", "left"), [(2, 2, [2, 3]), (3, 1, [1, 2, 3])])
+def test_checkpoints_that_a_killed_process_had_yet_to_delete(workdir, saved, now, left):
+    """They go, also from a finished run, but no others: a smaller number to keep is for saves."""
+    config = changed(keep_checkpoints=saved)
+    with open_checkpoints(workdir, config=config) as checkpoints:
+        checkpoints._keep = {"checkpoints": 3, "best": 3}
+        for step in (1, 2, 3):
+            checkpoints.save(make_state(step), Progress(evaluated=step))
+            checkpoints.save_best(make_state(step), Progress(best={"step": step}))
+    restored = restore(workdir, keep=now, config=config)
+    assert_is(restored, 3)
+    for series, kept in (("checkpoints", left), ("best", [2, 3])):
+        assert sorted(int(p.name) for p in any_path(workdir / series).iterdir()) == kept
 
 
 def test_a_best_network_comes_after_the_first_state(tmp_path, monkeypatch):
