@@ -180,16 +180,26 @@ class Averages:
 
 
 def _check_same_network(found: Sequence[Member]) -> None:
-    shapes = [
-        {path: x.shape for path, x in leaves_by_path(member.restored.variables).items()}
-        for member in found
-    ]
-    for member, here in zip(found, shapes, strict=True):
-        if here != shapes[0]:
+    first = found[0]
+    for member in found:
+        if _network(member) != _network(first):
             raise UserError(
                 f"weights of different networks have no mean: {member.name} is not the network of"
-                f" {found[0].name}"
+                f" {first.name}"
             )
+        info, own = member.restored.info, first.restored.info
+        if (info.mean, info.std) != (own.mean, own.std):
+            raise UserError(
+                f"{member.name} normalises images by another mean and std than {first.name}"
+            )
+
+
+def _network(member: Member) -> Any:
+    """Return a network's shapes and links; networks with summed links can have equal shapes."""
+    model, variables = member.restored.model, member.restored.variables
+    shapes = {path: x.shape for path, x in leaves_by_path(variables).items()}
+    links = [topology.sources for topology in model.topologies]
+    return type(model), getattr(model, "aggregation", None), links, shapes
 
 
 def draw(records: Sequence[dict[str, Any]]) -> Figure:

@@ -138,7 +138,7 @@ class Broden:
 
 def entries(row: dict[str, str], category: str) -> list[str]:
     """Return the entries of a category in a line of index.csv."""
-    return [entry for entry in (row[category] or "").split(";") if entry]
+    return [entry.strip() for entry in (row[category] or "").split(";") if entry.strip()]
 
 
 def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> Broden:
@@ -162,14 +162,16 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
         if len(sizes) > 1:
             raise UserError(f"{folder / 'index.csv'}: {' and '.join(key)} differ between images")
         with explained(f"{folder / 'index.csv'} is damaged", *_NO_NUMBER):
-            list(map(int, sizes.pop()))
+            least = min(map(int, sizes.pop()))
+        if least < 1:
+            raise UserError(f"{folder / 'index.csv'}: {' and '.join(key)} must be at least 1")
     table = _read_table(folder / "label.csv", ("number", "name"))
     with explained(f"{folder / 'label.csv'} is damaged", *_NO_NUMBER):
         labels = {int(row["number"]): row["name"] for row in table}
     if min(labels) < 0:
         raise UserError(f"{folder / 'label.csv'} has the number {min(labels)}; the least is 0")
     names = tuple(labels.get(number, "") for number in range(max(labels) + 1))
-    coverage = np.zeros((len(categories), len(names)))
+    coverage = np.full((len(categories), len(names)), -1.0)  # not listed; rare labels have 0
     for number, category in enumerate(categories):
         file = folder / f"c_{category}.csv"
         for row in _read_table(file, ("number", "coverage")):
@@ -177,8 +179,11 @@ def open_broden(folder: str | Path, categories: Sequence[str] = CATEGORIES) -> B
                 label, share = int(row["number"]), float(row["coverage"])
             if label not in labels:
                 raise UserError(f"{file} has the label {label}, which label.csv lacks")
-            coverage[number, label] = share
-    primary = np.where(coverage.any(axis=0), coverage.argmax(axis=0), -1)
+            if not 0 <= share < np.inf:
+                raise UserError(f"{file} has the coverage {share} of label {label}")
+            if label > 0:
+                coverage[number, label] = share
+    primary = np.where(coverage.max(axis=0) >= 0, coverage.argmax(axis=0), -1)
     return Broden(folder, categories, tuple(labelled), names, primary)
 
 

@@ -177,10 +177,17 @@ def _features(restored: Restored, given: argparse.Namespace) -> tuple[Outputs, O
         # The images of another set are read as those of the network's own.
         another = {"name": given.data, "data_dir": None, "train_split": "train", "eval_split": None}
         config.data.update({**another, "resident": "never"})
-        config.data.image_size = info.image_shape[0]
+        sides = info.image_shape[:2]
+        config.data.image_size = sides[0] if sides[0] == sides[1] else None
     if given.data_dir is not None:
         config.data.data_dir = given.data_dir
     there = data.describe(config.data)
+    if there.image_shape[:2] != info.image_shape[:2]:
+        size, own = ("x".join(map(str, each.image_shape[:2])) for each in (there, info))
+        raise UserError(
+            f"images of {there.name} are {size}, and the network's are {own}; they are resized to"
+            " squares alone"
+        )
     if there.image_shape[-1] != info.image_shape[-1]:
         channels = f"{there.image_shape[-1]} channels, and the network takes"
         raise UserError(f"images of {there.name} have {channels} {info.image_shape[-1]}")

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from aggnets_jax.analysis.broden import Batch, Broden
+from aggnets_jax.errors import UserError
 from aggnets_jax.runtime import mesh as mesh_lib
 from aggnets_jax.runtime.compilation import compiler_options
 
@@ -31,7 +32,8 @@ class Tally(NamedTuple):
       unit: in a unit's mask, int64 [U].
       both: in a unit's mask and with a label, int64 [U, L].
       unit_category: in a unit's mask, in images where the mask meets a label of the category, or
-        that have such a label as a whole, int64 [U, categories].
+        that have such a label as a whole, int64 [U, categories]. A label is of its primary
+        category, wherever it is drawn.
       label: with a label, int64 [L].
     """
 
@@ -72,6 +74,9 @@ def dissect(
       mesh: devices, over which batches are divided.
       batch_size: images at a time; must be divisible by the number of devices.
       quantile: of a unit's activations, in 0..1, above which it is on.
+
+    Raises:
+      UserError: if an activation is not finite.
     """
     thresholds, maxima = _thresholds(features, broden, mesh, batch_size, quantile)
     tally = _tally(features, broden, mesh, batch_size, thresholds)
@@ -103,6 +108,8 @@ def _thresholds(
     for batch, real in _padded_batches(broden, batch_size):
         largest, most = add(largest, *jax.device_put((batch.images, real), sharding))
         maxima.append(np.asarray(most)[real])
+        if not np.isfinite(maxima[-1]).all():
+            raise UserError("the layer has activations that are not finite")
     upper = np.asarray(largest, np.float64)[:, ::-1]  # from `place` on, ascending
     part = place - int(place)
     beside = min(1, kept - 1)
@@ -114,8 +121,7 @@ def _tally(
     features: Features, broden: Broden, mesh: Mesh, batch_size: int, thresholds: np.ndarray
 ) -> Tally:
     categories, count = len(broden.categories), len(broden.names)
-    map_category = jnp.asarray(broden.map_categories)
-    whole_category = jax.nn.one_hot(broden.whole_categories, categories)
+    category_of = jax.nn.one_hot(broden.primary, categories)  # zeros for labels of none
 
     def tally_image(
         activations: jax.Array, maps: jax.Array, whole: jax.Array, labels: jax.Array
@@ -128,10 +134,8 @@ def _tally(
         under = jnp.einsum("hwu,hwl->ul", ones, here).astype(jnp.int32)
         both = jnp.zeros((len(pixels), count), jnp.int32).at[:, labels].add(under)
         both = both.at[:, whole].add(pixels[:, None])
-        of_category = jax.nn.one_hot(map_category, categories).T  # [categories, C]
-        labelled = jnp.einsum("gc,chw->ghw", of_category, (maps > 0).astype(jnp.float32))
-        met = jnp.einsum("hwu,ghw->ug", ones, labelled) > 0
-        met |= (whole > 0).astype(jnp.float32) @ whole_category > 0
+        met = (under > 0).astype(jnp.float32) @ category_of[labels] > 0
+        met |= category_of[whole].sum(axis=0) > 0
         return pixels, both, pixels[:, None] * met
 
     def tally_part(

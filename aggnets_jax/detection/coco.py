@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from aggnets_jax.errors import import_optional, unknown
+from aggnets_jax.errors import UserError, import_optional, unknown
 
 KINDS = ("bbox", "segm")
 """Kinds of figures: of boxes and of masks."""
@@ -57,10 +57,11 @@ def coco_figures(
       kind: "bbox", or "segm" for results with "segmentation".
 
     Raises:
-      UserError: for another kind, or without pycocotools.
+      UserError: for another kind, a wrong result (see `check_results`), or without pycocotools.
     """
     if kind not in KINDS:
         raise unknown("kind of COCO's figures", kind, KINDS)
+    check_results(ground_truth, results, kind)
     missing = "metrics need pycocotools: pip install 'aggnets-jax[coco]'"
     coco, cocoeval = (
         import_optional(f"pycocotools.{name}", missing) for name in ("coco", "cocoeval")
@@ -103,6 +104,24 @@ def coco_figures(
         dict(zip(thresholds, curves, strict=True)),
         f1_scores(evaluation),
     )
+
+
+def check_results(
+    ground_truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], kind: str
+) -> None:
+    """Raise `UserError` for results without a field, of an unknown image, or with wrong numbers."""
+    images = {image["id"] for image in ground_truth.get("images", ())}
+    for number, result in enumerate(results):
+        for field in ("image_id", "category_id", "score", kind.replace("segm", "segmentation")):
+            if field not in result:
+                raise UserError(f"result {number} has no {field}")
+        if "images" in ground_truth and result["image_id"] not in images:
+            image = result["image_id"]
+            raise UserError(f"result {number} is of image {image}, which the annotations lack")
+        numbers = [result["score"], *(result["bbox"] if kind == "bbox" else ())]
+        if len(numbers) != (5 if kind == "bbox" else 1) or not np.isfinite(numbers).all():
+            has = f"bbox {result.get('bbox')} and score {result['score']}"
+            raise UserError(f"result {number} has {has}; they must be four finite numbers and one")
 
 
 def f1_scores(evaluation: Any, least_score: float = 0.3) -> dict[int, float]:

@@ -153,6 +153,8 @@ def _checked(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
             check_whole_number(field, fields[field], 1)
     for field in {"least_score", "nms_threshold"} & fields.keys():
         check_number(field, fields[field], 0, 1)
+    if not isinstance(cropped := fields.get("cropped_masks", False), bool):
+        raise UserError(f"cropped_masks must be True or False, got {cropped!r}")
     if fields.get("roi_method", METHODS[0]) not in METHODS:
         raise unknown("method of RoIAlign", str(fields["roi_method"]), METHODS)
     return fields

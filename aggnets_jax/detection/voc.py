@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from aggnets_jax.detection.coco import check_results
+
 # As the kit's Python versions compute them: 0.3, 0.6 and 0.7 are above the recalls 3/10, 6/10 and
 # 7/10 by a rounding error, so that these don't reach them.
 _RECALLS = np.linspace(0, 1, 11)
@@ -32,7 +34,11 @@ def voc_figures(
 
     Returns:
       The mean over the categories with objects, in 0..1 or -1 without any, and AP by category.
+
+    Raises:
+      UserError: for a wrong result, see `coco.check_results`.
     """
+    check_results(ground_truth, results, "bbox")
     by_category = {}
     for category in ground_truth["categories"]:
         identity = category["id"]

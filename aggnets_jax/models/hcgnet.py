@@ -129,14 +129,14 @@ class HCGNet(Network):
 
     def width(self, growth_rate: int) -> int:
         """Return the channels in the middle of a module of a hybrid block."""
-        return int(self.multiplier * growth_rate)
+        return common.compressed(growth_rate, self.multiplier)
 
     def transition_widths(self, channels: int) -> tuple[int, int]:
         """Return the channels of the output and of the middle of a transition."""
         features = common.compressed(channels, self.compression)
         if self.transition_multiplier is None:
             return features, channels - (channels - features) // 2
-        return features, int(self.transition_multiplier * features)
+        return features, common.compressed(features, self.transition_multiplier)
 
 
 def hcgnet(

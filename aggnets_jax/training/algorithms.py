@@ -213,6 +213,9 @@ def muon(
             return update
         used = (param != 0).reshape(len(param), -1, param.shape[-1])  # padding is zero
         rows, outputs = used.any(2).sum(1), used.any(1).sum(1)
+        # A kernel that starts at 0 shows no padding.
+        rows = jnp.where(rows > 0, rows, used.shape[1])
+        outputs = jnp.where(outputs > 0, outputs, used.shape[2])
         scale = _muon_scale(rows, outputs, consistent_rms)
         scale /= _muon_scale(used.shape[1], used.shape[2], consistent_rms)
         return update * scale.astype(update.dtype).reshape(-1, *(1,) * (param.ndim - 1))

@@ -255,7 +255,7 @@ class RunCheckpoints(Checkpoints):
                     raise UserError(f"{damaged[0]}; the one before: {error}") from error
                 raise
             on_first_process(lambda: self._set_aside(damaged))
-            on_first_process(lambda: self._delete_old(step, before.keep_checkpoints))
+            on_first_process(partial(self._delete_old, step, before.keep_checkpoints))
             self._forget(LATEST)
             self._drop_best_after(step, progress)
             self._resumable = True

@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from aggnets_jax import data
-from aggnets_jax.analysis.averages import greedy_soup, mean_of, odd
+from aggnets_jax import create_model, data
+from aggnets_jax.analysis.averages import Averages, greedy_soup, mean_of, odd
+from aggnets_jax.analysis.members import Member
 from aggnets_jax.analysis.outputs import Outputs
 from aggnets_jax.errors import UserError
 from aggnets_jax.main import main
 from aggnets_jax.runtime import mesh as mesh_lib
-from aggnets_jax.workdir.restore import restore_network
+from aggnets_jax.workdir.restore import Restored, restore_network
+from tests import runs
 
 
 def test_a_soup_keeps_what_is_no_worse():
@@ -75,6 +77,24 @@ def test_command(two_runs, tmp_path, capsys):
         updated["batch_stats"],
     )
     assert main(["eval", f"--workdir={saved}"]) == 0
+
+
+@pytest.mark.parametrize("changed", ["links", "mean"])
+def test_other_networks_of_the_same_shapes_have_no_average(changed):
+    """PreActResNet and SparseNet's sums have equal shapes, and other links."""
+
+    def member(name, mean=0.5):
+        info = data.DatasetInfo(**{**vars(runs.DATASET), "mean": (mean,) * 3})
+        model = create_model(name, 10)
+        return Member(name, Restored(1, {}, info, model, {"params": {"kernel": np.zeros(3)}}))
+
+    if changed == "links":
+        others, message = (member("preact_resnet29"), member("sparsenet_sum29")), "no mean"
+    else:
+        others = (member("preact_resnet29"), member("preact_resnet29", mean=0.1))
+        message = "another mean and std"
+    with pytest.raises(UserError, match=message):
+        Averages(others, batches=None, num_batches=1)
 
 
 def test_one_checkpoint_has_no_average(two_runs, tmp_path, capsys):

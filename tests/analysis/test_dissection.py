@@ -212,6 +212,64 @@ def test_damaged_sets_name_the_file(small_set, damage):
         list(broden.batches(4))
 
 
+@pytest.mark.parametrize(("listed", "coverage"), [(("part", "object"), 0.1), (("part",), 0.0)])
+def test_a_label_counts_in_its_category_wherever_it_is_drawn(tmp_path, listed, coverage):
+    """It is drawn as a part, and an object by its coverage; or it is so rare that it has 0."""
+    images = [np.full((8, 8, 3), value, np.uint8) for value in (0, 0, 200)]
+    drawn = np.zeros((8, 8), int)
+    drawn[2:4, :4] = 1
+    records = [{"object": 0, "part": 0}, {"object": 2, "part": 0}, {"object": 0, "part": drawn}]
+    write_broden(tmp_path, images, records, {"object": [2], "part": [1]})
+    for category in listed:
+        share = 0.3 if category == "object" else coverage
+        with (tmp_path / f"c_{category}.csv").open("a") as table:
+            table.write(f"9,1,label 1,{share}\r\n")
+    if "object" not in listed:
+        text = (tmp_path / "c_part.csv").read_text()
+        (tmp_path / "c_part.csv").write_text(text.replace("label 1,0.1", "label 1,0.0"))
+
+    def six_of_its_eight_pixels(images):
+        bright = images[..., :1].astype(jnp.float32) / 200
+        return bright * jnp.zeros((8, 8, 1)).at[2:4, :3].set(1)
+
+    broden = open_broden(tmp_path, ["object", "part"])
+    assert broden.categories[broden.primary[1]] == listed[-1]
+    found = dissect(six_of_its_eight_pixels, broden, make_mesh(), batch_size=3, quantile=0.9)
+    assert (found.labels.tolist(), found.scores.tolist()) == ([1], [6 / 8])
+
+
+def test_activations_that_are_not_finite_are_an_error(small_set):
+    broden = open_broden(small_set, ["object", "scene"])
+
+    def broken(images):
+        return jnp.log(-1.0 - images[..., :1].astype(jnp.float32))
+
+    with pytest.raises(UserError, match="activations that are not finite"):
+        dissect(broken, broden, make_mesh(), batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("table", "old", "new", "message"),
+    [
+        ("index.csv", "8,8", "8,0", "must be at least 1"),
+        ("c_scene.csv", "0.1", "nan", "coverage nan of label 3"),
+        ("c_scene.csv", "0.1", "-1", "coverage -1.0 of label 3"),
+    ],
+)
+def test_numbers_that_tables_can_not_have(small_set, table, old, new, message):
+    text = (small_set / table).read_text()
+    (small_set / table).write_text(text.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        open_broden(small_set, ["object", "scene"])
+
+
+def test_spaces_between_entries_do_not_matter(small_set):
+    text = (small_set / "index.csv").read_text()
+    (small_set / "index.csv").write_text(text.replace(".png,3", ".png, 3 ; 3"))
+    whole = open_broden(small_set, ["object", "scene"]).read([1]).whole
+    assert whole.tolist() == [[3, 3]]
+
+
 def test_a_category_counts_once(small_set):
     once, twice = (open_broden(small_set, ["object", "scene", *more]) for more in ([], ["object"]))
     assert once.categories == twice.categories == ("object", "scene")

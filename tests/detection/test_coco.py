@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from aggnets_jax.detection.coco import FIGURES, SIZES, coco_figures
+from aggnets_jax.detection.voc import voc_figures
 from aggnets_jax.errors import UserError
 
 TRUTH = {
@@ -17,6 +18,23 @@ TRUTH = {
 }
 for each in TRUTH["annotations"]:
     each |= {"area": each["bbox"][2] * each["bbox"][3], "iscrowd": 0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_id": 6}, "result 1 is of image 6, which the annotations lack"),
+        ({"score": float("nan")}, "finite numbers"),
+        ({"bbox": [1, 2, 3]}, "four finite numbers"),
+        ({"score": None}, "result 1 has no score"),
+    ],
+)
+@pytest.mark.parametrize("figures", [lambda *given: coco_figures(*given, "bbox"), voc_figures])
+def test_wrong_results_are_named(figures, changes, message):
+    first, second = found(1, 2)
+    wrong = {name: value for name, value in {**second, **changes}.items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        figures(TRUTH, [first, wrong])
 
 
 def found(*which):

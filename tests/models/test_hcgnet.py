@@ -320,3 +320,12 @@ def test_initialisation():
     biases = np.concatenate(biases)
     assert 0.99 < np.abs(biases).max() <= 1 + 1e-6
     assert abs(3 * np.mean(biases**2) - 1) < 5 * np.sqrt(0.8 / biases.size)
+
+
+def test_widths_are_floors_of_decimals():
+    """In floating point, 4.6 * 100 is 459.99999999999994."""
+    hybrid = create_model("hcgnet_n1_1_1_k100", 10, multiplier=4.6)
+    assert hybrid.width(100) == 460
+    assert create_model("hcgnet_n1_1_1_k8_16_20", 10).clone(
+        transition_multiplier=4.1
+    ).transition_widths(200) == (100, 410)

@@ -187,6 +187,21 @@ def test_muon_scales_narrower_layers_of_a_loop_by_their_own_size(rms):
     np.testing.assert_allclose(looped["layers2_3"]["kernel"], expected, rtol=1e-4, atol=1e-6)
 
 
+def test_muon_trains_kernels_of_a_loop_that_start_at_zero():
+    config = config_lib.resolve({"optimizer": "muon", "optimizer_args": {"consistent_rms": 0.2}})
+    zeros, gradient = np.zeros((2, 1, 1, 4, 3), np.float32), RNG.normal(size=(2, 1, 1, 4, 3))
+    apart, looped = (
+        updated(config, start, [change])[0]
+        for start, change in [
+            ({"layer2": {"kernel": zeros[0]}}, {"layer2": {"kernel": gradient[0]}}),
+            ({"layers2_3": {"kernel": zeros}}, {"layers2_3": {"kernel": gradient}}),
+        ]
+    )
+    kernel = looped["layers2_3"]["kernel"][0]
+    assert np.abs(kernel).max() > 0
+    np.testing.assert_allclose(kernel, apart["layer2"]["kernel"], rtol=1e-4, atol=1e-6)
+
+
 def test_the_weight_decay_of_muons_adam_has_its_learning_rate():
     changes = {"optimizer": "muon", "lr": 1.0, "weight_decay": 0.01, "schedule": "constant"}
     config = config_lib.resolve({**changes, "optimizer_args": {"adam_lr_factor": 0.1}})
