@@ -1,5 +1,6 @@
 """Patterns, aggregations, units, families and data sets of users, by a config or a plugin."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -8,12 +9,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from aggnets_jax import config as config_lib
 from aggnets_jax import create_model, list_families
 from aggnets_jax.config_fields import plugins
 from aggnets_jax.connectivity import aggregation, patterns, unit
 from aggnets_jax.errors import UserError
+from aggnets_jax.layers.regularisation import current_strength
 from aggnets_jax.main import main
 from aggnets_jax.models import registry
 from aggnets_jax.tasks import get_task
@@ -204,3 +207,31 @@ def test_a_data_set(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert "my_data 1.0.0 is prepared" in done.stdout and "train: 8 examples" in done.stdout
+
+
+def test_a_unit_with_variables_of_its_own_is_not_computed_in_loops(registries):
+    """Loops pass on parameters and statistics alone; a strength would be 0 in them."""
+
+    class Scaled(nn.Module):
+        features: int
+        norm: object
+        conv: object
+
+        @nn.compact
+        def __call__(self, x):
+            return self.conv(self.features, 1, name="conv")(x) * (1 + current_strength(self))
+
+    unit.register_unit("scaled", Scaled)
+    arguments = {"unit": "scaled", "topology": "dense", "aggregation": "sum", "stage_depths": (5,)}
+    apart, in_loops = (
+        functools.partial(
+            jax.eval_shape,
+            create_model("sparsenet40_k4", 10, scan=scan, **arguments).init,
+            jax.random.key(0),
+            jnp.zeros((1, 8, 8, 3)),
+        )
+        for scan in (False, True)
+    )
+    assert len(apart()["strength"]["stage1"]) == 5
+    with pytest.raises(UserError, match=r"the unit's variables \['strength'\]; set scan=False"):
+        in_loops()

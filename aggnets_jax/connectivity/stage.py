@@ -156,6 +156,11 @@ class Stage(nn.Module):
             buffer = jax.eval_shape(lambda: plan.buffer.start(started, plan.like))
             for run in runs:
                 variables = init_run(self.unit, plan, run, buffer, self.make_rng("params"))
+                if others := {*variables} - {"params", "batch_stats"}:
+                    raise UserError(
+                        f"loops over layers don't pass on the unit's variables {sorted(others)};"
+                        " set scan=False"
+                    )
                 for collection, value in variables.items():
                     self.put_variable(collection, run.name, value)
         params = {run.name: self.get_variable("params", run.name) for run in runs}
