@@ -120,8 +120,8 @@ def check_results(
             raise UserError(f"result {number} is of image {image}, which the annotations lack")
         numbers = [result["score"], *(result["bbox"] if kind == "bbox" else ())]
         if len(numbers) != (5 if kind == "bbox" else 1) or not np.isfinite(numbers).all():
-            has = f"bbox {result.get('bbox')} and score {result['score']}"
-            raise UserError(f"result {number} has {has}; they must be four finite numbers and one")
+            needs = "a finite score" + (" and a bbox of four finite numbers" * (kind == "bbox"))
+            raise UserError(f"result {number} must have {needs}")
 
 
 def f1_scores(evaluation: Any, least_score: float = 0.3) -> dict[int, float]:

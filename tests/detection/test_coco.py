@@ -24,7 +24,7 @@ for each in TRUTH["annotations"]:
     ("changes", "message"),
     [
         ({"image_id": 6}, "result 1 is of image 6, which the annotations lack"),
-        ({"score": float("nan")}, "finite numbers"),
+        ({"score": float("nan")}, "result 1 must have a finite score"),
         ({"bbox": [1, 2, 3]}, "four finite numbers"),
         ({"score": None}, "result 1 has no score"),
     ],
